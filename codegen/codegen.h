@@ -1,0 +1,56 @@
+/* Code generation: a planned module becomes a program image. */
+#ifndef MPCC_CODEGEN_H
+#define MPCC_CODEGEN_H
+
+#include "ir/ir.h"
+#include "mpcc/abi.h"
+
+/* ---- codegen.c ------------------------------------------------------------------------------------ */
+
+/* One kernel as a target must emit it: a group op whose body, attrs and storage dtypes are all that
+ * matters. Groups that differ only in parameters, values and places share one kernel. */
+typedef struct {
+  const Op *group;      /* representative */
+  const char *symbol;   /* "rows_3f2a..": kind and content hash */
+  int64_t ntiles;       /* filled by the target */
+  int64_t scratch_bytes; /* filled by the target */
+} Kernel;
+
+typedef struct {
+  const char *name; /* "cpu" */
+  /* Levels this build can emit; level 0 is the baseline. */
+  int nlevel;
+  const char *const *level;
+  Status (*caps)(const char *level, TargetCaps *out);
+  /* Level of this machine, best first match; NULL when none of the levels runs here. */
+  const char *(*host_level)(void);
+  const char *(*level_needs)(const char *level); /* MpccCode.needs */
+  /* Emits all kernels into one object (malloc'ed bytes), through the cache in cache_dir unless it is
+   * NULL; fills ntiles and scratch_bytes. jobs: compile threads. form: "object", "asm", "llvm-ir". */
+  Status (*emit)(const char *level, Kernel *kernels, int n, int opt_level, int jobs,
+                 const char *cache_dir, const char *form, Diag *d, void **bytes, size_t *len);
+} Target;
+const Target *target_by_name(const char *name); /* NULL when unknown */
+extern const Target target_cpu; /* codegen/cpu/object.c; absent without MPCC_LLVM */
+
+/* Kernels of a planned module, duplicates merged; kernel_of[op index in function order] through
+ * kernel_index(). Arena-allocated. */
+typedef struct {
+  int n;
+  Kernel *kernel;
+} KernelTable;
+Status codegen_kernels(const Module *m, Arena *a, KernelTable *out);
+int kernel_index(const KernelTable *t, const Op *group); /* by content */
+
+/* ---- package.c ------------------------------------------------------------------------------------ */
+
+typedef struct {
+  const char *target, *level, *needs;
+  const void *object;
+  size_t object_bytes;
+} Code;
+/* Image with descriptor, kernels and code. meta: JSON text. Frees nothing; *image is malloc'ed. */
+Status package_image(const Module *m, const KernelTable *kernels, const Code *codes, int ncode,
+                     const char *meta, const Diag *files, void **image, size_t *bytes);
+
+#endif

@@ -1,0 +1,113 @@
+/* The program image: all that compiler and runtime share. Flat, versioned, relocatable: every
+ * reference is a byte offset from the start of the image, so an image is mapped and used in place.
+ * Little endian. Written by codegen/package.c, checked by runtime/load.c, described in docs/abi.md. */
+#ifndef MPCC_ABI_H
+#define MPCC_ABI_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MPCC_IMAGE_MAGIC "MPCCIMG\n"
+enum { MPCC_ABI_VERSION = 1, MPCC_MAX_RANK = 8, MPCC_ALIGN = 64 };
+
+/* Segments: each is allocated once at load.
+ * state: what a checkpoint is. derived: pure function of state, rebuilt by `refresh`. accum: sums
+ * between micro-batches. work: planned arena of one function call, contents die with the call.
+ * io: batches, metrics, tables. Tensors start at multiples of MPCC_ALIGN. */
+enum { MPCC_SEG_STATE, MPCC_SEG_DERIVED, MPCC_SEG_ACCUM, MPCC_SEG_WORK, MPCC_SEG_IO, MPCC_SEG_COUNT };
+
+/* Array inside the image: byte offset from its start, and element count. */
+typedef struct {
+  uint64_t offset, count;
+} MpccSpan;
+
+typedef struct {
+  char magic[8];
+  uint32_t version, header_bytes;
+  uint64_t image_bytes;
+  uint64_t segment_bytes[MPCC_SEG_COUNT];
+  MpccSpan strings;   /* bytes; names are offsets into it, zero-terminated UTF-8; offset 0 is "" */
+  MpccSpan tensors;   /* MpccTensor */
+  MpccSpan functions; /* MpccFunction */
+  MpccSpan commands;  /* MpccCommand */
+  MpccSpan args;      /* MpccArgRef */
+  MpccSpan kernels;   /* MpccKernel */
+  MpccSpan codes;     /* MpccCode */
+  uint32_t meta;      /* string offset: JSON, see docs/abi.md: name, version, resolved spec, plan facts */
+  uint32_t reserved;
+  uint64_t hash[2];   /* of the rest of the image, for the run record */
+} MpccImage;
+
+/* A tensor with storage, or a view of one. dtype and role are the numbers of dtype.def, roles.def. */
+typedef struct {
+  uint32_t name;
+  uint32_t dtype, role, segment;
+  uint32_t rank, base; /* base: index of the flat tensor this is a view of, or itself */
+  int64_t dim[MPCC_MAX_RANK];
+  uint64_t offset, bytes; /* within the segment */
+  uint32_t attrs;         /* string offset: JSON object (init, of, kind, field, columns ...) */
+  uint32_t reserved;
+} MpccTensor;
+
+typedef struct {
+  uint32_t name; /* init refresh micro_first micro_next update_step train_step calibrate eval_step predict */
+  uint32_t first_command, ncommands;
+  uint32_t uses; /* bit per segment it touches */
+} MpccFunction;
+
+enum { MPCC_CMD_LAUNCH, MPCC_CMD_COPY, MPCC_CMD_FILL };
+
+/* One command. launch: kernel `kernel` over all its tiles. copy: args[0] <- args[1], `bytes`.
+ * fill: args[0] set to zero, `bytes`. Every command names where it comes from. */
+typedef struct {
+  uint32_t op, kernel;
+  uint32_t first_arg, nargs;
+  uint32_t first_out, nout; /* which args are written: [first_out, first_out + nout) of its args */
+  uint64_t bytes;
+  uint32_t layer, source; /* strings: "encoder.0.mlp.0", "vit.yaml:43:15" */
+  uint32_t label;         /* string: what the kernel computes: "linear+bias+gelu" */
+  uint32_t value_dtypes;  /* string: one character per out argument index into dtype.def + 'a' */
+} MpccCommand;
+
+/* Argument: address segment + offset, or an integer constant (segment = MPCC_ARG_INT). bytes: how
+ * much the kernel may touch there (plan mode puts canaries around it). */
+enum { MPCC_ARG_INT = 255 };
+typedef struct {
+  uint32_t segment, tensor_plus_1; /* tensor: when the address is a tensor's */
+  int64_t offset;                  /* byte offset, or the integer */
+  uint64_t bytes;
+} MpccArgRef;
+
+/* A kernel is one symbol present in every code of its target. */
+typedef struct {
+  uint32_t symbol;
+  uint32_t nargs;
+  uint64_t ntiles;        /* depends on shapes only */
+  uint64_t scratch_bytes; /* per thread, 64-byte aligned */
+} MpccKernel;
+
+/* Machine code of one target level: an ELF relocatable object needing PC32 and PLT32 relocations
+ * against kernels' own symbols only. `needs`: cpu feature words, space separated ("avx2 fma f16c
+ * bmi2", "avx512f avx512bf16"). Listed best level first; the loader takes the first that runs. */
+typedef struct {
+  uint32_t target, level, needs; /* strings: "cpu", "x86-64-v3" */
+  uint32_t reserved;
+  MpccSpan object; /* bytes */
+} MpccCode;
+
+/* Kernel ABI on the CPU. args: one slot per argument of the command, results first in group order
+ * (out 0.., in 0.., param 0..). Processes tiles [first, end); tiles may run on any thread in any
+ * order; scratch is private to the calling thread. */
+typedef union {
+  void *p;
+  int64_t i;
+} MpccArg;
+typedef void (*MpccKernelFn)(const MpccArg *args, int64_t first, int64_t end, void *scratch);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

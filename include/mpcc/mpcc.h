@@ -1,0 +1,77 @@
+/* libmpcc: a spec becomes a program image. Nothing is printed; diagnostics go to a callback. */
+#ifndef MPCC_H
+#define MPCC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "mpcc/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct mpcc_session mpcc_session;
+
+typedef enum { MPCC_NOTE, MPCC_WARNING, MPCC_ERROR } mpcc_severity;
+
+/* One rendered message. text: house style, several lines, no trailing newline; json: one line. */
+typedef struct {
+  mpcc_severity severity;
+  const char *text, *json;
+} mpcc_message;
+
+typedef struct {
+  void (*message)(void *user, const mpcc_message *m);
+  /* Dumps asked for by print_before, print_after, time_passes. */
+  void (*dump)(void *user, const char *title, const char *text);
+  void *user;
+} mpcc_callbacks;
+
+/* Zero-initialise, then set what is wanted; strings are borrowed during the call. */
+typedef struct {
+  const char *precision;            /* --precision */
+  const char *const *define, *const *set, *const *include;
+  int ndefine, nset, ninclude;
+  const char *const *warning;       /* "no-NAME", "error" */
+  int nwarning;
+  int max_errors;                   /* 0: 20 */
+  bool colour;
+  bool strict;                      /* --numerics=strict */
+  const char *const *level;         /* -march; NULL: baseline and the host's */
+  int nlevel;
+  int opt_level;                    /* -O; default 2 when zero-initialised means opt_set is false */
+  bool opt_set;
+  int jobs;                         /* 0: number of cpus */
+  const char *cache_dir;            /* NULL: $XDG_CACHE_HOME/mpcc or ~/.cache/mpcc */
+  bool no_cache;
+  const char *print_before, *print_after, *stop_after;
+  bool time_passes, check_passes, no_reuse;
+  bool host_level_only;             /* mpcc run */
+} mpcc_options;
+
+mpcc_session *mpcc_session_create(const mpcc_options *o, const mpcc_callbacks *cb); /* NULL: memory */
+void mpcc_session_destroy(mpcc_session *s);
+
+/* Kinds of output of mpcc_compile. */
+typedef enum {
+  MPCC_OUT_IMAGE,    /* program image (abi.h) */
+  MPCC_OUT_IR,       /* text of the module after the last pass run */
+  MPCC_OUT_OBJECT, MPCC_OUT_ASM, MPCC_OUT_LLVM_IR, /* kernels of the first level */
+  MPCC_OUT_PLAN,     /* explain text */
+  MPCC_OUT_CHECK     /* nothing: parse, type and shape check only */
+} mpcc_output;
+
+/* Compiles text of `path` (a spec, or IR when the name ends in .mpir). *out is malloc'ed, zero
+ * terminated beside its length; NULL for MPCC_OUT_CHECK and on failure. */
+mpcc_status mpcc_compile(mpcc_session *s, const char *path, const char *text, size_t len,
+                         mpcc_output kind, void **out, size_t *bytes);
+/* YAML of the effective spec with the origin of each value. */
+mpcc_status mpcc_resolve(mpcc_session *s, const char *path, const char *text, size_t len,
+                         void **out, size_t *bytes);
+const char *mpcc_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,128 @@
+/* libmpcc_rt: loads a program image and trains with it. Links alone: no compiler, no LLVM, no YAML.
+ * Never prints, exits or installs handlers; words go to the log callback.
+ *
+ * Life of a program: mprt_open -> (mprt_init | mprt_resume | mprt_load_weights) -> mprt_fit,
+ * or, driven by a host: mprt_feed, mprt_train_step, mprt_eval_step, ... -> mprt_close. */
+#ifndef MPCC_RUNTIME_H
+#define MPCC_RUNTIME_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "mpcc/dtype.h"
+#include "mpcc/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct mprt_program mprt_program;
+
+typedef enum { MPRT_LOG_ERROR, MPRT_LOG_WARNING, MPRT_LOG_INFO } mprt_log_level;
+
+/* One logged training step, evaluation, or end of run. Strings live during the callback only. */
+typedef enum {
+  MPRT_EVENT_START,      /* before the first step; total_steps known */
+  MPRT_EVENT_STEP,       /* after every step (cheap); `logged` on log_every_n_steps */
+  MPRT_EVENT_EVAL,       /* after an evaluation: split, loss, accuracy */
+  MPRT_EVENT_CHECKPOINT, /* path written */
+  MPRT_EVENT_DIVERGED,   /* text: the report, several lines */
+  MPRT_EVENT_END
+} mprt_event_kind;
+
+typedef struct {
+  mprt_event_kind kind;
+  bool logged;
+  int64_t step, total_steps;      /* optimizer steps seen, incl. skipped */
+  int64_t epoch, total_epochs;    /* from 0; total 0 when max_steps rules */
+  int64_t taken, skipped;
+  double loss, grad_norm, scale;  /* scale 0: no loss scaler */
+  double accuracy;                /* NaN when not measured */
+  double lr;                      /* of parameter group 0 */
+  double samples_per_s, data_wait; /* data_wait: share of wall time, 0..1 */
+  double eta_s;
+  int64_t memory_bytes;           /* segments allocated */
+  const char *split, *path, *text;
+} mprt_event;
+
+typedef struct {
+  /* Any may be NULL. Called on the thread that called mprt_fit. */
+  void (*log)(void *user, mprt_log_level level, const char *text);
+  void (*event)(void *user, const mprt_event *e);
+  /* Polled between steps: 0 go on, 1 finish the step and checkpoint (Ctrl-C), 2 the same for
+   * SIGTERM/SIGUSR1 (requeue), 3 stop at once. */
+  int (*stop)(void *user);
+  void *user;
+} mprt_callbacks;
+
+typedef struct {
+  const char *data_dir;        /* base of relative data paths; NULL: current folder */
+  const char *const *data;     /* "SPLIT=PATH" or "SPLIT.KEY=PATH" overrides */
+  int ndata;
+  const char *out_dir;         /* run folder; NULL: checkpoint.dirpath, else runs/NAME/STAMP */
+  const char *resume;          /* NULL no; "" newest complete checkpoint; else a checkpoint folder */
+  const char *weights;         /* safetensors to start from; NULL: init */
+  int64_t max_steps, max_epochs; /* -1: the spec's */
+  int64_t seed;                /* -1: the spec's */
+  int64_t log_every;           /* -1: the spec's */
+  int threads;                 /* 0: what affinity and the cgroup quota allow */
+  bool plan_mode;              /* tests: canaries around buffers, NaN fill at death */
+  const char *level;           /* force a code level; NULL: best that runs here */
+} mprt_options;
+void mprt_options_default(mprt_options *o);
+
+/* Checks the image (all offsets, counts, version), maps code, allocates every segment, fills the
+ * table and runs nothing. image must stay valid until mprt_close. On failure *out is NULL and the
+ * words went to cb->log.
+ * errors  ERR_INPUT (not an image), ERR_TARGET (no code level runs here: names the feature),
+ *         ERR_NOMEM */
+mpcc_status mprt_open(const void *image, size_t bytes, const mprt_options *o,
+                      const mprt_callbacks *cb, mprt_program **out);
+void mprt_close(mprt_program *p); /* NULL is fine */
+
+/* Runs `init` (streams of the seed) and `refresh`. */
+mpcc_status mprt_init(mprt_program *p);
+/* Parameters by name from a safetensors file, converted to master precision; strict: every
+ * parameter present, no tensor left over. Then `refresh`. */
+mpcc_status mprt_load_weights(mprt_program *p, const char *path, bool strict);
+mpcc_status mprt_save_weights(mprt_program *p, const char *path, DType dtype);
+
+/* Whole checkpoint folder: model.safetensors, optimizer.safetensors, state.json, DONE last. */
+mpcc_status mprt_save_checkpoint(mprt_program *p, const char *dir);
+mpcc_status mprt_resume(mprt_program *p, const char *dir);
+
+/* The training loop of the spec: data, steps, evaluation, checkpoints, metrics files.
+ * Returns OK, ERR_DIVERGED, ERR_INTERRUPTED, ERR_REQUEUE, or an error. */
+mpcc_status mprt_fit(mprt_program *p);
+mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, double *accuracy);
+/* Predictions of the split (or the file given by --data) as .npy, f32 [samples, ...]. */
+mpcc_status mprt_predict(mprt_program *p, const char *split, const char *npy_path);
+
+/* ---- driven by a host ---- */
+
+/* Named tensor of any segment: borrowed pointer, row-major in dtype; NULL when there is none. */
+typedef struct {
+  const char *name;
+  DType dtype;
+  int rank;
+  const int64_t *dim;
+  void *data;
+  size_t bytes;
+  const char *role, *attrs; /* attrs: JSON object */
+} mprt_tensor;
+bool mprt_find(mprt_program *p, const char *name, mprt_tensor *out);
+int mprt_tensor_count(const mprt_program *p);
+bool mprt_tensor_at(mprt_program *p, int i, mprt_tensor *out);
+/* Runs one function of the image ("train_step", "eval_step", ...) on the bound batch. */
+mpcc_status mprt_run(mprt_program *p, const char *function);
+/* One optimizer step on the batches already in the io tensors when accumulation is 1; updates the
+ * table row and counters. */
+mpcc_status mprt_train_step(mprt_program *p);
+const char *mprt_meta(const mprt_program *p); /* JSON text of the image */
+int64_t mprt_segment_bytes(const mprt_program *p, int segment);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,33 @@
+/* What fuse and plan may know of a target: plain data, filled by a code generator, handed over by
+ * the driver and printed in the module header as attributes `target.*`. */
+#ifndef MPCC_TARGET_H
+#define MPCC_TARGET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "mpcc/dtype.h"
+
+typedef struct {
+  char name[24];       /* "cpu" */
+  char level[24];      /* "x86-64-v3", "x86-64-v4-bf16" ... */
+  int vector_bytes;    /* 32, 64 */
+  bool bf16_dot;       /* pairs of bf16 accumulate into f32 */
+  /* Products: columns of one packed panel of the second operand, by compute dtype (f64, f32, bf16).
+   * k_pair: consecutive k kept together in a panel (2 for bf16 dot products, else 1). */
+  int panel_cols_f64, panel_cols_f32, panel_cols_bf16;
+  int k_pair_bf16;
+  int panel_bytes_rows; /* rows kernels: aim of bytes touched by one panel */
+} TargetCaps;
+
+/* dtype in which a product of operands a, b is computed on this target: f64, f32 or bf16. */
+static inline DType target_product_dtype(const TargetCaps *c, DType a, DType b) {
+  if (a == DT_F64 || b == DT_F64)
+    return DT_F64;
+  /* e4m3 and e5m2 values are exact in bf16; f16 values are not (cpu.md section 2). */
+  if (c->bf16_dot && (a == DT_BF16 || dtype_is_fp8(a)) && (b == DT_BF16 || dtype_is_fp8(b)))
+    return DT_BF16;
+  return DT_F32;
+}
+
+#endif

@@ -1,0 +1,64 @@
+/* Passes: pure functions from a finished module to the next. See passes.def for the pipeline. */
+#ifndef MPCC_PASSES_H
+#define MPCC_PASSES_H
+
+#include "ir/ir.h"
+
+/* ---- precision: what a mode means ------------------------------------------------------------------
+ * Written by the frontend as module attributes (string or number) and read by passes through these
+ * names, so that a `.mpir` file is complete:
+ *   mode            canonical precision string: 64-true 32-true 16-mixed bf16-mixed 16-true bf16-true
+ *                   transformer-engine transformer-engine-float16
+ *   policy          cuda | cpu           compat   none | lightning
+ *   residual        promote | low        numerics fused | strict
+ *   master_weights  float32 | none
+ *   weights_dtype fallback_dtype         bf16 | f16 (transformer-engine modes)
+ *   fp8_format HYBRID|E4M3, amax_history_len, amax_compute_algo max|most_recent, margin, first_step
+ *   scaler          0 | 1; scaler_init_scale scaler_growth_factor scaler_backoff_factor
+ *                   scaler_growth_interval scaler_min_scale
+ *   batch           samples per micro-batch; accumulate: micro-batches per step
+ *   clip_algorithm  none | norm | value; clip_val
+ *   optimizer       SGD | AdamW; group.<k>.<key> = hyperparameters of parameter group k
+ *                   (weight_decay, betas as beta1 beta2, eps, momentum, dampening, nesterov)
+ *   name, mpcc, target.* (TargetCaps, set before fuse)
+ * Parameters carry attr group=<k> and init=...; see docs/ir.md. */
+
+typedef struct {
+  const TargetCaps *caps;  /* fuse and plan read it; NULL before */
+  bool strict;             /* --numerics=strict [N10] */
+  bool no_reuse;           /* plan mode for tests: every buffer its own bytes */
+  int opt_level;
+} PassOpts;
+
+typedef Status PassFn(const Module *in, const PassOpts *o, Builder *out, Diag *d);
+
+#define PASS(name, needs, gives, doc) PassFn pass_##name;
+#include "passes/passes.def"
+#undef PASS
+
+typedef struct {
+  const char *name;
+  Stage needs, gives;
+  PassFn *run;
+  const char *doc;
+} PassInfo;
+/* ---- run.c ---------------------------------------------------------------------------------------- */
+const PassInfo *pass_table(int *n);
+
+typedef struct {
+  const char *stop_after;               /* NULL: all */
+  const char *print_before, *print_after; /* pass name or "all"; NULL: none */
+  bool time;
+  bool check;                           /* print, parse back and compare after each pass */
+  /* Receives dumps and timings; never NULL when one of them is asked for. */
+  void (*dump)(void *user, const char *title, const char *text);
+  void *user;
+} PassRun;
+
+/* Runs the passes that lead from in's stage on. On success *out is the last module (in is destroyed).
+ * On failure the module that went into the failing pass is *out and *failed names the pass: the
+ * caller writes the reproducer from it. */
+Status passes_run(Module *in, const PassOpts *o, const PassRun *r, Diag *d, Module **out,
+                  const char **failed);
+
+#endif
