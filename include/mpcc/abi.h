@@ -38,7 +38,7 @@ typedef struct {
   MpccSpan codes;     /* MpccCode */
   uint32_t meta;      /* string offset: JSON, see docs/abi.md: name, version, resolved spec, plan facts */
   uint32_t reserved;
-  uint64_t hash[2];   /* of the rest of the image, for the run record */
+  uint64_t hash[2];   /* mpcc_image_hash() of hash.h; another value is refused */
 } MpccImage;
 
 /* A tensor with storage, or a view of one. dtype and role are the numbers of dtype.def, roles.def. */
