@@ -73,7 +73,8 @@ typedef struct {
 void mprt_options_default(mprt_options *o);
 
 /* Checks the image (all offsets, counts, version), maps code, allocates every segment, fills the
- * table and runs nothing. image must stay valid until mprt_close. On failure *out is NULL and the
+ * table and runs nothing. `image` may hold several images (each at the next multiple of 64 bytes
+ * behind the one before): the first whose code runs here is taken. image must stay valid until mprt_close. On failure *out is NULL and the
  * words went to cb->log.
  * errors  ERR_INPUT (not an image), ERR_TARGET (no code level runs here: names the feature),
  *         ERR_NOMEM */
@@ -96,6 +97,8 @@ mpcc_status mprt_resume(mprt_program *p, const char *dir);
  * Returns OK, ERR_DIVERGED, ERR_INTERRUPTED, ERR_REQUEUE, or an error. */
 mpcc_status mprt_fit(mprt_program *p);
 mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, double *accuracy);
+/* Whether the spec has data for the split. */
+bool mprt_has_split(const mprt_program *p, const char *split);
 /* Predictions of the split (or the file given by --data) as .npy, f32 [samples, ...]. */
 mpcc_status mprt_predict(mprt_program *p, const char *split, const char *npy_path);
 
@@ -119,6 +122,9 @@ mpcc_status mprt_run(mprt_program *p, const char *function);
 /* One optimizer step on the batches already in the io tensors when accumulation is 1; updates the
  * table row and counters. */
 mpcc_status mprt_train_step(mprt_program *p);
+/* YAML of the resolved spec, and the plan in words; "" when the image carries none. */
+const char *mprt_spec_text(const mprt_program *p);
+const char *mprt_plan_text(const mprt_program *p);
 const char *mprt_meta(const mprt_program *p); /* JSON text of the image */
 int64_t mprt_segment_bytes(const mprt_program *p, int segment);
 

@@ -1,0 +1,380 @@
+/* Implements mpcc.h: a spec (or IR text) becomes a program image. Drives frontend, passes and code
+ * generation in order; collects diagnostics and hands them to the callback. Prints nothing. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "codegen/codegen.h"
+#include "frontend/frontend.h"
+#include "ir/ir.h"
+#include "lib/lib.h"
+#include "mpcc/mpcc.h"
+#include "passes/passes.h"
+
+struct mpcc_session {
+  mpcc_options o;
+  mpcc_callbacks cb;
+};
+
+mpcc_session *mpcc_session_create(const mpcc_options *o, const mpcc_callbacks *cb) {
+  mpcc_session *s = calloc(1, sizeof *s);
+  if (!s)
+    return NULL;
+  s->o = *o;
+  s->cb = *cb;
+  if (!s->o.opt_set)
+    s->o.opt_level = 2;
+  return s;
+}
+
+void mpcc_session_destroy(mpcc_session *s) {
+  free(s);
+}
+
+const char *mpcc_version(void) {
+  return MPCC_VERSION;
+}
+
+/* ---- one compilation --------------------------------------------------------------------------- */
+
+static void session_deliver(mpcc_session *s, const Diag *d) {
+  if (!s->cb.message)
+    return;
+  for (const DiagMessage *m = diag_first(d); m; m = m->next) {
+    Text text = {0}, json = {0};
+    diag_render(d, m, s->o.colour, &text);
+    diag_render_json(d, m, &json);
+    while (text.len && text.data[text.len - 1] == '\n')
+      text.data[--text.len] = 0;
+    mpcc_message out = {(mpcc_severity)m->severity, text.data ? text.data : "",
+                        json.data ? json.data : ""};
+    s->cb.message(s->cb.user, &out);
+    text_fini(&text);
+    text_fini(&json);
+  }
+}
+
+static bool compilation_begin(Compilation *c, mpcc_session *s) {
+  memset(c, 0, sizeof *c);
+  c->o = &s->o;
+  c->cb = &s->cb;
+  c->arena = arena_create();
+  if (!c->arena)
+    return false;
+  c->strings = str_table_create(c->arena);
+  c->diag = diag_create(c->arena, c->strings);
+  diag_option_max_errors(c->diag, s->o.max_errors > 0 ? s->o.max_errors : 20);
+  for (int i = 0; i < s->o.nwarning; i++) {
+    const char *w = s->o.warning[i];
+    if (!strcmp(w, "error"))
+      diag_option_werror(c->diag, true);
+    else if (!strncmp(w, "no-", 3))
+      diag_option_ignore(c->diag, w + 3, true);
+    else
+      diag_option_ignore(c->diag, w, false);
+  }
+  return true;
+}
+
+static Status compilation_end(Compilation *c, mpcc_session *s, Status st) {
+  if (st == MPCC_OK && arena_failed(c->arena))
+    st = MPCC_ERR_NOMEM;
+  if (st == MPCC_OK && diag_errors(c->diag))
+    st = MPCC_ERR_INPUT; /* warnings under -Werror */
+  session_deliver(s, c->diag);
+  module_destroy(c->module);
+  arena_destroy(c->arena);
+  return st;
+}
+
+static Status read_parent(void *user, const char *path, char **text, size_t *len) {
+  (void)user;
+  return lib_read_file(path, text, len);
+}
+
+static Status compilation_spec(Compilation *c, const char *path, const char *text, size_t len) {
+  SpecSource src = {.path = path,
+                    .text = text,
+                    .len = len,
+                    .precision = c->o->precision,
+                    .define = c->o->define,
+                    .ndefine = c->o->ndefine,
+                    .set = c->o->set,
+                    .nset = c->o->nset,
+                    .include = c->o->include,
+                    .ninclude = c->o->ninclude,
+                    .read = read_parent};
+  return spec_parse(c->arena, c->strings, c->diag, &src, &c->spec);
+}
+
+static bool is_ir(const char *path) {
+  size_t n = strlen(path);
+  return n > 5 && !strcmp(path + n - 5, ".mpir");
+}
+
+/* Front half: text to a module, of stage forward for a spec, of any stage for IR text. */
+static Status compilation_front(Compilation *c, const char *path, const char *text, size_t len) {
+  if (is_ir(path)) {
+    uint32_t file = diag_file(c->diag, path, text, len);
+    return module_parse(c->strings, c->diag, file, text, len, &c->module);
+  }
+  Status st = compilation_spec(c, path, text, len);
+  if (st == MPCC_OK)
+    st = spec_lower(c->spec, c->strings, c->diag, &c->module);
+  return st;
+}
+
+Status compilation_passes(Compilation *c, const TargetCaps *caps, const char *stop_after) {
+  PassOpts opts = {.caps = caps,
+                   .strict = c->o->strict,
+                   .no_reuse = c->o->no_reuse,
+                   .opt_level = c->o->opt_level};
+  PassRun run = {.stop_after = stop_after,
+                 .print_before = c->o->print_before,
+                 .print_after = c->o->print_after,
+                 .time = c->o->time_passes,
+                 .check = c->o->check_passes,
+                 .dump = c->cb->dump,
+                 .user = c->cb->user};
+  const char *failed = NULL;
+  Module *out = NULL, *in = c->module;
+  c->module = NULL;
+  Status st = passes_run(in, &opts, &run, c->diag, &out, &failed);
+  c->module = out;
+  if (st == MPCC_ERR_INTERNAL && failed && out && c->cb->dump) {
+    Text t = {0};
+    text_printf(&t, "# reproduces a failure of pass %s: mpcc --stop-after=%s THIS.mpir\n", failed,
+                failed);
+    module_print(out, c->diag, &t);
+    c->cb->dump(c->cb->user, "reproducer", t.data ? t.data : "");
+    text_fini(&t);
+  }
+  return st;
+}
+
+/* A second copy of the current module, for the next level: through the text form. */
+static Status module_again(Compilation *c, const char *text, size_t len, Module **out) {
+  uint32_t file = diag_file(c->diag, "<saved module>", text, len);
+  return module_parse(c->strings, c->diag, file, text, len, out);
+}
+
+static void meta_json(Compilation *c, const char *level, Text *out) {
+  const Module *m = c->module;
+  text_puts(out, "{\"mpcc\":");
+  text_json(out, MPCC_VERSION);
+  text_puts(out, ",\"name\":");
+  text_json(out, module_str(m, "name", "program"));
+  text_puts(out, ",\"level\":");
+  text_json(out, level);
+  text_puts(out, ",\"attrs\":{");
+  for (int i = 0; i < m->nattr; i++) {
+    const Attr *a = &m->attr[i];
+    text_puts(out, i ? "," : "");
+    text_json(out, a->key);
+    text_puts(out, ":");
+    if (a->kind == AT_STR)
+      text_json(out, a->u.s);
+    else if (a->kind == AT_FLOAT)
+      text_printf(out, "%.17g", a->u.f);
+    else
+      text_printf(out, "%lld", (long long)a->u.i);
+  }
+  text_puts(out, "},\"spec\":");
+  if (c->spec)
+    spec_json(c->spec, out);
+  else
+    text_puts(out, "null");
+  text_puts(out, "}");
+}
+
+/* Levels to compile, best first: those asked for, or the host's and the baseline. */
+static Status choose_levels(Compilation *c, const Target *t, const char **level, int *n) {
+  *n = 0;
+  const char *host = t->host_level();
+  for (int i = 0; i < c->o->nlevel && i < LIB_MAX_LEVELS; i++) {
+    const char *want = !strcmp(c->o->level[i], "native") ? host : c->o->level[i];
+    int before = *n;
+    for (int k = 0; want && k < t->nlevel; k++)
+      if (!strcmp(want, t->level[k]))
+        level[(*n)++] = t->level[k];
+    if (*n == before) {
+      diag_error(c->diag, (Loc){0}, 501, "unknown level '%s' of target %s", c->o->level[i],
+                 t->name);
+      return MPCC_ERR_USAGE;
+    }
+  }
+  if (c->o->nlevel)
+    return MPCC_OK;
+  if (host)
+    level[(*n)++] = host;
+  if (!host && c->o->host_level_only) {
+    diag_error(c->diag, (Loc){0}, 502, "this machine runs none of the levels of target %s",
+               t->name);
+    diag_hint(c->diag, "the lowest, %s, needs: %s", t->level[0], t->level_needs(t->level[0]));
+    return MPCC_ERR_TARGET;
+  }
+  if (!c->o->host_level_only && (!host || strcmp(host, t->level[0])))
+    level[(*n)++] = t->level[0];
+  return MPCC_OK;
+}
+
+static Status append_image(Compilation *c, const Target *t, const char *level,
+                           const KernelTable *kernels, const void *object, size_t bytes,
+                           Blob *blob) {
+  Text meta = {0};
+  meta_json(c, level, &meta);
+  Code code = {t->name, level, t->level_needs(level), object, bytes};
+  void *image = NULL;
+  size_t image_bytes = 0;
+  Status st = meta.failed ? MPCC_ERR_NOMEM
+                          : package_image(c->module, kernels, &code, 1, meta.data, c->diag, &image,
+                                          &image_bytes);
+  if (st == MPCC_OK)
+    st = blob_append(blob, image, image_bytes);
+  free(image);
+  text_fini(&meta);
+  return st;
+}
+
+/* Fuse, plan and emit for one level; appends the image, or the text or object `form` asks for. */
+static Status emit_level(Compilation *c, const Target *t, const char *level, const char *form,
+                         Blob *blob) {
+  TargetCaps caps;
+  Status st = t->caps(level, &caps);
+  if (st == MPCC_OK)
+    st = compilation_passes(c, &caps, NULL);
+  if (st != MPCC_OK)
+    return st;
+  KernelTable kernels = {0};
+  st = codegen_kernels(c->module, c->arena, &kernels);
+  void *object = NULL;
+  size_t bytes = 0;
+  char cache[4096];
+  const char *dir = c->o->no_cache ? NULL : lib_cache_dir(c->o->cache_dir, cache, sizeof cache);
+  int jobs = c->o->jobs > 0 ? c->o->jobs : (int)sysconf(_SC_NPROCESSORS_ONLN);
+  if (st == MPCC_OK)
+    st = t->emit(level, kernels.kernel, kernels.n, c->o->opt_level, jobs, dir,
+                 form ? form : "object", c->diag, &object, &bytes);
+  if (st == MPCC_OK)
+    st = form ? blob_append(blob, object, bytes)
+              : append_image(c, t, level, &kernels, object, bytes, blob);
+  free(object);
+  return st;
+}
+
+/* One image per level, one behind the other, best first: mprt_open takes the first that runs. */
+static Status emit_all(Compilation *c, const char *form, Blob *blob) {
+  const Target *t = target_by_name("cpu");
+  if (!t) {
+    diag_error(c->diag, (Loc){0}, 503, "this build of mpcc has no cpu target");
+    return MPCC_ERR_TARGET;
+  }
+  const char *level[LIB_MAX_LEVELS + 1];
+  int n = 0;
+  Status st = choose_levels(c, t, level, &n);
+  if (st != MPCC_OK)
+    return st;
+  if (form)
+    n = 1;
+  if (c->module->stage < STAGE_SAVED)
+    st = compilation_passes(c, NULL, "save");
+  Text saved = {0};
+  if (st == MPCC_OK && n > 1)
+    module_print(c->module, c->diag, &saved);
+  for (int i = 0; i < n && st == MPCC_OK; i++) {
+    if (i) {
+      module_destroy(c->module);
+      c->module = NULL;
+      st = saved.failed ? MPCC_ERR_NOMEM : module_again(c, saved.data, saved.len, &c->module);
+    }
+    if (st == MPCC_OK)
+      st = emit_level(c, t, level[i], form, blob);
+  }
+  text_fini(&saved);
+  return st;
+}
+
+static Status take_text(Text *t, void **out, size_t *bytes) {
+  if (t->failed) {
+    text_fini(t);
+    return MPCC_ERR_NOMEM;
+  }
+  *out = t->data ? t->data : calloc(1, 1);
+  *bytes = t->len;
+  return *out ? MPCC_OK : MPCC_ERR_NOMEM;
+}
+
+/* IR asked for: all passes unless --stop-after names one; fuse and plan for the first level. */
+static Status emit_ir(Compilation *c, void **out, size_t *bytes) {
+  const Target *t = target_by_name("cpu");
+  const char *level[LIB_MAX_LEVELS + 1];
+  int n = 0;
+  TargetCaps caps;
+  Status st = t ? choose_levels(c, t, level, &n) : MPCC_OK;
+  if (st == MPCC_OK && n)
+    st = t->caps(level[0], &caps);
+  if (st == MPCC_OK)
+    st = compilation_passes(c, n ? &caps : NULL, n || c->o->stop_after ? c->o->stop_after : "save");
+  if (st != MPCC_OK)
+    return st;
+  Text text = {0};
+  module_print(c->module, c->diag, &text);
+  return take_text(&text, out, bytes);
+}
+
+static Status compile_kind(Compilation *c, mpcc_output kind, void **out, size_t *bytes) {
+  static const char *const forms[] = {
+      [MPCC_OUT_OBJECT] = "object", [MPCC_OUT_ASM] = "asm", [MPCC_OUT_LLVM_IR] = "llvm-ir"};
+  if (kind == MPCC_OUT_CHECK) /* through the step: most errors of a spec show by then */
+    return c->module->stage < STAGE_SAVED ? compilation_passes(c, NULL, "save") : MPCC_OK;
+  if (kind == MPCC_OUT_IR)
+    return emit_ir(c, out, bytes);
+  if (kind == MPCC_OUT_PLAN) {
+    Text plan = {0};
+    Status st = explain(c, &plan);
+    if (st == MPCC_OK)
+      return take_text(&plan, out, bytes);
+    text_fini(&plan);
+    return st;
+  }
+  Blob blob = {0};
+  Status st = emit_all(c, kind == MPCC_OUT_IMAGE ? NULL : forms[kind], &blob);
+  *out = blob.data;
+  *bytes = blob.len;
+  return st;
+}
+
+mpcc_status mpcc_compile(mpcc_session *s, const char *path, const char *text, size_t len,
+                         mpcc_output kind, void **out, size_t *bytes) {
+  *out = NULL;
+  *bytes = 0;
+  Compilation c;
+  if (!compilation_begin(&c, s))
+    return MPCC_ERR_NOMEM;
+  Status st = compilation_front(&c, path, text, len);
+  if (st == MPCC_OK)
+    st = compile_kind(&c, kind, out, bytes);
+  st = compilation_end(&c, s, st);
+  if (st != MPCC_OK) {
+    free(*out);
+    *out = NULL;
+    *bytes = 0;
+  }
+  return st;
+}
+
+mpcc_status mpcc_resolve(mpcc_session *s, const char *path, const char *text, size_t len,
+                         void **out, size_t *bytes) {
+  *out = NULL;
+  *bytes = 0;
+  Compilation c;
+  if (!compilation_begin(&c, s))
+    return MPCC_ERR_NOMEM;
+  Status st = compilation_spec(&c, path, text, len);
+  Text t = {0};
+  if (st == MPCC_OK) {
+    spec_resolve(c.spec, true, &t);
+    st = take_text(&t, out, bytes);
+  }
+  return compilation_end(&c, s, st);
+}

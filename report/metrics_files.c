@@ -1,0 +1,118 @@
+/* metrics.jsonl and metrics.csv: one row per logged step or evaluation. After a resume the files go
+ * on; rows later than the checkpoint are cut, so a file tells one history. */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "report/report.h"
+
+static const char csv_header[] =
+    "step,epoch,split,loss,accuracy,lr,grad_norm,scale,skipped,throughput,data_wait,memory\n";
+
+/* Step number of a row of either file; -1 for the header or anything else. */
+static long long row_step(const char *line, bool jsonl) {
+  const char *p = jsonl ? strstr(line, "\"step\":") : line;
+  if (!p)
+    return -1;
+  if (jsonl)
+    p += strlen("\"step\":");
+  char *end;
+  long long v = strtoll(p, &end, 10);
+  return end == p ? -1 : v;
+}
+
+static FILE *open_cut(const char *dir, const char *name, bool jsonl, int64_t step, char *error,
+                      size_t size) {
+  char path[4096];
+  if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path) {
+    snprintf(error, size, "path too long: %s/%s", dir, name);
+    return NULL;
+  }
+  FILE *f = fopen(path, step > 0 ? "r+" : "w");
+  if (!f && step > 0 && errno == ENOENT)
+    f = fopen(path, "w");
+  if (!f) {
+    snprintf(error, size, "cannot write %s: %s", path, strerror(errno));
+    return NULL;
+  }
+  if (step > 0) {
+    char *line = NULL;
+    size_t cap = 0;
+    long keep = 0;
+    while (getline(&line, &cap, f) > 0 && row_step(line, jsonl) <= step)
+      keep = ftell(f);
+    free(line);
+    fflush(f);
+    if (ftruncate(fileno(f), keep) || fseek(f, keep, SEEK_SET))
+      snprintf(error, size, "cannot cut %s: %s", path, strerror(errno));
+  }
+  if (!jsonl && ftell(f) == 0)
+    fputs(csv_header, f);
+  return f;
+}
+
+bool metrics_files_open(MetricsFiles *m, const char *dir, bool jsonl, bool csv, int64_t step,
+                        char *error, size_t size) {
+  metrics_files_close(m);
+  error[0] = 0;
+  if (jsonl)
+    m->jsonl = open_cut(dir, "metrics.jsonl", true, step, error, size);
+  if (csv)
+    m->csv = open_cut(dir, "metrics.csv", false, step, error, size);
+  return !error[0];
+}
+
+static void put_json(FILE *f, const char *key, double v) {
+  if (isfinite(v))
+    fprintf(f, ",\"%s\":%.9g", key, v);
+  else /* JSON has no NaN: Python's json module reads and writes these words */
+    fprintf(f, ",\"%s\":%s", key, isnan(v) ? "NaN" : v > 0 ? "Infinity" : "-Infinity");
+}
+
+void metrics_files_row(MetricsFiles *m, const mprt_event *e) {
+  bool step = e->kind == MPRT_EVENT_STEP;
+  if (m->jsonl) {
+    FILE *f = m->jsonl;
+    fprintf(f, "{\"step\":%lld,\"epoch\":%lld", (long long)e->step, (long long)e->epoch);
+    if (!step)
+      fprintf(f, ",\"split\":\"%s\"", e->split);
+    put_json(f, "loss", e->loss);
+    if (!isnan(e->accuracy))
+      put_json(f, "accuracy", e->accuracy);
+    if (step) {
+      put_json(f, "lr", e->lr);
+      put_json(f, "grad_norm", e->grad_norm);
+      if (e->scale > 0)
+        put_json(f, "scale", e->scale);
+      fprintf(f, ",\"skipped\":%lld", (long long)e->skipped);
+      put_json(f, "throughput", e->samples_per_s);
+      put_json(f, "data_wait", e->data_wait);
+      fprintf(f, ",\"memory\":%lld", (long long)e->memory_bytes);
+    }
+    fputs("}\n", f);
+    fflush(f);
+  }
+  if (m->csv) {
+    FILE *f = m->csv;
+    fprintf(f, "%lld,%lld,%s,%.9g,", (long long)e->step, (long long)e->epoch,
+            step ? "train" : e->split, e->loss);
+    if (!isnan(e->accuracy))
+      fprintf(f, "%.9g", e->accuracy);
+    if (step)
+      fprintf(f, ",%.9g,%.9g,%.9g,%lld,%.9g,%.9g,%lld\n", e->lr, e->grad_norm, e->scale,
+              (long long)e->skipped, e->samples_per_s, e->data_wait, (long long)e->memory_bytes);
+    else
+      fputs(",,,,,,,\n", f);
+    fflush(f);
+  }
+}
+
+void metrics_files_close(MetricsFiles *m) {
+  if (m->jsonl)
+    fclose(m->jsonl);
+  if (m->csv)
+    fclose(m->csv);
+  m->jsonl = m->csv = NULL;
+}

@@ -1,0 +1,174 @@
+/* The progress line and messages on a terminal or pipe. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "report/report.h"
+
+struct Report {
+  ReportOptions o;
+  bool terminal, line_open;
+  double last_draw;
+  size_t last_len;
+  MetricsFiles files;
+};
+
+static double seconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+Report *report_create(const ReportOptions *o) {
+  Report *r = calloc(1, sizeof *r);
+  if (!r)
+    return NULL;
+  r->o = *o;
+  r->terminal = isatty(fileno(o->out));
+  return r;
+}
+
+static void line_end(Report *r) {
+  if (r->line_open)
+    fputc('\n', r->o.out);
+  r->line_open = false;
+  r->last_len = 0;
+}
+
+void report_destroy(Report *r) {
+  if (!r)
+    return;
+  line_end(r);
+  fflush(r->o.out);
+  metrics_files_close(&r->files);
+  free(r);
+}
+
+void report_log(void *report, mprt_log_level level, const char *text) {
+  Report *r = report;
+  static const char *const word[] = {"error: ", "warning: ", ""};
+  if (level == MPRT_LOG_INFO && r->o.quiet)
+    return;
+  line_end(r);
+  fflush(r->o.out);
+  fprintf(stderr, "%s: %s%s\n", r->o.program, word[level], text);
+}
+
+/* 1234567 -> "1 234 567": groups of three, as in the documentation of the progress line. */
+static void put_grouped(char *out, size_t size, int64_t v) {
+  char digits[32];
+  int n = snprintf(digits, sizeof digits, "%lld", (long long)v);
+  size_t k = 0;
+  for (int i = 0; i < n && k + 2 < size; i++) {
+    if (i && (n - i) % 3 == 0)
+      out[k++] = ' ';
+    out[k++] = digits[i];
+  }
+  out[k] = 0;
+}
+
+static void put_bytes(char *out, size_t size, int64_t bytes) {
+  double b = (double)bytes;
+  if (b >= 0x1p30)
+    snprintf(out, size, "%.1f GiB", b / 0x1p30);
+  else
+    snprintf(out, size, "%.1f MiB", b / 0x1p20);
+}
+
+void report_progress_text(const mprt_event *e, char *buffer, size_t size) {
+  char rate[40], memory[40], part[64];
+  size_t k = 0;
+  buffer[0] = 0;
+#define PUT(...)                                                                                   \
+  do {                                                                                             \
+    if (k < size)                                                                                  \
+      k += (size_t)snprintf(buffer + k, size - k, __VA_ARGS__);                                    \
+  } while (0)
+  if (e->total_epochs)
+    PUT("epoch %lld/%lld  ", (long long)e->epoch + 1, (long long)e->total_epochs);
+  else
+    PUT("epoch %lld  ", (long long)e->epoch + 1);
+  if (e->total_steps > 0)
+    snprintf(part, sizeof part, "step %lld/%lld (%4.1f%%)", (long long)e->step,
+             (long long)e->total_steps, 100.0 * (double)e->step / (double)e->total_steps);
+  else
+    snprintf(part, sizeof part, "step %lld", (long long)e->step);
+  PUT("%s  loss %.4g  lr %.2g  |g| %.3g", part, e->loss, e->lr, e->grad_norm);
+  if (e->scale > 0)
+    PUT("  scale %.6g", e->scale);
+  if (e->skipped)
+    PUT("  skipped %lld", (long long)e->skipped);
+  put_grouped(rate, sizeof rate, (int64_t)e->samples_per_s);
+  put_bytes(memory, sizeof memory, e->memory_bytes);
+  PUT("  %s samples/s  %s  data %.0f%%", rate, memory, 100 * e->data_wait);
+  if (e->eta_s >= 0) {
+    int64_t s = (int64_t)(e->eta_s + 0.5);
+    PUT("  ETA %lld:%02lld:%02lld", (long long)(s / 3600), (long long)(s / 60 % 60),
+        (long long)(s % 60));
+  }
+#undef PUT
+}
+
+static void draw_step(Report *r, const mprt_event *e) {
+  double now = seconds();
+  bool last = e->total_steps > 0 && e->step == e->total_steps;
+  if (r->terminal ? (now - r->last_draw < 0.1 && !last) : !e->logged)
+    return;
+  char text[400];
+  report_progress_text(e, text, sizeof text);
+  size_t len = strlen(text);
+  if (r->terminal) {
+    fprintf(r->o.out, "\r%s%*s", text, len < r->last_len ? (int)(r->last_len - len) : 0, "");
+    r->line_open = true;
+  } else {
+    fprintf(r->o.out, "%s\n", text);
+  }
+  fflush(r->o.out);
+  r->last_len = len;
+  r->last_draw = now;
+}
+
+static void draw_eval(Report *r, const mprt_event *e) {
+  line_end(r);
+  fprintf(r->o.out, "%s  step %lld  loss %.4f", e->split, (long long)e->step, e->loss);
+  if (!isnan(e->accuracy))
+    fprintf(r->o.out, "  acc %.4f", e->accuracy);
+  fputc('\n', r->o.out);
+  fflush(r->o.out);
+}
+
+void report_event(void *report, const mprt_event *e) {
+  Report *r = report;
+  char error[400];
+  switch (e->kind) {
+  case MPRT_EVENT_START:
+    if (e->path && !metrics_files_open(&r->files, e->path, r->o.jsonl, r->o.csv, e->step, error,
+                                       sizeof error))
+      report_log(r, MPRT_LOG_WARNING, error);
+    break;
+  case MPRT_EVENT_STEP:
+    if (!r->o.quiet)
+      draw_step(r, e);
+    if (e->logged)
+      metrics_files_row(&r->files, e);
+    break;
+  case MPRT_EVENT_EVAL:
+    if (!r->o.quiet)
+      draw_eval(r, e);
+    metrics_files_row(&r->files, e);
+    break;
+  case MPRT_EVENT_CHECKPOINT:
+    break;
+  case MPRT_EVENT_DIVERGED:
+    line_end(r);
+    fflush(r->o.out);
+    fprintf(stderr, "%s: %s\n", r->o.program, e->text);
+    break;
+  case MPRT_EVENT_END:
+    line_end(r);
+    fflush(r->o.out);
+    break;
+  }
+}

@@ -1,0 +1,319 @@
+/* Command line, signals and exit codes of a training program. */
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mpcc/runtime.h"
+#include "report/report.h"
+#include "runner/program.h"
+
+/* ---- options ------------------------------------------------------------------------------------- */
+
+typedef enum {
+  PO_DATA, PO_MAX_STEPS, PO_MAX_EPOCHS, PO_RESUME, PO_OUT, PO_DEVICE, PO_THREADS, PO_SEED,
+  PO_LOG_EVERY, PO_VALIDATE, PO_WEIGHTS, PO_PREDICT, PO_SPLIT, PO_EXPORT, PO_EXPORT_DTYPE,
+  PO_PRINT_SPEC, PO_PRINT_PLAN, PO_DRY_RUN, PO_QUIET, PO_LEVEL, PO_PLAN_MODE, PO_HELP, PO_VERSION,
+  PO_LICENSES, PO_COUNT
+} OptionId;
+
+typedef enum { ARG_NONE, ARG_TEXT, ARG_NUMBER, ARG_OPTIONAL } ArgKind;
+
+static const struct {
+  const char *name, *arg;
+  ArgKind kind;
+  const char *doc;
+} options[PO_COUNT] = {
+    [PO_DATA] = {"data", "DIR|SPLIT=PATH", ARG_TEXT, "where the data is"},
+    [PO_MAX_STEPS] = {"max-steps", "N", ARG_NUMBER, "stop after N steps; schedules stay the spec's"},
+    [PO_MAX_EPOCHS] = {"max-epochs", "N", ARG_NUMBER, "stop after N epochs; schedules stay the spec's"},
+    [PO_RESUME] = {"resume", "[=DIR]", ARG_OPTIONAL, "go on from a checkpoint, by default the newest"},
+    [PO_OUT] = {"out", "DIR", ARG_TEXT, "run folder"},
+    [PO_DEVICE] = {"device", "auto|cpu", ARG_TEXT, "where to run"},
+    [PO_THREADS] = {"threads", "N", ARG_NUMBER, "threads; results do not depend on it"},
+    [PO_SEED] = {"seed", "N", ARG_NUMBER, "seed instead of the spec's"},
+    [PO_LOG_EVERY] = {"log-every", "N", ARG_NUMBER, "log every N steps"},
+    [PO_VALIDATE] = {"validate", NULL, ARG_NONE, "evaluate the weights on val and test, train nothing"},
+    [PO_WEIGHTS] = {"weights", "FILE", ARG_TEXT, "start from these weights (safetensors)"},
+    [PO_PREDICT] = {"predict", "FILE", ARG_TEXT, "write predictions to FILE (.npy), train nothing"},
+    [PO_SPLIT] = {"split", "NAME", ARG_TEXT, "what --predict reads: train, val or test (default)"},
+    [PO_EXPORT] = {"export", "FILE", ARG_TEXT, "write the weights to FILE (safetensors)"},
+    [PO_EXPORT_DTYPE] = {"weights-dtype", "DTYPE", ARG_TEXT, "dtype of --export: f32, bf16, f16, f64"},
+    [PO_PRINT_SPEC] = {"print-spec", NULL, ARG_NONE, "print the spec this program was built from"},
+    [PO_PRINT_PLAN] = {"print-plan", NULL, ARG_NONE, "print ops, dtypes, kernels and memory"},
+    [PO_DRY_RUN] = {"dry-run", NULL, ARG_NONE, "load, allocate, initialise; train nothing"},
+    [PO_QUIET] = {"quiet", NULL, ARG_NONE, "warnings, errors and results only"},
+    [PO_LEVEL] = {"level", "LEVEL", ARG_TEXT, "run the code of this level, for tests"},
+    [PO_PLAN_MODE] = {"plan-mode", NULL, ARG_NONE, "guard every buffer, for tests; same bits"},
+    [PO_HELP] = {"help", NULL, ARG_NONE, "this text"},
+    [PO_VERSION] = {"version", NULL, ARG_NONE, "version"},
+    [PO_LICENSES] = {"licenses", NULL, ARG_NONE, "licence of this program and its libraries"},
+};
+
+typedef struct {
+  bool given[PO_COUNT];
+  const char *text[PO_COUNT];
+  long long number[PO_COUNT];
+  const char **data; /* SPLIT=PATH forms */
+  int ndata;
+  const char *data_dir;
+} Args;
+
+char *program_options_help(void) {
+  char *text = NULL;
+  size_t size = 0;
+  FILE *f = open_memstream(&text, &size);
+  if (!f)
+    return NULL;
+  for (int i = 0; i < PO_COUNT; i++) {
+    char left[64];
+    bool optional = options[i].kind == ARG_OPTIONAL;
+    snprintf(left, sizeof left, "--%s%s%s", options[i].name, options[i].arg && !optional ? " " : "",
+             options[i].arg ? options[i].arg : "");
+    fprintf(f, "  %-24s %s\n", left, options[i].doc);
+  }
+  fclose(f);
+  return text;
+}
+
+static int usage(const Program *p, const char *fmt, const char *what) {
+  fprintf(stderr, "%s: ", p->name);
+  fprintf(stderr, fmt, what);
+  fprintf(stderr, "\n%s: see --help\n", p->name);
+  return 2;
+}
+
+/* 0, or the exit code after a message. */
+static int take_value(const Program *p, Args *a, int id, const char *value) {
+  if (options[id].kind == ARG_NUMBER) {
+    char *end;
+    errno = 0;
+    long long v = strtoll(value, &end, 10);
+    if (errno || end == value || *end || (v < 0 && id != PO_SEED))
+      return usage(p, "not a number: '%s'", value);
+    a->number[id] = v;
+  }
+  if (id == PO_DATA) {
+    if (strchr(value, '='))
+      a->data[a->ndata++] = value;
+    else
+      a->data_dir = value;
+  }
+  a->text[id] = value;
+  return 0;
+}
+
+static int parse_args(const Program *p, Args *a, int argc, char **argv) {
+  for (int i = 1; i < argc; i++) {
+    const char *word = argv[i];
+    if (strncmp(word, "--", 2))
+      return usage(p, "unexpected argument '%s'", word);
+    size_t len = strcspn(word + 2, "=");
+    int id = 0;
+    while (id < PO_COUNT &&
+           (strlen(options[id].name) != len || strncmp(options[id].name, word + 2, len)))
+      id++;
+    if (id == PO_COUNT)
+      return usage(p, "unknown option '%s'", word);
+    a->given[id] = true;
+    const char *value = word[2 + len] == '=' ? word + 3 + len : NULL;
+    if (options[id].kind == ARG_NONE) {
+      if (value)
+        return usage(p, "option '--%s' takes no value", options[id].name);
+      continue;
+    }
+    if (!value && options[id].kind != ARG_OPTIONAL) {
+      if (i + 1 == argc)
+        return usage(p, "option '--%s' needs a value", options[id].name);
+      value = argv[++i];
+    }
+    int bad = take_value(p, a, id, value ? value : "");
+    if (bad)
+      return bad;
+  }
+  return 0;
+}
+
+/* ---- signals --------------------------------------------------------------------------------------- */
+
+/* Written by handlers, polled by the runtime between steps. */
+static volatile sig_atomic_t stop_request;
+
+static void on_interrupt(int sig) {
+  (void)sig;
+  if (stop_request == 1)
+    _exit(130); /* the second Ctrl-C stops at once */
+  stop_request = 1;
+}
+
+static void on_terminate(int sig) {
+  (void)sig;
+  stop_request = 2;
+}
+
+static int poll_stop(void *user) {
+  (void)user;
+  return stop_request;
+}
+
+static void install_handlers(void) {
+  struct sigaction a = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
+  sigaction(SIGINT, &a, NULL);
+  a.sa_handler = on_terminate;
+  sigaction(SIGTERM, &a, NULL);
+  sigaction(SIGUSR1, &a, NULL);
+}
+
+/* ---- what a program can do --------------------------------------------------------------------------- */
+
+static int exit_code(mpcc_status st) {
+  static const int codes[] = {
+#define ROW(e, text, d, prog) [MPCC_##e] = prog,
+      MPCC_STATUS_ROWS(ROW)
+#undef ROW
+  };
+  return codes[st];
+}
+
+static mpcc_status evaluate(mprt_program *rt, const char *split, FILE *out) {
+  double loss = 0, accuracy = NAN;
+  mpcc_status st = mprt_evaluate(rt, split, &loss, &accuracy);
+  if (st == MPCC_OK) {
+    fprintf(out, "%s: loss %.4f", split, loss);
+    if (!isnan(accuracy))
+      fprintf(out, "  acc %.4f", accuracy);
+    fputc('\n', out);
+  }
+  return st;
+}
+
+static mpcc_status evaluate_all(mprt_program *rt, FILE *out) {
+  static const char *const splits[] = {"val", "test"};
+  mpcc_status st = MPCC_OK;
+  for (int i = 0; i < 2 && st == MPCC_OK; i++)
+    if (mprt_has_split(rt, splits[i]))
+      st = evaluate(rt, splits[i], out);
+  return st;
+}
+
+static mpcc_status export_weights(mprt_program *rt, const Args *a) {
+  DType dt = DT_F32;
+  if (a->given[PO_EXPORT_DTYPE])
+    dt = dtype_from_text(a->text[PO_EXPORT_DTYPE]);
+  return mprt_save_weights(rt, a->text[PO_EXPORT], dt);
+}
+
+/* Loaded program with its first weights: does what the options ask. */
+static mpcc_status act(mprt_program *rt, const Args *a) {
+  mpcc_status st = MPCC_OK;
+  bool stay = a->given[PO_VALIDATE] || a->given[PO_PREDICT] || a->given[PO_EXPORT] ||
+              a->given[PO_DRY_RUN];
+  if (a->given[PO_RESUME])
+    st = mprt_resume(rt, a->text[PO_RESUME]);
+  else if (a->given[PO_WEIGHTS])
+    st = mprt_load_weights(rt, a->text[PO_WEIGHTS], true);
+  else
+    st = mprt_init(rt);
+  if (st == MPCC_OK && a->given[PO_VALIDATE])
+    st = evaluate_all(rt, stdout);
+  if (st == MPCC_OK && a->given[PO_PREDICT])
+    st = mprt_predict(rt, a->given[PO_SPLIT] ? a->text[PO_SPLIT] : "test", a->text[PO_PREDICT]);
+  if (st == MPCC_OK && a->given[PO_EXPORT])
+    st = export_weights(rt, a);
+  if (st == MPCC_OK && !stay)
+    st = mprt_fit(rt);
+  if (st == MPCC_OK && !stay && mprt_has_split(rt, "test"))
+    st = evaluate(rt, "test", stdout);
+  return st;
+}
+
+/* Options that print and leave; -1: none was given. */
+static int answer(const Program *p, const Args *a) {
+  if (a->given[PO_HELP]) {
+    char *help = program_options_help();
+    printf("usage: %s [options]\n\n%s", p->name, help ? help : "");
+    free(help);
+    return 0;
+  }
+  if (a->given[PO_VERSION]) {
+    printf("%s\n", p->version);
+    return 0;
+  }
+  if (a->given[PO_LICENSES]) {
+    fputs(p->license, stdout);
+    return 0;
+  }
+  if (a->given[PO_DEVICE] && strcmp(a->text[PO_DEVICE], "auto") && strcmp(a->text[PO_DEVICE], "cpu")) {
+    bool known = !strncmp(a->text[PO_DEVICE], "cuda", 4);
+    fprintf(stderr, known ? "%s: this program has no code for device '%s'\n"
+                          : "%s: unknown device '%s'\n", p->name, a->text[PO_DEVICE]);
+    return known ? 3 : 2;
+  }
+  if (a->given[PO_EXPORT_DTYPE] && (dtype_from_text(a->text[PO_EXPORT_DTYPE]) == DT_COUNT ||
+                                    !dtype_is_float(dtype_from_text(a->text[PO_EXPORT_DTYPE]))))
+    return usage(p, "unknown dtype '%s'", a->text[PO_EXPORT_DTYPE]);
+  return -1;
+}
+
+static void set_options(mprt_options *o, const Program *p, const Args *a) {
+  mprt_options_default(o);
+  o->data_dir = a->data_dir ? a->data_dir : p->data_dir;
+  o->data = a->data;
+  o->ndata = a->ndata;
+  o->out_dir = a->text[PO_OUT];
+  o->resume = a->given[PO_RESUME] ? a->text[PO_RESUME] : NULL;
+  o->weights = a->text[PO_WEIGHTS];
+  if (a->given[PO_MAX_STEPS])
+    o->max_steps = a->number[PO_MAX_STEPS];
+  if (a->given[PO_MAX_EPOCHS])
+    o->max_epochs = a->number[PO_MAX_EPOCHS];
+  if (a->given[PO_SEED])
+    o->seed = a->number[PO_SEED];
+  if (a->given[PO_LOG_EVERY])
+    o->log_every = a->number[PO_LOG_EVERY];
+  o->threads = (int)a->number[PO_THREADS];
+  o->level = a->text[PO_LEVEL];
+  o->plan_mode = a->given[PO_PLAN_MODE];
+}
+
+static int run(const Program *p, const Args *a) {
+  ReportOptions ro = {.program = p->name, .out = stdout, .quiet = a->given[PO_QUIET],
+                      .jsonl = true, .csv = true};
+  Report *report = report_create(&ro);
+  if (!report)
+    return exit_code(MPCC_ERR_NOMEM);
+  mprt_callbacks cb = {report_log, report_event, poll_stop, report};
+  mprt_options o;
+  set_options(&o, p, a);
+  mprt_program *rt = NULL;
+  mpcc_status st = mprt_open(p->image, p->image_bytes, &o, &cb, &rt);
+  if (st == MPCC_OK && a->given[PO_PRINT_SPEC])
+    puts(mprt_spec_text(rt));
+  else if (st == MPCC_OK && a->given[PO_PRINT_PLAN])
+    fputs(mprt_plan_text(rt), stdout);
+  else if (st == MPCC_OK)
+    st = act(rt, a);
+  mprt_close(rt);
+  report_destroy(report);
+  return exit_code(st);
+}
+
+int program_main(const Program *p, int argc, char **argv) {
+  Args a = {0};
+  a.data = calloc((size_t)argc + 1, sizeof *a.data);
+  if (!a.data)
+    return exit_code(MPCC_ERR_NOMEM);
+  int code = parse_args(p, &a, argc, argv);
+  if (!code)
+    code = answer(p, &a);
+  if (code == -1) {
+    install_handlers();
+    code = run(p, &a);
+  }
+  free(a.data);
+  if (fflush(stdout) || ferror(stdout))
+    code = code ? code : 4;
+  return code;
+}

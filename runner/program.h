@@ -1,0 +1,21 @@
+/* The command line of a training program: shared by built programs (runner/main.c) and `mpcc run`. */
+#ifndef MPCC_RUNNER_PROGRAM_H
+#define MPCC_RUNNER_PROGRAM_H
+
+#include <stddef.h>
+
+typedef struct {
+  const char *name;     /* argv[0] of built programs, "mpcc run SPEC" else */
+  const void *image;    /* images, best level first (abi.h) */
+  size_t image_bytes;
+  const char *data_dir; /* base of relative data paths when --data does not say; NULL: here */
+  const char *license;  /* text for --licenses */
+  const char *version;
+} Program;
+
+/* Parses argv[1..] and does what it says; returns the exit code of spec.md section 1. */
+int program_main(const Program *p, int argc, char **argv);
+/* The options as --help prints them, one per line with leading spaces; malloc'ed. */
+char *program_options_help(void);
+
+#endif
