@@ -25,8 +25,9 @@ typedef struct {
   /* Level of this machine, best first match; NULL when none of the levels runs here. */
   const char *(*host_level)(void);
   const char *(*level_needs)(const char *level); /* MpccCode.needs */
-  /* Emits all kernels into one object (malloc'ed bytes), through the cache in cache_dir unless it is
-   * NULL; fills ntiles and scratch_bytes. jobs: compile threads. form: "object", "asm", "llvm-ir". */
+  /* Emits all kernels (malloc'ed bytes), through the cache in cache_dir unless it is NULL; fills
+   * ntiles and scratch_bytes. jobs: compile threads. form: "object" (MpccArchive of abi.h, what goes
+   * into MpccCode.object), "asm", "llvm-ir" (text of all kernels). */
   Status (*emit)(const char *level, Kernel *kernels, int n, int opt_level, int jobs,
                  const char *cache_dir, const char *form, Diag *d, void **bytes, size_t *len);
 } Target;

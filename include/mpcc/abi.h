@@ -89,14 +89,26 @@ typedef struct {
   uint64_t scratch_bytes; /* per thread, 64-byte aligned */
 } MpccKernel;
 
-/* Machine code of one target level: an ELF relocatable object needing PC32 and PLT32 relocations
- * against kernels' own symbols only. `needs`: cpu feature words, space separated ("avx2 fma f16c
+/* Machine code of one target level. `object` is an archive (MpccArchive) of ELF relocatable objects,
+ * each with one or more kernels as global function symbols; relocations are R_X86_64_PC32 and
+ * R_X86_64_PLT32 between sections of the same object only, nothing is undefined. `needs`: cpu feature words, space separated ("avx2 fma f16c
  * bmi2", "avx512f avx512bf16"). Listed best level first; the loader takes the first that runs. */
 typedef struct {
   uint32_t target, level, needs; /* strings: "cpu", "x86-64-v3" */
   uint32_t reserved;
   MpccSpan object; /* bytes */
 } MpccCode;
+
+/* Archive of objects: this header, `count` entries, then the objects. Offsets are from the start of
+ * the archive; objects start at multiples of 64. */
+#define MPCC_ARCHIVE_MAGIC "MPCCARC\n"
+typedef struct {
+  char magic[8];
+  uint64_t count;
+} MpccArchive;
+typedef struct {
+  uint64_t offset, bytes;
+} MpccArchiveEntry;
 
 /* Kernel ABI on the CPU. args: one slot per argument of the command, results first in group order
  * (out 0.., in 0.., param 0..). Processes tiles [first, end); tiles may run on any thread in any
