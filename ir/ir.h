@@ -403,6 +403,9 @@ Diag *builder_diag(Builder *b);
 StrTable *builder_strings(Builder *b);
 TypeTable *builder_types(Builder *b);
 Arena *builder_arena(Builder *b); /* of the module being built */
+Module *builder_module(Builder *b); /* the module being built */
+/* From here on no folding and no value numbering: ops come out exactly as given (parse.c). */
+void builder_exact(Builder *b);
 
 void build_module_attr(Builder *b, Attr attr); /* replaces one of the same key */
 Tensor *build_tensor(Builder *b, const char *name, const Type *type, Role role, Loc loc);
