@@ -30,8 +30,12 @@ void *arena_alloc(Arena *a, size_t bytes); /* zeroed, 16-byte aligned, never NUL
 /* n * bytes with overflow check. */
 void *arena_array(Arena *a, size_t n, size_t bytes);
 bool arena_failed(const Arena *a);
-/* For tests: the n-th allocation from now fails (1 = next); 0 turns it off. Process-wide. */
+/* Marks the arena as failed, for memory that lies elsewhere but belongs to the same work. */
+void arena_fail(Arena *a);
+/* For tests: the n-th allocation from now fails (1 = next); 0 turns it off. Process-wide. Counts
+ * allocations of arenas and Text, and whoever asks arena_injected_failure before a malloc. */
 void arena_fail_after(long n);
+bool arena_injected_failure(void);
 
 #define ARENA_NEW(a, T) ((T *)arena_alloc(a, sizeof(T)))
 #define ARENA_ARRAY(a, T, n) ((T *)arena_array(a, (size_t)(n), sizeof(T)))
@@ -45,6 +49,8 @@ StrTable *str_table_create(Arena *a);
 Str str_intern(StrTable *t, const char *text, size_t len);
 Str str_c(StrTable *t, const char *text); /* zero-terminated text */
 Str str_fmt(StrTable *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+Str str_vfmt(StrTable *t, const char *fmt, va_list ap);
+bool str_table_failed(const StrTable *t); /* its arena failed: some Str may be "" instead */
 
 /* Growing text buffer on the heap; sticky on failure. */
 typedef struct {
@@ -383,6 +389,7 @@ int64_t tensor_int(const Tensor *t, const char *key, int64_t otherwise);
 double tensor_float(const Tensor *t, const char *key, double otherwise);
 const char *tensor_str(const Tensor *t, const char *key, const char *otherwise);
 int64_t module_int(const Module *m, const char *key, int64_t otherwise);
+double module_float(const Module *m, const char *key, double otherwise);
 const char *module_str(const Module *m, const char *key, const char *otherwise);
 /* Uses of each value of f: uses[v->id] lists ops (once per operand position). */
 typedef struct { int n; Op **op; } Uses;

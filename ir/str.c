@@ -1,0 +1,192 @@
+/* Interned strings, and the text buffer in which all output is made. */
+#include "ir/ir.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct StrTable {
+  Arena *arena;
+  size_t count, cap; /* cap: power of two, at least twice count */
+  struct StrSlot {
+    Str text;
+    size_t len;
+    uint64_t hash;
+  } *slot;
+};
+
+/* FNV-1a; the order of slots shows nowhere. */
+static uint64_t hash_bytes(const char *s, size_t len) {
+  uint64_t h = UINT64_C(0xCBF29CE484222325);
+  for (size_t i = 0; i < len; i++)
+    h = (h ^ (unsigned char)s[i]) * UINT64_C(0x100000001B3);
+  return h;
+}
+
+StrTable *str_table_create(Arena *a) {
+  StrTable *t = ARENA_NEW(a, StrTable);
+  t->arena = a;
+  t->cap = 256;
+  t->slot = ARENA_ARRAY(a, struct StrSlot, t->cap);
+  return t;
+}
+
+bool str_table_failed(const StrTable *t) {
+  return arena_failed(t->arena);
+}
+
+static bool grow(StrTable *t) {
+  size_t cap = t->cap * 2;
+  struct StrSlot *slot = ARENA_ARRAY(t->arena, struct StrSlot, cap);
+  if (arena_failed(t->arena))
+    return false;
+  for (size_t i = 0; i < t->cap; i++) {
+    if (!t->slot[i].text)
+      continue;
+    size_t at = t->slot[i].hash & (cap - 1);
+    while (slot[at].text)
+      at = (at + 1) & (cap - 1);
+    slot[at] = t->slot[i];
+  }
+  t->slot = slot;
+  t->cap = cap;
+  return true;
+}
+
+Str str_intern(StrTable *t, const char *text, size_t len) {
+  /* After a failure the table may lie in scratch memory: leave it alone. */
+  if (arena_failed(t->arena))
+    return "";
+  uint64_t hash = hash_bytes(text, len);
+  size_t at = hash & (t->cap - 1);
+  for (; t->slot[at].text; at = (at + 1) & (t->cap - 1))
+    if (t->slot[at].hash == hash && t->slot[at].len == len &&
+        !memcmp(t->slot[at].text, text, len))
+      return t->slot[at].text;
+  char *copy = arena_array(t->arena, len + 1, 1);
+  if (arena_failed(t->arena))
+    return "";
+  memcpy(copy, text, len);
+  t->slot[at] = (struct StrSlot){copy, len, hash};
+  if (++t->count * 2 > t->cap && !grow(t))
+    return "";
+  return copy;
+}
+
+Str str_c(StrTable *t, const char *text) {
+  return str_intern(t, text, strlen(text));
+}
+
+Str str_vfmt(StrTable *t, const char *fmt, va_list ap) {
+  Text x = {0};
+  text_vprintf(&x, fmt, ap);
+  if (x.failed)
+    arena_fail(t->arena);
+  Str s = str_intern(t, x.data ? x.data : "", x.len);
+  text_fini(&x);
+  return s;
+}
+
+Str str_fmt(StrTable *t, const char *fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
+  Str s = str_vfmt(t, fmt, ap);
+  va_end(ap);
+  return s;
+}
+
+void text_fini(Text *t) {
+  free(t->data);
+  *t = (Text){0};
+}
+
+/* Room for `more` bytes and the terminating zero. */
+static bool text_room(Text *t, size_t more) {
+  if (t->failed)
+    return false;
+  if (t->data && t->cap - t->len > more)
+    return true;
+  size_t cap = t->cap ? t->cap : 64;
+  while (cap - t->len <= more && cap <= SIZE_MAX / 2)
+    cap *= 2;
+  char *data = cap - t->len > more && !arena_injected_failure() ? realloc(t->data, cap) : NULL;
+  if (!data) {
+    t->failed = true;
+    return false;
+  }
+  t->data = data;
+  t->cap = cap;
+  return true;
+}
+
+void text_put(Text *t, const char *s, size_t len) {
+  if (!text_room(t, len))
+    return;
+  memcpy(t->data + t->len, s, len);
+  t->len += len;
+  t->data[t->len] = 0;
+}
+
+void text_puts(Text *t, const char *s) {
+  text_put(t, s, strlen(s));
+}
+
+void text_vprintf(Text *t, const char *fmt, va_list ap) {
+  va_list again;
+  va_copy(again, ap);
+  if (text_room(t, 80)) {
+    size_t room = t->cap - t->len;
+    int n = vsnprintf(t->data + t->len, room, fmt, ap);
+    if (n >= 0 && (size_t)n >= room && text_room(t, (size_t)n))
+      n = vsnprintf(t->data + t->len, (size_t)n + 1, fmt, again);
+    if (n < 0)
+      t->failed = true;
+    if (!t->failed)
+      t->len += (size_t)n;
+    t->data[t->len] = 0;
+  }
+  va_end(again);
+}
+
+void text_printf(Text *t, const char *fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
+  text_vprintf(t, fmt, ap);
+  va_end(ap);
+}
+
+void text_double(Text *t, double v) {
+  if (isnan(v)) {
+    text_puts(t, signbit(v) ? "-nan" : "nan");
+    return;
+  }
+  if (isinf(v)) {
+    text_puts(t, v < 0 ? "-inf" : "inf");
+    return;
+  }
+  char s[40];
+  /* 15 digits always survive the way back, except for subnormals, which have fewer. */
+  for (int digits = fabs(v) < 0x1p-1022 ? 1 : 15; digits <= 17; digits++) {
+    snprintf(s, sizeof s, "%.*g", digits, v);
+    if (strtod(s, NULL) == v)
+      break;
+  }
+  text_puts(t, s);
+}
+
+void text_json(Text *t, const char *s) {
+  text_puts(t, "\"");
+  for (; *s; s++) {
+    unsigned char c = (unsigned char)*s;
+    if (c == '"' || c == '\\')
+      text_printf(t, "\\%c", c);
+    else if (c == '\n')
+      text_puts(t, "\\n");
+    else if (c < 0x20 || c == 0x7F)
+      text_printf(t, "\\u%04x", c);
+    else
+      text_put(t, s, 1);
+  }
+  text_puts(t, "\"");
+}
