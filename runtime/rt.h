@@ -1,0 +1,309 @@
+/* Private to runtime/: types and prototypes of the whole folder, grouped by file. Cross-file
+ * symbols are mprt__*, since they land in users' binaries.
+ *
+ *   load.c checks the image and fills mprt_program   elf.c maps its machine code
+ *   context.c opens, closes, logs                     cpu/device.c memory and cpu features
+ *   step.c runs functions on the pool of cpu/threads.c
+ *   state.c names, init, weights -> safetensors.c     checkpoint.c folders -> file.c json.c */
+#ifndef MPCC_RUNTIME_RT_H
+#define MPCC_RUNTIME_RT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "mpcc/abi.h"
+#include "mpcc/dtype.h"
+#include "mpcc/runtime.h"
+#include "mpcc/status.h"
+
+typedef enum {
+#define ROLE(id, text, segment, doc) ROLE_##id,
+#include "mpcc/roles.def"
+#undef ROLE
+  ROLE_COUNT
+} mprt__role;
+
+/* ---- cpu/threads.c: the pool
+ * ----------------------------------------------------------------------- */
+
+typedef struct mprt__pool mprt__pool;
+
+/* Threads this process may use: the affinity mask, cut by the quotas of its cgroup and all above
+ * it; at least 1. */
+int mprt__cpu_count(void);
+/* CPUs' worth of time that a quota allows, rounded up; 0: no limit. v2: text of cpu.max; v1 (period
+ * not NULL): texts of cpu.cfs_quota_us and cpu.cfs_period_us. */
+int mprt__quota_cpus(const char *quota, const char *period);
+/* threads >= 1, the calling thread included: it is worker 0 of every run. scratch_bytes: per
+ * worker, 64-byte aligned. errors: ERR_NOMEM, *out = NULL. */
+Status mprt__pool_create(int threads, size_t scratch_bytes, mprt__pool **out);
+void mprt__pool_destroy(mprt__pool *pool); /* NULL is fine; no run may be in progress */
+int mprt__pool_threads(const mprt__pool *pool);
+/* Calls fn so that every tile of [0, ntiles) is processed once, and returns when all are. Each
+ * worker begins with its own contiguous share, then helps the others. ntiles < 2^32. One run at a
+ * time. Never allocates. */
+void mprt__pool_run(mprt__pool *pool, MpccKernelFn fn, const MpccArg *args, int64_t ntiles);
+
+/* ---- cpu/device.c: memory and cpu features
+ * ----------------------------------------------------------- */
+
+/* Zeroed memory, 64-byte aligned; big blocks are aligned to and advised for huge pages. */
+typedef struct {
+  uint8_t *data; /* NULL when bytes = 0 */
+  size_t bytes;
+  void *map; /* what to unmap */
+  size_t map_bytes;
+} mprt__memory;
+
+/* guarded: unmapped pages before and after, the end of the block as near to the second as alignment
+ * lets it. errors: ERR_NOMEM */
+Status mprt__memory_create(size_t bytes, bool guarded, mprt__memory *out);
+void mprt__memory_destroy(mprt__memory *m);
+/* Bytes this process may hold: physical memory, cut by cgroup limits. */
+uint64_t mprt__memory_limit(void);
+
+/* Whether this machine and its operating system run instructions of `feature` ("avx512_bf16",
+ * "avx512bf16" and "sse4.1", "sse4_1" are equal spellings). known: false for a word not in the
+ * table. */
+bool mprt__cpu_has(const char *feature, size_t len, bool *known);
+
+/* ---- elf.c: machine code
+ * -------------------------------------------------------------------------------- */
+
+typedef struct {
+  void *map; /* text (read, execute), then constants (read), then data (read, write) */
+  size_t map_bytes;
+  struct mprt__symbol *symbol; /* defined global functions, sorted by name */
+  size_t nsymbol;
+} mprt__code;
+
+/* Maps the objects (see MpccCode.object) of one code. Writable or executable, never both at a time.
+ * where: names the code in messages. errors: ERR_INPUT with a message, ERR_NOMEM; *out empty then.
+ */
+Status mprt__code_map(const void *object, size_t bytes, const char *where, const mprt_callbacks *cb,
+                      mprt__code *out);
+void mprt__code_unmap(mprt__code *c);
+MpccKernelFn mprt__code_symbol(const mprt__code *c, const char *name); /* NULL: absent */
+
+/* ---- context.c: the program
+ * ------------------------------------------------------------------------------- */
+
+/* Where the training loop is in its data, and what it remembers between runs: filled by fit.c,
+ * saved in state.json under "cursor" and given back by mprt_resume. */
+typedef struct {
+  int64_t epoch;  /* from 0 */
+  int64_t sample; /* samples of this epoch already consumed */
+  int64_t best_step;
+  double best_value; /* NaN: none yet */
+} mprt__cursor;
+
+struct mprt_program {
+  /* The image, in place. Counts are those of the spans. */
+  const uint8_t *image;
+  size_t image_bytes;
+  const MpccImage *head;
+  const char *strings;
+  const MpccTensor *tensor;
+  const MpccFunction *function;
+  const MpccCommand *command;
+  const MpccArgRef *argref;
+  const MpccKernel *kernel;
+  const MpccCode *code;
+  uint32_t ntensor, nfunction, ncommand, nargref, nkernel, ncode;
+  const MpccCode *chosen; /* the code that was mapped */
+
+  mprt_callbacks cb;
+  mprt_options options; /* strings are copies owned by the program */
+
+  json_t *meta;      /* whole meta object */
+  json_t *spec;      /* its "spec" (resolved), borrowed; an empty object when absent */
+  json_t **attrs;    /* per tensor: object, owned */
+  uint32_t *by_name; /* tensor indices sorted by name */
+  bool *flat;        /* per tensor: storage that others are views of; not a tensor users know */
+
+  mprt__memory segment[MPCC_SEG_COUNT];
+  mprt__code mapped;
+  MpccKernelFn *fn; /* per kernel */
+  MpccArg *arg;     /* per argref, addresses resolved */
+  mprt__pool *pool;
+  struct mprt__plan *plan; /* plan mode only (step.c) */
+
+  int64_t seed; /* of all random streams */
+  mprt__cursor cursor;
+  json_t *fit_state; /* owned object or NULL: further facts fit.c wants in state.json */
+  void *fit;         /* fit.c's own; freed through fit_destroy at close */
+  void (*fit_destroy)(mprt_program *p);
+};
+
+void mprt__log(const mprt_callbacks *cb, mprt_log_level level, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Logs an error and returns s: `return mprt__fail(cb, MPCC_ERR_DATA, "...", ...)`. */
+Status mprt__fail(const mprt_callbacks *cb, Status s, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* ERR_NOMEM with the words "out of memory: WHAT". */
+Status mprt__nomem(const mprt_callbacks *cb, const char *what);
+
+/* ---- load.c: the image
+ * ---------------------------------------------------------------------------------------- */
+
+/* Checks every offset, count and reference of the image and fills the views, names, attributes,
+ * meta and spec of p; nothing outside the image is read. cb is set. errors: ERR_INPUT, ERR_NOMEM */
+Status mprt__load(mprt_program *p, const void *image, size_t bytes);
+/* Chooses the code that runs here (level: only that one; NULL: the first), maps it and finds every
+ * kernel. errors: ERR_TARGET, ERR_INPUT, ERR_NOMEM */
+Status mprt__load_code(mprt_program *p, const char *level);
+void mprt__unload(mprt_program *p); /* frees what the two made */
+static inline const char *mprt__string(const mprt_program *p, uint32_t offset) {
+  return p->strings + offset;
+}
+
+/* ---- step.c: running functions
+ * ----------------------------------------------------------------------------------- */
+
+/* NULL: the image has none of that name. */
+const MpccFunction *mprt__function(const mprt_program *p, const char *name);
+/* Called after each command; false stops. Outputs of command c are at p->arg[c->first_arg +
+ * c->first_out + k], p->argref[...].bytes long, of dtype strings[c->value_dtypes][k] - 'a'. */
+typedef bool (*mprt__observer)(void *user, mprt_program *p, const MpccCommand *c);
+/* Runs the commands of f in order. observe may be NULL. Allocates nothing.
+ * errors: ERR_INTERNAL when plan mode sees a kernel touch what is not its own. */
+Status mprt__run(mprt_program *p, const MpccFunction *f, mprt__observer observe, void *user);
+Status mprt__plan_create(mprt_program *p); /* fills p->plan */
+void mprt__plan_destroy(mprt_program *p);
+
+/* ---- state.c: tensors by name
+ * ---------------------------------------------------------------------------------------- */
+
+/* Index of a tensor, or -1. */
+int64_t mprt__tensor_index(const mprt_program *p, const char *name);
+/* First tensor of a role that is no flat storage, or -1. */
+int64_t mprt__tensor_of_role(const mprt_program *p, mprt__role role);
+const char *mprt__role_text(uint32_t role);
+static inline void *mprt__tensor_data(const mprt_program *p, int64_t i) {
+  return p->segment[p->tensor[i].segment].data + p->tensor[i].offset;
+}
+static inline int64_t mprt__tensor_elems(const MpccTensor *t) {
+  int64_t n = 1;
+  for (uint32_t d = 0; d < t->rank; d++)
+    n *= t->dim[d];
+  return n;
+}
+/* Attribute of a tensor: NULL when absent. */
+const char *mprt__attr_string(const mprt_program *p, int64_t i, const char *key);
+/* Scalar tensor of any number format by name, as the nearest value; otherwise when there is none.
+ */
+double mprt__get_scalar(const mprt_program *p, const char *name, double otherwise);
+int64_t mprt__get_int(const mprt_program *p, const char *name, int64_t otherwise);
+/* false: there is no such tensor, or it is not scalar. */
+bool mprt__set_scalar(mprt_program *p, const char *name, double value);
+bool mprt__set_int(mprt_program *p, const char *name, int64_t value);
+/* Copies n elements between formats: floats round to nearest even (fp8 saturates), equal formats
+ * are copied bit by bit. Only float to float, or equal formats. Regions may not overlap. */
+void mprt__convert(const void *from, DType from_dtype, void *to, DType to_dtype, int64_t n);
+/* Runs `refresh` when the image has it. */
+Status mprt__refresh(mprt_program *p);
+
+/* ---- safetensors.c
+ * ------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+  char *name;
+  DType dtype;
+  int rank;
+  int64_t dim[MPCC_MAX_RANK];
+  uint64_t begin, bytes; /* place in the file */
+} mprt__st_tensor;
+
+typedef struct {
+  char *path;
+  int fd;
+  uint64_t file_bytes;
+  size_t ntensor;
+  mprt__st_tensor *tensor; /* sorted by name */
+} mprt__st_file;
+
+/* Opens a file and checks its whole header: JSON, dtypes, shapes, ranges inside the file that do
+ * not overlap and leave no hole. Tensors of a dtype mpcc lacks are refused by name. errors:
+ * ERR_FILE, ERR_DATA with path and place, ERR_NOMEM; *out is closed then. */
+Status mprt__st_open(const char *path, const mprt_callbacks *cb, mprt__st_file *out);
+void mprt__st_close(mprt__st_file *f);
+const mprt__st_tensor *mprt__st_find(const mprt__st_file *f, const char *name); /* NULL: absent */
+/* Reads all of t, converting to `dtype`. errors: ERR_FILE, ERR_DATA */
+Status mprt__st_read(const mprt__st_file *f, const mprt__st_tensor *t, DType dtype, void *to,
+                     const mprt_callbacks *cb);
+
+typedef struct {
+  const char *name; /* borrowed, like dim and data */
+  DType dtype;      /* in memory */
+  DType file_dtype; /* in the file */
+  int rank;
+  const int64_t *dim;
+  const void *data;
+} mprt__st_item;
+/* Writes a file: tensors by falling element size, then name; data starts at a multiple of 64. The
+ * same items in any order give the same bytes. Synced to disk. metadata: object of strings or NULL.
+ * On failure the file is removed. errors: ERR_FILE, ERR_NOMEM */
+Status mprt__st_write(const char *path, const mprt__st_item *items, size_t n,
+                      const json_t *metadata, const mprt_callbacks *cb);
+
+/* ---- checkpoint.c
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+/* Makes the link PARENT(dir)/link point to dir by its last component, in one step ("last", "best").
+ */
+Status mprt__checkpoint_link(const char *dir, const char *link, const mprt_callbacks *cb);
+bool mprt__checkpoint_complete(const char *dir); /* has DONE */
+/* Newest complete checkpoint step-N in `folder` (a run's checkpoints/), by N; malloc'ed path or
+ * NULL. */
+char *mprt__checkpoint_newest(const char *folder);
+
+/* ---- file.c
+ * -----------------------------------------------------------------------------------------------------------------
+ */
+
+/* Buffered writer to a new file; sticky: the first error is kept, later calls do nothing. */
+typedef struct {
+  int fd;
+  int error; /* errno of the first failure */
+  size_t used;
+  uint8_t *buffer;
+} mprt__writer;
+void mprt__writer_open(mprt__writer *w, const char *path);
+void mprt__writer_put(mprt__writer *w, const void *data, size_t bytes);
+/* Flushes, syncs and closes; returns 0 or the errno of the first failure. */
+int mprt__writer_close(mprt__writer *w);
+/* Whole file written, synced. */
+Status mprt__file_write(const char *path, const void *data, size_t bytes, const mprt_callbacks *cb);
+/* Whole file, zero-terminated, malloc'ed. limit: refuse larger files. */
+Status mprt__file_read(const char *path, size_t limit, char **data, size_t *bytes,
+                       const mprt_callbacks *cb);
+Status mprt__file_hash(const char *path, uint64_t hash[2], uint64_t *bytes,
+                       const mprt_callbacks *cb);
+Status mprt__dir_sync(const char *path, const mprt_callbacks *cb);
+Status mprt__dir_make(const char *path, const mprt_callbacks *cb); /* and its parents */
+/* Removes a folder and the files in it, without following links; true when nothing is left. */
+bool mprt__dir_remove(const char *path);
+/* printf into new memory; NULL when memory is short. */
+char *mprt__format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- json.c
+ * -------------------------------------------------------------------------------------------------------------------
+ */
+
+/* Value at a dotted path ("trainer.max_epochs") below obj; NULL when any part is absent. Keys that
+ * contain dots cannot be reached this way. */
+json_t *mprt__json_get(const json_t *obj, const char *path);
+/* The same with a type; `otherwise` when absent or of another type. Numbers: int and real convert.
+ */
+int64_t mprt__json_int(const json_t *obj, const char *path, int64_t otherwise);
+double mprt__json_double(const json_t *obj, const char *path, double otherwise);
+bool mprt__json_bool(const json_t *obj, const char *path, bool otherwise);
+const char *mprt__json_string(const json_t *obj, const char *path, const char *otherwise);
+/* First difference of two values in the order of sorted keys: its dotted path in buf, and true. */
+bool mprt__json_differs(const json_t *a, const json_t *b, char *buf, size_t cap);
+
+#endif
