@@ -1,0 +1,305 @@
+/* Golden cases: golden_runner FOLDER [CASE...] runs tests/golden/FOLDER and exits 1 when a result
+ * differs from the file beside its input.
+ *
+ *   FOLDER     input         what runs
+ *   parse      CASE.mpir     module_parse, module_print
+ *   frontend   CASE.yaml     spec_parse, spec_lower, module_print
+ *   <pass>     CASE.mpir     that pass alone, module_print
+ *
+ * CASE.want holds the printed module, or CASE.err every diagnostic as text when it fails;
+ * CASE.warn, where it exists, the diagnostics of a case that succeeds. Words in the first line of
+ * the input (a comment) are options: `strict`, `no_reuse`, `bf16_dot`, `precision=MODE`,
+ * `set=PATH=VALUE`. GOLDEN_UPDATE=1 in the environment writes the expected files instead. */
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "frontend/frontend.h"
+#include "ir/ir.h"
+#include "passes/passes.h"
+
+typedef struct {
+  const char *folder;
+  char name[256];  /* of the case, without extension */
+  const char *ext; /* "mpir", "yaml" */
+  char *text;
+  size_t len;
+  char options[256];
+} Case;
+
+static bool read_file(const char *path, char **text, size_t *len) {
+  *text = NULL;
+  *len = 0;
+  FILE *f = fopen(path, "rb");
+  if (!f)
+    return false;
+  size_t cap = 4096;
+  char *data = malloc(cap);
+  size_t got;
+  while (data && (got = fread(data + *len, 1, cap - *len - 1, f)) > 0) {
+    *len += got;
+    if (*len + 1 == cap) {
+      char *more = realloc(data, cap *= 2);
+      if (!more)
+        free(data);
+      data = more;
+    }
+  }
+  fclose(f);
+  if (data)
+    data[*len] = 0;
+  *text = data;
+  return data != NULL;
+}
+
+static bool write_file(const char *path, const Text *t) {
+  FILE *f = fopen(path, "wb");
+  if (!f)
+    return false;
+  bool ok = !t->len || fwrite(t->data, 1, t->len, f) == t->len;
+  return fclose(f) == 0 && ok;
+}
+
+static bool option(const Case *c, const char *word) {
+  size_t n = strlen(word);
+  for (const char *p = c->options; (p = strstr(p, word)); p += n)
+    if ((p == c->options || p[-1] == ' ') && (p[n] == ' ' || !p[n]))
+      return true;
+  return false;
+}
+
+/* Value of option `word=...`, copied to out; false when absent. */
+static bool option_value(const Case *c, const char *word, char out[128]) {
+  const char *p = strstr(c->options, word);
+  size_t n = strlen(word);
+  if (!p || p[n] != '=')
+    return false;
+  snprintf(out, 128, "%.*s", (int)strcspn(p + n + 1, " "), p + n + 1);
+  return true;
+}
+
+/* ---- what runs
+ * ------------------------------------------------------------------------------------- */
+
+static Status parse_case(const Case *c, StrTable *s, Diag *d, Module **out) {
+  char file[300];
+  snprintf(file, sizeof file, "%s.%s", c->name, c->ext);
+  uint32_t index = diag_file(d, file, c->text, c->len);
+  return module_parse(s, d, index, c->text, c->len, out);
+}
+
+#ifdef GOLDEN_PASSES
+static Status pass_case(const Case *c, StrTable *s, Diag *d, Module **out) {
+  static const TargetCaps plain = {"cpu", "x86-64-v3", 32, false, 8, 16, 16, 2, 32768};
+  int n;
+  const PassInfo *pass = pass_table(&n);
+  while (n > 0 && strcmp(pass->name, c->folder))
+    pass++, n--;
+  if (!n) {
+    diag_error(d, (Loc){0}, 690, "no pass is named '%s'", c->folder);
+    return MPCC_ERR_USAGE;
+  }
+  Module *in = NULL;
+  Status status = parse_case(c, s, d, &in);
+  if (status)
+    return status;
+  if (in->stage != pass->needs)
+    diag_error(d, (Loc){0}, 690, "pass '%s' needs stage %s, this is %s", pass->name,
+               stage_name(pass->needs), stage_name(in->stage));
+  TargetCaps caps = plain;
+  caps.bf16_dot = option(c, "bf16_dot");
+  PassOpts o = {&caps, option(c, "strict"), option(c, "no_reuse"), 2};
+  Builder *b = builder_create(s, d, pass->gives);
+  status = pass->run(in, &o, b, d);
+  if (status)
+    builder_destroy(b);
+  else
+    status = builder_finish(b, out);
+  module_destroy(in);
+  return status;
+}
+#else
+static Status pass_case(const Case *c, StrTable *s, Diag *d, Module **out) {
+  (void)c, (void)s, (void)out;
+  diag_error(d, (Loc){0}, 690, "built without passes");
+  return MPCC_ERR_USAGE;
+}
+#endif
+
+#ifdef GOLDEN_FRONTEND
+static Status read_beside(void *user, const char *path, char **text, size_t *len) {
+  const Case *c = user;
+  char full[1024];
+  snprintf(full, sizeof full, "%s/%s/%s", GOLDEN_DIR, c->folder, path);
+  return read_file(full, text, len) ? MPCC_OK : MPCC_ERR_FILE;
+}
+
+static Status frontend_case(Case *c, Arena *a, StrTable *s, Diag *d, Module **out) {
+  char path[300], precision[128], set[128];
+  const char *sets[] = {set};
+  snprintf(path, sizeof path, "%s.%s", c->name, c->ext);
+  SpecSource src = {.path = path, .text = c->text, .len = c->len, .read = read_beside, .user = c};
+  if (option_value(c, "precision", precision))
+    src.precision = precision;
+  if (option_value(c, "set", set)) {
+    src.set = sets;
+    src.nset = 1;
+  }
+  Spec *spec = NULL;
+  Status status = spec_parse(a, s, d, &src, &spec);
+  return status ? status : spec_lower(spec, s, d, out);
+}
+#else
+static Status frontend_case(Case *c, Arena *a, StrTable *s, Diag *d, Module **out) {
+  (void)c, (void)a, (void)s, (void)out;
+  diag_error(d, (Loc){0}, 690, "built without the frontend");
+  return MPCC_ERR_USAGE;
+}
+#endif
+
+/* ---- comparing
+ * --------------------------------------------------------------------------------------- */
+
+static bool same_as_file(const Case *c, const char *ext, const Text *got) {
+  char path[1024], actual[1024], command[2200];
+  snprintf(path, sizeof path, "%s/%s/%s.%s", GOLDEN_DIR, c->folder, c->name, ext);
+  if (getenv("GOLDEN_UPDATE"))
+    return write_file(path, got);
+  char *want;
+  size_t len;
+  if (!read_file(path, &want, &len)) {
+    printf("%s/%s: %s is missing; the result:\n%s\n", c->folder, c->name, path,
+           got->data ? got->data : "");
+    return false;
+  }
+  bool same = len == got->len && (!len || !memcmp(want, got->data, len));
+  free(want);
+  if (same)
+    return true;
+  printf("%s/%s: differs from .%s\n", c->folder, c->name, ext);
+  fflush(stdout);
+  snprintf(actual, sizeof actual, "%s/%s-%s.%s", ACTUAL_DIR, c->folder, c->name, ext);
+  snprintf(command, sizeof command, "diff -u '%s' '%s'", path, actual);
+  if (!write_file(actual, got) || system(command) < 0)
+    printf("%s\n", got->data ? got->data : "");
+  return false;
+}
+
+static bool case_file_exists(const Case *c, const char *ext) {
+  char path[1024], *text;
+  size_t len;
+  snprintf(path, sizeof path, "%s/%s/%s.%s", GOLDEN_DIR, c->folder, c->name, ext);
+  bool yes = read_file(path, &text, &len);
+  free(text);
+  return yes;
+}
+
+/* A case that is expected to fail must fail, and the other way round. */
+static bool check(const Case *c, const Module *m, const Diag *d) {
+  Text text = {0}, said = {0};
+  for (const DiagMessage *msg = diag_first(d); msg; msg = msg->next) {
+    diag_render(d, msg, false, &said);
+    text_puts(&said, said.len && said.data[said.len - 1] != '\n' ? "\n" : "");
+  }
+  bool ok;
+  if (m) {
+    module_print(m, d, &text);
+    ok = same_as_file(c, "want", &text);
+    if (case_file_exists(c, "warn"))
+      ok &= same_as_file(c, "warn", &said);
+  } else {
+    ok = same_as_file(c, "err", &said);
+  }
+  if (!getenv("GOLDEN_UPDATE") && case_file_exists(c, m ? "err" : "want")) {
+    printf("%s/%s: %s\n%s", c->folder, c->name, m ? "should fail" : "fails",
+           said.data ? said.data : "");
+    ok = false;
+  }
+  text_fini(&text);
+  text_fini(&said);
+  return ok;
+}
+
+static bool run_case(Case *c) {
+  char path[1024];
+  snprintf(path, sizeof path, "%s/%s/%s.%s", GOLDEN_DIR, c->folder, c->name, c->ext);
+  if (!read_file(path, &c->text, &c->len)) {
+    printf("%s: %s\n", path, strerror(errno));
+    return false;
+  }
+  c->options[0] = 0;
+  if (c->text[0] == '#')
+    snprintf(c->options, sizeof c->options, "%.*s", (int)strcspn(c->text, "\n"), c->text);
+  Arena *a = arena_create();
+  StrTable *s = str_table_create(a);
+  Diag *d = diag_create(a, s);
+  Module *m = NULL;
+  if (!strcmp(c->folder, "frontend"))
+    frontend_case(c, a, s, d, &m);
+  else if (!strcmp(c->folder, "parse"))
+    parse_case(c, s, d, &m);
+  else
+    pass_case(c, s, d, &m);
+  bool ok = check(c, m, d);
+  module_destroy(m);
+  arena_destroy(a);
+  free(c->text);
+  return ok;
+}
+
+static int by_name(const void *a, const void *b) {
+  return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Names of the folder's cases, sorted; the caller frees. -1 when the folder cannot be read. */
+static int list_cases(const char *folder, const char *ext, char ***out) {
+  char path[1024];
+  snprintf(path, sizeof path, "%s/%s", GOLDEN_DIR, folder);
+  DIR *dir = opendir(path);
+  int n = 0, cap = 0;
+  *out = NULL;
+  if (!dir)
+    return -1;
+  for (struct dirent *e; (e = readdir(dir));) {
+    char *dot = strrchr(e->d_name, '.');
+    if (!dot || dot == e->d_name || strcmp(dot + 1, ext))
+      continue;
+    if (n == cap)
+      *out = realloc(*out, sizeof **out * (size_t)(cap = cap ? 2 * cap : 32));
+    (*out)[n++] = strndup(e->d_name, (size_t)(dot - e->d_name));
+  }
+  closedir(dir);
+  if (n)
+    qsort(*out, (size_t)n, sizeof **out, by_name);
+  return n;
+}
+
+int main(int argc, char **argv) {
+  if (argc < 2) {
+    fprintf(stderr, "usage: golden_runner FOLDER [CASE...]\n");
+    return 2;
+  }
+  Case c = {.folder = argv[1], .ext = strcmp(argv[1], "frontend") ? "mpir" : "yaml"};
+  char **names;
+  int n = list_cases(c.folder, c.ext, &names), failed = 0, ran = 0;
+  if (n < 0) {
+    printf("%s/%s: %s\n", GOLDEN_DIR, c.folder, strerror(errno));
+    return 1;
+  }
+  for (int i = 0; i < n; i++) {
+    bool chosen = argc == 2;
+    for (int k = 2; k < argc; k++)
+      chosen |= !strcmp(argv[k], names[i]);
+    snprintf(c.name, sizeof c.name, "%s", names[i]);
+    if (chosen) {
+      ran++;
+      failed += !run_case(&c);
+    }
+    free(names[i]);
+  }
+  free(names);
+  printf("%s: %d cases, %d failed\n", c.folder, ran, failed);
+  return failed || !ran;
+}
