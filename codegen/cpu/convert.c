@@ -1,0 +1,156 @@
+/* Conversions between storage dtypes and registers as vector integer code; bit-equal to mpcc/num.h
+ * [N1, N2]. The bf16 instruction vcvtneps2bf16 is not used: it flushes subnormals to zero (Intel
+ * SDM), integer rounding does not. */
+#include "codegen/cpu/llvm.h"
+
+DType ll_reg_dtype(DType storage) {
+  switch (storage) {
+  case DT_F64:
+  case DT_B1:
+    return storage;
+  case DT_I64:
+  case DT_I32:
+  case DT_U8:
+    return DT_I64;
+  default:
+    return DT_F32;
+  }
+}
+
+/* An e4m3 code shifted into a half has the same fields but bias 15 instead of 7: times 2^8. Going
+ * through half keeps subnormals exact without FP32 subnormal arithmetic. */
+static Val decode_e4m3(Gen *g, Val raw) {
+  Val z = ll_zext(g, raw, g->i16);
+  Ty t = LLVMTypeOf(z);
+  Val sign = ll_shl(g, ll_and(g, z, ll_i(t, 0x80)), 8);
+  Val magnitude = ll_and(g, z, ll_i(t, 0x7f));
+  Val half = ll_bits(g, ll_or(g, sign, ll_shl(g, magnitude, 7)), g->f16);
+  Val f = LLVMBuildFMul(g->b, ll_fext(g, half, g->f32), ll_f(ll_like(raw, g->f32), 256), "");
+  Val nan = ll_bits(g, ll_or(g, ll_shl(g, ll_zext(g, sign, g->i32), 16),
+                             ll_i(ll_like(raw, g->i32), 0x7fc00000)), g->f32);
+  return ll_sel(g, ll_icmp(g, LLVMIntEQ, magnitude, ll_i(t, 0x7f)), nan, f);
+}
+
+Val ll_decode(Gen *g, DType dt, Val raw) {
+  switch (dt) {
+  case DT_BF16:
+    return ll_bits(g, ll_shl(g, ll_zext(g, raw, g->i32), 16), g->f32);
+  case DT_F16:
+    return ll_fext(g, ll_bits(g, raw, g->f16), g->f32);
+  case DT_E4M3:
+    return decode_e4m3(g, raw);
+  case DT_E5M2:
+    return ll_fext(g, ll_bits(g, ll_shl(g, ll_zext(g, raw, g->i16), 8), g->f16), g->f32);
+  case DT_I32:
+    return ll_sext(g, raw, g->i64);
+  case DT_U8:
+    return ll_zext(g, raw, g->i64);
+  case DT_B1:
+    return ll_icmp(g, LLVMIntNE, raw, ll_i(LLVMTypeOf(raw), 0));
+  default:
+    return raw;
+  }
+}
+
+/* f64 to f32 rounded to odd: inexact results get an odd last bit, so that a second rounding to a
+ * format at least two bits narrower is correct (Boldo and Melquiond 2008). */
+static Val round_odd(Gen *g, Val x) {
+  Val y = ll_ftrunc(g, x, g->f32);
+  Val back = ll_fext(g, y, g->f64);
+  Val bits = ll_bits(g, y, g->i32);
+  Val over = ll_fcmp(g, LLVMRealOGT, ll_fabs(g, back), ll_fabs(g, x));
+  bits = ll_sub(g, bits, ll_zext(g, over, g->i32)); /* towards zero */
+  Val inexact = ll_fcmp(g, LLVMRealONE, back, x);
+  return ll_bits(g, ll_or(g, bits, ll_zext(g, inexact, g->i32)), g->f32);
+}
+
+static Val encode_bf16(Gen *g, Val x) {
+  Val b = ll_bits(g, x, g->i32);
+  Ty t = LLVMTypeOf(b);
+  Val odd = ll_and(g, ll_lshr(g, b, 16), ll_i(t, 1));
+  Val r = ll_add(g, ll_add(g, b, ll_i(t, 0x7fff)), odd);
+  Val nan = ll_or(g, b, ll_i(t, 0x400000));
+  r = ll_sel(g, ll_fcmp(g, LLVMRealUNO, x, x), nan, r);
+  return ll_trunc(g, ll_lshr(g, r, 16), g->i16);
+}
+
+/* Normal results round by adding half of the last place to the bits; subnormal ones by adding a
+ * power of two whose last place is the format's; then saturate, then NaN. */
+static Val encode_fp8(Gen *g, DType dt, Val x) {
+  int mbits = dt == DT_E5M2 ? 2 : 3, bias = dt == DT_E5M2 ? 15 : 7;
+  int largest = dt == DT_E5M2 ? 0x7b : 0x7e;
+  Val b = ll_bits(g, x, g->i32);
+  Ty t = LLVMTypeOf(b);
+  Val sign = ll_and(g, ll_lshr(g, b, 24), ll_i(t, 0x80));
+  Val a = ll_and(g, b, ll_i(t, 0x7fffffff));
+  Val odd = ll_and(g, ll_lshr(g, a, 23 - mbits), ll_i(t, 1));
+  int64_t rebias = (int64_t)(bias - 127) * (1 << 23) + (1 << (22 - mbits)) - 1;
+  Val normal = ll_lshr(g, ll_add(g, ll_add(g, a, ll_i(t, rebias)), odd), 23 - mbits);
+  normal = ll_umin(g, normal, ll_i(t, largest));
+  int64_t magic = (int64_t)(127 - bias + 23 - mbits + 1) << 23;
+  Val m = ll_i(t, magic);
+  Val shifted = LLVMBuildFAdd(g->b, ll_bits(g, a, g->f32), ll_bits(g, m, g->f32), "");
+  Val subnormal = ll_sub(g, ll_bits(g, shifted, g->i32), m);
+  Val small = ll_icmp(g, LLVMIntULT, a, ll_i(t, (int64_t)(128 - bias) << 23));
+  Val code = ll_sel(g, small, subnormal, normal);
+  code = ll_sel(g, ll_icmp(g, LLVMIntUGT, a, ll_i(t, 0x7f800000)), ll_i(t, 0x7f), code);
+  return ll_trunc(g, ll_or(g, code, sign), g->i8);
+}
+
+/* Register value as f32 or f64 elements, whichever it is not an integer of. */
+static Val as_float(Gen *g, Val v) {
+  if (LLVMGetTypeKind(ll_elem(v)) != LLVMIntegerTypeKind)
+    return v;
+  if (ll_elem(v) == g->i1)
+    v = ll_zext(g, v, g->i64);
+  return ll_sitof(g, v, g->f32);
+}
+
+static Val encode_int(Gen *g, DType dt, Val v) {
+  Ty t = ll_mem(g, dt), e = ll_elem(v);
+  if (e == g->f32 || e == g->f64) {
+    Ty over[] = {ll_like(v, g->i64), LLVMTypeOf(v)};
+    unsigned id = LLVMLookupIntrinsicID("llvm.fptosi.sat", 15);
+    Val f = LLVMGetIntrinsicDeclaration(g->mod, id, over, 2);
+    v = LLVMBuildCall2(g->b, LLVMIntrinsicGetType(g->ctx, id, over, 2), f, &v, 1, "");
+  }
+  if (dt == DT_B1)
+    return ll_zext(g, ll_icmp(g, LLVMIntNE, v, ll_i(LLVMTypeOf(v), 0)), t);
+  if (ll_elem(v) == g->i1)
+    return ll_zext(g, v, t);
+  return ll_elem(v) == t ? v : ll_trunc(g, v, t);
+}
+
+Val ll_encode(Gen *g, DType dt, Val v) {
+  if (!dtype_is_float(dt))
+    return encode_int(g, dt, v);
+  v = as_float(g, v);
+  bool wide = ll_elem(v) == g->f64;
+  if (dt == DT_F64)
+    return wide ? v : ll_fext(g, v, g->f64);
+  if (dt == DT_F32)
+    return wide ? ll_ftrunc(g, v, g->f32) : v;
+  if (wide)
+    v = round_odd(g, v);
+  if (dt == DT_BF16)
+    return encode_bf16(g, v);
+  if (dt == DT_F16)
+    return ll_bits(g, ll_ftrunc(g, v, g->f16), g->i16);
+  return encode_fp8(g, dt, v);
+}
+
+Val ll_round(Gen *g, DType dt, Val v) {
+  bool wide = ll_elem(v) == g->f64;
+  if (dt == DT_F64 || (dt == DT_F32 && !wide))
+    return ll_fence(g, v);
+  Val r = ll_decode(g, dt, ll_encode(g, dt, v));
+  return wide ? ll_fext(g, r, g->f64) : r;
+}
+
+Val ll_get(Gen *g, DType dt, int lanes, Val at, Val count) {
+  return ll_decode(g, dt, ll_load(g, ll_mem(g, dt), lanes, at, count));
+}
+
+void ll_put(Gen *g, DType dt, Val v, Val at, Val count) {
+  ll_store(g, ll_encode(g, dt, v), at, count);
+}

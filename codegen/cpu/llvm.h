@@ -1,0 +1,183 @@
+/* Short helpers for building LLVM IR by hand: types, constants, arithmetic, loops, vectors with a
+ * count of valid lanes. Everything here works for a scalar (lanes = 1) as for a vector. */
+#ifndef MPCC_CPU_LLVM_H
+#define MPCC_CPU_LLVM_H
+
+#include <llvm-c/Core.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "mpcc/dtype.h"
+
+typedef LLVMValueRef Val;
+typedef LLVMTypeRef Ty;
+
+/* What a level of the target may use. */
+typedef struct {
+  const char *name;     /* "x86-64-v3" */
+  const char *features; /* LLVM feature string */
+  const char *needs;    /* cpu feature words of MpccCode.needs */
+  int vector_bytes;
+  bool avx512, bf16;    /* bf16: vdpbf16ps */
+} CpuLevel;
+
+/* One kernel under construction: its LLVM module and the state of the function being written.
+ * Used by one thread. */
+typedef struct {
+  const CpuLevel *level;
+  LLVMContextRef ctx;
+  LLVMModuleRef mod;
+  LLVMBuilderRef b;
+  Ty i1, i8, i16, i32, i64, f16, f32, f64, ptr, none;
+  Val fn;
+  Val args, first, end, scratch; /* parameters of the kernel ABI (abi.h) */
+  int64_t ntiles, scratch_bytes; /* set by the emitter of the kind */
+  char error[256];               /* words of a failure */
+} Gen;
+
+/* ---- failure -------------------------------------------------------------------------------------- */
+
+/* Records the first failure; always false, so that `return gen_fail(...)` reads well. */
+bool gen_fail(Gen *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- types and constants -------------------------------------------------------------------------- */
+
+Ty ll_vec(Ty elem, int lanes);         /* elem itself for 1 lane */
+int ll_lanes(Val v);                   /* 1 for scalars */
+Ty ll_elem(Val v);                     /* element type */
+Ty ll_like(Val v, Ty elem);            /* type with the lanes of v */
+Ty ll_reg(const Gen *g, DType reg);    /* element type of a register: float double i64 i1 */
+Ty ll_mem(const Gen *g, DType dt);     /* element type in memory; 16- and 8-bit floats are integers */
+Val ll_f(Ty t, double v);              /* constants of scalar or vector type t */
+Val ll_i(Ty t, int64_t v);
+Val ll_n(const Gen *g, int64_t v);     /* i64 */
+Val ll_splat(Gen *g, Val scalar, int lanes); /* a value that has `lanes` already is returned as is */
+Val ll_iota(Ty elem, int lanes);       /* 0, 1, 2, ... */
+Val ll_lane(Gen *g, Val v, int lane);  /* scalar in lane; v itself when scalar */
+/* Lanes [from, from + lanes) of v; join: lanes of a, then of b (equal types). */
+Val ll_slice(Gen *g, Val v, int from, int lanes);
+Val ll_join(Gen *g, Val a, Val b);
+Val ll_shuffle(Gen *g, Val a, Val b, const int *index, int lanes);
+
+/* ---- arithmetic ------------------------------------------------------------------------------------
+ * fadd, fsub, fmul may be contracted to fused operations (N10). */
+
+Val ll_fadd(Gen *g, Val a, Val b);
+Val ll_fsub(Gen *g, Val a, Val b);
+Val ll_fmul(Gen *g, Val a, Val b);
+Val ll_fdiv(Gen *g, Val a, Val b);
+Val ll_fneg(Gen *g, Val a);
+Val ll_fabs(Gen *g, Val a);
+Val ll_fma(Gen *g, Val a, Val b, Val c); /* a b + c */
+Val ll_sqrt(Gen *g, Val a);
+Val ll_floor(Gen *g, Val a);
+Val ll_fence(Gen *g, Val a); /* a, with everything before it rounded: stops contraction */
+/* max, min that are NaN when either operand is. */
+Val ll_fmax(Gen *g, Val a, Val b);
+Val ll_fmin(Gen *g, Val a, Val b);
+Val ll_add(Gen *g, Val a, Val b);
+Val ll_sub(Gen *g, Val a, Val b);
+Val ll_mul(Gen *g, Val a, Val b);
+Val ll_and(Gen *g, Val a, Val b);
+Val ll_or(Gen *g, Val a, Val b);
+Val ll_xor(Gen *g, Val a, Val b);
+Val ll_shl(Gen *g, Val a, int bits);
+Val ll_lshr(Gen *g, Val a, int bits);
+Val ll_ashr(Gen *g, Val a, int bits);
+Val ll_udiv(Gen *g, Val a, int64_t n); /* by a positive constant */
+Val ll_urem(Gen *g, Val a, int64_t n);
+Val ll_umin(Gen *g, Val a, Val b);
+Val ll_icmp(Gen *g, LLVMIntPredicate p, Val a, Val b);
+Val ll_fcmp(Gen *g, LLVMRealPredicate p, Val a, Val b);
+Val ll_sel(Gen *g, Val c, Val a, Val b);
+Val ll_bits(Gen *g, Val v, Ty elem); /* bit cast to elements of the same width */
+Val ll_zext(Gen *g, Val v, Ty elem);
+Val ll_sext(Gen *g, Val v, Ty elem);
+Val ll_trunc(Gen *g, Val v, Ty elem);
+Val ll_fext(Gen *g, Val v, Ty elem);
+Val ll_ftrunc(Gen *g, Val v, Ty elem);
+Val ll_sitof(Gen *g, Val v, Ty elem);
+/* Intrinsic by name, overloaded on the type `over` (NULL: not overloaded). */
+Val ll_call(Gen *g, const char *name, Ty over, int n, Val *args);
+/* Across lanes, in a fixed order. */
+Val ll_hsum(Gen *g, Val v);
+Val ll_hmax(Gen *g, Val v); /* NaN when any lane is */
+Val ll_hmin(Gen *g, Val v);
+
+/* ---- memory ----------------------------------------------------------------------------------------
+ * count: number of valid leading lanes, an i64 (constant or not) in 1..lanes, or NULL for all. Memory
+ * behind the valid lanes is not touched; loads give 0 there. Alignment is that of one element. */
+
+Val ll_gep(Gen *g, Ty elem, Val base, Val index);
+Val ll_gepc(Gen *g, Ty elem, Val base, int64_t index);
+Val ll_load(Gen *g, Ty elem, int lanes, Val at, Val count);
+void ll_store(Gen *g, Val v, Val at, Val count);
+/* Elements `stride` elements (i64) apart. Loads give an arbitrary valid element behind count. */
+Val ll_load_strided(Gen *g, Ty elem, int lanes, Val at, Val stride, Val count);
+void ll_store_strided(Gen *g, Val v, Val at, Val stride, Val count);
+Val ll_mask(Gen *g, int lanes, Val count); /* <lanes x i1>, or i1 for 1 lane; NULL count: all true */
+void ll_prefetch(Gen *g, Val at);
+
+/* ---- conversions of storage dtypes [N1, N2] --------------------------------------------------------- */
+
+/* Register value (f32, f64, i64, i1 elements) of raw memory elements; exact. */
+Val ll_decode(Gen *g, DType dt, Val raw);
+/* Raw memory elements of a register value: nearest even, e4m3 and e5m2 saturate, NaN stays NaN;
+ * integers are truncated to the width. */
+Val ll_encode(Gen *g, DType dt, Val v);
+Val ll_round(Gen *g, DType dt, Val v); /* decode(encode(v)) in the register type of v */
+/* load + decode, encode + store. */
+Val ll_get(Gen *g, DType dt, int lanes, Val at, Val count);
+void ll_put(Gen *g, DType dt, Val v, Val at, Val count);
+/* Register type of a storage dtype. */
+DType ll_reg_dtype(DType storage);
+
+/* ---- control --------------------------------------------------------------------------------------- */
+
+/* Local variables; promoted to registers by the pipeline. */
+Val ll_var(Gen *g, Val init);            /* initialised at the current place */
+Val ll_buf(Gen *g, Ty elem, int64_t n, unsigned align); /* uninitialised stack array */
+Val ll_var_get(Gen *g, Val var);
+void ll_var_set(Gen *g, Val var, Val v);
+
+typedef struct {
+  Val i; /* i64, the loop variable */
+  Val var, end;
+  int64_t step;
+  LLVMBasicBlockRef body, exit;
+} Loop;
+/* for (i = start; i < end; i += step), signed; nothing runs when start >= end. */
+Loop ll_loop(Gen *g, Val start, Val end, int64_t step);
+void ll_loop_end(Gen *g, Loop *l);
+/* while: cond is evaluated between ll_while and ll_while_body. */
+typedef struct {
+  LLVMBasicBlockRef head, exit;
+} While;
+While ll_while(Gen *g);
+void ll_while_body(Gen *g, While *w, Val cond);
+void ll_while_end(Gen *g, While *w);
+typedef struct {
+  LLVMBasicBlockRef other, end;
+  bool has_else;
+} If;
+If ll_if(Gen *g, Val cond);
+void ll_else(Gen *g, If *f);
+void ll_endif(Gen *g, If *f);
+
+/* ---- kernel arguments -------------------------------------------------------------------------------- */
+
+Val ll_arg_ptr(Gen *g, int slot);
+Val ll_arg_int(Gen *g, int slot);
+
+/* ---- math.c: own polynomials; bounds in codegen/cpu/README.md ------------------------------------------ */
+
+Val ll_exp(Gen *g, Val x);
+Val ll_log(Gen *g, Val x);
+Val ll_tanh(Gen *g, Val x);
+Val ll_erf(Gen *g, Val x);
+Val ll_sin(Gen *g, Val x);
+Val ll_cos(Gen *g, Val x);
+/* scalar_rand of ir/scalar.c on i64 values (scalars are broadcast to the widest); f32 in [0, 1). */
+Val ll_rand(Gen *g, Val seed, Val step, Val element, Val stream);
+
+#endif
