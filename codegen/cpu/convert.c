@@ -92,18 +92,24 @@ static Val encode_fp8(Gen *g, DType dt, Val x) {
   Val shifted = LLVMBuildFAdd(g->b, ll_bits(g, a, g->f32), ll_bits(g, m, g->f32), "");
   Val subnormal = ll_sub(g, ll_bits(g, shifted, g->i32), m);
   Val small = ll_icmp(g, LLVMIntULT, a, ll_i(t, (int64_t)(128 - bias) << 23));
-  Val code = ll_sel(g, small, subnormal, normal);
+  Val code = ll_or(g, ll_sel(g, small, subnormal, normal), sign);
   code = ll_sel(g, ll_icmp(g, LLVMIntUGT, a, ll_i(t, 0x7f800000)), ll_i(t, 0x7f), code);
-  return ll_trunc(g, ll_or(g, code, sign), g->i8);
+  return ll_trunc(g, code, g->i8);
 }
 
-/* Register value as f32 or f64 elements, whichever it is not an integer of. */
+/* Floats stay; integers and booleans become f32. */
 static Val as_float(Gen *g, Val v) {
   if (LLVMGetTypeKind(ll_elem(v)) != LLVMIntegerTypeKind)
     return v;
   if (ll_elem(v) == g->i1)
     v = ll_zext(g, v, g->i64);
   return ll_sitof(g, v, g->f32);
+}
+
+static Val clamp_int(Gen *g, Val v, int64_t lo, int64_t hi) {
+  Ty t = LLVMTypeOf(v);
+  v = ll_sel(g, ll_icmp(g, LLVMIntSLT, v, ll_i(t, lo)), ll_i(t, lo), v);
+  return ll_sel(g, ll_icmp(g, LLVMIntSGT, v, ll_i(t, hi)), ll_i(t, hi), v);
 }
 
 static Val encode_int(Gen *g, DType dt, Val v) {
@@ -118,7 +124,10 @@ static Val encode_int(Gen *g, DType dt, Val v) {
     return ll_zext(g, ll_icmp(g, LLVMIntNE, v, ll_i(LLVMTypeOf(v), 0)), t);
   if (ll_elem(v) == g->i1)
     return ll_zext(g, v, t);
-  return ll_elem(v) == t ? v : ll_trunc(g, v, t);
+  if (dt == DT_I64)
+    return v;
+  v = dt == DT_U8 ? clamp_int(g, v, 0, 255) : clamp_int(g, v, INT32_MIN, INT32_MAX);
+  return ll_trunc(g, v, t);
 }
 
 Val ll_encode(Gen *g, DType dt, Val v) {

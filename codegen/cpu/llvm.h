@@ -123,7 +123,7 @@ void ll_prefetch(Gen *g, Val at);
 /* Register value (f32, f64, i64, i1 elements) of raw memory elements; exact. */
 Val ll_decode(Gen *g, DType dt, Val raw);
 /* Raw memory elements of a register value: nearest even, e4m3 and e5m2 saturate, NaN stays NaN;
- * integers are truncated to the width. */
+ * floats to integers truncate; integers are kept in the range of the narrower type. */
 Val ll_encode(Gen *g, DType dt, Val v);
 Val ll_round(Gen *g, DType dt, Val v); /* decode(encode(v)) in the register type of v */
 /* load + decode, encode + store. */

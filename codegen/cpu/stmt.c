@@ -83,6 +83,14 @@ static Val compare(Gen *g, Prim p, Val a, Val b) {
   return ll_icmp(g, r, a, b);
 }
 
+static Val integer_div(Gen *g, Val a, Val b) {
+  Val zero = ll_icmp(g, LLVMIntEQ, b, ll_i(LLVMTypeOf(b), 0));
+  Val safe = ll_sel(g, zero, ll_i(LLVMTypeOf(b), 1), b);
+  int n = ll_lanes(a) > ll_lanes(b) ? ll_lanes(a) : ll_lanes(b);
+  Val q = LLVMBuildSDiv(g->b, ll_splat(g, a, n), ll_splat(g, safe, n), "");
+  return ll_sel(g, ll_splat(g, zero, n), ll_i(LLVMTypeOf(q), 0), q);
+}
+
 /* add .. erf on i64 registers: those that make sense. */
 static Val integer(Gen *g, Prim p, Val a, Val b) {
   switch (p) {
@@ -92,6 +100,8 @@ static Val integer(Gen *g, Prim p, Val a, Val b) {
     return ll_sub(g, a, b);
   case PR_MUL:
     return ll_mul(g, a, b);
+  case PR_DIV: /* truncates; by zero gives zero instead of a trap */
+    return integer_div(g, a, b);
   case PR_NEG:
     return ll_sub(g, ll_i(LLVMTypeOf(a), 0), a);
   case PR_ABS:
