@@ -1,0 +1,324 @@
+/* The register micro-kernel of products and attention, and the small pieces around it: splitting
+ * rows into panels, transposing in registers, converting storage dtypes to multiplication units.
+ *
+ * Sums stay in registers as loop phis: mr rows times nv vectors, 28 of 32 registers with AVX-512
+ * and 12 of 16 with AVX2, so that two loads of B and the broadcast elements of A fit beside them. A
+ * is read in place through two constant strides; it need not be interleaved because its elements
+ * are broadcast one by one. Kernels are internal functions: one object holds each variant once. */
+#include "codegen/cpu/micro.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_MR = 28, MAX_NV = 8, PARAMS = 6 };
+
+DType micro_dtype(const Op *group) {
+  const char *word = op_str(group, "compute", NULL);
+  return word ? dtype_from_text(word) : (DType)op_int(group, "compute", DT_F32);
+}
+
+bool micro_compute(Gen *g, DType compute, Compute *out) {
+  bool f64 = compute == DT_F64, bf16 = compute == DT_BF16;
+  *out = (Compute){.in = compute,
+                   .acc = f64 ? DT_F64 : DT_F32,
+                   .unit = f64    ? g->f64
+                           : bf16 ? g->i32
+                                  : g->f32,
+                   .sum = f64 ? g->f64 : g->f32,
+                   .vl = g->level->vector_bytes / (f64 ? 8 : 4),
+                   .pair = bf16 ? 2 : 1,
+                   .unit_bytes = f64 ? 8 : 4};
+  out->cols = 2 * out->vl;
+  if (!f64 && !bf16 && compute != DT_F32)
+    return gen_fail(g, "products cannot be computed in %s",
+                    compute < DT_COUNT ? dtype_text(compute) : "an unknown dtype");
+  if (bf16 && !g->level->bf16)
+    return gen_fail(g, "level %s has no bf16 dot products", g->level->name);
+  return true;
+}
+
+int micro_rows(const Gen *g, int nv) {
+  int registers = g->level->avx512 ? 32 : 16;
+  int rows = (registers - 2 - nv) / nv;
+  /* One vector per row: broadcasts are memory operands, and code size is the limit. */
+  int most = g->level->avx512 ? 24 : 12;
+  return rows < 1 ? 1 : rows > most ? most : rows;
+}
+
+Split split_rows(int64_t rows, int max) {
+  Split s = {.rows = rows, .n = ceil_div(rows, max)};
+  s.hi = (int)ceil_div(rows, s.n);
+  s.nhi = rows - s.n * (s.hi - 1);
+  return s;
+}
+
+Val split_start(Gen *g, const Split *s, Val panel) {
+  if (s->nhi == s->n)
+    return ll_mul(g, panel, ll_n(g, s->hi));
+  Val low = ll_mul(g, panel, ll_n(g, s->hi - 1));
+  return ll_add(g, low, ll_umin(g, panel, ll_n(g, s->nhi)));
+}
+
+/* The bits of v as vector of elem. */
+static Val recast(Gen *g, Val v, Ty elem, int lanes) {
+  return LLVMBuildBitCast(g->b, v, ll_vec(elem, lanes), "");
+}
+
+/* ---- functions
+ * ------------------------------------------------------------------------------------ */
+
+Val micro_fn(Gen *g, const char *name, int nparam, Ty *param, FnSave *save) {
+  if (LLVMGetNamedFunction(g->mod, name))
+    return NULL;
+  *save = (FnSave){LLVMGetInsertBlock(g->b), g->fn};
+  Val fn = LLVMAddFunction(g->mod, name, LLVMFunctionType(g->none, param, (unsigned)nparam, 0));
+  LLVMSetLinkage(fn, LLVMInternalLinkage);
+  /* Same target features, no unwinding: whatever the kernel's own function has. */
+  enum { MAX_ATTRS = 32 };
+  LLVMAttributeRef attr[MAX_ATTRS];
+  unsigned n = LLVMGetAttributeCountAtIndex(g->fn, LLVMAttributeFunctionIndex);
+  if (n <= MAX_ATTRS) {
+    LLVMGetAttributesAtIndex(g->fn, LLVMAttributeFunctionIndex, attr);
+    for (unsigned i = 0; i < n; i++)
+      LLVMAddAttributeAtIndex(fn, LLVMAttributeFunctionIndex, attr[i]);
+  }
+  unsigned noinline = LLVMGetEnumAttributeKindForName("noinline", strlen("noinline"));
+  LLVMAddAttributeAtIndex(fn, LLVMAttributeFunctionIndex,
+                          LLVMCreateEnumAttribute(g->ctx, noinline, 0));
+  g->fn = fn;
+  LLVMPositionBuilderAtEnd(g->b, LLVMAppendBasicBlockInContext(g->ctx, fn, "entry"));
+  return fn;
+}
+
+void micro_fn_end(Gen *g, FnSave *save) {
+  LLVMBuildRetVoid(g->b);
+  g->fn = save->fn;
+  LLVMPositionBuilderAtEnd(g->b, save->block);
+}
+
+/* ---- the kernel
+ * ----------------------------------------------------------------------------------- */
+
+/* Offset of vector j of a row of B. */
+static int64_t b_offset(const Micro *m, int j) {
+  return m->bp ? j / 2 * m->bp + j % 2 * m->c.vl : (int64_t)j * m->c.vl;
+}
+
+static Val multiply_add(Gen *g, const Micro *m, Val a, Val b, Val sum) {
+  if (m->c.in != DT_BF16)
+    return ll_fma(g, a, b, sum);
+  Ty bf16 = LLVMBFloatTypeInContext(g->ctx);
+  int n = 2 * m->c.vl;
+  Val args[] = {sum, recast(g, a, bf16, n), recast(g, b, bf16, n)};
+  return ll_call(g, "llvm.x86.avx512bf16.dpbf16ps.512", NULL, 3, args);
+}
+
+/* One k: sum[i][j] += a[i] b[j]. */
+static void step(Gen *g, const Micro *m, Val a, Val b, Val sum[MAX_MR][MAX_NV]) {
+  Val bv[MAX_NV];
+  for (int j = 0; j < m->nv; j++)
+    bv[j] = ll_load(g, m->c.unit, m->c.vl, ll_gepc(g, m->c.unit, b, b_offset(m, j)), NULL);
+  for (int i = 0; i < m->mr; i++) {
+    Val x = ll_load(g, m->c.unit, 1, ll_gepc(g, m->c.unit, a, i * m->rs), NULL);
+    Val av = ll_splat(g, x, m->c.vl);
+    for (int j = 0; j < m->nv; j++)
+      sum[i][j] = multiply_add(g, m, av, bv[j], sum[i][j]);
+  }
+}
+
+typedef struct {
+  Val left, a, b;
+  Val sum[MAX_MR][MAX_NV];
+} State;
+
+static State state_phis(Gen *g, const Micro *m) {
+  State s;
+  s.left = LLVMBuildPhi(g->b, g->i64, "");
+  s.a = LLVMBuildPhi(g->b, g->ptr, "");
+  s.b = LLVMBuildPhi(g->b, g->ptr, "");
+  for (int i = 0; i < m->mr; i++)
+    for (int j = 0; j < m->nv; j++)
+      s.sum[i][j] = LLVMBuildPhi(g->b, ll_vec(m->c.sum, m->c.vl), "");
+  return s;
+}
+
+static void state_incoming(const Micro *m, State *phi, State *from, LLVMBasicBlockRef block) {
+  LLVMAddIncoming(phi->left, &from->left, &block, 1);
+  LLVMAddIncoming(phi->a, &from->a, &block, 1);
+  LLVMAddIncoming(phi->b, &from->b, &block, 1);
+  for (int i = 0; i < m->mr; i++)
+    for (int j = 0; j < m->nv; j++)
+      LLVMAddIncoming(phi->sum[i][j], &from->sum[i][j], &block, 1);
+}
+
+static Val c_address(Gen *g, const Micro *m, Val c, int i, int j) {
+  return ll_gepc(g, m->c.sum, c, i * m->cs + (int64_t)j * m->c.vl);
+}
+
+/* Two k per turn; with odd kc one k per turn. */
+static void micro_body(Gen *g, const Micro *m, Val fn) {
+  Val c = LLVMGetParam(fn, 2), kc = LLVMGetParam(fn, 3);
+  int unroll = m->odd ? 1 : 2;
+  LLVMBasicBlockRef entry = LLVMGetInsertBlock(g->b);
+  LLVMBasicBlockRef loop = LLVMAppendBasicBlockInContext(g->ctx, fn, "k");
+  LLVMBasicBlockRef done = LLVMAppendBasicBlockInContext(g->ctx, fn, "done");
+  State start = {.left = kc, .a = LLVMGetParam(fn, 0), .b = LLVMGetParam(fn, 1)}, loaded = start;
+  for (int i = 0; i < m->mr; i++)
+    for (int j = 0; j < m->nv; j++)
+      start.sum[i][j] = LLVMConstNull(ll_vec(m->c.sum, m->c.vl));
+  LLVMBasicBlockRef load = NULL;
+  if (m->add) {
+    load = LLVMInsertBasicBlockInContext(g->ctx, loop, "load");
+    LLVMBuildCondBr(g->b, LLVMGetParam(fn, 4), load, loop);
+    LLVMPositionBuilderAtEnd(g->b, load);
+    for (int i = 0; i < m->mr; i++)
+      for (int j = 0; j < m->nv; j++)
+        loaded.sum[i][j] = ll_load(g, m->c.sum, m->c.vl, c_address(g, m, c, i, j), NULL);
+  }
+  LLVMBuildBr(g->b, loop);
+
+  LLVMPositionBuilderAtEnd(g->b, loop);
+  State phi = state_phis(g, m), next = phi;
+  for (int u = 0; u < unroll; u++) {
+    step(g, m, next.a, next.b, next.sum);
+    next.a = ll_gepc(g, m->c.unit, phi.a, (u + 1) * m->ks);
+    next.b = ll_gepc(g, m->c.unit, phi.b, (u + 1) * m->bs);
+  }
+  next.left = ll_sub(g, phi.left, ll_n(g, unroll));
+  LLVMBuildCondBr(g->b, ll_icmp(g, LLVMIntSGT, next.left, ll_n(g, 0)), loop, done);
+  state_incoming(m, &phi, &start, entry);
+  if (load)
+    state_incoming(m, &phi, &loaded, load);
+  state_incoming(m, &phi, &next, loop);
+
+  LLVMPositionBuilderAtEnd(g->b, done);
+  for (int i = 0; i < m->mr; i++)
+    for (int j = 0; j < m->nv; j++)
+      ll_store(g, next.sum[i][j], c_address(g, m, c, i, j), NULL);
+}
+
+static Val micro_get(Gen *g, const Micro *m, Ty *type) {
+  assert(m->mr >= 1 && m->mr <= MAX_MR && m->nv >= 1 && m->nv <= MAX_NV);
+  Ty param[PARAMS] = {g->ptr, g->ptr, g->ptr, g->i64, g->i1};
+  int nparam = m->add ? 5 : 4;
+  *type = LLVMFunctionType(g->none, param, (unsigned)nparam, 0);
+  char name[160];
+  snprintf(name, sizeof name, "micro_%s_%dx%d_a%lld_%lld_b%lld_%lld_c%lld%s%s", dtype_text(m->c.in),
+           m->mr, m->nv, (long long)m->rs, (long long)m->ks, (long long)m->bs, (long long)m->bp,
+           (long long)m->cs, m->odd ? "_odd" : "", m->add ? "_add" : "");
+  FnSave save;
+  Val fn = micro_fn(g, name, nparam, param, &save);
+  if (!fn)
+    return LLVMGetNamedFunction(g->mod, name);
+  micro_body(g, m, fn);
+  micro_fn_end(g, &save);
+  return fn;
+}
+
+void micro_call(Gen *g, const Micro *m, Val a, Val b, Val c, Val kc, Val add) {
+  Ty type;
+  Val fn = micro_get(g, m, &type);
+  Val arg[] = {a, b, c, kc, add};
+  LLVMBuildCall2(g->b, type, fn, arg, m->add ? 5 : 4, "");
+}
+
+void micro_panel(Gen *g, const Split *s, Micro m, Val panel, Val a, Val b, Val c, Val kc, Val add) {
+  m.mr = s->hi;
+  if (s->nhi == s->n) {
+    micro_call(g, &m, a, b, c, kc, add);
+    return;
+  }
+  If f = ll_if(g, ll_icmp(g, LLVMIntSLT, panel, ll_n(g, s->nhi)));
+  micro_call(g, &m, a, b, c, kc, add);
+  ll_else(g, &f);
+  m.mr = s->hi - 1;
+  micro_call(g, &m, a, b, c, kc, add);
+  ll_endif(g, &f);
+}
+
+/* ---- transposing
+ * ------------------------------------------------------------------------------------ */
+
+/* Interleaves groups of `unit` elements from the lower (upper) half of every `span` of a and b:
+ * with a span of 16 bytes these are the unpack instructions. */
+static Val unpack(Gen *g, Val a, Val b, int n, int span, int unit, int half) {
+  int index[64];
+  for (int i = 0; i < n; i++) {
+    int in_span = i % span, group = in_span / unit;
+    int source = i - in_span + half * (span / 2) + group / 2 * unit + in_span % unit;
+    index[i] = source + (group % 2 ? n : 0);
+  }
+  return ll_shuffle(g, a, b, index, n);
+}
+
+/* Exchanges bit `bit` of the row number with the same bit of the column number. */
+static void exchange(Gen *g, Val *row, int n, int bit) {
+  for (int i = 0; i < n; i++) {
+    if (i & bit)
+      continue;
+    int low[64], high[64];
+    for (int c = 0; c < n; c++) {
+      low[c] = c & bit ? n + (c ^ bit) : c;
+      high[c] = c & bit ? n + c : c | bit;
+    }
+    Val a = row[i], b = row[i | bit];
+    row[i] = ll_shuffle(g, a, b, low, n);
+    row[i | bit] = ll_shuffle(g, a, b, high, n);
+  }
+}
+
+void micro_transpose(Gen *g, Val *row, int n) {
+  Ty elem = ll_elem(row[0]);
+  bool wide = elem == g->f64 || elem == g->i64;
+  int span = wide ? 2 : 4; /* elements of 16 bytes */
+  /* Inside each 16 bytes: transpose blocks of span x span. */
+  for (int base = 0; base < n; base += span) {
+    Val *r = row + base;
+    if (wide) {
+      Val a = r[0], b = r[1];
+      r[0] = unpack(g, a, b, n, 2, 1, 0);
+      r[1] = unpack(g, a, b, n, 2, 1, 1);
+      continue;
+    }
+    Val t0 = unpack(g, r[0], r[1], n, 4, 1, 0), t1 = unpack(g, r[0], r[1], n, 4, 1, 1);
+    Val t2 = unpack(g, r[2], r[3], n, 4, 1, 0), t3 = unpack(g, r[2], r[3], n, 4, 1, 1);
+    r[0] = unpack(g, t0, t2, n, 4, 2, 0);
+    r[1] = unpack(g, t0, t2, n, 4, 2, 1);
+    r[2] = unpack(g, t1, t3, n, 4, 2, 0);
+    r[3] = unpack(g, t1, t3, n, 4, 2, 1);
+  }
+  for (int bit = span; bit < n; bit *= 2)
+    exchange(g, row, n, bit);
+}
+
+/* ---- units
+ * ------------------------------------------------------------------------------------------- */
+
+Val micro_convert(Gen *g, const Compute *c, Val reg) {
+  if (c->in == DT_BF16)
+    return ll_encode(g, DT_BF16, reg);
+  if (ll_elem(reg) == c->unit)
+    return reg;
+  return c->in == DT_F64 ? ll_fext(g, reg, g->f64) : ll_ftrunc(g, reg, g->f32);
+}
+
+Val micro_pairs(Gen *g, const Compute *c, Val elements) {
+  return c->pair == 1 ? elements : recast(g, elements, c->unit, ll_lanes(elements) / 2);
+}
+
+Val micro_units(Gen *g, const Compute *c, DType dt, int n, Val at, Val count) {
+  Val v = dt == c->in ? ll_load(g, ll_mem(g, dt), n * c->pair, at, count)
+                      : micro_convert(g, c, ll_get(g, dt, n * c->pair, at, count));
+  return micro_pairs(g, c, v);
+}
+
+Val micro_interleave(Gen *g, const Compute *c, Val first, Val second) {
+  if (c->pair == 1)
+    return first;
+  int n = ll_lanes(first), index[128];
+  for (int i = 0; i < 2 * n; i++)
+    index[i] = i % 2 ? n + i / 2 : i / 2;
+  Val both = ll_shuffle(g, first, second ? second : LLVMConstNull(LLVMTypeOf(first)), index, 2 * n);
+  return recast(g, both, c->unit, n);
+}

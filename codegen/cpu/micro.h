@@ -1,0 +1,84 @@
+/* Private to codegen/cpu: the register micro-kernel that products and attention are made of. */
+#ifndef MPCC_CPU_MICRO_H
+#define MPCC_CPU_MICRO_H
+
+#include "codegen/cpu/llvm.h"
+#include "ir/ir.h"
+
+/* How a compute dtype looks on a level. A unit is what one lane of a multiplication takes: a
+ * double, a float, or a pair of bf16 that are consecutive in k, held as one i32. */
+typedef struct {
+  DType in;  /* DT_F64, DT_F32, DT_BF16 */
+  DType acc; /* sums: DT_F64 or DT_F32 */
+  Ty unit;   /* element type of a unit */
+  Ty sum;    /* element type of a sum */
+  int vl;    /* lanes of a vector of units and of a vector of sums */
+  int pair;  /* k per unit */
+  int cols;  /* columns of a packed panel: two vectors */
+  int unit_bytes;
+} Compute;
+
+/* Attribute `compute` of a group; f32 when it says nothing. */
+DType micro_dtype(const Op *group);
+/* False with g->error when the level cannot multiply that dtype. */
+bool micro_compute(Gen *g, DType compute, Compute *out);
+
+/* C[i][j] (+)= sum over k < kc of A[i][k] B[k][j] for mr rows and nv vectors of columns. Strides
+ * count units of A and B and sums of C. */
+typedef struct {
+  Compute c;
+  int mr, nv;
+  int64_t rs, ks; /* A: between rows, between k */
+  int64_t bs;     /* B: between k */
+  int64_t bp;     /* B: between pairs of vectors (one packed panel and the next); 0: consecutive */
+  int64_t cs;     /* C: between rows */
+  bool odd;       /* kc may be odd */
+  bool add;       /* the call says whether sums start from C; else from zero */
+} Micro;
+
+/* Largest mr that keeps nv vectors of sums per row in registers. */
+int micro_rows(const Gen *g, int nv);
+/* Emits a call; add is an i1, NULL without m->add. kc is an i64 >= 1. */
+void micro_call(Gen *g, const Micro *m, Val a, Val b, Val c, Val kc, Val add);
+
+/* Rows cut into n panels that differ by one row at most: the first nhi have hi rows. */
+typedef struct {
+  int64_t rows, n, nhi;
+  int hi;
+} Split;
+Split split_rows(int64_t rows, int max);
+Val split_start(Gen *g, const Split *s, Val panel); /* first row of a panel */
+/* Calls kernel m (its mr is set here) on panel `panel` of s. */
+void micro_panel(Gen *g, const Split *s, Micro m, Val panel, Val a, Val b, Val c, Val kc, Val add);
+
+/* Transposes an n x n matrix of 4- or 8-byte elements held in n vectors of n lanes, in place. */
+void micro_transpose(Gen *g, Val *row, int n);
+
+/* n units of consecutive k at `at`, in the storage dtype dt, converted to units [N1]. count: valid
+ * elements, or NULL; units behind are zero. */
+Val micro_units(Gen *g, const Compute *c, DType dt, int n, Val at, Val count);
+/* A register value as compute dtype elements in memory (f64, f32 or bf16 bits). */
+Val micro_convert(Gen *g, const Compute *c, Val reg);
+/* Compute dtype elements, consecutive in k, as units. */
+Val micro_pairs(Gen *g, const Compute *c, Val elements);
+/* lanes units whose k run over two rows of memory that are contiguous along the lanes (odd: second
+ * element of a pair; NULL: zero). Without pairs `second` is not used. */
+Val micro_interleave(Gen *g, const Compute *c, Val first, Val second);
+
+/* An internal function of the module with the attributes of the kernel; the builder is moved to its
+ * entry block and g->fn to it. micro_fn_end restores both. NULL when one of that name exists. */
+typedef struct {
+  LLVMBasicBlockRef block;
+  Val fn;
+} FnSave;
+Val micro_fn(Gen *g, const char *name, int nparam, Ty *param, FnSave *save);
+void micro_fn_end(Gen *g, FnSave *save);
+
+static inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+static inline int64_t round_up(int64_t a, int64_t b) {
+  return ceil_div(a, b) * b;
+}
+
+#endif
