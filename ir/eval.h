@@ -1,0 +1,76 @@
+/* Private to ir/eval*.c: how the reference interpreter calls one op. */
+#ifndef MPCC_EVAL_H
+#define MPCC_EVAL_H
+
+#include "ir/ir.h"
+
+/* One evaluation: operand arrays in, result arrays out, all row-major doubles of the op's types.
+ * Results come out unrounded; eval_op rounds them afterwards. */
+typedef struct {
+  const Op *op;
+  bool exact; /* no rounding inside either (quantize, PR_ROUND) */
+  const double *const *in;
+  double *const *out;
+} Call;
+
+typedef Status RefFn(const Call *c);
+
+/* ref_<op> of every row of ops.def that computes (kind is not NONE): a missing one does not link. */
+#define REF_NONE(name)
+#define REF_ELEM(name) RefFn ref_##name;
+#define REF_VIEW(name) RefFn ref_##name;
+#define REF_ROWS(name) RefFn ref_##name;
+#define REF_PRODUCT(name) RefFn ref_##name;
+#define REF_ATTENTION(name) RefFn ref_##name;
+#define REF_INDEX(name) RefFn ref_##name;
+#define REF_MOVE(name) RefFn ref_##name;
+#define REF_PACK(name) RefFn ref_##name;
+#define OP(name, nin, nout, shape, cuda, cpu, grad, kind, doc) REF_##kind(name)
+#include "ir/ops.def"
+#undef OP
+#undef REF_NONE
+#undef REF_ELEM
+#undef REF_VIEW
+#undef REF_ROWS
+#undef REF_PRODUCT
+#undef REF_ATTENTION
+#undef REF_INDEX
+#undef REF_MOVE
+#undef REF_PACK
+
+RefFn eval_scalar; /* any elementwise row, and expr */
+RefFn eval_group;
+
+/* Row-major strides of ty: dimension d of the type, in elements. */
+void eval_strides(const Type *ty, int64_t stride[MAX_RANK]);
+/* Odometer over dim[0..rank): steps i to the next index in row-major order. */
+void eval_step(int rank, const int64_t *dim, int64_t *i);
+/* Product of the last n dimensions of ty. */
+int64_t eval_tail(const Type *ty, int n);
+/* max(a, b) that is NaN when either is. */
+double eval_max(double a, double b);
+/* v rounded to d; DT_F64 leaves it. */
+double eval_round(double v, DType d);
+
+/* Attention of one operand layout, shared by the ops and the groups: element (n, h, t, d) of an
+ * operand lies at offset + strides. */
+typedef struct {
+  const double *data;
+  double *write; /* results */
+  Access at;
+} Strided;
+typedef struct {
+  int64_t n, heads, queries, keys, width;
+  double scale, dropout_p;
+  bool causal;
+  int64_t seed, step, stream;
+  DType round; /* P is rounded to it before P V; DT_F64: not at all */
+} AttentionSize;
+/* P = softmax(scale q k^T), dropped; o = P v; lse over [n, heads, queries], natural logarithm.
+ * Dropout keeps where scalar_rand >= p; element ((n H + h) T + t) S + s (docs/groups.md). */
+Status eval_attention(const AttentionSize *z, const Strided *q, const Strided *k, const Strided *v,
+                      const Strided *o, const Strided *lse);
+/* grad = dq, dk, dv; from = do, o, lse, q, k, v. P is recomputed from lse. */
+Status eval_attention_grad(const AttentionSize *z, const Strided from[6], const Strided grad[3]);
+
+#endif

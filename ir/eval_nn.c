@@ -1,0 +1,361 @@
+/* ref_<op> of products, convolution, attention, normalisation and losses: plain loops in double, in
+ * the textbook form, with no eye to speed. Shapes stand in the docs of ops.def. */
+#include "ir/eval.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const Type *in_type(const Call *c, int k) {
+  return c->op->in[k]->type;
+}
+
+static int64_t elems(const Call *c, int k) {
+  return type_elems(in_type(c, k));
+}
+
+/* ---- products
+ * --------------------------------------------------------------------------------------- */
+
+/* y[M, N] = factor * x[M, K] w[N, K]^T + b[N]; b may be NULL. */
+static void linear(const Call *c, double factor, const double *b) {
+  int64_t n = in_type(c, 1)->dim[0], k = in_type(c, 1)->dim[1], m = elems(c, 0) / k;
+  for (int64_t i = 0; i < m; i++)
+    for (int64_t j = 0; j < n; j++) {
+      double sum = 0;
+      for (int64_t t = 0; t < k; t++)
+        sum += c->in[0][i * k + t] * c->in[1][j * k + t];
+      c->out[0][i * n + j] = sum * factor + (b ? b[j] : 0);
+    }
+}
+
+Status ref_linear(const Call *c) {
+  linear(c, 1, c->op->nin > 2 ? c->in[2] : NULL);
+  return MPCC_OK;
+}
+
+Status ref_qlinear(const Call *c) {
+  linear(c, c->in[2][0] * c->in[3][0], NULL);
+  return MPCC_OK;
+}
+
+/* out[M, N] = factor * op(a) op(b). */
+static void matmul(const Call *c, double factor) {
+  bool ta = op_int(c->op, "ta", 0), tb = op_int(c->op, "tb", 0);
+  const Type *a = in_type(c, 0), *b = in_type(c, 1);
+  int64_t m = a->dim[ta], k = a->dim[!ta], n = b->dim[!tb];
+  for (int64_t i = 0; i < m; i++)
+    for (int64_t j = 0; j < n; j++) {
+      double sum = 0;
+      for (int64_t t = 0; t < k; t++)
+        sum += c->in[0][ta ? t * m + i : i * k + t] * c->in[1][tb ? j * k + t : t * n + j];
+      c->out[0][i * n + j] = sum * factor;
+    }
+}
+
+Status ref_matmul(const Call *c) {
+  matmul(c, 1);
+  return MPCC_OK;
+}
+
+Status ref_qmatmul(const Call *c) {
+  matmul(c, c->in[2][0] * c->in[3][0]);
+  return MPCC_OK;
+}
+
+/* Attribute `key`: one integer for both axes, or a list of two. */
+static void two(const Op *op, const char *key, int64_t otherwise, int64_t v[2]) {
+  const Attr *a = op_attr(op, key);
+  bool list = a && a->kind == AT_INTS && a->u.ints.n;
+  v[0] = list ? a->u.ints.v[0] : op_int(op, key, otherwise);
+  v[1] = list && a->u.ints.n > 1 ? a->u.ints.v[1] : v[0];
+}
+
+typedef struct {
+  const double *x, *w;
+  int64_t c, h, wide, kh, kw; /* channels of one group; w is its filter */
+  int64_t stride[2], pad[2], dil[2];
+} Window;
+
+/* Sum of one output element: the filter over the window at (y, x) of an image of one group. */
+static double convolve(const Window *g, int64_t y, int64_t x) {
+  double sum = 0;
+  for (int64_t ch = 0; ch < g->c; ch++)
+    for (int64_t i = 0; i < g->kh; i++)
+      for (int64_t j = 0; j < g->kw; j++) {
+        int64_t sy = y * g->stride[0] - g->pad[0] + i * g->dil[0];
+        int64_t sx = x * g->stride[1] - g->pad[1] + j * g->dil[1];
+        if (sy >= 0 && sy < g->h && sx >= 0 && sx < g->wide)
+          sum += g->x[(ch * g->h + sy) * g->wide + sx] * g->w[(ch * g->kh + i) * g->kw + j];
+      }
+  return sum;
+}
+
+Status ref_conv2d(const Call *c) {
+  const Type *x = in_type(c, 0), *w = in_type(c, 1), *r = c->op->out[0]->type;
+  int64_t outs = w->dim[0], groups = op_int(c->op, "groups", 1), at = 0;
+  Window g = {.c = w->dim[1], .h = x->dim[2], .wide = x->dim[3], .kh = w->dim[2], .kw = w->dim[3]};
+  two(c->op, "stride", 1, g.stride);
+  two(c->op, "padding", 0, g.pad);
+  two(c->op, "dilation", 1, g.dil);
+  for (int64_t n = 0; n < x->dim[0]; n++)
+    for (int64_t o = 0; o < outs; o++) {
+      int64_t group = o / (outs / groups);
+      g.x = c->in[0] + (n * x->dim[1] + group * g.c) * g.h * g.wide;
+      g.w = c->in[1] + o * g.c * g.kh * g.kw;
+      for (int64_t i = 0; i < r->dim[2]; i++)
+        for (int64_t j = 0; j < r->dim[3]; j++)
+          c->out[0][at++] = convolve(&g, i, j) + (c->op->nin > 2 ? c->in[2][o] : 0);
+    }
+  return MPCC_OK;
+}
+
+/* ---- attention
+ * --------------------------------------------------------------------------------------- */
+
+/* [N, T, H*D] as (n, h, t, d). */
+static Strided heads_of(const Type *ty, int64_t width, const double *data, double *write) {
+  return (Strided){data, write, {0, {ty->dim[1] * ty->dim[2], width, ty->dim[2], 1}}};
+}
+
+static Strided lse_of(const AttentionSize *z, const double *data, double *write) {
+  return (Strided){data, write, {0, {z->heads * z->queries, z->queries, 1}}};
+}
+
+/* Sizes from q at operand `first`, k behind it, seed and step behind v. */
+static AttentionSize attention_size(const Call *c, int first) {
+  const Op *op = c->op;
+  const Type *q = in_type(c, first), *k = in_type(c, first + 1);
+  int64_t heads = op_int(op, "heads", 1), width = q->dim[2] / heads;
+  AttentionSize z = {q->dim[0], heads, q->dim[1], k->dim[1], width, .round = DT_F64};
+  z.scale = op_float(op, "scale", 1 / sqrt((double)width));
+  z.dropout_p = op_float(op, "dropout_p", 0);
+  z.causal = op_int(op, "causal", 0);
+  z.stream = op_int(op, "stream", 0);
+  if (z.dropout_p > 0) {
+    z.seed = (int64_t)c->in[first + 3][0];
+    z.step = (int64_t)c->in[first + 4][0];
+  }
+  return z;
+}
+
+Status ref_attention(const Call *c) {
+  AttentionSize z = attention_size(c, 0);
+  Strided in[3];
+  for (int k = 0; k < 3; k++)
+    in[k] = heads_of(in_type(c, k), z.width, c->in[k], NULL);
+  Strided o = heads_of(in_type(c, 0), z.width, NULL, c->out[0]);
+  Strided lse = lse_of(&z, NULL, c->out[1]);
+  return eval_attention(&z, &in[0], &in[1], &in[2], &o, &lse);
+}
+
+Status ref_attention_grad(const Call *c) {
+  AttentionSize z = attention_size(c, 3);
+  Strided from[6], grad[3];
+  for (int k = 0; k < 6; k++)
+    from[k] =
+        k == 2 ? lse_of(&z, c->in[2], NULL) : heads_of(in_type(c, k), z.width, c->in[k], NULL);
+  for (int k = 0; k < 3; k++)
+    grad[k] = heads_of(in_type(c, 3 + k), z.width, NULL, c->out[k]);
+  return eval_attention_grad(&z, from, grad);
+}
+
+static int64_t at(const Strided *s, int64_t n, int64_t h, int64_t t, int64_t d) {
+  const int64_t *st = s->at.stride;
+  return s->at.offset + n * st[0] + h * st[1] + t * st[2] + d * st[3];
+}
+
+/* sum over d of a(n, h, t, d) b(n, h, s, d) */
+static double dot(const AttentionSize *z, const Strided *a, int64_t t, const Strided *b, int64_t s,
+                  int64_t n, int64_t h) {
+  double sum = 0;
+  for (int64_t d = 0; d < z->width; d++)
+    sum += a->data[at(a, n, h, t, d)] * b->data[at(b, n, h, s, d)];
+  return sum;
+}
+
+/* Factor dropout puts on P: 0 or 1 / (1 - p). */
+static double keep(const AttentionSize *z, int64_t n, int64_t h, int64_t t, int64_t s) {
+  if (!(z->dropout_p > 0))
+    return 1;
+  int64_t element = ((n * z->heads + h) * z->queries + t) * z->keys + s;
+  double r = (double)scalar_rand(z->seed, z->step, element, z->stream);
+  return r >= z->dropout_p ? 1 / (1 - z->dropout_p) : 0;
+}
+
+static int64_t keys_seen(const AttentionSize *z, int64_t t) {
+  return z->causal && t + 1 < z->keys ? t + 1 : z->keys;
+}
+
+Status eval_attention(const AttentionSize *z, const Strided *q, const Strided *k, const Strided *v,
+                      const Strided *o, const Strided *lse) {
+  double *p = calloc((size_t)z->keys, sizeof *p);
+  if (!p)
+    return MPCC_ERR_NOMEM;
+  int64_t rows = z->n * z->heads * z->queries;
+  for (int64_t row = 0; row < rows; row++) {
+    int64_t t = row % z->queries, h = row / z->queries % z->heads, n = row / z->queries / z->heads;
+    int64_t seen = keys_seen(z, t);
+    double most = -INFINITY, sum = 0;
+    for (int64_t s = 0; s < seen; s++) {
+      p[s] = z->scale * dot(z, q, t, k, s, n, h);
+      most = eval_max(most, p[s]);
+    }
+    for (int64_t s = 0; s < seen; s++)
+      sum += p[s] = exp(p[s] - most);
+    for (int64_t s = 0; s < seen; s++)
+      p[s] = eval_round(p[s] / sum * keep(z, n, h, t, s), z->round);
+    for (int64_t d = 0; d < z->width; d++) {
+      double y = 0;
+      for (int64_t s = 0; s < seen; s++)
+        y += p[s] * v->data[at(v, n, h, s, d)];
+      o->write[at(o, n, h, t, d)] = y;
+    }
+    if (lse->write)
+      lse->write[at(lse, n, h, t, 0)] = most + log(sum);
+  }
+  free(p);
+  return MPCC_OK;
+}
+
+static void clear(const AttentionSize *z, const Strided *x, int64_t length) {
+  for (int64_t n = 0; n < z->n; n++)
+    for (int64_t h = 0; h < z->heads; h++)
+      for (int64_t t = 0; t < length; t++)
+        for (int64_t d = 0; d < z->width; d++)
+          x->write[at(x, n, h, t, d)] = 0;
+}
+
+/* With Pd = P * keep: dv = Pd^T do, dP = (do v^T) * keep, dS = P (dP - rowsum(do * o)),
+ * dq = scale dS k, dk = scale dS^T q. Source: Dao 2023, FlashAttention-2, algorithm 2. */
+Status eval_attention_grad(const AttentionSize *z, const Strided from[6], const Strided grad[3]) {
+  const Strided *dout = &from[0], *o = &from[1], *lse = &from[2];
+  const Strided *q = &from[3], *k = &from[4], *v = &from[5];
+  clear(z, &grad[0], z->queries);
+  clear(z, &grad[1], z->keys);
+  clear(z, &grad[2], z->keys);
+  int64_t rows = z->n * z->heads * z->queries;
+  for (int64_t row = 0; row < rows; row++) {
+    int64_t t = row % z->queries, h = row / z->queries % z->heads, n = row / z->queries / z->heads;
+    double shift = dot(z, dout, t, o, t, n, h), norm = lse->data[at(lse, n, h, t, 0)];
+    for (int64_t s = 0; s < keys_seen(z, t); s++) {
+      double p = exp(z->scale * dot(z, q, t, k, s, n, h) - norm), kept = keep(z, n, h, t, s);
+      double ds = z->scale * p * (dot(z, dout, t, v, s, n, h) * kept - shift);
+      double pd = eval_round(p * kept, z->round);
+      for (int64_t d = 0; d < z->width; d++) {
+        grad[0].write[at(&grad[0], n, h, t, d)] += ds * k->data[at(k, n, h, s, d)];
+        grad[1].write[at(&grad[1], n, h, s, d)] += ds * q->data[at(q, n, h, t, d)];
+        grad[2].write[at(&grad[2], n, h, s, d)] += pd * dout->data[at(dout, n, h, t, d)];
+      }
+    }
+  }
+  return MPCC_OK;
+}
+
+/* ---- layer normalisation
+ * ------------------------------------------------------------------------------ */
+
+Status ref_layer_norm(const Call *c) {
+  int64_t cols = eval_tail(in_type(c, 0), (int)op_int(c->op, "axes", 1)), rows = elems(c, 0) / cols;
+  double eps = op_float(c->op, "eps", 1e-5);
+  for (int64_t r = 0; r < rows; r++) {
+    const double *x = c->in[0] + r * cols;
+    double mean = 0, var = 0;
+    for (int64_t i = 0; i < cols; i++)
+      mean += x[i] / (double)cols;
+    for (int64_t i = 0; i < cols; i++)
+      var += (x[i] - mean) * (x[i] - mean) / (double)cols;
+    double rstd = 1 / sqrt(var + eps);
+    for (int64_t i = 0; i < cols; i++)
+      c->out[0][r * cols + i] = (x[i] - mean) * rstd * (c->op->nin > 1 ? c->in[1][i] : 1) +
+                                (c->op->nin > 2 ? c->in[2][i] : 0);
+    c->out[1][r] = mean;
+    c->out[2][r] = rstd;
+  }
+  return MPCC_OK;
+}
+
+/* dx = rstd (g - mean(g) - xhat mean(g xhat)) with g = dy w; dw = sum dy xhat; db = sum dy.
+ * source  Ba et al. 2016, Layer Normalization, differentiated */
+Status ref_layer_norm_grad(const Call *c) {
+  int64_t cols = eval_tail(in_type(c, 1), (int)op_int(c->op, "axes", 1)), rows = elems(c, 1) / cols;
+  const double *w = c->op->nin > 4 ? c->in[4] : NULL;
+  double *dw = c->op->nout > 1 ? c->out[1] : NULL, *db = c->op->nout > 2 ? c->out[2] : NULL;
+  if (dw)
+    memset(dw, 0, (size_t)cols * sizeof *dw);
+  if (db)
+    memset(db, 0, (size_t)cols * sizeof *db);
+  for (int64_t r = 0; r < rows; r++) {
+    const double *dy = c->in[0] + r * cols, *x = c->in[1] + r * cols;
+    double mean = c->in[2][r], rstd = c->in[3][r], g_mean = 0, gx_mean = 0;
+    for (int64_t i = 0; i < cols; i++) {
+      double g = dy[i] * (w ? w[i] : 1), xhat = (x[i] - mean) * rstd;
+      g_mean += g / (double)cols;
+      gx_mean += g * xhat / (double)cols;
+      if (dw)
+        dw[i] += dy[i] * xhat;
+      if (db)
+        db[i] += dy[i];
+    }
+    for (int64_t i = 0; i < cols; i++) {
+      double g = dy[i] * (w ? w[i] : 1), xhat = (x[i] - mean) * rstd;
+      c->out[0][r * cols + i] = rstd * (g - g_mean - xhat * gx_mean);
+    }
+  }
+  return MPCC_OK;
+}
+
+/* ---- losses
+ * ------------------------------------------------------------------------------------------- */
+
+/* Rows that count: of a sample below `valid`, with a target that is not ignored. */
+static bool row_counts(const Call *c, int64_t row, int64_t rows, double valid) {
+  int64_t samples = in_type(c, 1)->rank ? in_type(c, 1)->dim[0] : 1;
+  double target = c->in[1][row], ignored = (double)op_int(c->op, "ignore_index", -100);
+  return (double)(row / (rows / samples)) < valid && target != ignored;
+}
+
+/* With label smoothing e: (1 - e) nll + e/V sum of -log p, as torch.nn.CrossEntropyLoss.
+ * errors  ERR_DATA for a target outside [0, V) */
+Status ref_cross_entropy(const Call *c) {
+  const Type *x = in_type(c, 0);
+  int64_t classes = x->dim[x->rank - 1], rows = elems(c, 1);
+  double smooth = op_float(c->op, "label_smoothing", 0), seed = c->in[2][0], valid = c->in[3][0];
+  memset(c->out[2], 0, (size_t)type_elems(x) * sizeof(double));
+  c->out[0][0] = c->out[1][0] = 0;
+  for (int64_t r = 0; r < rows; r++) {
+    const double *z = c->in[0] + r * classes;
+    double *dz = c->out[2] + r * classes, most = -INFINITY, sum = 0, all = 0;
+    if (!row_counts(c, r, rows, valid))
+      continue;
+    if (!(c->in[1][r] >= 0 && c->in[1][r] < (double)classes))
+      return MPCC_ERR_DATA;
+    int64_t target = (int64_t)c->in[1][r];
+    for (int64_t i = 0; i < classes; i++)
+      most = eval_max(most, z[i]);
+    for (int64_t i = 0; i < classes; i++)
+      sum += exp(z[i] - most);
+    double lse = most + log(sum), share = smooth / (double)classes;
+    for (int64_t i = 0; i < classes; i++) {
+      all += lse - z[i];
+      dz[i] = seed * (exp(z[i] - lse) - share - (i == target ? 1 - smooth : 0));
+    }
+    c->out[0][0] += (1 - smooth) * (lse - z[target]) + (smooth > 0 ? share * all : 0);
+    c->out[1][0] += 1;
+  }
+  return MPCC_OK;
+}
+
+Status ref_accuracy(const Call *c) {
+  const Type *x = in_type(c, 0);
+  int64_t classes = x->dim[x->rank - 1], rows = elems(c, 1), right = 0;
+  for (int64_t r = 0; r < rows; r++) {
+    const double *z = c->in[0] + r * classes;
+    int64_t best = 0;
+    for (int64_t i = 1; i < classes; i++)
+      best = z[i] > z[best] ? i : best;
+    right += row_counts(c, r, rows, c->in[2][0]) && (double)best == c->in[1][r];
+  }
+  c->out[0][0] = (double)right;
+  return MPCC_OK;
+}
