@@ -215,6 +215,9 @@ Scalar *scalar_typed(Arena *a, const Scalar *s, DType reg);
 Scalar *scalar_diff(Arena *a, const Scalar *s, int wrt);
 /* Value in f64 arithmetic; for float32 registers each primitive is rounded to f32 when `f32`. */
 double scalar_eval(const Scalar *s, const double *args, bool f32);
+/* Value of one statement from the values of its arguments, in f64 arithmetic (i64 registers hold
+ * integers: their division truncates). Not for leaves but PR_CONST, reductions and stores. */
+double prim_eval(const Stmt *s, const double arg[STMT_ARGS]);
 bool scalar_is_zero(const Scalar *s);
 /* Philox word as uniform in [0,1): the definition that every target must meet bit for bit. */
 float scalar_rand(int64_t seed, int64_t step, int64_t element, int64_t stream);

@@ -163,13 +163,11 @@ static double prim_max(double x, double y) {
   return x != x ? x : y != y ? y : x > y ? x : y;
 }
 
-static double eval_prim(const Stmt *s, const double *v, const double *args) {
-  const double x = s->arg[0] >= 0 ? v[s->arg[0]] : 0, y = s->arg[1] >= 0 ? v[s->arg[1]] : 0;
+double prim_eval(const Stmt *s, const double arg[STMT_ARGS]) {
+  const double x = arg[0], y = arg[1];
   switch ((Prim)s->prim) {
   case PR_CONST:
     return s->imm;
-  case PR_ARG:
-    return args[s->ref];
   case PR_ADD:
     return x + y;
   case PR_SUB:
@@ -177,7 +175,7 @@ static double eval_prim(const Stmt *s, const double *v, const double *args) {
   case PR_MUL:
     return x * y;
   case PR_DIV:
-    return x / y;
+    return s->dt == DT_I64 ? trunc(x / y) : x / y;
   case PR_NEG:
     return -x;
   case PR_ABS:
@@ -217,7 +215,7 @@ static double eval_prim(const Stmt *s, const double *v, const double *args) {
   case PR_NOT:
     return x == 0;
   case PR_SELECT:
-    return x != 0 ? y : v[s->arg[2]];
+    return x != 0 ? y : arg[2];
   case PR_ISFINITE:
     return isfinite(x);
   case PR_ROUND:
@@ -225,7 +223,7 @@ static double eval_prim(const Stmt *s, const double *v, const double *args) {
   case PR_CVT:
     return s->dt == DT_I64 ? trunc(x) : x;
   case PR_RAND:
-    return scalar_rand((int64_t)x, (int64_t)y, (int64_t)v[s->arg[2]], (int64_t)v[s->arg[3]]);
+    return scalar_rand((int64_t)x, (int64_t)y, (int64_t)arg[2], (int64_t)arg[3]);
   default:
     assert(!"a primitive of group bodies in an elementwise body");
     return NAN;
@@ -237,11 +235,12 @@ double scalar_eval(const Scalar *s, const double *args, bool f32) {
   assert(s->nstmt <= SCALAR_MAX);
   for (int i = 0; i < s->nstmt; i++) {
     const Stmt *t = &s->stmt[i];
-    v[i] = eval_prim(t, v, args);
+    double arg[STMT_ARGS] = {0};
+    for (int k = 0; k < STMT_ARGS && t->arg[k] >= 0; k++)
+      arg[k] = v[t->arg[k]];
+    v[i] = t->prim == PR_ARG ? args[t->ref] : prim_eval(t, arg);
     if (t->dt == DT_F32 && f32)
       v[i] = (double)(float)v[i];
-    else if (t->dt == DT_I64 && t->prim == PR_DIV)
-      v[i] = trunc(v[i]);
   }
   return v[s->result];
 }
