@@ -221,8 +221,11 @@ void cache_put(const char *dir, const Text *key, const Kernel *k, const void *by
     fd = mkostemp(temp.data, O_CLOEXEC);
   }
   if (fd >= 0) {
-    Entry e = {.key_bytes = key->len, .object_bytes = len, .ntiles = k->ntiles,
-               .scratch_bytes = k->scratch_bytes, .sum = hash(bytes, len, key->len)};
+    Entry e = {.key_bytes = key->len,
+               .object_bytes = len,
+               .ntiles = k->ntiles,
+               .scratch_bytes = k->scratch_bytes,
+               .sum = hash(bytes, len, key->len)};
     memcpy(e.magic, cache_magic, sizeof e.magic);
     bool ok = write_all(fd, &e, sizeof e) && write_all(fd, key->data, key->len) &&
               write_all(fd, bytes, len) && !fchmod(fd, 0644);

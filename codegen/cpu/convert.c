@@ -26,8 +26,9 @@ static Val decode_e4m3(Gen *g, Val raw) {
   Val magnitude = ll_and(g, z, ll_i(t, 0x7f));
   Val half = ll_bits(g, ll_or(g, sign, ll_shl(g, magnitude, 7)), g->f16);
   Val f = LLVMBuildFMul(g->b, ll_fext(g, half, g->f32), ll_f(ll_like(raw, g->f32), 256), "");
-  Val nan = ll_bits(g, ll_or(g, ll_shl(g, ll_zext(g, sign, g->i32), 16),
-                             ll_i(ll_like(raw, g->i32), 0x7fc00000)), g->f32);
+  Val nan = ll_bits(
+      g, ll_or(g, ll_shl(g, ll_zext(g, sign, g->i32), 16), ll_i(ll_like(raw, g->i32), 0x7fc00000)),
+      g->f32);
   return ll_sel(g, ll_icmp(g, LLVMIntEQ, magnitude, ll_i(t, 0x7f)), nan, f);
 }
 

@@ -106,8 +106,8 @@ Val ll_splat(Gen *g, Val scalar, int lanes) {
     return const_splat(scalar, lanes);
   Ty t = ll_vec(LLVMTypeOf(scalar), lanes);
   Val v = LLVMBuildInsertElement(g->b, LLVMGetPoison(t), scalar, LLVMConstInt(g->i32, 0, 0), "");
-  return LLVMBuildShuffleVector(g->b, v, LLVMGetPoison(t),
-                                LLVMConstNull(ll_vec(g->i32, lanes)), "");
+  return LLVMBuildShuffleVector(g->b, v, LLVMGetPoison(t), LLVMConstNull(ll_vec(g->i32, lanes)),
+                                "");
 }
 
 Val ll_iota(Ty elem, int lanes) {
@@ -408,8 +408,7 @@ Val ll_load(Gen *g, Ty elem, int lanes, Val at, Val count) {
   if (!count || lanes == 1)
     return load1(g, vec, at, bytes);
   if (has_masked(g, elem)) {
-    Val args[] = {at, LLVMConstInt(g->i32, bytes, 0), ll_mask(g, lanes, count),
-                  LLVMConstNull(vec)};
+    Val args[] = {at, LLVMConstInt(g->i32, bytes, 0), ll_mask(g, lanes, count), LLVMConstNull(vec)};
     return masked(g, "llvm.masked.load", vec, 4, args);
   }
   if (LLVMIsConstant(count)) {

@@ -222,7 +222,8 @@ static bool check_object(Gen *g, const char *object) {
       const char *names = object + sh[sh[s].sh_link].sh_offset;
       for (size_t i = 1; i < sh[s].sh_size / sizeof *sym; i++)
         if (sym[i].st_shndx == SHN_UNDEF)
-          return gen_fail(g, "kernel code calls '%s', which no program has", names + sym[i].st_name);
+          return gen_fail(g, "kernel code calls '%s', which no program has",
+                          names + sym[i].st_name);
     } else if (sh[s].sh_type == SHT_RELA) {
       const Elf64_Rela *rela = (const Elf64_Rela *)(object + sh[s].sh_offset);
       for (size_t i = 0; i < sh[s].sh_size / sizeof *rela; i++) {
@@ -286,8 +287,8 @@ static void compile_one(Job *job, int i) {
     cache_key(k, job->level, job->opt_level, &key);
   cached = cached && !key.failed;
   if (!cached || !cache_get(job->cache_dir, &key, k, &p->bytes, &p->len)) {
-    p->failed = !cpu_compile(job->level, k, job->opt_level, job->form, p->error, &p->bytes,
-                             &p->len);
+    p->failed =
+        !cpu_compile(job->level, k, job->opt_level, job->form, p->error, &p->bytes, &p->len);
     if (cached && !p->failed)
       cache_put(job->cache_dir, &key, k, p->bytes, p->len);
   }
@@ -369,7 +370,10 @@ static Status cpu_emit(const char *level, Kernel *kernels, int n, int opt_level,
                        size_t *len) {
   *bytes = NULL;
   *len = 0;
-  Job job = {.level = cpu_level(level), .kernel = kernels, .n = n, .opt_level = opt_level,
+  Job job = {.level = cpu_level(level),
+             .kernel = kernels,
+             .n = n,
+             .opt_level = opt_level,
              .cache_dir = cache_dir};
   if (!job.level) {
     diag_error(d, (Loc){0}, 901, "target cpu has no level '%s'", level);
