@@ -12,20 +12,48 @@ static const struct {
   const char *name;
   int nargs;
 } prims[] = {
-    [PR_CONST] = {"const", 0}, [PR_ARG] = {"arg", 0},       [PR_LOAD] = {"load", 0},
-    [PR_ACC] = {"acc", 0},     [PR_INDEX] = {"index", 0},   [PR_PARAM] = {"param", 0},
-    [PR_ADD] = {"add", 2},     [PR_SUB] = {"sub", 2},       [PR_MUL] = {"mul", 2},
-    [PR_DIV] = {"div", 2},     [PR_NEG] = {"neg", 1},       [PR_ABS] = {"abs", 1},
-    [PR_MIN] = {"min", 2},     [PR_MAX] = {"max", 2},       [PR_SQRT] = {"sqrt", 1},
-    [PR_EXP] = {"exp", 1},     [PR_LOG] = {"log", 1},       [PR_TANH] = {"tanh", 1},
-    [PR_ERF] = {"erf", 1},     [PR_FLOOR] = {"floor", 1},   [PR_COS] = {"cos", 1},
-    [PR_SIN] = {"sin", 1},     [PR_LT] = {"lt", 2},         [PR_LE] = {"le", 2},
-    [PR_EQ] = {"eq", 2},       [PR_NE] = {"ne", 2},         [PR_AND] = {"and", 2},
-    [PR_OR] = {"or", 2},       [PR_NOT] = {"not", 1},       [PR_SELECT] = {"select", 3},
-    [PR_ISFINITE] = {"isfinite", 1}, [PR_ROUND] = {"round", 1}, [PR_CVT] = {"cvt", 1},
-    [PR_RAND] = {"rand", 4},   [PR_RSUM] = {"rsum", 1},     [PR_RMAX] = {"rmax", 1},
-    [PR_RMIN] = {"rmin", 1},   [PR_CSUM] = {"csum", 1},     [PR_ASUM] = {"asum", 1},
-    [PR_AMAX] = {"amax", 1},   [PR_AMIN] = {"amin", 1},     [PR_STORE] = {"store", 1},
+    [PR_CONST] = {"const", 0},
+    [PR_ARG] = {"arg", 0},
+    [PR_LOAD] = {"load", 0},
+    [PR_ACC] = {"acc", 0},
+    [PR_INDEX] = {"index", 0},
+    [PR_PARAM] = {"param", 0},
+    [PR_ADD] = {"add", 2},
+    [PR_SUB] = {"sub", 2},
+    [PR_MUL] = {"mul", 2},
+    [PR_DIV] = {"div", 2},
+    [PR_NEG] = {"neg", 1},
+    [PR_ABS] = {"abs", 1},
+    [PR_MIN] = {"min", 2},
+    [PR_MAX] = {"max", 2},
+    [PR_SQRT] = {"sqrt", 1},
+    [PR_EXP] = {"exp", 1},
+    [PR_LOG] = {"log", 1},
+    [PR_TANH] = {"tanh", 1},
+    [PR_ERF] = {"erf", 1},
+    [PR_FLOOR] = {"floor", 1},
+    [PR_COS] = {"cos", 1},
+    [PR_SIN] = {"sin", 1},
+    [PR_LT] = {"lt", 2},
+    [PR_LE] = {"le", 2},
+    [PR_EQ] = {"eq", 2},
+    [PR_NE] = {"ne", 2},
+    [PR_AND] = {"and", 2},
+    [PR_OR] = {"or", 2},
+    [PR_NOT] = {"not", 1},
+    [PR_SELECT] = {"select", 3},
+    [PR_ISFINITE] = {"isfinite", 1},
+    [PR_ROUND] = {"round", 1},
+    [PR_CVT] = {"cvt", 1},
+    [PR_RAND] = {"rand", 4},
+    [PR_RSUM] = {"rsum", 1},
+    [PR_RMAX] = {"rmax", 1},
+    [PR_RMIN] = {"rmin", 1},
+    [PR_CSUM] = {"csum", 1},
+    [PR_ASUM] = {"asum", 1},
+    [PR_AMAX] = {"amax", 1},
+    [PR_AMIN] = {"amin", 1},
+    [PR_STORE] = {"store", 1},
 };
 _Static_assert(sizeof prims / sizeof prims[0] == PR_COUNT, "one row per primitive");
 
@@ -44,7 +72,8 @@ int prim_args(Prim p) {
   return prims[p].nargs;
 }
 
-/* ---- making a body -------------------------------------------------------------------------------- */
+/* ---- making a body
+ * -------------------------------------------------------------------------------- */
 
 void maker_init(Maker *m, Arena *a, int nargs) {
   *m = (Maker){.arena = a, .nargs = nargs};
@@ -105,7 +134,7 @@ int maker_op(Maker *m, Prim p, int x, int y, int z) {
 Scalar *maker_finish(Maker *m, int result) {
   Scalar *s = ARENA_NEW(m->arena, Scalar);
   int *where = ARENA_ARRAY(m->arena, int, m->n + 1); /* new index + 1 of each statement */
-  int *stack = ARENA_ARRAY(m->arena, int, m->n * (STMT_ARGS + 1) + 1);
+  int *stack = ARENA_ARRAY(m->arena, int, m->n *(STMT_ARGS + 1) + 1);
   s->stmt = ARENA_ARRAY(m->arena, Stmt, m->n);
   s->nargs = m->nargs;
   if (m->failed || arena_failed(m->arena))
@@ -157,7 +186,8 @@ bool scalar_is_zero(const Scalar *s) {
   return r->prim == PR_CONST && r->imm == 0;
 }
 
-/* ---- evaluation ------------------------------------------------------------------------------------ */
+/* ---- evaluation
+ * ------------------------------------------------------------------------------------ */
 
 static double prim_max(double x, double y) {
   return x != x ? x : y != y ? y : x > y ? x : y;
@@ -245,7 +275,8 @@ double scalar_eval(const Scalar *s, const double *args, bool f32) {
   return v[s->result];
 }
 
-/* ---- random numbers -------------------------------------------------------------------------------- */
+/* ---- random numbers
+ * -------------------------------------------------------------------------------- */
 
 /* Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3",
  * SC 2011, sec. 3.3. */

@@ -157,8 +157,8 @@ static int diff_binary(Maker *m, Prim prim, int y, int a, int b, int da, int db)
 Scalar *scalar_diff(Arena *a, const Scalar *s, int wrt) {
   Maker m;
   maker_init(&m, a, s->nargs);
-  int *at = ARENA_ARRAY(a, int, s->nstmt);   /* statement of m that equals statement i of s */
-  int *tan = ARENA_ARRAY(a, int, s->nstmt);  /* its tangent, or ZERO */
+  int *at = ARENA_ARRAY(a, int, s->nstmt);  /* statement of m that equals statement i of s */
+  int *tan = ARENA_ARRAY(a, int, s->nstmt); /* its tangent, or ZERO */
   if (arena_failed(a))
     return NULL;
   for (int i = 0; i < s->nstmt && !m.failed; i++) {

@@ -187,8 +187,8 @@ static int parse_call(Parser *p, const char *name, size_t len) {
     return make(p, prim, arg[0], arg[1], -1);
   if (is_row)
     return inline_row(p, op_info(op), arg);
-  return maker_stmt(
-      p->m, (Stmt){.prim = PR_ROUND, .dt = DT_F32, .rd = (uint8_t)dt, .arg = {arg[0]}});
+  return maker_stmt(p->m,
+                    (Stmt){.prim = PR_ROUND, .dt = DT_F32, .rd = (uint8_t)dt, .arg = {arg[0]}});
 }
 
 static int parse_name(Parser *p) {
@@ -365,8 +365,8 @@ static int parse_body(Parser *p) {
   return x;
 }
 
-Status scalar_parse(Arena *a, Diag *d, Loc loc, const char *text, const char *const *args, int nargs,
-                    Scalar **out) {
+Status scalar_parse(Arena *a, Diag *d, Loc loc, const char *text, const char *const *args,
+                    int nargs, Scalar **out) {
   *out = NULL;
   Maker m;
   maker_init(&m, a, nargs);
@@ -378,7 +378,8 @@ Status scalar_parse(Arena *a, Diag *d, Loc loc, const char *text, const char *co
   return *out ? MPCC_OK : MPCC_ERR_NOMEM;
 }
 
-/* ---- printing -------------------------------------------------------------------------------------- */
+/* ---- printing
+ * -------------------------------------------------------------------------------------- */
 
 /* How tightly a form binds: the grammar's levels. */
 enum { P_COND = 1, P_OR, P_AND, P_CMP, P_SUM, P_TERM, P_UNARY, P_PRIMARY };

@@ -13,7 +13,7 @@ struct StrTable {
     Str text;
     size_t len;
     uint64_t hash;
-  } *slot;
+  } * slot;
 };
 
 /* FNV-1a; the order of slots shows nowhere. */
@@ -61,8 +61,7 @@ Str str_intern(StrTable *t, const char *text, size_t len) {
   uint64_t hash = hash_bytes(text, len);
   size_t at = hash & (t->cap - 1);
   for (; t->slot[at].text; at = (at + 1) & (t->cap - 1))
-    if (t->slot[at].hash == hash && t->slot[at].len == len &&
-        !memcmp(t->slot[at].text, text, len))
+    if (t->slot[at].hash == hash && t->slot[at].len == len && !memcmp(t->slot[at].text, text, len))
       return t->slot[at].text;
   char *copy = arena_array(t->arena, len + 1, 1);
   if (arena_failed(t->arena))

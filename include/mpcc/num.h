@@ -101,7 +101,8 @@ static inline uint32_t num_encode_as(double v, NumFormat f, bool stochastic, uin
     q = m >> shift;
     q += rest > half || (rest == half && (q & 1));
   }
-  /* A normal q has its leading bit at mbits, which adds one to the exponent field; so does a carry. */
+  /* A normal q has its leading bit at mbits, which adds one to the exponent field; so does a carry.
+   */
   const uint64_t code = ((uint64_t)(e < emin ? 0 : e - emin) << f.mbits) + q;
   return sign | (code > f.max ? f.inf : (uint32_t)code);
 }
@@ -118,7 +119,8 @@ static inline double num_decode_as(uint32_t code, NumFormat f) {
     return num_f64_from_bits(sign | 0x7FF0000000000000u |
                              (f.ebits == 4 ? UINT64_C(1) << 51 : mantissa << (52 - f.mbits)));
   if (magnitude >> f.mbits)
-    return num_f64_from_bits(sign | ((uint64_t)(magnitude >> f.mbits) + 1023 - (uint64_t)bias) << 52 |
+    return num_f64_from_bits(sign |
+                             ((uint64_t)(magnitude >> f.mbits) + 1023 - (uint64_t)bias) << 52 |
                              mantissa << (52 - f.mbits));
   const double unit = num_f64_from_bits((uint64_t)(1024 - bias - f.mbits) << 52);
   return num_f64_from_bits(num_f64_bits((double)mantissa * unit) | sign);
@@ -130,7 +132,9 @@ static inline uint16_t num_f32_to_bf16(float v) {
     return (uint16_t)(u >> 16 | 0x40);
   return (uint16_t)((u + 0x7FFF + (u >> 16 & 1)) >> 16);
 }
-static inline float num_bf16_to_f32(uint16_t c) { return num_f32_from_bits((uint32_t)c << 16); }
+static inline float num_bf16_to_f32(uint16_t c) {
+  return num_f32_from_bits((uint32_t)c << 16);
+}
 
 static inline uint16_t num_f64_to_bf16(double v) {
   return (uint16_t)num_encode_as(v, num_format(DT_BF16), false, 0);
@@ -144,9 +148,15 @@ static inline uint8_t num_f64_to_e4m3(double v) {
 static inline uint8_t num_f64_to_e5m2(double v) {
   return (uint8_t)num_encode_as(v, num_format(DT_E5M2), false, 0);
 }
-static inline uint16_t num_f32_to_f16(float v) { return num_f64_to_f16((double)v); }
-static inline uint8_t num_f32_to_e4m3(float v) { return num_f64_to_e4m3((double)v); }
-static inline uint8_t num_f32_to_e5m2(float v) { return num_f64_to_e5m2((double)v); }
+static inline uint16_t num_f32_to_f16(float v) {
+  return num_f64_to_f16((double)v);
+}
+static inline uint8_t num_f32_to_e4m3(float v) {
+  return num_f64_to_e4m3((double)v);
+}
+static inline uint8_t num_f32_to_e5m2(float v) {
+  return num_f64_to_e5m2((double)v);
+}
 
 static inline float num_f16_to_f32(uint16_t c) {
   return (float)num_decode_as(c, num_format(DT_F16));

@@ -1,0 +1,854 @@
+/* Shape rules: shape_<rule> gives the result types of the ops whose row names it. Misfits are the
+ * user's errors and are told in the spec's words; wrong attributes can only come from IR text or a
+ * defect in a pass, and are told in the op's. */
+#include "ir/build.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+enum { CODE_SHAPE = 311, CODE_DTYPE = 312, CODE_ATTR = 313 };
+
+typedef struct {
+  Builder *b;
+  TypeTable *types;
+  Diag *d;
+  Loc loc;
+  OpCode code;
+  int nin, nattr;
+  Value *const *in;
+  const Attr *attr;
+  int *nout;
+  const Type **out;
+} Infer;
+
+/* ---- messages
+ * -------------------------------------------------------------------------------------- */
+
+/* 'encoder.0.mlp' or, for ops without a layer, the op's name. */
+static Str subject(const Infer *x) {
+  Str layer = builder_layer(x->b);
+  return *layer ? str_fmt(builder_strings(x->b), "'%s'", layer) : op_info(x->code)->name;
+}
+
+static Str shape_text(const Infer *x, const Type *ty) {
+  Text t = {0};
+  text_puts(&t, "[");
+  for (int i = 0; i < ty->rank; i++)
+    text_printf(&t, "%s%lld", i ? ", " : "", (long long)ty->dim[i]);
+  text_puts(&t, "]");
+  Str s = str_c(builder_strings(x->b), t.failed ? "[...]" : t.data);
+  text_fini(&t);
+  return s;
+}
+
+static Str origin(const Infer *x, const Op *def) {
+  const Attr *tensor = op_attr(def, "tensor");
+  if (def->code == OP_read && tensor && tensor->kind == AT_TENSOR)
+    return str_fmt(builder_strings(x->b), "'%s'", tensor->u.tensor->name);
+  if (def->layer && *def->layer)
+    return str_fmt(builder_strings(x->b), "'%s' (%s)", def->layer, op_info(def->code)->name);
+  return op_info(def->code)->name;
+}
+
+/* Says where operand i comes from, under the newest message. */
+static void note_operand(Infer *x, int i, const char *what) {
+  const Op *def = x->in[i]->def;
+  diag_note(x->d, def->loc, "%s comes from %s with shape %s", what, origin(x, def),
+            shape_text(x, x->in[i]->type));
+}
+
+__attribute__((format(printf, 3, 4))) static bool fail(Infer *x, int code, const char *fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
+  Str text = str_vfmt(builder_strings(x->b), fmt, ap);
+  va_end(ap);
+  diag_error(x->d, x->loc, code, "%s%s",
+             code == CODE_SHAPE   ? "shapes do not fit: "
+             : code == CODE_DTYPE ? "dtypes do not fit: "
+                                  : "",
+             text);
+  return false;
+}
+
+/* ---- operands and attributes
+ * ----------------------------------------------------------------------- */
+
+static const Type *operand(const Infer *x, int i) {
+  return x->in[i]->type;
+}
+
+static void result(Infer *x, const Type *ty) {
+  x->out[(*x->nout)++] = ty;
+}
+
+static void result_as(Infer *x, DType dt, int rank, const int64_t *dim) {
+  result(x, type_get(x->types, dt, rank, dim));
+}
+
+static void result_scalar(Infer *x, DType dt) {
+  result_as(x, dt, 0, NULL);
+}
+
+static bool want_operands(Infer *x, int least, int most) {
+  if (x->nin >= least && x->nin <= most)
+    return true;
+  if (least == most)
+    return fail(x, CODE_SHAPE, "%s takes %d operand%s, got %d", subject(x), least,
+                least == 1 ? "" : "s", x->nin);
+  return fail(x, CODE_SHAPE, "%s takes %d to %d operands, got %d", subject(x), least, most, x->nin);
+}
+
+static bool want_rank(Infer *x, int i, int rank) {
+  if (operand(x, i)->rank == rank)
+    return true;
+  return fail(x, CODE_SHAPE, "operand %d of %s has shape %s, expected %d dimension%s", i + 1,
+              subject(x), shape_text(x, operand(x, i)), rank, rank == 1 ? "" : "s");
+}
+
+static bool want_float(Infer *x, int i) {
+  if (dtype_is_float(operand(x, i)->dt))
+    return true;
+  return fail(x, CODE_DTYPE, "operand %d of %s has dtype %s, expected a float", i + 1, subject(x),
+              dtype_text(operand(x, i)->dt));
+}
+
+static bool want_dtype(Infer *x, int i, DType dt) {
+  if (operand(x, i)->dt == dt)
+    return true;
+  return fail(x, CODE_DTYPE, "operand %d of %s has dtype %s, expected %s", i + 1, subject(x),
+              dtype_text(operand(x, i)->dt), dtype_text(dt));
+}
+
+static bool want_fp8(Infer *x, int i) {
+  if (dtype_is_fp8(operand(x, i)->dt))
+    return true;
+  return fail(x, CODE_DTYPE, "operand %d of %s has dtype %s, expected e4m3 or e5m2", i + 1,
+              subject(x), dtype_text(operand(x, i)->dt));
+}
+
+/* Operand i is a scalar of type dt. */
+static bool want_scalar(Infer *x, int i, DType dt) {
+  return want_rank(x, i, 0) && want_dtype(x, i, dt);
+}
+
+static bool want_integer(Infer *x, int i) {
+  if (dtype_info(operand(x, i)->dt)->cls == 'I')
+    return true;
+  return fail(x, CODE_DTYPE, "operand %d of %s has dtype %s, expected an integer", i + 1,
+              subject(x), dtype_text(operand(x, i)->dt));
+}
+
+static bool want_same_shape(Infer *x, int i, const Type *ty) {
+  if (type_same_shape(operand(x, i), ty))
+    return true;
+  fail(x, CODE_SHAPE, "operand %d of %s has shape %s, expected %s", i + 1, subject(x),
+       shape_text(x, operand(x, i)), shape_text(x, ty));
+  note_operand(x, i, "it");
+  return false;
+}
+
+static const Attr *find(const Infer *x, const char *key, AttrKind kind) {
+  const Attr *at = attr_find(x->attr, x->nattr, key);
+  return at && at->kind == kind ? at : NULL;
+}
+
+static const Attr *want_attr(Infer *x, const char *key, AttrKind kind) {
+  static const char *const kinds[] = {"an integer", "a number", "true or false", "a text",
+                                      "a dtype",    "a list",   "a tensor"};
+  const Attr *at = find(x, key, kind);
+  if (!at)
+    fail(x, CODE_ATTR, "%s needs attribute '%s', %s", op_info(x->code)->name, key, kinds[kind]);
+  return at;
+}
+
+static int64_t int_attr(const Infer *x, const char *key, int64_t otherwise) {
+  const Attr *at = find(x, key, AT_INT);
+  return at ? at->u.i : otherwise;
+}
+
+static bool flag(const Infer *x, const char *key) {
+  const Attr *at = attr_find(x->attr, x->nattr, key);
+  return at && (at->kind == AT_BOOL || at->kind == AT_INT) && at->u.i;
+}
+
+/* Attribute `key` (a dtype) when present, else `otherwise`. */
+static DType dtype_attr(const Infer *x, const char *key, DType otherwise) {
+  const Attr *at = find(x, key, AT_DTYPE);
+  return at ? (DType)at->u.i : otherwise;
+}
+
+static bool want_axis(Infer *x, int64_t axis, int rank) {
+  if (axis >= 0 && axis < rank)
+    return true;
+  return fail(x, CODE_SHAPE, "%s works on axis %lld, its input has %d", subject(x), (long long)axis,
+              rank);
+}
+
+/* ---- dtypes
+ * ---------------------------------------------------------------------------------------- */
+
+/* 0 truth, 1 integer, 2 float */
+static int category(DType d) {
+  const char cls = dtype_info(d)->cls;
+  return cls == 'F' ? 2 : cls == 'I';
+}
+
+/* Narrowest format of one category that takes both: f16 with bf16 is f32. */
+static DType promote_pair(DType a, DType b) {
+  if (a == b)
+    return a;
+  if (category(a) != category(b))
+    return category(a) > category(b) ? a : b;
+  if (dtype_info(a)->bits == dtype_info(b)->bits)
+    return DT_F32;
+  return dtype_info(a)->bits > dtype_info(b)->bits ? a : b;
+}
+
+/* torch.result_type: scalars (rank 0) count only when they are of a higher category than all other
+ * operands. DT_COUNT for no operands. */
+static DType promote(const Infer *x) {
+  DType full = DT_COUNT, scalar = DT_COUNT;
+  for (int i = 0; i < x->nin; i++) {
+    const Type *ty = operand(x, i);
+    DType *into = ty->rank ? &full : &scalar;
+    *into = *into == DT_COUNT ? ty->dt : promote_pair(*into, ty->dt);
+  }
+  if (full == DT_COUNT || (scalar != DT_COUNT && category(scalar) > category(full)))
+    return scalar;
+  return full;
+}
+
+/* ---- pointwise
+ * ------------------------------------------------------------------------------------- */
+
+/* Broadcasts all operands; wrong ones are named. */
+static bool broadcast(Infer *x, int *rank, int64_t dim[MAX_RANK]) {
+  Type all = {0};
+  for (int i = 0; i < x->nin; i++) {
+    if (type_broadcast(&all, operand(x, i), rank, dim)) {
+      all.rank = *rank;
+      memcpy(all.dim, dim, sizeof all.dim);
+      continue;
+    }
+    fail(x, CODE_SHAPE, "%s takes %s and %s", subject(x), shape_text(x, operand(x, 0)),
+         shape_text(x, operand(x, i)));
+    diag_hint(x->d, "dimensions, counted from the last, must be equal or 1");
+    note_operand(x, 0, "the first");
+    note_operand(x, i, i == 1 ? "the second" : "the other");
+    return false;
+  }
+  *rank = all.rank;
+  memcpy(dim, all.dim, sizeof all.dim);
+  return true;
+}
+
+/* True when the body makes numbers that integers cannot hold. */
+static bool leaves_integers(const Scalar *s) {
+  for (int i = 0; i < s->nstmt; i++) {
+    const Prim p = (Prim)s->stmt[i].prim;
+    if (p == PR_DIV || (p >= PR_SQRT && p <= PR_SIN && p != PR_FLOOR) ||
+        (p == PR_CONST && s->stmt[i].imm != (double)(int64_t)s->stmt[i].imm))
+      return true;
+  }
+  return false;
+}
+
+static bool shape_expr(Infer *x) {
+  int rank;
+  int64_t dim[MAX_RANK] = {0};
+  const Scalar *body = builder_scalar(x->b, x->code, x->nin, x->nattr, x->attr);
+  if (!body || !broadcast(x, &rank, dim))
+    return false;
+  DType dt = dtype_attr(x, "dtype", promote(x));
+  if (dt == DT_COUNT)
+    return fail(x, CODE_ATTR, "%s without operands needs attribute 'dtype'",
+                op_info(x->code)->name);
+  if (!find(x, "dtype", AT_DTYPE)) {
+    if (dtype_is_fp8(dt))
+      return fail(x, CODE_DTYPE, "%s computes in %s, which only holds codes of products",
+                  subject(x), dtype_text(dt));
+    if (!dtype_is_float(dt) && leaves_integers(body))
+      dt = DT_F32;
+  }
+  result_as(x, dt, rank, dim);
+  return true;
+}
+
+/* Rows of scalar.def. */
+static bool shape_elem(Infer *x) {
+  const int nin = op_info(x->code)->nin;
+  return want_operands(x, nin, nin) && shape_expr(x);
+}
+
+static bool shape_same(Infer *x) {
+  result(x, operand(x, 0));
+  return true;
+}
+
+static bool shape_cast(Infer *x) {
+  const Attr *to = want_attr(x, "to", AT_DTYPE);
+  if (!to)
+    return false;
+  result(x, type_with_dtype(x->types, operand(x, 0), (DType)to->u.i));
+  return true;
+}
+
+/* ---- structure
+ * ------------------------------------------------------------------------------------- */
+
+static bool shape_read(Infer *x) {
+  const Attr *t = want_attr(x, "tensor", AT_TENSOR);
+  if (!t)
+    return false;
+  result(x, t->u.tensor->type);
+  return true;
+}
+
+static bool shape_write(Infer *x) {
+  const Attr *t = want_attr(x, "tensor", AT_TENSOR);
+  if (!t)
+    return false;
+  const Type *to = t->u.tensor->type, *ty = operand(x, 0);
+  if (to == ty)
+    return true;
+  fail(x, type_same_shape(to, ty) ? CODE_DTYPE : CODE_SHAPE, "'%s' holds %s%s, written with %s%s",
+       t->u.tensor->name, dtype_text(to->dt), shape_text(x, to), dtype_text(ty->dt),
+       shape_text(x, ty));
+  note_operand(x, 0, "the value");
+  return false;
+}
+
+static bool shape_const(Infer *x) {
+  const Attr *dt = want_attr(x, "dtype", AT_DTYPE);
+  if (!dt || !want_attr(x, "value", AT_FLOAT))
+    return false;
+  result_scalar(x, (DType)dt->u.i);
+  return true;
+}
+
+static bool shape_group(Infer *x) {
+  return fail(x, CODE_ATTR, "a group's result types are given, not inferred");
+}
+
+/* ---- products
+ * -------------------------------------------------------------------------------------- */
+
+/* Result [..., N] of x[..., K] (operand 0) with w[N, K] (operand 1). */
+static bool linear_result(Infer *x, DType dt) {
+  const Type *in = operand(x, 0), *w = operand(x, 1);
+  if (!want_rank(x, 1, 2))
+    return false;
+  if (in->rank < 1)
+    return fail(x, CODE_SHAPE, "%s takes rows of %lld, its input is a scalar", subject(x),
+                (long long)w->dim[1]);
+  if (in->dim[in->rank - 1] != w->dim[1]) {
+    fail(x, CODE_SHAPE, "%s has in_features %lld, its input has %lld", subject(x),
+         (long long)w->dim[1], (long long)in->dim[in->rank - 1]);
+    note_operand(x, 0, "the input");
+    return false;
+  }
+  int64_t dim[MAX_RANK];
+  memcpy(dim, in->dim, sizeof dim);
+  dim[in->rank - 1] = w->dim[0];
+  result_as(x, dt, in->rank, dim);
+  return true;
+}
+
+/* Operand i is a bias for n outputs. */
+static bool want_bias(Infer *x, int i, int64_t n) {
+  if (!want_rank(x, i, 1) || !want_float(x, i))
+    return false;
+  if (operand(x, i)->dim[0] == n)
+    return true;
+  return fail(x, CODE_SHAPE, "%s has %lld outputs, its bias has %lld", subject(x), (long long)n,
+              (long long)operand(x, i)->dim[0]);
+}
+
+static DType promote_operands(const Infer *x, int i, int k) {
+  return promote_pair(operand(x, i)->dt, operand(x, k)->dt);
+}
+
+static bool shape_linear(Infer *x) {
+  return want_operands(x, 2, 3) && want_float(x, 0) && want_float(x, 1) &&
+         linear_result(x, dtype_attr(x, "out", promote_operands(x, 0, 1))) &&
+         (x->nin < 3 || want_bias(x, 2, operand(x, 1)->dim[0]));
+}
+
+static bool shape_qlinear(Infer *x) {
+  const Attr *out = want_attr(x, "out", AT_DTYPE);
+  return out && want_fp8(x, 0) && want_fp8(x, 1) && want_scalar(x, 2, DT_F32) &&
+         want_scalar(x, 3, DT_F32) && linear_result(x, (DType)out->u.i);
+}
+
+/* op(a)[M, K] op(b)[K, N]; ta, tb: stored transposed. */
+static bool matmul_result(Infer *x, DType dt) {
+  if (!want_rank(x, 0, 2) || !want_rank(x, 1, 2))
+    return false;
+  const bool ta = flag(x, "ta"), tb = flag(x, "tb");
+  const int64_t *a = operand(x, 0)->dim, *b = operand(x, 1)->dim;
+  if (a[!ta] != b[tb]) {
+    fail(x, CODE_SHAPE, "%s multiplies %s%s by %s%s: inner dimensions %lld and %lld", subject(x),
+         shape_text(x, operand(x, 0)), ta ? " transposed" : "", shape_text(x, operand(x, 1)),
+         tb ? " transposed" : "", (long long)a[!ta], (long long)b[tb]);
+    note_operand(x, 0, "the first");
+    note_operand(x, 1, "the second");
+    return false;
+  }
+  result_as(x, dt, 2, (const int64_t[]){a[ta], b[!tb]});
+  return true;
+}
+
+static bool shape_matmul(Infer *x) {
+  return want_float(x, 0) && want_float(x, 1) &&
+         matmul_result(x, dtype_attr(x, "out", promote_operands(x, 0, 1)));
+}
+
+static bool shape_qmatmul(Infer *x) {
+  const Attr *out = want_attr(x, "out", AT_DTYPE);
+  return out && want_fp8(x, 0) && want_fp8(x, 1) && want_scalar(x, 2, DT_F32) &&
+         want_scalar(x, 3, DT_F32) && matmul_result(x, (DType)out->u.i);
+}
+
+/* Element i of a two-element list attribute, or `otherwise`. */
+static int64_t pair_attr(const Infer *x, const char *key, int i, int64_t otherwise) {
+  const Attr *at = find(x, key, AT_INTS);
+  return at && at->u.ints.n == 2 ? at->u.ints.v[i] : otherwise;
+}
+
+static bool shape_conv2d(Infer *x) {
+  if (!want_operands(x, 2, 3) || !want_rank(x, 0, 4) || !want_rank(x, 1, 4) || !want_float(x, 0) ||
+      !want_float(x, 1))
+    return false;
+  const int64_t *in = operand(x, 0)->dim, *w = operand(x, 1)->dim,
+                groups = int_attr(x, "groups", 1);
+  if (groups < 1 || w[0] % groups || in[1] != w[1] * groups) {
+    fail(x, CODE_SHAPE, "%s has in_channels %lld, its input has %lld", subject(x),
+         (long long)(w[1] * groups), (long long)in[1]);
+    note_operand(x, 0, "the input");
+    return false;
+  }
+  int64_t dim[4] = {in[0], w[0]};
+  for (int i = 0; i < 2; i++) {
+    const int64_t stride = pair_attr(x, "stride", i, 1), padding = pair_attr(x, "padding", i, 0),
+                  dilation = pair_attr(x, "dilation", i, 1);
+    if (stride < 1 || dilation < 1 || padding < 0)
+      return fail(x, CODE_ATTR, "%s needs stride and dilation from 1 and padding from 0",
+                  op_info(x->code)->name);
+    const int64_t window = dilation * (w[2 + i] - 1) + 1, room = in[2 + i] + 2 * padding;
+    if (window > room) {
+      fail(x, CODE_SHAPE, "%s has a window of %lld, its padded input has %lld", subject(x),
+           (long long)window, (long long)room);
+      note_operand(x, 0, "the input");
+      return false;
+    }
+    dim[2 + i] = (room - window) / stride + 1;
+  }
+  result_as(x, dtype_attr(x, "out", promote_operands(x, 0, 1)), 4, dim);
+  return x->nin < 3 || want_bias(x, 2, w[0]);
+}
+
+/* q, k, v from operand `first` on, then seed and step when there is dropout. */
+static bool check_attention(Infer *x, int first) {
+  const Attr *p = attr_find(x->attr, x->nattr, "dropout_p");
+  const bool dropout = p && p->kind == AT_FLOAT && p->u.f > 0;
+  const int nin = first + 3 + (dropout ? 2 : 0);
+  if (!want_operands(x, nin, nin))
+    return false;
+  for (int i = first; i < first + 3; i++)
+    if (!want_rank(x, i, 3) || !want_float(x, i))
+      return false;
+  const Type *q = operand(x, first), *k = operand(x, first + 1);
+  const int64_t heads = int_attr(x, "heads", 1);
+  if (heads < 1 || q->dim[2] % heads)
+    return fail(x, CODE_SHAPE, "%s has width %lld, which %lld heads do not divide", subject(x),
+                (long long)q->dim[2], (long long)heads);
+  if (k->dim[0] != q->dim[0] || k->dim[2] != q->dim[2]) {
+    fail(x, CODE_SHAPE, "%s has query %s and key %s", subject(x), shape_text(x, q),
+         shape_text(x, k));
+    diag_hint(x->d, "batch and width of query, key and value must be equal");
+    note_operand(x, first, "the query");
+    note_operand(x, first + 1, "the key");
+    return false;
+  }
+  return want_same_shape(x, first + 2, k) &&
+         (!dropout || (want_scalar(x, nin - 2, DT_I64) && want_scalar(x, nin - 1, DT_I64)));
+}
+
+/* f32, or f64 beside f64: the dtype of statistics and losses. */
+static DType wide(DType d) {
+  return d == DT_F64 ? DT_F64 : DT_F32;
+}
+
+static bool shape_attention(Infer *x) {
+  if (!check_attention(x, 0))
+    return false;
+  const Type *q = operand(x, 0);
+  const int64_t lse[] = {q->dim[0], int_attr(x, "heads", 1), q->dim[1]};
+  result(x, q);
+  result_as(x, wide(q->dt), 3, lse);
+  return true;
+}
+
+static bool shape_attention_grad(Infer *x) {
+  if (!want_operands(x, 6, 8) || !check_attention(x, 3))
+    return false;
+  const Type *q = operand(x, 3);
+  const int64_t lse[] = {q->dim[0], int_attr(x, "heads", 1), q->dim[1]};
+  if (!want_same_shape(x, 0, q) || !want_same_shape(x, 1, q) ||
+      !want_same_shape(x, 2, type_get(x->types, wide(q->dt), 3, lse)))
+    return false;
+  for (int i = 3; i < 6; i++)
+    result(x, operand(x, i));
+  return true;
+}
+
+/* ---- normalisation, reductions, losses
+ * ------------------------------------------------------------- */
+
+/* Operand i has the shape of the last `axes` dimensions of ty. */
+static bool want_trailing(Infer *x, int i, const Type *ty, int axes) {
+  return want_same_shape(x, i, type_get(x->types, ty->dt, axes, ty->dim + ty->rank - axes));
+}
+
+static bool want_axes(Infer *x, const Type *ty, int *axes) {
+  const int64_t n = int_attr(x, "axes", 1);
+  *axes = (int)n;
+  if (n >= 1 && n <= ty->rank)
+    return true;
+  return fail(x, CODE_SHAPE, "%s works on the last %lld dimensions, its input has shape %s",
+              subject(x), (long long)n, shape_text(x, ty));
+}
+
+static bool shape_layer_norm(Infer *x) {
+  int axes;
+  if (!want_operands(x, 1, 3) || !want_float(x, 0))
+    return false;
+  const Type *in = operand(x, 0);
+  if (!want_axes(x, in, &axes))
+    return false;
+  for (int i = 1; i < x->nin; i++)
+    if (!want_float(x, i) || !want_trailing(x, i, in, axes))
+      return false;
+  result(x, in);
+  result_as(x, wide(in->dt), in->rank - axes, in->dim);
+  result_as(x, wide(in->dt), in->rank - axes, in->dim);
+  return true;
+}
+
+static bool shape_layer_norm_grad(Infer *x) {
+  int axes;
+  if (!want_operands(x, 4, 5))
+    return false;
+  const Type *in = operand(x, 1);
+  if (!want_axes(x, in, &axes) || !want_same_shape(x, 0, in))
+    return false;
+  const Type *rows = type_get(x->types, wide(in->dt), in->rank - axes, in->dim);
+  if (!want_same_shape(x, 2, rows) || !want_same_shape(x, 3, rows))
+    return false;
+  result(x, in);
+  if (x->nin == 5) {
+    if (!want_trailing(x, 4, in, axes))
+      return false;
+    result(x, operand(x, 4));
+    result(x, operand(x, 4));
+  }
+  return true;
+}
+
+static bool shape_reduce(Infer *x) {
+  const Attr *dims = want_attr(x, "dims", AT_INTS);
+  if (!dims)
+    return false;
+  const Type *in = operand(x, 0);
+  bool reduced[MAX_RANK] = {false};
+  for (int i = 0; i < dims->u.ints.n; i++) {
+    const int64_t d = dims->u.ints.v[i];
+    if (!want_axis(x, d, in->rank))
+      return false;
+    if (reduced[d])
+      return fail(x, CODE_ATTR, "%s names axis %lld twice", op_info(x->code)->name, (long long)d);
+    reduced[d] = true;
+  }
+  int rank = 0;
+  int64_t dim[MAX_RANK];
+  for (int d = 0; d < in->rank; d++)
+    if (!reduced[d])
+      dim[rank++] = in->dim[d];
+    else if (flag(x, "keepdim"))
+      dim[rank++] = 1;
+  result_as(x, dtype_attr(x, "dtype", in->dt), rank, dim);
+  return true;
+}
+
+static bool shape_reduce_all(Infer *x) {
+  result_scalar(x, DT_F32);
+  return want_float(x, 0);
+}
+
+/* logits[..., V] and target[...] as operands 0 and 1. */
+static bool check_logits(Infer *x) {
+  const Type *logits = operand(x, 0), *target = operand(x, 1);
+  if (!want_float(x, 0) || !want_integer(x, 1))
+    return false;
+  if (logits->rank == target->rank + 1 &&
+      !memcmp(logits->dim, target->dim, (size_t)target->rank * sizeof target->dim[0]))
+    return true;
+  fail(x, CODE_SHAPE, "%s has logits %s and target %s", subject(x), shape_text(x, logits),
+       shape_text(x, target));
+  diag_hint(x->d, "the target has one class number for each row of logits");
+  note_operand(x, 0, "logits");
+  note_operand(x, 1, "target");
+  return false;
+}
+
+static bool shape_cross_entropy(Infer *x) {
+  const Type *logits = operand(x, 0);
+  if (!check_logits(x) || !want_rank(x, 2, 0) || !want_float(x, 2) || !want_scalar(x, 3, DT_I64))
+    return false;
+  result_scalar(x, wide(logits->dt));
+  result_scalar(x, wide(logits->dt));
+  result(x, logits);
+  return true;
+}
+
+static bool shape_accuracy(Infer *x) {
+  result_scalar(x, DT_F32);
+  return check_logits(x) && want_scalar(x, 2, DT_I64);
+}
+
+/* ---- precision
+ * ------------------------------------------------------------------------------------- */
+
+/* Attribute `to`, an 8-bit float. */
+static bool want_fp8_attr(Infer *x, DType *to) {
+  const Attr *at = want_attr(x, "to", AT_DTYPE);
+  if (!at)
+    return false;
+  *to = (DType)at->u.i;
+  return dtype_is_fp8(*to) || fail(x, CODE_ATTR, "%s quantizes to e4m3 or e5m2, not %s",
+                                   op_info(x->code)->name, dtype_text(*to));
+}
+
+static bool shape_quantize(Infer *x) {
+  DType to;
+  if (!want_fp8_attr(x, &to) || !want_float(x, 0) || !want_scalar(x, 1, DT_F32))
+    return false;
+  result(x, type_with_dtype(x->types, operand(x, 0), to));
+  result_scalar(x, DT_F32);
+  result_scalar(x, DT_F32);
+  return true;
+}
+
+static bool shape_qgrad(Infer *x) {
+  DType to;
+  result(x, operand(x, 0));
+  return want_fp8_attr(x, &to) && want_float(x, 0) && want_scalar(x, 1, DT_F32);
+}
+
+static bool shape_fp8_update(Infer *x) {
+  for (int i = 0; i < 3; i++)
+    if (!want_rank(x, i, i == 0 ? 2 : 1) || !want_dtype(x, i, DT_F32))
+      return false;
+  const Type *slots = type_get(x->types, DT_F32, 1, operand(x, 0)->dim);
+  if (!want_same_shape(x, 1, slots) || !want_same_shape(x, 2, slots))
+    return false;
+  result(x, operand(x, 0));
+  result(x, slots);
+  return true;
+}
+
+/* ---- random numbers, shapes
+ * ------------------------------------------------------------------------ */
+
+/* Attribute `shape` as a list of positive lengths. */
+static const Attr *want_shape(Infer *x) {
+  const Attr *at = want_attr(x, "shape", AT_INTS);
+  if (!at)
+    return NULL;
+  bool fits = at->u.ints.n <= MAX_RANK;
+  int64_t elems = 1;
+  for (int i = 0; fits && i < at->u.ints.n; i++)
+    fits = at->u.ints.v[i] > 0 && !__builtin_mul_overflow(elems, at->u.ints.v[i], &elems) &&
+           elems < INT64_MAX / 16;
+  if (fits)
+    return at;
+  fail(x, CODE_SHAPE, "%s makes more than %d dimensions, an empty or a too large tensor",
+       subject(x), MAX_RANK);
+  return NULL;
+}
+
+static bool shape_random(Infer *x) {
+  const Attr *shape = want_shape(x);
+  if (!shape || !want_scalar(x, 0, DT_I64) || !want_scalar(x, 1, DT_I64))
+    return false;
+  result_as(x, DT_F32, shape->u.ints.n, shape->u.ints.v);
+  return true;
+}
+
+static bool shape_reshape(Infer *x) {
+  const Attr *shape = want_shape(x);
+  if (!shape)
+    return false;
+  const Type *ty = type_get(x->types, operand(x, 0)->dt, shape->u.ints.n, shape->u.ints.v);
+  if (type_elems(ty) != type_elems(operand(x, 0))) {
+    fail(x, CODE_SHAPE, "%s makes %s of %s, which has %lld elements and not %lld", subject(x),
+         shape_text(x, ty), shape_text(x, operand(x, 0)), (long long)type_elems(operand(x, 0)),
+         (long long)type_elems(ty));
+    note_operand(x, 0, "the input");
+    return false;
+  }
+  result(x, ty);
+  return true;
+}
+
+static bool shape_permute(Infer *x) {
+  const Attr *perm = want_attr(x, "perm", AT_INTS);
+  if (!perm)
+    return false;
+  const Type *in = operand(x, 0);
+  bool seen[MAX_RANK] = {false};
+  int64_t dim[MAX_RANK];
+  bool fits = perm->u.ints.n == in->rank;
+  for (int i = 0; fits && i < in->rank; i++) {
+    const int64_t p = perm->u.ints.v[i];
+    fits = p >= 0 && p < in->rank && !seen[p];
+    if (fits) {
+      seen[p] = true;
+      dim[i] = in->dim[p];
+    }
+  }
+  if (!fits)
+    return fail(x, CODE_SHAPE, "%s permutes axes its input %s does not have, or not each once",
+                subject(x), shape_text(x, in));
+  result_as(x, in->dt, in->rank, dim);
+  return true;
+}
+
+static bool shape_expand(Infer *x) {
+  const Attr *shape = want_shape(x);
+  if (!shape)
+    return false;
+  const Type *in = operand(x, 0);
+  const Type *ty = type_get(x->types, in->dt, shape->u.ints.n, shape->u.ints.v);
+  int rank;
+  int64_t dim[MAX_RANK];
+  if (type_broadcast(in, ty, &rank, dim) &&
+      type_same_shape(ty, type_get(x->types, in->dt, rank, dim))) {
+    result(x, ty);
+    return true;
+  }
+  fail(x, CODE_SHAPE, "%s expands %s to %s", subject(x), shape_text(x, in), shape_text(x, ty));
+  diag_hint(x->d, "only dimensions of length 1 expand");
+  note_operand(x, 0, "the input");
+  return false;
+}
+
+static bool shape_slice(Infer *x) {
+  const Attr *axis = want_attr(x, "dim", AT_INT), *start = want_attr(x, "start", AT_INT),
+             *end = want_attr(x, "end", AT_INT);
+  const Type *in = operand(x, 0);
+  if (!axis || !start || !end || !want_axis(x, axis->u.i, in->rank))
+    return false;
+  if (start->u.i < 0 || start->u.i >= end->u.i || end->u.i > in->dim[axis->u.i]) {
+    fail(x, CODE_SHAPE, "%s takes [%lld, %lld) of axis %lld, its input has shape %s", subject(x),
+         (long long)start->u.i, (long long)end->u.i, (long long)axis->u.i, shape_text(x, in));
+    note_operand(x, 0, "the input");
+    return false;
+  }
+  int64_t dim[MAX_RANK];
+  memcpy(dim, in->dim, sizeof dim);
+  dim[axis->u.i] = end->u.i - start->u.i;
+  result_as(x, in->dt, in->rank, dim);
+  return true;
+}
+
+static bool shape_unslice(Infer *x) {
+  const Attr *axis = want_attr(x, "dim", AT_INT), *start = want_attr(x, "start", AT_INT),
+             *size = want_attr(x, "size", AT_INT);
+  const Type *in = operand(x, 0);
+  if (!axis || !start || !size || !want_axis(x, axis->u.i, in->rank))
+    return false;
+  if (start->u.i < 0 || start->u.i > size->u.i || size->u.i - start->u.i < in->dim[axis->u.i])
+    return fail(x, CODE_SHAPE, "%s puts %s at %lld of axis %lld of length %lld", subject(x),
+                shape_text(x, in), (long long)start->u.i, (long long)axis->u.i,
+                (long long)size->u.i);
+  int64_t dim[MAX_RANK];
+  memcpy(dim, in->dim, sizeof dim);
+  dim[axis->u.i] = size->u.i;
+  result_as(x, in->dt, in->rank, dim);
+  return true;
+}
+
+static bool shape_cat(Infer *x) {
+  const Attr *axis = want_attr(x, "dim", AT_INT);
+  if (!axis || !want_operands(x, 1, 1 << 16) || !want_axis(x, axis->u.i, operand(x, 0)->rank))
+    return false;
+  Type all = *operand(x, 0);
+  const int64_t d = axis->u.i;
+  for (int i = 1; i < x->nin; i++) {
+    Type other = *operand(x, i);
+    const int64_t length = other.dim[d];
+    if (other.rank == all.rank)
+      other.dim[d] = all.dim[d];
+    if (!type_same_shape(&all, &other)) {
+      fail(x, CODE_SHAPE, "%s joins %s and %s along axis %lld", subject(x),
+           shape_text(x, operand(x, 0)), shape_text(x, operand(x, i)), (long long)d);
+      diag_hint(x->d, "all other dimensions must be equal");
+      note_operand(x, 0, "the first");
+      note_operand(x, i, "the other");
+      return false;
+    }
+    if (__builtin_add_overflow(all.dim[d], length, &all.dim[d]))
+      return fail(x, CODE_SHAPE, "%s makes a too large tensor", subject(x));
+  }
+  result_as(x, promote(x), all.rank, all.dim);
+  return true;
+}
+
+static bool shape_embedding(Infer *x) {
+  const Type *ids = operand(x, 0), *table = operand(x, 1);
+  if (!want_integer(x, 0) || !want_rank(x, 1, 2))
+    return false;
+  if (ids->rank == MAX_RANK)
+    return fail(x, CODE_SHAPE, "%s makes more than %d dimensions", subject(x), MAX_RANK);
+  int64_t dim[MAX_RANK];
+  memcpy(dim, ids->dim, sizeof dim);
+  dim[ids->rank] = table->dim[1];
+  result_as(x, table->dt, ids->rank + 1, dim);
+  return true;
+}
+
+/* ---- the table
+ * ------------------------------------------------------------------------------------- */
+
+typedef bool ShapeRule(Infer *x);
+
+static ShapeRule *const rules[] = {
+#define OP(name, nin, nout, shape, cuda, cpu, grad, kind, doc) shape_##shape,
+#include "ir/ops.def"
+#undef OP
+#define SCALAR(name, nin, text, deriv, cuda, cpu, doc) shape_elem,
+#include "ir/scalar.def"
+#undef SCALAR
+};
+_Static_assert(sizeof rules / sizeof rules[0] == OP_COUNT, "one rule per op");
+
+Status shape_infer(Builder *b, OpCode code, int nin, Value *const *in, int nattr, const Attr *attr,
+                   Loc loc, int *nout, const Type **types) {
+  Infer x = {.b = b,
+             .types = builder_types(b),
+             .d = builder_diag(b),
+             .loc = loc,
+             .code = code,
+             .nin = nin,
+             .nattr = nattr,
+             .in = in,
+             .attr = attr,
+             .nout = nout,
+             .out = types};
+  *nout = 0;
+  const int want = op_info(code)->nin;
+  if (want >= 0 && !want_operands(&x, want, want))
+    return MPCC_ERR_INPUT;
+  return rules[code](&x) ? MPCC_OK : MPCC_ERR_INPUT;
+}
