@@ -1,0 +1,300 @@
+/* Parses the command line of mpcc by one table of options. */
+#include "driver/args.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "runner/program.h"
+
+typedef enum {
+  O_OUTPUT, O_EMIT, O_OPT, O_NUMERICS, O_TARGET, O_MARCH, O_PRECISION, O_DEFINE, O_SET, O_WARN,
+  O_MAX_ERRORS, O_DIAG_FORMAT, O_COLOR, O_INCLUDE, O_JOBS, O_CACHE_DIR, O_NO_CACHE, O_TIME_PASSES,
+  O_PRINT_BEFORE, O_PRINT_AFTER, O_STOP_AFTER, O_CHECK_PASSES, O_NO_REUSE, O_SAVE_TEMPS, O_VERBOSE,
+  O_LINK, O_DIFF, O_HELP, O_VERSION, O_LICENSES, O_COUNT
+} OptionId;
+
+/* How a value is written: none; --name=V or --name V; -xV or -x V; -name=V (clang's way). */
+typedef enum { V_NONE, V_VALUE, V_OPTIONAL } ValueKind;
+
+static const struct {
+  const char *name;  /* long, without dashes */
+  const char *brief; /* one-dash spelling with the value glued or apart; NULL: none */
+  ValueKind kind;
+  const char *arg, *doc;
+} table[O_COUNT] = {
+    [O_OUTPUT] = {"output", "o", V_VALUE, "FILE", "output; - is standard output"},
+    [O_EMIT] = {"emit", NULL, V_VALUE, "KIND", "exe (default), obj, asm, llvm-ir, ir, plan, image"},
+    [O_OPT] = {"optimize", "O", V_VALUE, "0..3", "effort of the code generator, default 2"},
+    [O_NUMERICS] = {"numerics", NULL, V_VALUE, "fused|strict",
+                    "strict rounds at every op boundary, as op-by-op execution does"},
+    [O_TARGET] = {"target", NULL, V_VALUE, "cpu", "targets the program can run on"},
+    [O_MARCH] = {"march", "march=", V_VALUE, "LEVEL,...",
+                 "cpu levels in the program: native, x86-64-v3, ...; default: host's and baseline"},
+    [O_PRECISION] = {"precision", NULL, V_VALUE, "MODE", "overrides precision.mode of the spec"},
+    [O_DEFINE] = {"define", "D", V_VALUE, "NAME=VALUE", "a params: entry"},
+    [O_SET] = {"set", NULL, V_VALUE, "PATH=VALUE", "any key of the spec"},
+    [O_WARN] = {"warn", "W", V_VALUE, "NAME", "-WNAME, -Wno-NAME, -Werror"},
+    [O_MAX_ERRORS] = {"max-errors", "fmax-errors=", V_VALUE, "N", "stop after N errors, default 20"},
+    [O_DIAG_FORMAT] = {"diagnostics-format", NULL, V_VALUE, "text|json", "form of messages"},
+    [O_COLOR] = {"color", NULL, V_VALUE, "auto|always|never", "colour in messages"},
+    [O_INCLUDE] = {"include-dir", "I", V_VALUE, "DIR", "where `extends:` is looked up"},
+    [O_JOBS] = {"jobs", "j", V_VALUE, "N", "compile threads, default all"},
+    [O_CACHE_DIR] = {"cache-dir", NULL, V_VALUE, "DIR", "kernel cache, default ~/.cache/mpcc"},
+    [O_NO_CACHE] = {"no-cache", NULL, V_NONE, NULL, "compile every kernel anew"},
+    [O_TIME_PASSES] = {"time-passes", NULL, V_NONE, NULL, "how long each pass took"},
+    [O_PRINT_BEFORE] = {"print-ir-before", NULL, V_VALUE, "PASS", "IR before a pass, or all"},
+    [O_PRINT_AFTER] = {"print-ir-after", NULL, V_VALUE, "PASS", "IR after a pass, or all"},
+    [O_STOP_AFTER] = {"stop-after", NULL, V_VALUE, "PASS", "last pass to run (with --emit=ir)"},
+    [O_CHECK_PASSES] = {"check-passes", NULL, V_NONE, NULL,
+                        "print, parse back and compare the IR after each pass"},
+    [O_NO_REUSE] = {"no-reuse", NULL, V_NONE, NULL, "give every buffer its own memory, for tests"},
+    [O_SAVE_TEMPS] = {"save-temps", NULL, V_NONE, NULL, "keep IR and assembly beside the output"},
+    [O_VERBOSE] = {"verbose", "v", V_NONE, NULL, "say what is done"},
+    [O_LINK] = {"link", NULL, V_VALUE, "cc", "link the program with cc instead of the built-in runner"},
+    [O_DIFF] = {"diff", NULL, V_VALUE, "A,B", "explain: what changes between two precisions"},
+    [O_HELP] = {"help", "h", V_OPTIONAL, "[=TOPIC]",
+                "this text; topics: warnings targets layers precisions passes MPC0102"},
+    [O_VERSION] = {"version", NULL, V_NONE, NULL, "version"},
+    [O_LICENSES] = {"licenses", NULL, V_NONE, NULL, "licence of mpcc and of what it carries"},
+};
+
+static const struct {
+  const char *name, *usage, *doc;
+  Command command;
+} commands[] = {
+    {"run", "run SPEC.yaml [program options]", "compile in memory and train", CMD_RUN},
+    {"check", "check SPEC.yaml...", "parse, type- and shape-check only", CMD_CHECK},
+    {"resolve", "resolve SPEC.yaml", "the effective spec, each value with its origin", CMD_RESOLVE},
+    {"explain", "explain SPEC.yaml [--diff=A,B]", "ops, dtypes, casts and why, kernels, memory",
+     CMD_EXPLAIN},
+    {"verify", "verify SPEC.yaml", "each kernel of this model beside its reference", CMD_VERIFY},
+    {"inspect", "inspect FILE", "what is in a checkpoint, safetensors, .npy or program", CMD_INSPECT},
+};
+
+static int usage(const char *fmt, const char *what) {
+  fputs("mpcc: error: ", stderr);
+  fprintf(stderr, fmt, what);
+  fputs("\nmpcc: see mpcc --help\n", stderr);
+  return 2;
+}
+
+static bool one_of(const char *value, const char *words) {
+  size_t n = strlen(value);
+  for (const char *p = words; n && (p = strstr(p, value)); p += n)
+    if ((p == words || p[-1] == '|') && (p[n] == 0 || p[n] == '|'))
+      return true;
+  return false;
+}
+
+static int number(const char *value, int lo, int hi, int *out) {
+  char *end;
+  long v = strtol(value, &end, 10);
+  if (end == value || *end || v < lo || v > hi)
+    return usage("not a number in range: '%s'", value);
+  *out = (int)v;
+  return 0;
+}
+
+static int choice(const char *value, const char *words) {
+  return one_of(value, words) ? 0 : usage("unknown word '%s'", value);
+}
+
+/* "a,b" appended to a list; the text is cut in place (argv is ours). */
+static void split(const char **list, int *n, const char *value) {
+  for (char *p = (char *)value; p;) {
+    char *comma = strchr(p, ',');
+    if (comma)
+      *comma++ = 0;
+    list[(*n)++] = p;
+    p = comma;
+  }
+}
+
+static int take(Args *a, int id, const char *v) {
+  mpcc_options *o = &a->options;
+  switch (id) {
+  case O_OUTPUT: a->output = v; return 0;
+  case O_EMIT: a->emit = v; return choice(v, "exe|obj|asm|llvm-ir|ir|plan|image");
+  case O_OPT: o->opt_set = true; return number(v, 0, 3, &o->opt_level);
+  case O_NUMERICS: o->strict = !strcmp(v, "strict"); return choice(v, "fused|strict");
+  case O_TARGET:
+    if (!strcmp(v, "cuda") || strstr(v, "cuda")) {
+      fputs("mpcc: error: target cuda is not supported yet; use --target=cpu\n", stderr);
+      return 3;
+    }
+    return choice(v, "cpu");
+  case O_MARCH: split(a->list[3], &o->nlevel, v); return 0;
+  case O_PRECISION: o->precision = v; return 0;
+  case O_DEFINE: a->list[0][o->ndefine++] = v; return 0;
+  case O_SET: a->list[1][o->nset++] = v; return 0;
+  case O_INCLUDE: a->list[2][o->ninclude++] = v; return 0;
+  case O_WARN: ((const char **)o->warning)[o->nwarning++] = v; return 0;
+  case O_MAX_ERRORS: return number(v, 0, 1000000, &o->max_errors);
+  case O_DIAG_FORMAT: a->json = !strcmp(v, "json"); return choice(v, "text|json");
+  case O_COLOR:
+    a->color = !strcmp(v, "always") ? 1 : !strcmp(v, "never") ? 0 : -1;
+    return choice(v, "auto|always|never");
+  case O_JOBS: return number(v, 1, 1024, &o->jobs);
+  case O_CACHE_DIR: o->cache_dir = v; return 0;
+  case O_NO_CACHE: o->no_cache = true; return 0;
+  case O_TIME_PASSES: o->time_passes = true; return 0;
+  case O_PRINT_BEFORE: o->print_before = v; return 0;
+  case O_PRINT_AFTER: o->print_after = v; return 0;
+  case O_STOP_AFTER: o->stop_after = v; return 0;
+  case O_CHECK_PASSES: o->check_passes = true; return 0;
+  case O_NO_REUSE: o->no_reuse = true; return 0;
+  case O_SAVE_TEMPS: a->save_temps = true; return 0;
+  case O_VERBOSE: a->verbose = true; return 0;
+  case O_LINK: a->link = v; return choice(v, "cc");
+  case O_DIFF: a->diff = v; return 0;
+  case O_HELP: a->help = v ? v : ""; return 0;
+  case O_VERSION: a->version = true; return 0;
+  case O_LICENSES: a->licenses = true; return 0;
+  }
+  return 0;
+}
+
+/* Option that `word` spells, with the value glued to it if any; -1: none. */
+static int find(const char *word, const char **value) {
+  *value = NULL;
+  if (!strncmp(word, "--", 2)) {
+    size_t len = strcspn(word + 2, "=");
+    for (int i = 0; i < O_COUNT; i++)
+      if (strlen(table[i].name) == len && !strncmp(table[i].name, word + 2, len)) {
+        if (word[2 + len] == '=')
+          *value = word + 3 + len;
+        return i;
+      }
+    return -1;
+  }
+  int best = -1;
+  size_t best_len = 0;
+  for (int i = 0; i < O_COUNT; i++) { /* the longest one-dash spelling wins: -march= before -m */
+    const char *b = table[i].brief;
+    size_t n = b ? strlen(b) : 0;
+    if (n > best_len && !strncmp(b, word + 1, n) && (table[i].kind != V_NONE || !word[1 + n])) {
+      best = i;
+      best_len = n;
+    }
+  }
+  if (best >= 0 && word[1 + best_len])
+    *value = word + 1 + best_len;
+  return best;
+}
+
+static int allocate(Args *a, int argc) {
+  size_t n = (size_t)argc + 1;
+  for (int i = 0; i < 3; i++)
+    a->list[i] = calloc(n, sizeof **a->list);
+  size_t commas = 0;
+  a->list[3] = calloc(n + 64, sizeof **a->list);
+  (void)commas;
+  a->input = calloc(n, sizeof *a->input);
+  a->rest = calloc(n, sizeof *a->rest);
+  a->options.warning = calloc(n, sizeof *a->options.warning);
+  if (!a->list[0] || !a->list[1] || !a->list[2] || !a->list[3] || !a->input || !a->rest ||
+      !a->options.warning)
+    return 11;
+  a->options.define = a->list[0];
+  a->options.set = a->list[1];
+  a->options.include = a->list[2];
+  a->options.level = a->list[3];
+  return 0;
+}
+
+void args_free(Args *a) {
+  for (int i = 0; i < 4; i++)
+    free(a->list[i]);
+  free(a->input);
+  free(a->rest);
+  free((void *)a->options.warning);
+}
+
+/* `mpcc run`: words that mpcc does not know behind the spec belong to the program. */
+static bool for_program(const Args *a, const char *word, int option) {
+  return a->command == CMD_RUN && a->ninput &&
+         (option < 0 || !strcmp(word, "--help") || !strcmp(word, "--version"));
+}
+
+int args_parse(Args *a, int argc, char **argv) {
+  memset(a, 0, sizeof *a);
+  a->color = -1;
+  a->emit = "exe";
+  int bad = allocate(a, argc), at = 1;
+  if (bad)
+    return bad;
+  a->nrest = 1; /* rest[0] is the program's name */
+  for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof *commands; i++)
+    if (!strcmp(argv[1], commands[i].name)) {
+      a->command = commands[i].command;
+      at = 2;
+    }
+  for (int i = at; i < argc; i++) {
+    const char *word = argv[i], *value;
+    if (word[0] != '-' || !word[1]) {
+      if (a->command == CMD_RUN && a->ninput)
+        a->rest[a->nrest++] = argv[i];
+      else
+        a->input[a->ninput++] = word;
+      continue;
+    }
+    int id = find(word, &value);
+    if (for_program(a, word, id)) {
+      a->rest[a->nrest++] = argv[i];
+      continue;
+    }
+    if (id < 0)
+      return usage("unknown option '%s'", word);
+    if (table[id].kind == V_NONE && value)
+      return usage("option '--%s' takes no value", table[id].name);
+    if (table[id].kind == V_VALUE && !value) {
+      if (i + 1 == argc)
+        return usage("option '%s' needs a value", word);
+      value = argv[++i];
+    }
+    bad = take(a, id, value);
+    if (bad)
+      return bad;
+  }
+  return 0;
+}
+
+/* ---- help ------------------------------------------------------------------------------------------ */
+
+static void help_options(FILE *out) {
+  for (int i = 0; i < O_COUNT; i++) {
+    char left[64] = "";
+    const char *b = table[i].brief, *arg = table[i].arg ? table[i].arg : "";
+    if (table[i].kind == V_NONE)
+      snprintf(left, sizeof left, "%s%s%s--%s", b ? "-" : "", b ? b : "", b ? ", " : "",
+               table[i].name);
+    else
+      snprintf(left, sizeof left, "%s%s%s%s--%s%s%s", b ? "-" : "", b ? b : "",
+               b && table[i].kind == V_VALUE ? arg : "", b ? ", " : "", table[i].name,
+               table[i].kind == V_OPTIONAL ? "" : "=", arg);
+    if (strlen(left) > 28)
+      fprintf(out, "  %s\n  %-28s %s\n", left, "", table[i].doc);
+    else
+      fprintf(out, "  %-28s %s\n", left, table[i].doc);
+  }
+}
+
+int args_help(const char *topic, FILE *out) {
+  if (*topic) {
+    char *text = mpcc_help(topic);
+    if (!text)
+      return usage("no help on '%s'", topic);
+    fputs(text, out);
+    free(text);
+    return 0;
+  }
+  fputs("usage: mpcc [options] SPEC.yaml      build a training program, named after the spec\n", out);
+  for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+    fprintf(out, "       mpcc %-31s %s\n", commands[i].usage, commands[i].doc);
+  fputs("\noptions:\n", out);
+  help_options(out);
+  char *program = program_options_help();
+  fprintf(out, "\noptions of programs, and of `mpcc run` behind the spec:\n%s", program ? program : "");
+  free(program);
+  return 0;
+}

@@ -1,0 +1,18 @@
+/* Writing results: atomically, and as executables. */
+#ifndef MPCC_DRIVER_LINK_H
+#define MPCC_DRIVER_LINK_H
+
+#include <stddef.h>
+
+/* The runner and licence text inside mpcc (driver/runner_blob.S). */
+extern const char mpcc_runner_begin[], mpcc_runner_end[], mpcc_license_begin[];
+
+/* Writes bytes to path ("-": standard output) under a temporary name, then renames, so that a good
+ * file is never replaced by a broken one. 0, or 4 after a message. */
+int write_file(const char *path, const void *data, size_t bytes, int executable);
+/* Executable: runner, images, licence, trailer. */
+int write_program(const char *path, const void *image, size_t bytes);
+/* The same linked by cc from the installed or built libmpcc_rt; 0 or an exit code. */
+int link_with_cc(const char *path, const void *image, size_t bytes, int verbose);
+
+#endif

@@ -1,0 +1,219 @@
+/* The mpcc command. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "driver/args.h"
+#include "driver/inspect.h"
+#include "driver/link.h"
+#include "driver/verify.h"
+#include "mpcc/mpcc.h"
+#include "runner/program.h"
+
+typedef struct {
+  const Args *args;
+  const char *input;
+} Context;
+
+static int exit_code(mpcc_status st) {
+  static const int codes[] = {
+#define ROW(e, text, d, p) [MPCC_##e] = d,
+      MPCC_STATUS_ROWS(ROW)
+#undef ROW
+  };
+  return codes[st];
+}
+
+static void on_message(void *user, const mpcc_message *m) {
+  const Context *c = user;
+  fputs(c->args->json ? m->json : m->text, stderr);
+  fputc('\n', stderr);
+}
+
+static void on_dump(void *user, const char *title, const char *text) {
+  const Context *c = user;
+  if (strcmp(title, "reproducer")) {
+    fprintf(stderr, "; ---- %s ----\n%s", title, text);
+    return;
+  }
+  char path[4096];
+  snprintf(path, sizeof path, "%s.repro.mpir", c->input);
+  if (write_file(path, text, strlen(text), 0) == 0)
+    fprintf(stderr, "mpcc: note: the module before the failing pass is in %s\n", path);
+}
+
+static int read_input(const char *path, char **text, size_t *len) {
+  FILE *f = strcmp(path, "-") ? fopen(path, "rb") : stdin;
+  size_t cap = 1 << 16, n = 0;
+  char *p = f ? malloc(cap) : NULL;
+  while (p && !feof(f) && !ferror(f)) {
+    n += fread(p + n, 1, cap - 1 - n, f);
+    if (n == cap - 1) {
+      char *q = realloc(p, cap *= 2);
+      if (!q)
+        free(p);
+      p = q;
+    }
+  }
+  if (!p || ferror(f)) {
+    fprintf(stderr, "mpcc: error: cannot read '%s': %s\n", path, strerror(errno));
+    free(p);
+    if (f && f != stdin)
+      fclose(f);
+    return 4;
+  }
+  if (f != stdin)
+    fclose(f);
+  p[n] = 0;
+  *text = p;
+  *len = n;
+  return 0;
+}
+
+/* Output name: the spec's file name without folder and extension. */
+static void default_output(const char *input, const char *suffix, char *out, size_t size) {
+  const char *slash = strrchr(input, '/'), *base = slash ? slash + 1 : input;
+  const char *dot = strrchr(base, '.');
+  int n = dot && dot != base ? (int)(dot - base) : (int)strlen(base);
+  snprintf(out, size, "%.*s%s", n, base, suffix);
+}
+
+static const struct {
+  const char *emit;
+  mpcc_output kind;
+  const char *suffix;
+} kinds[] = {{"exe", MPCC_OUT_IMAGE, ""},       {"image", MPCC_OUT_IMAGE, ".mpcimg"},
+             {"obj", MPCC_OUT_OBJECT, ".o"},    {"asm", MPCC_OUT_ASM, ".s"},
+             {"llvm-ir", MPCC_OUT_LLVM_IR, ".ll"}, {"ir", MPCC_OUT_IR, ".mpir"},
+             {"plan", MPCC_OUT_PLAN, ".plan"}};
+
+static int write_result(const Args *a, const char *input, const char *emit, const char *suffix,
+                        const void *out, size_t bytes) {
+  char name[4096];
+  const char *path = a->output;
+  if (!path) {
+    default_output(input, suffix, name, sizeof name);
+    path = name;
+  }
+  if (!strcmp(path, input)) {
+    fprintf(stderr, "mpcc: error: output '%s' is the input; use -o\n", path);
+    return 2;
+  }
+  if (strcmp(emit, "exe"))
+    return write_file(path, out, bytes, 0);
+  if (a->link)
+    return link_with_cc(path, out, bytes, a->verbose);
+  return write_program(path, out, bytes);
+}
+
+static int compile_one(const Args *a, mpcc_session *s, const char *input, const char *text,
+                       size_t len) {
+  const char *emit = a->command == CMD_EXPLAIN ? "plan" : a->emit;
+  size_t k = 0;
+  while (strcmp(kinds[k].emit, emit))
+    k++;
+  void *out = NULL;
+  size_t bytes = 0;
+  mpcc_output kind = a->command == CMD_CHECK ? MPCC_OUT_CHECK : kinds[k].kind;
+  mpcc_status st = mpcc_compile(s, input, text, len, kind, &out, &bytes);
+  int code = exit_code(st);
+  if (st == MPCC_OK && a->command == CMD_EXPLAIN)
+    code = write_file(a->output ? a->output : "-", out, bytes, 0);
+  else if (st == MPCC_OK && a->command == CMD_COMPILE)
+    code = write_result(a, input, emit, kinds[k].suffix, out, bytes);
+  free(out);
+  return code;
+}
+
+static int run_now(const Args *a, mpcc_session *s, const char *input, const char *text,
+                   size_t len) {
+  void *image = NULL;
+  size_t bytes = 0;
+  mpcc_status st = mpcc_compile(s, input, text, len, MPCC_OUT_IMAGE, &image, &bytes);
+  int code = exit_code(st);
+  if (st == MPCC_OK) {
+    char name[4096], folder[4096];
+    snprintf(name, sizeof name, "mpcc run %s", input);
+    snprintf(folder, sizeof folder, "%s", input);
+    char *slash = strrchr(folder, '/');
+    if (slash)
+      *slash = 0;
+    Program p = {.name = name,
+                 .image = image,
+                 .image_bytes = bytes,
+                 .data_dir = slash ? folder : NULL,
+                 .license = mpcc_license_begin,
+                 .version = mpcc_version()};
+    a->rest[0] = name;
+    code = program_main(&p, a->nrest, a->rest);
+  }
+  free(image);
+  return code;
+}
+
+static int resolve(const Args *a, mpcc_session *s, const char *input, const char *text,
+                   size_t len) {
+  void *out = NULL;
+  size_t bytes = 0;
+  int code = exit_code(mpcc_resolve(s, input, text, len, &out, &bytes));
+  if (!code)
+    code = write_file(a->output ? a->output : "-", out, bytes, 0);
+  free(out);
+  return code;
+}
+
+static int one_input(Args *a, const char *input) {
+  if (a->command == CMD_INSPECT)
+    return inspect_file(input);
+  char *text;
+  size_t len;
+  int code = read_input(input, &text, &len);
+  if (code)
+    return code;
+  Context context = {a, input};
+  mpcc_callbacks cb = {on_message, on_dump, &context};
+  mpcc_session *s = mpcc_session_create(&a->options, &cb);
+  if (!s)
+    code = 11;
+  else if (a->command == CMD_RUN)
+    code = run_now(a, s, input, text, len);
+  else if (a->command == CMD_RESOLVE)
+    code = resolve(a, s, input, text, len);
+  else if (a->command == CMD_VERIFY)
+    code = verify_spec(s, input, text, len);
+  else
+    code = compile_one(a, s, input, text, len);
+  mpcc_session_destroy(s);
+  free(text);
+  return code;
+}
+
+int main(int argc, char **argv) {
+  Args a;
+  int code = args_parse(&a, argc, argv);
+  if (!code && a.help)
+    code = args_help(a.help, stdout);
+  else if (!code && a.version)
+    printf("mpcc %s\n", mpcc_version());
+  else if (!code && a.licenses)
+    fputs(mpcc_license_begin, stdout);
+  else if (!code && (!a.ninput || (a.ninput > 1 && a.command != CMD_CHECK))) {
+    fprintf(stderr, "mpcc: error: %s\nmpcc: see mpcc --help\n",
+            a.ninput ? "one spec at a time" : "no input file");
+    code = 2;
+  } else if (!code) {
+    const char *no_color = getenv("NO_COLOR");
+    a.options.colour = a.color >= 0 ? a.color : isatty(2) && !(no_color && *no_color);
+    a.options.host_level_only = a.command == CMD_RUN || a.command == CMD_VERIFY;
+    for (int i = 0; i < a.ninput; i++) {
+      int one = one_input(&a, a.input[i]);
+      code = one > code ? one : code;
+    }
+  }
+  args_free(&a);
+  if (fflush(stdout) && !code)
+    code = 4;
+  return code;
+}

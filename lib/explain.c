@@ -1,0 +1,253 @@
+/* `mpcc explain`: the plan in words. Three tables from three stages of one compilation: what every
+ * op computes and stores and each cast with its reason (after castopt), what is saved or recomputed
+ * for backward (after save), and the kernels and memory of the finished plan. The text depends on
+ * the module alone, so it can be compared and diffed. */
+#include <string.h>
+
+#include "codegen/codegen.h"
+#include "lib/lib.h"
+#include "mpcc/abi.h"
+
+enum { COL_LAYER = 44, COL_OP = 16 };
+
+static const char *shown_layer(const Op *op) {
+  return op->layer && *op->layer ? op->layer : "-";
+}
+
+static void put_shape(Text *out, const Type *t) {
+  text_puts(out, "[");
+  for (int i = 0; i < t->rank; i++)
+    text_printf(out, "%s%lld", i ? "," : "", (long long)t->dim[i]);
+  text_puts(out, "]");
+}
+
+static void put_place(Text *out, const Diag *d, Loc loc) {
+  if (loc.file)
+    text_printf(out, "  %s:%u:%u", diag_file_name(d, loc.file), loc.line, loc.col);
+}
+
+/* ---- what is computed in what ------------------------------------------------------------------- */
+
+/* Format the op's arithmetic is done in: products by their operands, statistics and losses at least
+ * FP32, pointwise ops in FP32 registers for anything narrower. */
+static DType compute_dtype(const Op *op) {
+  DType in = op->nin ? op->in[0]->type->dt : op->out[0]->type->dt;
+  if (op_info(op->code)->kind == OK_PRODUCT || op_info(op->code)->kind == OK_ATTENTION)
+    return in;
+  return in == DT_F64 ? DT_F64 : DT_F32;
+}
+
+static bool is_bookkeeping(const Op *op) {
+  OpKind k = op_info(op->code)->kind;
+  return k == OK_NONE || (k == OK_VIEW && op->code != OP_qgrad);
+}
+
+static void explain_op(const Compilation *c, const Op *op, Text *out) {
+  text_printf(out, "  %-*s %-*s ", COL_LAYER, shown_layer(op), COL_OP, op_info(op->code)->name);
+  if (op->code == OP_cast)
+    text_printf(out, "%-5s -> %-5s", dtype_text(op->in[0]->type->dt),
+                dtype_text(op->out[0]->type->dt));
+  else
+    text_printf(out, "%-5s    %-5s", dtype_text(compute_dtype(op)),
+                dtype_text(op->out[0]->type->dt));
+  text_puts(out, "  ");
+  put_shape(out, op->out[0]->type);
+  put_place(out, c->diag, op->loc);
+  if (op->why)
+    text_printf(out, "\n  %-*s   because %s", COL_LAYER, "", op->why);
+  text_puts(out, "\n");
+}
+
+static void explain_forward(const Compilation *c, Text *out) {
+  const Func *f = module_func(c->module, "train_forward");
+  if (!f)
+    return;
+  text_printf(out, "\nforward, op by op\n  %-*s %-*s %-5s    %-5s  shape\n", COL_LAYER, "layer",
+              COL_OP, "op", "in", "stores");
+  for (int i = 0; i < f->nop; i++)
+    if (!is_bookkeeping(f->op[i]))
+      explain_op(c, f->op[i], out);
+}
+
+/* ---- head ------------------------------------------------------------------------------------------ */
+
+static int64_t count_role(const Module *m, Role role, int64_t *bytes) {
+  int64_t n = 0;
+  *bytes = 0;
+  for (int i = 0; i < m->ntensor; i++) {
+    const Tensor *t = m->tensor[i];
+    bool is_flat = !strncmp(t->name, "flat.", 5);
+    if (t->role == role && !is_flat) {
+      n += type_elems(t->type);
+      *bytes += type_bytes(t->type);
+    }
+  }
+  return n;
+}
+
+static void explain_head(const Compilation *c, Text *out) {
+  const Module *m = c->module;
+  int64_t bytes, n = count_role(m, ROLE_PARAM, &bytes);
+  text_printf(out, "%s: precision %s, policy %s", module_str(m, "name", "?"),
+              module_str(m, "mode", "?"), module_str(m, "policy", "?"));
+  if (strcmp(module_str(m, "compat", "none"), "none"))
+    text_printf(out, ", compat %s", module_str(m, "compat", "none"));
+  text_printf(out, ", numerics %s, batch %lld", module_str(m, "numerics", "fused"),
+              (long long)module_int(m, "batch", 0));
+  if (module_int(m, "accumulate", 1) > 1)
+    text_printf(out, " x %lld micro-batches", (long long)module_int(m, "accumulate", 1));
+  text_printf(out, "\nparameters %lld, %lld bytes as stored\n", (long long)n, (long long)bytes);
+}
+
+/* ---- rules in force ------------------------------------------------------------------------------------ */
+
+static void explain_rules(const Compilation *c, Text *out) {
+  const Module *m = c->module;
+  const char *mode = module_str(m, "mode", "");
+  bool mixed = strstr(mode, "mixed") != NULL, te = !strncmp(mode, "transformer-engine", 18);
+  bool lightning = !strcmp(module_str(m, "compat", "none"), "lightning");
+  text_puts(out, "\nrules in force (docs/numerics.md)\n");
+  if (mixed || te)
+    text_printf(out, "  N6  %s\n", te && lightning ? "compat lightning: no FP32 masters"
+                                                   : "the optimizer updates FP32 masters");
+  if (module_int(m, "scaler", 0))
+    text_puts(out, "  N7  gradients are scaled; the scale follows GradScaler's rule\n");
+  if (te)
+    text_printf(out, "  N8  FP8 delayed scaling, %s, history %lld, %s\n",
+                module_str(m, "fp8_format", "HYBRID"),
+                (long long)module_int(m, "amax_history_len", 0),
+                module_str(m, "amax_compute_algo", "max"));
+  text_printf(out, "  N10 %s\n", strcmp(module_str(m, "numerics", "fused"), "strict")
+                                     ? "fused kernels may skip intermediate rounding"
+                                     : "strict: rounded at every op boundary");
+  text_puts(out, "  N11 a step with a loss or gradient norm that is not finite is not applied\n");
+}
+
+/* ---- saved or recomputed --------------------------------------------------------------------------------- */
+
+static void explain_saved(const Compilation *c, Text *out) {
+  const Func *f = module_func(c->module, "train_step");
+  if (!f)
+    return;
+  int n = 0;
+  for (int i = 0; i < f->nop; i++)
+    n += op_int(f->op[i], "recompute", 0) != 0;
+  text_printf(out, "\nrecomputed in backward: %d op%s\n", n, n == 1 ? "" : "s");
+  for (int i = 0; i < f->nop; i++)
+    if (op_int(f->op[i], "recompute", 0))
+      text_printf(out, "  %-*s %s\n", COL_LAYER, shown_layer(f->op[i]),
+                  op_info(f->op[i]->code)->name);
+}
+
+/* ---- kernels and memory ------------------------------------------------------------------------------------- */
+
+/* Floating-point operations of one group: 2 per multiply-add of products; attention forward is two
+ * products, backward five. Pointwise work is not counted, as is customary. */
+static int64_t group_flops(const Op *op) {
+  const char *kind = op_str(op, "kind", "");
+  int64_t elems = 1;
+  for (int d = 0; d < op->body->ndim; d++)
+    elems *= op->body->dim[d];
+  if (!strcmp(kind, "product"))
+    return 2 * elems * op_int(op, "k", 0);
+  if (!strcmp(kind, "attention"))
+    return 4 * elems * op_int(op, "keys", 0);
+  if (!strcmp(kind, "attention_grad"))
+    return 10 * elems * op_int(op, "keys", 0);
+  return 0;
+}
+
+static int64_t group_bytes(const Op *op) {
+  int64_t n = 0;
+  for (int i = 0; i < op->nin; i++)
+    n += type_bytes(op->in[i]->type);
+  for (int i = 0; i < op->nout; i++)
+    n += type_bytes(op->out[i]->type);
+  return n;
+}
+
+static void explain_group(const Compilation *c, const KernelTable *k, const Op *op, Text *out) {
+  text_printf(out, "  k%-3d %-14s %-*s %s(", kernel_index(k, op), op_str(op, "kind", "?"), COL_LAYER,
+              shown_layer(op), op_str(op, "label", ""));
+  for (int i = 0; i < op->nin; i++)
+    text_printf(out, "%s%s", i ? " " : "", dtype_text(op->in[i]->type->dt));
+  text_puts(out, ") ->");
+  for (int i = 0; i < op->nout; i++) {
+    text_printf(out, " %s", dtype_text(op->out[i]->type->dt));
+    put_shape(out, op->out[i]->type);
+  }
+  put_place(out, c->diag, op->loc);
+  text_puts(out, "\n");
+}
+
+static void explain_function(const Compilation *c, const KernelTable *k, const Func *f, Text *out) {
+  int64_t flops = 0, bytes = 0;
+  int groups = 0;
+  for (int i = 0; i < f->nop; i++)
+    if (f->op[i]->code == OP_group) {
+      groups++;
+      flops += group_flops(f->op[i]);
+      bytes += group_bytes(f->op[i]);
+    }
+  text_printf(out, "\n%s: %d kernel launches, %lld FLOPs in products, %lld bytes touched\n",
+              f->name, groups, (long long)flops, (long long)bytes);
+  for (int i = 0; i < f->nop; i++)
+    if (f->op[i]->code == OP_group)
+      explain_group(c, k, f->op[i], out);
+}
+
+static void explain_memory(const Compilation *c, Text *out) {
+  static const char *const names[MPCC_SEG_COUNT] = {"state", "derived", "accum", "work", "io"};
+  int64_t total = 0;
+  text_puts(out, "\nmemory, bytes\n");
+  for (int i = 0; i < MPCC_SEG_COUNT; i++) {
+    total += c->module->segment_bytes[i];
+    text_printf(out, "  %-8s %lld\n", names[i], (long long)c->module->segment_bytes[i]);
+  }
+  text_printf(out, "  %-8s %lld\n", "peak", (long long)total);
+}
+
+static Status to_plan(Compilation *c) {
+  const Target *t = target_by_name("cpu");
+  const char *level = NULL;
+  TargetCaps caps;
+  if (t)
+    level = c->o->nlevel ? c->o->level[0] : t->host_level();
+  if (t && !level)
+    level = t->level[0];
+  Status st = level ? t->caps(level, &caps) : MPCC_ERR_TARGET;
+  return st == MPCC_OK ? compilation_passes(c, &caps, NULL) : st;
+}
+
+Status explain(Compilation *c, Text *out) {
+  Status st = MPCC_OK;
+  if (c->module->stage < STAGE_TYPED)
+    st = compilation_passes(c, NULL, "castopt");
+  if (st != MPCC_OK)
+    return st;
+  explain_head(c, out);
+  explain_rules(c, out);
+  explain_forward(c, out);
+  if (c->module->stage < STAGE_SAVED)
+    st = compilation_passes(c, NULL, "save");
+  if (st != MPCC_OK)
+    return st;
+  explain_saved(c, out);
+  if (c->module->stage < STAGE_PLANNED)
+    st = to_plan(c);
+  if (st != MPCC_OK)
+    return st;
+  KernelTable kernels;
+  st = codegen_kernels(c->module, c->arena, &kernels);
+  if (st != MPCC_OK)
+    return st;
+  text_printf(out, "\n%d distinct kernels\n", kernels.n);
+  static const char *const shown[] = {"train_step", "eval_step"};
+  for (int i = 0; i < 2; i++) {
+    const Func *f = module_func(c->module, shown[i]);
+    if (f)
+      explain_function(c, &kernels, f, out);
+  }
+  explain_memory(c, out);
+  return out->failed ? MPCC_ERR_NOMEM : MPCC_OK;
+}
