@@ -13,6 +13,8 @@ typedef enum {
   O_LINK, O_DIFF, O_HELP, O_VERSION, O_LICENSES, O_COUNT
 } OptionId;
 
+enum { MAX_LEVEL_WORDS = 64 };
+
 /* How a value is written: none; --name=V or --name V; -xV or -x V; -name=V (clang's way). */
 typedef enum { V_NONE, V_VALUE, V_OPTIONAL } ValueKind;
 
@@ -101,7 +103,7 @@ static int choice(const char *value, const char *words) {
 
 /* "a,b" appended to a list; the text is cut in place (argv is ours). */
 static void split(const char **list, int *n, const char *value) {
-  for (char *p = (char *)value; p;) {
+  for (char *p = (char *)value; p && *n < MAX_LEVEL_WORDS;) {
     char *comma = strchr(p, ',');
     if (comma)
       *comma++ = 0;
@@ -186,9 +188,7 @@ static int allocate(Args *a, int argc) {
   size_t n = (size_t)argc + 1;
   for (int i = 0; i < 3; i++)
     a->list[i] = calloc(n, sizeof **a->list);
-  size_t commas = 0;
-  a->list[3] = calloc(n + 64, sizeof **a->list);
-  (void)commas;
+  a->list[3] = calloc(n + MAX_LEVEL_WORDS, sizeof **a->list);
   a->input = calloc(n, sizeof *a->input);
   a->rest = calloc(n, sizeof *a->rest);
   a->options.warning = calloc(n, sizeof *a->options.warning);

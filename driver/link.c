@@ -82,3 +82,68 @@ int write_program(const char *path, const void *image, size_t bytes) {
   free(p);
   return code;
 }
+
+/* ---- linking by cc ----------------------------------------------------------------------------- */
+
+/* Folder of this executable: the libraries lie beside it (a build) or in ../lib (an installation). */
+static int library_folder(char *out, size_t size) {
+  ssize_t n = readlink("/proc/self/exe", out, size - 1);
+  if (n <= 0)
+    return -1;
+  out[n] = 0;
+  *strrchr(out, '/') = 0;
+  char probe[4200];
+  snprintf(probe, sizeof probe, "%s/libmpcc_program.a", out);
+  if (access(probe, R_OK) && strlen(out) + 8 < size)
+    strcat(out, "/../lib");
+  return 0;
+}
+
+static int run_cc(char *const argv[], int verbose) {
+  if (verbose) {
+    for (int i = 0; argv[i]; i++)
+      fprintf(stderr, "%s%s", i ? " " : "", argv[i]);
+    fputc('\n', stderr);
+  }
+  pid_t pid = fork();
+  if (pid < 0)
+    return 1;
+  if (!pid) {
+    execvp(argv[0], argv);
+    fprintf(stderr, "mpcc: error: cannot run %s: %s\n", argv[0], strerror(errno));
+    _exit(127);
+  }
+  int status;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+    ;
+  return WIFEXITED(status) && !WEXITSTATUS(status) ? 0 : 1;
+}
+
+int link_with_cc(const char *path, const void *image, size_t bytes, int verbose) {
+  char folder[4096], dir[] = "/tmp/mpcc-link-XXXXXX";
+  if (library_folder(folder, sizeof folder) || !mkdtemp(dir))
+    return complain("make a temporary folder for", path);
+  char image_file[64], text_file[64], asm_file[64], text[400], lib[3][4200];
+  snprintf(image_file, sizeof image_file, "%s/image", dir);
+  snprintf(text_file, sizeof text_file, "%s/license", dir);
+  snprintf(asm_file, sizeof asm_file, "%s/image.s", dir);
+  snprintf(text, sizeof text,
+           ".section .rodata\n.global mpcc_image_begin, mpcc_image_end, mpcc_license_text\n"
+           ".balign 64\nmpcc_image_begin:\n.incbin \"%s\"\nmpcc_image_end:\n"
+           "mpcc_license_text:\n.incbin \"%s\"\n.byte 0\n.section .note.GNU-stack,\"\",@progbits\n",
+           image_file, text_file);
+  static const char *const names[] = {"mpcc_program", "mpcc_report", "mpcc_rt"};
+  for (int i = 0; i < 3; i++)
+    snprintf(lib[i], sizeof lib[i], "%s/lib%s.a", folder, names[i]);
+  char *argv[] = {"cc", "-o", (char *)path, asm_file, lib[0], lib[1], lib[2], "-ljansson", "-lz",
+                  "-lpthread", "-lm", NULL};
+  int code = write_file(image_file, image, bytes, 0);
+  code = code ? code : write_file(text_file, mpcc_license_begin, strlen(mpcc_license_begin), 0);
+  code = code ? code : write_file(asm_file, text, strlen(text), 0);
+  code = code ? code : run_cc(argv, verbose);
+  unlink(image_file);
+  unlink(text_file);
+  unlink(asm_file);
+  rmdir(dir);
+  return code;
+}

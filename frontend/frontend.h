@@ -63,4 +63,7 @@ const char *spec_name(const Spec *s);
  * Module attributes as passes.h lists. Diagnoses shapes. */
 Status spec_lower(const Spec *s, StrTable *strings, Diag *d, Module **out);
 
+/* Layers of the spec language with their arguments, one line each (--help=layers). */
+void frontend_help_layers(Text *out);
+
 #endif

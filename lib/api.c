@@ -76,14 +76,19 @@ static bool compilation_begin(Compilation *c, mpcc_session *s) {
   return true;
 }
 
+static void compilation_fini(Compilation *c) {
+  text_fini(&c->plan);
+  module_destroy(c->module);
+  arena_destroy(c->arena);
+}
+
 static Status compilation_end(Compilation *c, mpcc_session *s, Status st) {
   if (st == MPCC_OK && arena_failed(c->arena))
     st = MPCC_ERR_NOMEM;
   if (st == MPCC_OK && diag_errors(c->diag))
     st = MPCC_ERR_INPUT; /* warnings under -Werror */
   session_deliver(s, c->diag);
-  module_destroy(c->module);
-  arena_destroy(c->arena);
+  compilation_fini(c);
   return st;
 }
 
@@ -158,7 +163,7 @@ static Status module_again(Compilation *c, const char *text, size_t len, Module 
   return module_parse(c->strings, c->diag, file, text, len, out);
 }
 
-static void meta_json(Compilation *c, const char *level, Text *out) {
+static void meta_json(Compilation *c, const char *level, const KernelTable *kernels, Text *out) {
   const Module *m = c->module;
   text_puts(out, "{\"mpcc\":");
   text_json(out, MPCC_VERSION);
@@ -184,7 +189,24 @@ static void meta_json(Compilation *c, const char *level, Text *out) {
     spec_json(c->spec, out);
   else
     text_puts(out, "null");
+  Text yaml = {0}, plan = {0};
+  text_puts(&plan, c->plan.data ? c->plan.data : "");
+  explain_planned(c, kernels, &plan);
+  if (c->spec)
+    spec_resolve(c->spec, false, &yaml);
+  text_puts(out, ",\"spec_yaml\":");
+  text_json(out, yaml.data ? yaml.data : "");
+  text_puts(out, ",\"plan\":");
+  text_json(out, plan.data ? plan.data : "");
   text_puts(out, "}");
+  out->failed |= plan.failed || yaml.failed;
+  text_fini(&plan);
+  text_fini(&yaml);
+}
+
+static Status no_target(Compilation *c) {
+  diag_error(c->diag, (Loc){0}, 503, "this build of mpcc has no cpu target");
+  return MPCC_ERR_TARGET;
 }
 
 /* Levels to compile, best first: those asked for, or the host's and the baseline. */
@@ -222,7 +244,7 @@ static Status append_image(Compilation *c, const Target *t, const char *level,
                            const KernelTable *kernels, const void *object, size_t bytes,
                            Blob *blob) {
   Text meta = {0};
-  meta_json(c, level, &meta);
+  meta_json(c, level, kernels, &meta);
   Code code = {t->name, level, t->level_needs(level), object, bytes};
   void *image = NULL;
   size_t image_bytes = 0;
@@ -236,17 +258,20 @@ static Status append_image(Compilation *c, const Target *t, const char *level,
   return st;
 }
 
-/* Fuse, plan and emit for one level; appends the image, or the text or object `form` asks for. */
-static Status emit_level(Compilation *c, const Target *t, const char *level, const char *form,
-                         Blob *blob) {
+/* Fuse and plan for one level. */
+static Status plan_level(Compilation *c, const Target *t, const char *level, KernelTable *kernels) {
   TargetCaps caps;
   Status st = t->caps(level, &caps);
   if (st == MPCC_OK)
     st = compilation_passes(c, &caps, NULL);
-  if (st != MPCC_OK)
-    return st;
+  return st == MPCC_OK ? codegen_kernels(c->module, c->arena, kernels) : st;
+}
+
+/* Fuse, plan and emit for one level; appends the image, or the text or object `form` asks for. */
+static Status emit_level(Compilation *c, const Target *t, const char *level, const char *form,
+                         Blob *blob) {
   KernelTable kernels = {0};
-  st = codegen_kernels(c->module, c->arena, &kernels);
+  Status st = plan_level(c, t, level, &kernels);
   void *object = NULL;
   size_t bytes = 0;
   char cache[4096];
@@ -265,10 +290,8 @@ static Status emit_level(Compilation *c, const Target *t, const char *level, con
 /* One image per level, one behind the other, best first: mprt_open takes the first that runs. */
 static Status emit_all(Compilation *c, const char *form, Blob *blob) {
   const Target *t = target_by_name("cpu");
-  if (!t) {
-    diag_error(c->diag, (Loc){0}, 503, "this build of mpcc has no cpu target");
-    return MPCC_ERR_TARGET;
-  }
+  if (!t)
+    return no_target(c);
   const char *level[LIB_MAX_LEVELS + 1];
   int n = 0;
   Status st = choose_levels(c, t, level, &n);
@@ -276,8 +299,7 @@ static Status emit_all(Compilation *c, const char *form, Blob *blob) {
     return st;
   if (form)
     n = 1;
-  if (c->module->stage < STAGE_SAVED)
-    st = compilation_passes(c, NULL, "save");
+  st = explain_to_saved(c, &c->plan);
   Text saved = {0};
   if (st == MPCC_OK && n > 1)
     module_print(c->module, c->diag, &saved);
@@ -322,6 +344,36 @@ static Status emit_ir(Compilation *c, void **out, size_t *bytes) {
   return take_text(&text, out, bytes);
 }
 
+/* Target and its first level to compile for. */
+static Status first_level(Compilation *c, const Target **t, const char **level) {
+  const char *levels[LIB_MAX_LEVELS + 1];
+  int n = 0;
+  *t = target_by_name("cpu");
+  if (!*t)
+    return no_target(c);
+  Status st = choose_levels(c, *t, levels, &n);
+  *level = n ? levels[0] : NULL;
+  return st;
+}
+
+static Status emit_plan(Compilation *c, void **out, size_t *bytes) {
+  const Target *t;
+  const char *level;
+  KernelTable kernels;
+  Text plan = {0};
+  Status st = first_level(c, &t, &level);
+  if (st == MPCC_OK)
+    st = explain_to_saved(c, &plan);
+  if (st == MPCC_OK)
+    st = plan_level(c, t, level, &kernels);
+  if (st == MPCC_OK)
+    st = explain_planned(c, &kernels, &plan);
+  if (st == MPCC_OK)
+    return take_text(&plan, out, bytes);
+  text_fini(&plan);
+  return st;
+}
+
 static Status compile_kind(Compilation *c, mpcc_output kind, void **out, size_t *bytes) {
   static const char *const forms[] = {
       [MPCC_OUT_OBJECT] = "object", [MPCC_OUT_ASM] = "asm", [MPCC_OUT_LLVM_IR] = "llvm-ir"};
@@ -329,14 +381,8 @@ static Status compile_kind(Compilation *c, mpcc_output kind, void **out, size_t 
     return c->module->stage < STAGE_SAVED ? compilation_passes(c, NULL, "save") : MPCC_OK;
   if (kind == MPCC_OUT_IR)
     return emit_ir(c, out, bytes);
-  if (kind == MPCC_OUT_PLAN) {
-    Text plan = {0};
-    Status st = explain(c, &plan);
-    if (st == MPCC_OK)
-      return take_text(&plan, out, bytes);
-    text_fini(&plan);
-    return st;
-  }
+  if (kind == MPCC_OUT_PLAN)
+    return emit_plan(c, out, bytes);
   Blob blob = {0};
   Status st = emit_all(c, kind == MPCC_OUT_IMAGE ? NULL : forms[kind], &blob);
   *out = blob.data;
@@ -360,6 +406,25 @@ mpcc_status mpcc_compile(mpcc_session *s, const char *path, const char *text, si
     *out = NULL;
     *bytes = 0;
   }
+  return st;
+}
+
+mpcc_status mpcc_verify(mpcc_session *s, const char *path, const char *text, size_t len,
+                        const mpcc_executor *x) {
+  Compilation c;
+  if (!compilation_begin(&c, s))
+    return MPCC_ERR_NOMEM;
+  const Target *t;
+  const char *level;
+  KernelTable kernels;
+  Status st = compilation_front(&c, path, text, len);
+  if (st == MPCC_OK)
+    st = first_level(&c, &t, &level);
+  if (st == MPCC_OK)
+    st = plan_level(&c, t, level, &kernels);
+  if (st == MPCC_OK)
+    st = verify_kernels(&c, &kernels, x);
+  compilation_fini(&c); /* without messages: mpcc_compile has delivered them already */
   return st;
 }
 

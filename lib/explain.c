@@ -207,19 +207,19 @@ static void explain_memory(const Compilation *c, Text *out) {
   text_printf(out, "  %-8s %lld\n", "peak", (long long)total);
 }
 
-static Status to_plan(Compilation *c) {
-  const Target *t = target_by_name("cpu");
-  const char *level = NULL;
-  TargetCaps caps;
-  if (t)
-    level = c->o->nlevel ? c->o->level[0] : t->host_level();
-  if (t && !level)
-    level = t->level[0];
-  Status st = level ? t->caps(level, &caps) : MPCC_ERR_TARGET;
-  return st == MPCC_OK ? compilation_passes(c, &caps, NULL) : st;
+Status explain_planned(Compilation *c, const KernelTable *kernels, Text *out) {
+  text_printf(out, "\n%d distinct kernels\n", kernels->n);
+  static const char *const shown[] = {"train_step", "eval_step"};
+  for (int i = 0; i < 2; i++) {
+    const Func *f = module_func(c->module, shown[i]);
+    if (f)
+      explain_function(c, kernels, f, out);
+  }
+  explain_memory(c, out);
+  return out->failed ? MPCC_ERR_NOMEM : MPCC_OK;
 }
 
-Status explain(Compilation *c, Text *out) {
+Status explain_to_saved(Compilation *c, Text *out) {
   Status st = MPCC_OK;
   if (c->module->stage < STAGE_TYPED)
     st = compilation_passes(c, NULL, "castopt");
@@ -233,21 +233,5 @@ Status explain(Compilation *c, Text *out) {
   if (st != MPCC_OK)
     return st;
   explain_saved(c, out);
-  if (c->module->stage < STAGE_PLANNED)
-    st = to_plan(c);
-  if (st != MPCC_OK)
-    return st;
-  KernelTable kernels;
-  st = codegen_kernels(c->module, c->arena, &kernels);
-  if (st != MPCC_OK)
-    return st;
-  text_printf(out, "\n%d distinct kernels\n", kernels.n);
-  static const char *const shown[] = {"train_step", "eval_step"};
-  for (int i = 0; i < 2; i++) {
-    const Func *f = module_func(c->module, shown[i]);
-    if (f)
-      explain_function(c, &kernels, f, out);
-  }
-  explain_memory(c, out);
   return out->failed ? MPCC_ERR_NOMEM : MPCC_OK;
 }

@@ -2,6 +2,7 @@
 #ifndef MPCC_LIB_H
 #define MPCC_LIB_H
 
+#include "codegen/codegen.h"
 #include "frontend/frontend.h"
 #include "ir/ir.h"
 #include "mpcc/mpcc.h"
@@ -17,6 +18,7 @@ typedef struct {
   Diag *diag;
   Spec *spec;     /* NULL when the input was IR text */
   Module *module; /* newest */
+  Text plan;      /* explain's first half */
 } Compilation;
 
 /* ---- api.c ---- */
@@ -24,8 +26,14 @@ typedef struct {
 Status compilation_passes(Compilation *c, const TargetCaps *caps, const char *stop_after);
 
 /* ---- explain.c ---- */
-/* The plan in words: ops, dtypes, casts and why, kernels, memory. */
-Status explain(Compilation *c, Text *out);
+/* The plan in words. First half: runs the passes up to `save` and tells ops, dtypes, casts and why,
+ * and what is recomputed. Second half, of a planned module: kernels, FLOPs, bytes, memory. */
+Status explain_to_saved(Compilation *c, Text *out);
+Status explain_planned(Compilation *c, const KernelTable *kernels, Text *out);
+
+/* ---- verify.c ---- */
+/* Each distinct kernel of the planned module beside the interpreter; ERR_RUN when one deviates. */
+Status verify_kernels(Compilation *c, const KernelTable *kernels, const mpcc_executor *x);
 
 /* ---- files.c ---- */
 typedef struct {

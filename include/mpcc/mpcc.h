@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "mpcc/abi.h"
 #include "mpcc/status.h"
 
 #ifdef __cplusplus
@@ -69,6 +70,27 @@ mpcc_status mpcc_compile(mpcc_session *s, const char *path, const char *text, si
 /* YAML of the effective spec with the origin of each value. */
 mpcc_status mpcc_resolve(mpcc_session *s, const char *path, const char *text, size_t len,
                          void **out, size_t *bytes);
+/* One kernel beside its reference. */
+typedef struct {
+  const char *kind, *label, *layer, *place, *symbol;
+  double error, bound; /* worst |got - want| / bound unit: passes when error <= bound */
+  bool ok;
+} mpcc_verdict;
+
+/* What mpcc_verify needs of a host that can run machine code: the driver has the runtime for it. */
+typedef struct {
+  /* Runs kernel `symbol` of the image over all its tiles on the caller's buffers. */
+  mpcc_status (*run)(void *user, const char *symbol, const MpccArg *args);
+  void (*verdict)(void *user, const mpcc_verdict *v);
+  void *user;
+} mpcc_executor;
+/* Compiles `text` as mpcc_compile does and runs each distinct kernel on random operands beside the
+ * reference interpreter. errors: those of mpcc_compile; ERR_RUN when a kernel deviates. */
+mpcc_status mpcc_verify(mpcc_session *s, const char *path, const char *text, size_t len,
+                        const mpcc_executor *x);
+/* Help on warnings, targets, layers, precisions, passes or a message code ("MPC0102"); malloc'ed,
+ * NULL when there is none. */
+char *mpcc_help(const char *topic);
 const char *mpcc_version(void);
 
 #ifdef __cplusplus

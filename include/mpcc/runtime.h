@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "mpcc/abi.h"
 #include "mpcc/dtype.h"
 #include "mpcc/status.h"
 
@@ -119,6 +120,9 @@ int mprt_tensor_count(const mprt_program *p);
 bool mprt_tensor_at(mprt_program *p, int i, mprt_tensor *out);
 /* Runs one function of the image ("train_step", "eval_step", ...) on the bound batch. */
 mpcc_status mprt_run(mprt_program *p, const char *function);
+/* Runs one kernel of the image by symbol over all its tiles, on buffers of the caller.
+ * errors: ERR_INPUT when the image has no such kernel */
+mpcc_status mprt_run_kernel(mprt_program *p, const char *symbol, const MpccArg *args);
 /* One optimizer step on the batches already in the io tensors when accumulation is 1; updates the
  * table row and counters. */
 mpcc_status mprt_train_step(mprt_program *p);

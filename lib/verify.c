@@ -1,0 +1,143 @@
+/* `mpcc verify`: every distinct kernel of a model on random operands, beside the interpreter. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "codegen/codegen.h"
+#include "lib/lib.h"
+#include "mpcc/num.h"
+
+enum { MAX_VALUES = 64 };
+
+/* One group with its operands and results, as doubles for the reference and as stored bytes. */
+typedef struct {
+  const Op *op;
+  double *in[MAX_VALUES], *want[MAX_VALUES];
+  void *in_bytes[MAX_VALUES], *got[MAX_VALUES];
+  MpccArg *args;
+} Case;
+
+static void case_fini(Case *k) {
+  for (int i = 0; i < MAX_VALUES; i++) {
+    free(k->in[i]);
+    free(k->want[i]);
+    free(k->in_bytes[i]);
+    free(k->got[i]);
+  }
+  free(k->args);
+}
+
+/* Operands: floats in (-1, 1), scalars in [0.5, 1) as scales and rates are; integers count 0..7 as
+ * labels do, and scalar integers (valid samples, seeds) are large enough to mask nothing. */
+static double operand_value(const Type *t, int operand, int64_t i) {
+  double u = scalar_rand(1, operand, i, 7);
+  if (!dtype_is_float(t->dt))
+    return t->rank ? (double)(i % 8) : 65536.0;
+  return num_round(t->rank ? 2 * u - 1 : 0.5 + u / 2, t->dt);
+}
+
+static bool make_case(Case *k, const Op *op) {
+  memset(k, 0, sizeof *k);
+  k->op = op;
+  if (op->nin > MAX_VALUES || op->nout > MAX_VALUES)
+    return false;
+  k->args = calloc((size_t)(op->nin + op->nout + op->body->nparam) + 1, sizeof *k->args);
+  if (!k->args)
+    return false;
+  int n = 0;
+  for (int i = 0; i < op->nout; i++) {
+    const Type *t = op->out[i]->type;
+    k->want[i] = calloc((size_t)type_elems(t) + 1, sizeof(double));
+    k->got[i] = aligned_alloc(64, ((size_t)type_bytes(t) + 127) / 64 * 64);
+    if (!k->want[i] || !k->got[i])
+      return false;
+    memset(k->got[i], 0, ((size_t)type_bytes(t) + 127) / 64 * 64);
+    k->args[n++].p = k->got[i];
+  }
+  for (int i = 0; i < op->nin; i++) {
+    const Type *t = op->in[i]->type;
+    int64_t elems = type_elems(t);
+    k->in[i] = malloc(((size_t)elems + 1) * sizeof(double));
+    k->in_bytes[i] = aligned_alloc(64, ((size_t)type_bytes(t) + 127) / 64 * 64);
+    if (!k->in[i] || !k->in_bytes[i])
+      return false;
+    for (int64_t e = 0; e < elems; e++) {
+      k->in[i][e] = operand_value(t, i, e);
+      num_store((char *)k->in_bytes[i] + (size_t)e * dtype_bytes(t->dt), t->dt, k->in[i][e]);
+    }
+    k->args[n++].p = k->in_bytes[i];
+  }
+  for (int i = 0; i < op->body->nparam; i++)
+    k->args[n++].i = op->body->param[i];
+  return true;
+}
+
+/* Longest sum in one element: what rounding errors can pile up over. */
+static double sum_length(const Op *op) {
+  double n = 1;
+  const Body *b = op->body;
+  for (int d = b->ndim - b->ncol; d < b->ndim; d++)
+    n *= (double)b->dim[d];
+  if (!strcmp(op_str(op, "kind", ""), "rows"))
+    return n * (double)b->panel_rows;
+  double keys = (double)op_int(op, "keys", 0), k = (double)op_int(op, "k", 0);
+  return 1 + k + keys + (keys > 0 ? (double)b->dim[b->ndim - 1] : 0);
+}
+
+/* Worst error in units of its allowance: half an ulp of the stored format plus the random walk of
+ * roundings of the registers, relative to the largest result. */
+static double worst_error(const Case *k) {
+  double worst = 0;
+  for (int o = 0; o < k->op->nout; o++) {
+    const Type *t = k->op->out[o]->type;
+    double largest = 0, reg = t->dt == DT_F64 ? 0x1p-52 : 0x1p-23;
+    int64_t n = type_elems(t);
+    for (int64_t i = 0; i < n; i++)
+      if (isfinite(k->want[o][i]) && fabs(k->want[o][i]) > largest)
+        largest = fabs(k->want[o][i]);
+    double spread = reg * (16 + 4 * sqrt(sum_length(k->op))) * (largest > 1 ? largest : 1);
+    for (int64_t i = 0; i < n; i++) {
+      double got = num_load((char *)k->got[o] + (size_t)i * dtype_bytes(t->dt), t->dt);
+      double want = k->want[o][i];
+      if ((isnan(got) && isnan(want)) || got == want)
+        continue;
+      double e = fabs(got - want) /
+                 (spread + (dtype_is_float(t->dt) ? dtype_info(t->dt)->eps * fabs(want) : 0));
+      if (!(e <= worst))
+        worst = isnan(e) ? INFINITY : e;
+    }
+  }
+  return worst;
+}
+
+static Status verify_group(Compilation *c, const Op *op, const char *symbol,
+                           const mpcc_executor *x, bool *all_ok) {
+  Case k;
+  Status st = make_case(&k, op) ? MPCC_OK : MPCC_ERR_NOMEM;
+  if (st == MPCC_OK)
+    st = eval_op(op, false, (const double *const *)k.in, k.want);
+  if (st == MPCC_OK)
+    st = x->run(x->user, symbol, k.args);
+  if (st == MPCC_OK) {
+    double error = worst_error(&k);
+    char place[400] = "";
+    if (op->loc.file)
+      snprintf(place, sizeof place, "%s:%u:%u", diag_file_name(c->diag, op->loc.file),
+               op->loc.line, op->loc.col);
+    mpcc_verdict v = {op_str(op, "kind", ""), op_str(op, "label", ""), op->layer ? op->layer : "",
+                      place, symbol, error, 1.0, error <= 1.0};
+    *all_ok = *all_ok && v.ok;
+    x->verdict(x->user, &v);
+  }
+  case_fini(&k);
+  return st;
+}
+
+Status verify_kernels(Compilation *c, const KernelTable *kernels, const mpcc_executor *x) {
+  Status st = MPCC_OK;
+  bool all_ok = true;
+  for (int i = 0; i < kernels->n && st == MPCC_OK; i++)
+    st = verify_group(c, kernels->kernel[i].group, kernels->kernel[i].symbol, x, &all_ok);
+  return st == MPCC_OK && !all_ok ? MPCC_ERR_RUN : st;
+}

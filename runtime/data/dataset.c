@@ -1,0 +1,175 @@
+/* Opening the splits of a spec, and the random orders of samples. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/data/data.h"
+
+/* ---- randomness ---------------------------------------------------------------------------------- */
+
+/* splitmix64 (Steele, Lea and Flood 2014): a bijective mixer, enough for orders of samples. */
+static uint64_t mix(uint64_t z) {
+  z += UINT64_C(0x9e3779b97f4a7c15);
+  z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+  z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+  return z ^ (z >> 31);
+}
+
+uint64_t mprt__random_below(int64_t seed, int64_t stream, int64_t counter, uint64_t n) {
+  uint64_t r = mix(mix(mix((uint64_t)seed) ^ (uint64_t)stream) ^ (uint64_t)counter);
+  return (uint64_t)(((unsigned __int128)r * n) >> 64);
+}
+
+void mprt__shuffle(int64_t *order, int64_t n, int64_t seed, int64_t stream) {
+  for (int64_t i = n - 1; i > 0; i--) {
+    int64_t j = (int64_t)mprt__random_below(seed, stream, i, (uint64_t)i + 1), t = order[i];
+    order[i] = order[j];
+    order[j] = t;
+  }
+}
+
+/* ---- part of another data set ---------------------------------------------------------------------- */
+
+typedef struct {
+  mprt__dataset base;
+  mprt__dataset *whole; /* owned */
+  int64_t *index;       /* owned: sample of `whole` for each of ours */
+} Part;
+
+static const void *part_read(mprt__dataset *d, int64_t i, int f) {
+  Part *p = (Part *)d;
+  return p->whole->read(p->whole, p->index[i], f);
+}
+
+static void part_destroy(mprt__dataset *d) {
+  Part *p = (Part *)d;
+  mprt__data_close(p->whole);
+  free(p->index);
+  free(p);
+}
+
+/* Splits `whole` by a shuffle of `seed`: the first (1 - fraction) stay, the rest are taken. Takes
+ * ownership of whole, also on failure. */
+static Status part_create(mprt__dataset *whole, double fraction, int64_t seed, bool taken,
+                          const mprt_callbacks *cb, mprt__dataset **out) {
+  int64_t n = whole->nsample, ntaken = (int64_t)(fraction * (double)n + 0.5);
+  int64_t count = taken ? ntaken : n - ntaken;
+  Part *p = calloc(1, sizeof *p);
+  int64_t *order = malloc((size_t)n * sizeof *order);
+  int64_t *index = malloc((size_t)(count > 0 ? count : 1) * sizeof *index);
+  Status st = p && order && index ? MPCC_OK : mprt__nomem(cb, "data set");
+  if (st == MPCC_OK && count < 1)
+    st = mprt__fail(cb, MPCC_ERR_DATA, "a fraction of %g leaves no samples of %lld", fraction,
+                    (long long)n);
+  if (st != MPCC_OK) {
+    free(p);
+    free(order);
+    free(index);
+    mprt__data_close(whole);
+    return st;
+  }
+  for (int64_t i = 0; i < n; i++)
+    order[i] = i;
+  mprt__shuffle(order, n, seed, -1);
+  memcpy(index, order + (taken ? n - ntaken : 0), (size_t)count * sizeof *index);
+  free(order);
+  p->base = *whole;
+  p->base.nsample = count;
+  p->base.read = part_read;
+  p->base.destroy = part_destroy;
+  p->whole = whole;
+  p->index = index;
+  *out = &p->base;
+  return MPCC_OK;
+}
+
+/* ---- splits ------------------------------------------------------------------------------------------ */
+
+static const struct {
+  const char *name;
+  mprt__format_open *open;
+} formats[] = {
+#define FORMAT(name, open, doc) {name, open},
+#include "runtime/data/formats.def"
+#undef FORMAT
+};
+
+char *mprt__data_path(const mprt__data_source *s, const char *key) {
+  const char *path = mprt__json_string(s->config, key, "");
+  if (path[0] == '/' || !s->dir[0])
+    return mprt__format("%s", path);
+  return mprt__format("%s/%s", s->dir, path);
+}
+
+/* A copy of the split's object with `--data SPLIT.KEY=PATH` overrides in it. */
+static json_t *with_overrides(const mprt_program *p, const char *split) {
+  json_t *config = json_deep_copy(mprt__json_get(mprt__json_get(p->spec, "data"), split));
+  size_t n = strlen(split);
+  for (int i = 0; config && i < p->options.ndata; i++) {
+    const char *word = p->options.data[i];
+    const char *eq = strchr(word, '=');
+    if (!eq || strncmp(word, split, n))
+      continue;
+    if (word[n] == '.') {
+      char *key = mprt__format("%.*s", (int)(eq - word - (long)n - 1), word + n + 1);
+      if (key)
+        json_object_set_new(config, key, json_string(eq + 1));
+      free(key);
+    } else if (word[n] == '=') {
+      json_object_set_new(config, "path", json_string(eq + 1));
+    }
+  }
+  return config;
+}
+
+static Status open_format(mprt_program *p, const char *split, const json_t *config,
+                          mprt__dataset **out) {
+  mprt__data_source s = {.split = split,
+                         .config = config,
+                         .dir = p->options.data_dir ? p->options.data_dir : "",
+                         .seed = p->seed,
+                         .cb = &p->cb};
+  const char *format = mprt__json_string(config, "format", "");
+  for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+    if (!strcmp(formats[i].name, format))
+      return formats[i].open(&s, out);
+  return mprt__fail(&p->cb, MPCC_ERR_DATA, "data.%s: this program cannot read format '%s'", split,
+                    format);
+}
+
+bool mprt_has_split(const mprt_program *p, const char *split) {
+  return json_is_object(mprt__json_get(mprt__json_get(p->spec, "data"), split));
+}
+
+/* Split another one takes its part from, with the fraction; NULL: nothing is taken from `split`. */
+static const json_t *taker_of(const mprt_program *p, const char *split) {
+  const char *key;
+  json_t *other;
+  json_object_foreach(mprt__json_get(p->spec, "data"), key, other)
+    if (json_is_object(other) && !strcmp(mprt__json_string(other, "from", ""), split))
+      return other;
+  return NULL;
+}
+
+Status mprt__data_open(mprt_program *p, const char *split, mprt__dataset **out) {
+  *out = NULL;
+  if (!mprt_has_split(p, split))
+    return mprt__fail(&p->cb, MPCC_ERR_DATA, "the spec has no data.%s", split);
+  json_t *config = with_overrides(p, split);
+  if (!config)
+    return mprt__nomem(&p->cb, "data set");
+  const char *from = mprt__json_string(config, "from", "");
+  const json_t *part = *from ? config : taker_of(p, split);
+  json_t *source = *from ? with_overrides(p, from) : json_incref(config);
+  mprt__dataset *whole = NULL;
+  Status st = source ? open_format(p, *from ? from : split, source, &whole)
+                     : mprt__fail(&p->cb, MPCC_ERR_DATA, "data.%s: the spec has no data.%s", split,
+                                  from);
+  if (st == MPCC_OK && part)
+    st = part_create(whole, mprt__json_double(part, "fraction", 0.1),
+                     mprt__json_int(part, "seed", 0), *from != 0, &p->cb, out);
+  else
+    *out = whole;
+  json_decref(source);
+  json_decref(config);
+  return st;
+}

@@ -1,0 +1,136 @@
+/* IDX files (the MNIST family), plain or compressed with gzip: big-endian magic 00 00 08 RANK, RANK
+ * sizes of 32 bits, then bytes. Source: the format note on the MNIST page of Y. LeCun. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zlib.h>
+
+#include "runtime/data/data.h"
+
+typedef struct {
+  mprt__dataset base;
+  uint8_t *bytes[2]; /* images, labels */
+} Idx;
+
+static void idx_destroy(mprt__dataset *d) {
+  Idx *x = (Idx *)d;
+  free(x->bytes[0]);
+  free(x->bytes[1]);
+  free(x);
+}
+
+static const void *idx_read(mprt__dataset *d, int64_t i, int f) {
+  return ((Idx *)d)->bytes[f] + i * d->field[f].elems;
+}
+
+static uint32_t big_endian(const uint8_t *p) {
+  return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+/* Reads n bytes; false at a short file. */
+static bool get(gzFile f, void *to, uint64_t n) {
+  for (uint8_t *p = to; n;) {
+    unsigned part = n > (1u << 30) ? 1u << 30 : (unsigned)n;
+    int k = gzread(f, p, part);
+    if (k <= 0)
+      return false;
+    p += k;
+    n -= (uint64_t)k;
+  }
+  return true;
+}
+
+static Status read_head(gzFile f, const char *path, int rank, uint32_t *dim,
+                        const mprt_callbacks *cb) {
+  uint8_t head[4 + 4 * MPCC_MAX_RANK];
+  if (!get(f, head, 4))
+    return mprt__fail(cb, MPCC_ERR_DATA, "%s: shorter than an IDX header", path);
+  if (head[0] || head[1] || head[2] != 8)
+    return mprt__fail(cb, MPCC_ERR_DATA,
+                      "%s: not an IDX file of bytes: it begins %02x %02x %02x %02x, expected "
+                      "00 00 08 %02x",
+                      path, head[0], head[1], head[2], head[3], rank);
+  if (head[3] != rank)
+    return mprt__fail(cb, MPCC_ERR_DATA, "%s: has %d dimensions, expected %d", path, head[3], rank);
+  if (!get(f, head + 4, 4 * (uint64_t)rank))
+    return mprt__fail(cb, MPCC_ERR_DATA, "%s: IDX header is cut short", path);
+  for (int i = 0; i < rank; i++)
+    dim[i] = big_endian(head + 4 + 4 * i);
+  return MPCC_OK;
+}
+
+static Status read_body(gzFile f, const char *path, int rank, const uint32_t *dim, uint8_t **out,
+                        const mprt_callbacks *cb) {
+  uint64_t bytes = 1;
+  for (int i = 0; i < rank; i++)
+    if (!dim[i] || __builtin_mul_overflow(bytes, dim[i], &bytes) || bytes > (UINT64_C(1) << 40))
+      return mprt__fail(cb, MPCC_ERR_DATA, "%s: impossible sizes in its header", path);
+  uint8_t *p = malloc(bytes);
+  if (!p)
+    return mprt__nomem(cb, path);
+  uint8_t extra;
+  if (!get(f, p, bytes)) {
+    int code;
+    const char *why = gzerror(f, &code);
+    free(p);
+    return mprt__fail(cb, MPCC_ERR_DATA, "%s: truncated: its header promises %llu bytes%s%s", path,
+                      (unsigned long long)bytes, code < 0 ? ": " : "", code < 0 ? why : "");
+  }
+  if (gzread(f, &extra, 1) > 0)
+    mprt__log(cb, MPRT_LOG_WARNING, "%s: more data behind the %llu bytes of its header", path,
+              (unsigned long long)bytes);
+  *out = p;
+  return MPCC_OK;
+}
+
+/* One file of bytes with `rank` dimensions; the count comes first. */
+static Status read_file(const char *path, int rank, uint32_t *dim, uint8_t **out,
+                        const mprt_callbacks *cb) {
+  gzFile f = gzopen(path, "rb");
+  if (!f)
+    return mprt__fail(cb, MPCC_ERR_FILE, "cannot read %s: %s", path, strerror(errno));
+  gzbuffer(f, 1 << 18);
+  Status st = read_head(f, path, rank, dim, cb);
+  if (st == MPCC_OK)
+    st = read_body(f, path, rank, dim, out, cb);
+  gzclose_r(f);
+  return st;
+}
+
+static void set_field(mprt__field *f, const char *name, int rank, const int64_t *dim) {
+  snprintf(f->name, sizeof f->name, "%s", name);
+  f->dtype = DT_U8;
+  f->rank = rank;
+  f->elems = 1;
+  for (int i = 0; i < rank; i++) {
+    f->dim[i] = dim[i];
+    f->elems *= dim[i];
+  }
+}
+
+Status mprt__idx_open(const mprt__data_source *s, mprt__dataset **out) {
+  *out = NULL;
+  Idx *x = calloc(1, sizeof *x);
+  char *images = mprt__data_path(s, "images"), *labels = mprt__data_path(s, "labels");
+  Status st = x && images && labels ? MPCC_OK : mprt__nomem(s->cb, "data set");
+  uint32_t image_dim[3] = {0}, label_dim[1] = {0};
+  if (st == MPCC_OK)
+    st = read_file(images, 3, image_dim, &x->bytes[0], s->cb);
+  if (st == MPCC_OK)
+    st = read_file(labels, 1, label_dim, &x->bytes[1], s->cb);
+  if (st == MPCC_OK && image_dim[0] != label_dim[0])
+    st = mprt__fail(s->cb, MPCC_ERR_DATA, "%s has %u images but %s has %u labels", images,
+                    image_dim[0], labels, label_dim[0]);
+  if (st == MPCC_OK) {
+    x->base = (mprt__dataset){.nsample = image_dim[0], .nfield = 2, .read = idx_read,
+                              .destroy = idx_destroy};
+    set_field(&x->base.field[0], "image", 3, (int64_t[]){1, image_dim[1], image_dim[2]});
+    set_field(&x->base.field[1], "label", 0, NULL);
+    *out = &x->base;
+  } else if (x) {
+    idx_destroy(&x->base);
+  }
+  free(images);
+  free(labels);
+  return st;
+}

@@ -1,0 +1,127 @@
+/* Evaluation and prediction over a whole split. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/fit.h"
+
+static int64_t batch_of(const mprt_program *p) {
+  int64_t i = mprt__tensor_of_role(p, ROLE_INPUT);
+  return i >= 0 && p->tensor[i].rank ? p->tensor[i].dim[0] : 1;
+}
+
+static Status split_loader(mprt_program *p, mprt__dataset *d, const char *split,
+                           mprt__loader **out) {
+  mprt__loader_options o = {.data = d, .split = split, .batch = batch_of(p), .prefetch = 2};
+  return mprt__loader_create(p, &o, out);
+}
+
+Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split, double *loss,
+                           double *accuracy) {
+  const MpccFunction *f = mprt__function(p, "eval_step");
+  if (!f)
+    return mprt__fail(&p->cb, MPCC_ERR_INPUT, "the program has no eval_step");
+  mprt__loader *l;
+  Status st = split_loader(p, d, split, &l);
+  if (st != MPCC_OK)
+    return st;
+  double loss_sum = 0, weight_sum = 0, correct = 0, waited;
+  int64_t valid = 1, epoch, sample, samples = 0;
+  char key[64];
+  snprintf(key, sizeof key, "trainer.limit_%s_batches", split);
+  int64_t limit = mprt__json_int(p->spec, key, 0), batches = 0;
+  while (st == MPCC_OK && (limit <= 0 || batches++ < limit)) {
+    st = mprt__loader_next(l, &valid, &epoch, &sample, &waited);
+    if (st != MPCC_OK || !valid)
+      break;
+    st = mprt__run(p, f, NULL, NULL);
+    loss_sum += mprt__get_scalar(p, "metric.loss_sum", NAN);
+    weight_sum += mprt__get_scalar(p, "metric.weight_sum", NAN);
+    correct += mprt__get_scalar(p, "metric.correct", NAN);
+    samples += valid;
+  }
+  mprt__loader_destroy(l);
+  *loss = loss_sum / weight_sum;
+  *accuracy = correct / weight_sum;
+  return st;
+}
+
+mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, double *accuracy) {
+  mprt__dataset *d;
+  *loss = *accuracy = NAN;
+  Status st = mprt__data_open(p, split, &d);
+  if (st == MPCC_OK)
+    st = mprt__evaluate_data(p, d, split, loss, accuracy);
+  if (st == MPCC_OK)
+    mprt__data_close(d);
+  return st;
+}
+
+/* ---- predictions --------------------------------------------------------------------------------------- */
+
+/* Header of a .npy file, version 1.0, padded to 64 bytes (NumPy Enhancement Proposal 1). */
+static void npy_header(mprt__writer *w, int64_t samples, const MpccTensor *t) {
+  char shape[200], header[300];
+  int n = snprintf(shape, sizeof shape, "(%lld,", (long long)samples);
+  for (uint32_t d = 1; d < t->rank; d++)
+    n += snprintf(shape + n, sizeof shape - (size_t)n, " %lld,", (long long)t->dim[d]);
+  snprintf(shape + n - (t->rank > 1), sizeof shape - (size_t)n, ")");
+  int len = snprintf(header, sizeof header,
+                     "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }", shape);
+  int total = (10 + len + 1 + 63) / 64 * 64 - 10;
+  uint8_t head[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (uint8_t)(total & 255),
+                      (uint8_t)(total >> 8)};
+  mprt__writer_put(w, head, sizeof head);
+  mprt__writer_put(w, header, (size_t)len);
+  for (int i = len; i < total - 1; i++)
+    mprt__writer_put(w, " ", 1);
+  mprt__writer_put(w, "\n", 1);
+}
+
+static Status predict_all(mprt_program *p, mprt__loader *l, int64_t output, mprt__writer *w) {
+  const MpccFunction *f = mprt__function(p, "predict");
+  const MpccTensor *t = &p->tensor[output];
+  int64_t valid = 1, epoch, sample, row = mprt__tensor_elems(t) / t->dim[0];
+  double waited;
+  float *values = malloc((size_t)mprt__tensor_elems(t) * sizeof *values);
+  Status st = values ? MPCC_OK : mprt__nomem(&p->cb, "predictions");
+  while (st == MPCC_OK) {
+    st = mprt__loader_next(l, &valid, &epoch, &sample, &waited);
+    if (st != MPCC_OK || !valid)
+      break;
+    st = mprt__run(p, f, NULL, NULL);
+    mprt__convert(mprt__tensor_data(p, output), (DType)t->dtype, values, DT_F32, valid * row);
+    mprt__writer_put(w, values, (size_t)(valid * row) * sizeof *values);
+  }
+  free(values);
+  return st;
+}
+
+mpcc_status mprt_predict(mprt_program *p, const char *split, const char *npy_path) {
+  int64_t output = mprt__tensor_of_role(p, ROLE_OUTPUT);
+  if (output < 0 || !mprt__function(p, "predict"))
+    return mprt__fail(&p->cb, MPCC_ERR_INPUT, "the program has no predict function");
+  mprt__dataset *d;
+  Status st = mprt__data_open(p, split, &d);
+  if (st != MPCC_OK)
+    return st;
+  mprt__loader *l = NULL;
+  st = split_loader(p, d, split, &l);
+  if (st == MPCC_OK) {
+    char *temporary = mprt__format("%s.part", npy_path);
+    mprt__writer w;
+    mprt__writer_open(&w, temporary ? temporary : "");
+    npy_header(&w, d->nsample, &p->tensor[output]);
+    st = predict_all(p, l, output, &w);
+    int error = mprt__writer_close(&w);
+    if (st == MPCC_OK && (error || rename(temporary, npy_path)))
+      st = mprt__fail(&p->cb, MPCC_ERR_FILE, "cannot write %s: %s", npy_path,
+                      error ? strerror(error) : "rename failed");
+    if (st != MPCC_OK && temporary)
+      remove(temporary);
+    free(temporary);
+  }
+  mprt__loader_destroy(l);
+  mprt__data_close(d);
+  return st;
+}

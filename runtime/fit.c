@@ -1,0 +1,389 @@
+/* The training loop of the spec: batches, steps, evaluation, checkpoints, stopping. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/fit.h"
+
+/* Steps in a row that may be non-finite before the run is called diverged. With a loss scaler they
+ * are ordinary while the scale comes down; without one nothing will get better. */
+enum { MAX_BAD_SCALED = 16, MAX_BAD = 3 };
+
+typedef struct {
+  mprt_program *p;
+  mprt__run_facts facts;
+  mprt__dataset *train, *val;
+  mprt__loader *loader;
+  char *out_dir;
+  int64_t step, epoch, sample; /* steps seen; position behind the newest batch */
+  bool epoch_over;
+  int bad;                     /* non-finite steps in a row */
+  int64_t saved_step;          /* step of the newest checkpoint */
+  double started, window_start, window_wait;
+  int64_t window_samples, first_step;
+} Fit;
+
+/* ---- facts --------------------------------------------------------------------------------------------- */
+
+static int64_t least(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
+/* Batches of an epoch that are used; 0: all. */
+static int64_t batch_limit(const mprt_program *p) {
+  return mprt__json_int(p->spec, "trainer.limit_train_batches", 0);
+}
+
+static bool drop_last(const mprt_program *p) {
+  return mprt__json_bool(p->spec, "data.loader.drop_last", false);
+}
+
+static void settle_facts(Fit *f) {
+  mprt_program *p = f->p;
+  mprt__run_facts *r = &f->facts;
+  const json_t *attrs = mprt__json_get(p->meta, "attrs");
+  int64_t input = mprt__tensor_of_role(p, ROLE_INPUT);
+  r->batch = input >= 0 && p->tensor[input].rank ? p->tensor[input].dim[0] : 1;
+  r->accumulate = mprt__json_int(attrs, "accumulate", 1);
+  int64_t batches = mprt__batches(f->train->nsample, r->batch, drop_last(p));
+  if (batch_limit(p) > 0)
+    batches = least(batches, batch_limit(p));
+  r->steps_per_epoch = (batches + r->accumulate - 1) / r->accumulate;
+  int64_t spec_steps = mprt__json_int(p->spec, "trainer.max_steps", -1);
+  int64_t spec_epochs = mprt__json_int(p->spec, "trainer.max_epochs", -1);
+  if (spec_steps < 0 && spec_epochs < 0)
+    spec_epochs = 1000; /* Lightning's default */
+  int64_t by_epochs = spec_epochs >= 0 ? spec_epochs * r->steps_per_epoch : INT64_MAX;
+  r->spec_steps = spec_steps >= 0 ? least(spec_steps, by_epochs) : by_epochs;
+  r->epochs = spec_steps >= 0 && spec_epochs < 0 ? 0 : spec_epochs;
+  r->last_step = r->spec_steps;
+  if (p->options.max_steps >= 0 || p->options.max_epochs >= 0) {
+    int64_t steps = p->options.max_steps >= 0 ? p->options.max_steps : INT64_MAX;
+    int64_t epochs = p->options.max_epochs >= 0 ? p->options.max_epochs * r->steps_per_epoch
+                                                : INT64_MAX;
+    r->last_step = least(steps, epochs);
+    if (p->options.max_epochs >= 0)
+      r->epochs = p->options.max_epochs;
+  }
+  r->log_every = p->options.log_every > 0
+                     ? p->options.log_every
+                     : mprt__json_int(p->spec, "trainer.log_every_n_steps", 50);
+  if (r->log_every < 1)
+    r->log_every = 1;
+  r->has_scaler = mprt__tensor_index(p, "scaler.scale") >= 0;
+  const json_t *min_scale = json_object_get(attrs, "scaler_min_scale");
+  r->min_scale = json_is_number(min_scale) ? json_number_value(min_scale) : 1.0;
+}
+
+/* ---- events ----------------------------------------------------------------------------------------------- */
+
+static int64_t allocated_bytes(const mprt_program *p) {
+  int64_t n = 0;
+  for (int i = 0; i < MPCC_SEG_COUNT; i++)
+    n += mprt_segment_bytes(p, i);
+  return n;
+}
+
+static void emit(Fit *f, mprt_event_kind kind, const mprt__step_result *r, const char *split,
+                 const char *path) {
+  mprt_program *p = f->p;
+  if (!p->cb.event)
+    return;
+  double now = mprt__seconds(), window = now - f->window_start;
+  int64_t done = f->step - f->first_step, left = f->facts.last_step - f->step;
+  mprt_event e = {.kind = kind,
+                  .step = f->step,
+                  .total_steps = f->facts.last_step == INT64_MAX ? 0 : f->facts.last_step,
+                  .epoch = f->epoch,
+                  .total_epochs = f->facts.epochs,
+                  .taken = mprt__get_int(p, "count.taken", 0),
+                  .skipped = mprt__get_int(p, "count.skipped", 0),
+                  .loss = r ? r->loss : NAN,
+                  .grad_norm = r ? r->grad_norm : NAN,
+                  .scale = r && f->facts.has_scaler ? r->scale : 0,
+                  .accuracy = r ? r->accuracy : NAN,
+                  .samples_per_s = window > 0 ? (double)f->window_samples / window : 0,
+                  .data_wait = window > 0 ? f->window_wait / window : 0,
+                  .eta_s = done > 0 ? (now - f->started) / (double)done * (double)left : -1,
+                  .memory_bytes = allocated_bytes(p),
+                  .split = split,
+                  .path = path};
+  e.lr = mprt__schedule_lr(p, 0, e.taken > 0 ? e.taken - 1 : 0, f->facts.spec_steps,
+                           f->facts.steps_per_epoch);
+  e.logged = kind == MPRT_EVENT_STEP &&
+             (f->step % f->facts.log_every == 0 || f->step == f->facts.last_step);
+  p->cb.event(p->cb.user, &e);
+  if (e.logged) {
+    f->window_start = now;
+    f->window_wait = 0;
+    f->window_samples = 0;
+  }
+}
+
+/* ---- one step --------------------------------------------------------------------------------------------- */
+
+static Status next_batch(Fit *f, int64_t *valid) {
+  double waited;
+  Status st = mprt__loader_next(f->loader, valid, &f->epoch, &f->sample, &waited);
+  if (st == MPCC_OK && !*valid)
+    return mprt__fail(&f->p->cb, MPCC_ERR_DATA, "data.train ended early");
+  f->window_wait += waited;
+  f->window_samples += *valid;
+  int64_t n = f->train->nsample, end = drop_last(f->p) ? n / f->facts.batch * f->facts.batch : n;
+  if (batch_limit(f->p) > 0)
+    end = least(end, batch_limit(f->p) * f->facts.batch);
+  f->epoch_over = f->sample >= end;
+  return st;
+}
+
+static Status run_named(Fit *f, const char *name) {
+  const MpccFunction *fn = mprt__function(f->p, name);
+  if (!fn)
+    return mprt__fail(&f->p->cb, MPCC_ERR_INPUT, "the program has no function %s", name);
+  return mprt__run(f->p, fn, NULL, NULL);
+}
+
+static void read_result(Fit *f, mprt__step_result *r) {
+  const mprt_program *p = f->p;
+  double weight = mprt__get_scalar(p, "metric.weight_sum", NAN);
+  r->loss = mprt__get_scalar(p, "metric.loss_sum", NAN) / weight;
+  r->accuracy = mprt__get_scalar(p, "metric.correct", NAN) / weight;
+  r->grad_norm = mprt__get_scalar(p, "metric.grad_norm", NAN);
+  r->scale = mprt__get_scalar(p, "metric.scale", 0);
+  r->applied = mprt__get_scalar(p, "metric.finite", 1) != 0;
+}
+
+/* First step of an FP8 program: scales are calibrated on its own batch [N8]. */
+static Status calibrate(Fit *f) {
+  if (mprt__get_int(f->p, "count.seen", 0) || !mprt__function(f->p, "calibrate"))
+    return MPCC_OK;
+  return run_named(f, "calibrate");
+}
+
+static Status one_step(Fit *f, mprt__step_result *r) {
+  mprt_program *p = f->p;
+  int64_t valid;
+  mprt__schedule_fill(p, mprt__get_int(p, "count.taken", 0), f->facts.spec_steps,
+                      f->facts.steps_per_epoch);
+  Status st = next_batch(f, &valid);
+  if (st == MPCC_OK)
+    st = calibrate(f);
+  if (st == MPCC_OK && f->facts.accumulate == 1) {
+    st = run_named(f, "train_step");
+  } else if (st == MPCC_OK) {
+    st = run_named(f, "micro_first");
+    for (int64_t k = 1; st == MPCC_OK && k < f->facts.accumulate && !f->epoch_over; k++) {
+      st = next_batch(f, &valid);
+      if (st == MPCC_OK)
+        st = run_named(f, "micro_next");
+    }
+    if (st == MPCC_OK)
+      st = run_named(f, "update_step");
+  }
+  read_result(f, r);
+  f->step++;
+  return st;
+}
+
+mpcc_status mprt_train_step(mprt_program *p) {
+  mprt__schedule_fill(p, mprt__get_int(p, "count.taken", 0),
+                      mprt__json_int(p->spec, "trainer.max_steps", INT32_MAX), 0);
+  return mprt_run(p, "train_step");
+}
+
+/* ---- evaluation and checkpoints ---------------------------------------------------------------------------- */
+
+static void set_cursor(Fit *f) {
+  f->p->cursor.epoch = f->epoch_over ? f->epoch + 1 : f->epoch;
+  f->p->cursor.sample = f->epoch_over ? 0 : f->sample;
+}
+
+/* Removes checkpoints that neither `last` nor `best` needs, beyond save_top_k: -1 keeps all. */
+static void prune(Fit *f, int64_t previous) {
+  int64_t keep = mprt__json_int(f->p->spec, "checkpoint.save_top_k", 1);
+  if (keep < 0 || previous < 0 || previous == f->step || previous == f->p->cursor.best_step)
+    return;
+  char *dir = mprt__format("%s/checkpoints/step-%08lld", f->out_dir, (long long)previous);
+  if (dir)
+    mprt__dir_remove(dir);
+  free(dir);
+}
+
+static Status save(Fit *f, bool best) {
+  mprt_program *p = f->p;
+  if (f->saved_step == f->step && !best)
+    return MPCC_OK;
+  int64_t previous = f->saved_step, old_best = p->cursor.best_step;
+  set_cursor(f);
+  if (best)
+    p->cursor.best_step = f->step;
+  char *dir = mprt__format("%s/checkpoints/step-%08lld", f->out_dir, (long long)f->step);
+  if (!dir)
+    return mprt__nomem(&p->cb, "checkpoint");
+  Status st = mprt_save_checkpoint(p, dir);
+  if (st == MPCC_OK)
+    st = mprt__checkpoint_link(dir, "last", &p->cb);
+  if (st == MPCC_OK && best)
+    st = mprt__checkpoint_link(dir, "best", &p->cb);
+  if (st == MPCC_OK) {
+    f->saved_step = f->step;
+    emit(f, MPRT_EVENT_CHECKPOINT, NULL, NULL, dir);
+    prune(f, previous);
+    if (best && old_best != previous)
+      prune(f, old_best);
+  }
+  free(dir);
+  return st;
+}
+
+/* "val/acc", "val/loss": value of the monitored quantity, NaN when it is another. */
+static double monitored(Fit *f, double loss, double accuracy) {
+  const char *key = mprt__json_string(f->p->spec, "checkpoint.monitor", "val/loss");
+  const char *slash = strchr(key, '/');
+  const char *name = slash ? slash + 1 : key;
+  return !strcmp(name, "loss") || !strcmp(name, "val_loss") ? loss : accuracy;
+}
+
+static bool improves(Fit *f, double value) {
+  mprt__cursor *c = &f->p->cursor;
+  bool max = !strcmp(mprt__json_string(f->p->spec, "checkpoint.mode", "min"), "max");
+  if (isnan(value) || (c->best_step > 0 && !isnan(c->best_value) &&
+                       (max ? value <= c->best_value : value >= c->best_value)))
+    return false;
+  c->best_value = value;
+  return true;
+}
+
+static Status evaluate(Fit *f) {
+  if (!f->val)
+    return MPCC_OK;
+  mprt__step_result r = {.grad_norm = NAN};
+  double before = mprt__seconds();
+  Status st = mprt__evaluate_data(f->p, f->val, "val", &r.loss, &r.accuracy);
+  if (st != MPCC_OK)
+    return st;
+  double spent = mprt__seconds() - before; /* not training time */
+  f->started += spent;
+  f->window_start += spent;
+  emit(f, MPRT_EVENT_EVAL, &r, "val", NULL);
+  bool keeps = mprt__json_int(f->p->spec, "checkpoint.save_top_k", 1) != 0;
+  if (keeps && improves(f, monitored(f, r.loss, r.accuracy)))
+    st = save(f, true);
+  return st;
+}
+
+/* Steps between evaluations inside an epoch; 0: only at its end. val_check_interval is a share of
+ * the epoch when it is a fraction, a number of steps when it is an integer, as in Lightning. */
+static int64_t check_interval(Fit *f) {
+  const json_t *v = mprt__json_get(f->p->spec, "trainer.val_check_interval");
+  if (json_is_integer(v) && json_integer_value(v) > 1)
+    return json_integer_value(v);
+  double share = json_is_number(v) ? json_number_value(v) : 1.0;
+  if (share <= 0 || share >= 1)
+    return 0;
+  int64_t n = (int64_t)(share * (double)f->facts.steps_per_epoch);
+  return n > 0 ? n : 1;
+}
+
+static Status after_step(Fit *f) {
+  mprt_program *p = f->p;
+  int64_t every = check_interval(f);
+  int64_t every_epochs = mprt__json_int(p->spec, "trainer.check_val_every_n_epoch", 1);
+  int64_t save_every = mprt__json_int(p->spec, "checkpoint.every_n_train_steps", 0);
+  bool epoch_check = f->epoch_over && every_epochs > 0 && (f->epoch + 1) % every_epochs == 0;
+  Status st = MPCC_OK;
+  if (every ? f->step % every == 0 : epoch_check)
+    st = evaluate(f);
+  if (st == MPCC_OK && (f->epoch_over || (save_every > 0 && f->step % save_every == 0)))
+    st = save(f, false);
+  return st;
+}
+
+/* ---- the loop ------------------------------------------------------------------------------------------------ */
+
+static Status check_finite(Fit *f, const mprt__step_result *r) {
+  f->bad = r->applied ? 0 : f->bad + 1;
+  char cause[200];
+  if (f->facts.has_scaler) {
+    if (f->bad < MAX_BAD_SCALED || mprt__get_scalar(f->p, "scaler.scale", 0) > f->facts.min_scale)
+      return MPCC_OK;
+    snprintf(cause, sizeof cause, "%d loss-scale backoffs in a row, scale reached min_scale %g",
+             f->bad, f->facts.min_scale);
+  } else {
+    if (f->bad < MAX_BAD)
+      return MPCC_OK;
+    snprintf(cause, sizeof cause, "loss or gradient norm not finite in %d steps in a row", f->bad);
+  }
+  return mprt__diverged(f->p, f->out_dir, f->step, cause);
+}
+
+static Status loop(Fit *f) {
+  mprt_program *p = f->p;
+  Status st = MPCC_OK;
+  while (st == MPCC_OK && f->step < f->facts.last_step) {
+    mprt__step_result r;
+    st = one_step(f, &r);
+    if (st != MPCC_OK)
+      return st;
+    emit(f, MPRT_EVENT_STEP, &r, NULL, NULL);
+    st = check_finite(f, &r);
+    if (st != MPCC_OK)
+      return st;
+    int stop = p->cb.stop ? p->cb.stop(p->cb.user) : 0;
+    if (stop == 3)
+      return MPCC_ERR_INTERRUPTED;
+    if (stop) {
+      st = save(f, false);
+      return st != MPCC_OK ? st : stop == 2 ? MPCC_ERR_REQUEUE : MPCC_ERR_INTERRUPTED;
+    }
+    st = after_step(f);
+  }
+  if (st == MPCC_OK && mprt__json_bool(p->spec, "checkpoint.save_last", true))
+    st = save(f, false);
+  return st;
+}
+
+static Status begin(Fit *f) {
+  mprt_program *p = f->p;
+  Status st = mprt__data_open(p, "train", &f->train);
+  if (st == MPCC_OK && mprt_has_split(p, "val"))
+    st = mprt__data_open(p, "val", &f->val);
+  if (st != MPCC_OK)
+    return st;
+  settle_facts(f);
+  f->step = f->first_step = mprt__get_int(p, "count.seen", 0);
+  f->saved_step = f->step > 0 ? f->step : -1;
+  f->epoch = p->cursor.epoch;
+  f->sample = p->cursor.sample;
+  st = mprt__run_folder(p, &f->out_dir);
+  mprt__loader_options o = {.data = f->train,
+                            .split = "train",
+                            .shuffle = mprt__json_bool(p->spec, "data.loader.shuffle", true),
+                            .drop_last = drop_last(p),
+                            .batch = f->facts.batch,
+                            .seed = p->seed,
+                            .epoch = f->epoch,
+                            .sample = f->sample,
+                            .endless = true,
+                            .limit = batch_limit(p),
+                            .prefetch = (int)mprt__json_int(p->spec, "data.loader.prefetch_factor", 2)};
+  if (st == MPCC_OK)
+    st = mprt__loader_create(p, &o, &f->loader);
+  return st;
+}
+
+mpcc_status mprt_fit(mprt_program *p) {
+  Fit f = {.p = p};
+  Status st = begin(&f);
+  if (st == MPCC_OK) {
+    f.started = f.window_start = mprt__seconds();
+    emit(&f, MPRT_EVENT_START, NULL, NULL, f.out_dir);
+    st = loop(&f);
+    emit(&f, MPRT_EVENT_END, NULL, NULL, f.out_dir);
+  }
+  mprt__loader_destroy(f.loader);
+  mprt__data_close(f.train);
+  mprt__data_close(f.val);
+  free(f.out_dir);
+  return st;
+}
