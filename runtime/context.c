@@ -132,10 +132,42 @@ static Status open_pool(mprt_program *p) {
   return MPCC_OK;
 }
 
+/* The first of the images whose code runs here; they follow one another at multiples of 64 bytes.
+ */
+static Status open_image(mprt_program *p, const uint8_t *image, size_t bytes) {
+  for (;;) {
+    Status s = mprt__load(p, image, bytes);
+    if (s != MPCC_OK)
+      return s;
+    size_t next = (p->image_bytes + MPCC_ALIGN - 1) & ~(size_t)(MPCC_ALIGN - 1);
+    bool last = next >= bytes || bytes - next < sizeof(MpccImage);
+    s = mprt__load_code(p, p->options.level, !last);
+    if (s != MPCC_ERR_TARGET || last)
+      return s;
+    mprt__unload(p);
+    image += next;
+    bytes -= next;
+  }
+}
+
+/* What a person may ask to see: written by the compiler, or the spec as JSON, which is YAML too. */
+static Status open_texts(mprt_program *p) {
+  const char *spec = mprt__json_string(p->meta, "spec_text", NULL);
+  const char *plan = mprt__json_string(p->meta, "plan_text", "");
+  if (spec)
+    p->spec_text = strdup(spec);
+  else if (json_object_size(p->spec) > 0)
+    p->spec_text = json_dumps(p->spec, JSON_INDENT(2));
+  else
+    p->spec_text = strdup("");
+  p->plan_text = strdup(plan);
+  return p->spec_text && p->plan_text ? MPCC_OK : mprt__nomem(&p->cb, "texts");
+}
+
 static Status open_all(mprt_program *p, const void *image, size_t bytes) {
-  Status s = mprt__load(p, image, bytes);
+  Status s = open_image(p, image, bytes);
   if (s == MPCC_OK)
-    s = mprt__load_code(p, p->options.level);
+    s = open_texts(p);
   if (s == MPCC_OK)
     s = open_segments(p);
   if (s == MPCC_OK)
@@ -183,6 +215,8 @@ void mprt_close(mprt_program *p) {
   for (int i = 0; i < MPCC_SEG_COUNT; i++)
     mprt__memory_destroy(&p->segment[i]);
   free(p->arg);
+  free(p->spec_text);
+  free(p->plan_text);
   json_decref(p->fit_state);
   mprt__unload(p);
   options_free(&p->options);
@@ -191,6 +225,14 @@ void mprt_close(mprt_program *p) {
 
 const char *mprt_meta(const mprt_program *p) {
   return mprt__string(p, p->head->meta);
+}
+
+const char *mprt_spec_text(const mprt_program *p) {
+  return p->spec_text;
+}
+
+const char *mprt_plan_text(const mprt_program *p) {
+  return p->plan_text;
 }
 
 int64_t mprt_segment_bytes(const mprt_program *p, int segment) {

@@ -45,6 +45,9 @@ int mprt__pool_threads(const mprt__pool *pool);
  * worker begins with its own contiguous share, then helps the others. ntiles < 2^32. One run at a
  * time. Never allocates. */
 void mprt__pool_run(mprt__pool *pool, MpccKernelFn fn, const MpccArg *args, int64_t ntiles);
+/* One tile on the calling thread, and the scratch it then uses: plan mode. */
+void mprt__pool_run_tile(mprt__pool *pool, MpccKernelFn fn, const MpccArg *args, int64_t tile);
+void *mprt__pool_scratch(const mprt__pool *pool);
 
 /* ---- cpu/device.c: memory and cpu features
  * ----------------------------------------------------------- */
@@ -117,8 +120,9 @@ struct mprt_program {
   mprt_callbacks cb;
   mprt_options options; /* strings are copies owned by the program */
 
-  json_t *meta;      /* whole meta object */
-  json_t *spec;      /* its "spec" (resolved), borrowed; an empty object when absent */
+  json_t *meta; /* whole meta object */
+  json_t *spec; /* its "spec" (resolved), borrowed; an empty object when absent */
+  char *spec_text, *plan_text;
   json_t **attrs;    /* per tensor: object, owned */
   uint32_t *by_name; /* tensor indices sorted by name */
   bool *flat;        /* per tensor: storage that others are views of; not a tensor users know */
@@ -130,7 +134,8 @@ struct mprt_program {
   mprt__pool *pool;
   struct mprt__plan *plan; /* plan mode only (step.c) */
 
-  int64_t seed; /* of all random streams */
+  int64_t seed;     /* of all random streams */
+  bool initialized; /* the state holds values: init ran */
   mprt__cursor cursor;
   json_t *fit_state; /* owned object or NULL: further facts fit.c wants in state.json */
   void *fit;         /* fit.c's own; freed through fit_destroy at close */
@@ -152,8 +157,8 @@ Status mprt__nomem(const mprt_callbacks *cb, const char *what);
  * meta and spec of p; nothing outside the image is read. cb is set. errors: ERR_INPUT, ERR_NOMEM */
 Status mprt__load(mprt_program *p, const void *image, size_t bytes);
 /* Chooses the code that runs here (level: only that one; NULL: the first), maps it and finds every
- * kernel. errors: ERR_TARGET, ERR_INPUT, ERR_NOMEM */
-Status mprt__load_code(mprt_program *p, const char *level);
+ * kernel. quiet: no words when there is none. errors: ERR_TARGET, ERR_INPUT, ERR_NOMEM */
+Status mprt__load_code(mprt_program *p, const char *level, bool quiet);
 void mprt__unload(mprt_program *p); /* frees what the two made */
 static inline const char *mprt__string(const mprt_program *p, uint32_t offset) {
   return p->strings + offset;
@@ -204,6 +209,12 @@ bool mprt__set_int(mprt_program *p, const char *name, int64_t value);
 void mprt__convert(const void *from, DType from_dtype, void *to, DType to_dtype, int64_t n);
 /* Runs `refresh` when the image has it. */
 Status mprt__refresh(mprt_program *p);
+/* p->seed, and the seed tensor. */
+void mprt__set_seed(mprt_program *p, int64_t seed);
+/* Zeroes the state and runs `init`; mprt_init without `refresh`. */
+Status mprt__init_state(mprt_program *p);
+/* Part of model.safetensors: a parameter or a running statistic, under the spec's name. */
+bool mprt__is_model_tensor(const mprt_program *p, uint32_t i);
 
 /* ---- safetensors.c
  * ------------------------------------------------------------------------------------------------------
@@ -248,6 +259,17 @@ typedef struct {
  * On failure the file is removed. errors: ERR_FILE, ERR_NOMEM */
 Status mprt__st_write(const char *path, const mprt__st_item *items, size_t n,
                       const json_t *metadata, const mprt_callbacks *cb);
+
+/* Tensor i as an item; floats are written as `dtype` (DT_COUNT: as they are). */
+mprt__st_item mprt__item(const mprt_program *p, uint32_t i, DType dtype);
+/* Whether tensor t of f has the shape of tensor i and a dtype that converts; else ERR_DATA in
+ * words. */
+Status mprt__check_shape(const mprt_program *p, uint32_t i, const mprt__st_file *f,
+                         const mprt__st_tensor *t);
+/* All model tensors; parameters as dtype, buffers as they are. */
+Status mprt__write_model(const mprt_program *p, const char *path, DType dtype);
+/* "3, 224, 224" */
+void mprt__shape_text(int rank, const int64_t *dim, char *buf, size_t cap);
 
 /* ---- checkpoint.c
  * ---------------------------------------------------------------------------------------------------------

@@ -236,6 +236,17 @@ void mprt__pool_run(mprt__pool *pool, MpccKernelFn fn, const MpccArg *args, int6
   _mm_setcsr(mxcsr);
 }
 
+void mprt__pool_run_tile(mprt__pool *pool, MpccKernelFn fn, const MpccArg *args, int64_t tile) {
+  unsigned mxcsr = _mm_getcsr();
+  _mm_setcsr(MXCSR_DEFAULT);
+  fn(args, tile, tile + 1, pool->worker[0].scratch);
+  _mm_setcsr(mxcsr);
+}
+
+void *mprt__pool_scratch(const mprt__pool *pool) {
+  return pool->worker[0].scratch;
+}
+
 /* ---- how many threads
  * -------------------------------------------------------------------------------- */
 
