@@ -41,6 +41,14 @@ typedef struct {
   Value *value;
 } Binding;
 
+/* A tensor named before its line: base of a view, or attribute `key`; resolved at the end. */
+typedef struct {
+  Tensor *from;
+  Str key; /* NULL: base */
+  Str name;
+  Loc loc;
+} Forward;
+
 typedef struct {
   Arena *scratch;
   StrTable *strings;
@@ -56,6 +64,8 @@ typedef struct {
   Binding *bind; /* open addressing by id; of the current function */
   int nbind, bind_cap;
   List values, types, attrs, places, ints; /* of the op being read */
+  List forward;                            /* Forward */
+  bool in_tensor;                          /* attributes may name tensors to come */
 } Parser;
 
 /* Where a planned result lives. */
@@ -403,6 +413,12 @@ static Tensor *tensor_named(Parser *p) {
   return t;
 }
 
+static void add_forward(Parser *p, Forward f) {
+  Forward *at = list_add(p, &p->forward, sizeof *at);
+  if (at)
+    *at = f;
+}
+
 static Attr attr_list(Parser *p, const char *key) {
   p->ints.n = 0;
   next(p);
@@ -451,7 +467,11 @@ static Attr attr(Parser *p) {
   case T_IDENT:
     return attr_word(p, key);
   case T_NAME:
-    return attr_t(p->b, key, tensor_named(p));
+    if (!p->in_tensor)
+      return attr_t(p->b, key, tensor_named(p));
+    next(p);
+    add_forward(p, (Forward){NULL, key, t.text, t.loc});
+    return attr_t(p->b, key, NULL);
   default:
     if (is_punct(p, '['))
       return attr_list(p, key);
@@ -863,11 +883,13 @@ static void tensor(Parser *p) {
   expect_word(p, "role");
   expect(p, '=');
   Role r = role(p);
-  Tensor *base = NULL;
   int64_t base_elem = 0, offset = -1;
+  int first = p->forward.n;
   if (accept_word(p, "base")) {
     expect(p, '=');
-    base = tensor_named(p);
+    Loc base_at = p->tok.loc;
+    Str base = take_text(p, T_NAME, "tensor name");
+    add_forward(p, (Forward){NULL, NULL, base, base_at});
     expect_word(p, "at");
     expect(p, '=');
     base_elem = integer(p, 0, INT64_MAX);
@@ -876,19 +898,40 @@ static void tensor(Parser *p) {
     expect(p, '=');
     offset = integer(p, 0, INT64_MAX);
   }
+  p->in_tensor = true;
   attrs(p);
+  p->in_tensor = false;
   Loc loc = location(p);
   if (p->failed)
     return;
-  Tensor *t = base ? build_tensor_view(p->b, name, ty, r, base, base_elem, loc)
-                   : build_tensor(p->b, name, ty, r, loc);
+  Tensor *t = build_tensor(p->b, name, ty, r, loc);
   if (builder_failed(p->b)) {
     fail(p, at, E_MODULE, "tensor '%s' is not legal", name);
     return;
   }
+  t->base_elem = base_elem;
   t->offset = offset;
   for (int i = 0; i < p->attrs.n; i++)
     build_tensor_attr(p->b, t, ((Attr *)p->attrs.data)[i]);
+  for (int i = first; i < p->forward.n; i++)
+    ((Forward *)p->forward.data)[i].from = t;
+}
+
+/* Views may stand before their bases, and attributes before the tensors they name. */
+static void resolve_forward(Parser *p) {
+  for (int i = 0; i < p->forward.n && !p->failed; i++) {
+    const Forward *f = &((Forward *)p->forward.data)[i];
+    Tensor *t = module_tensor(builder_module(p->b), f->name);
+    if (!t) {
+      fail(p, f->loc, E_NAME, "no tensor is named '%s'", f->name);
+    } else if (!f->key) {
+      f->from->base = t;
+    } else {
+      for (int k = 0; k < f->from->nattr; k++)
+        if (f->from->attr[k].key == f->key)
+          f->from->attr[k].u.tensor = t;
+    }
+  }
 }
 
 static void file(Parser *p) {
@@ -979,8 +1022,12 @@ Status module_parse(StrTable *strings, Diag *diag, uint32_t file_index, const ch
   if (!p->failed) {
     next(p); /* the stage word */
     p->b = builder_create(strings, diag, stage);
-    builder_exact(p->b);
+    if (p->b)
+      builder_exact(p->b);
+    else
+      fail(p, p->tok.loc, E_RANGE, "out of memory");
     module_items(p);
+    resolve_forward(p);
     if (p->failed)
       builder_destroy(p->b);
     else

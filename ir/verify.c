@@ -1,94 +1,291 @@
-/* Invariants of a module at its stage. A broken one is an error of ours (a pass or a hand-written
- * .mpir file), so every message names function, op and rule, and the status is ERR_INTERNAL. */
-#include "ir/ir.h"
+/* Invariants of a module at its stage (docs/ir.md). A broken one is an error of ours (a pass or a
+ * hand-written .mpir file), so every message names function, op and rule, and the status is
+ * ERR_INTERNAL. Here: structure, shapes, attributes, stage rules; verify_group.c: group bodies;
+ * verify_plan.c: offsets and lifetimes. */
+#include "ir/verify.h"
 
 #include <stdio.h>
 #include <string.h>
 
-typedef struct {
-  const Module *m;
-  Diag *d;
-  const Func *f; /* NULL while tensors are checked */
-  const Op *op;
-} Verify;
+enum { E_VERIFY = 701 };
 
-__attribute__((format(printf, 2, 3))) static void broken(Verify *v, const char *fmt, ...) {
-  char text[512];
+void verify_broken(Verify *v, const char *fmt, ...) {
+  char text[400];
   va_list ap;
   va_start(ap, fmt);
   vsnprintf(text, sizeof text, fmt, ap);
   va_end(ap);
-  Loc loc = v->op ? v->op->loc : (Loc){0};
-  if (v->op)
-    diag_error(v->d, loc, 701, "verify: @%s op %d (%s%s%s): %s", v->f->name, v->op->index,
-               op_info(v->op->code)->name, v->op->layer && *v->op->layer ? ", layer " : "",
-               v->op->layer ? v->op->layer : "", text);
+  const Op *op = v->op;
+  if (op)
+    diag_error(v->d, op->loc, E_VERIFY, "@%s, op %d, %s%s%s: %s", v->f->name, op->index,
+               op_info(op->code)->name, op->layer && *op->layer ? " of " : "",
+               op->layer ? op->layer : "", text);
+  else if (v->f)
+    diag_error(v->d, (Loc){0}, E_VERIFY, "@%s: %s", v->f->name, text);
   else
-    diag_error(v->d, loc, 701, "verify: %s%s%s", v->f ? v->f->name : "", v->f ? ": " : "", text);
+    diag_error(v->d, (Loc){0}, E_VERIFY, "%s", text);
+}
+
+/* ---- tensors and attributes
+ * ------------------------------------------------------------------------- */
+
+static bool own_tensor(const Module *m, const Tensor *t) {
+  return t && t->index >= 0 && t->index < m->ntensor && m->tensor[t->index] == t;
+}
+
+static void check_view(Verify *v, const Tensor *t) {
+  const Tensor *base = t->base;
+  int64_t n = type_elems(t->type), all;
+  if (!own_tensor(v->m, base)) {
+    verify_broken(v, "base of tensor '%s' is not in the module", t->name);
+    return;
+  }
+  all = type_elems(base->type);
+  if (base->base)
+    verify_broken(v, "tensor '%s' is a view of a view", t->name);
+  if (base->type->dt != t->type->dt)
+    verify_broken(v, "tensor '%s' is %s, its base '%s' is %s", t->name, dtype_text(t->type->dt),
+                  base->name, dtype_text(base->type->dt));
+  if (t->base_elem < 0 || n > all || t->base_elem > all - n)
+    verify_broken(v, "tensor '%s' at element %lld lies outside its base '%s'", t->name,
+                  (long long)t->base_elem, base->name);
+}
+
+static void check_attrs(Verify *v, const char *of, const Attr *attr, int n) {
+  for (int i = 0; i < n; i++) {
+    if (attr[i].kind == AT_TENSOR && !own_tensor(v->m, attr[i].u.tensor))
+      verify_broken(v, "%sattribute '%s' is a tensor of another module", of, attr[i].key);
+    if (attr[i].kind == AT_DTYPE && (uint64_t)attr[i].u.i >= DT_COUNT)
+      verify_broken(v, "%sattribute '%s' is no dtype", of, attr[i].key);
+    for (int k = 0; k < i; k++)
+      if (!strcmp(attr[k].key, attr[i].key))
+        verify_broken(v, "%sattribute '%s' is given twice", of, attr[i].key);
+  }
 }
 
 static void check_tensor(Verify *v, const Tensor *t, int i) {
   if (t->index != i)
-    broken(v, "tensor '%s' has index %d at position %d", t->name, t->index, i);
+    verify_broken(v, "tensor '%s' has index %d at position %d", t->name, t->index, i);
   if (module_tensor(v->m, t->name) != t)
-    broken(v, "two tensors are named '%s'", t->name);
-  if (!t->base)
-    return;
-  if (t->base->base)
-    broken(v, "tensor '%s' is a view of a view", t->name);
-  if (t->base->type->dt != t->type->dt)
-    broken(v, "tensor '%s' is %s, its base '%s' is %s", t->name, dtype_text(t->type->dt),
-           t->base->name, dtype_text(t->base->type->dt));
-  int64_t n = type_elems(t->type), all = type_elems(t->base->type);
-  if (t->base_elem < 0 || n > all || t->base_elem > all - n)
-    broken(v, "tensor '%s' at element %lld lies outside its base '%s'", t->name,
-           (long long)t->base_elem, t->base->name);
+    verify_broken(v, "two tensors are named '%s'", t->name);
+  if (t->base)
+    check_view(v, t);
+  check_attrs(v, "tensor ", t->attr, t->nattr);
 }
 
-static void check_operands(Verify *v, const Op *op, int *next_id) {
+/* ---- structure of a function
+ * -------------------------------------------------------------------------- */
+
+static bool check_operands(Verify *v) {
+  const Op *op = v->op;
+  bool ok = true;
   for (int i = 0; i < op->nin; i++) {
     const Value *x = op->in[i];
-    if (!x || !x->def || x->def->func != v->f || x->def->index >= op->index || x->def->index < 0 ||
-        v->f->op[x->def->index] != x->def || x->out >= x->def->nout || x->def->out[x->out] != x)
-      broken(v, "operand %d is not a value defined before it", i);
+    const Op *def = x ? x->def : NULL;
+    if (!def || def->func != v->f || def->index < 0 || def->index >= op->index ||
+        v->f->op[def->index] != def || x->out < 0 || x->out >= def->nout || def->out[x->out] != x) {
+      verify_broken(v, "operand %d is not a value defined before it", i);
+      ok = false;
+    }
   }
+  return ok;
+}
+
+static bool check_results(Verify *v, int *next_id) {
+  const Op *op = v->op;
+  bool ok = true;
   for (int i = 0; i < op->nout; i++) {
     const Value *x = op->out[i];
     if (!x || x->def != op || x->out != i || !x->type) {
-      broken(v, "result %d is not tied to its op", i);
-      continue;
+      verify_broken(v, "result %d is not tied to its op", i);
+      ok = false;
+    } else if (x->id != (*next_id)++) {
+      verify_broken(v, "result %d has id %d out of order", i, x->id);
+      ok = false;
     }
-    if (x->id != (*next_id)++)
-      broken(v, "result %d has id %d out of order", i, x->id);
   }
+  return ok;
 }
 
-static void check_func(Verify *v) {
+/* ---- ops
+ * ------------------------------------------------------------------------------------------------
+ */
+
+/* Kind of value of the attributes that ops share; a key that is not here is the op's own affair. */
+static const struct {
+  const char *key;
+  AttrKind kind;
+} attr_kinds[] = {
+    {"dims", AT_INTS},    {"shape", AT_INTS},  {"perm", AT_INTS},     {"dim", AT_INT},
+    {"start", AT_INT},    {"end", AT_INT},     {"size", AT_INT},      {"axes", AT_INT},
+    {"heads", AT_INT},    {"stream", AT_INT},  {"groups", AT_INT},    {"ignore_index", AT_INT},
+    {"keepdim", AT_BOOL}, {"causal", AT_BOOL}, {"ta", AT_BOOL},       {"tb", AT_BOOL},
+    {"to", AT_DTYPE},     {"dtype", AT_DTYPE}, {"out", AT_DTYPE},     {"compute", AT_DTYPE},
+    {"eps", AT_FLOAT},    {"p", AT_FLOAT},     {"scale", AT_FLOAT},   {"dropout_p", AT_FLOAT},
+    {"body", AT_STR},     {"kind", AT_STR},    {"tensor", AT_TENSOR},
+};
+
+static bool kind_fits(AttrKind want, AttrKind is) {
+  return is == want || (want == AT_FLOAT && is == AT_INT) || (want == AT_BOOL && is == AT_INT);
+}
+
+static bool check_attr_kinds(Verify *v) {
+  const Op *op = v->op;
+  bool ok = true;
+  check_attrs(v, "", op->attr, op->nattr);
+  for (int i = 0; i < op->nattr; i++)
+    for (size_t k = 0; k < sizeof attr_kinds / sizeof *attr_kinds; k++)
+      if (!strcmp(op->attr[i].key, attr_kinds[k].key) &&
+          !kind_fits(attr_kinds[k].kind, op->attr[i].kind)) {
+        verify_broken(v, "attribute '%s' has the wrong kind of value", op->attr[i].key);
+        ok = false;
+      }
+  return ok;
+}
+
+static bool same_type(const Type *a, const Type *b) {
+  return a->dt == b->dt && type_same_shape(a, b);
+}
+
+/* Result types are what the op's shape rule says. */
+static void check_shape(Verify *v, Builder *shapes) {
+  const Op *op = v->op;
+  const Type *types[16];
+  int nout = 0;
+  if (op->nout > 16) {
+    verify_broken(v, "%d results", op->nout);
+    return;
+  }
+  if (shape_infer(shapes, op->code, op->nin, op->in, op->nattr, op->attr, op->loc, &nout, types)) {
+    verify_broken(v, "operands do not fit its shape rule");
+    return;
+  }
+  if (nout != op->nout) {
+    verify_broken(v, "%d results, its shape rule gives %d", op->nout, nout);
+    return;
+  }
+  for (int i = 0; i < nout; i++)
+    if (!same_type(op->out[i]->type, types[i])) {
+      Text a = {0}, b = {0};
+      type_print(op->out[i]->type, &a);
+      type_print(types[i], &b);
+      verify_broken(v, "result %d is %s, its shape rule gives %s", i, a.data ? a.data : "",
+                    b.data ? b.data : "");
+      text_fini(&a);
+      text_fini(&b);
+    }
+}
+
+/* read and write name a tensor of exactly the value's type. */
+static void check_state(Verify *v) {
+  const Op *op = v->op;
+  const Attr *a = op_attr(op, "tensor");
+  const Value *x = op->code == OP_read ? op->nout ? op->out[0] : NULL : op->nin ? op->in[0] : NULL;
+  if (!a || a->kind != AT_TENSOR || !own_tensor(v->m, a->u.tensor)) {
+    verify_broken(v, "attribute tensor is missing");
+    return;
+  }
+  if (x && !same_type(x->type, a->u.tensor->type))
+    verify_broken(v, "value and tensor '%s' have different types", a->u.tensor->name);
+}
+
+/* ---- stages
+ * --------------------------------------------------------------------------------------------- */
+
+/* Ops that exist in some stages only; the others follow from kinds and names below. */
+static const struct {
+  OpCode op;
+  Stage first, last;
+} stage_ops[] = {
+    {OP_group, STAGE_KERNELS, STAGE_PLANNED},
+    {OP_conv2d, STAGE_FORWARD, STAGE_TYPED},
+    {OP_qgrad, STAGE_FORWARD, STAGE_TRAIN},
+};
+
+static void check_stage(Verify *v) {
+  const Op *op = v->op;
+  const OpInfo *info = op_info(op->code);
+  Stage s = v->m->stage;
+  const char *tail = strrchr(info->name, '_');
+  bool ok = s < STAGE_KERNELS || info->kind == OK_NONE;
+  for (size_t i = 0; i < sizeof stage_ops / sizeof *stage_ops; i++)
+    ok &= stage_ops[i].op != op->code || (s >= stage_ops[i].first && s <= stage_ops[i].last);
+  /* <op>_grad exists for the ops that grad_<op> turns into one op. */
+  ok &= s >= STAGE_TRAIN || !tail || strcmp(tail, "_grad");
+  if (!ok)
+    verify_broken(v, "not legal in stage %s", stage_name(s));
+  /* From `typed` on a product reads operands of one dtype: no kernel mixes them. */
+  if (s >= STAGE_TYPED && info->policy[0] == POL_LOW && op->nin > 1 &&
+      op->in[0]->type->dt != op->in[1]->type->dt)
+    verify_broken(v, "operands are %s and %s in stage %s", dtype_text(op->in[0]->type->dt),
+                  dtype_text(op->in[1]->type->dt), stage_name(s));
+}
+
+static void check_op(Verify *v, Builder *shapes) {
+  const Op *op = v->op;
+  const OpInfo *info = op_info(op->code);
+  check_stage(v);
+  if ((info->nin >= 0 && op->nin != info->nin) || (info->nout >= 0 && op->nout != info->nout)) {
+    verify_broken(v, "%d operands and %d results", op->nin, op->nout);
+    return;
+  }
+  if (!check_attr_kinds(v))
+    return;
+  if (op->code == OP_read || op->code == OP_write)
+    check_state(v);
+  if ((op->body != NULL) != (op->code == OP_group)) {
+    verify_broken(v, "a group and nothing else has a body");
+    return;
+  }
+  if (op->code == OP_group)
+    verify_group(v);
+  else if (op->code == OP_expr || op_is_scalar(op->code)) {
+    if (!op->scalar || op->scalar->nargs != op->nin)
+      verify_broken(v, "its expression does not have %d arguments", op->nin);
+  }
+  if (op->code != OP_group)
+    check_shape(v, shapes);
+}
+
+static void check_func(Verify *v, Builder *shapes) {
   const Func *f = v->f;
-  int next_id = 0;
+  int next_id = 0, before = diag_errors(v->d);
   for (int i = 0; i < f->nop; i++) {
     v->op = f->op[i];
     if (v->op->index != i || v->op->func != f) {
-      broken(v, "index %d at position %d", v->op->index, i);
-      return;
+      verify_broken(v, "index %d at position %d", v->op->index, i);
+      break;
     }
-    check_operands(v, v->op, &next_id);
+    if (!check_results(v, &next_id) || !check_operands(v))
+      break;
+    check_op(v, shapes);
   }
   v->op = NULL;
+  if (diag_errors(v->d) != before)
+    return;
   if (next_id != f->nvalue)
-    broken(v, "%d values, nvalue says %d", next_id, f->nvalue);
+    verify_broken(v, "%d values, nvalue says %d", next_id, f->nvalue);
+  else if (v->m->stage == STAGE_PLANNED)
+    verify_places(v);
 }
 
 Status module_verify(const Module *m, Diag *d) {
   Verify v = {m, d, NULL, NULL};
   int before = diag_errors(d);
+  /* Shape rules intern their types through a builder: this one makes nothing. */
+  Builder *shapes = builder_create(m->strings, d, m->stage);
+  if (!shapes)
+    return MPCC_ERR_NOMEM;
   for (int i = 0; i < m->ntensor; i++)
     check_tensor(&v, m->tensor[i], i);
-  for (int i = 0; i < m->nfunc; i++) {
+  if (m->stage == STAGE_PLANNED && diag_errors(d) == before)
+    verify_segments(&v);
+  for (int i = 0; i < m->nfunc && diag_errors(d) == before; i++) {
     v.f = m->func[i];
     if (module_func(m, v.f->name) != v.f)
-      broken(&v, "two functions have this name");
-    check_func(&v);
+      verify_broken(&v, "two functions have this name");
+    check_func(&v, shapes);
   }
+  builder_destroy(shapes);
   return diag_errors(d) == before ? MPCC_OK : MPCC_ERR_INTERNAL;
 }

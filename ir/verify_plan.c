@@ -1,0 +1,188 @@
+/* Planned modules: storage of tensors, places of values. Memory of a value lives from the op that
+ * defines it to its last use; a tensor's starting value lives to the last use of what was read from
+ * it. Two memories that overlap in bytes must not overlap in life, except where a kernel works in
+ * place: same dtype and identical access (docs/groups.md). */
+#include "ir/verify.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mpcc/abi.h"
+
+static int role_segment(Role r) {
+  static const int segments[] = {
+#define ROLE(id, text, segment, doc) MPCC_SEG_##segment,
+#include "mpcc/roles.def"
+#undef ROLE
+  };
+  return segments[r];
+}
+
+static int by_place(const void *a, const void *b) {
+  const Tensor *x = *(const Tensor *const *)a, *y = *(const Tensor *const *)b;
+  int sx = role_segment(x->role), sy = role_segment(y->role);
+  return sx != sy ? sx - sy : x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+static void check_offset(Verify *v, const Tensor *t) {
+  int64_t bytes = type_bytes(t->type), all = v->m->segment_bytes[role_segment(t->role)];
+  if (t->base) {
+    int64_t want = t->base->offset + t->base_elem * (int64_t)dtype_bytes(t->type->dt);
+    if (t->offset >= 0 && t->offset != want)
+      verify_broken(v, "view '%s' is at offset %lld, its base says %lld", t->name,
+                    (long long)t->offset, (long long)want);
+    return;
+  }
+  if (t->offset < 0 || t->offset % MPCC_ALIGN)
+    verify_broken(v, "tensor '%s' has offset %lld, not a multiple of %d", t->name,
+                  (long long)t->offset, MPCC_ALIGN);
+  else if (bytes > all || t->offset > all - bytes)
+    verify_broken(v, "tensor '%s' ends outside its segment of %lld bytes", t->name, (long long)all);
+}
+
+void verify_segments(Verify *v) {
+  const Module *m = v->m;
+  const Tensor **bases = calloc((size_t)m->ntensor + 1, sizeof *bases);
+  int n = 0, before = diag_errors(v->d);
+  if (!bases) {
+    verify_broken(v, "out of memory");
+    return;
+  }
+  for (int i = 0; i < m->ntensor; i++) {
+    check_offset(v, m->tensor[i]);
+    if (!m->tensor[i]->base)
+      bases[n++] = m->tensor[i];
+  }
+  qsort(bases, (size_t)n, sizeof *bases, by_place);
+  for (int i = 1; i < n && diag_errors(v->d) == before; i++)
+    if (role_segment(bases[i]->role) == role_segment(bases[i - 1]->role) &&
+        bases[i]->offset < bases[i - 1]->offset + type_bytes(bases[i - 1]->type))
+      verify_broken(v, "tensors '%s' and '%s' share bytes", bases[i - 1]->name, bases[i]->name);
+  free(bases);
+}
+
+/* ---- values
+ * ------------------------------------------------------------------------------------------- */
+
+/* Bytes and life of one value. space: NULL the work arena, else the base tensor it lies in. */
+typedef struct {
+  const Value *value;
+  const Tensor *space;
+  int64_t lo, hi;
+  int def, last; /* op indices; a value read from a tensor is there from the start: -1 */
+} Memory;
+
+static const Tensor *root(const Tensor *t) {
+  return t->base ? t->base : t;
+}
+
+static bool in_tensor(Memory *m, const Tensor *t, int64_t elem) {
+  int64_t size = (int64_t)dtype_bytes(t->type->dt), n = type_elems(t->type);
+  int64_t mine = type_elems(m->value->type);
+  m->space = root(t);
+  m->lo = ((t->base ? t->base_elem : 0) + elem) * size;
+  m->hi = m->lo + mine * size;
+  return m->value->type->dt == t->type->dt && elem >= 0 && mine <= n && elem <= n - mine;
+}
+
+/* False when the value has no memory of its own (an unplaced constant). */
+static bool find_memory(Verify *v, const Value *x, Memory *m) {
+  const Op *def = x->def;
+  *m = (Memory){.value = x, .def = def->index, .last = def->index};
+  int64_t bytes = type_bytes(x->type);
+  v->op = def;
+  if (x->alias) {
+    if (x->offset >= 0)
+      verify_broken(v, "%%%d is both in the work arena and in tensor '%s'", x->id, x->alias->name);
+    if (!in_tensor(m, x->alias, x->alias_elem))
+      verify_broken(v, "%%%d does not fit tensor '%s'", x->id, x->alias->name);
+  } else if (x->offset >= 0) {
+    m->lo = x->offset;
+    m->hi = x->offset + bytes;
+    if (x->offset % MPCC_ALIGN || bytes > v->f->work_bytes || x->offset > v->f->work_bytes - bytes)
+      verify_broken(v, "%%%d is at work byte %lld, unaligned or outside its %lld bytes", x->id,
+                    (long long)x->offset, (long long)v->f->work_bytes);
+  } else if (def->code == OP_read) {
+    in_tensor(m, op_attr(def, "tensor")->u.tensor, 0);
+  } else if (def->code == OP_group) {
+    verify_broken(v, "%%%d has no place", x->id);
+    return false;
+  } else {
+    return false;
+  }
+  if (def->code == OP_read && m->space)
+    m->def = -1;
+  return true;
+}
+
+static bool same_access(const Body *b, const Access *x, const Access *y) {
+  return x->offset == y->offset &&
+         !memcmp(x->stride, y->stride, (size_t)b->ndim * sizeof x->stride[0]);
+}
+
+/* Group op `op` may write result x over operand y: every use of y by it has x's access, and is a
+ * use element by element (all of `rows`, the epilogue of `product`). */
+static bool in_place(const Op *op, const Memory *x, const Memory *y) {
+  const char *kind = op_str(op, "kind", "");
+  int first = !strcmp(kind, "rows") ? 0 : !strcmp(kind, "product") ? 2 : INT_MAX;
+  if (op->code != OP_group || x->lo != y->lo || x->value->type->dt != y->value->type->dt)
+    return false;
+  for (int k = 0; k < op->nin; k++)
+    if (op->in[k] == y->value &&
+        (k < first || !same_access(op->body, &op->body->in[k], &op->body->out[x->value->out])))
+      return false;
+  return true;
+}
+
+static void check_pair(Verify *v, const Memory *x, const Memory *y) {
+  if (x->space != y->space || x->hi <= y->lo || y->hi <= x->lo)
+    return;
+  const Memory *a = x->def <= y->def ? x : y, *b = a == x ? y : x; /* b is written later */
+  if (b->def < 0 || b->def > a->last)
+    return; /* two reads, or a is dead by then */
+  if (b->def == a->last && b->def > a->def && in_place(v->f->op[b->def], b, a))
+    return;
+  v->op = v->f->op[b->def];
+  verify_broken(v, "%%%d is written over %%%d, which lives to op %d", b->value->id, a->value->id,
+                a->last);
+}
+
+/* A write that is not in place copies its value when it runs: as if a value were defined there. */
+static bool write_memory(const Op *op, const Memory *from, Memory *m) {
+  const Tensor *t = op_attr(op, "tensor")->u.tensor;
+  *m = (Memory){.value = op->in[0], .def = op->index, .last = INT_MAX};
+  in_tensor(m, t, 0);
+  return !(from && from->space == m->space && from->lo == m->lo);
+}
+
+void verify_places(Verify *v) {
+  const Func *f = v->f;
+  Memory *m = calloc((size_t)(f->nvalue + f->nop) + 1, sizeof *m);
+  int *at = calloc((size_t)f->nvalue + 1, sizeof *at); /* 1 + index in m by value id */
+  int n = 0, before = diag_errors(v->d);
+  for (int i = 0; m && at && i < f->nop; i++) {
+    const Op *op = f->op[i];
+    for (int k = 0; k < op->nin; k++)
+      if (at[op->in[k]->id])
+        m[at[op->in[k]->id] - 1].last = i;
+    for (int k = 0; k < op->nout; k++)
+      if (find_memory(v, op->out[k], &m[n]))
+        at[op->out[k]->id] = ++n;
+    int from = op->code == OP_write ? at[op->in[0]->id] : 0;
+    if (op->code == OP_write) {
+      if (write_memory(op, from ? &m[from - 1] : NULL, &m[n]))
+        n++;
+      else
+        m[from - 1].last = INT_MAX; /* the tensor keeps it */
+    }
+  }
+  if (!m || !at)
+    verify_broken(v, "out of memory");
+  for (int i = 0; i < n && diag_errors(v->d) == before; i++)
+    for (int k = 0; k < i && diag_errors(v->d) == before; k++)
+      check_pair(v, &m[i], &m[k]);
+  v->op = NULL;
+  free(m);
+  free(at);
+}
