@@ -122,7 +122,7 @@ static Status pass_case(const Case *c, StrTable *s, Diag *d, Module **out) {
 }
 #else
 static Status pass_case(const Case *c, StrTable *s, Diag *d, Module **out) {
-  (void)c, (void)s, (void)out;
+  (void)c, (void)s, (void)out, (void)option;
   diag_error(d, (Loc){0}, 690, "built without passes");
   return MPCC_ERR_USAGE;
 }
@@ -153,7 +153,7 @@ static Status frontend_case(Case *c, Arena *a, StrTable *s, Diag *d, Module **ou
 }
 #else
 static Status frontend_case(Case *c, Arena *a, StrTable *s, Diag *d, Module **out) {
-  (void)c, (void)a, (void)s, (void)out;
+  (void)c, (void)a, (void)s, (void)out, (void)option_value;
   diag_error(d, (Loc){0}, 690, "built without the frontend");
   return MPCC_ERR_USAGE;
 }
