@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "mpcc/hash.h"
+#include "runtime/fit.h"
 #include "runtime/rt.h"
 
 enum { SCHEMA = 1, MAX_STATE_JSON = 256 << 20 };
@@ -348,52 +349,24 @@ char *mprt__checkpoint_newest(const char *folder) {
   return best;
 }
 
-/* Newest checkpoint below a run folder, or below a folder of run folders (the last by name, which
- * is the newest by time stamp). NULL: none. */
-static char *newest_below(const char *folder) {
-  char *path = mprt__format("%s/checkpoints", folder);
-  char *found = path ? mprt__checkpoint_newest(path) : NULL;
-  free(path);
-  if (found)
-    return found;
-  struct dirent **entry = NULL;
-  int n = scandir(folder, &entry, NULL, alphasort);
-  for (int i = n - 1; i >= 0; i--) {
-    path = !found && entry[i]->d_name[0] != '.'
-               ? mprt__format("%s/%s/checkpoints", folder, entry[i]->d_name)
-               : NULL;
-    if (path)
-      found = mprt__checkpoint_newest(path);
-    free(path);
-    free(entry[i]);
-  }
-  free(entry);
-  return found;
-}
-
-/* The checkpoint that `dir` means: itself, the newest of a run folder, "" the newest of this
- * program. */
-static Status resolve(const mprt_program *p, const char *dir, char **out) {
-  char *state = mprt__format("%s/state.json", dir);
-  bool itself = *dir && state && access(state, F_OK) == 0;
-  free(state);
-  if (itself || (*dir && mprt__checkpoint_complete(dir))) {
-    *out = strdup(dir);
-    return *out ? MPCC_OK : mprt__nomem(&p->cb, dir);
-  }
-  char *folder = *dir ? strdup(dir) : p->options.out_dir ? strdup(p->options.out_dir) : NULL;
-  const char *dirpath = mprt__json_string(p->spec, "checkpoint.dirpath", NULL);
-  if (!folder && dirpath)
-    folder = strdup(dirpath);
-  if (!folder)
-    folder = mprt__format("runs/%s", mprt__json_string(p->meta, "name", "program"));
-  if (!folder)
-    return mprt__nomem(&p->cb, dir);
-  *out = newest_below(folder);
-  if (!*out)
+/* The checkpoint that `dir` means: itself, the newest of a run folder, "" the newest of this program. */
+static Status resolve(mprt_program *p, const char *dir, char **out) {
+  char *state = mprt__format("%s/state.json", dir), *folder = mprt__format("%s/checkpoints", dir);
+  if (!state || !folder)
+    *out = NULL;
+  else if (!*dir)
+    *out = mprt__resume_default(p);
+  else if (access(state, F_OK) != 0 && access(folder, F_OK) == 0)
     *out = mprt__checkpoint_newest(folder);
-  Status s =
-      *out ? MPCC_OK : mprt__fail(&p->cb, MPCC_ERR_FILE, "no complete checkpoint in %s", folder);
+  else
+    *out = strdup(dir);
+  Status s = MPCC_OK;
+  if (!state || !folder)
+    s = mprt__nomem(&p->cb, dir);
+  else if (!*out)
+    s = mprt__fail(&p->cb, MPCC_ERR_FILE, "there is no complete checkpoint%s%s", *dir ? " in " : "",
+                   dir);
+  free(state);
   free(folder);
   return s;
 }

@@ -150,24 +150,8 @@ static Status open_image(mprt_program *p, const uint8_t *image, size_t bytes) {
   }
 }
 
-/* What a person may ask to see: written by the compiler, or the spec as JSON, which is YAML too. */
-static Status open_texts(mprt_program *p) {
-  const char *spec = mprt__json_string(p->meta, "spec_text", NULL);
-  const char *plan = mprt__json_string(p->meta, "plan_text", "");
-  if (spec)
-    p->spec_text = strdup(spec);
-  else if (json_object_size(p->spec) > 0)
-    p->spec_text = json_dumps(p->spec, JSON_INDENT(2));
-  else
-    p->spec_text = strdup("");
-  p->plan_text = strdup(plan);
-  return p->spec_text && p->plan_text ? MPCC_OK : mprt__nomem(&p->cb, "texts");
-}
-
 static Status open_all(mprt_program *p, const void *image, size_t bytes) {
   Status s = open_image(p, image, bytes);
-  if (s == MPCC_OK)
-    s = open_texts(p);
   if (s == MPCC_OK)
     s = open_segments(p);
   if (s == MPCC_OK)
@@ -215,8 +199,6 @@ void mprt_close(mprt_program *p) {
   for (int i = 0; i < MPCC_SEG_COUNT; i++)
     mprt__memory_destroy(&p->segment[i]);
   free(p->arg);
-  free(p->spec_text);
-  free(p->plan_text);
   json_decref(p->fit_state);
   mprt__unload(p);
   options_free(&p->options);
@@ -225,14 +207,6 @@ void mprt_close(mprt_program *p) {
 
 const char *mprt_meta(const mprt_program *p) {
   return mprt__string(p, p->head->meta);
-}
-
-const char *mprt_spec_text(const mprt_program *p) {
-  return p->spec_text;
-}
-
-const char *mprt_plan_text(const mprt_program *p) {
-  return p->plan_text;
 }
 
 int64_t mprt_segment_bytes(const mprt_program *p, int segment) {

@@ -219,7 +219,7 @@ static bool command_fits(const mprt_program *p, const MpccCommand *c) {
   for (const char *d = dtypes; *d; d++)
     if (*d < 'a' || *d >= 'a' + DT_COUNT)
       return false;
-  if (*dtypes && strlen(dtypes) != c->nout)
+  if (strlen(dtypes) != c->nout)
     return false;
   switch (c->op) {
   case MPCC_CMD_LAUNCH:

@@ -122,7 +122,6 @@ struct mprt_program {
 
   json_t *meta; /* whole meta object */
   json_t *spec; /* its "spec" (resolved), borrowed; an empty object when absent */
-  char *spec_text, *plan_text;
   json_t **attrs;    /* per tensor: object, owned */
   uint32_t *by_name; /* tensor indices sorted by name */
   bool *flat;        /* per tensor: storage that others are views of; not a tensor users know */

@@ -364,3 +364,12 @@ mpcc_status mprt_run(mprt_program *p, const char *function) {
     return mprt__fail(&p->cb, MPCC_ERR_USAGE, "this program has no function '%s'", function);
   return mprt__run(p, f, NULL, NULL);
 }
+
+mpcc_status mprt_run_kernel(mprt_program *p, const char *symbol, const MpccArg *args) {
+  for (uint32_t i = 0; i < p->nkernel; i++)
+    if (!strcmp(mprt__string(p, p->kernel[i].symbol), symbol)) {
+      mprt__pool_run(p->pool, p->fn[i], args, (int64_t)p->kernel[i].ntiles);
+      return MPCC_OK;
+    }
+  return mprt__fail(&p->cb, MPCC_ERR_INPUT, "this program has no kernel '%s'", symbol);
+}
