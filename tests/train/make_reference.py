@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Makes the reference runs of tests/train with PyTorch; a developer runs it, tests only read files.
+
+    python3 tests/train/make_reference.py        (needs torch and numpy)
+
+Writes data/MODEL.safetensors (initial weights and batches, f64) and data/MODEL-MODE-OPT.safetensors:
+loss of each step, gradients of step 1 (unscaled, before clipping), parameters after the last step,
+and for 16-mixed the loss scale of each step. Autocast runs on the CPU lists, as policy: cpu does.
+"""
+import json, os, struct
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
+STEPS = 20
+
+
+def save(path, tensors):
+    header, data = {}, b""
+    for name in sorted(tensors):
+        a = np.ascontiguousarray(tensors[name])
+        dtype = {"float64": "F64", "float32": "F32", "int64": "I64"}[str(a.dtype)]
+        header[name] = {"dtype": dtype, "shape": list(a.shape),
+                        "data_offsets": [len(data), len(data) + a.nbytes]}
+        data += a.tobytes()
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + data)
+
+
+def uniform(g, shape, bound):
+    return (torch.rand(shape, generator=g, dtype=torch.float64) * 2 - 1) * bound
+
+
+def round32(d):  # every mode starts from the same FP32 numbers
+    return {k: v.float().double() for k, v in d.items()}
+
+
+class Mlp:
+    name, batch, shape, smoothing, clip = "mlp", 8, (1, 4, 5), 0.1, 1.0
+    sgd = dict(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+
+    def init(self, g):
+        p = {}
+        for i, n, k in ((1, 32, 20), (3, 16, 32), (5, 5, 16)):
+            p[f"{i}.weight"] = uniform(g, (n, k), k ** -0.5)
+            p[f"{i}.bias"] = uniform(g, (n,), k ** -0.5)
+        return round32(p)
+
+    def forward(self, p, x):
+        x = x.flatten(1)
+        x = F.relu(F.linear(x, p["1.weight"], p["1.bias"]))
+        x = F.gelu(F.linear(x, p["3.weight"], p["3.bias"]))
+        return F.linear(x, p["5.weight"], p["5.bias"])
+
+
+class Vit:
+    name, batch, shape, smoothing, clip = "vit", 4, (1, 8, 8), 0.0, None
+    sgd = dict(lr=0.05, momentum=0.9)
+    width, heads, depth, mlp = 16, 2, 2, 32
+
+    def init(self, g):
+        w, p = self.width, {}
+        p["conv_proj.weight"] = uniform(g, (w, 1, 4, 4), 0.25)
+        p["conv_proj.bias"] = uniform(g, (w,), 0.25)
+        p["class_token"] = uniform(g, (1, 1, w), 0.1)
+        p["encoder.pos_embedding"] = uniform(g, (1, 5, w), 0.1)
+        for i in range(self.depth):
+            b = f"encoder.layers.encoder_layer_{i}."
+            for ln in ("ln_1", "ln_2"):
+                p[b + ln + ".weight"] = 1 + uniform(g, (w,), 0.1)
+                p[b + ln + ".bias"] = uniform(g, (w,), 0.1)
+            a = b + "self_attention."
+            p[a + "in_proj_weight"] = uniform(g, (3 * w, w), 0.4)
+            p[a + "in_proj_bias"] = uniform(g, (3 * w,), 0.1)
+            p[a + "out_proj.weight"] = uniform(g, (w, w), 0.25)
+            p[a + "out_proj.bias"] = uniform(g, (w,), 0.1)
+            p[b + "mlp.0.weight"] = uniform(g, (self.mlp, w), 0.25)
+            p[b + "mlp.0.bias"] = uniform(g, (self.mlp,), 0.25)
+            p[b + "mlp.3.weight"] = uniform(g, (w, self.mlp), 0.18)
+            p[b + "mlp.3.bias"] = uniform(g, (w,), 0.18)
+        p["encoder.ln.weight"] = 1 + uniform(g, (w,), 0.1)
+        p["encoder.ln.bias"] = uniform(g, (w,), 0.1)
+        p["heads.head.weight"] = uniform(g, (5, w), 0.25)
+        p["heads.head.bias"] = uniform(g, (5,), 0.25)
+        return round32(p)
+
+    def norm(self, p, name, x):
+        return F.layer_norm(x, (self.width,), p[name + ".weight"], p[name + ".bias"], 1e-6)
+
+    def attention(self, p, a, x):
+        n, t, w = x.shape
+        qkv = F.linear(x, p[a + "in_proj_weight"], p[a + "in_proj_bias"])
+        q, k, v = (y.reshape(n, t, self.heads, -1).transpose(1, 2) for y in qkv.chunk(3, dim=-1))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, w)
+        return F.linear(y, p[a + "out_proj.weight"], p[a + "out_proj.bias"])
+
+    def forward(self, p, x):
+        x = F.conv2d(x, p["conv_proj.weight"], p["conv_proj.bias"], stride=4)
+        x = x.flatten(2).transpose(1, 2)
+        x = torch.cat([p["class_token"].expand(x.shape[0], -1, -1), x], dim=1)
+        x = x + p["encoder.pos_embedding"]
+        for i in range(self.depth):
+            b = f"encoder.layers.encoder_layer_{i}."
+            x = x + self.attention(p, b + "self_attention.", self.norm(p, b + "ln_1", x))
+            y = F.linear(self.norm(p, b + "ln_2", x), p[b + "mlp.0.weight"], p[b + "mlp.0.bias"])
+            x = x + F.linear(F.gelu(y), p[b + "mlp.3.weight"], p[b + "mlp.3.bias"])
+        x = self.norm(p, "encoder.ln", x)[:, 0]
+        return F.linear(x, p["heads.head.weight"], p["heads.head.bias"])
+
+
+MODES = {"64-true": (torch.float64, None), "32-true": (torch.float32, None),
+         "bf16-mixed": (torch.float32, torch.bfloat16), "16-mixed": (torch.float32, torch.float16)}
+
+
+def run(model, init, xs, ys, mode, opt):
+    dtype, low = MODES[mode]
+    p = {k: v.to(dtype, copy=True).requires_grad_() for k, v in init.items()}
+    o = torch.optim.SGD(p.values(), **model.sgd) if opt == "sgd" else torch.optim.AdamW(
+        p.values(), lr=0.002, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.05)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0 ** 14, growth_interval=3,
+                                  enabled=mode == "16-mixed")
+    out, losses, scales = {}, [], []
+    for step in range(STEPS):
+        x, y = xs[step].to(dtype), ys[step]
+        o.zero_grad()
+        with torch.autocast("cpu", dtype=low or torch.bfloat16, enabled=low is not None):
+            loss = F.cross_entropy(model.forward(p, x), y, label_smoothing=model.smoothing)
+        scales.append(scaler.get_scale() if scaler.is_enabled() else 0.0)
+        scaler.scale(loss).backward()
+        scaler.unscale_(o)
+        if step == 0:
+            out.update({"grad." + k: v.grad.double().numpy() for k, v in p.items()})
+        if model.clip:
+            torch.nn.utils.clip_grad_norm_(p.values(), model.clip)
+        scaler.step(o)
+        scaler.update()
+        losses.append(loss.item())
+    out["loss"] = np.array(losses)
+    out["scale"] = np.array(scales)
+    out.update({"final." + k: v.detach().double().numpy() for k, v in p.items()})
+    if mode != "64-true":  # FP32 numbers need no more than FP32
+        out = {k: v.astype(np.float32) for k, v in out.items()}
+    save(os.path.join(HERE, f"{model.name}-{mode}-{opt}.safetensors"), out)
+    print(f"{model.name} {mode} {opt}: loss {losses[0]:.4f} -> {losses[-1]:.4f}")
+
+
+def main():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    os.makedirs(HERE, exist_ok=True)
+    for model in (Mlp(), Vit()):
+        g = torch.Generator().manual_seed(7)
+        init = model.init(g)
+        ys = torch.randint(0, 5, (STEPS, model.batch), generator=g)
+        centre = torch.randn((5,) + model.shape, generator=g, dtype=torch.float64)
+        xs = centre[ys] + torch.randn((STEPS, model.batch) + model.shape, generator=g,
+                                      dtype=torch.float64)
+        xs = xs.to(torch.bfloat16).double()  # exact in every mode
+        everything = {"init." + k: v.numpy() for k, v in init.items()}
+        everything.update({"x": xs.float().numpy(), "y": ys.numpy()})
+        save(os.path.join(HERE, model.name + ".safetensors"), everything)
+        for mode in MODES:
+            for opt in ("sgd", "adamw"):
+                run(model, init, xs, ys, mode, opt)
+
+
+main()

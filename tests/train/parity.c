@@ -1,0 +1,251 @@
+/* Training beside PyTorch: replays the stored runs of make_reference.py through the whole compiler
+ * and runtime. Compared are the loss of every step, every gradient of step 1, the loss scale, and,
+ * under SGD, every parameter after 20 steps. Under AdamW parameters are not compared: where the true
+ * gradient is zero (key bias of attention) Adam amplifies rounding noise to full steps. */
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mpcc/mpcc.h"
+#include "mpcc/num.h"
+#include "mpcc/runtime.h"
+#include "runtime/rt.h"
+
+enum { STEPS = 20 };
+
+/* Tolerances, relative to the largest magnitude of the tensor compared. 64-true and 32-true: sums
+ * of a few hundred terms in another order, a few dozen eps; parameters pile up 20 steps of it.
+ * 16-bit modes: the same roundings happen at other places of a sum, so single values differ by an
+ * eps of the format (2^-8, 2^-11) and gradients by a few of them. */
+typedef struct {
+  const char *mode;
+  double loss, grad, param;
+} Tolerance;
+static const Tolerance tolerances[] = {
+    {"64-true", 1e-12, 1e-12, 1e-11},
+    {"32-true", 2e-6, 1e-5, 2e-5},
+    {"bf16-mixed", 8e-3, 3e-2, 1e-2},
+    {"16-mixed", 1e-3, 4e-3, 2e-3},
+};
+static const char *const models[] = {"mlp", "vit"};
+static const char *const optimizers[] = {"sgd", "adamw"};
+
+/* ---- files -------------------------------------------------------------------------------------- */
+
+typedef struct {
+  int64_t n;
+  double *v;
+} Array;
+
+static void open_file(const char *name, mprt__st_file *f) {
+  char path[400];
+  snprintf(path, sizeof path, SOURCE_DIR "/tests/train/data/%s.safetensors", name);
+  mprt_callbacks cb = {0};
+  ck_assert_int_eq(mprt__st_open(path, &cb, f), MPCC_OK);
+}
+
+static Array get(const mprt__st_file *f, const char *prefix, const char *name) {
+  char key[200];
+  snprintf(key, sizeof key, "%s%s", prefix, name);
+  const mprt__st_tensor *t = mprt__st_find(f, key);
+  ck_assert_msg(t != NULL, "%s has no %s", f->path, key);
+  Array a = {1, NULL};
+  for (int i = 0; i < t->rank; i++)
+    a.n *= t->dim[i];
+  a.v = calloc((size_t)a.n + 1, sizeof *a.v);
+  mprt_callbacks cb = {0};
+  if (t->dtype == DT_I64) {
+    int64_t *ints = malloc((size_t)a.n * sizeof *ints);
+    ck_assert_int_eq(mprt__st_read(f, t, DT_I64, ints, &cb), MPCC_OK);
+    for (int64_t i = 0; i < a.n; i++)
+      a.v[i] = (double)ints[i];
+    free(ints);
+  } else {
+    ck_assert_int_eq(mprt__st_read(f, t, DT_F64, a.v, &cb), MPCC_OK);
+  }
+  return a;
+}
+
+/* ---- programs ------------------------------------------------------------------------------------- */
+
+static void on_message(void *user, const mpcc_message *m) {
+  (void)user;
+  fprintf(stderr, "%s\n", m->text);
+}
+
+static void on_log(void *user, mprt_log_level level, const char *text) {
+  (void)user;
+  if (level != MPRT_LOG_INFO)
+    fprintf(stderr, "%s\n", text);
+}
+
+static void *compile(const char *model, const char *mode, const char *opt, size_t *bytes) {
+  char path[400];
+  snprintf(path, sizeof path, SOURCE_DIR "/tests/train/%s.yaml", model);
+  FILE *f = fopen(path, "rb");
+  ck_assert(f != NULL);
+  static char text[1 << 16];
+  size_t len = fread(text, 1, sizeof text - 1, f);
+  text[len] = 0;
+  fclose(f);
+  bool low = strstr(mode, "mixed") != NULL;
+  const char *set[8];
+  int n = 0;
+  if (!strcmp(opt, "adamw"))
+    set[n++] = "optimizer={type: AdamW, lr: 0.002, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.05}";
+  if (low)
+    set[n++] = "precision.policy=cpu";
+  if (!strcmp(mode, "16-mixed")) /* backs off and grows within the 20 steps */
+    set[n++] = "precision.grad_scaler={init_scale: 16384, growth_interval: 3}";
+  mpcc_options o = {.precision = mode, .set = set, .nset = n, .host_level_only = true,
+                    .strict = low};
+  mpcc_callbacks cb = {.message = on_message};
+  mpcc_session *s = mpcc_session_create(&o, &cb);
+  void *image = NULL;
+  ck_assert_int_eq(mpcc_compile(s, path, text, len, MPCC_OUT_IMAGE, &image, bytes), MPCC_OK);
+  mpcc_session_destroy(s);
+  return image;
+}
+
+static mprt_tensor tensor(mprt_program *p, const char *prefix, const char *name) {
+  char key[200];
+  mprt_tensor t;
+  snprintf(key, sizeof key, "%s%s", prefix, name);
+  ck_assert_msg(mprt_find(p, key, &t), "no tensor %s", key);
+  return t;
+}
+
+static void put(mprt_tensor t, const double *v) {
+  for (size_t i = 0; i < t.bytes / dtype_bytes(t.dtype); i++)
+    num_store((char *)t.data + i * dtype_bytes(t.dtype), t.dtype, v[i]);
+}
+
+static double at(mprt_tensor t, int64_t i) {
+  return num_load((char *)t.data + (size_t)i * dtype_bytes(t.dtype), t.dtype);
+}
+
+static double scalar(mprt_program *p, const char *name) {
+  return at(tensor(p, "", name), 0);
+}
+
+/* Largest |a - b| relative to the largest |b|, both scaled: a * factor beside b. */
+static double distance(mprt_tensor a, double factor, const Array *b) {
+  double worst = 0, largest = 1e-300;
+  ck_assert_int_eq((int64_t)(a.bytes / dtype_bytes(a.dtype)), b->n);
+  for (int64_t i = 0; i < b->n; i++) {
+    double d = fabs(at(a, i) * factor - b->v[i]);
+    worst = d > worst || isnan(d) ? d : worst;
+    largest = fabs(b->v[i]) > largest ? fabs(b->v[i]) : largest;
+  }
+  return worst / largest;
+}
+
+static void feed(mprt_program *p, const Array *x, const Array *y, int step) {
+  mprt_tensor image = tensor(p, "io.", "image"), label = tensor(p, "io.", "label"), valid;
+  int64_t batch = image.dim[0];
+  put(image, x->v + step * x->n / STEPS);
+  put(label, y->v + step * batch);
+  valid = tensor(p, "io.", "valid");
+  *(int64_t *)valid.data = batch;
+}
+
+/* ---- one run ------------------------------------------------------------------------------------------- */
+
+/* Gradients of the first batch, unscaled: micro_first leaves S / capacity times the sum. The key
+ * bias has a true gradient of zero: its noise is compared with the whole bias vector. */
+static void check_gradients(mprt_program *p, const mprt__st_file *init, const mprt__st_file *want,
+                            const Tolerance *tol, bool scaled) {
+  ck_assert_int_eq(mprt_run(p, "micro_first"), MPCC_OK);
+  double scale = scaled ? scalar(p, "scaler.scale") : 1;
+  for (size_t i = 0; i < init->ntensor; i++) {
+    const char *name = init->tensor[i].name;
+    if (strncmp(name, "init.", 5))
+      continue;
+    Array g = get(want, "grad.", name + 5);
+    bool finite = true;
+    for (int64_t k = 0; k < g.n; k++)
+      finite = finite && isfinite(g.v[k]);
+    double d = distance(tensor(p, "grad.", name + 5), 1 / scale, &g);
+    if (finite)
+      ck_assert_msg(d <= tol->grad, "%s: gradient of %s differs by %g", want->path, name + 5, d);
+    free(g.v);
+  }
+}
+
+static void check_run(const char *model, const Tolerance *tol, const char *opt) {
+  char name[200];
+  mprt__st_file init, want;
+  snprintf(name, sizeof name, "%s-%s-%s", model, tol->mode, opt);
+  open_file(model, &init);
+  open_file(name, &want);
+  size_t bytes;
+  void *image = compile(model, tol->mode, opt, &bytes);
+  mprt_options o;
+  mprt_options_default(&o);
+  mprt_callbacks cb = {.log = on_log};
+  mprt_program *p;
+  ck_assert_int_eq(mprt_open(image, bytes, &o, &cb, &p), MPCC_OK);
+  ck_assert_int_eq(mprt_init(p), MPCC_OK);
+  for (size_t i = 0; i < init.ntensor; i++)
+    if (!strncmp(init.tensor[i].name, "init.", 5)) {
+      Array a = get(&init, "", init.tensor[i].name);
+      put(tensor(p, "", init.tensor[i].name + 5), a.v);
+      free(a.v);
+    }
+  ck_assert_int_eq(mprt_run(p, "refresh"), MPCC_OK);
+  bool scaled = !strcmp(tol->mode, "16-mixed");
+  Array x = get(&init, "", "x"), y = get(&init, "", "y");
+  Array loss = get(&want, "", "loss"), scale = get(&want, "", "scale");
+  double worst_loss = 0;
+  for (int step = 0; step < STEPS; step++) {
+    feed(p, &x, &y, step);
+    if (step == 0)
+      check_gradients(p, &init, &want, tol, scaled);
+    if (scaled)
+      ck_assert_double_eq(scalar(p, "scaler.scale"), scale.v[step]);
+    ck_assert_int_eq(mprt_train_step(p), MPCC_OK);
+    double got = scalar(p, "metric.loss_sum") / scalar(p, "metric.weight_sum");
+    double d = fabs(got - loss.v[step]) / fabs(loss.v[step]);
+    ck_assert_msg(d <= tol->loss, "%s: loss of step %d is %.15g, not %.15g (%g)", name, step, got,
+                  loss.v[step], d);
+    worst_loss = d > worst_loss ? d : worst_loss;
+  }
+  for (size_t i = 0; i < init.ntensor && !strcmp(opt, "sgd"); i++)
+    if (!strncmp(init.tensor[i].name, "init.", 5)) {
+      Array a = get(&want, "final.", init.tensor[i].name + 5);
+      double d = distance(tensor(p, "", init.tensor[i].name + 5), 1, &a);
+      ck_assert_msg(d <= tol->param, "%s: %s differs by %g after %d steps", name,
+                    init.tensor[i].name + 5, d, STEPS);
+      free(a.v);
+    }
+  printf("%-24s worst relative loss difference %.2g\n", name, worst_loss);
+  free(x.v);
+  free(y.v);
+  free(loss.v);
+  free(scale.v);
+  mprt_close(p);
+  free(image);
+  mprt__st_close(&init);
+  mprt__st_close(&want);
+}
+
+START_TEST(parity) {
+  int i = _i;
+  check_run(models[i / 8], &tolerances[i / 2 % 4], optimizers[i % 2]);
+}
+END_TEST
+
+int main(void) {
+  Suite *s = suite_create("parity with PyTorch");
+  TCase *c = tcase_create("runs");
+  tcase_set_timeout(c, 120);
+  tcase_add_loop_test(c, parity, 0, 16);
+  suite_add_tcase(s, c);
+  SRunner *r = srunner_create(s);
+  srunner_run_all(r, CK_NORMAL);
+  int bad = srunner_ntests_failed(r);
+  srunner_free(r);
+  return bad != 0;
+}
