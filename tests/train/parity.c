@@ -97,8 +97,8 @@ static void *compile(const char *model, const char *mode, const char *opt, size_
     set[n++] = "optimizer={type: AdamW, lr: 0.002, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.05}";
   if (low)
     set[n++] = "precision.policy=cpu";
-  if (!strcmp(mode, "16-mixed")) /* backs off and grows within the 20 steps */
-    set[n++] = "precision.grad_scaler={init_scale: 16384, growth_interval: 3}";
+  if (!strcmp(mode, "16-mixed")) /* grows within the 20 steps */
+    set[n++] = "precision.grad_scaler={init_scale: 8192, growth_interval: 5}";
   mpcc_options o = {.precision = mode, .set = set, .nset = n, .host_level_only = true,
                     .strict = low};
   mpcc_callbacks cb = {.message = on_message};
