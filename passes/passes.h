@@ -42,6 +42,44 @@ typedef struct {
   PassFn *run;
   const char *doc;
 } PassInfo;
+
+/* ---- mode.c: what a precision string means for the passes ------------------------------------------ */
+
+typedef struct {
+  const char *name;
+  bool mixed;     /* ops follow a policy column; else every float has one dtype */
+  bool fp8;       /* products are quantized where their sizes allow */
+  bool masters;   /* the forward reads copies of dtype `weight`, `param` is what is trained [N6] */
+  bool lightning; /* compat: lightning */
+  bool residual_low; /* residual adds compute and store in `low` [N4] */
+  int policy;     /* column of ops.def: 0 cuda, 1 cpu */
+  const char *policy_name;
+  DType param;    /* stored parameters */
+  DType weight;   /* what the forward sees as a parameter */
+  DType low;      /* dtype of LOW ops; of everything when not mixed */
+  DType input;    /* dtype of float inputs */
+  DType grad;     /* parameter gradients [N5] */
+  DType math;     /* optimizer arithmetic [N12] */
+} Mode;
+/* Reads the module's attributes. errors: MPCC_ERR_INPUT for an unknown mode, diagnosed. */
+Status mode_get(const Module *m, Diag *d, Mode *out);
+/* The same with another precision string: a region override. false: unknown string. */
+bool mode_named(const Module *m, const char *name, Mode *out);
+
+/* ---- rewrite.c: what passes share when they copy a module ------------------------------------------ */
+
+/* live[i]: op i of f is a write or feeds one. */
+bool *func_live(const Func *f, Arena *a);
+/* Copies tensor t with its attributes (tensor attributes through `map`, indexed by Tensor.index). */
+Tensor *copy_tensor(Builder *b, const Tensor *t, const char *name, const Type *type, Tensor *base,
+                    int64_t base_elem, Tensor *const *map);
+/* Copies op with other operands; loc, layer, why and attributes kept; results enter c->map. */
+Op *rebuild_op(Copier *c, const Op *op, Value *const *in);
+/* Operand i of op in the new function. */
+Value *mapped(const Copier *c, const Op *op, int i);
+/* v comes from a read of a role param tensor through views and casts only; the read's op, or NULL. */
+const Op *param_read(const Value *v);
+
 /* ---- run.c ---------------------------------------------------------------------------------------- */
 const PassInfo *pass_table(int *n);
 

@@ -1,0 +1,216 @@
+/* autocast: gives every value the dtype that the mode asks for, by casts in front of ops.
+ *
+ * The decision for an op needs only its policy column, its operands' dtypes and the mode, so one
+ * sweep in order decides and rewrites. Four kinds of mode (docs/numerics.md, table of modes):
+ *   *-true    parameters, inputs and every op in one dtype; losses read it and compute FP32
+ *   *-mixed   parameters stay f32; the policy columns of ops.def and scalar.def decide per op
+ *   *-true with masters, transformer-engine*: the forward sees each parameter rounded to the
+ *             weights' dtype; what fp8 does not take later runs by the policy columns
+ * An op's attribute `precision` names another mode for this op alone; it reads the f32 parameter.
+ * Stage forward to forward. Rules N4, N6; policies: PyTorch's autocast lists. */
+#include <string.h>
+
+#include "passes/passes.h"
+
+typedef struct {
+  const Module *in;
+  Copier c;
+  Mode mode;
+  Value **raw; /* by old value id: a parameter as stored; NULL for others */
+} Cast;
+
+/* Widest of two float formats in torch's promotion: f16 with bf16 is f32. */
+static DType promote(DType a, DType b) {
+  if (a == b)
+    return a;
+  if (a == DT_F64 || b == DT_F64)
+    return DT_F64;
+  if (a == DT_F32 || b == DT_F32 || (dtype_is_half(a) && dtype_is_half(b)))
+    return DT_F32;
+  return dtype_info(a)->bits > dtype_info(b)->bits ? a : b;
+}
+
+/* Widest dtype of n float values; scalars count only when there is nothing else. */
+static DType widest(Value *const *in, int n) {
+  DType dt = DT_COUNT;
+  for (int pass = 0; pass < 2 && dt == DT_COUNT; pass++)
+    for (int i = 0; i < n; i++)
+      if (dtype_is_float(in[i]->type->dt) && (pass || in[i]->type->rank > 0))
+        dt = dt == DT_COUNT ? in[i]->type->dt : promote(dt, in[i]->type->dt);
+  return dt;
+}
+
+/* x + f(x): both of one shape, neither a parameter. Position embeddings are not residuals. */
+static bool is_residual(const Op *op) {
+  const Type *a = op->in[0]->type, *b = op->in[op->nin - 1]->type;
+  return op->code == OP_add && a->rank > 1 && type_same_shape(a, b) && !param_read(op->in[0]) &&
+         !param_read(op->in[1]);
+}
+
+typedef struct {
+  DType dt;         /* every float operand is cast to it; DT_COUNT: none is */
+  const char *rule; /* policy word for `why` */
+} Choice;
+
+static Choice choose_mixed(const Mode *m, const Op *op, Value *const *in) {
+  switch (op_info(op->code)->policy[m->policy]) {
+  case POL_LOW:
+    return (Choice){m->low, "LOW"};
+  case POL_F32:
+    return (Choice){widest(in, op->nin) == DT_F64 ? DT_F64 : DT_F32, "F32"};
+  case POL_F32OUT:
+    /* widening is exact, so casting the operand equals reading it low and returning FP32 */
+    return (Choice){widest(in, op->nin) == DT_F64 ? DT_F64 : DT_F32, "F32OUT"};
+  case POL_WIDEST: {
+    DType dt = widest(in, op->nin);
+    if (m->residual_low && is_residual(op) &&
+        (in[0]->type->dt == m->low || in[1]->type->dt == m->low))
+      return (Choice){m->low, "residual: low"};
+    return (Choice){dt, "WIDEST"};
+  }
+  default:
+    return (Choice){DT_COUNT, NULL};
+  }
+}
+
+/* In *-true modes every op runs in the mode's dtype; the loss reads logits and computes FP32. */
+static Choice choose_true(const Mode *m, const Op *op) {
+  const OpInfo *info = op_info(op->code);
+  /* FP32 by both columns: a loss or metric */
+  bool loss = info->policy[0] == POL_F32 && info->policy[1] == POL_F32;
+  if (info->policy[m->policy] == POL_STATE || loss)
+    return (Choice){DT_COUNT, NULL};
+  return (Choice){m->low, "TRUE"};
+}
+
+static Value *cast_operand(Cast *s, const Mode *m, const Op *op, Value *v, Choice ch) {
+  if (ch.dt == DT_COUNT || !dtype_is_float(v->type->dt) || v->type->dt == ch.dt)
+    return v;
+  Builder *b = s->c.b;
+  Str why = str_fmt(builder_strings(b), "autocast: %s is %s [%s %s]", op_info(op->code)->name,
+                    ch.rule, m->mixed ? "policy" : "mode", m->mixed ? m->policy_name : m->name);
+  build_at(b, op->loc, op->layer, why);
+  return build_cast(b, v, ch.dt);
+}
+
+/* Parameters and float inputs, cast to what the mode shows its ops. */
+static void cast_read(Cast *s, const Op *op) {
+  Builder *b = s->c.b;
+  Value *v = rebuild_op(&s->c, op, NULL)->out[0];
+  const Tensor *t = op_attr(op, "tensor")->u.tensor;
+  DType dt = v->type->dt;
+  if (!dtype_is_float(dt))
+    return;
+  if (t->role == ROLE_PARAM) {
+    s->raw[op->out[0]->id] = v;
+    dt = s->mode.weight;
+  } else if (t->role == ROLE_INPUT) {
+    dt = s->mode.input;
+  }
+  if (dt == v->type->dt)
+    return;
+  build_at(b, op->loc, op->layer,
+           str_fmt(builder_strings(b), "autocast: %s are %s [mode %s]",
+                   t->role == ROLE_PARAM ? "weights" : "inputs", dtype_text(dt), s->mode.name));
+  s->c.map[op->out[0]->id] = build_cast(b, v, dt);
+}
+
+static void cast_write(Cast *s, const Op *op) {
+  Builder *b = s->c.b;
+  Tensor *t = s->c.tensors[op_attr(op, "tensor")->u.tensor->index];
+  Value *v = mapped(&s->c, op, 0);
+  build_at(b, op->loc, op->layer,
+           str_fmt(builder_strings(b), "autocast: %s is %s", t->name, dtype_text(t->type->dt)));
+  v = build_cast(b, v, t->type->dt);
+  rebuild_op(&s->c, op, &v);
+}
+
+/* Constants of the mode's own dtype, so that no op is widened or narrowed by a number. */
+static bool cast_const(Cast *s, const Op *op, DType dt) {
+  if (op->code != OP_const || dt == DT_COUNT || !dtype_is_float(op->out[0]->type->dt))
+    return false;
+  build_like(s->c.b, op);
+  s->c.map[op->out[0]->id] = build_const(s->c.b, op_float(op, "value", 0.0), dt);
+  return true;
+}
+
+static Status cast_op(Cast *s, const Op *op, Diag *d) {
+  if (op->code == OP_read || op->code == OP_write) {
+    if (op->code == OP_read)
+      cast_read(s, op);
+    else
+      cast_write(s, op);
+    return MPCC_OK;
+  }
+  Mode m = s->mode;
+  const char *region = op_str(op, "precision", NULL);
+  if (region && !mode_named(s->in, region, &m)) {
+    diag_error(d, op->loc, 593, "unknown precision '%s'", region);
+    return MPCC_ERR_INPUT;
+  }
+  if (cast_const(s, op, !m.mixed && m.low == DT_F64 ? DT_F64 : DT_COUNT))
+    return MPCC_OK;
+  Value *in[64], **use = in;
+  if (op->nin > 64)
+    use = ARENA_ARRAY(builder_arena(s->c.b), Value *, op->nin);
+  if (builder_failed(s->c.b) || arena_failed(builder_arena(s->c.b)))
+    return MPCC_OK; /* builder_finish reports it */
+  for (int i = 0; i < op->nin; i++) {
+    Value *raw = s->raw[op->in[i]->id];
+    use[i] = region && raw ? raw : mapped(&s->c, op, i);
+  }
+  Choice ch = m.mixed ? choose_mixed(&m, op, use) : choose_true(&m, op);
+  for (int i = 0; i < op->nin; i++)
+    use[i] = cast_operand(s, &m, op, use[i], ch);
+  rebuild_op(&s->c, op, use);
+  return MPCC_OK;
+}
+
+static void cast_tensors(Cast *s) {
+  const Module *in = s->in;
+  Builder *b = s->c.b;
+  for (int i = 0; i < in->nattr; i++)
+    build_module_attr(b, in->attr[i]);
+  s->c.tensors = ARENA_ARRAY(builder_arena(b), Tensor *, in->ntensor + 1);
+  if (arena_failed(builder_arena(b)))
+    return;
+  for (int i = 0; i < in->ntensor; i++) {
+    const Tensor *t = in->tensor[i];
+    const Type *ty = t->type;
+    if (t->role == ROLE_PARAM && dtype_is_float(ty->dt))
+      ty = type_with_dtype(builder_types(b), ty, s->mode.param);
+    else
+      ty = type_get(builder_types(b), ty->dt, ty->rank, ty->dim);
+    Tensor *base = t->base ? s->c.tensors[t->base->index] : NULL;
+    s->c.tensors[i] = copy_tensor(b, t, t->name, ty, base, t->base_elem, s->c.tensors);
+  }
+}
+
+Status pass_autocast(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
+  (void)o;
+  Cast s = {.in = in, .c = {.b = out}};
+  Status st = mode_get(in, d, &s.mode);
+  if (st != MPCC_OK)
+    return st;
+  cast_tensors(&s);
+  for (int i = 0; i < in->nfunc; i++) {
+    const Func *f = in->func[i];
+    copier_func(&s.c, f, f->name);
+    s.raw = ARENA_ARRAY(builder_arena(out), Value *, f->nvalue + 1);
+    if (arena_failed(builder_arena(out)))
+      break;
+    /* init computes in f32 and rounds once, when it writes; random numbers do not depend on mode */
+    bool init = !strcmp(f->name, "init");
+    for (int k = 0; k < f->nop; k++) {
+      const Op *op = f->op[k];
+      if (init && op->code != OP_write) {
+        copier_op(&s.c, op);
+        continue;
+      }
+      st = cast_op(&s, op, d);
+      if (st != MPCC_OK)
+        return st;
+    }
+  }
+  return MPCC_OK;
+}

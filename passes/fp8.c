@@ -1,0 +1,247 @@
+/* fp8: `linear` in transformer-engine modes becomes a product of 8-bit codes.
+ *
+ *   y = add(qgrad(qlinear(q(x), q(w))), bias)      q(v) = quantize(v, scale of this call site)
+ *
+ * q is straight-through; qgrad marks where the gradient is quantized once, with its own scale. Bias,
+ * activation and residual stay outside, so bias gradients sum the unquantized dY. Every call site
+ * has two forward slots (input, weight) and one backward slot (grad_output); the slots' largest
+ * magnitudes are written to sum.fp8.<direction>.amax, scales are read from fp8.<direction>.scale.
+ * eval_forward and predict use the same scales and record nothing.
+ * A product needs its in, out and product of the other dimensions to be multiples of 16 (rows
+ * become a leading dimension of the weight gradient); others stay in the fallback dtype.
+ * Stage forward to forward. Rules N2, N3, N8. Data flow: Transformer Engine's Linear. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "passes/passes.h"
+
+enum { FP8_MULTIPLE = 16 };
+
+typedef struct {
+  Str layer;
+  int ordinal; /* among the linears of this layer name */
+} Site;
+
+typedef struct {
+  const Module *in;
+  Copier c;
+  Mode mode;
+  DType forward, backward;
+  Site *site; /* call sites of train_forward that are quantized; slot numbers follow the index */
+  int nsite;
+  Tensor *scale_f, *scale_b, *amax_f, *amax_b;
+} Fp8;
+
+/* Attention projections are no module of their own in the reference, which leaves them alone. */
+static bool lightning_skips(const Module *m, const Op *op) {
+  const Op *read = param_read(op->in[1]);
+  if (!read)
+    return false;
+  const char *name = op_attr(read, "tensor")->u.tensor->name;
+  size_t n = strlen(name);
+  static const char in_proj[] = "in_proj_weight", out_proj[] = "out_proj.weight";
+  if (n >= sizeof in_proj - 1 && !strcmp(name + n - (sizeof in_proj - 1), in_proj))
+    return true;
+  if (n < sizeof out_proj - 1 || strcmp(name + n - (sizeof out_proj - 1), out_proj))
+    return false;
+  char sibling[512];
+  int prefix = (int)(n - (sizeof out_proj - 1));
+  snprintf(sibling, sizeof sibling, "%.*s%s", prefix, name, in_proj);
+  return module_tensor(m, sibling) != NULL;
+}
+
+static bool wants_fp8(const Fp8 *s, const Op *op) {
+  if (op->code != OP_linear || !dtype_is_half(op->in[0]->type->dt))
+    return false;
+  Mode m = s->mode;
+  const char *region = op_str(op, "precision", NULL);
+  if (region && !mode_named(s->in, region, &m))
+    return false;
+  return m.fp8 && !(m.lightning && lightning_skips(s->in, op));
+}
+
+/* First size of the product that is no multiple of 16; 0 when all are. *what names it. */
+static int64_t misfit(const Op *op, const char **what) {
+  const Type *x = op->in[0]->type, *w = op->in[1]->type;
+  const int64_t size[3] = {w->dim[1], w->dim[0], type_elems(x) / x->dim[x->rank - 1]};
+  static const char *const name[3] = {"in_features", "out_features", "rows"};
+  for (int i = 0; i < 3; i++)
+    if (size[i] % FP8_MULTIPLE) {
+      *what = name[i];
+      return size[i];
+    }
+  return 0;
+}
+
+static void warn_misfit(const Op *op, Diag *d) {
+  const char *what = "";
+  int64_t size = misfit(op, &what);
+  diag_warning(d, op->loc, "fp8-fallback",
+               "'%s' cannot run in FP8: %" PRId64 " is not a multiple of 16; it runs in %s",
+               op->layer ? op->layer : "", size,
+               op->in[0]->type->dt == DT_BF16 ? "bfloat16" : "float16");
+  if (!strcmp(what, "rows"))
+    diag_hint(d, "rows of the product (batch size x sequence length) must be a multiple of 16");
+  else
+    diag_hint(d, "%s; silence with an override or pad_to_multiple_of: 16", what);
+}
+
+static int ordinal_of(const Func *f, const Op *op) {
+  int n = 0;
+  for (int i = 0; i < op->index; i++)
+    n += f->op[i]->code == op->code && f->op[i]->layer == op->layer;
+  return n;
+}
+
+/* Slot pair of op's call site, -1 when that is not quantized. */
+static int site_of(const Fp8 *s, const Func *f, const Op *op) {
+  const char *what;
+  if (!wants_fp8(s, op) || misfit(op, &what))
+    return -1;
+  int ordinal = ordinal_of(f, op);
+  for (int i = 0; i < s->nsite; i++)
+    if (s->site[i].layer == op->layer && s->site[i].ordinal == ordinal)
+      return i;
+  return -1;
+}
+
+static void find_sites(Fp8 *s, const Func *f, Diag *d) {
+  s->site = ARENA_ARRAY(builder_arena(s->c.b), Site, f->nop + 1);
+  if (arena_failed(builder_arena(s->c.b)))
+    return;
+  for (int i = 0; i < f->nop; i++) {
+    const Op *op = f->op[i];
+    const char *what;
+    if (!wants_fp8(s, op))
+      continue;
+    if (misfit(op, &what))
+      warn_misfit(op, d);
+    else
+      s->site[s->nsite++] = (Site){op->layer, ordinal_of(f, op)};
+  }
+}
+
+static Str slot_names(const Fp8 *s, bool forward) {
+  Text t = {0};
+  for (int i = 0; i < s->nsite; i++) {
+    char ordinal[24] = "";
+    if (s->site[i].ordinal)
+      snprintf(ordinal, sizeof ordinal, "#%d", s->site[i].ordinal);
+    const char *layer = s->site[i].layer ? s->site[i].layer : "";
+    if (forward)
+      text_printf(&t, "%s%s%s.input %s%s.weight", i ? " " : "", layer, ordinal, layer, ordinal);
+    else
+      text_printf(&t, "%s%s%s.grad_output", i ? " " : "", layer, ordinal);
+  }
+  Str r = str_intern(builder_strings(s->c.b), t.data ? t.data : "", t.len);
+  text_fini(&t);
+  return r;
+}
+
+/* Histories, scales and this step's maxima of one direction: [slots, length], [slots], [slots]. */
+static void declare(Fp8 *s, bool forward, Tensor **scale, Tensor **amax) {
+  Builder *b = s->c.b;
+  TypeTable *tt = builder_types(b);
+  const char *word = forward ? "forward" : "backward";
+  int64_t slots = forward ? 2 * s->nsite : s->nsite;
+  const int64_t dim[2] = {slots, module_int(s->in, "amax_history_len", 1024)};
+  const Type *vector = type_get(tt, DT_F32, 1, dim);
+  Attr names = attr_s(b, "slots", slot_names(s, forward));
+  Attr format = attr_s(b, "format", dtype_text(forward ? s->forward : s->backward));
+  char name[64];
+  snprintf(name, sizeof name, "fp8.%s.amax_history", word);
+  Tensor *history = build_tensor(b, name, type_get(tt, DT_F32, 2, dim), ROLE_AMAX, (Loc){0});
+  snprintf(name, sizeof name, "fp8.%s.scale", word);
+  *scale = build_tensor(b, name, vector, ROLE_SCALE, (Loc){0});
+  snprintf(name, sizeof name, "sum.fp8.%s.amax", word);
+  *amax = build_tensor(b, name, vector, ROLE_SUM, (Loc){0});
+  build_tensor_attr(b, history, names);
+  build_tensor_attr(b, *scale, names);
+  build_tensor_attr(b, *scale, format);
+}
+
+static Value *slot_scale(Builder *b, Tensor *scale, int slot) {
+  Value *v = build_slice(b, build_read(b, scale), 0, slot, slot + 1);
+  return build_reshape(b, v, 0, NULL);
+}
+
+static Op *quantize(Builder *b, Value *x, Value *scale, DType to) {
+  Attr attr = attr_dt(b, "to", to);
+  return build_op(b, OP_quantize, 2, (Value *[]){x, scale}, 1, &attr);
+}
+
+/* amax: [2] largest magnitudes of input and weight, NULL when nothing is recorded. */
+static void quantize_linear(Fp8 *s, const Op *op, int site, Value **amax) {
+  Builder *b = s->c.b;
+  Value *x = mapped(&s->c, op, 0), *w = mapped(&s->c, op, 1);
+  build_at(b, op->loc, op->layer,
+           str_fmt(builder_strings(b), "fp8: %s operand of a product [mode %s]",
+                   dtype_text(s->forward), s->mode.name));
+  Op *qx = quantize(b, x, slot_scale(b, s->scale_f, 2 * site), s->forward);
+  Op *qw = quantize(b, w, slot_scale(b, s->scale_f, 2 * site + 1), s->forward);
+  build_like(b, op);
+  Attr out = attr_dt(b, "out", op->out[0]->type->dt);
+  Value *y = build_op(b, OP_qlinear, 4,
+                      (Value *[]){qx->out[0], qw->out[0], qx->out[1], qw->out[1]}, 1, &out)
+                 ->out[0];
+  if (amax) {
+    build_at(b, op->loc, op->layer,
+             str_fmt(builder_strings(b), "fp8: gradient in %s", dtype_text(s->backward)));
+    Value *scale = slot_scale(b, s->scale_b, site);
+    Attr attr[2] = {attr_i(b, "slot", site), attr_dt(b, "to", s->backward)};
+    y = build_op(b, OP_qgrad, 2, (Value *[]){y, scale}, 2, attr)->out[0];
+    amax[0] = qx->out[2];
+    amax[1] = qw->out[2];
+  }
+  build_like(b, op);
+  if (op->nin > 2)
+    y = build2(b, OP_add, y, mapped(&s->c, op, 2));
+  s->c.map[op->out[0]->id] = y;
+}
+
+static void rewrite_func(Fp8 *s, const Func *f, bool record) {
+  Builder *b = s->c.b;
+  copier_func(&s->c, f, f->name);
+  Value **amax = ARENA_ARRAY(builder_arena(b), Value *, 2 * s->nsite + 1);
+  if (arena_failed(builder_arena(b)))
+    return;
+  for (int i = 0; i < f->nop; i++) {
+    const Op *op = f->op[i];
+    int site = site_of(s, f, op);
+    if (site < 0)
+      copier_op(&s->c, op);
+    else
+      quantize_linear(s, op, site, record ? amax + 2 * site : NULL);
+  }
+  if (!record || !s->nsite)
+    return;
+  build_at(b, (Loc){0}, str_c(builder_strings(b), ""),
+           str_c(builder_strings(b), "fp8: record forward amax"));
+  const int64_t one = 1;
+  for (int i = 0; i < 2 * s->nsite; i++)
+    amax[i] = build_reshape(b, amax[i], 1, &one);
+  Attr dim = attr_i(b, "dim", 0);
+  build_write(b, s->amax_f, build_op(b, OP_cat, 2 * s->nsite, amax, 1, &dim)->out[0]);
+}
+
+Status pass_fp8(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
+  (void)o;
+  Fp8 s = {.in = in};
+  Status st = mode_get(in, d, &s.mode);
+  if (st != MPCC_OK)
+    return st;
+  copier_init(&s.c, out, in);
+  s.forward = DT_E4M3;
+  s.backward = !strcmp(module_str(in, "fp8_format", "HYBRID"), "E4M3") ? DT_E4M3 : DT_E5M2;
+  const Func *train = module_func(in, "train_forward");
+  if (train)
+    find_sites(&s, train, d);
+  if (s.nsite) {
+    declare(&s, true, &s.scale_f, &s.amax_f);
+    declare(&s, false, &s.scale_b, &s.amax_b);
+  }
+  for (int i = 0; i < in->nfunc; i++)
+    rewrite_func(&s, in->func[i], in->func[i] == train);
+  return MPCC_OK;
+}
