@@ -1,0 +1,356 @@
+/* grad_<op>: gradients of each op of ops.def that has one; elementwise ops share one rule made from
+ * their body. The table at the end is expanded from ops.def: an op marked G without a function here
+ * does not compile. Notation: dx is the gradient of x; R rows, N out, K in features. */
+#include <string.h>
+
+#include "passes/grad.h"
+
+static Value *fwd(Grad *g, const Op *op, int i) {
+  return copier_get(&g->c, op->in[i]);
+}
+
+static Value *result(Grad *g, const Op *op, int i) {
+  return copier_get(&g->c, op->out[i]);
+}
+
+/* [..., C] as [R, C] */
+static Value *as_rows(Grad *g, Value *x) {
+  const Type *t = x->type;
+  int64_t cols = t->rank ? t->dim[t->rank - 1] : 1;
+  const int64_t dim[2] = {cols ? type_elems(t) / cols : 0, cols};
+  return build_reshape(g->b, x, 2, dim);
+}
+
+static Value *shaped_like(Grad *g, Value *x, const Type *t) {
+  return build_reshape(g->b, x, t->rank, t->dim);
+}
+
+static Value *matmul(Grad *g, Value *a, Value *b, bool ta, bool tb, DType out) {
+  Attr attr[3] = {attr_b(g->b, "ta", ta), attr_b(g->b, "tb", tb), attr_dt(g->b, "out", out)};
+  return build_op(g->b, OP_matmul, 2, (Value *[]){a, b}, 3, attr)->out[0];
+}
+
+static Value *qmatmul(Grad *g, Value *a, Value *b, Value *sa, Value *sb, bool ta, DType out) {
+  Attr attr[3] = {attr_b(g->b, "ta", ta), attr_b(g->b, "tb", false), attr_dt(g->b, "out", out)};
+  return build_op(g->b, OP_qmatmul, 4, (Value *[]){a, b, sa, sb}, 3, attr)->out[0];
+}
+
+/* ---- products -------------------------------------------------------------------------------- */
+
+/* dx = dy w, dw = dy^T x, db = sum of dy over rows */
+static void grad_linear(Grad *g, const Op *op, Value *const *dy) {
+  Value *d = as_rows(g, dy[0]);
+  const Value *x = op->in[0];
+  if (grad_wants(g, op, 0)) {
+    Value *dx = matmul(g, d, fwd(g, op, 1), false, false, grad_dtype(g, op, 0));
+    grad_give(g, op, 0, shaped_like(g, dx, x->type));
+  }
+  if (grad_wants(g, op, 1))
+    grad_give(g, op, 1,
+              matmul(g, d, as_rows(g, fwd(g, op, 0)), true, false, grad_dtype(g, op, 1)));
+  if (op->nin > 2)
+    grad_give(g, op, 2, d);
+}
+
+/* C = op(A) op(B): the four cases keep both factors as they lie in memory. */
+static void grad_matmul(Grad *g, const Op *op, Value *const *dy) {
+  bool ta = op_int(op, "ta", 0), tb = op_int(op, "tb", 0);
+  Value *a = fwd(g, op, 0), *b = fwd(g, op, 1), *dc = dy[0];
+  if (grad_wants(g, op, 0)) {
+    DType dt = grad_dtype(g, op, 0);
+    grad_give(g, op, 0, ta ? matmul(g, b, dc, tb, true, dt) : matmul(g, dc, b, false, !tb, dt));
+  }
+  if (grad_wants(g, op, 1)) {
+    DType dt = grad_dtype(g, op, 1);
+    grad_give(g, op, 1, tb ? matmul(g, dc, a, true, ta, dt) : matmul(g, a, dc, !ta, false, dt));
+  }
+}
+
+/* Both products read the codes of dY that qgrad made, and the codes and scale_inv saved forward. */
+static void grad_qlinear(Grad *g, const Op *op, Value *const *dy) {
+  const Value *y = op->out[0];
+  Value *codes = g->codes[y->id], *sd = g->scale_inv[y->id];
+  if (!codes || dy[0]) {
+    diag_error(g->diag, op->loc, 597, "quantized product whose gradient is not quantized");
+    return;
+  }
+  Value *d = as_rows(g, codes);
+  if (grad_wants(g, op, 0)) {
+    Value *dx = qmatmul(g, d, fwd(g, op, 1), sd, fwd(g, op, 3), false, grad_dtype(g, op, 0));
+    grad_give(g, op, 0, shaped_like(g, dx, op->in[0]->type));
+  }
+  if (grad_wants(g, op, 1))
+    grad_give(g, op, 1,
+              qmatmul(g, d, as_rows(g, fwd(g, op, 0)), sd, fwd(g, op, 2), true,
+                      grad_dtype(g, op, 1)));
+}
+
+static void grad_conv2d(Grad *g, const Op *op, Value *const *dy) {
+  (void)dy;
+  diag_error(g->diag, op->loc, 597, "convolution reached grad: layout has not run");
+}
+
+static void grad_attention(Grad *g, const Op *op, Value *const *dy) {
+  if (!dy[0])
+    return;
+  Value *in[8] = {dy[0], result(g, op, 0), result(g, op, 1)};
+  for (int i = 0; i < op->nin && i < 5; i++)
+    in[3 + i] = fwd(g, op, i);
+  Op *d = build_op(g->b, OP_attention_grad, 3 + op->nin, in, op->nattr, op->attr);
+  for (int i = 0; i < 3; i++)
+    grad_give(g, op, i, d->out[i]);
+}
+
+/* ---- normalisation, reductions --------------------------------------------------------------- */
+
+static void grad_layer_norm(Grad *g, const Op *op, Value *const *dy) {
+  if (!dy[0])
+    return;
+  Value *in[5] = {dy[0], fwd(g, op, 0), result(g, op, 1), result(g, op, 2)};
+  int nin = 4;
+  if (op->nin > 1)
+    in[nin++] = fwd(g, op, 1);
+  Op *d = build_op(g->b, OP_layer_norm_grad, nin, in, op->nattr, op->attr);
+  for (int i = 0; i < op->nin; i++)
+    grad_give(g, op, i, d->out[i]);
+}
+
+static bool reduced(const Op *op, int axis) {
+  const Attr *dims = op_attr(op, "dims");
+  if (!dims || dims->u.ints.n == 0)
+    return true;
+  int rank = op->in[0]->type->rank;
+  for (int i = 0; i < dims->u.ints.n; i++)
+    if ((dims->u.ints.v[i] + rank) % rank == axis)
+      return true;
+  return false;
+}
+
+/* dy stretched over the axes that were summed */
+static Value *spread(Grad *g, const Op *op, Value *dy) {
+  const Type *x = op->in[0]->type;
+  int64_t kept[MAX_RANK];
+  for (int i = 0; i < x->rank; i++)
+    kept[i] = reduced(op, i) ? 1 : x->dim[i];
+  Attr shape = attr_ints(g->b, "shape", x->rank, x->dim);
+  Value *v = build_reshape(g->b, dy, x->rank, kept);
+  return build_op(g->b, OP_expand, 1, &v, 1, &shape)->out[0];
+}
+
+static void grad_sum(Grad *g, const Op *op, Value *const *dy) {
+  grad_give(g, op, 0, spread(g, op, dy[0]));
+}
+
+static void grad_mean(Grad *g, const Op *op, Value *const *dy) {
+  int64_t n = type_elems(op->in[0]->type) / type_elems(op->out[0]->type);
+  Str text = str_fmt(builder_strings(g->b), "a / %lld", (long long)n);
+  Value *v = build_expr(g->b, text, dy[0]->type->dt, 1, (Value *[]){dy[0]});
+  grad_give(g, op, 0, spread(g, op, v));
+}
+
+/* ---- precision -------------------------------------------------------------------------------- */
+
+/* The backward of a cast is the cast back; grad_give does it. */
+static void grad_cast(Grad *g, const Op *op, Value *const *dy) {
+  grad_give(g, op, 0, dy[0]);
+}
+
+/* straight-through */
+static void grad_quantize(Grad *g, const Op *op, Value *const *dy) {
+  if (dy[0])
+    grad_give(g, op, 0, dy[0]);
+}
+
+/* Quantizes dY once, with this call site's scale; records amax. */
+static void grad_qgrad(Grad *g, const Op *op, Value *const *dy) {
+  Attr to = attr_dt(g->b, "to", (DType)op_int(op, "to", DT_E5M2));
+  Op *q = build_op(g->b, OP_quantize, 2, (Value *[]){dy[0], fwd(g, op, 1)}, 1, &to);
+  const Value *y = op->in[0];
+  g->codes[y->id] = q->out[0];
+  g->scale_inv[y->id] = q->out[1];
+  int64_t slot = op_int(op, "slot", -1);
+  if (slot >= 0 && slot < g->nslot)
+    g->amax[slot] = q->out[2];
+}
+
+/* ---- random numbers --------------------------------------------------------------------------- */
+
+/* The same mask and factor on dy. */
+static void grad_dropout(Grad *g, const Op *op, Value *const *dy) {
+  Value *in[3] = {dy[0], fwd(g, op, 1), fwd(g, op, 2)};
+  grad_give(g, op, 0, build_op(g->b, OP_dropout, 3, in, op->nattr, op->attr)->out[0]);
+}
+
+/* ---- shapes ----------------------------------------------------------------------------------- */
+
+static void grad_reshape(Grad *g, const Op *op, Value *const *dy) {
+  grad_give(g, op, 0, shaped_like(g, dy[0], op->in[0]->type));
+}
+
+static void grad_permute(Grad *g, const Op *op, Value *const *dy) {
+  const Attr *perm = op_attr(op, "perm");
+  int64_t inverse[MAX_RANK];
+  for (int i = 0; i < perm->u.ints.n; i++)
+    inverse[perm->u.ints.v[i]] = i;
+  grad_give(g, op, 0, build_permute(g->b, dy[0], inverse));
+}
+
+/* grad_give sums over what was broadcast */
+static void grad_expand(Grad *g, const Op *op, Value *const *dy) {
+  grad_give(g, op, 0, dy[0]);
+}
+
+static void grad_slice(Grad *g, const Op *op, Value *const *dy) {
+  int dim = (int)op_int(op, "dim", 0);
+  int64_t start = op_int(op, "start", 0);
+  grad_give_part(g, op, 0, dy[0], dim, start, start + op->out[0]->type->dim[dim]);
+}
+
+static void grad_unslice(Grad *g, const Op *op, Value *const *dy) {
+  int dim = (int)op_int(op, "dim", 0);
+  int64_t start = op_int(op, "start", 0);
+  grad_give(g, op, 0, build_slice(g->b, dy[0], dim, start, start + op->in[0]->type->dim[dim]));
+}
+
+static void grad_cat(Grad *g, const Op *op, Value *const *dy) {
+  int dim = (int)op_int(op, "dim", 0);
+  int64_t start = 0;
+  for (int i = 0; i < op->nin; i++) {
+    int64_t end = start + op->in[i]->type->dim[dim];
+    if (grad_wants(g, op, i))
+      grad_give(g, op, i, build_slice(g->b, dy[0], dim, start, end));
+    start = end;
+  }
+}
+
+/* ---- elementwise ------------------------------------------------------------------------------ */
+
+enum { MAX_ARGS = 16 };
+static const char *const letters[MAX_ARGS + 1] = {"a", "b", "c", "d", "e", "f", "g", "h", "i",
+                                                  "j", "k", "l", "m", "n", "o", "p", "q"};
+
+/* Derivative with respect to operand i as a body over (operands..., upstream last). */
+static Scalar *derivative(Grad *g, const Op *op, int i, bool *times) {
+  const char *given = op_info(op->code)->deriv;
+  *times = !given;
+  if (!given)
+    return scalar_diff(g->scratch, op->scalar, i);
+  const char *text = given;
+  for (int k = 0; k < i && text; k++) {
+    text = strchr(text, ';');
+    text = text ? text + 1 : NULL;
+  }
+  if (!text)
+    return NULL;
+  size_t len = strcspn(text, ";");
+  char *part = ARENA_ARRAY(g->scratch, char, len + 1);
+  const char *names[MAX_ARGS + 1];
+  if (arena_failed(g->scratch))
+    return NULL;
+  memcpy(part, text, len);
+  for (int k = 0; k < op->nin; k++)
+    names[k] = letters[k];
+  names[op->nin] = "g";
+  Scalar *s = NULL;
+  scalar_parse(g->scratch, g->diag, op->loc, part, names, op->nin + 1, &s);
+  return s;
+}
+
+/* used[r]: argument r is read by what the result needs. */
+static void used_args(Grad *g, const Scalar *s, bool used[MAX_ARGS + 1]) {
+  bool *live = ARENA_ARRAY(g->scratch, bool, s->nstmt + 1);
+  if (arena_failed(g->scratch))
+    return;
+  live[s->result] = true;
+  for (int i = s->nstmt - 1; i >= 0; i--) {
+    if (!live[i])
+      continue;
+    const Stmt *st = &s->stmt[i];
+    if (st->prim == PR_ARG)
+      used[st->ref] = true;
+    for (int k = 0; k < prim_args((Prim)st->prim); k++)
+      if (st->arg[k] >= 0)
+        live[st->arg[k]] = true;
+  }
+}
+
+/* upstream * body, upstream being one more argument */
+static Scalar *times_upstream(Grad *g, const Scalar *s, int upstream) {
+  Scalar *r = ARENA_NEW(g->scratch, Scalar);
+  Stmt *stmt = ARENA_ARRAY(g->scratch, Stmt, s->nstmt + 2);
+  if (arena_failed(g->scratch))
+    return NULL;
+  memcpy(stmt, s->stmt, (size_t)s->nstmt * sizeof *stmt);
+  const Stmt base = {.level = LV_ELEM, .dt = DT_F32, .arg = {-1, -1, -1, -1}, .ref = -1};
+  Stmt *arg = &stmt[s->nstmt], *mul = arg + 1;
+  *arg = *mul = base;
+  arg->prim = PR_ARG;
+  arg->ref = upstream;
+  mul->prim = PR_MUL;
+  mul->arg[0] = s->nstmt;
+  mul->arg[1] = s->result;
+  *r = (Scalar){s->nstmt + 2, upstream + 1, s->nstmt + 1, stmt};
+  return r;
+}
+
+/* The body over (operands..., upstream) as an expr over only those that it reads, so that no other
+ * value is kept alive until the backward pass. */
+static Value *chain(Grad *g, const Op *op, const Scalar *s, Value *dy, DType dt) {
+  bool used[MAX_ARGS + 1] = {0};
+  const char *names[MAX_ARGS + 1] = {0};
+  Value *in[MAX_ARGS + 1];
+  int n = 0;
+  used_args(g, s, used);
+  for (int i = 0; i <= op->nin; i++) {
+    names[i] = letters[n];
+    if (used[i])
+      in[n++] = i < op->nin ? fwd(g, op, i) : dy;
+  }
+  Text t = {0};
+  scalar_print(s, names, &t);
+  Value *v = t.failed ? dy : build_expr(g->b, t.data, dt, n, in);
+  text_fini(&t);
+  return v;
+}
+
+static void grad_expr(Grad *g, const Op *op, Value *const *dy) {
+  if (op->nin > MAX_ARGS) {
+    diag_error(g->diag, op->loc, 196, "expression of more than %d operands is not supported yet",
+               MAX_ARGS);
+    return;
+  }
+  for (int i = 0; i < op->nin; i++) {
+    if (!grad_wants(g, op, i))
+      continue;
+    bool times;
+    Scalar *s = derivative(g, op, i, &times);
+    if (!s || scalar_is_zero(s))
+      continue;
+    const Stmt *last = &s->stmt[s->result];
+    if (times && last->prim == PR_CONST && last->imm == 1) {
+      grad_give(g, op, i, dy[0]);
+      continue;
+    }
+    if (times)
+      s = times_upstream(g, s, op->nin);
+    if (s)
+      grad_give(g, op, i, chain(g, op, s, dy[0], grad_dtype(g, op, i)));
+  }
+}
+
+/* ---- table ------------------------------------------------------------------------------------ */
+
+#define RULE_G(name) grad_##name
+#define RULE_Z(name) NULL
+
+GradFn *grad_rule(OpCode code) {
+  static GradFn *const rules[] = {
+#define OP(name, nin, nout, shape, cuda, cpu, grad, kind, doc) [OP_##name] = RULE_##grad(name),
+#define SCALAR(name, nin, text, deriv, cuda, cpu, doc) [OP_##name] = grad_expr,
+#include "ir/ops.def"
+#include "ir/scalar.def"
+#undef OP
+#undef SCALAR
+  };
+  return rules[code];
+}
