@@ -1,0 +1,278 @@
+/* Values that depend on parameters and FP8 scales alone: 16-bit copies and quantized weights. They
+ * are computed when state changes (`refresh`, end of update_step and train_step) and kept in segment
+ * `derived`; forward functions read them, so micro-batches and evaluation share one copy.
+ *
+ * Hoisted are narrowing casts and quantizations; views and widening casts of them cost nothing to
+ * repeat and stay. Equal values of different functions are one tensor: they are found by a key that
+ * spells out the computation. Casts of whole trained parameters to one dtype per group lie in a flat
+ * tensor with the element offsets of the parameters, written by one kernel. [N6] */
+#include <string.h>
+
+#include "passes/step.h"
+
+static const Tensor *tensor_of(const Op *op) {
+  return op_attr(op, "tensor")->u.tensor;
+}
+
+static void key_attr(Text *t, const Attr *a) {
+  text_printf(t, "%s=", a->key);
+  switch (a->kind) {
+  case AT_FLOAT:
+    text_double(t, a->u.f);
+    break;
+  case AT_STR:
+    text_json(t, a->u.s);
+    break;
+  case AT_INTS:
+    for (int i = 0; i < a->u.ints.n; i++)
+      text_printf(t, "%lld,", (long long)a->u.ints.v[i]);
+    break;
+  case AT_TENSOR:
+    text_puts(t, a->u.tensor->name);
+    break;
+  default:
+    text_printf(t, "%lld", (long long)a->u.i);
+  }
+  text_puts(t, ";");
+}
+
+static void key_put(Text *t, const Value *v) {
+  const Op *op = v->def;
+  text_printf(t, "%s(", op_info(op->code)->name);
+  for (int i = 0; i < op->nattr; i++)
+    key_attr(t, &op->attr[i]);
+  for (int i = 0; i < op->nin; i++)
+    key_put(t, op->in[i]);
+  text_printf(t, ").%d", v->out);
+}
+
+static Str key_of(Step *s, const Value *v) {
+  Text t = {0};
+  key_put(&t, v);
+  Str key = str_intern(builder_strings(s->b), t.data ? t.data : "", t.len);
+  text_fini(&t);
+  return key;
+}
+
+static bool is_view(const Op *op) {
+  return op_info(op->code)->kind == OK_VIEW && op->code != OP_qgrad;
+}
+
+bool *derived_state_only(Step *s, const Func *f) {
+  bool *state = ARENA_ARRAY(s->scratch, bool, f->nvalue + 1);
+  if (arena_failed(s->scratch))
+    return state;
+  for (int i = 0; i < f->nop; i++) {
+    const Op *op = f->op[i];
+    bool is = op->nout > 0;
+    if (op->code == OP_read)
+      is = tensor_of(op)->role == ROLE_PARAM || tensor_of(op)->role == ROLE_SCALE;
+    else
+      is &= op->nin > 0 && (is_view(op) || op->code == OP_cast || op->code == OP_quantize);
+    for (int k = 0; k < op->nin; k++)
+      is &= state[op->in[k]->id];
+    for (int k = 0; k < op->nout; k++)
+      state[op->out[k]->id] = is;
+  }
+  return state;
+}
+
+/* A value worth keeping; the other state-only ops are repeated where they are used. */
+static bool kept(const Value *v) {
+  const Op *op = v->def;
+  return op->code == OP_quantize ||
+         (op->code == OP_cast &&
+          dtype_info(v->type->dt)->bits < dtype_info(op->in[0]->type->dt)->bits);
+}
+
+static const Member *member_of(const Step *s, const Tensor *param, int *group) {
+  for (int k = 0; k < s->ngroup; k++)
+    for (int i = 0; i < s->group[k].nmember; i++)
+      if (s->group[k].member[i].param == param) {
+        *group = k;
+        return &s->group[k].member[i];
+      }
+  return NULL;
+}
+
+static void facts(const Step *s, const Value *v, Derived *d) {
+  const Op *op = v->def;
+  int group;
+  if (op->code == OP_read) {
+    d->of_scale |= tensor_of(op)->role == ROLE_SCALE;
+    d->trained |= member_of(s, tensor_of(op), &group) != NULL;
+  }
+  for (int i = 0; i < op->nin; i++)
+    facts(s, op->in[i], d);
+}
+
+/* "weight.<param>", with what was done to it when it is no plain copy. */
+static Str name_of(Step *s, const Value *v, bool plain) {
+  StrTable *st = builder_strings(s->b);
+  const Op *op = v->def, *read = param_read(op->in[0]);
+  const char *param = read ? tensor_of(read)->name : "value";
+  if (plain)
+    return str_fmt(st, "weight.%s", param);
+  static const char *const part[3] = {"", ".scale_inv", ".amax"};
+  DType dt = op->code == OP_quantize ? op->out[0]->type->dt : v->type->dt;
+  Str base = str_fmt(st, "weight.%s.%s%s", param, dtype_text(dt),
+                     op->code == OP_quantize && v->out < 3 ? part[v->out] : "");
+  Str name = base;
+  for (int n = 2;; n++) {
+    bool taken = false;
+    for (int i = 0; i < s->nderived; i++)
+      taken |= s->derived[i].tensor->name == name;
+    if (!taken)
+      return name;
+    name = str_fmt(st, "%s.%d", base, n);
+  }
+}
+
+/* A cast of a whole trained parameter to the dtype of its group's copy: a view of that copy. */
+static bool group_view(Step *s, const Value *v, Derived *d) {
+  Builder *b = s->b;
+  const Op *op = v->def, *read = op->in[0]->def;
+  DType dt = s->mode.masters ? s->mode.weight : s->mode.low;
+  int k;
+  if (op->code != OP_cast || read->code != OP_read || v->type->dt != dt)
+    return false;
+  const Member *m = member_of(s, tensor_of(read), &k);
+  if (!m)
+    return false;
+  Group *g = &s->group[k];
+  if (!g->weight) {
+    Str name = str_fmt(builder_strings(b), "weight.flat.%d", g->index);
+    g->weight = build_tensor(b, name, type_with_dtype(builder_types(b), g->flat->type, dt),
+                             ROLE_WEIGHT, (Loc){0});
+    build_tensor_attr(b, g->weight, attr_t(b, "of", g->flat));
+  }
+  const Type *ty = type_get(builder_types(b), dt, v->type->rank, v->type->dim);
+  d->tensor = build_tensor_view(b, name_of(s, v, true), ty, ROLE_WEIGHT, g->weight, m->at,
+                                m->param->loc);
+  build_tensor_attr(b, d->tensor, attr_t(b, "of", m->view));
+  d->by_group = true;
+  return true;
+}
+
+static Derived *find(Step *s, Str key) {
+  for (int i = 0; i < s->nderived; i++)
+    if (s->derived[i].key == key)
+      return &s->derived[i];
+  return NULL;
+}
+
+static void note(Step *s, const Value *v) {
+  const Op *op = v->def;
+  if (op->code == OP_read)
+    return;
+  if (!kept(v)) {
+    for (int i = 0; i < op->nin; i++)
+      note(s, op->in[i]);
+    return;
+  }
+  Str key = key_of(s, v);
+  if (find(s, key) || builder_failed(s->b))
+    return;
+  Derived d = {.key = key, .v = v};
+  facts(s, v, &d);
+  if (!group_view(s, v, &d)) {
+    const Op *read = param_read(op->in[0]);
+    const Type *ty = type_get(builder_types(s->b), v->type->dt, v->type->rank, v->type->dim);
+    d.tensor = build_tensor(s->b, name_of(s, v, false), ty, ROLE_WEIGHT, op->loc);
+    if (read)
+      build_tensor_attr(s->b, d.tensor, attr_t(s->b, "of", s->tensors[tensor_of(read)->index]));
+  }
+  s->derived[s->nderived++] = d;
+}
+
+void derived_collect(Step *s) {
+  int most = 0;
+  for (int i = 0; i < s->in->nfunc; i++)
+    most += s->in->func[i]->nvalue;
+  s->derived = ARENA_ARRAY(s->scratch, Derived, most + 1);
+  for (int i = 0; i < s->in->nfunc && !arena_failed(s->scratch); i++) {
+    const Func *f = s->in->func[i];
+    if (!strcmp(f->name, "init"))
+      continue;
+    bool *state = derived_state_only(s, f), *live = func_live(f, s->scratch);
+    if (arena_failed(s->scratch))
+      return;
+    for (int k = 0; k < f->nop; k++) {
+      const Op *op = f->op[k];
+      bool skip = !live[k] || (op->nout && state[op->out[0]->id]);
+      for (int j = 0; !skip && j < op->nin; j++)
+        if (state[op->in[j]->id])
+          note(s, op->in[j]);
+    }
+  }
+}
+
+/* Rebuilds v's op over the given operands in the current function. */
+static Value *again(Step *s, const Value *v, Value *const *in) {
+  const Op *op = v->def;
+  build_at(s->b, op->loc, op->layer, op->why);
+  return build_op(s->b, op->code, op->nin, in, op->nattr, op->attr)->out[v->out];
+}
+
+Value *derived_use(Step *s, const Value *v) {
+  const Op *op = v->def;
+  if (op->code == OP_read) {
+    build_like(s->b, op);
+    return build_read(s->b, s->tensors[tensor_of(op)->index]);
+  }
+  Derived *d = kept(v) ? find(s, key_of(s, v)) : NULL;
+  if (d) {
+    build_like(s->b, op);
+    return build_read(s->b, d->tensor);
+  }
+  Value *in[2] = {0};
+  for (int i = 0; i < op->nin && i < 2; i++)
+    in[i] = derived_use(s, op->in[i]);
+  return again(s, v, in);
+}
+
+/* Value of a parameter or scale now. */
+static Value *state_now(Step *s, const Op *read, const NewState *now) {
+  const Tensor *t = tensor_of(read);
+  int k;
+  const Member *m = member_of(s, t, &k);
+  if (m && now && now->flat) {
+    Value *flat = build_slice(s->b, now->flat[k], 0, m->at, m->at + m->elems);
+    return build_reshape(s->b, flat, t->type->rank, t->type->dim);
+  }
+  if (t->role == ROLE_SCALE && now) {
+    bool forward = !strcmp(t->name, "fp8.forward.scale");
+    Value *v = forward ? now->scale_forward : now->scale_backward;
+    if (v)
+      return v;
+  }
+  return build_read(s->b, s->tensors[t->index]);
+}
+
+static Value *compute(Step *s, const Value *v, const NewState *now) {
+  const Op *op = v->def;
+  if (op->code == OP_read)
+    return state_now(s, op, now);
+  Value *in[2] = {0};
+  for (int i = 0; i < op->nin && i < 2; i++)
+    in[i] = compute(s, op->in[i], now);
+  return again(s, v, in);
+}
+
+void derived_write(Step *s, DerivedSet set, const NewState *now) {
+  Builder *b = s->b;
+  for (int k = 0; k < s->ngroup && set != DERIVED_SCALED; k++) {
+    Group *g = &s->group[k];
+    if (!g->weight)
+      continue;
+    step_at(s, "low-precision copy of parameters");
+    Value *flat = now && now->flat ? now->flat[k] : build_read(b, g->flat);
+    build_write(b, g->weight, build_cast(b, flat, g->weight->type->dt));
+  }
+  for (int i = 0; i < s->nderived; i++) {
+    const Derived *d = &s->derived[i];
+    bool in_set = set == DERIVED_ALL || d->of_scale || (set == DERIVED_TRAINED && d->trained);
+    if (!d->by_group && in_set)
+      build_write(b, d->tensor, compute(s, d->v, now));
+  }
+}
