@@ -1,0 +1,518 @@
+/* cpu_rows: panels of rows as loops over vectors.
+ *
+ *   for each tile (panel of rows)
+ *     column sums = 0, panel reductions = neutral
+ *     for each row (or group of rows, when the lanes run along a row dimension)
+ *       for each pass: statements per row; loop over the columns: element statements, sums, stores
+ *       stores per row
+ *     store column sums and panel reductions into the partial results
+ */
+#include "codegen/cpu/rows.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One row, or one vector of rows. */
+typedef struct {
+  Val *val; /* LV_ALL and LV_ROW values */
+  Val *base_in, *base_out;
+  Val index[MAX_DIMS]; /* row dimensions; columns 0 */
+} Group;
+
+/* One pass over the columns of 1 (lanes along columns) or several groups. */
+typedef struct {
+  Rows *r;
+  int pass, ngroup;
+  Group *group;
+  Val count;           /* valid lanes of the group when the lanes are rows */
+  Val *acc;            /* variables of row reductions: [nstmt][ROWS_MAX_UNROLL] */
+  Val *val;            /* scratch list of nstmt values */
+  Val index[MAX_DIMS]; /* column dimensions */
+} Pass;
+
+static Val *slot(Val *list, int i, int u) {
+  return &list[i * ROWS_MAX_UNROLL + u];
+}
+
+/* ---- reductions ---- */
+
+static Val neutral(Rows *r, int i, int lanes) {
+  const Stmt *s = &r->body.stmt[i];
+  Ty t = ll_vec(ll_reg(r->g, (DType)s->dt), lanes);
+  bool max = s->prim == PR_RMAX || s->prim == PR_AMAX;
+  bool min = s->prim == PR_RMIN || s->prim == PR_AMIN;
+  if (s->dt == DT_I64)
+    return ll_i(t, max ? INT64_MIN : min ? INT64_MAX : 0);
+  return ll_f(t, max ? -INFINITY : min ? INFINITY : 0);
+}
+
+static Val combine(Rows *r, int i, Val a, Val b) {
+  Gen *g = r->g;
+  const Stmt *s = &r->body.stmt[i];
+  bool max = s->prim == PR_RMAX || s->prim == PR_AMAX;
+  bool min = s->prim == PR_RMIN || s->prim == PR_AMIN;
+  if (s->dt == DT_I64 && (max || min))
+    return ll_sel(g, ll_icmp(g, max ? LLVMIntSGT : LLVMIntSLT, a, b), a, b);
+  if (s->dt == DT_I64)
+    return ll_add(g, a, b);
+  return max ? ll_fmax(g, a, b) : min ? ll_fmin(g, a, b) : ll_fadd(g, a, b);
+}
+
+static Val across_lanes(Rows *r, int i, Val v) {
+  for (int n = ll_lanes(v) / 2; n >= 1; n /= 2)
+    v = combine(r, i, ll_slice(r->g, v, 0, n), ll_slice(r->g, v, n, n));
+  return v;
+}
+
+/* var = var combined with v, invalid lanes left out. */
+static void accumulate(Rows *r, int i, Val var, Val v, Val count) {
+  Gen *g = r->g;
+  Val sum = ll_var_get(g, var);
+  int lanes = ll_lanes(sum);
+  v = ll_splat(g, v, lanes);
+  if (count && lanes > 1)
+    v = ll_sel(g, ll_mask(g, lanes, count), v, neutral(r, i, lanes));
+  ll_var_set(g, var, combine(r, i, sum, v));
+}
+
+static Val combined(Rows *r, int i, Val *vars) {
+  Val v = NULL;
+  for (int u = 0; u < ROWS_MAX_UNROLL; u++)
+    if (*slot(vars, i, u)) {
+      Val x = ll_var_get(r->g, *slot(vars, i, u));
+      v = v ? combine(r, i, v, x) : x;
+    }
+  return v;
+}
+
+/* ---- scratch ---- */
+
+static Val column_number(Pass *p, Val inner) {
+  Rows *r = p->r;
+  Val n = ll_n(r->g, 0);
+  for (int d = r->nrow; d < r->body.ndim; d++) {
+    bool last = !r->on_rows && r->lanes > 1 && d == r->lane_dim;
+    n = ll_add(r->g, ll_mul(r->g, n, ll_n(r->g, r->body.dim[d])), last ? inner : p->index[d]);
+  }
+  return n;
+}
+
+static Val scratch_at(Rows *r, int i, Val element) {
+  Gen *g = r->g;
+  Val base = ll_gepc(g, g->i8, g->scratch, r->plan[i].scratch);
+  return ll_gep(g, ll_reg(g, (DType)r->body.stmt[i].dt), base, element);
+}
+
+static Val spill_at(Pass *p, int i, Val column, int u) {
+  Rows *r = p->r;
+  if (!r->on_rows)
+    return scratch_at(r, i, column);
+  Val lanes = ll_n(r->g, (int64_t)r->lanes * ROWS_MAX_UNROLL);
+  Val at = ll_add(r->g, ll_mul(r->g, column, lanes), ll_n(r->g, (int64_t)u * r->lanes));
+  return scratch_at(r, i, at);
+}
+
+static void column_sum(Pass *p, int i, Val v, Val column, Val count) {
+  Rows *r = p->r;
+  Gen *g = r->g;
+  Val at = scratch_at(r, i, column);
+  Ty t = ll_reg(g, (DType)r->body.stmt[i].dt);
+  if (r->on_rows) {
+    v = ll_splat(g, v, r->lanes);
+    if (count)
+      v = ll_sel(g, ll_mask(g, r->lanes, count), v, neutral(r, i, r->lanes));
+    v = across_lanes(r, i, v);
+    count = NULL;
+  } else {
+    v = ll_splat(g, v, r->lanes);
+  }
+  Val sum = ll_load(g, t, ll_lanes(v), at, count);
+  ll_store(g, combine(r, i, sum, v), at, count);
+}
+
+/* ---- one vector ---- */
+
+static Lanes lanes_of(Rows *r, Group *q, int lanes, Val count, Val *val) {
+  Lanes s = {.g = r->g,
+             .group = r->op,
+             .body = &r->body,
+             .lanes = lanes,
+             .lane_dim = r->lane_dim,
+             .count = count,
+             .val = val,
+             .base_in = q->base_in,
+             .base_out = q->base_out};
+  memcpy(s.index, q->index, sizeof s.index);
+  for (int d = 0; d < r->body.ndim; d++)
+    s.free[d] = d >= r->nrow || (r->on_rows && d == r->lane_dim);
+  return s;
+}
+
+static bool finish_element(Pass *p, Lanes *s, int i, int u, Val column) {
+  Rows *r = p->r;
+  const Stmt *st = &r->body.stmt[i];
+  if (prim_is_row_reduction(st->prim))
+    accumulate(r, i, *slot(p->acc, i, u), s->val[st->arg[0]], r->on_rows ? NULL : s->count);
+  else if (st->prim == PR_CSUM)
+    column_sum(p, i, s->val[st->arg[0]], column, s->count);
+  else if (prim_is_reduction(st->prim))
+    accumulate(r, i, *slot(r->sums, i, u), s->val[st->arg[0]], s->count);
+  else if (!stmt_emit(s, i))
+    return false;
+  if (r->plan[i].spill == p->pass)
+    ll_store(r->g, ll_splat(r->g, s->val[i], r->lanes), spill_at(p, i, column, u),
+             r->on_rows ? NULL : s->count);
+  return true;
+}
+
+/* Element statements of the pass for one vector: group q, accumulators u. */
+static bool element(Pass *p, Group *q, int u, Val inner, Val count) {
+  Rows *r = p->r;
+  memcpy(p->val, q->val, (size_t)r->body.nstmt * sizeof *p->val);
+  Lanes s = lanes_of(r, q, r->lanes, count, p->val);
+  for (int d = r->nrow; d < r->body.ndim; d++)
+    s.index[d] = p->index[d];
+  if (!r->on_rows && r->lanes > 1)
+    s.index[r->lane_dim] = inner;
+  Val column = column_number(p, inner);
+  for (int i = 0; i < r->body.nstmt; i++) {
+    if (!rows_needed(r, p->pass, i))
+      continue;
+    int spill = r->plan[i].spill;
+    if (spill >= 0 && spill < p->pass) {
+      Ty t = ll_reg(r->g, (DType)r->body.stmt[i].dt);
+      p->val[i] = ll_load(r->g, t, r->lanes, spill_at(p, i, column, u), r->on_rows ? NULL : count);
+    } else if (!finish_element(p, &s, i, u, column)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/* ---- one pass ---- */
+
+/* Lanes along the last column dimension: unrolled vectors, whole vectors, the rest. */
+static bool columns(Pass *p) {
+  Rows *r = p->r;
+  Gen *g = r->g;
+  int64_t n = r->body.dim[r->lane_dim], lanes = r->lanes, u = r->unroll[p->pass];
+  int64_t main_end = n / (u * lanes) * (u * lanes), whole_end = n / lanes * lanes;
+  bool ok = true;
+  if (main_end) {
+    Loop l = ll_loop(g, ll_n(g, 0), ll_n(g, main_end), u * lanes);
+    for (int k = 0; k < u && ok; k++)
+      ok = element(p, p->group, k, ll_add(g, l.i, ll_n(g, k * lanes)), NULL);
+    ll_loop_end(g, &l);
+  }
+  if (ok && whole_end > main_end) {
+    Loop l = ll_loop(g, ll_n(g, main_end), ll_n(g, whole_end), lanes);
+    ok = element(p, p->group, 0, l.i, NULL);
+    ll_loop_end(g, &l);
+  }
+  if (ok && n > whole_end)
+    ok = element(p, p->group, 0, ll_n(g, whole_end), ll_n(g, n - whole_end));
+  return ok;
+}
+
+static bool nest(Pass *p, int d) {
+  Rows *r = p->r;
+  if (d < r->body.ndim && !(r->lanes > 1 && d == r->lane_dim)) {
+    Loop l = ll_loop(r->g, ll_n(r->g, 0), ll_n(r->g, r->body.dim[d]), 1);
+    p->index[d] = l.i;
+    bool ok = nest(p, d + 1);
+    ll_loop_end(r->g, &l);
+    return ok;
+  }
+  if (d < r->body.ndim)
+    return columns(p);
+  for (int u = 0; u < p->ngroup; u++)
+    if (!element(p, &p->group[u], u, ll_n(r->g, 0), p->count))
+      return false;
+  return true;
+}
+
+static bool run_pass(Pass *p) {
+  Rows *r = p->r;
+  int nacc = r->on_rows ? p->ngroup : r->unroll[p->pass];
+  memset(p->acc, 0, (size_t)r->body.nstmt * ROWS_MAX_UNROLL * sizeof *p->acc);
+  for (int i = 0; i < r->body.nstmt; i++)
+    if (prim_is_row_reduction(r->body.stmt[i].prim) && r->plan[i].pass == p->pass)
+      for (int u = 0; u < nacc; u++)
+        *slot(p->acc, i, u) = ll_var(r->g, neutral(r, i, r->lanes));
+  if (!nest(p, r->nrow))
+    return false;
+  for (int i = 0; i < r->body.nstmt; i++) {
+    if (!*slot(p->acc, i, 0))
+      continue;
+    if (r->on_rows)
+      for (int u = 0; u < p->ngroup; u++)
+        p->group[u].val[i] = ll_var_get(r->g, *slot(p->acc, i, u));
+    else
+      p->group->val[i] = across_lanes(r, i, combined(r, i, p->acc));
+  }
+  return true;
+}
+
+/* ---- one row or lane group ---- */
+
+/* Statements per row that are ready at `pass`; the stores when pass is past the last. */
+static bool row_level(Pass *p, int pass, bool stores) {
+  Rows *r = p->r;
+  for (int i = 0; i < r->body.nstmt; i++) {
+    const Stmt *st = &r->body.stmt[i];
+    bool panel_sum = prim_is_reduction(st->prim) && r->plan[i].pass < 0;
+    bool plain = !prim_is_reduction(st->prim) && st->prim != PR_STORE && st->level == LV_ROW;
+    bool store = st->prim == PR_STORE && r->plan[i].sink == SINK_ROW;
+    if (stores ? !store : !((panel_sum || plain) && r->plan[i].ready == pass))
+      continue;
+    for (int u = 0; u < p->ngroup; u++) {
+      Group *q = &p->group[u];
+      Lanes s = lanes_of(r, q, r->on_rows ? r->lanes : 1, p->count, q->val);
+      if (panel_sum)
+        accumulate(r, i, *slot(r->sums, i, u), q->val[st->arg[0]], p->count);
+      else if (!stmt_emit(&s, i))
+        return false;
+    }
+  }
+  return true;
+}
+
+/* Indices of the row along the row dimensions, and addresses with these counted in. */
+static void place_group(Rows *r, Group *q, Val row, int u) {
+  Gen *g = r->g;
+  const Body *b = &r->body;
+  Val rest = row;
+  for (int d = 0; d < b->ndim; d++)
+    q->index[d] = ll_n(g, 0);
+  for (int d = r->nrow - 1; d >= 0; d--) {
+    q->index[d] = d ? ll_urem(g, rest, b->dim[d]) : rest;
+    rest = d ? ll_udiv(g, rest, b->dim[d]) : rest;
+  }
+  if (r->on_rows)
+    q->index[r->lane_dim] = ll_add(g, q->index[r->lane_dim], ll_n(g, (int64_t)u * r->lanes));
+  for (int k = 0; k < b->nin + b->nout; k++) {
+    bool in = k < b->nin;
+    int n = in ? k : k - b->nin;
+    const Access *a = in ? &b->in[n] : &b->out[n];
+    DType dt = in ? gen_in_dtype(r->op, n) : gen_out_dtype(r->op, n);
+    Val at = ll_n(g, 0);
+    for (int d = 0; d < r->nrow; d++)
+      if (a->stride[d] && !(r->on_rows && d == r->lane_dim))
+        at = ll_add(g, at, ll_mul(g, q->index[d], ll_n(g, a->stride[d])));
+    Val base = ll_gep(g, ll_mem(g, dt), in ? r->arg_in[n] : r->arg_out[n], at);
+    *(in ? &q->base_in[n] : &q->base_out[n]) = base;
+  }
+}
+
+static bool run_groups(Rows *r, Val row, int ngroup, Val count) {
+  const Body *b = &r->body;
+  size_t per = (size_t)b->nstmt + (size_t)b->nin + (size_t)b->nout + 1;
+  size_t accs = (size_t)b->nstmt * ROWS_MAX_UNROLL;
+  Val *list = calloc(per * ROWS_MAX_UNROLL + accs + (size_t)b->nstmt + 1, sizeof *list);
+  if (!list)
+    return gen_fail(r->g, "out of memory");
+  Group group[ROWS_MAX_UNROLL];
+  for (int u = 0; u < ngroup; u++) {
+    Val *mine = list + per * (size_t)u;
+    group[u] =
+        (Group){.val = mine, .base_in = mine + b->nstmt, .base_out = mine + b->nstmt + b->nin};
+    memcpy(group[u].val, r->all, (size_t)b->nstmt * sizeof *mine);
+    place_group(r, &group[u], row, u);
+  }
+  Pass p = {.r = r,
+            .ngroup = ngroup,
+            .group = group,
+            .count = count,
+            .acc = list + per * ROWS_MAX_UNROLL,
+            .val = list + per * ROWS_MAX_UNROLL + accs};
+  bool ok = true;
+  for (p.pass = 0; ok && p.pass <= r->npass; p.pass++)
+    ok = row_level(&p, p.pass, false) && (p.pass == r->npass || run_pass(&p));
+  ok = ok && row_level(&p, 0, true);
+  free(list);
+  return ok;
+}
+
+/* ---- panel ---- */
+
+bool rows_begin(Rows *r) {
+  Gen *g = r->g;
+  const Body *b = &r->body;
+  for (int k = 0; k < b->nin; k++)
+    r->arg_in[k] = ll_gepc(g, ll_mem(g, gen_in_dtype(r->op, k)),
+                           ll_arg_ptr(g, gen_in_slot(r->op, k)), b->in[k].offset);
+  for (int k = 0; k < b->nout; k++)
+    r->arg_out[k] =
+        ll_gepc(g, ll_mem(g, gen_out_dtype(r->op, k)), ll_arg_ptr(g, k), b->out[k].offset);
+  Group q = {.val = r->all, .base_in = r->arg_in, .base_out = r->arg_out};
+  for (int d = 0; d < b->ndim; d++)
+    q.index[d] = ll_n(g, 0);
+  Lanes s = lanes_of(r, &q, 1, NULL, r->all);
+  for (int i = 0; i < b->nstmt; i++)
+    if (b->stmt[i].level == LV_ALL && b->stmt[i].prim != PR_STORE &&
+        !prim_is_reduction(b->stmt[i].prim) && !stmt_emit(&s, i))
+      return false;
+  return true;
+}
+
+static void zero_column_sums(Rows *r) {
+  Gen *g = r->g;
+  for (int i = 0; i < r->body.nstmt; i++) {
+    if (r->body.stmt[i].prim != PR_CSUM)
+      continue;
+    int64_t bytes = r->cols * (int64_t)dtype_bytes((DType)r->body.stmt[i].dt);
+    int step = g->level->vector_bytes; /* buffers are padded to 64 bytes */
+    Loop l = ll_loop(g, ll_n(g, 0), ll_n(g, bytes), step);
+    Val at = ll_gep(g, g->i8, ll_gepc(g, g->i8, g->scratch, r->plan[i].scratch), l.i);
+    ll_store(g, ll_i(ll_vec(g->i32, step / 4), 0), at, NULL);
+    ll_loop_end(g, &l);
+  }
+}
+
+static void start_panel_sums(Rows *r) {
+  for (int i = 0; i < r->body.nstmt; i++) {
+    int p = r->body.stmt[i].prim;
+    if (p != PR_ASUM && p != PR_AMAX && p != PR_AMIN)
+      continue;
+    bool vector = r->on_rows || r->plan[i].pass >= 0;
+    int n = r->on_rows ? r->unroll[0] : r->plan[i].pass >= 0 ? r->unroll[r->plan[i].pass] : 1;
+    for (int u = 0; u < n; u++)
+      *slot(r->sums, i, u) = ll_var(r->g, neutral(r, i, vector ? r->lanes : 1));
+  }
+}
+
+/* Column sums into their partial result, lanes along the last column dimension. */
+static void store_columns(Rows *r, int store, Lanes *s, Val column, int d) {
+  Gen *g = r->g;
+  const Body *b = &r->body;
+  const Stmt *st = &b->stmt[store];
+  int lanes = gen_lanes(g, r->op);
+  if (d < b->ndim) {
+    bool last = d == b->ndim - 1;
+    int64_t n = b->dim[d], whole = last ? n / lanes * lanes : n;
+    Val outer = ll_mul(g, column, ll_n(g, n));
+    s->count = NULL;
+    if (whole) {
+      Loop l = ll_loop(g, ll_n(g, 0), ll_n(g, whole), last ? lanes : 1);
+      s->index[d] = l.i;
+      s->lanes = lanes;
+      store_columns(r, store, s, ll_add(g, outer, l.i), last ? MAX_DIMS : d + 1);
+      ll_loop_end(g, &l);
+    }
+    if (whole < n) {
+      s->index[d] = ll_n(g, whole);
+      s->count = ll_n(g, n - whole);
+      store_columns(r, store, s, ll_add(g, outer, s->index[d]), MAX_DIMS);
+    }
+    return;
+  }
+  int from = st->arg[0];
+  Ty t = ll_reg(g, (DType)b->stmt[from].dt);
+  stmt_store(s, st->ref, ll_load(g, t, s->lanes, scratch_at(r, from, column), s->count));
+}
+
+static bool store_partials(Rows *r, Val panel) {
+  Gen *g = r->g;
+  const Body *b = &r->body;
+  Val *base = calloc((size_t)b->nout + 1, sizeof *base);
+  if (!base)
+    return gen_fail(g, "out of memory");
+  for (int i = 0; i < b->nstmt; i++) {
+    const Stmt *st = &b->stmt[i];
+    if (r->plan[i].sink != SINK_PANEL)
+      continue;
+    int from = st->arg[0], k = st->ref;
+    DType dt = gen_out_dtype(r->op, k);
+    base[k] =
+        ll_gep(g, ll_mem(g, dt), r->arg_out[k], ll_mul(g, panel, ll_n(g, r->panel_stride[k])));
+    if (b->stmt[from].prim == PR_CSUM) {
+      Group q = {.base_in = r->arg_in, .base_out = base};
+      for (int d = 0; d < b->ndim; d++)
+        q.index[d] = ll_n(g, 0);
+      int lanes = b->ncol ? gen_lanes(g, r->op) : 1;
+      Lanes s = lanes_of(r, &q, lanes, NULL, NULL);
+      s.lane_dim = b->ndim ? b->ndim - 1 : 0;
+      store_columns(r, i, &s, ll_n(g, 0), r->nrow);
+    } else {
+      Val v = r->all[from];
+      if (prim_is_reduction(b->stmt[from].prim))
+        v = across_lanes(r, from, combined(r, from, r->sums));
+      ll_put(g, dt, v, base[k], NULL);
+    }
+  }
+  free(base);
+  return !g->error[0];
+}
+
+/* Rows [first, end) with lanes along the last row dimension: groups never cross its end. */
+static bool lane_rows(Rows *r, Val first, Val end) {
+  Gen *g = r->g;
+  int64_t n = r->body.dim[r->lane_dim], lanes = r->lanes, u = r->unroll[0];
+  Val var = ll_var(g, first);
+  While w = ll_while(g);
+  Val row = ll_var_get(g, var);
+  ll_while_body(g, &w, ll_icmp(g, LLVMIntSLT, row, end));
+  Val room = ll_sub(g, end, row);
+  if (r->nrow > 1)
+    room = ll_umin(g, room, ll_sub(g, ll_n(g, n), ll_urem(g, row, n)));
+  Val step = ll_var(g, room);
+  bool ok = true;
+  bool many = u > 1 && n >= u * lanes, one = n >= lanes;
+  If f = {0}, h = {0};
+  if (many) {
+    f = ll_if(g, ll_icmp(g, LLVMIntSGE, room, ll_n(g, u * lanes)));
+    ok = run_groups(r, row, (int)u, NULL);
+    ll_var_set(g, step, ll_n(g, u * lanes));
+    ll_else(g, &f);
+  }
+  if (one && ok) {
+    h = ll_if(g, ll_icmp(g, LLVMIntSGE, room, ll_n(g, lanes)));
+    ok = run_groups(r, row, 1, NULL);
+    ll_var_set(g, step, ll_n(g, lanes));
+    ll_else(g, &h);
+  }
+  ok = ok && run_groups(r, row, 1, room);
+  if (!ok)
+    return false;
+  if (one)
+    ll_endif(g, &h);
+  if (many)
+    ll_endif(g, &f);
+  ll_var_set(g, var, ll_add(g, row, ll_var_get(g, step)));
+  ll_while_end(g, &w);
+  return true;
+}
+
+bool rows_panel(Rows *r, Val first, Val end, Val panel) {
+  zero_column_sums(r);
+  start_panel_sums(r);
+  bool ok;
+  if (r->on_rows) {
+    ok = lane_rows(r, first, end);
+  } else {
+    Loop l = ll_loop(r->g, first, end, 1);
+    ok = run_groups(r, l.i, 1, NULL);
+    ll_loop_end(r->g, &l);
+  }
+  return ok && store_partials(r, panel);
+}
+
+bool cpu_rows(Gen *g, const Op *group) {
+  Rows r;
+  bool ok = rows_init(&r, g, group, group->body);
+  if (ok) {
+    g->ntiles = gen_tiles(r.rows, r.panel_rows);
+    g->scratch_bytes = r.scratch_bytes;
+    ok = rows_begin(&r);
+  }
+  if (ok) {
+    Loop tile = ll_loop(g, g->first, g->end, 1);
+    Val first = ll_mul(g, tile.i, ll_n(g, r.panel_rows));
+    Val end = ll_umin(g, ll_add(g, first, ll_n(g, r.panel_rows)), ll_n(g, r.rows));
+    ok = rows_panel(&r, first, end, tile.i);
+    ll_loop_end(g, &tile);
+  }
+  rows_fini(&r);
+  return ok;
+}

@@ -1,0 +1,61 @@
+/* Private to the rows emitter: space.c decides (dimensions, lanes, passes), rows.c emits. */
+#ifndef MPCC_CPU_ROWS_H
+#define MPCC_CPU_ROWS_H
+
+#include "codegen/cpu/gen.h"
+
+enum { ROWS_MAX_UNROLL = 4 };
+
+/* Where a PR_STORE writes. */
+typedef enum { SINK_NONE, SINK_ELEM, SINK_ROW, SINK_PANEL } Sink;
+
+/* What is decided about one statement. */
+typedef struct {
+  uint8_t sink;       /* Sink, of stores */
+  int ready;          /* first pass in which the value can be had; reductions: the one after */
+  int pass;           /* reductions of elements and element stores: pass that does them */
+  int spill;          /* pass that writes the value to scratch, -1: none; later passes read it */
+  int64_t scratch;    /* byte offset of its row buffer or column sums; -1: none */
+} StmtPlan;
+
+/* A rows group made ready. Passes: each row (or lane group of rows) is gone through `npass` times,
+ * as a reduction over the columns must end before its result is used. */
+typedef struct {
+  Gen *g;
+  const Op *op;
+  Body body;             /* dimensions of 1 dropped, neighbours merged; own arrays */
+  int nrow;              /* row dimensions of body */
+  int64_t rows, cols, panel_rows;
+  int64_t *panel_stride; /* per result: elements per panel of partial results */
+  bool on_rows;          /* lanes run along the last row dimension, else the last column one */
+  int lanes, lane_dim;
+  StmtPlan *plan;
+  int npass;
+  bool *needed;          /* [npass][nstmt]: element statements of each pass */
+  int *unroll;           /* per pass */
+  int64_t scratch_bytes;
+  /* filled while emitting */
+  Val *arg_in, *arg_out; /* address of element `offset` of each operand and result */
+  Val *all;              /* values of LV_ALL statements */
+  Val *sums;             /* variables of panel reductions: [nstmt][ROWS_MAX_UNROLL] */
+} Rows;
+
+/* space.c. g->level decides lanes. False with g->error. rows_fini in every case. */
+bool rows_init(Rows *r, Gen *g, const Op *op, const Body *body);
+void rows_fini(Rows *r);
+static inline bool rows_needed(const Rows *r, int pass, int i) {
+  return r->needed[(size_t)pass * (size_t)r->body.nstmt + (size_t)i];
+}
+static inline bool prim_is_reduction(int p) {
+  return p >= PR_RSUM && p <= PR_AMIN;
+}
+static inline bool prim_is_row_reduction(int p) {
+  return p == PR_RSUM || p == PR_RMAX || p == PR_RMIN;
+}
+
+/* rows.c. rows_begin emits what holds for the whole call; rows_panel emits one panel: rows
+ * [first, end), number `panel`. */
+bool rows_begin(Rows *r);
+bool rows_panel(Rows *r, Val first, Val end, Val panel);
+
+#endif

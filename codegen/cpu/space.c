@@ -1,0 +1,378 @@
+/* Decisions of the rows emitter: simplest iteration space, where the vector lanes run, how many
+ * passes over a row, what is kept between them. */
+#include "codegen/cpu/rows.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Buffers of values kept between passes may take this much of a thread's cache. */
+enum { MAX_SPILL_BYTES = 2 << 20 };
+
+/* ---- iteration space ---- */
+
+static bool indexed(const Body *b, int dim) {
+  for (int i = 0; i < b->nstmt; i++)
+    if (b->stmt[i].prim == PR_INDEX && b->stmt[i].ref == dim)
+      return true;
+  return false;
+}
+
+static Access *access_at(Body *b, int k) {
+  return k < b->nin ? &b->in[k] : &b->out[k - b->nin];
+}
+
+/* True when a step along `outer` is dim[inner] steps along `inner` for every access. */
+static bool mergeable(Body *b, int outer, int inner) {
+  for (int k = 0; k < b->nin + b->nout; k++) {
+    const Access *a = access_at(b, k);
+    if (a->stride[outer] != a->stride[inner] * b->dim[inner])
+      return false;
+  }
+  return !indexed(b, outer) && !indexed(b, inner);
+}
+
+static void remove_dim(Body *b, int d) {
+  for (int e = d; e + 1 < b->ndim; e++)
+    b->dim[e] = b->dim[e + 1];
+  for (int k = 0; k < b->nin + b->nout; k++) {
+    Access *a = access_at(b, k);
+    for (int e = d; e + 1 < b->ndim; e++)
+      a->stride[e] = a->stride[e + 1];
+    a->stride[b->ndim - 1] = 0;
+  }
+  for (int i = 0; i < b->nstmt; i++)
+    if (b->stmt[i].prim == PR_INDEX && b->stmt[i].ref > d)
+      b->stmt[i].ref--;
+  b->ndim--;
+}
+
+/* Drops dimensions of 1 and merges neighbours within rows and within columns. */
+static void simplify(Body *b, int *nrow) {
+  for (int d = b->ndim - 1; d >= 0; d--) {
+    bool row = d < *nrow;
+    bool first = d == 0 || d == *nrow; /* of its kind */
+    if (b->dim[d] == 1 && !indexed(b, d)) {
+      remove_dim(b, d);
+    } else if (!first && mergeable(b, d - 1, d)) {
+      int64_t n = b->dim[d];
+      for (int k = 0; k < b->nin + b->nout; k++)
+        access_at(b, k)->stride[d - 1] = access_at(b, k)->stride[d];
+      b->dim[d - 1] *= n;
+      remove_dim(b, d);
+    } else {
+      continue;
+    }
+    if (row)
+      --*nrow;
+    else
+      b->ncol--;
+  }
+}
+
+/* What a level lacks counts as index 0: such strides are cleared, which lets dimensions merge. */
+static void clear_strides(Body *b, int nrow, Access *a, Level level) {
+  for (int d = 0; d < b->ndim; d++)
+    if (d < nrow ? level == LV_ALL || level == LV_COL : level == LV_ALL || level == LV_ROW)
+      a->stride[d] = 0;
+}
+
+static bool copy_body(Rows *r, const Body *from) {
+  Body *b = &r->body;
+  *b = *from;
+  b->in = calloc((size_t)from->nin + 1, sizeof *b->in);
+  b->out = calloc((size_t)from->nout + 1, sizeof *b->out);
+  b->stmt = calloc((size_t)from->nstmt + 1, sizeof *b->stmt);
+  r->panel_stride = calloc((size_t)from->nout + 1, sizeof *r->panel_stride);
+  r->plan = calloc((size_t)from->nstmt + 1, sizeof *r->plan);
+  r->arg_in = calloc((size_t)from->nin + 1, sizeof *r->arg_in);
+  r->arg_out = calloc((size_t)from->nout + 1, sizeof *r->arg_out);
+  r->all = calloc((size_t)from->nstmt + 1, sizeof *r->all);
+  r->sums = calloc((size_t)from->nstmt * ROWS_MAX_UNROLL + 1, sizeof *r->sums);
+  if (!b->in || !b->out || !b->stmt || !r->panel_stride || !r->plan || !r->arg_in || !r->arg_out ||
+      !r->all || !r->sums)
+    return gen_fail(r->g, "out of memory");
+  memcpy(b->in, from->in, (size_t)from->nin * sizeof *b->in);
+  memcpy(b->out, from->out, (size_t)from->nout * sizeof *b->out);
+  memcpy(b->stmt, from->stmt, (size_t)from->nstmt * sizeof *b->stmt);
+  for (int k = 0; k < from->nin + from->nout; k++) /* products keep a K stride there */
+    for (int d = b->ndim; d < MAX_DIMS; d++)
+      access_at(b, k)->stride[d] = 0;
+  return true;
+}
+
+static bool classify(Rows *r) {
+  Body *b = &r->body;
+  Level *widest = calloc((size_t)b->nin + 1, sizeof *widest);
+  if (!widest)
+    return gen_fail(r->g, "out of memory");
+  for (int i = 0; i < b->nstmt; i++) {
+    const Stmt *s = &b->stmt[i];
+    r->plan[i] = (StmtPlan){.spill = -1, .pass = -1, .scratch = -1};
+    if (s->prim == PR_LOAD && s->level > widest[s->ref])
+      widest[s->ref] = (Level)s->level;
+    if (s->level == LV_COL && s->prim != PR_CSUM && s->prim != PR_STORE)
+      gen_fail(r->g, "statement %d: values per column other than csum are not supported", i);
+    if (s->prim != PR_STORE)
+      continue;
+    Level level = (Level)b->stmt[s->arg[0]].level;
+    r->plan[i].sink = level == LV_ELEM ? SINK_ELEM : level == LV_ROW ? SINK_ROW : SINK_PANEL;
+    if (r->plan[i].sink == SINK_PANEL)
+      r->panel_stride[s->ref] = r->nrow ? b->out[s->ref].stride[0] : 0;
+    clear_strides(b, r->nrow, &b->out[s->ref], level);
+  }
+  for (int k = 0; k < b->nin; k++)
+    clear_strides(b, r->nrow, &b->in[k], widest[k]);
+  free(widest);
+  return !r->g->error[0];
+}
+
+/* ---- lanes ---- */
+
+static int math_cost(const Stmt *s) {
+  switch ((Prim)s->prim) {
+  case PR_EXP:
+  case PR_LOG:
+  case PR_TANH:
+    return 20;
+  case PR_ERF:
+  case PR_SIN:
+  case PR_COS:
+  case PR_RAND:
+    return 40;
+  case PR_DIV:
+  case PR_SQRT:
+    return 4;
+  case PR_CONST:
+  case PR_PARAM:
+  case PR_INDEX:
+    return 0;
+  default:
+    return 1;
+  }
+}
+
+/* Instructions of one statement for a whole vector with lanes along dimension d. */
+static int stmt_cost(const Rows *r, int i, int d, int lanes) {
+  const Stmt *s = &r->body.stmt[i];
+  if (s->prim != PR_LOAD && s->prim != PR_STORE)
+    return math_cost(s) + (s->prim == PR_CSUM && d < r->nrow ? lanes : 0);
+  const Access *a = s->prim == PR_LOAD ? &r->body.in[s->ref] : &r->body.out[s->ref];
+  return a->stride[d] == 0 || a->stride[d] == 1 ? 2 : 2 * lanes;
+}
+
+/* Estimated instructions per element with lanes along d; -1: no lanes. */
+static double lanes_cost(const Rows *r, int d, int lanes) {
+  double elem = 0, row = 0;
+  for (int i = 0; i < r->body.nstmt; i++) {
+    const Stmt *s = &r->body.stmt[i];
+    bool per_elem = s->prim == PR_STORE          ? r->plan[i].sink == SINK_ELEM
+                    : prim_is_reduction(s->prim) ? true
+                                                 : s->level == LV_ELEM;
+    bool per_row = s->prim == PR_STORE ? r->plan[i].sink == SINK_ROW : s->level == LV_ROW;
+    if (per_elem)
+      elem += d < 0 ? math_cost(s) : stmt_cost(r, i, d, lanes);
+    else if (per_row)
+      row += d < 0 || d >= r->nrow ? math_cost(s) : stmt_cost(r, i, d, lanes);
+  }
+  double cols = (double)r->cols;
+  if (d < 0)
+    return elem + row / cols;
+  double full = (double)r->body.dim[d] / lanes;
+  double groups = (double)((r->body.dim[d] + lanes - 1) / lanes);
+  double use = groups / full / lanes;
+  return d >= r->nrow ? elem * use + (row + 4) / cols : (elem + (row + 4) / cols) * use;
+}
+
+static void choose_lanes(Rows *r) {
+  int lanes = gen_lanes(r->g, r->op);
+  double best = lanes_cost(r, -1, 1);
+  r->lanes = 1;
+  r->lane_dim = 0;
+  int col = r->body.ndim - 1, row = r->nrow - 1;
+  if (r->body.ncol > 0 && lanes_cost(r, col, lanes) < best) {
+    best = lanes_cost(r, col, lanes);
+    r->lanes = lanes;
+    r->lane_dim = col;
+  }
+  if (r->nrow > 0 && lanes_cost(r, row, lanes) < best) {
+    r->lanes = lanes;
+    r->lane_dim = row;
+    r->on_rows = true;
+  }
+}
+
+/* ---- passes ---- */
+
+static bool is_elem_sink(const Rows *r, int i) {
+  const Stmt *s = &r->body.stmt[i];
+  if (s->prim == PR_STORE)
+    return r->plan[i].sink == SINK_ELEM;
+  if (s->prim == PR_ASUM || s->prim == PR_AMAX || s->prim == PR_AMIN)
+    return r->body.stmt[s->arg[0]].level == LV_ELEM;
+  return prim_is_reduction(s->prim);
+}
+
+static void find_ready(Rows *r) {
+  r->npass = 0;
+  for (int i = 0; i < r->body.nstmt; i++) {
+    const Stmt *s = &r->body.stmt[i];
+    StmtPlan *p = &r->plan[i];
+    for (int k = 0; k < prim_args((Prim)s->prim); k++)
+      if (s->arg[k] >= 0 && r->plan[s->arg[k]].ready > p->ready)
+        p->ready = r->plan[s->arg[k]].ready;
+    if (!is_elem_sink(r, i))
+      continue;
+    p->pass = p->ready;
+    if (p->pass + 1 > r->npass)
+      r->npass = p->pass + 1;
+    if (prim_is_row_reduction(s->prim))
+      p->ready = p->pass + 1;
+  }
+}
+
+/* Values worth a round trip through scratch when a later pass wants them again. */
+static bool worth_keeping(const Rows *r, int i) {
+  const Stmt *s = &r->body.stmt[i];
+  if (s->level != LV_ELEM || s->dt == DT_B1)
+    return false;
+  if (s->prim == PR_LOAD) {
+    int64_t stride = r->body.in[s->ref].stride[r->lane_dim];
+    return r->lanes > 1 && stride != 0 && stride != 1;
+  }
+  return math_cost(s) >= 20;
+}
+
+static int64_t spill_bytes(const Rows *r, int i) {
+  int64_t lanes = r->on_rows ? (int64_t)r->lanes * ROWS_MAX_UNROLL : 1;
+  return r->cols * lanes * (int64_t)dtype_bytes((DType)r->body.stmt[i].dt);
+}
+
+static void need(Rows *r, int pass, int i) {
+  const Stmt *s = &r->body.stmt[i];
+  bool *mark = &r->needed[(size_t)pass * (size_t)r->body.nstmt + (size_t)i];
+  if (*mark || (s->level != LV_ELEM && !is_elem_sink(r, i)) ||
+      (prim_is_reduction(s->prim) && r->plan[i].pass != pass))
+    return;
+  *mark = true;
+  for (int q = 0; q < pass; q++)
+    if (rows_needed(r, q, i) && worth_keeping(r, i) && spill_bytes(r, i) <= MAX_SPILL_BYTES) {
+      if (r->plan[i].spill < 0)
+        r->plan[i].spill = q;
+      return; /* read back: its arguments are not needed here */
+    }
+  for (int k = 0; k < prim_args((Prim)s->prim); k++)
+    if (s->arg[k] >= 0)
+      need(r, pass, s->arg[k]);
+}
+
+static void find_needed(Rows *r) {
+  memset(r->needed, 0, (size_t)r->npass * (size_t)r->body.nstmt * sizeof *r->needed);
+  for (int i = 0; i < r->body.nstmt; i++)
+    r->plan[i].spill = -1;
+  for (int p = 0; p < r->npass; p++)
+    for (int i = 0; i < r->body.nstmt; i++)
+      if (is_elem_sink(r, i) && r->plan[i].pass == p)
+        need(r, p, i);
+}
+
+/* Whether result `out` may be in place of operand `in` (docs/groups.md). */
+static bool may_share(const Rows *r, int out, int in) {
+  const Access *a = &r->body.out[out], *b = &r->body.in[in];
+  return gen_out_dtype(r->op, out) == gen_in_dtype(r->op, in) && a->offset == b->offset &&
+         !memcmp(a->stride, b->stride, sizeof a->stride);
+}
+
+/* A store in place of an operand that a later pass reads again has to wait for the last pass. */
+static bool delay_stores(Rows *r) {
+  bool changed = false;
+  for (int i = 0; i < r->body.nstmt; i++) {
+    const Stmt *s = &r->body.stmt[i];
+    if (s->prim != PR_STORE || r->plan[i].sink != SINK_ELEM || r->plan[i].pass == r->npass - 1)
+      continue;
+    for (int p = r->plan[i].pass + 1; p < r->npass; p++)
+      for (int j = 0; j < r->body.nstmt; j++)
+        if (r->body.stmt[j].prim == PR_LOAD && rows_needed(r, p, j) &&
+            may_share(r, s->ref, r->body.stmt[j].ref)) {
+          r->plan[i].pass = r->npass - 1;
+          changed = true;
+        }
+  }
+  return changed;
+}
+
+static void choose_unroll(Rows *r, int pass) {
+  int ops = 0, heavy = 0;
+  for (int i = 0; i < r->body.nstmt; i++)
+    if (rows_needed(r, pass, i)) {
+      ops++;
+      heavy += math_cost(&r->body.stmt[i]) >= 20;
+    }
+  bool wide = r->g->level->avx512;
+  int u = heavy ? (wide && ops < 40 ? 2 : 1) : ops <= 24 ? 4 : ops <= 60 ? 2 : 1;
+  int64_t groups = r->lanes > 1 ? r->body.dim[r->lane_dim] / r->lanes : 1;
+  while (u > 1 && u > groups)
+    u /= 2;
+  r->unroll[pass] = r->lanes > 1 ? u : 1;
+}
+
+static void place_scratch(Rows *r) {
+  for (int i = 0; i < r->body.nstmt; i++) {
+    int64_t bytes = 0;
+    if (r->body.stmt[i].prim == PR_CSUM)
+      bytes = r->cols * (int64_t)dtype_bytes((DType)r->body.stmt[i].dt);
+    else if (r->plan[i].spill >= 0)
+      bytes = spill_bytes(r, i);
+    if (!bytes)
+      continue;
+    r->plan[i].scratch = r->scratch_bytes;
+    r->scratch_bytes += (bytes + 63) / 64 * 64;
+  }
+}
+
+bool rows_init(Rows *r, Gen *g, const Op *op, const Body *body) {
+  *r = (Rows){.g = g, .op = op, .nrow = body->ndim - body->ncol};
+  if (!copy_body(r, body) || !classify(r))
+    return false;
+  r->rows = r->cols = 1;
+  for (int d = 0; d < body->ndim; d++)
+    *(d < r->nrow ? &r->rows : &r->cols) *= body->dim[d];
+  r->panel_rows = body->panel_rows > 0 ? body->panel_rows : r->rows;
+  if (r->rows <= 0 || r->cols <= 0)
+    return gen_fail(g, "group without elements");
+  simplify(&r->body, &r->nrow);
+  choose_lanes(r);
+  find_ready(r);
+  r->needed = calloc((size_t)(r->npass + 1) * ((size_t)r->body.nstmt + 1), sizeof *r->needed);
+  r->unroll = calloc((size_t)r->npass + 1, sizeof *r->unroll);
+  if (!r->needed || !r->unroll)
+    return gen_fail(g, "out of memory");
+  find_needed(r);
+  while (delay_stores(r))
+    find_needed(r);
+  for (int p = 0; p < r->npass; p++)
+    choose_unroll(r, p);
+  if (r->on_rows) { /* one unrolling for all: a row group goes through every pass */
+    int u = r->npass ? ROWS_MAX_UNROLL : 1;
+    for (int p = 0; p < r->npass; p++)
+      u = r->unroll[p] < u ? r->unroll[p] : u;
+    for (int p = 0; p <= r->npass; p++)
+      r->unroll[p] = u;
+  }
+  place_scratch(r);
+  return true;
+}
+
+void rows_fini(Rows *r) {
+  free(r->body.in);
+  free(r->body.out);
+  free(r->body.stmt);
+  free(r->panel_stride);
+  free(r->plan);
+  free(r->arg_in);
+  free(r->arg_out);
+  free(r->all);
+  free(r->sums);
+  free(r->needed);
+  free(r->unroll);
+  *r = (Rows){0};
+}
