@@ -43,6 +43,7 @@ static int parse_cond(Parser *p);
 
 static int fail(Parser *p, const char *what) {
   if (!p->failed) {
+    p->p += strspn(p->p, " \t\r\n");
     size_t n = strcspn(p->p, " \t\r\n");
     if (*p->p)
       diag_error(p->d, p->loc, CODE_EXPRESSION, "%s before '%.*s'", what, n > 20 ? 20 : (int)n,
