@@ -1,0 +1,109 @@
+/* One training step, timed on command: loads an image file (mpcc --emit=image) without the compiler,
+ * then answers each line N on standard input with the median seconds of N steps. Peak memory is what
+ * the process grew by since before the image was loaded.
+ *
+ *   step IMAGE THREADS */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "mpcc/num.h"
+#include "mpcc/runtime.h"
+
+static double seconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* A line of /proc/self/status in bytes. */
+static long status_bytes(const char *key) {
+  FILE *f = fopen("/proc/self/status", "r");
+  char line[200];
+  long kib = 0;
+  while (f && fgets(line, sizeof line, f))
+    if (!strncmp(line, key, strlen(key)))
+      kib = atol(line + strlen(key));
+  if (f)
+    fclose(f);
+  return kib * 1024;
+}
+
+static void on_log(void *user, mprt_log_level level, const char *text) {
+  (void)user;
+  (void)level;
+  fprintf(stderr, "%s\n", text);
+}
+
+static int compare(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+/* Inputs in [0, 1), labels 0..9, every sample real. */
+static void fill_inputs(mprt_program *p) {
+  unsigned long long r = 1;
+  for (int i = 0; i < mprt_tensor_count(p); i++) {
+    mprt_tensor t;
+    if (!mprt_tensor_at(p, i, &t))
+      continue;
+    size_t n = t.bytes / dtype_bytes(t.dtype);
+    for (size_t k = 0; k < n && !strcmp(t.role, "input"); k++) {
+      r = r * 6364136223846793005ull + 1442695040888963407ull;
+      double v = dtype_is_float(t.dtype) ? (double)(r >> 40) / 0x1p24 : (double)(r >> 33) / 0x1p31 * 10;
+      num_store((char *)t.data + k * dtype_bytes(t.dtype), t.dtype, floor(v * 1e6) / 1e6);
+    }
+    for (size_t k = 0; k < n && !strcmp(t.role, "input") && t.dtype == DT_I64; k++)
+      ((long long *)t.data)[k] %= 10;
+    if (!strcmp(t.role, "valid"))
+      *(long long *)t.data = 1 << 20;
+  }
+}
+
+int main(int argc, char **argv) {
+  if (argc != 3) {
+    fprintf(stderr, "usage: step IMAGE THREADS\n");
+    return 2;
+  }
+  long before = status_bytes("VmRSS:");
+  FILE *f = fopen(argv[1], "rb");
+  if (!f)
+    return 4;
+  fseek(f, 0, SEEK_END);
+  size_t bytes = (size_t)ftell(f);
+  rewind(f);
+  void *image = aligned_alloc(64, (bytes + 63) / 64 * 64);
+  if (!image || fread(image, 1, bytes, f) != bytes)
+    return 4;
+  fclose(f);
+  mprt_options o;
+  mprt_options_default(&o);
+  o.threads = atoi(argv[2]);
+  mprt_callbacks cb = {.log = on_log};
+  mprt_program *p;
+  if (mprt_open(image, bytes, &o, &cb, &p) || mprt_init(p))
+    return 1;
+  fill_inputs(p);
+  char line[100];
+  double *t = calloc(100000, sizeof *t);
+  while (t && fgets(line, sizeof line, stdin)) {
+    int n = atoi(line);
+    if (n < 1 || n > 100000)
+      break;
+    for (int i = 0; i < n; i++) {
+      double start = seconds();
+      if (mprt_train_step(p))
+        return 1;
+      t[i] = seconds() - start;
+    }
+    qsort(t, (size_t)n, sizeof *t, compare);
+    printf("%.9f %ld\n", t[n / 2], status_bytes("VmHWM:") - before);
+    fflush(stdout);
+  }
+  free(t);
+  mprt_close(p);
+  free(image);
+  return 0;
+}
