@@ -1,6 +1,7 @@
 /* canon: drops what no write needs and views or casts that change nothing; a view of a view becomes
  * one view. Tensors are all kept, io tensors too: they are the program's interface.
- * Stage forward to forward. One sweep in order: each rule looks at operands already in final form. */
+ * Stage forward to forward. One sweep in order: each rule looks at operands already in final form.
+ */
 #include "passes/passes.h"
 
 static bool identity_perm(const Attr *perm) {
@@ -32,9 +33,8 @@ static Value *simplify(Copier *c, const Op *op) {
   case OP_reshape:
     if (type_same_shape(x->type, ty))
       return x;
-    return x->def->code == OP_reshape
-               ? build_reshape(c->b, x->def->in[0], ty->rank, ty->dim)
-               : NULL;
+    return x->def->code == OP_reshape ? build_reshape(c->b, x->def->in[0], ty->rank, ty->dim)
+                                      : NULL;
   case OP_expand:
   case OP_slice:
     return type_same_shape(x->type, ty) ? x : NULL;

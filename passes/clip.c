@@ -29,7 +29,7 @@ Clip clip_gradients(Step *s, Value *const *grad, Value *factor, Value *loss_sum)
   Value *in[2] = {build_cast(b, loss_sum, math), c.norm};
   c.ok = build_expr(b, "isfinite(a) && isfinite(b) ? 1 : 0", math, 2, in);
   const char *algorithm = module_str(s->in, "clip_algorithm", "none");
-  double limit = step_number(s->in, "clip_val", 0);
+  double limit = module_number(s->in, "clip_val", 0);
   if (limit <= 0)
     return c;
   step_at(s, "clip: factor");

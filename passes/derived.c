@@ -1,11 +1,11 @@
 /* Values that depend on parameters and FP8 scales alone: 16-bit copies and quantized weights. They
- * are computed when state changes (`refresh`, end of update_step and train_step) and kept in segment
- * `derived`; forward functions read them, so micro-batches and evaluation share one copy.
+ * are computed when state changes (`refresh`, end of update_step and train_step) and kept in
+ * segment `derived`; forward functions read them, so micro-batches and evaluation share one copy.
  *
  * Hoisted are narrowing casts and quantizations; views and widening casts of them cost nothing to
  * repeat and stay. Equal values of different functions are one tensor: they are found by a key that
- * spells out the computation. Casts of whole trained parameters to one dtype per group lie in a flat
- * tensor with the element offsets of the parameters, written by one kernel. [N6] */
+ * spells out the computation. Casts of whole trained parameters to one dtype per group lie in a
+ * flat tensor with the element offsets of the parameters, written by one kernel. [N6] */
 #include <string.h>
 
 #include "passes/step.h"
@@ -147,8 +147,8 @@ static bool group_view(Step *s, const Value *v, Derived *d) {
     build_tensor_attr(b, g->weight, attr_t(b, "of", g->flat));
   }
   const Type *ty = type_get(builder_types(b), dt, v->type->rank, v->type->dim);
-  d->tensor = build_tensor_view(b, name_of(s, v, true), ty, ROLE_WEIGHT, g->weight, m->at,
-                                m->param->loc);
+  d->tensor =
+      build_tensor_view(b, name_of(s, v, true), ty, ROLE_WEIGHT, g->weight, m->at, m->param->loc);
   build_tensor_attr(b, d->tensor, attr_t(b, "of", m->view));
   d->by_group = true;
   return true;

@@ -2,14 +2,14 @@
  *
  *   y = add(qgrad(qlinear(q(x), q(w))), bias)      q(v) = quantize(v, scale of this call site)
  *
- * q is straight-through; qgrad marks where the gradient is quantized once, with its own scale. Bias,
- * activation and residual stay outside, so bias gradients sum the unquantized dY. Every call site
- * has two forward slots (input, weight) and one backward slot (grad_output); the slots' largest
- * magnitudes are written to sum.fp8.<direction>.amax, scales are read from fp8.<direction>.scale.
- * eval_forward and predict use the same scales and record nothing.
- * A product needs its in, out and product of the other dimensions to be multiples of 16 (rows
- * become a leading dimension of the weight gradient); others stay in the fallback dtype.
- * Stage forward to forward. Rules N2, N3, N8. Data flow: Transformer Engine's Linear. */
+ * q is straight-through; qgrad marks where the gradient is quantized once, with its own scale.
+ * Bias, activation and residual stay outside, so bias gradients sum the unquantized dY. Every call
+ * site has two forward slots (input, weight) and one backward slot (grad_output); the slots'
+ * largest magnitudes are written to sum.fp8.<direction>.amax, scales are read from
+ * fp8.<direction>.scale. eval_forward and predict use the same scales and record nothing. A product
+ * needs its in, out and product of the other dimensions to be multiples of 16 (rows become a
+ * leading dimension of the weight gradient); others stay in the fallback dtype. Stage forward to
+ * forward. Rules N2, N3, N8. Data flow: Transformer Engine's Linear. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -145,7 +145,7 @@ static void declare(Fp8 *s, bool forward, Tensor **scale, Tensor **amax) {
   TypeTable *tt = builder_types(b);
   const char *word = forward ? "forward" : "backward";
   int64_t slots = forward ? 2 * s->nsite : s->nsite;
-  const int64_t dim[2] = {slots, module_int(s->in, "amax_history_len", 1024)};
+  const int64_t dim[2] = {slots, (int64_t)module_number(s->in, "amax_history_len", 1024)};
   const Type *vector = type_get(tt, DT_F32, 1, dim);
   Attr names = attr_s(b, "slots", slot_names(s, forward));
   Attr format = attr_s(b, "format", dtype_text(forward ? s->forward : s->backward));
@@ -182,8 +182,8 @@ static void quantize_linear(Fp8 *s, const Op *op, int site, Value **amax) {
   Op *qw = quantize(b, w, slot_scale(b, s->scale_f, 2 * site + 1), s->forward);
   build_like(b, op);
   Attr out = attr_dt(b, "out", op->out[0]->type->dt);
-  Value *y = build_op(b, OP_qlinear, 4,
-                      (Value *[]){qx->out[0], qw->out[0], qx->out[1], qw->out[1]}, 1, &out)
+  Value *y = build_op(b, OP_qlinear, 4, (Value *[]){qx->out[0], qw->out[0], qx->out[1], qw->out[1]},
+                      1, &out)
                  ->out[0];
   if (amax) {
     build_at(b, op->loc, op->layer,

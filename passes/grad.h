@@ -4,7 +4,8 @@
 
 #include "passes/passes.h"
 
-/* One addend of a value's gradient: of all of it (dim < 0) or of elements [start, end) of axis dim. */
+/* One addend of a value's gradient: of all of it (dim < 0) or of elements [start, end) of axis dim.
+ */
 typedef struct Part {
   Value *g;
   int dim;
@@ -18,15 +19,16 @@ typedef struct {
   Diag *diag;
   Arena *scratch;
   /* by id of the old function's values */
-  bool *needs;      /* depends on a trained parameter */
-  DType *gdt;       /* dtype of its gradient: a parameter's through casts and views [N5], else its own */
+  bool *needs; /* depends on a trained parameter */
+  DType *gdt;  /* dtype of its gradient: a parameter's through casts and views [N5], else its own */
   Part **part;
   Value **codes, **scale_inv; /* gradient of a quantized product's result, already quantized */
   int nslot;
   Value **amax; /* by backward slot */
 } Grad;
 
-/* Rule of an op. dy[k] is the gradient of result k in dtype gdt, NULL when nothing depends on it. */
+/* Rule of an op. dy[k] is the gradient of result k in dtype gdt, NULL when nothing depends on it.
+ */
 typedef void GradFn(Grad *g, const Op *op, Value *const *dy);
 GradFn *grad_rule(OpCode code); /* NULL: the op has none */
 

@@ -46,8 +46,7 @@ static void grad_linear(Grad *g, const Op *op, Value *const *dy) {
     grad_give(g, op, 0, shaped_like(g, dx, x->type));
   }
   if (grad_wants(g, op, 1))
-    grad_give(g, op, 1,
-              matmul(g, d, as_rows(g, fwd(g, op, 0)), true, false, grad_dtype(g, op, 1)));
+    grad_give(g, op, 1, matmul(g, d, as_rows(g, fwd(g, op, 0)), true, false, grad_dtype(g, op, 1)));
   if (op->nin > 2)
     grad_give(g, op, 2, d);
 }
@@ -80,9 +79,9 @@ static void grad_qlinear(Grad *g, const Op *op, Value *const *dy) {
     grad_give(g, op, 0, shaped_like(g, dx, op->in[0]->type));
   }
   if (grad_wants(g, op, 1))
-    grad_give(g, op, 1,
-              qmatmul(g, d, as_rows(g, fwd(g, op, 0)), sd, fwd(g, op, 2), true,
-                      grad_dtype(g, op, 1)));
+    grad_give(
+        g, op, 1,
+        qmatmul(g, d, as_rows(g, fwd(g, op, 0)), sd, fwd(g, op, 2), true, grad_dtype(g, op, 1)));
 }
 
 static void grad_conv2d(Grad *g, const Op *op, Value *const *dy) {
@@ -148,7 +147,8 @@ static void grad_mean(Grad *g, const Op *op, Value *const *dy) {
   grad_give(g, op, 0, spread(g, op, v));
 }
 
-/* ---- precision -------------------------------------------------------------------------------- */
+/* ---- precision --------------------------------------------------------------------------------
+ */
 
 /* The backward of a cast is the cast back; grad_give does it. */
 static void grad_cast(Grad *g, const Op *op, Value *const *dy) {
@@ -173,7 +173,8 @@ static void grad_qgrad(Grad *g, const Op *op, Value *const *dy) {
     g->amax[slot] = q->out[2];
 }
 
-/* ---- random numbers --------------------------------------------------------------------------- */
+/* ---- random numbers ---------------------------------------------------------------------------
+ */
 
 /* The same mask and factor on dy. */
 static void grad_dropout(Grad *g, const Op *op, Value *const *dy) {
@@ -181,7 +182,8 @@ static void grad_dropout(Grad *g, const Op *op, Value *const *dy) {
   grad_give(g, op, 0, build_op(g->b, OP_dropout, 3, in, op->nattr, op->attr)->out[0]);
 }
 
-/* ---- shapes ----------------------------------------------------------------------------------- */
+/* ---- shapes -----------------------------------------------------------------------------------
+ */
 
 static void grad_reshape(Grad *g, const Op *op, Value *const *dy) {
   grad_give(g, op, 0, shaped_like(g, dy[0], op->in[0]->type));
@@ -223,7 +225,8 @@ static void grad_cat(Grad *g, const Op *op, Value *const *dy) {
   }
 }
 
-/* ---- elementwise ------------------------------------------------------------------------------ */
+/* ---- elementwise ------------------------------------------------------------------------------
+ */
 
 enum { MAX_ARGS = 16 };
 static const char *const letters[MAX_ARGS + 1] = {"a", "b", "c", "d", "e", "f", "g", "h", "i",
@@ -338,7 +341,8 @@ static void grad_expr(Grad *g, const Op *op, Value *const *dy) {
   }
 }
 
-/* ---- table ------------------------------------------------------------------------------------ */
+/* ---- table ------------------------------------------------------------------------------------
+ */
 
 #define RULE_G(name) grad_##name
 #define RULE_Z(name) NULL

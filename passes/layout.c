@@ -1,13 +1,13 @@
 /* layout: a convolution becomes a product over patches.
  *
- *   x [N, C, H, W] --pad, taps--> patches [N, Ho, Wo, C*KH*KW] --linear--> [N, Ho, Wo, O] --permute-->
+ *   x [N, C, H, W] --pad, taps--> patches [N, Ho, Wo, C*KH*KW] --linear--> [N, Ho, Wo, O]
+ * --permute-->
  *
  * Where kernel == stride the patches tile x and are one reshape and permute (patch embeddings);
  * else each of the KH * KW taps is a strided window of the padded x, and patches are their cat.
- * A stride s is taken by reshaping an axis to [Ho, s] and slicing its first phase, so views, cat and
- * unslice are all that is needed and gradients follow from theirs.
- * Weight [O, C/groups, KH, KW] is the linear's [O, C/groups * KH * KW] as it lies in memory.
- * Stage typed to laid. */
+ * A stride s is taken by reshaping an axis to [Ho, s] and slicing its first phase, so views, cat
+ * and unslice are all that is needed and gradients follow from theirs. Weight [O, C/groups, KH, KW]
+ * is the linear's [O, C/groups * KH * KW] as it lies in memory. Stage typed to laid. */
 #include <inttypes.h>
 
 #include "passes/passes.h"

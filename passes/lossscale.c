@@ -49,19 +49,19 @@ void lossscale_update(Step *s, Value *const *grad) {
   step_at(s, "loss scaling: GradScaler's update");
   StrTable *strings = builder_strings(b);
   Value *scale = lossscale_scale(s);
-  Value *in[3] = {scale, found_inf(s, grad),
-                  build_cast(b, build_read(b, s->tracker), DT_F64)};
-  long long interval = (long long)step_number(m, "scaler_growth_interval", 2000);
-  Value *due = build_expr(b, str_fmt(strings, "a + 1 == %lld ? 1 : 0", interval), DT_F64, 1, in + 2);
-  Value *args[3] = {scale, in[1], build_cast(b, due, DT_F32)};
-  double growth = step_number(m, "scaler_growth_factor", 2.0);
-  double backoff = step_number(m, "scaler_backoff_factor", 0.5);
-  double floor_scale = step_number(m, "scaler_min_scale", 1.0);
-  Str text = str_fmt(strings,
-                     "b != 0 ? max(a * %.17g, %.17g) : "
-                     "(c != 0 && isfinite(a * %.17g) ? a * %.17g : a)",
-                     backoff, floor_scale, growth, growth);
-  build_write(b, s->scale, build_expr(b, text, DT_F32, 3, args));
+  Value *in[3] = {scale, found_inf(s, grad), build_cast(b, build_read(b, s->tracker), DT_F64)};
+  long long interval = (long long)module_number(m, "scaler_growth_interval", 2000);
+  Value *due =
+      build_expr(b, str_fmt(strings, "a + 1 == %lld ? 1 : 0", interval), DT_F64, 1, in + 2);
+  double growth = module_number(m, "scaler_growth_factor", 2.0);
+  double backoff = module_number(m, "scaler_backoff_factor", 0.5);
+  double floor_scale = module_number(m, "scaler_min_scale", 1.0);
+  /* a value of its own: the finite check is on the product rounded to f32 */
+  Value *grown = build_expr(b, str_fmt(strings, "a * %.17g", growth), DT_F32, 1, &scale);
+  Value *args[4] = {scale, in[1], build_cast(b, due, DT_F32), grown};
+  Str text = str_fmt(strings, "b != 0 ? max(a * %.17g, %.17g) : (c != 0 && isfinite(d) ? d : a)",
+                     backoff, floor_scale);
+  build_write(b, s->scale, build_expr(b, text, DT_F32, 4, args));
   Value *count[3] = {in[2], build_cast(b, in[1], DT_F64), due};
   Value *next = build_expr(b, "b != 0 || c != 0 ? 0 : a + 1", DT_F64, 3, count);
   build_write(b, s->tracker, build_cast(b, next, DT_I64));

@@ -11,9 +11,9 @@ static const struct {
   ModeKind kind;
   DType dt; /* of everything, of LOW ops, of weights */
 } rows[] = {
-    {"64-true", KIND_TRUE, DT_F64},        {"32-true", KIND_TRUE, DT_F32},
-    {"16-true", KIND_TRUE, DT_F16},        {"bf16-true", KIND_TRUE, DT_BF16},
-    {"16-mixed", KIND_MIXED, DT_F16},      {"bf16-mixed", KIND_MIXED, DT_BF16},
+    {"64-true", KIND_TRUE, DT_F64},           {"32-true", KIND_TRUE, DT_F32},
+    {"16-true", KIND_TRUE, DT_F16},           {"bf16-true", KIND_TRUE, DT_BF16},
+    {"16-mixed", KIND_MIXED, DT_F16},         {"bf16-mixed", KIND_MIXED, DT_BF16},
     {"transformer-engine", KIND_TE, DT_BF16}, {"transformer-engine-float16", KIND_TE, DT_F16},
 };
 

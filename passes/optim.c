@@ -100,9 +100,14 @@ static Value *adamw(Step *s, const Clip *c, int k, Value *p, Value *g, Value *ro
   Str lerp = 1 - beta1 < 0.5 ? str_fmt(st, "a + %.17g * (b - a)", 1 - beta1)
                              : str_fmt(st, "b - (b - a) * %.17g", beta1);
   Value *m = build_expr(b, lerp, math, 2, m_in);
-  Value *v = build_expr(b, str_fmt(st, "a * %.17g + %.17g * b * b", beta2, 1 - beta2), math, 2, v_in);
-  Value *in[6] = {build_cast(b, p, math), m, v, build_cast(b, keep, math),
-                  build_cast(b, step, math), build_cast(b, column(s, row, 3 * k + 2), math)};
+  Value *v =
+      build_expr(b, str_fmt(st, "a * %.17g + %.17g * b * b", beta2, 1 - beta2), math, 2, v_in);
+  Value *in[6] = {build_cast(b, p, math),
+                  m,
+                  v,
+                  build_cast(b, keep, math),
+                  build_cast(b, step, math),
+                  build_cast(b, column(s, row, 3 * k + 2), math)};
   Value *next =
       build_expr(b, str_fmt(st, "a * d - e * b / (sqrt(c) / f + %.17g)", eps), math, 6, in);
   build_write(b, gr->moment[0], choose(s, c, m, m0, gr->moment[0]->type->dt));

@@ -68,6 +68,8 @@ bool mode_named(const Module *m, const char *name, Mode *out);
 
 /* ---- rewrite.c: what passes share when they copy a module ------------------------------------------ */
 
+/* Number under a module attribute, whole or not. */
+double module_number(const Module *m, const char *key, double otherwise);
 /* live[i]: op i of f is a write or feeds one. */
 bool *func_live(const Func *f, Arena *a);
 /* Copies tensor t with its attributes (tensor attributes through `map`, indexed by Tensor.index). */

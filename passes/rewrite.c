@@ -1,6 +1,15 @@
 /* Helpers of passes that copy a module with changes. */
 #include "passes/passes.h"
 
+double module_number(const Module *m, const char *key, double otherwise) {
+  const Attr *a = attr_find(m->attr, m->nattr, key);
+  if (!a)
+    return otherwise;
+  if (a->kind == AT_FLOAT)
+    return a->u.f;
+  return a->kind == AT_INT || a->kind == AT_BOOL ? (double)a->u.i : otherwise;
+}
+
 bool *func_live(const Func *f, Arena *a) {
   bool *live = ARENA_ARRAY(a, bool, f->nop + 1);
   if (arena_failed(a))

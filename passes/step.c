@@ -18,19 +18,10 @@
 
 #include "passes/step.h"
 
-double step_number(const Module *m, const char *key, double otherwise) {
-  const Attr *a = attr_find(m->attr, m->nattr, key);
-  if (!a)
-    return otherwise;
-  if (a->kind == AT_FLOAT)
-    return a->u.f;
-  return a->kind == AT_INT || a->kind == AT_BOOL ? (double)a->u.i : otherwise;
-}
-
 double step_group_number(const Step *s, int group, const char *key, double otherwise) {
   char name[96];
   snprintf(name, sizeof name, "group.%d.%s", s->group[group].index, key);
-  return step_number(s->in, name, otherwise);
+  return module_number(s->in, name, otherwise);
 }
 
 void step_at(Step *s, const char *why) {
@@ -46,7 +37,8 @@ Value *step_zeros(Step *s, const Type *t) {
   return build_op(s->b, OP_expand, 1, &zero, 1, &shape)->out[0];
 }
 
-/* ---- groups ----------------------------------------------------------------------------------- */
+/* ---- groups -----------------------------------------------------------------------------------
+ */
 
 static const Tensor *grad_of(const Module *m, const Tensor *param) {
   for (int i = 0; i < m->ntensor; i++) {
@@ -96,7 +88,8 @@ static void collect_groups(Step *s) {
     }
 }
 
-/* ---- tensors ---------------------------------------------------------------------------------- */
+/* ---- tensors ----------------------------------------------------------------------------------
+ */
 
 static Tensor *flat_tensor(Step *s, const Group *g, const char *what, DType dt, Role role) {
   const Type *ty = type_get(builder_types(s->b), dt, 1, &g->elems);
@@ -110,13 +103,13 @@ static void declare_views(Step *s, Group *g) {
   Builder *b = s->b;
   for (int i = 0; i < g->nmember; i++) {
     Member *m = &g->member[i];
-    const Type *ty = type_get(builder_types(b), g->flat->type->dt, m->param->type->rank,
-                              m->param->type->dim);
+    const Type *ty =
+        type_get(builder_types(b), g->flat->type->dt, m->param->type->rank, m->param->type->dim);
     m->view = copy_tensor(b, m->param, m->param->name, ty, g->flat, m->at, NULL);
     s->tensors[m->param->index] = m->view;
-    m->grad_view = build_tensor_view(b, m->grad->name,
-                                     type_with_dtype(builder_types(b), ty, s->accum), ROLE_GRAD,
-                                     g->grad, m->at, m->grad->loc);
+    m->grad_view =
+        build_tensor_view(b, m->grad->name, type_with_dtype(builder_types(b), ty, s->accum),
+                          ROLE_GRAD, g->grad, m->at, m->grad->loc);
     build_tensor_attr(b, m->grad_view, attr_t(b, "of", m->view));
     s->tensors[m->grad->index] = m->grad_view;
   }
@@ -128,8 +121,8 @@ static void declare_moments(Step *s, Group *g) {
     const char *kind = s->optimizer.moment[k];
     DType dt = optim_moment_dtype(s, k);
     Str name = str_fmt(builder_strings(b), "flat.%d.%s", g->index, kind);
-    g->moment[k] = build_tensor(b, name, type_get(builder_types(b), dt, 1, &g->elems), ROLE_MOMENT,
-                                (Loc){0});
+    g->moment[k] =
+        build_tensor(b, name, type_get(builder_types(b), dt, 1, &g->elems), ROLE_MOMENT, (Loc){0});
     build_tensor_attr(b, g->moment[k], attr_i(b, "flat", g->index));
     build_tensor_attr(b, g->moment[k], attr_s(b, "kind", kind));
     for (int i = 0; i < g->nmember; i++) {
@@ -180,8 +173,8 @@ static void declare_state(Step *s) {
   int n;
   Str columns = optim_columns(s, &n);
   const int64_t dim[2] = {4096, n};
-  s->table = build_tensor(b, "io.table", type_get(builder_types(b), DT_F64, 2, dim), ROLE_TABLE,
-                          (Loc){0});
+  s->table =
+      build_tensor(b, "io.table", type_get(builder_types(b), DT_F64, 2, dim), ROLE_TABLE, (Loc){0});
   build_tensor_attr(b, s->table, attr_s(b, "columns", columns));
 }
 
@@ -213,7 +206,8 @@ static Status declare_tensors(Step *s) {
   return MPCC_OK;
 }
 
-/* ---- FP8 state ---------------------------------------------------------------------------------- */
+/* ---- FP8 state ----------------------------------------------------------------------------------
+ */
 
 /* New scale of one direction from this step's amax; NULL without FP8. */
 static Value *roll(Step *s, const char *direction, Value *amax, bool keep_history) {
@@ -227,7 +221,7 @@ static Value *roll(Step *s, const char *direction, Value *amax, bool keep_histor
   DType format = dtype_from_text(tensor_str(sc, "format", "e4m3"));
   Tensor *history = s->tensors[h->index], *scale = s->tensors[sc->index];
   Attr attr[3] = {attr_f(b, "fp8_max", dtype_info(format)->max_finite),
-                  attr_f(b, "margin", step_number(s->in, "margin", 0)),
+                  attr_f(b, "margin", module_number(s->in, "margin", 0)),
                   attr_s(b, "algo", module_str(s->in, "amax_compute_algo", "max"))};
   Value *in[3] = {build_read(b, history), amax, build_read(b, scale)};
   Op *op = build_op(b, OP_fp8_update, 3, in, 3, attr);
@@ -247,7 +241,8 @@ static void roll_both(Step *s, const Micro *m, bool keep_history, NewState *now)
   now->scale_backward = roll(s, "backward", written(s, m, "sum.fp8.backward.amax"), keep_history);
 }
 
-/* ---- the update ------------------------------------------------------------------------------- */
+/* ---- the update -------------------------------------------------------------------------------
+ */
 
 /* grad[k]: flat gradients, scaled by S / capacity. m: sums of the step by old tensor index. */
 static Status emit_update(Step *s, Value *const *grad, const Micro *m, bool rolls) {
@@ -297,7 +292,8 @@ static Value *flatten(Step *s, const Group *g, const Micro *m) {
   return n == 1 ? in[0] : build_op(b, OP_cat, n, in, 1, &dim)->out[0];
 }
 
-/* ---- functions -------------------------------------------------------------------------------- */
+/* ---- functions --------------------------------------------------------------------------------
+ */
 
 static bool writes(const Func *f, const Tensor *t) {
   for (int i = 0; i < f->nop; i++)
@@ -330,7 +326,7 @@ static Status emit_init(Step *s) {
   init_scalar(s, f, s->taken, 0);
   init_scalar(s, f, s->skipped, 0);
   if (s->scaler) {
-    init_scalar(s, f, s->scale, step_number(s->in, "scaler_init_scale", 65536));
+    init_scalar(s, f, s->scale, module_number(s->in, "scaler_init_scale", 65536));
     init_scalar(s, f, s->tracker, 0);
   }
   for (int i = 0; i < s->in->ntensor; i++) {
@@ -452,8 +448,8 @@ Status pass_step(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   Status st = mode_get(in, d, &s.mode);
   if (st != MPCC_OK)
     return st;
-  s.scaler = step_number(in, "scaler", 0) != 0;
-  s.accumulate = (int64_t)step_number(in, "accumulate", 1);
+  s.scaler = module_number(in, "scaler", 0) != 0;
+  s.accumulate = (int64_t)module_number(in, "accumulate", 1);
   s.capacity = count_targets(in) * s.accumulate;
   if (!s.capacity || !module_func(in, "init")) {
     diag_error(d, (Loc){0}, 594, "step needs functions init and train_forward with a loss");

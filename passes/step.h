@@ -16,7 +16,8 @@ enum { MAX_MOMENTS = 2, FLAT_ALIGN = 64 /* elements */ };
 typedef struct {
   const Tensor *param, *grad; /* of the module before */
   Tensor *view, *grad_view;
-  int64_t at, elems, room; /* room: elems rounded up to FLAT_ALIGN; what is beyond elems stays zero */
+  int64_t at, elems,
+      room; /* room: elems rounded up to FLAT_ALIGN; what is beyond elems stays zero */
 } Member;
 
 typedef struct {
@@ -38,9 +39,9 @@ typedef struct {
   Str key;
   const Value *v; /* one function's instance, in the module before */
   Tensor *tensor;
-  bool by_group;  /* a view of a Group's weight */
-  bool of_scale;  /* depends on FP8 scales */
-  bool trained;   /* depends on a trained parameter */
+  bool by_group; /* a view of a Group's weight */
+  bool of_scale; /* depends on FP8 scales */
+  bool trained;  /* depends on a trained parameter */
 } Derived;
 
 typedef struct {
@@ -74,7 +75,6 @@ typedef struct {
   Value *scale_forward, *scale_backward;
 } NewState;
 
-double step_number(const Module *m, const char *key, double otherwise);
 double step_group_number(const Step *s, int group, const char *key, double otherwise);
 /* Following ops are the step's own: no layer, the reason given. */
 void step_at(Step *s, const char *why);

@@ -56,7 +56,9 @@ static inline Net net_begin(Session *s, const Setting *set, int n) {
   net.tt = builder_types(net.b);
   for (int i = 0; i < n; i++)
     build_module_attr(net.b, set[i].text ? attr_s(net.b, set[i].key, set[i].text)
-                                         : attr_f(net.b, set[i].key, set[i].number));
+                             : fabs(set[i].number) < 1e15 && set[i].number == rint(set[i].number)
+                                 ? attr_i(net.b, set[i].key, (int64_t)set[i].number)
+                                 : attr_f(net.b, set[i].key, set[i].number));
   return net;
 }
 
@@ -174,7 +176,8 @@ static inline Module *net_finish(Net *n, const Io *io, Forward *f, void *tensors
   return m;
 }
 
-/* ---- models ----------------------------------------------------------------------------------- */
+/* ---- models -----------------------------------------------------------------------------------
+ */
 
 typedef struct {
   Tensor *w0, *b0, *w1, *b1;
@@ -243,8 +246,8 @@ static inline Value *vit_forward(Net *n, void *tensors, Value *x, bool train) {
   Value *qkv[5];
   for (int i = 0; i < 3; i++)
     qkv[i] = build_slice(b, h, 2, i * C, (i + 1) * C);
-  Attr att[4] = {attr_i(b, "heads", VIT_HEADS), attr_b(b, "causal", false),
-                 attr_f(b, "scale", 0.5), attr_f(b, "dropout_p", 0)};
+  Attr att[4] = {attr_i(b, "heads", VIT_HEADS), attr_b(b, "causal", false), attr_f(b, "scale", 0.5),
+                 attr_f(b, "dropout_p", 0)};
   h = build_op(b, OP_attention, 3, qkv, 4, att)->out[0];
   layer(n, "out_proj");
   x = build2(b, OP_add, x, linear(n, h, t->out_w, t->out_b));
@@ -284,7 +287,8 @@ static inline Module *vit(Session *s, const Setting *set, int nset) {
   return net_finish(&n, &io, vit_forward, &t, (Tensor **)&t, VIT_PARAMS, 0.7);
 }
 
-/* ---- passes ----------------------------------------------------------------------------------- */
+/* ---- passes -----------------------------------------------------------------------------------
+ */
 
 static inline Status try_pass(Session *s, const Module *m, PassFn *f, Stage gives, Module **out) {
   PassOpts o = {0};
@@ -322,7 +326,8 @@ static inline void apply_until(Session *s, Module **m, Stage last) {
     apply(s, m, pass_step, STAGE_STEP);
 }
 
-/* ---- running ---------------------------------------------------------------------------------- */
+/* ---- running ----------------------------------------------------------------------------------
+ */
 
 static inline double *data_of(Eval *e, const Module *m, const char *name) {
   Tensor *t = module_tensor(m, name);
