@@ -27,6 +27,79 @@ struct Yaml {
 Status yaml_parse(Arena *a, StrTable *s, Diag *d, uint32_t file, const char *text, size_t len,
                   Yaml **out);
 Yaml *yaml_get(const Yaml *map, const char *key); /* NULL when absent */
+/* The same for a text that lies at `base` of a registered file (command line settings, defaults). */
+Status yaml_parse_at(Arena *a, StrTable *s, Diag *d, Loc base, const char *text, size_t len,
+                     Yaml **out);
+const char *yaml_kind_text(const Yaml *y); /* "a list", "text", ... for messages */
+
+/* ---- value.c: checked values ----------------------------------------------------------------------- */
+
+typedef enum { VAL_NULL, VAL_BOOL, VAL_INT, VAL_FLOAT, VAL_STR, VAL_LIST, VAL_MAP } ValKind;
+/* Where a value comes from. Which file, and whether that is a parent, is in its Loc. */
+typedef enum { ORIGIN_FILE, ORIGIN_DEFAULT, ORIGIN_IMPLIED } Origin;
+
+/* One value of the effective spec: what the schema's type makes of YAML text. */
+typedef struct Val Val;
+struct Val {
+  ValKind kind;
+  Origin origin;
+  Loc loc;     /* of the YAML node; file 0 for defaults */
+  int64_t i;   /* VAL_INT, VAL_BOOL */
+  double f;    /* VAL_FLOAT; also set for VAL_INT */
+  Str s;       /* VAL_STR */
+  int n, cap;  /* VAL_LIST, VAL_MAP */
+  Str *key;    /* VAL_MAP */
+  Val **item;
+};
+Val *val_new(Arena *a, ValKind kind, Origin origin, Loc loc);
+Val *val_int(Arena *a, int64_t v, Origin origin, Loc loc);
+Val *val_float(Arena *a, double v, Origin origin, Loc loc);
+Val *val_str(Arena *a, Str v, Origin origin, Loc loc);
+void val_add(Arena *a, Val *list, Val *item);
+void val_set(Arena *a, Val *map, Str key, Val *item); /* replaces an item of the same key */
+/* Dotted path from a map ("trainer.max_epochs"); keys must not contain dots. NULL when absent. */
+Val *val_get(const Val *v, const char *path);
+/* Value at a path of known type; `otherwise` when absent or null. */
+int64_t val_get_int(const Val *v, const char *path, int64_t otherwise);
+double val_get_float(const Val *v, const char *path, double otherwise);
+bool val_get_bool(const Val *v, const char *path, bool otherwise);
+Str val_get_str(const Val *v, const char *path, Str otherwise);
+/* "128", "0.5", "text" as a string interpolation writes it. */
+void val_text(const Val *v, Text *out);
+/* YAML in block style, maps and lists of scalars in flow style. files: names for "# from" comments
+ * behind each scalar, or NULL for none. */
+void val_yaml(const Val *v, const Diag *files, Text *out);
+void val_json(const Val *v, Text *out);
+
+/* ---- expr.c: $name and $(...) ---------------------------------------------------------------------- */
+
+/* A named constant of `params:`, of a block, or the `i` of a repeat. */
+typedef struct {
+  Str name;
+  Val *value; /* NULL: its definition was wrong and has been diagnosed */
+  Loc loc;
+  bool used;
+} Param;
+typedef struct ParamScope {
+  const struct ParamScope *outer;
+  int n;
+  Param *param; /* looked up from the last to the first */
+} ParamScope;
+
+/* Value of a scalar's text: `$name` or `$(...)` alone gives the typed value, inside a longer text its
+ * digits; `$$` is a dollar sign. Texts without `$` give VAL_STR. NULL after a diagnostic. */
+Val *expr_text(Arena *a, StrTable *s, Diag *d, const ParamScope *scope, const Yaml *scalar);
+/* True when the text has a `$` to substitute. */
+bool expr_present(const char *text);
+
+/* ---- glob.c ---------------------------------------------------------------------------------------- */
+
+/* Patterns of the braces in `glob`: "a.{0,3}.**" gives "a.0.**", "a.3.**". Returns their number; 0
+ * when braces do not close or expand to more than 1000. */
+int glob_expand(Arena *a, StrTable *s, const char *glob, Str **out);
+/* Dotted name against a pattern without braces: `*` within one part, `?` one character, `**` any
+ * number of parts. */
+bool glob_match(const char *pattern, const char *name);
 
 /* ---- spec.c: the effective spec ------------------------------------------------------------------- */
 
