@@ -4,6 +4,8 @@
 
 #include "ir/ir.h"
 
+struct SpecSource;
+
 /* ---- yaml.c: libyaml events to a located tree ------------------------------------------------------ */
 
 typedef enum { YAML_NULL, YAML_SCALAR, YAML_LIST, YAML_MAP } YamlKind;
@@ -101,11 +103,116 @@ int glob_expand(Arena *a, StrTable *s, const char *glob, Str **out);
  * number of parts. */
 bool glob_match(const char *pattern, const char *name);
 
+/* ---- schema.c: the checker that reads schema.def ---------------------------------------------------- */
+
+typedef enum {
+  KT_BOOL, KT_INT, KT_FLOAT, KT_NUMBER, KT_STR, KT_WORD, KT_INTS, KT_FLOATS, KT_STRS, KT_WORDS,
+  KT_SECTION, KT_VARIANT, KT_VARIANTS, KT_SECTIONS, KT_RAW, KT_TYPE, KT_LATER
+} KeyType;
+typedef struct {
+  const char *section, *key;
+  KeyType type;
+  const char *arg, *otherwise, *range, *doc; /* otherwise: YAML text of the default, NULL: required */
+} SchemaRow;
+const SchemaRow *schema_rows(int *n);
+const SchemaRow *schema_find(const char *section, const char *key); /* NULL when absent */
+
+/* What checking needs; borrowed. */
+typedef struct {
+  Arena *a;
+  StrTable *s;
+  Diag *d;
+  const ParamScope *scope; /* of $expressions */
+} Check;
+
+/* Checks map `y` (NULL: nothing given, defaults only) against the rows of `section` and of `shared`
+ * (NULL: none): unknown, later and missing keys, types, ranges. The result has every key in the
+ * table's order; RAW ones are VAL_NULL, to be replaced by the caller. where: "'trainer'", "layer
+ * 'mlp.0' (Linear)"; loc places missing keys. */
+Val *check_section(const Check *c, const char *section, const char *shared, const Yaml *y, Loc loc,
+                   const char *where);
+/* Value of one row; NULL after a diagnostic. */
+Val *check_value(const Check *c, const SchemaRow *row, const Yaml *y, const char *where);
+/* `Type`, `{Type: main, ...}` or `{type: Type, ...}` against the TYPE rows of section `kind`;
+ * type_key: "type". On success *type is its row and *args a map of the arguments, the main one under
+ * its name; false after a diagnostic. what: "layer", for messages. */
+bool check_type(const Check *c, const char *kind, const char *type_key, const Yaml *y,
+                const char *what, const SchemaRow **type, const Yaml **args);
+/* The same with its arguments checked: a map whose first key is type_key; NULL after a diagnostic. */
+Val *check_variant(const Check *c, const char *kind, const char *type_key, const Yaml *y,
+                   const char *what);
+/* A free scalar (a param's value): integer, float, true/false or text; NULL after a diagnostic. */
+Val *check_free(const Check *c, const Yaml *y);
+/* Text of a scalar after substitution; NULL after a diagnostic. */
+Str check_str(const Check *c, const Yaml *y, const char *what);
+
+/* ---- model.c: blocks, repeats and names become a list of layers ------------------------------------- */
+
+typedef struct Node Node;
+/* A model input (type NULL) or one layer of the expanded model. Residual and parallel structures have
+ * become add, mul and cat layers; every operand is resolved. */
+struct Node {
+  const SchemaRow *type; /* row of section "layer" */
+  Str name;              /* full dotted name, unique */
+  bool auto_name;        /* from its index */
+  Loc loc;
+  Val *args;             /* checked arguments, with `precision` and `init` of every layer */
+  Val *init;             /* {tensor name: initialiser}; "" names the tensor of Parameter */
+  Str precision;         /* canonical mode set by `precision:` or an override, or NULL */
+  Val *shape;            /* model inputs: dimensions without the batch */
+  int nin;
+  Node **in;
+  Str *in_key;           /* names of operands given as a map, else NULL */
+  bool plain;            /* its one operand is the layer before */
+  bool used;             /* something reads it */
+  int index;
+};
+
+typedef struct {
+  int ninput, nnode, noutput;
+  Node **input, **node, **output;
+  Str *output_name;
+  Val *expect;
+} Model;
+
+/* Checks and expands the `model:` section. Reports all mistakes; false when there was one. */
+bool model_expand(const Check *c, const Yaml *y, Model *out);
+/* The expanded model as a value, in the language of the spec. */
+Val *model_value(const Check *c, const Model *m);
+/* Node of an output, layer or input name; NULL when there is none. */
+Node *model_find(const Model *m, const char *name);
+/* Hint with the nearest names of layers. */
+void model_suggest(const Check *c, const Model *m, const char *name);
+
+/* ---- init.c: initialisers ---------------------------------------------------------------------------- */
+
+/* `zeros`, `{normal: {std: 0.02}}`, `{constant: 0.5}`, `{type: normal, std: 0.02}`: a map with `type`
+ * first; NULL after a diagnostic. */
+Val *init_check(const Check *c, const Yaml *y, const char *what);
+
+/* ---- layers.c ------------------------------------------------------------------------------------------ */
+
+/* Names of a layer type's trained tensors, separated by spaces; "" for none, NULL: type unknown. */
+const char *layer_tensors(const char *type);
+
+/* ---- precision.c ---------------------------------------------------------------------------------------- */
+
+/* Canonical mode of a precision string ("16" is 16-mixed), or NULL after a diagnostic. */
+Str precision_mode(const Check *c, const Val *v);
+/* Rules between precision keys; overrides set the nodes' precision. file_mode: the mode that the file
+ * names, or NULL; v: the checked section. */
+bool precision_check(const Check *c, Val *v, Str file_mode, Model *m);
+
+/* ---- source.c: texts to one tree ------------------------------------------------------------------------- */
+
+/* The spec merged over its parents, with -D and --set applied; the root is a map. */
+Status source_load(Arena *a, StrTable *s, Diag *d, const struct SpecSource *src, Yaml **out);
+
 /* ---- spec.c: the effective spec ------------------------------------------------------------------- */
 
 typedef struct Spec Spec; /* typed, every default filled in; origin of each value kept */
 
-typedef struct {
+typedef struct SpecSource {
   const char *path;      /* of the spec file; "-" for standard input already read */
   const char *text;      /* file contents */
   size_t len;
