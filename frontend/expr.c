@@ -34,8 +34,12 @@ typedef struct {
   double f;
 } Num;
 
-static Num num_int(int64_t i) { return (Num){.is_int = true, .i = i, .f = (double)i}; }
-static Num num_float(double f) { return (Num){.f = f}; }
+static Num num_int(int64_t i) {
+  return (Num){.is_int = true, .i = i, .f = (double)i};
+}
+static Num num_float(double f) {
+  return (Num){.f = f};
+}
 
 /* Place of [at, at + len) of the scalar's text. Right for plain and quoted scalars on one line. */
 static Loc place(const Expr *e, const char *at, size_t len) {
@@ -324,7 +328,9 @@ static const Val *parse_dollar(Expr *e) {
                   : val_float(e->a, v.f, ORIGIN_FILE, e->node->loc);
 }
 
-bool expr_present(const char *text) { return strchr(text, '$') != NULL; }
+bool expr_present(const char *text) {
+  return strchr(text, '$') != NULL;
+}
 
 Val *expr_text(Arena *a, StrTable *s, Diag *d, const ParamScope *scope, const Yaml *scalar) {
   Expr e = {.a = a, .s = s, .d = d, .scope = scope, .node = scalar, .p = scalar->text};

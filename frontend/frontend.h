@@ -59,6 +59,7 @@ Val *val_float(Arena *a, double v, Origin origin, Loc loc);
 Val *val_str(Arena *a, Str v, Origin origin, Loc loc);
 void val_add(Arena *a, Val *list, Val *item);
 void val_set(Arena *a, Val *map, Str key, Val *item); /* replaces an item of the same key */
+void val_remove(Val *map, const char *key);
 /* Dotted path from a map ("trainer.max_epochs"); keys must not contain dots. NULL when absent. */
 Val *val_get(const Val *v, const char *path);
 /* Value at a path of known type; `otherwise` when absent or null. */
@@ -179,6 +180,9 @@ typedef struct {
 bool model_expand(const Check *c, const Yaml *y, Model *out);
 /* The expanded model as a value, in the language of the spec. */
 Val *model_value(const Check *c, const Model *m);
+/* Marks what outputs and `loss` (may be NULL) need; a layer with parameters that nothing needs is a
+ * mistake. */
+void model_check_used(const Check *c, Model *m, Node *loss);
 /* Node of an output, layer or input name; NULL when there is none. */
 Node *model_find(const Model *m, const char *name);
 /* Hint with the nearest names of layers. */
@@ -199,9 +203,13 @@ const char *layer_tensors(const char *type);
 
 /* Canonical mode of a precision string ("16" is 16-mixed), or NULL after a diagnostic. */
 Str precision_mode(const Check *c, const Val *v);
-/* Rules between precision keys; overrides set the nodes' precision. file_mode: the mode that the file
- * names, or NULL; v: the checked section. */
-bool precision_check(const Check *c, Val *v, Str file_mode, Model *m);
+/* Rules between the keys of the checked section `v`; makes its mode canonical and `asked` (a mode from
+ * the command line, or NULL) rule, and drops the keys that then lie idle. */
+void precision_check(const Check *c, Val *v, const Val *asked);
+/* Layers that `precision.overrides` name get their precision; unmatched patterns are errors. */
+void precision_overrides(const Check *c, const Val *v, Model *m);
+/* Whether the mode scales the loss (design rule: gradients pass through float16, masters exist). */
+bool precision_scales(const Val *v);
 
 /* ---- source.c: texts to one tree ------------------------------------------------------------------------- */
 
@@ -210,7 +218,16 @@ Status source_load(Arena *a, StrTable *s, Diag *d, const struct SpecSource *src,
 
 /* ---- spec.c: the effective spec ------------------------------------------------------------------- */
 
-typedef struct Spec Spec; /* typed, every default filled in; origin of each value kept */
+/* Typed, every default filled in; origin of each value kept. Made by spec_parse, then only read. */
+typedef struct Spec Spec;
+struct Spec {
+  Check c;
+  Val *root; /* spec.c says how it differs from the file */
+  Model model;
+  bool model_ok;
+  Node *loss_input;
+  bool defines; /* -D was given: `expect` does not hold */
+};
 
 typedef struct SpecSource {
   const char *path;      /* of the spec file; "-" for standard input already read */

@@ -87,8 +87,12 @@ static bool match_part(const char *p, const char *pe, const char *n, const char 
   return p == pe;
 }
 
-static const char *part_end(const char *s) { return s + strcspn(s, "."); }
-static const char *next_part(const char *end) { return *end ? end + 1 : NULL; }
+static const char *part_end(const char *s) {
+  return s + strcspn(s, ".");
+}
+static const char *next_part(const char *end) {
+  return *end ? end + 1 : NULL;
+}
 
 bool glob_match(const char *pattern, const char *name) {
   /* parts of the name not yet matched; after `**` the place to retry from */

@@ -1,5 +1,5 @@
-/* The model section: blocks with params, use and repeat, residual and parallel structures become one
- * flat list of layers with full names and resolved operands.
+/* The model section: blocks with params, use and repeat, residual and parallel structures become
+ * one flat list of layers with full names and resolved operands.
  *
  *   layers -> list -> layer | use -> block's list | residual -> body, shortcut -> add
  *                           | parallel -> branches -> add, mul or cat
@@ -42,7 +42,8 @@ static void fail(Expand *e, Loc loc, int code, const char *text) {
   e->failed = true;
 }
 
-/* ---- names --------------------------------------------------------------------------------------------- */
+/* ---- names
+ * --------------------------------------------------------------------------------------------- */
 
 static void scope_add(Expand *e, Scope *s, Str name, Node *node) {
   if (s->nname == s->cap) {
@@ -123,7 +124,8 @@ static void set_inputs(Expand *e, Node *n, int nin, Node *const *in) {
   n->nin = nin;
 }
 
-/* ---- layers --------------------------------------------------------------------------------------------- */
+/* ---- layers
+ * --------------------------------------------------------------------------------------------- */
 
 /* `inputs:` of a layer: a name, a list of names or a map of names. */
 static void layer_inputs(Expand *e, const Scope *scope, Node *n, const Yaml *y, Node *flow) {
@@ -324,7 +326,9 @@ static Node *expand_parallel(Expand *e, Scope *scope, const Yaml *y, int index, 
   return join(e, scope, y, index, combine, args, branches->n, end);
 }
 
-/* ---- blocks ----------------------------------------------------------------------------------------------- */
+/* ---- blocks
+ * -----------------------------------------------------------------------------------------------
+ */
 
 static int find_block(Expand *e, const Yaml *name_node, Str name) {
   const Yaml *b = e->blocks;
@@ -344,7 +348,8 @@ static int find_block(Expand *e, const Yaml *name_node, Str name) {
   return -1;
 }
 
-/* Values of the block's params from `with`, evaluated where the use stands. false when one is wrong. */
+/* Values of the block's params from `with`, evaluated where the use stands. false when one is
+ * wrong. */
 static bool bind_params(Expand *e, const Yaml *with, const Val *names, const Yaml *use,
                         ParamScope *out) {
   bool ok = true;
@@ -384,8 +389,8 @@ static bool bind_params(Expand *e, const Yaml *with, const Val *names, const Yam
 /* One use of a block under `rel`; names of its layers become names of the outer scope. */
 static Node *expand_block(Expand *e, Scope *outer, const Yaml *layers, ParamScope *params, Str rel,
                           Node *flow) {
-  Scope scope = {.outer = outer, .prefix = str_fmt(e->c.s, "%s%s.", outer->prefix, rel),
-                 .input = flow};
+  Scope scope = {
+      .outer = outer, .prefix = str_fmt(e->c.s, "%s%s.", outer->prefix, rel), .input = flow};
   const ParamScope *saved = e->c.scope;
   e->c.scope = params;
   Node *end = expand_list(e, &scope, layers, "'layers' of a block", flow);
@@ -473,8 +478,12 @@ static Node *expand_use(Expand *e, Scope *scope, const Yaml *y, int index, Node 
     e->failed = true;
     return flow;
   }
-  Use u = {.use = use, .name = yaml_get(y, "name"), .layers = yaml_get(body, "layers"),
-           .with = yaml_get(y, "with"), .block = block, .params = val_get(b, "params"),
+  Use u = {.use = use,
+           .name = yaml_get(y, "name"),
+           .layers = yaml_get(body, "layers"),
+           .with = yaml_get(y, "with"),
+           .block = block,
+           .params = val_get(b, "params"),
            .repeat = val_get_int(v, "repeat", -1)};
   bool failed = e->failed;
   e->failed = false; /* one repeat with a mistake ends the repeats, earlier mistakes do not */
@@ -515,7 +524,8 @@ static Node *expand_list(Expand *e, Scope *scope, const Yaml *y, const char *wha
   return flow;
 }
 
-/* ---- the section ------------------------------------------------------------------------------------------ */
+/* ---- the section
+ * ------------------------------------------------------------------------------------------ */
 
 static void expand_inputs(Expand *e, const Yaml *y) {
   Model *m = e->m;
@@ -634,21 +644,20 @@ static void settle_names(Expand *e) {
     }
 }
 
-/* Marks what outputs need; a layer with parameters that nothing needs is a mistake. */
-static void check_used(Expand *e) {
-  Model *m = e->m;
+void model_check_used(const Check *c, Model *m, Node *loss) {
   for (int i = 0; i < m->noutput; i++)
     m->output[i]->used = true;
+  if (loss)
+    loss->used = true;
   for (int i = m->nnode - 1; i >= 0; i--)
     for (int k = 0; m->node[i]->used && k < m->node[i]->nin; k++)
       m->node[i]->in[k]->used = true;
   for (int i = 0; i < m->nnode; i++) {
     const char *tensors = layer_tensors(m->node[i]->type->key);
     if (!m->node[i]->used && tensors && *tensors) {
-      diag_error(e->c.d, m->node[i]->loc, 320, "no output needs layer '%s' (%s)", m->node[i]->name,
+      diag_error(c->d, m->node[i]->loc, 320, "no output needs layer '%s' (%s)", m->node[i]->name,
                  m->node[i]->type->key);
-      diag_hint(e->c.d, "name it in another layer's 'inputs', or remove it");
-      e->failed = true;
+      diag_hint(c->d, "name it in another layer's 'inputs', or remove it");
     }
   }
 }
@@ -681,12 +690,11 @@ bool model_expand(const Check *c, const Yaml *y, Model *out) {
     settle_names(&e);
   if (!e.failed)
     expand_outputs(&e, val_get(v, "outputs"));
-  if (!e.failed)
-    check_used(&e);
   return !e.failed && !arena_failed(c->a);
 }
 
-/* ---- the effective model ------------------------------------------------------------------------------------ */
+/* ---- the effective model
+ * ------------------------------------------------------------------------------------ */
 
 static Val *inputs_value(const Check *c, const Node *n) {
   if (!n->in_key && n->nin == 1)
@@ -705,7 +713,8 @@ static Val *inputs_value(const Check *c, const Node *n) {
 static Val *node_value(const Check *c, const Model *m, const Node *n) {
   Val *v = val_new(c->a, VAL_MAP, ORIGIN_FILE, n->loc);
   const Node *before = n->index > 0 ? m->node[n->index - 1] : m->input[0];
-  val_set(c->a, v, str_c(c->s, "type"), val_str(c->a, str_c(c->s, n->type->key), ORIGIN_FILE, n->loc));
+  val_set(c->a, v, str_c(c->s, "type"),
+          val_str(c->a, str_c(c->s, n->type->key), ORIGIN_FILE, n->loc));
   val_set(c->a, v, str_c(c->s, "name"),
           val_str(c->a, n->name, n->auto_name ? ORIGIN_IMPLIED : ORIGIN_FILE, n->loc));
   if (n->nin && (n->nin > 1 || n->in_key || n->in[0] != before))

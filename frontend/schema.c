@@ -46,7 +46,8 @@ static void later(const Check *c, Loc loc, const char *word, const char *where) 
   diag_error(c->d, loc, 190, "'%s' in %s is not supported yet", word, where);
 }
 
-/* ---- words and numbers ----------------------------------------------------------------------------- */
+/* ---- words and numbers
+ * ----------------------------------------------------------------------------- */
 
 /* Whether word stands in a list "a b c; d e": 1 before the semicolon, 2 behind it, 0 nowhere. */
 static int word_in(const char *list, const char *word) {
@@ -181,8 +182,8 @@ static bool as_float(const Yaml *y, const Val *v, double *out) {
 
 static Val *check_bool(const Check *c, const SchemaRow *row, const Yaml *y, const Val *v) {
   static const char *const vague[] = {"yes", "no", "on", "off", "y", "n"};
-  if (v->kind == VAL_BOOL || (v->kind == VAL_STR && !y->quoted &&
-                              (!strcmp(v->s, "true") || !strcmp(v->s, "false")))) {
+  if (v->kind == VAL_BOOL ||
+      (v->kind == VAL_STR && !y->quoted && (!strcmp(v->s, "true") || !strcmp(v->s, "false")))) {
     Val *b = val_new(c->a, VAL_BOOL, ORIGIN_FILE, y->loc);
     b->i = v->kind == VAL_BOOL ? v->i : v->s[0] == 't';
     return b;
@@ -275,7 +276,8 @@ Val *check_free(const Check *c, const Yaml *y) {
   return v;
 }
 
-/* ---- one value ------------------------------------------------------------------------------------- */
+/* ---- one value
+ * ------------------------------------------------------------------------------------- */
 
 static Val *check_scalar(const Check *c, const SchemaRow *row, const Yaml *y, const char *where) {
   if (y->kind != YAML_SCALAR) {
@@ -369,17 +371,16 @@ static Val *check_items(const Check *c, const SchemaRow *row, const Yaml *y) {
   for (int i = 0; i < y->n; i++) {
     const Yaml *item = y->u.item[i];
     Str where = str_fmt(c->s, "'%s'", row->key);
-    Val *v = row->type == KT_VARIANTS
-                 ? check_variant(c, row->arg, "type", item, row->arg)
-                 : check_section(c, row->arg, NULL, item, item->loc, where);
+    Val *v = row->type == KT_VARIANTS ? check_variant(c, row->arg, "type", item, row->arg)
+                                      : check_section(c, row->arg, NULL, item, item->loc, where);
     if (v)
       val_add(c->a, list, v);
   }
   return list;
 }
 
-/* Splits a row's arg "SECTION" or "SECTION key"; sections may have two words themselves. Returns the
- * key or NULL. */
+/* Splits a row's arg "SECTION" or "SECTION key"; sections may have two words themselves. Returns
+ * the key or NULL. */
 static const char *split_arg(const Check *c, const char *arg, Str *section) {
   *section = str_c(c->s, arg);
   for (int i = 0; i < NROWS; i++)
@@ -438,7 +439,8 @@ Val *check_value(const Check *c, const SchemaRow *row, const Yaml *y, const char
   }
 }
 
-/* ---- sections -------------------------------------------------------------------------------------- */
+/* ---- sections
+ * -------------------------------------------------------------------------------------- */
 
 static void mark_default(Val *v) {
   v->origin = ORIGIN_DEFAULT;
@@ -512,7 +514,8 @@ Val *check_section(const Check *c, const char *section, const char *shared, cons
   return map;
 }
 
-/* ---- types ----------------------------------------------------------------------------------------- */
+/* ---- types
+ * ----------------------------------------------------------------------------------------- */
 
 static void unknown_type(const Check *c, const char *kind, Loc loc, Str name, const char *what) {
   const char *known[160];
@@ -619,9 +622,9 @@ Val *check_variant(const Check *c, const char *kind, const char *type_key, const
   const Yaml *args;
   if (!check_type(c, kind, type_key, y, what, &type, &args))
     return NULL;
-  Val *rest = check_section(c, str_fmt(c->s, "%s %s", kind, type->key),
-                            str_fmt(c->s, "every %s", kind), args, y->loc,
-                            str_fmt(c->s, "%s '%s'", what, type->key));
+  Val *rest =
+      check_section(c, str_fmt(c->s, "%s %s", kind, type->key), str_fmt(c->s, "every %s", kind),
+                    args, y->loc, str_fmt(c->s, "%s '%s'", what, type->key));
   if (!rest)
     return NULL;
   Val *map = val_new(c->a, VAL_MAP, ORIGIN_FILE, y->loc);

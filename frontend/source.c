@@ -52,8 +52,7 @@ static Str folder_of(StrTable *s, const char *path) {
 static Status read_parent(Loader *l, const char *from, const char *name, char **text, size_t *len,
                           Str *shown) {
   *text = NULL;
-  *shown = *name == '/' ? str_c(l->s, name)
-                        : str_fmt(l->s, "%s%s", folder_of(l->s, from), name);
+  *shown = *name == '/' ? str_c(l->s, name) : str_fmt(l->s, "%s%s", folder_of(l->s, from), name);
   if (!l->src->read)
     return MPCC_ERR_FILE;
   Status st = l->src->read(l->src->user, *shown, text, len);
@@ -122,7 +121,8 @@ static Status load(Loader *l, const char *path, const char *text, size_t len, Ya
   return parent && parent->kind != YAML_NULL ? load_parent(l, path, root, parent, out) : MPCC_OK;
 }
 
-/* ---- command line ------------------------------------------------------------------------------------ */
+/* ---- command line
+ * ------------------------------------------------------------------------------------ */
 
 /* Registers all arguments of one option as a text, one a line; messages point into it. */
 static uint32_t register_args(Loader *l, const char *option, const char *const *arg, int n) {
@@ -156,14 +156,14 @@ static Yaml *arg_value(Loader *l, uint32_t file, int line, const char *arg, cons
 static Yaml *long_form(Loader *l, Yaml *y, bool precision) {
   Yaml *map = new_map(l->a, y->loc, 1);
   Yaml *key = ARENA_NEW(l->a, Yaml);
-  *key = (Yaml){.kind = YAML_SCALAR, .loc = y->loc,
-                .text = str_c(l->s, precision ? "mode" : "type")};
+  *key =
+      (Yaml){.kind = YAML_SCALAR, .loc = y->loc, .text = str_c(l->s, precision ? "mode" : "type")};
   map->u.pair[map->n++] = (YamlPair){key, y};
   return map;
 }
 
-/* Copy of `y` with `value` at the dotted path; loc is the place of the path's first part. NULL after
- * a diagnostic. */
+/* Copy of `y` with `value` at the dotted path; loc is the place of the path's first part. NULL
+ * after a diagnostic. */
 static Yaml *edited(Loader *l, Yaml *y, const char *path, size_t len, Loc loc, Yaml *value) {
   if (!len)
     return value;

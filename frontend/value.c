@@ -1,5 +1,5 @@
-/* Checked values of the effective spec, and their two text forms: YAML with origins for people, JSON
- * for the runtime. */
+/* Checked values of the effective spec, and their two text forms: YAML with origins for people,
+ * JSON for the runtime. */
 #include "frontend/frontend.h"
 
 #include <math.h>
@@ -68,6 +68,16 @@ void val_set(Arena *a, Val *map, Str key, Val *item) {
   map->item[map->n++] = item;
 }
 
+void val_remove(Val *map, const char *key) {
+  int kept = 0;
+  for (int i = 0; i < map->n; i++)
+    if (strcmp(map->key[i], key)) {
+      map->key[kept] = map->key[i];
+      map->item[kept++] = map->item[i];
+    }
+  map->n = kept;
+}
+
 Val *val_get(const Val *v, const char *path) {
   while (v && v->kind == VAL_MAP) {
     size_t len = strcspn(path, ".");
@@ -127,7 +137,8 @@ void val_text(const Val *v, Text *out) {
   }
 }
 
-/* ---- JSON ---------------------------------------------------------------------------------------- */
+/* ---- JSON
+ * ---------------------------------------------------------------------------------------- */
 
 /* A number that reads back as a float everywhere: "1e-08", "2.0". JSON has no inf or nan: null. */
 static void put_float(double f, bool json, Text *out) {
@@ -172,7 +183,8 @@ void val_json(const Val *v, Text *out) {
   }
 }
 
-/* ---- YAML ---------------------------------------------------------------------------------------- */
+/* ---- YAML
+ * ---------------------------------------------------------------------------------------- */
 
 /* Plain scalars must not read back as something else: quote unless it is clearly a word. */
 static bool plain_ok(const char *s) {
@@ -203,7 +215,9 @@ static void put_yaml_str(const char *s, Text *out) {
   text_fini(&dollars);
 }
 
-static bool is_collection(const Val *v) { return v->kind == VAL_LIST || v->kind == VAL_MAP; }
+static bool is_collection(const Val *v) {
+  return v->kind == VAL_LIST || v->kind == VAL_MAP;
+}
 
 /* Short things are written on one line: scalars, and collections of scalars only. */
 static bool is_flat(const Val *v) {

@@ -68,7 +68,8 @@ static bool next_event(Parser *p, yaml_event_t *e) {
   if (p->yaml.error == YAML_READER_ERROR)
     diag_hint(p->d, "the file must be UTF-8 text");
   else if (p->yaml.problem && strstr(p->yaml.problem, "cannot start any token"))
-    diag_hint(p->d, "indent with spaces, not tabs; quote text that begins with a special character");
+    diag_hint(p->d,
+              "indent with spaces, not tabs; quote text that begins with a special character");
   else if (p->yaml.context)
     diag_hint(p->d, "%s that begins at line %u", p->yaml.context,
               (unsigned)p->yaml.context_mark.line + p->base.line);
@@ -94,7 +95,10 @@ static void add_anchor(Parser *p, const char *name, Tree t) {
   if (!*name || !t.node)
     return;
   Anchor *an = ARENA_NEW(p->a, Anchor);
-  *an = (Anchor){.name = str_c(p->s, name), .node = t.node, .nodes = t.nodes, .height = t.height,
+  *an = (Anchor){.name = str_c(p->s, name),
+                 .node = t.node,
+                 .nodes = t.nodes,
+                 .height = t.height,
                  .next = p->anchors};
   p->anchors = an;
 }

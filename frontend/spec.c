@@ -1,0 +1,386 @@
+/* The effective spec: every key checked by the schema, every default filled in, rules between keys
+ * applied, the model expanded. One run reports all mistakes.
+ *
+ * The result is one Val tree with YAML's own keys. spec_resolve prints it for people; spec_json is
+ * what the runtime reads (`trainer.max_epochs` is at /trainer/max_epochs, unset optional keys are
+ * null). What the tree says differently from the file:
+ *   model.layers     flat: blocks, repeats, residual and parallel are expanded, names are full
+ *   scheduler        `warmup_steps` has become SequentialLR
+ *   data.transforms  {train: [...], eval: [...]}
+ *   optimizer.param_groups[k]  has every hyperparameter; module attribute group.<k + 1>, while
+ *                    group 0 holds the parameters that no group matches
+ *   params, extends  are gone */
+#include "frontend/frontend.h"
+
+static Str key(const Check *c, const char *name) {
+  return str_c(c->s, name);
+}
+
+static Val *word(const Check *c, const char *text) {
+  return val_str(c->a, str_c(c->s, text), ORIGIN_IMPLIED, (Loc){0});
+}
+
+/* ---- params
+ * ---------------------------------------------------------------------------------------------- */
+
+static bool is_identifier(const char *s) {
+  if (!*s || strchr("0123456789", *s))
+    return false;
+  return strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == strlen(s);
+}
+
+/* Evaluates `params:` in order; each may use those before it. */
+static void read_params(Check *c, const Yaml *y, ParamScope *scope) {
+  if (!y || y->kind == YAML_NULL)
+    return;
+  if (y->kind != YAML_MAP) {
+    diag_error(c->d, y->loc, 201, "'params' takes a map, not %s", yaml_kind_text(y));
+    return;
+  }
+  scope->param = ARENA_ARRAY(c->a, Param, y->n + 1);
+  for (int i = 0; i < y->n && !arena_failed(c->a); i++) {
+    const YamlPair *p = &y->u.pair[i];
+    if (!strncmp(p->key->text, "x-", 2))
+      continue;
+    if (!is_identifier(p->key->text) || !strcmp(p->key->text, "i") ||
+        !strcmp(p->key->text, "min") || !strcmp(p->key->text, "max") ||
+        !strcmp(p->key->text, "sqrt")) {
+      diag_error(c->d, p->key->loc, 218, "'%s' cannot name a parameter", p->key->text);
+      diag_hint(c->d, "letters, digits and _; i, min, max and sqrt are taken");
+      continue;
+    }
+    Val *v = check_free(c, p->value);
+    scope->param[scope->n++] = (Param){.name = p->key->text, .value = v, .loc = p->key->loc};
+  }
+}
+
+static void unused_params(const Check *c, const ParamScope *scope) {
+  for (int i = 0; i < scope->n; i++)
+    if (!scope->param[i].used) {
+      diag_error(c->d, scope->param[i].loc, 216, "parameter '%s' is never used",
+                 scope->param[i].name);
+      diag_hint(c->d, "use $%s, remove it, or name it x-%s", scope->param[i].name,
+                scope->param[i].name);
+    }
+}
+
+/* ---- data
+ * ------------------------------------------------------------------------------------------------
+ */
+
+static void read_val_split(const Check *c, const Yaml *data, Val *out) {
+  const Yaml *y = yaml_get(data, "val");
+  if (!y || y->kind == YAML_NULL)
+    return;
+  Val *v = yaml_get(y, "from") ? check_section(c, "data split", NULL, y, y->loc, "'val'")
+                               : check_variant(c, "data source", "format", y, "val");
+  if (v)
+    val_set(c->a, out, key(c, "val"), v);
+}
+
+static Val *default_transforms(const Check *c) {
+  Val *list = val_new(c->a, VAL_LIST, ORIGIN_DEFAULT, (Loc){0});
+  Val *t = val_new(c->a, VAL_MAP, ORIGIN_DEFAULT, (Loc){0});
+  val_set(c->a, t, key(c, "type"), word(c, "ToTensor"));
+  val_add(c->a, list, t);
+  return list;
+}
+
+/* One list serves both; the evaluation list defaults to the training one, which knows no random
+ * transforms yet. */
+static void read_transforms(const Check *c, const Yaml *data, Val *out) {
+  const Yaml *y = yaml_get(data, "transforms");
+  Val *v = NULL;
+  if (y && y->kind == YAML_LIST) {
+    Yaml k = {.kind = YAML_SCALAR, .loc = y->loc, .text = key(c, "train")};
+    YamlPair pair = {&k, (Yaml *)y};
+    Yaml map = {.kind = YAML_MAP, .loc = y->loc, .n = 1, .u.pair = &pair};
+    v = check_section(c, "data transforms", NULL, &map, y->loc, "'transforms'");
+  } else {
+    v = check_section(c, "data transforms", NULL, y, y ? y->loc : (Loc){0}, "'transforms'");
+  }
+  if (!v)
+    return;
+  Val *train = val_get(v, "train"), *eval = val_get(v, "eval");
+  bool has_train = train->kind == VAL_LIST, has_eval = eval->kind == VAL_LIST;
+  if (!has_train)
+    val_set(c->a, v, key(c, "train"), default_transforms(c));
+  if (!has_eval)
+    val_set(c->a, v, key(c, "eval"), has_train ? train : default_transforms(c));
+  val_set(c->a, out, key(c, "transforms"), v);
+}
+
+static void check_transforms(const Check *c, const Val *list, const Model *m) {
+  int64_t channels = m && m->ninput && m->input[0]->shape && m->input[0]->shape->n == 3
+                         ? m->input[0]->shape->item[0]->i
+                         : 0;
+  for (int i = 0; list && list->kind == VAL_LIST && i < list->n; i++) {
+    const Val *t = list->item[i], *mean = val_get(t, "mean"), *std = val_get(t, "std");
+    if (!mean || mean->kind != VAL_LIST || !std || std->kind != VAL_LIST)
+      continue;
+    if (mean->n != std->n)
+      diag_error(c->d, std->loc, 343, "'mean' has %d elements, 'std' has %d", mean->n, std->n);
+    else if (channels && mean->n != 1 && mean->n != channels)
+      diag_error(c->d, mean->loc, 343, "Normalize has %d channels, the input has %lld", mean->n,
+                 (long long)channels);
+  }
+}
+
+static void read_data(const Check *c, const Yaml *y, Val *out, const Model *m) {
+  read_val_split(c, y, out);
+  read_transforms(c, y, out);
+  check_transforms(c, val_get(out, "transforms.train"), m);
+  if (val_get(out, "transforms.eval") != val_get(out, "transforms.train"))
+    check_transforms(c, val_get(out, "transforms.eval"), m);
+  const Val *shape = val_get(out, "train.shape");
+  const Node *in = m && m->ninput ? m->input[0] : NULL;
+  if (!shape || shape->kind != VAL_LIST || !in || !in->shape)
+    return;
+  bool same = shape->n == in->shape->n;
+  for (int i = 0; same && i < shape->n; i++)
+    same = shape->item[i]->i == in->shape->item[i]->i;
+  if (!same) {
+    diag_error(c->d, shape->loc, 341, "samples do not have the shape of input '%s'", in->name);
+    diag_note(c->d, in->shape->loc, "the input's shape");
+  }
+}
+
+/* ---- optimizer, scheduler
+ * ------------------------------------------------------------------------------------ */
+
+static void read_groups(const Check *c, const Yaml *y, Val *optimizer) {
+  Str type = val_get_str(optimizer, "type", NULL);
+  Val *groups = val_new(c->a, VAL_LIST, ORIGIN_FILE, (Loc){0});
+  val_set(c->a, optimizer, key(c, "param_groups"), groups);
+  const Yaml *list = y ? yaml_get(y, "param_groups") : NULL;
+  if (!list || !type)
+    return;
+  if (list->kind != YAML_LIST) {
+    diag_error(c->d, list->loc, 201, "'param_groups' takes a list, not %s", yaml_kind_text(list));
+    return;
+  }
+  for (int i = 0; i < list->n; i++) {
+    const Yaml *g = list->u.item[i];
+    Val *v = check_section(c, "param group", str_fmt(c->s, "optimizer %s", type), g, g->loc,
+                           "'param_groups'");
+    if (!v)
+      continue;
+    if (!yaml_get(g, "match") == !yaml_get(g, "match_ndim")) {
+      diag_error(c->d, g->loc, 109, "a parameter group has either 'match' or 'match_ndim'");
+      continue;
+    }
+    for (int k = 0; k < v->n; k++) /* what a group does not say is the optimizer's */
+      if (!yaml_get(g, v->key[k]) && val_get(optimizer, v->key[k]))
+        v->item[k] = val_get(optimizer, v->key[k]);
+    val_add(c->a, groups, v);
+  }
+}
+
+/* Rules of a chain: one scheduler more than milestones, which increase; T_max: auto stands last. */
+static void check_chain(const Check *c, const Val *v) {
+  const Val *stones = val_get(v, "milestones"), *list = val_get(v, "schedulers");
+  if (!stones || stones->kind != VAL_LIST || !list || list->kind != VAL_LIST)
+    return;
+  if (list->n != stones->n + 1) {
+    diag_error(c->d, stones->loc, 330, "%d schedulers need %d milestones, not %d", list->n,
+               list->n - 1, stones->n);
+    return;
+  }
+  for (int i = 1; i < stones->n; i++)
+    if (stones->item[i]->i <= stones->item[i - 1]->i)
+      diag_error(c->d, stones->item[i]->loc, 330, "milestones must increase: %lld follows %lld",
+                 (long long)stones->item[i]->i, (long long)stones->item[i - 1]->i);
+  for (int i = 0; i < list->n; i++) {
+    const Val *s = list->item[i], *t_max = val_get(s, "T_max"), *warm = val_get(s, "warmup_steps");
+    if (!strcmp(val_get_str(s, "type", ""), "SequentialLR") || (warm && warm->kind == VAL_INT))
+      diag_error(c->d, s->loc, 190, "a chain of schedulers inside a chain is not supported yet");
+    if (i + 1 < list->n && t_max && t_max->kind == VAL_STR) {
+      diag_error(c->d, s->loc, 330, "T_max: auto is for the last scheduler");
+      diag_hint(c->d, "give the number of steps");
+    }
+  }
+}
+
+/* `warmup_steps: N` becomes LinearLR from 1/N over N steps, then the scheduler itself. */
+static Val *expand_warmup(const Check *c, Val *v) {
+  Val *warm = val_get(v, "warmup_steps");
+  bool wanted = warm && warm->kind == VAL_INT;
+  const Val *list = val_get(v, "schedulers");
+  for (int i = 0; list && list->kind == VAL_LIST && i < list->n; i++)
+    val_remove(list->item[i], "interval");
+  if (wanted && list) {
+    diag_error(c->d, warm->loc, 190, "warmup_steps of a SequentialLR is not supported yet");
+    diag_hint(c->d, "put a LinearLR first in its schedulers");
+  }
+  if (!wanted || list) {
+    check_chain(c, v);
+    for (int i = 0; list && list->kind == VAL_LIST && i < list->n; i++)
+      val_remove(list->item[i], "warmup_steps");
+    val_remove(v, "warmup_steps");
+    return v;
+  }
+  Val *chain = val_new(c->a, VAL_MAP, v->origin, v->loc),
+      *linear = val_new(c->a, VAL_MAP, ORIGIN_IMPLIED, warm->loc);
+  Val *stones = val_new(c->a, VAL_LIST, ORIGIN_IMPLIED, warm->loc);
+  Val *both = val_new(c->a, VAL_LIST, ORIGIN_IMPLIED, v->loc);
+  val_set(c->a, linear, key(c, "type"), word(c, "LinearLR"));
+  val_set(c->a, linear, key(c, "start_factor"),
+          val_float(c->a, 1.0 / (double)warm->i, ORIGIN_IMPLIED, warm->loc));
+  val_set(c->a, linear, key(c, "end_factor"), val_float(c->a, 1, ORIGIN_IMPLIED, warm->loc));
+  val_set(c->a, linear, key(c, "total_iters"), warm);
+  val_set(c->a, chain, key(c, "type"), word(c, "SequentialLR"));
+  val_set(c->a, chain, key(c, "interval"), val_get(v, "interval"));
+  val_add(c->a, stones, warm);
+  val_set(c->a, chain, key(c, "milestones"), stones);
+  val_remove(v, "warmup_steps");
+  val_remove(v, "interval");
+  val_add(c->a, both, linear);
+  val_add(c->a, both, v);
+  val_set(c->a, chain, key(c, "schedulers"), both);
+  return chain;
+}
+
+/* ---- rules across sections
+ * ------------------------------------------------------------------------------------ */
+
+static void check_trainer(const Check *c, const Val *root, Loc loc) {
+  const Val *t = val_get(root, "trainer");
+  if (!t)
+    return;
+  const Val *epochs = val_get(t, "max_epochs"), *steps = val_get(t, "max_steps");
+  if (epochs && steps && epochs->kind == VAL_NULL && steps->kind == VAL_NULL &&
+      epochs->origin != ORIGIN_IMPLIED && steps->origin != ORIGIN_IMPLIED) {
+    diag_error(c->d, t->loc.file ? t->loc : loc, 109, "'trainer' says no end");
+    diag_hint(c->d, "give max_epochs or max_steps");
+  }
+}
+
+static void check_monitor(const Check *c, const Val *root) {
+  const Val *v = val_get(root, "checkpoint.monitor"), *metrics = val_get(root, "metrics");
+  if (!v || v->kind != VAL_STR)
+    return;
+  const char *known[16] = {"val/loss", "train/loss"};
+  size_t n = 2;
+  for (int i = 0; metrics && i < metrics->n && n < 16; i++)
+    known[n++] = str_fmt(c->s, "val/%s", val_get_str(metrics->item[i], "name", "acc"));
+  bool found = false;
+  for (size_t i = 0; i < n; i++)
+    found |= !strcmp(known[i], v->s);
+  if (!found) {
+    diag_error(c->d, v->loc, 204, "nothing measures '%s'", v->s);
+    const char *near = diag_suggest(v->s, known, n);
+    diag_hint(c->d, "%s '%s'", near ? "did you mean" : "there is", near ? near : known[n - 1]);
+    return;
+  }
+  const Val *val = val_get(root, "data.val");
+  if (!strncmp(v->s, "val/", 4) && val && val->kind == VAL_NULL) {
+    diag_error(c->d, v->loc, 342, "'%s' needs validation data", v->s);
+    diag_hint(c->d, "give data.val, like {from: train, fraction: 0.1}");
+  }
+}
+
+static void check_loss(Spec *s) {
+  const Val *in = val_get(s->root, "loss.inputs.input");
+  if (!in || in->kind != VAL_STR || !s->model_ok)
+    return;
+  s->loss_input = model_find(&s->model, in->s);
+  if (!s->loss_input) {
+    diag_error(s->c.d, in->loc.file ? in->loc : val_get(s->root, "loss")->loc, 221,
+               "no output or layer is named '%s'", in->s);
+    model_suggest(&s->c, &s->model, in->s);
+  }
+}
+
+/* A text that stands for a command line option, as a value with a place. */
+static Val *option_value(const Check *c, const char *option, const char *text) {
+  uint32_t file = diag_file(c->d, option, text, strlen(text));
+  Loc loc = {.file = file, .line = 1, .col = 1, .len = (uint32_t)strlen(text)};
+  return val_str(c->a, str_c(c->s, text), ORIGIN_FILE, loc);
+}
+
+static Str default_name(const Check *c, const char *path) {
+  const char *slash = strrchr(path, '/');
+  const char *base = slash ? slash + 1 : path, *dot = strrchr(base, '.');
+  size_t len = dot && dot > base ? (size_t)(dot - base) : strlen(base);
+  return !strcmp(base, "-") || !len ? str_c(c->s, "program") : str_intern(c->s, base, len);
+}
+
+/* Program and folder names come from `name`: no separators, nothing hidden. */
+static void check_name(const Check *c, Val *root, const SpecSource *src) {
+  Val *v = val_get(root, "name");
+  if (!v || v->kind == VAL_NULL) {
+    val_set(c->a, root, key(c, "name"),
+            val_str(c->a, default_name(c, src->path), ORIGIN_IMPLIED, (Loc){0}));
+    return;
+  }
+  if (v->kind == VAL_STR && (!*v->s || *v->s == '.' || *v->s == '-' || strchr(v->s, '/')))
+    diag_error(c->d, v->loc, 202, "'name' becomes a file name and cannot be '%s'", v->s);
+}
+
+static void check_all(Spec *s, const SpecSource *src, const Yaml *root) {
+  const Check *c = &s->c;
+  s->root = check_section(c, "", NULL, root, root->loc, "the spec");
+  if (!s->root)
+    return;
+  const Yaml *model = yaml_get(root, "model");
+  s->model_ok = model && model_expand(c, model, &s->model);
+  Val *data = val_get(s->root, "data"), *optimizer = val_get(s->root, "optimizer");
+  Val *scheduler = val_get(s->root, "scheduler"), *precision = val_get(s->root, "precision");
+  if (data && data->kind == VAL_MAP)
+    read_data(c, yaml_get(root, "data"), data, &s->model);
+  if (optimizer && optimizer->kind == VAL_MAP)
+    read_groups(c, yaml_get(root, "optimizer"), optimizer);
+  if (scheduler && scheduler->kind == VAL_MAP)
+    val_set(c->a, s->root, key(c, "scheduler"), expand_warmup(c, scheduler));
+  check_name(c, s->root, src);
+  check_trainer(c, s->root, root->loc);
+  check_monitor(c, s->root);
+  check_loss(s);
+  if (s->model_ok)
+    model_check_used(c, &s->model, s->loss_input);
+  if (precision && precision->kind == VAL_MAP) {
+    precision_check(c, precision,
+                    src->precision ? option_value(c, "--precision", src->precision) : NULL);
+    if (s->model_ok)
+      precision_overrides(c, precision, &s->model);
+  }
+  val_remove(s->root, "params");
+  val_remove(s->root, "extends");
+  if (s->model_ok)
+    val_set(c->a, s->root, key(c, "model"), model_value(c, &s->model));
+}
+
+Status spec_parse(Arena *a, StrTable *strings, Diag *d, const SpecSource *src, Spec **out) {
+  *out = NULL;
+  int before = diag_errors(d);
+  Yaml *root;
+  Status st = source_load(a, strings, d, src, &root);
+  if (st != MPCC_OK && (!root || st != MPCC_ERR_INPUT))
+    return st;
+  Spec *s = ARENA_NEW(a, Spec);
+  ParamScope *scope = ARENA_NEW(a, ParamScope);
+  s->c = (Check){.a = a, .s = strings, .d = d, .scope = scope};
+  s->defines = src->ndefine > 0;
+  read_params(&s->c, yaml_get(root, "params"), scope);
+  check_all(s, src, root);
+  if (diag_errors(d) == before)
+    unused_params(&s->c, scope);
+  if (arena_failed(a))
+    return MPCC_ERR_NOMEM;
+  if (diag_errors(d) > before || !s->root)
+    return MPCC_ERR_INPUT;
+  *out = s;
+  return MPCC_OK;
+}
+
+void spec_resolve(const Spec *s, bool with_origin, Text *out) {
+  val_yaml(s->root, with_origin ? s->c.d : NULL, out);
+}
+
+void spec_json(const Spec *s, Text *out) {
+  val_json(s->root, out);
+}
+
+const char *spec_name(const Spec *s) {
+  return val_get_str(s->root, "name", "program");
+}
