@@ -5,6 +5,7 @@
 #include "ir/ir.h"
 
 struct SpecSource;
+typedef struct Spec Spec; /* see spec.c below */
 
 /* ---- yaml.c: libyaml events to a located tree ------------------------------------------------------ */
 
@@ -190,14 +191,69 @@ void model_suggest(const Check *c, const Model *m, const char *name);
 
 /* ---- init.c: initialisers ---------------------------------------------------------------------------- */
 
+/* What a parameter starts from, with all fans worked out. */
+typedef enum { INIT_CONSTANT, INIT_UNIFORM, INIT_NORMAL, INIT_TRUNC_NORMAL } InitKind;
+typedef struct {
+  InitKind kind;
+  double a, b;      /* constant: a; uniform: [a, b); trunc_normal: cut to [a, b] */
+  double mean, std;
+} Init;
+
 /* `zeros`, `{normal: {std: 0.02}}`, `{constant: 0.5}`, `{type: normal, std: 0.02}`: a map with `type`
  * first; NULL after a diagnostic. */
 Val *init_check(const Check *c, const Yaml *y, const char *what);
+/* Initialiser `v` (of init_check) for a tensor of these dimensions, as torch.nn.init. */
+Init init_from(const Val *v, int rank, const int64_t *dim);
+/* PyTorch's fans of a weight [out, in, window...]: in and out times the window. */
+void init_fans(int rank, const int64_t *dim, double *fan_in, double *fan_out);
+Init init_constant(double v);
+Init init_bound(double bound); /* uniform in [-bound, bound) */
+/* Attributes init, bound, mean ... of a parameter. */
+void init_describe(Builder *b, Tensor *t, const Init *init);
+/* Value that function `init` writes; seed, step: i64 scalars; stream: two free numbers, this and the
+ * next. */
+Value *init_build(Builder *b, const Init *init, const Type *type, Value *seed, Value *step,
+                  int64_t stream);
 
 /* ---- layers.c ------------------------------------------------------------------------------------------ */
 
+/* One trained tensor on its way into the module. */
+typedef struct {
+  Tensor *tensor;
+  Init init;
+  Value *read; /* in the function being built */
+} LoweredParam;
+
+/* Lowering of one module; a layer function reads and extends it. */
+typedef struct {
+  const Spec *spec;
+  Builder *b;
+  bool train;  /* the function being built drops out */
+  bool failed; /* a diagnostic was given; the module is abandoned */
+  int64_t batch;
+  Tensor *seed_tensor, *seen_tensor;
+  Value *seed, *step;  /* of random numbers; NULL until needed */
+  Value **input;       /* by model input */
+  Value **value;       /* by node */
+  int nparam, param_cap;
+  LoweredParam *param;
+  int nstream, stream_cap;
+  Str *stream_path;    /* paths that own a stream, and their numbers */
+  int64_t *stream;
+  int *group_use;      /* parameters in each optimizer group */
+} Lower;
+
 /* Names of a layer type's trained tensors, separated by spaces; "" for none, NULL: type unknown. */
 const char *layer_tensors(const char *type);
+/* Result of a layer over its operands' values; NULL after a diagnostic. */
+Value *layer_build(Lower *lo, const Node *n);
+/* lower.c gives layers these: a parameter's value, declared at its first use as NAME.tensor ("": NAME);
+ * operands of random ops; a stream number of a path. */
+Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
+                   Init init);
+Value *lower_seed(Lower *lo);
+Value *lower_step(Lower *lo);
+int64_t lower_stream(Lower *lo, const char *path);
 
 /* ---- precision.c ---------------------------------------------------------------------------------------- */
 
@@ -219,7 +275,6 @@ Status source_load(Arena *a, StrTable *s, Diag *d, const struct SpecSource *src,
 /* ---- spec.c: the effective spec ------------------------------------------------------------------- */
 
 /* Typed, every default filled in; origin of each value kept. Made by spec_parse, then only read. */
-typedef struct Spec Spec;
 struct Spec {
   Check c;
   Val *root; /* spec.c says how it differs from the file */

@@ -542,7 +542,7 @@ static void expand_inputs(Expand *e, const Yaml *y) {
     Val *v = check_section(&e->c, "input", NULL, p->value, p->value->loc,
                            str_fmt(e->c.s, "input '%s'", p->key->text));
     Node *n = ARENA_NEW(e->c.a, Node);
-    *n = (Node){.name = p->key->text, .loc = p->key->loc, .args = v, .index = -1};
+    *n = (Node){.name = p->key->text, .loc = p->key->loc, .args = v, .index = -1 - m->ninput};
     n->shape = val_get(v, "shape");
     m->input[m->ninput++] = n;
     e->failed |= diag_errors(e->c.d) > before;
@@ -681,11 +681,11 @@ bool model_expand(const Check *c, const Yaml *y, Model *out) {
   e.block_used = ARENA_ARRAY(c->a, bool, e.blocks ? e.blocks->n + 1 : 1);
   Scope scope = {.prefix = str_c(c->s, ""), .input = out->input[0]};
   expand_list(&e, &scope, layers, "'layers'", out->input[0]);
-  for (int i = 0; e.blocks && i < e.blocks->n && !arena_failed(c->a); i++)
+  e.failed |= diag_errors(c->d) > before;
+  for (int i = 0; e.blocks && i < e.blocks->n && !e.failed && !arena_failed(c->a); i++)
     if (!e.block_used[i] && strncmp(e.blocks->u.pair[i].key->text, "x-", 2))
       diag_warning(c->d, e.blocks->u.pair[i].key->loc, "unused-block", "block '%s' is never used",
                    e.blocks->u.pair[i].key->text);
-  e.failed |= diag_errors(c->d) > before;
   if (!e.failed && !arena_failed(c->a))
     settle_names(&e);
   if (!e.failed)

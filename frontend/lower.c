@@ -1,0 +1,474 @@
+/* The effective spec to a module of stage forward: functions train_forward, eval_forward, predict
+ * and init over one set of tensors (docs/ir.md). Layers are in layers.c. */
+#include "frontend/frontend.h"
+
+#include <stdio.h>
+
+/* ---- random numbers
+ * ---------------------------------------------------------------------------------------- */
+
+Value *lower_seed(Lower *lo) {
+  if (!lo->seed)
+    lo->seed = build_read(lo->b, lo->seed_tensor);
+  return lo->seed;
+}
+
+Value *lower_step(Lower *lo) {
+  if (!lo->step)
+    lo->step = build_read(lo->b, lo->seen_tensor);
+  return lo->step;
+}
+
+static bool stream_taken(const Lower *lo, int64_t stream) {
+  for (int i = 0; i < lo->nstream; i++)
+    if (lo->stream[i] == stream)
+      return true;
+  return false;
+}
+
+/* FNV-1a of the path in 31 bits, moved on while taken: the same spec gives the same numbers. */
+int64_t lower_stream(Lower *lo, const char *path) {
+  Str name = str_c(builder_strings(lo->b), path);
+  for (int i = 0; i < lo->nstream; i++)
+    if (lo->stream_path[i] == name)
+      return lo->stream[i];
+  uint32_t hash = 2166136261u;
+  for (const char *p = path; *p; p++)
+    hash = (hash ^ (unsigned char)*p) * 16777619u;
+  int64_t stream = hash & 0x7fffffff;
+  while (stream_taken(lo, stream) || stream_taken(lo, (stream + 1) & 0x7fffffff))
+    stream = (stream + 1) & 0x7fffffff;
+  if (lo->nstream == lo->stream_cap) {
+    int cap = lo->stream_cap ? 2 * lo->stream_cap : 64;
+    Str *names = ARENA_ARRAY(builder_arena(lo->b), Str, cap);
+    int64_t *numbers = ARENA_ARRAY(builder_arena(lo->b), int64_t, cap);
+    if (arena_failed(builder_arena(lo->b)))
+      return stream;
+    if (lo->nstream) {
+      memcpy(names, lo->stream_path, (size_t)lo->nstream * sizeof *names);
+      memcpy(numbers, lo->stream, (size_t)lo->nstream * sizeof *numbers);
+    }
+    lo->stream_path = names;
+    lo->stream = numbers;
+    lo->stream_cap = cap;
+  }
+  lo->stream_path[lo->nstream] = name;
+  lo->stream[lo->nstream++] = stream;
+  return stream;
+}
+
+/* ---- parameters
+ * ---------------------------------------------------------------------------------------------- */
+
+/* Group of a parameter: 1 + the first entry of param_groups that matches, else 0. Every match is
+ * counted, so that entries without any can be reported. */
+static int group_of(Lower *lo, const char *name, int rank) {
+  const Val *groups = val_get(lo->spec->root, "optimizer.param_groups");
+  for (int i = 0; groups && i < groups->n; i++) {
+    const Val *match = val_get(groups->item[i], "match");
+    bool hit = val_get_int(groups->item[i], "match_ndim", -1) == rank;
+    for (int k = 0; match && match->kind == VAL_LIST && k < match->n && !hit; k++) {
+      Str *pattern;
+      const Check *c = &lo->spec->c;
+      int n = glob_expand(c->a, c->s, match->item[k]->s, &pattern);
+      for (int p = 0; p < n && !hit; p++)
+        hit = glob_match(pattern[p], name);
+    }
+    if (hit) {
+      lo->group_use[i]++;
+      return i + 1;
+    }
+  }
+  return 0;
+}
+
+static LoweredParam *declare(Lower *lo, const Node *n, Str name, const Type *type, Init init) {
+  Builder *b = lo->b;
+  if (lo->nparam == lo->param_cap) {
+    int cap = lo->param_cap ? 2 * lo->param_cap : 32;
+    LoweredParam *v = ARENA_ARRAY(builder_arena(b), LoweredParam, cap);
+    if (arena_failed(builder_arena(b)))
+      return NULL;
+    if (lo->nparam)
+      memcpy(v, lo->param, (size_t)lo->nparam * sizeof *v);
+    lo->param = v;
+    lo->param_cap = cap;
+  }
+  LoweredParam *p = &lo->param[lo->nparam++];
+  p->init = init;
+  p->tensor = build_tensor(b, name, type, ROLE_PARAM, n->loc);
+  build_tensor_attr(b, p->tensor, attr_i(b, "group", group_of(lo, name, type->rank)));
+  init_describe(b, p->tensor, &init);
+  return p;
+}
+
+Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
+                   Init init) {
+  Str name = *tensor ? str_fmt(builder_strings(lo->b), "%s.%s", n->name, tensor) : n->name;
+  const Type *type = type_get(builder_types(lo->b), DT_F32, rank, dim);
+  LoweredParam *p = NULL;
+  for (int i = 0; i < lo->nparam && !p; i++)
+    if (lo->param[i].tensor->name == name)
+      p = &lo->param[i];
+  if (!p)
+    p = declare(lo, n, name, type, init);
+  if (!p)
+    return build_const(lo->b, 0, DT_F32); /* memory is short: builder_finish says so */
+  if (!p->read)
+    p->read = build_read(lo->b, p->tensor);
+  return p->read;
+}
+
+/* ---- functions
+ * ------------------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+  Tensor *target, *valid, *loss_sum, *weight_sum, *correct;
+  Tensor **input, **output;
+  Tensor *counter[3];
+} Tensors;
+
+static void begin(Lower *lo, const Tensors *t, const char *name, bool train) {
+  const Model *m = &lo->spec->model;
+  build_func(lo->b, name);
+  lo->train = train;
+  lo->seed = lo->step = NULL;
+  for (int i = 0; i < lo->nparam; i++)
+    lo->param[i].read = NULL;
+  for (int i = 0; i < m->nnode; i++)
+    lo->value[i] = NULL;
+  for (int i = 0; i < m->ninput; i++) {
+    build_at(lo->b, m->input[i]->loc, m->input[i]->name, NULL);
+    lo->input[i] = build_read(lo->b, t->input[i]);
+  }
+}
+
+/* All layers that something needs; stops at the first misfit, whose successors would only echo it.
+ */
+static void forward(Lower *lo) {
+  const Model *m = &lo->spec->model;
+  for (int i = 0; i < m->nnode && !lo->failed && !builder_failed(lo->b); i++)
+    if (m->node[i]->used)
+      lo->value[i] = layer_build(lo, m->node[i]);
+}
+
+static Value *value_of(const Lower *lo, const Node *n) {
+  return n->type ? lo->value[n->index] : lo->input[-1 - n->index];
+}
+
+/* Loss and metrics of the logits: sums over the batch; the runtime divides. */
+static void loss_and_metrics(Lower *lo, const Tensors *t) {
+  const Spec *s = lo->spec;
+  Builder *b = lo->b;
+  const Val *loss = val_get(s->root, "loss");
+  Value *logits = value_of(lo, s->loss_input);
+  if (logits->type->rank != 2) {
+    diag_error(builder_diag(b), s->loss_input->loc, 311,
+               "shapes do not fit: CrossEntropyLoss works on [N, classes], '%s' has %d dimensions",
+               s->loss_input->name, logits->type->rank);
+    lo->failed = true;
+    return;
+  }
+  build_at(b, loss->loc, str_c(builder_strings(b), "loss"), NULL);
+  Value *in[4] = {logits, build_read(b, t->target), build_const(b, 1, DT_F32),
+                  build_read(b, t->valid)};
+  int64_t ignore = val_get_int(loss, "ignore_index", -100);
+  Attr at[] = {attr_f(b, "label_smoothing", val_get_float(loss, "label_smoothing", 0)),
+               attr_i(b, "ignore_index", ignore)};
+  Op *ce = build_op(b, OP_cross_entropy, 4, in, 2, at);
+  build_write(b, t->loss_sum, ce->out[0]);
+  build_write(b, t->weight_sum, ce->out[1]);
+  build_at(b, loss->loc, str_c(builder_strings(b), "metrics"), NULL);
+  Value *args[3] = {logits, in[1], in[3]};
+  build_write(b, t->correct, build_op(b, OP_accuracy, 3, args, 1, at + 1)->out[0]);
+}
+
+static void build_predict(Lower *lo, Tensors *t) {
+  const Model *m = &lo->spec->model;
+  Builder *b = lo->b;
+  begin(lo, t, "predict", false);
+  forward(lo);
+  for (int i = 0; i < m->noutput && !lo->failed && !builder_failed(b); i++) {
+    Value *v = value_of(lo, m->output[i]);
+    build_at(b, m->output[i]->loc, m->output[i]->name, NULL);
+    Str name = str_fmt(builder_strings(b), "output.%s", m->output_name[i]);
+    t->output[i] = build_tensor(b, name, type_with_dtype(builder_types(b), v->type, DT_F32),
+                                ROLE_OUTPUT, m->output[i]->loc);
+    build_write(b, t->output[i], build_cast(b, v, DT_F32));
+  }
+}
+
+/* Random numbers of `init` have step -1, which no training step has. */
+static void build_init(Lower *lo, const Tensors *t) {
+  Builder *b = lo->b;
+  build_func(b, "init");
+  lo->seed = NULL;
+  build_at(b, (Loc){0}, str_c(builder_strings(b), ""), NULL);
+  Value *step = build_const(b, -1, DT_I64);
+  for (int i = 0; i < lo->nparam; i++) {
+    LoweredParam *p = &lo->param[i];
+    build_at(b, p->tensor->loc, p->tensor->name, NULL);
+    bool random = p->init.kind != INIT_CONSTANT;
+    int64_t stream = random ? lower_stream(lo, p->tensor->name) : 0;
+    Value *seed = random ? lower_seed(lo) : NULL;
+    build_write(b, p->tensor, init_build(b, &p->init, p->tensor->type, seed, step, stream));
+  }
+  build_at(b, (Loc){0}, str_c(builder_strings(b), ""), NULL);
+  for (int i = 0; i < 3; i++)
+    build_write(b, t->counter[i], build_const(b, 0, DT_I64));
+}
+
+/* ---- tensors and attributes
+ * --------------------------------------------------------------------------------------- */
+
+static const Type *scalar_type(Lower *lo, DType dt) {
+  return type_get(builder_types(lo->b), dt, 0, NULL);
+}
+
+/* Data field bound to a model input or target. */
+static Str field_of(const Spec *s, Str name) {
+  const Val *fields = val_get(s->root, "data.fields");
+  for (int i = 0; fields && fields->kind == VAL_MAP && i < fields->n; i++)
+    if (fields->key[i] == name)
+      return fields->item[i]->s;
+  return name;
+}
+
+/* Fields of image formats; others of this version have the same. */
+static bool check_field(Lower *lo, Loc loc, Str name, Str field, const char *want) {
+  if (!strcmp(field, want))
+    return true;
+  diag_error(builder_diag(lo->b), loc, 344, "data has no field '%s' for '%s'", field, name);
+  diag_hint(builder_diag(lo->b),
+            "images have the fields image and label; bind one with data: "
+            "{fields: {%s: %s}}",
+            name, want);
+  lo->failed = true;
+  return false;
+}
+
+static void declare_io(Lower *lo, Tensors *t) {
+  const Spec *s = lo->spec;
+  const Model *m = &s->model;
+  Builder *b = lo->b;
+  StrTable *strings = builder_strings(b);
+  t->input = ARENA_ARRAY(builder_arena(b), Tensor *, m->ninput + 1);
+  t->output = ARENA_ARRAY(builder_arena(b), Tensor *, m->noutput + 1);
+  if (arena_failed(builder_arena(b)))
+    return;
+  for (int i = 0; i < m->ninput; i++) {
+    const Node *n = m->input[i];
+    int64_t dim[MAX_RANK] = {lo->batch};
+    for (int k = 0; k < n->shape->n; k++)
+      dim[1 + k] = n->shape->item[k]->i;
+    Str field = field_of(s, n->name);
+    check_field(lo, n->loc, n->name, field, "image");
+    t->input[i] =
+        build_tensor(b, str_fmt(strings, "io.%s", n->name),
+                     type_get(builder_types(b), DT_F32, 1 + n->shape->n, dim), ROLE_INPUT, n->loc);
+    build_tensor_attr(b, t->input[i], attr_s(b, "field", field));
+  }
+  const Val *target = val_get(s->root, "loss.inputs.target");
+  Str name = target->s, field = field_of(s, name);
+  Loc loc = target->loc.file ? target->loc : val_get(s->root, "loss")->loc;
+  check_field(lo, loc, name, field, "label");
+  t->target = build_tensor(b, str_fmt(strings, "io.%s", name),
+                           type_get(builder_types(b), DT_I64, 1, &lo->batch), ROLE_INPUT, loc);
+  build_tensor_attr(b, t->target, attr_s(b, "field", field));
+  t->valid = build_tensor(b, "io.valid", scalar_type(lo, DT_I64), ROLE_VALID, (Loc){0});
+  lo->seed_tensor = build_tensor(b, "io.seed", scalar_type(lo, DT_I64), ROLE_SEED, (Loc){0});
+  t->loss_sum = build_tensor(b, "metric.loss_sum", scalar_type(lo, DT_F32), ROLE_METRIC, loc);
+  t->weight_sum = build_tensor(b, "metric.weight_sum", scalar_type(lo, DT_F32), ROLE_METRIC, loc);
+  t->correct = build_tensor(b, "metric.correct", scalar_type(lo, DT_F32), ROLE_METRIC, loc);
+  const char *const counters[3] = {"count.seen", "count.taken", "count.skipped"};
+  for (int i = 0; i < 3; i++)
+    t->counter[i] = build_tensor(b, counters[i], scalar_type(lo, DT_I64), ROLE_COUNTER, (Loc){0});
+  lo->seen_tensor = t->counter[0];
+}
+
+/* IR's name of a spec's dtype word. */
+static const char *dtype_word(const char *word) {
+  return !strcmp(word, "bfloat16") ? "bf16" : !strcmp(word, "float16") ? "f16" : "f32";
+}
+
+static void precision_attrs(Builder *b, const Val *p) {
+  static const char *const same[] = {"mode", "policy", "compat", "residual", "master_weights"};
+  static const char *const recipe[] = {"fp8_format", "amax_compute_algo", "first_step"};
+  static const char *const scaler[] = {"init_scale", "growth_factor", "backoff_factor",
+                                       "min_scale"};
+  char key[64], path[64];
+  for (size_t i = 0; i < sizeof same / sizeof *same; i++)
+    if (val_get_str(p, same[i], NULL))
+      build_module_attr(b, attr_s(b, same[i], val_get_str(p, same[i], NULL)));
+  if (val_get_str(p, "weights_dtype", NULL))
+    build_module_attr(b,
+                      attr_s(b, "weights_dtype", dtype_word(val_get_str(p, "weights_dtype", ""))));
+  if (val_get_str(p, "fallback_compute_dtype", NULL))
+    build_module_attr(
+        b, attr_s(b, "fallback_dtype", dtype_word(val_get_str(p, "fallback_compute_dtype", ""))));
+  if (val_get(p, "recipe")) {
+    for (size_t i = 0; i < sizeof recipe / sizeof *recipe; i++) {
+      snprintf(path, sizeof path, "recipe.%s", recipe[i]);
+      build_module_attr(b, attr_s(b, recipe[i], val_get_str(p, path, "")));
+    }
+    build_module_attr(
+        b, attr_i(b, "amax_history_len", val_get_int(p, "recipe.amax_history_len", 1024)));
+    build_module_attr(b, attr_i(b, "margin", val_get_int(p, "recipe.margin", 0)));
+  }
+  build_module_attr(b, attr_i(b, "scaler", precision_scales(p)));
+  if (!precision_scales(p))
+    return;
+  for (size_t i = 0; i < sizeof scaler / sizeof *scaler; i++) {
+    snprintf(path, sizeof path, "grad_scaler.%s", scaler[i]);
+    snprintf(key, sizeof key, "scaler_%s", scaler[i]);
+    build_module_attr(b, attr_f(b, key, val_get_float(p, path, 1)));
+  }
+  build_module_attr(
+      b, attr_i(b, "scaler_growth_interval", val_get_int(p, "grad_scaler.growth_interval", 2000)));
+}
+
+/* Hyperparameters of group k from a map that has them all. */
+static void group_attrs(Builder *b, int k, const Val *v) {
+  char key[64];
+  for (int i = 0; i < v->n; i++) {
+    const Val *x = v->item[i];
+    snprintf(key, sizeof key, "group.%d.%s", k, v->key[i]);
+    if (x->kind == VAL_FLOAT)
+      build_module_attr(b, attr_f(b, key, x->f));
+    else if (x->kind == VAL_BOOL)
+      build_module_attr(b, attr_b(b, key, x->i != 0));
+    else if (x->kind == VAL_LIST && !strcmp(v->key[i], "betas"))
+      for (int n = 0; n < 2; n++) {
+        snprintf(key, sizeof key, "group.%d.beta%d", k, n + 1);
+        build_module_attr(b, attr_f(b, key, x->item[n]->f));
+      }
+  }
+}
+
+static void module_attrs(Lower *lo) {
+  Builder *b = lo->b;
+  const Val *root = lo->spec->root, *optimizer = val_get(root, "optimizer");
+  build_module_attr(b, attr_s(b, "name", spec_name(lo->spec)));
+  build_module_attr(b, attr_s(b, "mpcc", MPCC_VERSION));
+  precision_attrs(b, val_get(root, "precision"));
+  build_module_attr(b, attr_i(b, "batch", lo->batch));
+  build_module_attr(
+      b, attr_i(b, "accumulate", val_get_int(root, "trainer.accumulate_grad_batches", 1)));
+  double clip = val_get_float(root, "trainer.gradient_clip_val", 0);
+  Str algorithm = val_get_str(root, "trainer.gradient_clip_algorithm", "norm");
+  build_module_attr(b, attr_s(b, "clip_algorithm", clip > 0 ? algorithm : "none"));
+  build_module_attr(b, attr_f(b, "clip_val", clip));
+  /* without weight decay Adam is AdamW (the schema allows no other Adam) */
+  Str type = val_get_str(optimizer, "type", "SGD");
+  build_module_attr(b, attr_s(b, "optimizer", !strcmp(type, "SGD") ? "SGD" : "AdamW"));
+  group_attrs(b, 0, optimizer);
+  const Val *groups = val_get(optimizer, "param_groups");
+  for (int i = 0; i < groups->n; i++)
+    group_attrs(b, i + 1, groups->item[i]);
+}
+
+/* ---- facts the spec claims
+ * ------------------------------------------------------------------------------------------ */
+
+/* Nearest parameter names of an unmatched pattern, as its hint. */
+static void nearest_params(Lower *lo, const char *pattern) {
+  Builder *b = lo->b;
+  const char **known = ARENA_ARRAY(builder_arena(b), const char *, lo->nparam + 1);
+  if (arena_failed(builder_arena(b)))
+    return;
+  for (int i = 0; i < lo->nparam; i++)
+    known[i] = lo->param[i].tensor->name;
+  const char *near = diag_suggest(pattern, known, (size_t)lo->nparam);
+  if (near)
+    diag_hint(builder_diag(b), "nearest name: '%s'", near);
+  else
+    diag_hint(builder_diag(b),
+              "patterns match full parameter names: * within a part, ** any parts");
+}
+
+static bool any_param(const Lower *lo, const char *pattern) {
+  for (int i = 0; i < lo->nparam; i++)
+    if (glob_match(pattern, lo->param[i].tensor->name))
+      return true;
+  return false;
+}
+
+static void check_groups(Lower *lo) {
+  const Val *groups = val_get(lo->spec->root, "optimizer.param_groups");
+  Diag *d = builder_diag(lo->b);
+  for (int i = 0; groups && i < groups->n; i++) {
+    const Val *g = groups->item[i], *match = val_get(g, "match");
+    int before = diag_errors(d);
+    for (int k = 0; match && match->kind == VAL_LIST && k < match->n; k++) {
+      Str *pattern;
+      const Check *c = &lo->spec->c;
+      int n = glob_expand(c->a, c->s, match->item[k]->s, &pattern);
+      if (!n)
+        diag_error(d, match->item[k]->loc, 420, "pattern '%s' is not well formed",
+                   match->item[k]->s);
+      for (int p = 0; p < n; p++)
+        if (!any_param(lo, pattern[p])) {
+          diag_error(d, match->item[k]->loc, 422, "parameter group matches no parameter: '%s'",
+                     pattern[p]);
+          nearest_params(lo, pattern[p]);
+        }
+    }
+    if (diag_errors(d) == before && !lo->group_use[i]) {
+      diag_error(d, g->loc, 422, "parameter group has no parameter");
+      diag_hint(d, "all that match belong to earlier groups; the first match wins");
+    }
+    lo->failed |= diag_errors(d) > before;
+  }
+}
+
+static void check_expect(Lower *lo) {
+  const Val *want = lo->spec->model.expect ? val_get(lo->spec->model.expect, "parameters") : NULL;
+  int64_t n = 0;
+  for (int i = 0; i < lo->nparam; i++)
+    n += type_elems(lo->param[i].tensor->type);
+  if (!want || want->kind != VAL_INT || want->i == n || lo->spec->defines)
+    return;
+  diag_error(builder_diag(lo->b), want->loc, 312, "the model has %lld parameters, not %lld",
+             (long long)n, (long long)want->i);
+  lo->failed = true;
+}
+
+static void build_all(Lower *lo) {
+  Tensors t = {0};
+  module_attrs(lo);
+  declare_io(lo, &t);
+  if (lo->failed || builder_failed(lo->b) || arena_failed(builder_arena(lo->b)))
+    return;
+  for (int train = 1; train >= 0; train--) {
+    begin(lo, &t, train ? "train_forward" : "eval_forward", train);
+    forward(lo);
+    if (lo->failed || builder_failed(lo->b))
+      return;
+    loss_and_metrics(lo, &t);
+  }
+  check_groups(lo);
+  check_expect(lo);
+  build_predict(lo, &t);
+  build_init(lo, &t);
+}
+
+Status spec_lower(const Spec *s, StrTable *strings, Diag *d, Module **out) {
+  *out = NULL;
+  Builder *b = builder_create(strings, d, STAGE_FORWARD);
+  if (!b)
+    return MPCC_ERR_NOMEM;
+  const Val *groups = val_get(s->root, "optimizer.param_groups");
+  Arena *a = builder_arena(b);
+  Lower lo = {.spec = s, .b = b, .batch = val_get_int(s->root, "data.loader.batch_size", 1)};
+  lo.input = ARENA_ARRAY(a, Value *, s->model.ninput + 1);
+  lo.value = ARENA_ARRAY(a, Value *, s->model.nnode + 1);
+  lo.group_use = ARENA_ARRAY(a, int, (groups ? groups->n : 0) + 1);
+  if (!arena_failed(a))
+    build_all(&lo);
+  if (lo.failed) {
+    builder_destroy(b);
+    return MPCC_ERR_INPUT;
+  }
+  return builder_finish(b, out);
+}
