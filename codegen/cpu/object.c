@@ -70,7 +70,7 @@ static bool gen_init(Gen *g, const CpuLevel *level) {
   if (!g->ctx)
     return gen_fail(g, "no LLVM context");
   LLVMContextSetDiagnosticHandler(g->ctx, on_diagnostic, g);
-  g->mod = LLVMModuleCreateWithNameInContext("kernel", g->ctx);
+  g->mod = LLVMModuleCreateWithNameInContext("mpcc", g->ctx);
   g->b = LLVMCreateBuilderInContext(g->ctx);
   g->i1 = LLVMInt1TypeInContext(g->ctx);
   g->i8 = LLVMInt8TypeInContext(g->ctx);
