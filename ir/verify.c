@@ -156,7 +156,11 @@ static void check_shape(Verify *v, Builder *shapes) {
     verify_broken(v, "%d results", op->nout);
     return;
   }
-  if (shape_infer(shapes, op->code, op->nin, op->in, op->nattr, op->attr, op->loc, &nout, types)) {
+  const Status status =
+      shape_infer(shapes, op->code, op->nin, op->in, op->nattr, op->attr, op->loc, &nout, types);
+  if (status == MPCC_ERR_NOMEM)
+    return; /* module_verify asks `shapes` */
+  if (status != MPCC_OK) {
     verify_broken(v, "operands do not fit its shape rule");
     return;
   }
@@ -286,6 +290,9 @@ Status module_verify(const Module *m, Diag *d) {
       verify_broken(&v, "two functions have this name");
     check_func(&v, shapes);
   }
+  const bool short_memory = builder_failed(shapes);
   builder_destroy(shapes);
-  return diag_errors(d) == before ? MPCC_OK : MPCC_ERR_INTERNAL;
+  if (diag_errors(d) != before)
+    return MPCC_ERR_INTERNAL;
+  return short_memory ? MPCC_ERR_NOMEM : MPCC_OK;
 }
