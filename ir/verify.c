@@ -131,16 +131,15 @@ static bool kind_fits(AttrKind want, AttrKind is) {
 
 static bool check_attr_kinds(Verify *v) {
   const Op *op = v->op;
-  bool ok = true;
+  int before = diag_errors(v->d);
   check_attrs(v, "", op->attr, op->nattr);
   for (int i = 0; i < op->nattr; i++)
     for (size_t k = 0; k < sizeof attr_kinds / sizeof *attr_kinds; k++)
       if (!strcmp(op->attr[i].key, attr_kinds[k].key) &&
           !kind_fits(attr_kinds[k].kind, op->attr[i].kind)) {
         verify_broken(v, "attribute '%s' has the wrong kind of value", op->attr[i].key);
-        ok = false;
       }
-  return ok;
+  return diag_errors(v->d) == before;
 }
 
 static bool same_type(const Type *a, const Type *b) {
