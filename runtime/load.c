@@ -1,7 +1,6 @@
 /* Checks a program image and binds it. An image is used in place, so everything that is later
  * followed without looking (offsets, counts, indices, strings) is looked at here, once. The hash
- * finds damage; the checks after it hold for any bytes at all, so that a wrong writer is found too.
- */
+ * finds damage; the checks after it hold for any bytes, so that a wrong writer is found too. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -262,8 +262,7 @@ void mprt__shape_text(int rank, const int64_t *dim, char *buf, size_t cap);
 
 /* ---- checkpoint.c ---- */
 
-/* Makes the link PARENT(dir)/link point to dir by its last component, in one step ("last", "best").
- */
+/* Makes PARENT(dir)/link ("last", "best") a link to dir by its last component, in one step. */
 Status mprt__checkpoint_link(const char *dir, const char *link, const mprt_callbacks *cb);
 bool mprt__checkpoint_complete(const char *dir); /* has DONE */
 /* Newest complete checkpoint step-N in `folder` (a run's checkpoints/), by N; malloc'ed path or

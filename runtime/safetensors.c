@@ -290,8 +290,7 @@ static json_t *header_entry(const mprt__st_item *it, uint64_t begin, uint64_t en
                    "shape", shape, "data_offsets", (json_int_t)begin, (json_int_t)end);
 }
 
-/* Header text, padded with spaces so that data starts at a multiple of DATA_ALIGN; NULL: no memory.
- */
+/* Header text, padded with spaces to put data at a multiple of DATA_ALIGN; NULL: no memory. */
 static char *header_text(const mprt__st_item *const *order, size_t n, const json_t *metadata,
                          size_t *bytes) {
   uint64_t at = 0;
