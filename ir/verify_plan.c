@@ -135,6 +135,39 @@ static bool in_place(const Op *op, const Memory *x, const Memory *y) {
   return true;
 }
 
+/* Operand y of move op `op` already lies where its result x wants it: moving it changes nothing. */
+static bool is_piece(const Op *op, const Memory *x, const Memory *y) {
+  if (op->code != OP_group || strcmp(op_str(op, "kind", ""), "move"))
+    return false;
+  const Body *b = op->body;
+  const Attr *starts = op_attr(op, "starts"), *sizes = op_attr(op, "sizes");
+  int axis = (int)op_int(op, "axis", 0);
+  int64_t inner = (int64_t)dtype_bytes(x->value->type->dt);
+  for (int d = 0; d < b->ndim; d++) {
+    if (d < axis && b->dim[d] != 1)
+      return false;
+    if (d > axis)
+      inner *= b->dim[d];
+  }
+  bool any = false;
+  for (int k = 0; k < op->nin; k++) {
+    if (op->in[k] != y->value)
+      continue;
+    int64_t stride = 1;
+    for (int d = b->ndim; d-- > 0;) {
+      int64_t n = d == axis ? sizes->u.ints.v[k] : b->dim[d];
+      if (n > 1 && b->in[k].stride[d] != stride)
+        return false;
+      stride *= n;
+    }
+    any = y->value->type->dt == x->value->type->dt && b->in[k].offset == 0 &&
+          y->lo == x->lo + starts->u.ints.v[k] * inner;
+    if (!any)
+      return false;
+  }
+  return any;
+}
+
 static void check_pair(Verify *v, const Memory *x, const Memory *y) {
   if (x->space != y->space || x->hi <= y->lo || y->hi <= x->lo)
     return;
@@ -142,6 +175,8 @@ static void check_pair(Verify *v, const Memory *x, const Memory *y) {
   if (b->def < 0 || b->def > a->last)
     return; /* two reads, or a is dead by then */
   if (b->def == a->last && b->def > a->def && in_place(v->f->op[b->def], b, a))
+    return;
+  if (b->def > a->def && b->def < v->f->nop && is_piece(v->f->op[b->def], b, a))
     return;
   v->op = v->f->op[b->def];
   verify_broken(v, "%%%d is written over %%%d, which lives to op %d", b->value->id, a->value->id,

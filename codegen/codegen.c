@@ -1,0 +1,132 @@
+/* Kernels of a planned module: groups with equal content share one; targets by name. */
+#include "codegen/codegen.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mpcc/hash.h"
+
+const Target *target_by_name(const char *name) {
+#ifdef MPCC_LLVM
+  if (!strcmp(name, target_cpu.name))
+    return &target_cpu;
+#endif
+  (void)name;
+  return NULL;
+}
+
+/* ---- content --------------------------------------------------------------------------------------- */
+
+static void put_attr(Text *t, const Attr *a) {
+  text_printf(t, "%s=", a->key);
+  switch (a->kind) {
+  case AT_INT:
+  case AT_BOOL:
+  case AT_DTYPE:
+    text_printf(t, "%d:%lld", a->kind, (long long)a->u.i);
+    break;
+  case AT_FLOAT:
+    text_printf(t, "%a", a->u.f);
+    break;
+  case AT_STR:
+    text_json(t, a->u.s);
+    break;
+  case AT_INTS:
+    for (int i = 0; i < a->u.ints.n; i++)
+      text_printf(t, "%lld,", (long long)a->u.ints.v[i]);
+    break;
+  case AT_TENSOR:
+    text_puts(t, a->u.tensor->name);
+    break;
+  }
+  text_puts(t, "\n");
+}
+
+static void put_operand(Text *t, const char *word, const Body *b, const Access *a, const Value *v) {
+  text_printf(t, "%s %s %lld", word, dtype_text(v->type->dt), (long long)a->offset);
+  for (int d = 0; d < b->ndim; d++)
+    text_printf(t, " %lld", (long long)a->stride[d]);
+  text_puts(t, "\n");
+}
+
+/* All that a kernel's code depends on; not the values of parameters, the label, or places. */
+static void put_content(Text *t, const Op *op) {
+  const Body *b = op->body;
+  text_printf(t, "dim %d %d %lld", b->ndim, b->ncol, (long long)b->panel_rows);
+  for (int d = 0; d < b->ndim; d++)
+    text_printf(t, " %lld", (long long)b->dim[d]);
+  text_printf(t, "\nparams %d\n", b->nparam);
+  for (int i = 0; i < op->nattr; i++)
+    if (strcmp(op->attr[i].key, "label"))
+      put_attr(t, &op->attr[i]);
+  for (int i = 0; i < op->nin; i++)
+    put_operand(t, "in", b, &b->in[i], op->in[i]);
+  for (int i = 0; i < op->nout; i++)
+    put_operand(t, "out", b, &b->out[i], op->out[i]);
+  for (int i = 0; i < b->nstmt; i++) {
+    const Stmt *s = &b->stmt[i];
+    text_printf(t, "%d %d %d %d %d %d %d %d %d %a\n", s->prim, s->level, s->dt, s->rd, s->arg[0],
+                s->arg[1], s->arg[2], s->arg[3], s->ref, s->imm);
+  }
+}
+
+enum { SYMBOL_BYTES = 48 };
+
+/* "<kind>_<16 hex digits>"; false when memory is short. */
+static bool symbol_of(const Op *op, char out[SYMBOL_BYTES]) {
+  Text t = {0};
+  put_content(&t, op);
+  bool ok = !t.failed;
+  uint64_t hash[2] = {0, 0};
+  if (ok) {
+    MpccHash h;
+    mpcc_hash_init(&h);
+    mpcc_hash_add(&h, t.data, t.len);
+    mpcc_hash_finish(&h, hash);
+  }
+  snprintf(out, SYMBOL_BYTES, "%.24s_%016llx", op_str(op, "kind", "group"),
+           (unsigned long long)hash[0]);
+  text_fini(&t);
+  return ok;
+}
+
+static int find_symbol(const KernelTable *t, const char *symbol) {
+  for (int i = 0; i < t->n; i++)
+    if (!strcmp(t->kernel[i].symbol, symbol))
+      return i;
+  return -1;
+}
+
+int kernel_index(const KernelTable *t, const Op *group) {
+  char symbol[SYMBOL_BYTES];
+  return symbol_of(group, symbol) ? find_symbol(t, symbol) : -1;
+}
+
+Status codegen_kernels(const Module *m, Arena *a, KernelTable *out) {
+  int groups = 0;
+  *out = (KernelTable){0, NULL};
+  for (int f = 0; f < m->nfunc; f++)
+    for (int i = 0; i < m->func[f]->nop; i++)
+      groups += m->func[f]->op[i]->code == OP_group;
+  out->kernel = ARENA_ARRAY(a, Kernel, groups + 1);
+  if (arena_failed(a))
+    return MPCC_ERR_NOMEM;
+  for (int f = 0; f < m->nfunc; f++)
+    for (int i = 0; i < m->func[f]->nop; i++) {
+      const Op *op = m->func[f]->op[i];
+      char symbol[SYMBOL_BYTES];
+      if (op->code != OP_group)
+        continue;
+      if (!symbol_of(op, symbol))
+        return MPCC_ERR_NOMEM;
+      if (find_symbol(out, symbol) >= 0)
+        continue;
+      char *name = arena_alloc(a, sizeof symbol);
+      if (arena_failed(a))
+        return MPCC_ERR_NOMEM;
+      memcpy(name, symbol, sizeof symbol);
+      out->kernel[out->n++] = (Kernel){.group = op, .symbol = name};
+    }
+  return MPCC_OK;
+}

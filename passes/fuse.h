@@ -1,0 +1,220 @@
+/* Private to save, fuse and its helpers: groups in the making.
+ *
+ *   ops --views.c, group*.c--> nodes --merge.c--> fewer nodes --emit.c--> group ops
+ *
+ * A Node is a group whose iteration space may still change: dimensions are split, reordered and
+ * joined while nodes merge, and every affine form (accesses of operands and results, element
+ * numbers) follows. Columns are fixed only where a reduction needs them. */
+#ifndef MPCC_FUSE_H
+#define MPCC_FUSE_H
+
+#include "ir/ir.h"
+#include "passes/passes.h"
+
+typedef struct Node Node;
+
+/* A value in memory: what a node stores, or a tensor as it was when the function started. */
+typedef struct {
+  const Type *type; /* partial results: dim[0] is DIM_PANELS until emitted */
+  Node *def;        /* NULL: read */
+  int out;          /* which result of def */
+  Value *value;     /* in the new function, once emitted */
+  bool written;     /* ends in a tensor */
+  int nuser, cuser; /* nodes that load it, each once (merge.c) */
+  Node **user;
+} Buf;
+
+/* Extent of a dimension that runs over the partial results of another node, whose number of panels
+ * is not known before that node is emitted. Never split, equal to itself alone. */
+#define DIM_PANELS (-7)
+
+/* Elements of a Buf, or a constant, seen through strides. */
+typedef struct {
+  Buf *buf;   /* NULL: the constant imm */
+  double imm;
+  DType dt;
+  int rank;
+  int64_t dim[MAX_DIMS];
+  Access at;
+} View;
+
+typedef enum { NODE_ROWS, NODE_PRODUCT, NODE_PACK, NODE_ATTENTION, NODE_ATTENTION_GRAD, NODE_INDEX,
+               NODE_MOVE } NodeKind;
+
+typedef struct {
+  Buf *buf;
+  Access at;
+} NodeIn;
+
+/* part: the result is one element (PART_ALL) or one row of columns (PART_COL) per panel, panel p at
+ * offset + pstride * p; at holds the column strides. */
+enum { PART_NONE, PART_ALL, PART_COL };
+typedef struct {
+  Buf *buf;
+  Access at;
+  int stmt;
+  int part;
+  bool rows;       /* PART_ALL: counts each row once, not each element */
+  bool final;      /* PART_COL: a panel's sums are the result itself */
+  int64_t pstride;
+} NodeOut;
+
+enum { NODE_ATTRS = 12 };
+struct Node {
+  NodeKind kind;
+  int ndim;
+  int64_t dim[MAX_DIMS];
+  bool rigid;      /* the last ncol dimensions are columns for good; else any may become columns */
+  int ncol;
+  int64_t fix;     /* panel_rows that results depend on (PART_COL finals); 0: free choice */
+  Buf *panels;     /* whose panels a DIM_PANELS extent counts */
+  int nin, nout, nstmt, nlin, nparam;
+  int cin, cout, cstmt, clin, cparam; /* capacities */
+  NodeIn *in;
+  NodeOut *out;
+  Stmt *stmt;      /* without PR_STORE; PR_INDEX.ref numbers lin; level 0 until emitted */
+  Access *lin;     /* affine functions of the indices, for element numbers */
+  int64_t *param;
+  int64_t kstride; /* products: of A */
+  int nattr;
+  Attr attr[NODE_ATTRS];
+  const Op *op;    /* place and layer */
+  int nop;         /* how many ops it holds */
+  Str layer, label;
+  bool recompute, dead;
+  int64_t npanel;  /* once emitted */
+  int pos;         /* topological position */
+  int mark, seq;   /* seq: program order of what it holds */
+};
+
+typedef struct {
+  Buf *buf, *packed;
+  DType compute;
+  int64_t n, k, sn, sk, offset;
+} PackEntry;
+
+typedef struct {
+  const Module *m;
+  const PassOpts *o;
+  Builder *b;
+  Diag *d;
+  Arena *a;          /* scratch of the pass */
+  Tensor **tensors;  /* new ones, by old index */
+  const Func *f;
+  Status status;     /* sticky */
+  View **view;       /* by old value id; NULL: not lowered */
+  Node **node;
+  int nnode, cnode;
+  Buf **buf;
+  int nbuf, cbuf;
+  PackEntry *pack;
+  int npack, cpack;
+  const Op *op;      /* being lowered */
+  Node **heap;       /* merge.c */
+  int stamp;
+} Fuse;
+
+/* Error of the pass at an op; sticky. */
+void fuse_error(Fuse *F, const Op *op, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* Grows an arena array so that it holds n + 1 items. */
+void *fuse_grow(Fuse *F, void *items, int n, int *cap, size_t item_bytes);
+
+/* ---- views.c --------------------------------------------------------------------------------------- */
+
+View *view_of(Fuse *F, const Value *v);
+View *view_whole(Fuse *F, Buf *b);
+bool view_contiguous(const View *v);
+int64_t view_elems(const View *v);
+/* v with shape dim by numpy broadcasting (strides 0). */
+View *view_broadcast(Fuse *F, const View *v, int ndim, const int64_t *dim);
+/* The same elements in another shape; false when strides cannot say it. */
+bool view_reshaped(Fuse *F, const View *v, int ndim, const int64_t *dim, View **out);
+/* Copy of v with contiguous storage (v itself when it is that). */
+View *view_materialize(Fuse *F, const View *v);
+View *view_permuted(Fuse *F, const View *v, const int64_t *perm);
+/* view_<op> of the VIEW rows of ops.def. */
+void view_op(Fuse *F, const Op *op);
+
+/* ---- node.c: building bodies ------------------------------------------------------------------------ */
+
+Node *node_create(Fuse *F, NodeKind kind, int ndim, const int64_t *dim);
+Node *node_rows(Fuse *F, int ndim, const int64_t *dim); /* no reductions over columns: not rigid */
+Node *node_rigid(Fuse *F, int ndim, const int64_t *dim, int ncol);
+Buf *buf_create(Fuse *F, const Type *type);
+int node_in(Fuse *F, Node *n, Buf *buf, const Access *at);
+int node_stmt(Fuse *F, Node *n, Stmt s);
+int node_const(Fuse *F, Node *n, DType reg, double v);
+int node_op1(Fuse *F, Node *n, Prim p, int a);
+int node_op2(Fuse *F, Node *n, Prim p, int a, int b);
+int node_select(Fuse *F, Node *n, int c, int a, int b);
+int node_cvt(Fuse *F, Node *n, int s, DType reg);
+int node_round(Fuse *F, Node *n, int s, DType rd);
+int node_load(Fuse *F, Node *n, const View *v);     /* v broadcasts to the node's dims */
+int node_load_as(Fuse *F, Node *n, const View *v, DType reg);
+int node_param(Fuse *F, Node *n, int64_t v);
+int node_lin(Fuse *F, Node *n, const Access *at);   /* i64: affine function of the indices */
+int node_index(Fuse *F, Node *n, int dim);
+int node_element(Fuse *F, Node *n);                 /* i64: row-major number over the node's dims */
+int node_rand(Fuse *F, Node *n, const View *seed, const View *step, int element, int64_t stream);
+/* Inlines an elementwise body over argument statements (register type reg). */
+int node_scalar(Fuse *F, Node *n, const Scalar *s, const int *arg, DType reg);
+/* Stores stmt as an array of shape dims (row-major), dims being a subset: keep bit d. */
+Buf *node_store(Fuse *F, Node *n, int stmt, DType dt, unsigned keep);
+Buf *node_store_at(Fuse *F, Node *n, int stmt, const Type *type, const Access *at);
+void node_attr(Fuse *F, Node *n, Attr attr);
+void node_attr_i(Fuse *F, Node *n, const char *key, int64_t v);
+void node_attr_f(Fuse *F, Node *n, const char *key, double v);
+void node_attr_b(Fuse *F, Node *n, const char *key, bool v);
+void node_attr_dt(Fuse *F, Node *n, const char *key, DType v);
+DType reg_of(DType storage);
+/* Register in which an op over these formats computes: f64 when one is f64, else f32. */
+DType reg_join(DType a, DType b);
+/* Sums (PR_ASUM, PR_AMAX, PR_AMIN) stmt over everything: a partial per panel here and a node that
+ * combines them; view of the scalar in format dt. divisor divides the sum. */
+View *node_total(Fuse *F, Node *n, Prim prim, int stmt, DType dt, double divisor);
+/* The same over the rows of a rigid node: each row's value counts once. */
+View *node_rows_total(Fuse *F, Node *n, int stmt, DType dt);
+/* Sums stmt over the rows of n: keeps its columns. type: of the result. */
+Buf *node_column_sum(Fuse *F, Node *n, int stmt, const Type *type);
+/* Result i of the op being lowered. */
+void set_result(Fuse *F, int i, View *v);
+void set_result_buf(Fuse *F, int i, Buf *b);
+View *operand(Fuse *F, int i);
+
+/* ---- group.c, group_rows.c, group_product.c ---------------------------------------------------------- */
+
+/* Lowers one op to nodes (or a view) and sets the views of its results. */
+typedef void GroupFn(Fuse *F, const Op *op);
+GroupFn group_op, group_elem;
+/* group_<op> of every row that has a kind of its own. */
+#define GROUP_NONE(name)
+#define GROUP_ELEM(name)
+#define GROUP_VIEW(name)
+#define GROUP_PRODUCT(name) GroupFn group_##name;
+#define GROUP_ATTENTION(name) GroupFn group_##name;
+#define GROUP_ROWS(name) GroupFn group_##name;
+#define GROUP_MOVE(name) GroupFn group_##name;
+#define GROUP_INDEX(name) GroupFn group_##name;
+#define GROUP_PACK(name) GroupFn group_##name;
+#define OP(name, nin, nout, shape, cuda, cpu, grad, kind, doc) GROUP_##kind(name)
+#define SCALAR(name, nin, text, deriv, cuda, cpu, doc)
+#include "ir/ops.def"
+#undef OP
+#undef SCALAR
+
+/* ---- merge.c ------------------------------------------------------------------------------------------ */
+
+/* Drops extents of 1 and joins neighbours whose accesses agree. */
+void node_simplify(Fuse *F, Node *n);
+/* Equal statements and loads once, nothing unused. */
+void node_clean(Fuse *F, Node *n);
+void merge_all(Fuse *F);
+/* Topological order of live nodes into order[]; returns their number. */
+int fuse_order(Fuse *F, Node **order);
+void fuse_users(Fuse *F);
+
+/* ---- emit.c ------------------------------------------------------------------------------------------- */
+
+void emit_node(Fuse *F, Node *n);
+
+#endif

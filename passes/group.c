@@ -1,0 +1,216 @@
+/* group_<op>: ops become groups in the making, one or a few nodes each. The table is expanded from
+ * ops.def, so a row without its function is a link error. Here: pointwise ops, random numbers, and
+ * the kinds without statements; norms and losses in group_rows.c, products in group_product.c. */
+#include <math.h>
+#include <string.h>
+
+#include "passes/fuse.h"
+
+/* Pointwise: one node over the result's shape. Integers are computed in f64, which is exact up to
+ * 2^53. */
+void group_elem(Fuse *F, const Op *op) {
+  const Type *ty = op->out[0]->type;
+  DType reg = reg_join(ty->dt, DT_F32);
+  if (reg_of(ty->dt) == DT_I64)
+    reg = DT_F64;
+  for (int i = 0; i < op->nin; i++)
+    if (op->in[i]->type->dt == DT_F64 || reg_of(op->in[i]->type->dt) == DT_I64)
+      reg = DT_F64;
+  Node *n = node_rows(F, ty->rank, ty->dim);
+  int *arg = ARENA_ARRAY(F->a, int, op->nin + 1);
+  if (arena_failed(F->a))
+    return;
+  int r;
+  if (op->scalar) {
+    for (int i = 0; i < op->nin; i++)
+      arg[i] = node_load_as(F, n, operand(F, i), reg);
+    r = node_scalar(F, n, op->scalar, arg, reg);
+  } else {
+    r = node_load(F, n, operand(F, 0)); /* the store converts */
+  }
+  set_result_buf(F, 0, node_store(F, n, r, ty->dt, ~0u));
+}
+
+void group_random(Fuse *F, const Op *op) {
+  const Type *ty = op->out[0]->type;
+  Node *n = node_rows(F, ty->rank, ty->dim);
+  int r = node_rand(F, n, operand(F, 0), operand(F, 1), node_element(F, n),
+                    op_int(op, "stream", 0));
+  set_result_buf(F, 0, node_store(F, n, r, ty->dt, ~0u));
+}
+
+void group_dropout(Fuse *F, const Op *op) {
+  const Type *ty = op->out[0]->type;
+  double p = op_float(op, "p", 0);
+  Node *n = node_rows(F, ty->rank, ty->dim);
+  int r = node_rand(F, n, operand(F, 1), operand(F, 2), node_element(F, n),
+                    op_int(op, "stream", 0));
+  int x = node_load(F, n, operand(F, 0));
+  DType reg = reg_of(ty->dt);
+  int kept = node_op2(F, n, PR_DIV, x, node_const(F, n, reg, 1 - p));
+  int drop = node_op2(F, n, PR_LT, r, node_const(F, n, DT_F32, p));
+  set_result_buf(F, 0, node_store(F, n, node_select(F, n, drop, node_const(F, n, reg, 0), kept),
+                                  ty->dt, ~0u));
+}
+
+/* Operand i with storage: kinds without statements cannot take constants. */
+static View *stored(Fuse *F, int i) {
+  View *v = operand(F, i);
+  return v->buf ? v : view_materialize(F, v);
+}
+
+static void move(Fuse *F, const Op *op, int64_t axis, const int64_t *starts, bool zero) {
+  const Type *ty = op->out[0]->type;
+  Node *n = node_create(F, NODE_MOVE, ty->rank, ty->dim);
+  int64_t *sizes = ARENA_ARRAY(F->a, int64_t, op->nin + 1);
+  if (arena_failed(F->a))
+    return;
+  for (int i = 0; i < op->nin; i++) {
+    View *v = stored(F, i);
+    sizes[i] = v->dim[axis];
+    n->in = fuse_grow(F, n->in, n->nin, &n->cin, sizeof *n->in);
+    if (F->status != MPCC_OK)
+      return;
+    n->in[n->nin++] = (NodeIn){v->buf, v->at};
+  }
+  node_attr_i(F, n, "axis", axis);
+  node_attr_b(F, n, "zero", zero);
+  node_attr(F, n, attr_ints(F->b, "starts", op->nin, starts));
+  node_attr(F, n, attr_ints(F->b, "sizes", op->nin, sizes));
+  Access at = {0};
+  int64_t stride = 1;
+  for (int i = ty->rank - 1; i >= 0; stride *= ty->dim[i--])
+    at.stride[i] = stride;
+  set_result_buf(F, 0, node_store_at(F, n, 0, ty, &at));
+}
+
+static int64_t axis_of(const Op *op) {
+  int64_t axis = op_int(op, "dim", 0);
+  return axis < 0 ? axis + op->out[0]->type->rank : axis;
+}
+
+void group_cat(Fuse *F, const Op *op) {
+  int64_t axis = axis_of(op), at = 0;
+  int64_t *starts = ARENA_ARRAY(F->a, int64_t, op->nin + 1);
+  if (arena_failed(F->a))
+    return;
+  for (int i = 0; i < op->nin; i++) {
+    starts[i] = at;
+    at += op->in[i]->type->dim[axis];
+  }
+  move(F, op, axis, starts, false);
+}
+
+void group_unslice(Fuse *F, const Op *op) {
+  int64_t start = op_int(op, "start", 0);
+  move(F, op, axis_of(op), &start, true);
+}
+
+void group_embedding(Fuse *F, const Op *op) {
+  const Type *ty = op->out[0]->type;
+  View *ids = stored(F, 0), *table = stored(F, 1);
+  Node *n = node_create(F, NODE_INDEX, ty->rank, ty->dim);
+  Access row = ids->at;
+  row.stride[ty->rank - 1] = 0;
+  node_in(F, n, ids->buf, &row);
+  Access col = {.offset = table->at.offset};
+  col.stride[ty->rank - 1] = table->at.stride[1];
+  node_in(F, n, table->buf, &col);
+  node_attr_i(F, n, "row_stride", table->at.stride[0]);
+  Access at = {0};
+  int64_t stride = 1;
+  for (int i = ty->rank - 1; i >= 0; stride *= ty->dim[i--])
+    at.stride[i] = stride;
+  set_result_buf(F, 0, node_store_at(F, n, 0, ty, &at));
+}
+
+/* [N, T, H*D] seen as [N, H, T, D]. */
+static Access heads_access(const View *v, int64_t d) {
+  return (Access){v->at.offset,
+                  {v->at.stride[0], d * v->at.stride[2], v->at.stride[1], v->at.stride[2]}};
+}
+
+static Access heads_store(int64_t t, int64_t h, int64_t d) {
+  return (Access){0, {t * h * d, d, h * d, 1}};
+}
+
+/* Shared by attention and attention_grad: q, k, v are operands q0..q0 + 2; extra operands (of the
+ * gradient) come first. */
+static Node *attention_node(Fuse *F, const Op *op, NodeKind kind, int q0) {
+  const Type *q = op->in[q0]->type, *k = op->in[q0 + 1]->type;
+  int64_t heads = op_int(op, "heads", 1), d = q->dim[2] / heads;
+  int64_t dim[4] = {q->dim[0], heads, q->dim[1], d};
+  Node *n = node_create(F, kind, 4, dim);
+  n->ncol = 1;
+  double p = op_float(op, "dropout_p", 0);
+  for (int i = 0; i < op->nin; i++) {
+    if (i >= q0 + 3 && p == 0)
+      break;
+    View *v = stored(F, i);
+    Access at = {0};
+    if (i == 2 && q0 == 3) /* lse [N, H, T] */
+      at = v->at;
+    else if (i < q0 + 3)
+      at = heads_access(v, d);
+    n->in = fuse_grow(F, n->in, n->nin, &n->cin, sizeof *n->in);
+    if (F->status != MPCC_OK)
+      return n;
+    n->in[n->nin++] = (NodeIn){v->buf, at};
+  }
+  node_attr_b(F, n, "causal", op_int(op, "causal", 0));
+  node_attr_f(F, n, "scale", op_float(op, "scale", 1 / sqrt((double)d)));
+  node_attr_f(F, n, "dropout_p", p);
+  node_attr_i(F, n, "keys", k->dim[1]);
+  node_attr_dt(F, n, "compute", target_product_dtype(F->o->caps, q->dt, k->dt));
+  if (F->o->strict)
+    node_attr_dt(F, n, "round", q->dt);
+  node_param(F, n, op_int(op, "stream", 0));
+  n->nstmt = 0; /* the parameter is the template's */
+  return n;
+}
+
+void group_attention(Fuse *F, const Op *op) {
+  Node *n = attention_node(F, op, NODE_ATTENTION, 0);
+  int64_t h = n->dim[1], t = n->dim[2], d = n->dim[3];
+  Access o = heads_store(t, h, d), lse = {0, {h * t, t, 1, 0}};
+  set_result_buf(F, 0, node_store_at(F, n, 0, op->out[0]->type, &o));
+  set_result_buf(F, 1, node_store_at(F, n, 0, op->out[1]->type, &lse));
+}
+
+void group_attention_grad(Fuse *F, const Op *op) {
+  Node *n = attention_node(F, op, NODE_ATTENTION_GRAD, 3);
+  int64_t h = n->dim[1], t = n->dim[2], d = n->dim[3], s = op->in[4]->type->dim[1];
+  for (int i = 0; i < 3; i++) {
+    Access at = heads_store(i ? s : t, h, d);
+    set_result_buf(F, i, node_store_at(F, n, 0, op->out[i]->type, &at));
+  }
+}
+
+/* ---- the table ----------------------------------------------------------------------------------- */
+
+#define ROW_NONE(name) NULL
+#define ROW_ELEM(name) group_elem
+#define ROW_VIEW(name) view_op
+#define ROW_PRODUCT(name) group_##name
+#define ROW_ATTENTION(name) group_##name
+#define ROW_ROWS(name) group_##name
+#define ROW_MOVE(name) group_##name
+#define ROW_INDEX(name) group_##name
+#define ROW_PACK(name) group_##name
+
+static GroupFn *const group_fn[OP_COUNT] = {
+#define OP(name, nin, nout, shape, cuda, cpu, grad, kind, doc) [OP_##name] = ROW_##kind(name),
+#define SCALAR(name, nin, text, deriv, cuda, cpu, doc) [OP_##name] = group_elem,
+#include "ir/ops.def"
+#include "ir/scalar.def"
+#undef OP
+#undef SCALAR
+};
+
+void group_op(Fuse *F, const Op *op) {
+  F->op = op;
+  if (group_fn[op->code])
+    group_fn[op->code](F, op);
+  else
+    fuse_error(F, op, "is not legal at this stage");
+}

@@ -1,0 +1,124 @@
+/* Lowering of products: A with any strides times a packed B, then statements on each element. */
+#include <string.h>
+
+#include "passes/fuse.h"
+
+static int64_t panel_columns(const TargetCaps *c, DType compute) {
+  return compute == DT_F64 ? c->panel_cols_f64
+         : compute == DT_BF16 ? c->panel_cols_bf16 : c->panel_cols_f32;
+}
+
+/* b [N, K] in the target's panel layout; one pack serves all products that read it the same way. */
+static Buf *packed(Fuse *F, const View *b, DType compute) {
+  PackEntry key = {b->buf, NULL, compute, b->dim[0], b->dim[1], b->at.stride[0], b->at.stride[1],
+                   b->at.offset};
+  for (int i = 0; i < F->npack; i++) {
+    const PackEntry *e = &F->pack[i];
+    if (e->buf == key.buf && e->compute == compute && e->n == key.n && e->k == key.k &&
+        e->sn == key.sn && e->sk == key.sk && e->offset == key.offset)
+      return e->packed;
+  }
+  const TargetCaps *c = F->o->caps;
+  int64_t cols = panel_columns(c, compute), pair = compute == DT_BF16 ? c->k_pair_bf16 : 1;
+  int64_t dim[4] = {(key.n + cols - 1) / cols, (key.k + pair - 1) / pair, cols, pair};
+  Node *n = node_create(F, NODE_PACK, 2, b->dim);
+  n->label = "pack";
+  node_in(F, n, b->buf, &b->at);
+  node_attr_dt(F, n, "compute", compute);
+  const Type *ty = type_get(builder_types(F->b), compute, 4, dim);
+  key.packed = node_store_at(F, n, 0, ty, &(Access){0});
+  F->pack = fuse_grow(F, F->pack, F->npack, &F->cpack, sizeof *F->pack);
+  if (F->status == MPCC_OK)
+    F->pack[F->npack++] = key;
+  return key.packed;
+}
+
+/* a [rows..., K] times b [N, K]: node over [rows..., N]; *acc is its sum. */
+static Node *product(Fuse *F, View *a, View *b, int *acc) {
+  if (!a->buf)
+    a = view_materialize(F, a);
+  if (!b->buf)
+    b = view_materialize(F, b);
+  DType compute = target_product_dtype(F->o->caps, a->dt, b->dt);
+  int64_t dim[MAX_DIMS] = {1};
+  int nrow = a->rank - 1, shift = nrow == 0;
+  for (int i = 0; i < nrow; i++)
+    dim[i] = a->dim[i];
+  dim[nrow + shift] = b->dim[0];
+  Buf *p = packed(F, b, compute);
+  Node *n = node_create(F, NODE_PRODUCT, nrow + shift + 1, dim);
+  n->rigid = true;
+  n->ncol = 1;
+  Access at = a->at;
+  at.stride[nrow] = 0;
+  n->kstride = a->at.stride[nrow];
+  n->in = fuse_grow(F, n->in, 1, &n->cin, sizeof *n->in);
+  if (F->status == MPCC_OK) {
+    n->in[0] = (NodeIn){a->buf, at};
+    n->in[1] = (NodeIn){p, {0}};
+    n->nin = 2;
+  }
+  node_attr_i(F, n, "k", b->dim[1]);
+  node_attr_dt(F, n, "compute", compute);
+  Stmt s = {.prim = PR_ACC, .dt = compute == DT_F64 ? DT_F64 : DT_F32, .arg = {-1, -1, -1, -1},
+            .ref = -1};
+  *acc = node_stmt(F, n, s);
+  return n;
+}
+
+static void finish(Fuse *F, Node *n, int r) {
+  const Type *ty = F->op->out[0]->type;
+  Buf *b = node_store(F, n, r, ty->dt, ~0u);
+  set_result_buf(F, 0, b);
+}
+
+void group_linear(Fuse *F, const Op *op) {
+  int s;
+  Node *n = product(F, operand(F, 0), operand(F, 1), &s);
+  if (op->nin > 2) {
+    n->label = "linear+bias";
+    s = node_op2(F, n, PR_ADD, s, node_load_as(F, n, operand(F, 2), (DType)n->stmt[s].dt));
+  }
+  finish(F, n, s);
+}
+
+static View *transposed(Fuse *F, View *x, bool yes) {
+  static const int64_t swap[2] = {1, 0};
+  return yes ? view_permuted(F, x, swap) : x;
+}
+
+static Node *matrices(Fuse *F, const Op *op, int *s) {
+  return product(F, transposed(F, operand(F, 0), op_int(op, "ta", 0)),
+                 transposed(F, operand(F, 1), !op_int(op, "tb", 0)), s);
+}
+
+void group_matmul(Fuse *F, const Op *op) {
+  int s;
+  Node *n = matrices(F, op, &s);
+  finish(F, n, s);
+}
+
+/* Products of codes are multiplied by both inverse scales. */
+static int unscaled(Fuse *F, Node *n, int s) {
+  DType reg = (DType)n->stmt[s].dt;
+  int scale = node_op2(F, n, PR_MUL, node_load_as(F, n, operand(F, 2), reg),
+                       node_load_as(F, n, operand(F, 3), reg));
+  return node_op2(F, n, PR_MUL, s, scale);
+}
+
+void group_qmatmul(Fuse *F, const Op *op) {
+  int s;
+  Node *n = matrices(F, op, &s);
+  finish(F, n, unscaled(F, n, s));
+}
+
+void group_qlinear(Fuse *F, const Op *op) {
+  (void)op;
+  int s;
+  Node *n = product(F, operand(F, 0), operand(F, 1), &s);
+  finish(F, n, unscaled(F, n, s));
+}
+
+void group_conv2d(Fuse *F, const Op *op) {
+  fuse_error(F, op, "is not a product yet: the layout pass replaces it");
+}

@@ -1,0 +1,359 @@
+/* Lowering of ops whose rows depend on each other's columns: sums, norms, losses, quantization. */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "passes/fuse.h"
+
+/* Sum over the last nred of ndim dims (dims permuted so), kept dims in front. */
+static View *sum_rows(Fuse *F, const View *x, int nkeep, DType dt, double divisor) {
+  DType reg = reg_of(dt) == DT_F64 ? DT_F64 : reg_join(x->dt, DT_F32);
+  Node *n = node_rigid(F, x->rank, x->dim, x->rank - nkeep);
+  int s = node_op1(F, n, PR_RSUM, node_load_as(F, n, x, reg));
+  if (divisor != 1)
+    s = node_op2(F, n, PR_DIV, s, node_const(F, n, reg, divisor));
+  return view_whole(F, node_store(F, n, s, dt, (1u << nkeep) - 1));
+}
+
+/* Sum over dims [outer, outer + nred) where inner dims stay contiguous columns. */
+static View *sum_columns(Fuse *F, const View *x, int outer, int nred, DType dt, double divisor) {
+  DType reg = reg_of(dt) == DT_F64 ? DT_F64 : reg_join(x->dt, DT_F32);
+  int inner = x->rank - outer - nred;
+  int64_t dim[MAX_DIMS], rows = 1;
+  int rank = 0;
+  for (int i = 0; i < x->rank; i++)
+    if (i < outer || i >= outer + nred)
+      dim[rank++] = x->dim[i];
+    else
+      rows *= x->dim[i];
+  Node *n = node_rigid(F, x->rank, x->dim, inner);
+  int load = node_load_as(F, n, x, reg);
+  DType first = divisor == 1 ? dt : reg;
+  const Type *ty = type_get(builder_types(F->b), first, rank, dim);
+  Buf *sum;
+  if (outer) {
+    /* One panel per outer index, so that its column sums are final. */
+    int64_t stride = 1;
+    Access at = {0};
+    for (int i = x->rank - 1; i >= x->rank - inner; stride *= x->dim[i--])
+      at.stride[i] = stride;
+    n->fix = rows;
+    Stmt s = {.prim = PR_CSUM, .dt = (uint8_t)reg, .arg = {load, -1, -1, -1}, .ref = -1};
+    sum = node_store_at(F, n, node_stmt(F, n, s), ty, &at);
+    if (F->status == MPCC_OK) {
+      n->out[sum->out].part = PART_COL;
+      n->out[sum->out].final = true;
+      n->out[sum->out].pstride = stride;
+    }
+  } else {
+    sum = node_column_sum(F, n, load, ty);
+  }
+  if (divisor == 1)
+    return view_whole(F, sum);
+  Node *m = node_rows(F, rank, dim);
+  int q = node_op2(F, m, PR_DIV, node_load(F, m, view_whole(F, sum)), node_const(F, m, reg, divisor));
+  return view_whole(F, node_store(F, m, q, dt, ~0u));
+}
+
+static void reduce(Fuse *F, const Op *op, bool mean) {
+  const Attr *dims = op_attr(op, "dims");
+  View *x = operand(F, 0);
+  DType dt = op->out[0]->type->dt;
+  bool reduced[MAX_DIMS] = {false};
+  for (int i = 0; i < x->rank; i++)
+    reduced[i] = !dims;
+  for (int i = 0; dims && i < dims->u.ints.n; i++)
+    reduced[dims->u.ints.v[i] + (dims->u.ints.v[i] < 0 ? x->rank : 0)] = true;
+
+  /* Order kept outer, reduced, kept inner; columns are the innermost dimensions as they lie. */
+  double count = 1;
+  int64_t perm[MAX_DIMS];
+  int nkeep = 0, nred = 0, last = -1;
+  for (int i = 0; i < x->rank; i++) {
+    if (reduced[i])
+      count *= (double)x->dim[i], nred++;
+    else
+      nkeep += x->dim[i] > 1;
+    if (x->dim[i] > 1)
+      last = i;
+  }
+  double divisor = mean ? count : 1;
+  View *r;
+  if (!nkeep) {
+    Node *n = node_rows(F, x->rank, x->dim);
+    DType reg = reg_of(dt) == DT_F64 ? DT_F64 : reg_join(x->dt, DT_F32);
+    r = node_total(F, n, PR_ASUM, node_load_as(F, n, x, reg), dt, divisor);
+  } else {
+    bool rows = last < 0 || reduced[last];
+    int inner = x->rank; /* first of the trailing kept dimensions */
+    while (!rows && inner > 0 && !reduced[inner - 1])
+      inner--;
+    int k = 0;
+    for (int i = 0; i < inner; i++)
+      if (!reduced[i])
+        perm[k++] = i;
+    int nouter = k;
+    for (int i = 0; i < inner; i++)
+      if (reduced[i])
+        perm[k++] = i;
+    for (int i = inner; i < x->rank; i++)
+      perm[k++] = i;
+    View *p = view_permuted(F, x, perm);
+    r = rows ? sum_rows(F, p, nouter, dt, divisor)
+             : sum_columns(F, p, nouter, nred, dt, divisor);
+  }
+  set_result(F, 0, r);
+}
+
+void group_sum(Fuse *F, const Op *op) {
+  reduce(F, op, false);
+}
+
+void group_mean(Fuse *F, const Op *op) {
+  reduce(F, op, true);
+}
+
+void group_amax(Fuse *F, const Op *op) {
+  View *x = operand(F, 0);
+  Node *n = node_rows(F, x->rank, x->dim);
+  int s = node_op1(F, n, PR_ABS, node_load(F, n, x));
+  set_result(F, 0, node_total(F, n, PR_AMAX, s, op->out[0]->type->dt, 1));
+}
+
+/* ---- normalisation --------------------------------------------------------------------------------- */
+
+/* Columns of a norm over the last `axes` axes. */
+static int64_t norm_columns(const Op *op, const Type *x, int *ncol) {
+  *ncol = (int)op_int(op, "axes", 1);
+  int64_t c = 1;
+  for (int i = x->rank - *ncol; i < x->rank; i++)
+    c *= x->dim[i];
+  return c;
+}
+
+static unsigned row_mask(const Node *n) {
+  return (1u << (n->ndim - n->ncol)) - 1;
+}
+
+/* y = (x - mean) rstd w + b, rstd = 1 / sqrt(mean((x - mean)^2) + eps); two passes over the row, so
+ * the variance does not cancel. */
+void group_layer_norm(Fuse *F, const Op *op) {
+  const Type *ty = op->in[0]->type;
+  int ncol;
+  double c = (double)norm_columns(op, ty, &ncol);
+  DType reg = reg_join(ty->dt, op->out[1]->type->dt);
+  Node *n = node_rigid(F, ty->rank, ty->dim, ncol);
+  int x = node_load_as(F, n, operand(F, 0), reg), count = node_const(F, n, reg, c);
+  int mean = node_op2(F, n, PR_DIV, node_op1(F, n, PR_RSUM, x), count);
+  int d = node_op2(F, n, PR_SUB, x, mean);
+  int var = node_op2(F, n, PR_DIV, node_op1(F, n, PR_RSUM, node_op2(F, n, PR_MUL, d, d)), count);
+  int eps = node_const(F, n, reg, op_float(op, "eps", 1e-5));
+  int std = node_op1(F, n, PR_SQRT, node_op2(F, n, PR_ADD, var, eps));
+  int rstd = node_op2(F, n, PR_DIV, node_const(F, n, reg, 1), std);
+  int y = node_op2(F, n, PR_MUL, d, rstd);
+  if (op->nin > 1)
+    y = node_op2(F, n, PR_MUL, y, node_load_as(F, n, operand(F, 1), reg));
+  if (op->nin > 2)
+    y = node_op2(F, n, PR_ADD, y, node_load_as(F, n, operand(F, 2), reg));
+  set_result_buf(F, 0, node_store(F, n, y, op->out[0]->type->dt, ~0u));
+  set_result_buf(F, 1, node_store(F, n, mean, op->out[1]->type->dt, row_mask(n)));
+  set_result_buf(F, 2, node_store(F, n, rstd, op->out[2]->type->dt, row_mask(n)));
+}
+
+/* Statistics have the rows' shape: extents of 1 in place of the columns. */
+static int load_stat(Fuse *F, Node *n, int i, DType reg) {
+  const View *v = operand(F, i);
+  int64_t dim[MAX_DIMS];
+  for (int k = 0; k < n->ndim; k++)
+    dim[k] = k < n->ndim - n->ncol ? n->dim[k] : 1;
+  View *w;
+  if (!view_reshaped(F, v, n->ndim, dim, &w))
+    view_reshaped(F, view_materialize(F, v), n->ndim, dim, &w);
+  return node_load_as(F, n, w, reg);
+}
+
+/* With xhat = (x - mean) rstd and g = dy w:
+ * dx = rstd (g - mean(g) - xhat mean(g xhat)), dw = sum over rows of dy xhat, db = of dy. */
+void group_layer_norm_grad(Fuse *F, const Op *op) {
+  const Type *ty = op->in[1]->type;
+  int ncol;
+  double c = (double)norm_columns(op, ty, &ncol);
+  DType reg = reg_join(ty->dt, op->in[2]->type->dt);
+  Node *n = node_rigid(F, ty->rank, ty->dim, ncol);
+  int dy = node_load_as(F, n, operand(F, 0), reg), x = node_load_as(F, n, operand(F, 1), reg);
+  int mean = load_stat(F, n, 2, reg), rstd = load_stat(F, n, 3, reg);
+  int xhat = node_op2(F, n, PR_MUL, node_op2(F, n, PR_SUB, x, mean), rstd);
+  int g = dy, count = node_const(F, n, reg, c);
+  if (op->nin > 4)
+    g = node_op2(F, n, PR_MUL, dy, node_load_as(F, n, operand(F, 4), reg));
+  int c1 = node_op2(F, n, PR_DIV, node_op1(F, n, PR_RSUM, g), count);
+  int c2 = node_op2(F, n, PR_DIV, node_op1(F, n, PR_RSUM, node_op2(F, n, PR_MUL, g, xhat)), count);
+  int centred = node_op2(F, n, PR_SUB, node_op2(F, n, PR_SUB, g, c1),
+                         node_op2(F, n, PR_MUL, xhat, c2));
+  int dx = node_op2(F, n, PR_MUL, centred, rstd);
+  set_result_buf(F, 0, node_store(F, n, dx, op->out[0]->type->dt, ~0u));
+  if (op->nout > 1)
+    set_result_buf(F, 1, node_column_sum(F, n, node_op2(F, n, PR_MUL, dy, xhat),
+                                         op->out[1]->type));
+  if (op->nout > 2)
+    set_result_buf(F, 2, node_column_sum(F, n, dy, op->out[2]->type));
+}
+
+/* ---- losses ---------------------------------------------------------------------------------------- */
+
+/* b1: the row's sample is real and its target is not ignored. */
+static int row_counts(Fuse *F, Node *n, int target, const View *valid, int64_t ignore) {
+  int nrow = n->ndim - n->ncol;
+  int hit = node_op2(F, n, PR_NE, target, node_const(F, n, DT_I64, (double)ignore));
+  if (!nrow)
+    return hit;
+  int real = node_op2(F, n, PR_LT, node_index(F, n, 0), node_load(F, n, valid));
+  return node_op2(F, n, PR_AND, hit, real);
+}
+
+/* target [...] as a row-level operand over [..., V] */
+static int load_target(Fuse *F, Node *n, int i) {
+  const View *v = operand(F, i);
+  View *w = view_broadcast(F, v, v->rank, v->dim);
+  w->dim[w->rank] = 1;
+  w->at.stride[w->rank++] = 0;
+  return node_load_as(F, n, w, DT_I64);
+}
+
+/* loss = (1 - e) (lse - x[t]) + e (lse - mean x), dlogits = seed (softmax - (1 - e) onehot - e / V)
+ * with e = label_smoothing (Szegedy et al. 2016, section 7). */
+void group_cross_entropy(Fuse *F, const Op *op) {
+  const Type *ty = op->in[0]->type;
+  double e = op_float(op, "label_smoothing", 0), v = (double)ty->dim[ty->rank - 1];
+  DType reg = reg_join(ty->dt, op->out[0]->type->dt);
+  Node *n = node_rigid(F, ty->rank, ty->dim, 1);
+  int x = node_load_as(F, n, operand(F, 0), reg);
+  int target = load_target(F, n, 1), seed = node_load_as(F, n, operand(F, 2), reg);
+  int counts = row_counts(F, n, target, operand(F, 3), op_int(op, "ignore_index", -100));
+  int zero = node_const(F, n, reg, 0), one = node_const(F, n, reg, 1);
+
+  int max = node_op1(F, n, PR_RMAX, x);
+  int ex = node_op1(F, n, PR_EXP, node_op2(F, n, PR_SUB, x, max));
+  int sum = node_op1(F, n, PR_RSUM, ex);
+  int lse = node_op2(F, n, PR_ADD, max, node_op1(F, n, PR_LOG, sum));
+  int is_target = node_op2(F, n, PR_EQ, node_index(F, n, n->ndim - 1), target);
+  int xt = node_op1(F, n, PR_RSUM, node_select(F, n, is_target, x, zero));
+  int loss = node_op2(F, n, PR_SUB, lse, xt);
+  int p = node_op2(F, n, PR_DIV, ex, sum);
+  int hot = node_select(F, n, is_target, node_const(F, n, reg, 1 - e), zero);
+  int d = node_op2(F, n, PR_SUB, p, hot);
+  if (e != 0) {
+    int mean = node_op2(F, n, PR_DIV, node_op1(F, n, PR_RSUM, x), node_const(F, n, reg, v));
+    loss = node_op2(F, n, PR_ADD, node_op2(F, n, PR_MUL, node_const(F, n, reg, 1 - e), loss),
+                    node_op2(F, n, PR_MUL, node_const(F, n, reg, e),
+                             node_op2(F, n, PR_SUB, lse, mean)));
+    d = node_op2(F, n, PR_SUB, d, node_const(F, n, reg, e / v));
+  }
+  d = node_op2(F, n, PR_MUL, seed, d);
+  int dlogits = node_select(F, n, counts, d, zero);
+  set_result_buf(F, 2, node_store(F, n, dlogits, op->out[2]->type->dt, ~0u));
+  set_result(F, 0, node_rows_total(F, n, node_select(F, n, counts, loss, zero),
+                                   op->out[0]->type->dt));
+  set_result(F, 1, node_rows_total(F, n, node_select(F, n, counts, one, zero),
+                                   op->out[1]->type->dt));
+}
+
+/* The lowest index among the largest logits is compared with the target; f32 holds indices below
+ * 2^24 exactly. A NaN in a row makes it wrong. */
+void group_accuracy(Fuse *F, const Op *op) {
+  const Type *ty = op->in[0]->type;
+  DType reg = reg_of(ty->dt);
+  Node *n = node_rigid(F, ty->rank, ty->dim, 1);
+  int x = node_load(F, n, operand(F, 0)), target = load_target(F, n, 1);
+  int counts = row_counts(F, n, target, operand(F, 2), op_int(op, "ignore_index", -100));
+  int max = node_op1(F, n, PR_RMAX, x);
+  int index = node_cvt(F, n, node_index(F, n, n->ndim - 1), reg);
+  int far = node_const(F, n, reg, (double)ty->dim[ty->rank - 1]);
+  int best = node_op1(F, n, PR_RMIN,
+                      node_select(F, n, node_op2(F, n, PR_EQ, x, max), index, far));
+  int hit = node_op2(F, n, PR_AND, counts,
+                     node_op2(F, n, PR_EQ, best, node_cvt(F, n, target, reg)));
+  int one = node_select(F, n, hit, node_const(F, n, reg, 1), node_const(F, n, reg, 0));
+  set_result(F, 0, node_rows_total(F, n, one, op->out[0]->type->dt));
+}
+
+/* ---- 8-bit formats ----------------------------------------------------------------------------------- */
+
+/* codes = sat(x scale), scale_inv = 1 / scale, amax = max |x| before the saturating cast [N2]. */
+void group_quantize(Fuse *F, const Op *op) {
+  View *x = operand(F, 0), *scale = operand(F, 1);
+  DType reg = reg_join(x->dt, DT_F32);
+  Node *n = node_rows(F, x->rank, x->dim);
+  int a = node_load_as(F, n, x, reg);
+  int q = node_op2(F, n, PR_MUL, a, node_load_as(F, n, scale, reg));
+  set_result_buf(F, 0, node_store(F, n, q, op->out[0]->type->dt, ~0u));
+  int64_t none[1] = {0};
+  Node *m = node_rows(F, 0, none);
+  int inv = node_op2(F, m, PR_DIV, node_const(F, m, DT_F32, 1), node_load_as(F, m, scale, DT_F32));
+  set_result_buf(F, 1, node_store(F, m, inv, op->out[1]->type->dt, ~0u));
+  set_result(F, 2, node_total(F, n, PR_AMAX, node_op1(F, n, PR_ABS, a), op->out[2]->type->dt, 1));
+}
+
+/* history[s] without its first element, at the place one before: so that rolling is an access. */
+static View *shifted_history(Fuse *F, const View *a) {
+  int64_t starts[2] = {0, a->dim[1] - 1}, sizes[2] = {a->dim[1] - 1, 1};
+  Node *n = node_create(F, NODE_MOVE, 2, a->dim);
+  Access tail = a->at;
+  tail.offset += a->at.stride[1];
+  n->in = fuse_grow(F, n->in, 1, &n->cin, sizeof *n->in);
+  if (F->status == MPCC_OK) {
+    n->in[0] = (NodeIn){a->buf, tail};
+    n->in[1] = (NodeIn){a->buf, a->at};
+    n->nin = 2;
+  }
+  node_attr_i(F, n, "axis", 1);
+  node_attr_b(F, n, "zero", false);
+  node_attr(F, n, attr_ints(F->b, "starts", 2, starts));
+  node_attr(F, n, attr_ints(F->b, "sizes", 2, sizes));
+  return view_whole(F, node_store(F, n, 0, DT_F32, ~0u));
+}
+
+/* Delayed scaling, one history per row [N8]; the rule of Transformer Engine's fused update:
+ * last = amax or, when that is 0, history[0]; 0 keeps history and scale; NaN rows do not count. */
+void group_fp8_update(Fuse *F, const Op *op) {
+  View *history = operand(F, 0);
+  if (!history->buf)
+    history = view_materialize(F, history);
+  int64_t length = history->dim[1];
+  View *shifted = length > 1 ? shifted_history(F, history) : history;
+  double top = ldexp(op_float(op, "fp8_max", 448), -(int)op_float(op, "margin", 0));
+  bool recent = !strcmp(op_str(op, "algo", "max"), "most_recent");
+  View first = *history;
+  first.dim[1] = 1;
+  View *amax = operand(F, 1), *scale = operand(F, 2), *amax_rows, *scale_rows;
+  int64_t rows[2] = {history->dim[0], 1};
+  view_reshaped(F, amax, 2, rows, &amax_rows);
+  view_reshaped(F, scale, 2, rows, &scale_rows);
+
+  Node *n = node_rigid(F, 2, history->dim, 1);
+  int zero = node_const(F, n, DT_F32, 0);
+  int a = node_load(F, n, history), next = node_load(F, n, shifted);
+  int now = node_load(F, n, amax_rows), old = node_load(F, n, scale_rows);
+  int last = node_select(F, n, node_op2(F, n, PR_NE, now, zero), now, node_load(F, n, &first));
+  int roll = node_op2(F, n, PR_NE, last, zero);
+  int i = node_index(F, n, 1);
+  int is_first = node_op2(F, n, PR_EQ, i, node_const(F, n, DT_I64, 0));
+  int is_last = node_op2(F, n, PR_EQ, i, node_const(F, n, DT_I64, (double)(length - 1)));
+  int rolled = node_select(F, n, is_first, zero, node_select(F, n, is_last, last, next));
+  int history_out = node_select(F, n, roll, rolled, a);
+
+  int use = node_select(F, n, node_op2(F, n, PR_EQ, last, last), last, zero);
+  if (!recent) {
+    int number = node_op2(F, n, PR_EQ, a, a);
+    int counts = node_op2(F, n, PR_AND, number, node_op1(F, n, PR_NOT, is_first));
+    use = node_op2(F, n, PR_MAX, use, node_op1(F, n, PR_RMAX, node_select(F, n, counts, a, zero)));
+  }
+  use = node_select(F, n, roll, use, zero);
+  int good = node_op2(F, n, PR_AND, node_op1(F, n, PR_ISFINITE, use),
+                      node_op2(F, n, PR_LT, zero, use));
+  int s = node_op2(F, n, PR_DIV, node_const(F, n, DT_F32, top), use);
+  int most = node_const(F, n, DT_F32, FLT_MAX);
+  s = node_select(F, n, node_op2(F, n, PR_LE, s, most), s, most);
+  set_result_buf(F, 0, node_store(F, n, history_out, DT_F32, ~0u));
+  set_result_buf(F, 1, node_store(F, n, node_select(F, n, good, s, old), DT_F32, 1));
+}

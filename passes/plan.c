@@ -1,0 +1,383 @@
+/* plan: where every byte lies.
+ *
+ * Tensors get their place in their segment (views inside their base). A value that a function writes
+ * lives in its tensor from the start when nothing reads the old contents later; the pieces of a
+ * concatenation along memory are made in place; a pointwise result takes over an operand that dies.
+ * What is left shares the work segment: largest first, each in the smallest gap among those that
+ * live at the same time (greedy by size, as in Pisarchyk and Lee 2020).
+ * Stage kernels to planned. With no_reuse every value has its own bytes and nothing is in place. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "mpcc/abi.h"
+#include "passes/passes.h"
+
+enum { FOREVER = INT32_MAX };
+
+/* Bytes that one value or several in turn occupy. */
+typedef struct {
+  int first, last; /* op indices */
+  int64_t bytes, offset;
+  bool placed;
+} Block;
+
+typedef struct {
+  Block *block;
+  Value *parent;      /* lies inside this one, at part bytes; no block of its own then */
+  int64_t part;
+  Tensor *alias;      /* new tensor */
+  int64_t alias_elem;
+  int first, last;    /* first: when the first of its pieces is made */
+  bool has_pieces;
+} Place;
+
+typedef struct {
+  const Func *f;
+  Arena *a;
+  Place *place; /* by value id */
+  bool no_reuse;
+  int nblock;
+  Block **block;
+} Plan;
+
+static int64_t round_up(int64_t n) {
+  return (n + MPCC_ALIGN - 1) / MPCC_ALIGN * MPCC_ALIGN;
+}
+
+static bool is_group(const Value *v) {
+  return v->def->code == OP_group;
+}
+
+static const char *kind_of(const Op *op) {
+  return op_str(op, "kind", "");
+}
+
+/* ---- tensors ------------------------------------------------------------------------------------------- */
+
+static int segment_of(Role r) {
+  static const int segment[] = {
+#define ROLE(id, text, seg, doc) MPCC_SEG_##seg,
+#include "mpcc/roles.def"
+#undef ROLE
+  };
+  return segment[r];
+}
+
+static void place_tensors(Module *m) {
+  memset(m->segment_bytes, 0, sizeof m->segment_bytes);
+  for (int i = 0; i < m->ntensor; i++) {
+    Tensor *t = m->tensor[i];
+    if (t->base)
+      continue;
+    int64_t *end = &m->segment_bytes[segment_of(t->role)];
+    t->offset = *end;
+    *end += round_up(type_bytes(t->type));
+  }
+  for (int i = 0; i < m->ntensor; i++) {
+    Tensor *t = m->tensor[i];
+    if (t->base)
+      t->offset = t->base->offset + t->base_elem * (int64_t)dtype_bytes(t->type->dt);
+  }
+}
+
+static const Tensor *tensor_of(const Op *op) {
+  return op_attr(op, "tensor")->u.tensor;
+}
+
+static bool overlap(const Tensor *a, const Tensor *b) {
+  const Tensor *base_a = a->base ? a->base : a, *base_b = b->base ? b->base : b;
+  int64_t from_a = a->base ? a->base_elem : 0, from_b = b->base ? b->base_elem : 0;
+  return base_a == base_b && from_a < from_b + type_elems(b->type) &&
+         from_b < from_a + type_elems(a->type);
+}
+
+/* ---- in place ------------------------------------------------------------------------------------------ */
+
+static bool access_equal(const Body *b, const Access *x, const Access *y) {
+  if (x->offset != y->offset)
+    return false;
+  for (int d = 0; d < b->ndim; d++)
+    if (b->dim[d] > 1 && x->stride[d] != y->stride[d])
+      return false;
+  return true;
+}
+
+/* Result o of op may overwrite operand value x while op runs: each element is read, by the iteration
+ * that writes it, before it is written. */
+static bool in_place(const Op *op, int o, const Value *x) {
+  const Body *b = op->body;
+  const char *kind = kind_of(op);
+  bool product = !strcmp(kind, "product");
+  if ((!product && strcmp(kind, "rows")) || x->type->dt != op->out[o]->type->dt ||
+      type_elems(x->type) != type_elems(op->out[o]->type))
+    return false;
+  for (int i = 0; i < op->nin; i++)
+    if (op->in[i] == x && ((product && i < 2) || !access_equal(b, &b->in[i], &b->out[o])))
+      return false;
+  /* One element per panel or row is written before others of it are read. */
+  for (int s = 0; s < b->nstmt; s++)
+    if (b->stmt[s].prim == PR_STORE && b->stmt[s].ref == o && b->stmt[s].level != LV_ELEM &&
+        !(b->stmt[s].level == LV_ROW && type_elems(x->type) == 1))
+      return false;
+  return true;
+}
+
+/* May tensor t be overwritten when value v is made (its first piece at op `first`)? */
+static bool may_overwrite(const Plan *p, const Value *v, int first, const Tensor *t) {
+  const Func *f = p->f;
+  for (int i = 0; i < f->nop; i++) {
+    const Op *op = f->op[i];
+    for (int k = 0; k < op->nin; k++) {
+      const Value *x = op->in[k];
+      if (x->def->code != OP_read || !overlap(tensor_of(x->def), t) || i < first)
+        continue;
+      if (op->code == OP_write && tensor_of(op) == tensor_of(x->def))
+        continue; /* keeps what it has */
+      if (i != v->def->index || first != i || tensor_of(x->def) != t || !in_place(op, v->out, x))
+        return false;
+    }
+  }
+  return true;
+}
+
+/* Operands of a concatenation along memory become parts of its result. */
+static void place_pieces(Plan *p, const Op *op) {
+  const Body *b = op->body;
+  const Value *whole = op->out[0];
+  int64_t axis = op_int(op, "axis", 0), inner = 1;
+  const Attr *starts = op_attr(op, "starts"), *sizes = op_attr(op, "sizes");
+  for (int d = 0; d < b->ndim; d++)
+    if (d < axis && b->dim[d] != 1)
+      return;
+    else if (d > axis)
+      inner *= b->dim[d];
+  if (op_int(op, "zero", 0))
+    return;
+  for (int i = 0; i < op->nin; i++) {
+    const Value *x = op->in[i];
+    const Place *q = &p->place[x->id];
+    if (!is_group(x) || x->type->dt != whole->type->dt || q->parent || q->has_pieces || q->alias ||
+        type_elems(x->type) != sizes->u.ints.v[i] * inner || b->in[i].offset ||
+        starts->u.ints.v[i] * inner * (int64_t)dtype_bytes(whole->type->dt) % MPCC_ALIGN)
+      return;
+    int64_t stride = 1;
+    for (int d = b->ndim - 1; d >= 0; d--) {
+      int64_t n = d == axis ? sizes->u.ints.v[i] : b->dim[d];
+      if (n > 1 && b->in[i].stride[d] != stride)
+        return;
+      stride *= n;
+    }
+    for (int k = 0; k < i; k++)
+      if (op->in[k] == x)
+        return;
+  }
+  Place *w = &p->place[whole->id];
+  for (int i = 0; i < op->nin; i++) {
+    Place *q = &p->place[op->in[i]->id];
+    q->parent = (Value *)whole;
+    q->part = starts->u.ints.v[i] * inner * (int64_t)dtype_bytes(whole->type->dt);
+    w->first = q->first < w->first ? q->first : w->first;
+    w->last = q->last > w->last ? q->last : w->last;
+  }
+  w->has_pieces = true;
+}
+
+/* Values that end in a tensor and may live there. */
+static void place_writes(Plan *p, Tensor *const *tensors) {
+  const Func *f = p->f;
+  for (int i = 0; i < f->nop; i++) {
+    const Op *op = f->op[i];
+    if (op->code != OP_write)
+      continue;
+    const Value *v = op->in[0];
+    const Tensor *t = tensor_of(op);
+    if (!is_group(v))
+      continue;
+    Place *q = &p->place[v->id];
+    if (!p->no_reuse && !q->alias && !q->parent && v->type->dt == t->type->dt &&
+        may_overwrite(p, v, q->first, t)) {
+      q->alias = tensors[t->index];
+      continue;
+    }
+    /* Copied when the function ends, out of wherever it lies. */
+    q->last = FOREVER;
+    if (q->parent)
+      p->place[q->parent->id].last = FOREVER;
+  }
+}
+
+/* ---- blocks -------------------------------------------------------------------------------------------- */
+
+/* Block of a dying operand that result o can take over. */
+static Block *inherited(const Plan *p, const Op *op, int o) {
+  for (int i = 0; i < op->nin && !p->no_reuse; i++) {
+    const Value *x = op->in[i];
+    const Place *q = &p->place[x->id];
+    if (!is_group(x) || !q->block || q->has_pieces || q->last != op->index ||
+        q->block->last != op->index || !in_place(op, o, x))
+      continue;
+    return q->block;
+  }
+  return NULL;
+}
+
+static void make_blocks(Plan *p) {
+  const Func *f = p->f;
+  for (int i = 0; i < f->nop; i++)
+    for (int o = 0; f->op[i]->code == OP_group && o < f->op[i]->nout; o++) {
+      const Value *v = f->op[i]->out[o];
+      Place *q = &p->place[v->id];
+      if (q->alias || q->parent)
+        continue;
+      Block *b = q->has_pieces ? NULL : inherited(p, f->op[i], o);
+      if (!b) {
+        b = ARENA_NEW(p->a, Block);
+        b->first = q->first;
+        b->bytes = round_up(type_bytes(v->type));
+        p->block[p->nblock++] = b;
+      }
+      b->last = p->no_reuse ? FOREVER : q->last;
+      if (p->no_reuse)
+        b->first = 0;
+      q->block = b;
+    }
+}
+
+static int by_size(const void *a, const void *b) {
+  const Block *x = *(Block *const *)a, *y = *(Block *const *)b;
+  if (x->bytes != y->bytes)
+    return x->bytes < y->bytes ? 1 : -1;
+  return x->first != y->first ? (x->first < y->first ? -1 : 1) : 0;
+}
+
+/* Stable order: equal blocks keep the order in which they were made. */
+static void sort_blocks(Block **x, int n, Block **space) {
+  if (n < 2)
+    return;
+  int h = n / 2, i = 0, j = h, k = 0;
+  sort_blocks(x, h, space);
+  sort_blocks(x + h, n - h, space);
+  while (i < h || j < n)
+    space[k++] = j == n || (i < h && by_size(&x[i], &x[j]) <= 0) ? x[i++] : x[j++];
+  memcpy(x, space, (size_t)n * sizeof *x);
+}
+
+/* Smallest gap between placed blocks that live when b does, lowest among equals. */
+static void place_block(Block *b, Block **placed, int n) {
+  int64_t best = -1, best_gap = 0, end = 0;
+  for (int i = 0; i < n; i++) { /* placed: by offset */
+    if (placed[i]->first > b->last || placed[i]->last < b->first)
+      continue;
+    int64_t gap = placed[i]->offset - end;
+    if (gap >= b->bytes && (best < 0 || gap < best_gap)) {
+      best = end;
+      best_gap = gap;
+    }
+    if (placed[i]->offset + placed[i]->bytes > end)
+      end = placed[i]->offset + placed[i]->bytes;
+  }
+  b->offset = best < 0 ? end : best;
+}
+
+static int64_t place_blocks(Plan *p) {
+  Block **order = ARENA_ARRAY(p->a, Block *, p->nblock + 1);
+  Block **space = ARENA_ARRAY(p->a, Block *, p->nblock + 1);
+  Block **placed = ARENA_ARRAY(p->a, Block *, p->nblock + 1);
+  int64_t peak = 0;
+  if (arena_failed(p->a))
+    return 0;
+  memcpy(order, p->block, (size_t)p->nblock * sizeof *order);
+  sort_blocks(order, p->nblock, space);
+  for (int i = 0; i < p->nblock; i++) {
+    Block *b = order[i];
+    place_block(b, placed, i);
+    int k = i;
+    for (; k > 0 && placed[k - 1]->offset > b->offset; k--)
+      placed[k] = placed[k - 1];
+    placed[k] = b;
+    if (b->offset + b->bytes > peak)
+      peak = b->offset + b->bytes;
+  }
+  return peak;
+}
+
+/* ---- functions ----------------------------------------------------------------------------------------- */
+
+static void lifetimes(Plan *p) {
+  const Func *f = p->f;
+  for (int i = 0; i < f->nop; i++) {
+    const Op *op = f->op[i];
+    for (int o = 0; o < op->nout; o++) {
+      p->place[op->out[o]->id].first = i;
+      p->place[op->out[o]->id].last = i;
+    }
+    for (int k = 0; k < op->nin; k++)
+      if (op->code != OP_write)
+        p->place[op->in[k]->id].last = i;
+  }
+}
+
+static void apply(const Plan *p, const Copier *c) {
+  for (int i = 0; i < p->f->nop; i++)
+    for (int o = 0; p->f->op[i]->code == OP_group && o < p->f->op[i]->nout; o++) {
+      const Value *v = p->f->op[i]->out[o];
+      const Place *q = &p->place[v->id];
+      const Place *root = q->parent ? &p->place[q->parent->id] : q;
+      Value *w = copier_get(c, v);
+      w->offset = -1;
+      if (root->alias) {
+        w->alias = root->alias;
+        w->alias_elem = q->part / (int64_t)dtype_bytes(v->type->dt);
+      } else if (root->block) {
+        w->offset = root->block->offset + q->part;
+      }
+    }
+}
+
+static Status plan_func(Copier *c, const Func *f, const PassOpts *o) {
+  Plan p = {.f = f, .a = arena_create(), .no_reuse = o->no_reuse};
+  if (!p.a)
+    return MPCC_ERR_NOMEM;
+  copier_func(c, f, f->name);
+  for (int i = 0; i < f->nop; i++)
+    copier_op(c, f->op[i]);
+  p.place = ARENA_ARRAY(p.a, Place, f->nvalue + 1);
+  p.block = ARENA_ARRAY(p.a, Block *, f->nvalue + 1);
+  Status s = MPCC_OK;
+  if (!arena_failed(p.a) && !builder_failed(c->b)) {
+    lifetimes(&p);
+    for (int i = f->nop - 1; i >= 0 && !p.no_reuse; i--)
+      if (f->op[i]->code == OP_group && !strcmp(kind_of(f->op[i]), "move"))
+        place_pieces(&p, f->op[i]);
+    place_writes(&p, c->tensors);
+    make_blocks(&p);
+    build_current(c->b)->work_bytes = place_blocks(&p);
+    if (!arena_failed(p.a))
+      apply(&p, c);
+  }
+  if (arena_failed(p.a))
+    s = MPCC_ERR_NOMEM;
+  arena_destroy(p.a);
+  return s;
+}
+
+Status pass_plan(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
+  (void)d;
+  Copier c;
+  copier_init(&c, out, in);
+  if (builder_failed(out))
+    return MPCC_ERR_NOMEM;
+  Module *m = builder_module(out);
+  place_tensors(m);
+  int64_t work = 0;
+  for (int i = 0; i < in->nfunc; i++) {
+    Status s = plan_func(&c, in->func[i], o);
+    if (s != MPCC_OK)
+      return s;
+    int64_t bytes = build_current(out)->work_bytes;
+    work = bytes > work ? bytes : work;
+  }
+  m->segment_bytes[MPCC_SEG_WORK] = work;
+  build_module_attr(out, attr_i(out, "peak_bytes", work));
+  return MPCC_OK;
+}

@@ -1,0 +1,135 @@
+/* save: values that the backward half of a step reads are stored or computed again.
+ *
+ * Backward begins behind the function's cross_entropy. A forward value is computed again when that
+ * costs no memory and next to no time: a cheap pointwise op (cast, mask, arithmetic; no
+ * transcendental) that backward uses pointwise only, of operands that live until then anyway (state,
+ * or values that backward reads for their own sake). The copy carries attr recompute, so that value
+ * numbering keeps both; fuse puts it into the kernels that use it. Everything else is stored.
+ * Stage step to saved. The result does not change: the copy rounds as the original does. */
+#include <string.h>
+
+#include "passes/passes.h"
+
+enum { CHEAP_STMTS = 12 };
+
+typedef struct {
+  const Func *f;
+  int loss;      /* index of the op that ends forward; nop when there is none */
+  bool *wanted;  /* by value id: backward reads it for its own sake */
+  bool *again;   /* by value id: computed again */
+} Save;
+
+static bool is_backward(const Save *s, const Op *op) {
+  return op->index > s->loss;
+}
+
+static bool is_cheap(const Op *op) {
+  if (op_info(op->code)->kind != OK_ELEM || op->nout != 1)
+    return false;
+  if (!op->scalar)
+    return true;
+  for (int i = 0; i < op->scalar->nstmt; i++) {
+    int p = op->scalar->stmt[i].prim;
+    if (p == PR_EXP || p == PR_LOG || p == PR_TANH || p == PR_ERF || p == PR_COS || p == PR_SIN)
+      return false;
+  }
+  return op->scalar->nstmt <= CHEAP_STMTS;
+}
+
+static bool used_pointwise(const Save *s, const Uses *u) {
+  bool any = false;
+  for (int i = 0; i < u->n; i++) {
+    if (!is_backward(s, u->op[i]))
+      continue;
+    OpKind k = op_info(u->op[i]->code)->kind;
+    if (k != OK_ELEM && k != OK_ROWS)
+      return false;
+    any = true;
+  }
+  return any;
+}
+
+static bool read_by_backward(const Save *s, const Uses *u) {
+  for (int i = 0; i < u->n; i++)
+    if (is_backward(s, u->op[i]))
+      return true;
+  return false;
+}
+
+static void decide(Save *s, Arena *a) {
+  const Func *f = s->f;
+  Uses *uses = func_uses(f, a);
+  s->wanted = ARENA_ARRAY(a, bool, f->nvalue + 1);
+  s->again = ARENA_ARRAY(a, bool, f->nvalue + 1);
+  if (arena_failed(a))
+    return;
+  for (int i = 0; i < f->nop && i < s->loss; i++) {
+    const Op *op = f->op[i];
+    for (int o = 0; o < op->nout; o++) {
+      int id = op->out[o]->id;
+      s->wanted[id] = op->code == OP_read || op->code == OP_const ||
+                      read_by_backward(s, &uses[id]);
+    }
+    if (!is_cheap(op) || !used_pointwise(s, &uses[op->out[0]->id]))
+      continue;
+    /* Operands come first, so what is computed again itself is known: it does not live. */
+    bool live = type_elems(op->out[0]->type) > 1;
+    for (int k = 0; k < op->nin; k++)
+      live &= s->wanted[op->in[k]->id] && !s->again[op->in[k]->id];
+    s->again[op->out[0]->id] = live;
+  }
+}
+
+/* A copy of op behind what has been built; its operands are forward values. */
+static Value *compute_again(Copier *c, const Op *op) {
+  Builder *b = c->b;
+  Value *in[8];
+  Attr attr[16];
+  int n = 0;
+  for (int i = 0; i < op->nin; i++)
+    in[i] = copier_get(c, op->in[i]);
+  for (; n < op->nattr; n++)
+    attr[n] = op->attr[n];
+  attr[n++] = attr_b(b, "recompute", true);
+  build_at(b, op->loc, op->layer, str_c(builder_strings(b), "save: computed again"));
+  return build_op(b, op->code, op->nin, in, n, attr)->out[0];
+}
+
+static void save_func(Copier *c, const Func *f, Arena *a) {
+  Save s = {.f = f, .loss = f->nop};
+  for (int i = 0; i < f->nop; i++)
+    if (f->op[i]->code == OP_cross_entropy)
+      s.loss = i;
+  decide(&s, a);
+  copier_func(c, f, f->name);
+  if (arena_failed(a) || builder_failed(c->b))
+    return;
+  for (int i = 0; i < f->nop; i++) {
+    const Op *op = f->op[i];
+    for (int k = 0; i > s.loss && k < op->nin; k++) {
+      const Value *v = op->in[k];
+      if (!s.again[v->id] || v->def->nin > 8 || v->def->nattr > 14)
+        continue;
+      c->map[v->id] = compute_again(c, v->def);
+      s.again[v->id] = false; /* backward shares one copy */
+    }
+    copier_op(c, op);
+  }
+}
+
+Status pass_save(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
+  (void)o, (void)d;
+  Copier c;
+  copier_init(&c, out, in);
+  for (int i = 0; i < in->nfunc; i++) {
+    Arena *a = arena_create();
+    if (!a)
+      return MPCC_ERR_NOMEM;
+    save_func(&c, in->func[i], a);
+    bool failed = arena_failed(a);
+    arena_destroy(a);
+    if (failed)
+      return MPCC_ERR_NOMEM;
+  }
+  return MPCC_OK;
+}
