@@ -5,22 +5,23 @@
 
 #include "passes/step.h"
 
+enum { CE_SEED = 2 }; /* operand of cross_entropy */
+
 static const Tensor *tensor_of(const Op *op) {
   return op_attr(op, "tensor")->u.tensor;
 }
 
-/* Ops that feed a write which this kind of micro-batch wants. */
+/* Ops that feed a write which this kind of micro-batch wants. The loss's seed is replaced. */
 static bool *wanted(Step *s, const Func *f, MicroKind kind) {
-  if (kind != MICRO_CALIBRATE)
-    return func_live(f, s->scratch);
   bool *live = ARENA_ARRAY(s->scratch, bool, f->nop + 1);
   if (arena_failed(s->scratch))
     return live;
   for (int i = f->nop - 1; i >= 0; i--) {
     const Op *op = f->op[i];
-    live[i] |= op->code == OP_write && tensor_of(op)->role == ROLE_SUM;
+    live[i] |= op->code == OP_write && (kind != MICRO_CALIBRATE || tensor_of(op)->role == ROLE_SUM);
     for (int k = 0; live[i] && k < op->nin; k++)
-      live[op->in[k]->def->index] = true;
+      if (op->code != OP_cross_entropy || k != CE_SEED)
+        live[op->in[k]->def->index] = true;
   }
   return live;
 }
@@ -43,16 +44,15 @@ static void copy_body_op(Copy *c, const Op *op) {
   Value **in = ARENA_ARRAY(s->scratch, Value *, op->nin + 1);
   if (arena_failed(s->scratch))
     return;
+  bool seeds = op->code == OP_cross_entropy && c->micro;
   for (int i = 0; i < op->nin; i++)
-    in[i] = operand(c, op->in[i]);
+    in[i] = seeds && i == CE_SEED ? lossscale_seed(s) : operand(c, op->in[i]);
   if (op->code == OP_write && c->micro) {
     const Tensor *t = tensor_of(op);
     c->micro->written[t->index] = in[0];
   } else if (op->code == OP_qgrad) {
     c->c.map[op->out[0]->id] = in[0]; /* its gradient is in the module by now */
   } else {
-    if (op->code == OP_cross_entropy && c->micro)
-      in[2] = lossscale_seed(s);
     rebuild_op(&c->c, op, in);
   }
 }

@@ -177,8 +177,9 @@ static void cast_tensors(Cast *s) {
   for (int i = 0; i < in->ntensor; i++) {
     const Tensor *t = in->tensor[i];
     const Type *ty = t->type;
-    if (t->role == ROLE_PARAM && dtype_is_float(ty->dt))
-      ty = type_with_dtype(builder_types(b), ty, s->mode.param);
+    bool wide = t->role == ROLE_METRIC && s->mode.math == DT_F64; /* losses of 64-true keep it */
+    if ((t->role == ROLE_PARAM || wide) && dtype_is_float(ty->dt))
+      ty = type_with_dtype(builder_types(b), ty, wide ? DT_F64 : s->mode.param);
     else
       ty = type_get(builder_types(b), ty->dt, ty->rank, ty->dim);
     Tensor *base = t->base ? s->c.tensors[t->base->index] : NULL;

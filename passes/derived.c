@@ -236,6 +236,7 @@ static Value *state_now(Step *s, const Op *read, const NewState *now) {
   const Tensor *t = tensor_of(read);
   int k;
   const Member *m = member_of(s, t, &k);
+  build_like(s->b, read);
   if (m && now && now->flat) {
     Value *flat = build_slice(s->b, now->flat[k], 0, m->at, m->at + m->elems);
     return build_reshape(s->b, flat, t->type->rank, t->type->dim);
