@@ -49,21 +49,15 @@ static Value *simplify(Copier *c, const Op *op) {
   }
 }
 
-Status pass_canon(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
+static Status simplify_all(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   (void)o, (void)d;
-  Arena *scratch = arena_create();
-  if (!scratch)
-    return MPCC_ERR_NOMEM;
   Copier c;
   copier_init(&c, out, in);
   for (int i = 0; i < in->nfunc; i++) {
     const Func *f = in->func[i];
-    bool *live = func_live(f, scratch);
     copier_func(&c, f, f->name);
-    for (int k = 0; k < f->nop && !arena_failed(scratch); k++) {
+    for (int k = 0; k < f->nop && !builder_failed(out); k++) {
       const Op *op = f->op[k];
-      if (!live[k])
-        continue;
       build_like(out, op);
       Value *v = simplify(&c, op);
       if (v)
@@ -72,7 +66,9 @@ Status pass_canon(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
         copier_op(&c, op);
     }
   }
-  Status st = arena_failed(scratch) ? MPCC_ERR_NOMEM : MPCC_OK;
-  arena_destroy(scratch);
-  return st;
+  return MPCC_OK;
+}
+
+Status pass_canon(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
+  return rewrite_and_sweep(in, STAGE_FORWARD, simplify_all, o, out, d);
 }

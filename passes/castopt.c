@@ -39,37 +39,27 @@ static Value *cast_early(Builder *b, Value *v, DType dt) {
   return build_op(b, def->code, 1, &x, def->nattr, def->attr)->out[0];
 }
 
-static Status castopt_func(Copier *c, const Func *f, Arena *scratch) {
-  Builder *b = c->b;
-  copier_func(c, f, f->name);
-  bool *live = func_live(f, scratch);
-  if (arena_failed(scratch))
-    return MPCC_ERR_NOMEM;
-  for (int k = 0; k < f->nop; k++) {
-    const Op *op = f->op[k];
-    if (!live[k])
-      continue;
-    if (op->code != OP_cast || !dtype_is_float(op->in[0]->type->dt) ||
-        !dtype_is_float(op->out[0]->type->dt)) {
-      copier_op(c, op);
-      continue;
+static Status move_casts(const Module *in, const PassOpts *o, Builder *b, Diag *d) {
+  (void)o, (void)d;
+  Copier c;
+  copier_init(&c, b, in);
+  for (int i = 0; i < in->nfunc; i++) {
+    const Func *f = in->func[i];
+    copier_func(&c, f, f->name);
+    for (int k = 0; k < f->nop && !builder_failed(b); k++) {
+      const Op *op = f->op[k];
+      if (op->code != OP_cast || !dtype_is_float(op->in[0]->type->dt) ||
+          !dtype_is_float(op->out[0]->type->dt)) {
+        copier_op(&c, op);
+        continue;
+      }
+      build_at(b, op->loc, op->layer, op->why);
+      c.map[op->out[0]->id] = cast_early(b, mapped(&c, op, 0), op->out[0]->type->dt);
     }
-    build_at(b, op->loc, op->layer, op->why);
-    c->map[op->out[0]->id] = cast_early(b, mapped(c, op, 0), op->out[0]->type->dt);
   }
   return MPCC_OK;
 }
 
 Status pass_castopt(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
-  (void)o, (void)d;
-  Arena *scratch = arena_create();
-  if (!scratch)
-    return MPCC_ERR_NOMEM;
-  Copier c;
-  copier_init(&c, out, in);
-  Status st = MPCC_OK;
-  for (int i = 0; i < in->nfunc && st == MPCC_OK; i++)
-    st = castopt_func(&c, in->func[i], scratch);
-  arena_destroy(scratch);
-  return st;
+  return rewrite_and_sweep(in, STAGE_TYPED, move_casts, o, out, d);
 }

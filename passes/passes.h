@@ -72,6 +72,10 @@ bool mode_named(const Module *m, const char *name, Mode *out);
 double module_number(const Module *m, const char *key, double otherwise);
 /* live[i]: op i of f is a write or feeds one. */
 bool *func_live(const Func *f, Arena *a);
+/* Runs `rewrite` into a module of its own and copies to out what is live in that: for rewrites that
+ * leave operands without users behind. */
+Status rewrite_and_sweep(const Module *in, Stage gives, PassFn *rewrite, const PassOpts *o,
+                         Builder *out, Diag *d);
 /* Copies tensor t with its attributes (tensor attributes through `map`, indexed by Tensor.index). */
 Tensor *copy_tensor(Builder *b, const Tensor *t, const char *name, const Type *type, Tensor *base,
                     int64_t base_elem, Tensor *const *map);

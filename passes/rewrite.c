@@ -23,6 +23,43 @@ bool *func_live(const Func *f, Arena *a) {
   return live;
 }
 
+static Status copy_live(const Module *in, Builder *out) {
+  Arena *scratch = arena_create();
+  if (!scratch)
+    return MPCC_ERR_NOMEM;
+  Copier c;
+  copier_init(&c, out, in);
+  for (int i = 0; i < in->nfunc; i++) {
+    const Func *f = in->func[i];
+    bool *live = func_live(f, scratch);
+    copier_func(&c, f, f->name);
+    for (int k = 0; k < f->nop && !arena_failed(scratch); k++)
+      if (live[k])
+        copier_op(&c, f->op[k]);
+  }
+  Status st = arena_failed(scratch) ? MPCC_ERR_NOMEM : MPCC_OK;
+  arena_destroy(scratch);
+  return st;
+}
+
+Status rewrite_and_sweep(const Module *in, Stage gives, PassFn *rewrite, const PassOpts *o,
+                         Builder *out, Diag *d) {
+  Builder *b = builder_create(in->strings, d, gives);
+  if (!b)
+    return MPCC_ERR_NOMEM;
+  Status st = rewrite(in, o, b, d);
+  if (st != MPCC_OK) {
+    builder_destroy(b);
+    return st;
+  }
+  Module *all;
+  st = builder_finish(b, &all);
+  if (st == MPCC_OK)
+    st = copy_live(all, out);
+  module_destroy(all);
+  return st;
+}
+
 static Attr map_attr(const Attr *a, Tensor *const *map) {
   Attr r = *a;
   if (a->kind == AT_TENSOR && map)
