@@ -1,6 +1,6 @@
-/* For tests and benchmarks of kernels: builds group ops by hand, compiles one for a level, loads
- * the object and gives its entry point. Everything aborts on failure: a caller that cannot go on.
- */
+/* For tests and benchmarks of kernels: builds group ops by hand, compiles one for a level of the
+ * CPU target, loads the object and gives its entry point; typed buffers beside the doubles the
+ * reference interpreter wants. Everything aborts on failure: the callers cannot go on. */
 #ifndef MPCC_KERNEL_RUN_H
 #define MPCC_KERNEL_RUN_H
 
@@ -13,9 +13,13 @@
 
 #include "codegen/cpu/gen.h"
 #include "mpcc/abi.h"
+#include "mpcc/num.h"
+
+enum { GROUP_MOST = 64 };
 
 typedef struct {
   Arena *arena;
+  StrTable *strings;
   TypeTable *types;
   Op op;
   Body body;
@@ -42,25 +46,33 @@ static inline void run_check(bool ok, const char *words) {
   abort();
 }
 
+/* ---- groups
+ * ------------------------------------------------------------------------------------------ */
+
 static inline Group *group_new(const char *kind, int ndim, const int64_t *dim, int ncol) {
   Arena *a = arena_create();
   run_check(a != NULL, "no memory");
   Group *t = ARENA_NEW(a, Group);
   t->arena = a;
+  t->strings = str_table_create(a);
   t->types = type_table_create(a);
   t->op = (Op){.code = OP_group, .layer = "", .body = &t->body};
-  t->op.attr = ARENA_ARRAY(a, Attr, 16);
-  t->op.in = ARENA_ARRAY(a, Value *, 16);
-  t->op.out = ARENA_ARRAY(a, Value *, 16);
-  t->body.in = ARENA_ARRAY(a, Access, 16);
-  t->body.out = ARENA_ARRAY(a, Access, 16);
-  t->body.param = ARENA_ARRAY(a, int64_t, 16);
-  t->body.stmt = ARENA_ARRAY(a, Stmt, 64);
+  t->op.attr = ARENA_ARRAY(a, Attr, GROUP_MOST);
+  t->op.in = ARENA_ARRAY(a, Value *, GROUP_MOST);
+  t->op.out = ARENA_ARRAY(a, Value *, GROUP_MOST);
+  t->body.in = ARENA_ARRAY(a, Access, GROUP_MOST);
+  t->body.out = ARENA_ARRAY(a, Access, GROUP_MOST);
+  t->body.param = ARENA_ARRAY(a, int64_t, GROUP_MOST);
+  t->body.stmt = ARENA_ARRAY(a, Stmt, GROUP_MOST);
   t->body.ndim = ndim;
   t->body.ncol = ncol;
   memcpy(t->body.dim, dim, (size_t)ndim * sizeof *dim);
   t->op.attr[t->op.nattr++] = (Attr){.key = "kind", .kind = AT_STR, .u.s = kind};
   return t;
+}
+
+static inline void group_free(Group *t) {
+  arena_destroy(t->arena);
 }
 
 static inline void group_int(Group *t, const char *key, int64_t v) {
@@ -75,26 +87,41 @@ static inline void group_dtype(Group *t, const char *key, DType v) {
   t->op.attr[t->op.nattr++] = (Attr){.key = key, .kind = AT_DTYPE, .u.i = v};
 }
 
-static inline Value *group_value(Group *t, DType dt, int64_t elems) {
-  Value *v = ARENA_NEW(t->arena, Value);
-  v->type = type_get(t->types, dt, 1, &elems);
-  return v;
+/* Type of a packed operand of n x k elements: panels of c columns, p consecutive k together. */
+static inline const Type *group_packed(Group *t, DType dt, int64_t n, int64_t k, int64_t c,
+                                       int64_t p) {
+  int64_t dim[] = {(n + c - 1) / c, (k + p - 1) / p, c, p};
+  return type_get(t->types, dt, 4, dim);
 }
 
-static inline void group_in(Group *t, DType dt, int64_t elems, Access a) {
-  t->op.in[t->op.nin++] = group_value(t, dt, elems);
+static inline void group_in_type(Group *t, const Type *type, Access a) {
+  Value *v = ARENA_NEW(t->arena, Value);
+  v->type = type;
+  t->op.in[t->op.nin++] = v;
   t->body.in[t->body.nin++] = a;
 }
 
-static inline void group_out(Group *t, DType dt, int64_t elems, Access a) {
-  Value *v = group_value(t, dt, elems);
-  v->def = &t->op;
-  v->out = t->op.nout;
+static inline void group_out_type(Group *t, const Type *type, Access a) {
+  Value *v = ARENA_NEW(t->arena, Value);
+  *v = (Value){.def = &t->op, .out = t->op.nout, .type = type};
   t->op.out[t->op.nout++] = v;
   t->body.out[t->body.nout++] = a;
 }
 
-/* Appends a statement; returns its number. */
+/* Operands and results of a plain number of elements. */
+static inline void group_in(Group *t, DType dt, int64_t elems, Access a) {
+  group_in_type(t, type_get(t->types, dt, 1, &elems), a);
+}
+
+static inline void group_out(Group *t, DType dt, int64_t elems, Access a) {
+  group_out_type(t, type_get(t->types, dt, 1, &elems), a);
+}
+
+static inline void group_param(Group *t, int64_t v) {
+  t->body.param[t->body.nparam++] = v;
+}
+
+/* Appends a statement with arguments a, b, c, d (-1: none); gives its number. */
 static inline int group_stmt(Group *t, Prim p, DType dt, int ref, double imm, int a, int b, int c,
                              int d) {
   t->body.stmt[t->body.nstmt] = (Stmt){.prim = (uint8_t)p,
@@ -106,9 +133,8 @@ static inline int group_stmt(Group *t, Prim p, DType dt, int ref, double imm, in
   return t->body.nstmt++;
 }
 
-static inline void group_free(Group *t) {
-  arena_destroy(t->arena);
-}
+/* ---- running
+ * ------------------------------------------------------------------------------------------ */
 
 /* Copies the allocated sections of one object to executable memory and resolves its relocations,
  * which are relative to the place alone (abi.h). */
@@ -149,7 +175,7 @@ static inline void run_load(Run *r, const char *object, const char *symbol) {
     }
   }
   for (size_t i = 0; i < nsym; i++)
-    if (!strcmp(names + sym[i].st_name, symbol)) {
+    if (sym[i].st_shndx < eh->e_shnum && !strcmp(names + sym[i].st_name, symbol)) {
       void *p = map + at[sym[i].st_shndx] + sym[i].st_value;
       memcpy(&r->fn, &p, sizeof p);
     }
@@ -161,7 +187,8 @@ static inline void run_load(Run *r, const char *object, const char *symbol) {
   free(at);
 }
 
-/* Compiles group t for the level. MPCC_KERNEL_ASM=file in the environment leaves the code there. */
+/* Compiles t for the level, without the cache. MPCC_KERNEL_ASM=file in the environment: the
+ * assembly is left there. */
 static inline Run run_compile(Group *t, const char *level) {
   Kernel k = {.group = &t->op, .symbol = "kernel"};
   Run r = {0};
@@ -184,14 +211,116 @@ static inline Run run_compile(Group *t, const char *level) {
   free(bytes);
   r.ntiles = k.ntiles;
   r.scratch_bytes = k.scratch_bytes;
-  r.scratch = aligned_alloc(64, (size_t)(k.scratch_bytes / 64 + 1) * 64);
+  size_t scratch = (size_t)(k.scratch_bytes / 64 + 1) * 64;
+  r.scratch = aligned_alloc(64, scratch);
   run_check(r.scratch != NULL, "no memory");
+  memset(r.scratch, 0xff, scratch); /* NaN: nothing may leak */
   return r;
 }
 
 static inline void run_free(Run *r) {
   munmap(r->map, r->map_bytes);
   free(r->scratch);
+}
+
+/* Levels this machine runs: the first n of target_cpu.level. */
+static inline int run_levels(void) {
+  const char *host = target_cpu.host_level();
+  for (int i = 0; host && i < target_cpu.nlevel; i++)
+    if (!strcmp(host, target_cpu.level[i]))
+      return i + 1;
+  return 0;
+}
+
+/* Runs all tiles in pieces, last piece first, with scratch that holds NaN before each. */
+static inline void run_in_pieces(const Run *r, const MpccArg *args, int64_t piece) {
+  size_t bytes = (size_t)(r->scratch_bytes / 64 + 1) * 64;
+  for (int64_t end = r->ntiles; end > 0; end -= piece) {
+    memset(r->scratch, 0xff, bytes);
+    r->fn(args, end > piece ? end - piece : 0, end, r->scratch);
+  }
+}
+
+/* ---- buffers
+ * ------------------------------------------------------------------------------------------- */
+
+/* n elements of dt in memory, and the same as doubles; a page of guard bytes behind them. */
+typedef struct {
+  DType dt;
+  int64_t n;
+  void *data;
+  double *value;
+} Buffer;
+
+enum { BUFFER_GUARD = 256, BUFFER_MARK = 0xa5 };
+
+static inline void buffer_set(Buffer *b, int64_t i, double v) {
+  uint8_t *at = (uint8_t *)b->data + (size_t)i * dtype_bytes(b->dt);
+  b->value[i] = b->dt == DT_I64 ? v : num_round(v, b->dt);
+  float f = (float)v;
+  int64_t whole = (int64_t)v;
+  uint32_t code = b->dt == DT_F64 || b->dt == DT_F32 || b->dt == DT_I64
+                      ? 0
+                      : num_encode_as(v, num_format(b->dt), false, 0);
+  if (b->dt == DT_F64)
+    memcpy(at, &v, 8);
+  else if (b->dt == DT_F32)
+    memcpy(at, &f, 4);
+  else if (b->dt == DT_I64)
+    memcpy(at, &whole, 8);
+  else
+    memcpy(at, &code, dtype_bytes(b->dt));
+}
+
+static inline double buffer_get(const Buffer *b, int64_t i) {
+  const uint8_t *at = (const uint8_t *)b->data + (size_t)i * dtype_bytes(b->dt);
+  float f;
+  double v;
+  uint32_t code = 0;
+  switch (b->dt) {
+  case DT_F64:
+    memcpy(&v, at, 8);
+    return v;
+  case DT_F32:
+    memcpy(&f, at, 4);
+    return (double)f;
+  default:
+    memcpy(&code, at, dtype_bytes(b->dt));
+    return num_decode_as(code, num_format(b->dt));
+  }
+}
+
+/* Filled with 0xff bytes: NaN in every float format. */
+static inline Buffer buffer_new(DType dt, int64_t n) {
+  Buffer b = {dt, n, NULL, calloc((size_t)n + 1, sizeof(double))};
+  size_t bytes = (size_t)n * dtype_bytes(dt);
+  b.data = aligned_alloc(64, (bytes + BUFFER_GUARD + 63) / 64 * 64);
+  run_check(b.data && b.value, "no memory");
+  memset(b.data, 0xff, bytes);
+  memset((char *)b.data + bytes, BUFFER_MARK, BUFFER_GUARD);
+  return b;
+}
+
+/* True when nothing wrote behind the elements. */
+static inline bool buffer_intact(const Buffer *b) {
+  const uint8_t *guard = (const uint8_t *)b->data + (size_t)b->n * dtype_bytes(b->dt);
+  for (int i = 0; i < BUFFER_GUARD; i++)
+    if (guard[i] != BUFFER_MARK)
+      return false;
+  return true;
+}
+
+static inline void buffer_free(Buffer *b) {
+  free(b->data);
+  free(b->value);
+}
+
+/* Values in [-scale, scale], a multiple of scale / 1024 before rounding to the dtype. */
+static inline void buffer_fill(Buffer *b, uint32_t seed, double scale) {
+  for (int64_t i = 0; i < b->n; i++) {
+    seed = seed * 1664525u + 1013904223u;
+    buffer_set(b, i, scale * ((double)(seed >> 8 & 2047) - 1024) / 1024);
+  }
 }
 
 #endif

@@ -1,0 +1,180 @@
+/* attention_grad: gradients of q, k, v from the output and its row statistics. A tile is one head:
+ * blocks of queries in order, dk and dv summed in scratch. Per block, with keys x queries arrays:
+ * P = exp(scale s - lse), Pd = P keep, dP = v do^T keep, dS = scale P (dP - rowsum(do o));
+ * dv += Pd do, dk += dS q, dq = dS^T k. Source: Dao 2023, FlashAttention-2, algorithm 2.
+ * lse is stored in f32; in f64 products it is too coarse and is computed again from the scores. */
+#include "codegen/cpu/attn.h"
+
+enum { IN_DO, IN_O, IN_LSE, IN_Q, IN_K, IN_V };
+
+typedef struct {
+  Val k, v, q, dout, qt, doutt, p, ds, dk, dv, dq, shift, norm;
+} Space;
+
+static Space space(Attn *a) {
+  int64_t by_key = a->keys * a->ds, by_lane = a->lanes * a->ds, turned = a->width * a->qs;
+  return (Space){.k = attn_scratch(a, by_key),
+                 .v = attn_scratch(a, by_key),
+                 .q = attn_scratch(a, by_lane),
+                 .dout = attn_scratch(a, by_lane),
+                 .qt = attn_scratch(a, turned),
+                 .doutt = attn_scratch(a, turned),
+                 .p = attn_scratch(a, a->keys * a->qs),
+                 .ds = attn_scratch(a, a->keys * a->qs),
+                 .dk = attn_scratch(a, by_key),
+                 .dv = attn_scratch(a, by_key),
+                 .dq = attn_scratch(a, by_lane),
+                 .shift = attn_scratch(a, a->lanes),
+                 .norm = attn_scratch(a, a->lanes)};
+}
+
+/* What one block works on. */
+typedef struct {
+  Val q0, count, limit, even;
+  Heads o, lse;
+  Dropout drop;
+} Block;
+
+/* shift[query] = sum over d of do o; zero for padding. o goes through the scratch of dq. */
+static void row_sums(Attn *a, const Space *w, const Block *b) {
+  Gen *g = a->g;
+  Ty t = ll_vec(a->c.sum, a->c.vl);
+  attn_read(a, &b->o, b->q0, b->count, a->lanes, w->dq);
+  Loop r = ll_loop(g, ll_n(g, 0), ll_n(g, a->lanes), 1);
+  Val sum = ll_var(g, ll_f(t, 0)), row = ll_mul(g, r.i, ll_n(g, a->ds));
+  Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, a->width), a->c.vl);
+  Val at = ll_add(g, row, d.i);
+  Val x = ll_load(g, a->c.sum, a->c.vl, ll_gep(g, a->c.sum, w->dout, at), NULL);
+  Val y = ll_load(g, a->c.sum, a->c.vl, ll_gep(g, a->c.sum, w->dq, at), NULL);
+  ll_var_set(g, sum, ll_fma(g, x, y, ll_var_get(g, sum)));
+  ll_loop_end(g, &d);
+  ll_store(g, ll_hsum(g, ll_var_get(g, sum)), ll_gep(g, a->c.sum, w->shift, r.i), NULL);
+  ll_loop_end(g, &r);
+}
+
+/* norm[query] from memory; zero for padding. */
+static void read_norms(Attn *a, const Space *w, const Block *b) {
+  Gen *g = a->g;
+  Loop r = ll_loop(g, ll_n(g, 0), ll_n(g, a->lanes), 1);
+  Val to = ll_gep(g, a->c.sum, w->norm, r.i);
+  ll_store(g, ll_f(a->c.sum, 0), to, NULL);
+  If some = ll_if(g, ll_icmp(g, LLVMIntSLT, r.i, b->count));
+  Val at = ll_mul(g, ll_add(g, b->q0, r.i), ll_n(g, b->lse.row));
+  Val v = ll_get(g, b->lse.dt, 1, ll_gep(g, ll_mem(g, b->lse.dt), b->lse.base, at), NULL);
+  ll_store(g, micro_convert(g, &a->c, v), to, NULL);
+  ll_endif(g, &some);
+  ll_loop_end(g, &r);
+}
+
+/* norm of a vector of queries from their scores. */
+static Val compute_norm(Attn *a, Val scores, Val queries, Val limit) {
+  Gen *g = a->g;
+  Ty t = ll_vec(a->c.sum, a->c.vl);
+  Val most, sum = ll_var(g, ll_f(t, 0));
+  attn_normalizer(a, scores, queries, limit, &most);
+  Loop s = ll_loop(g, ll_n(g, 0), limit, 1);
+  Val at = ll_gep(g, a->c.sum, scores, ll_mul(g, s.i, ll_n(g, a->qs)));
+  Val x = ll_fmul(g, ll_load(g, a->c.sum, a->c.vl, at, NULL), ll_f(t, a->scale));
+  Val e = ll_exp(g, ll_fsub(g, x, most)), seen = attn_seen(a, queries, s.i);
+  e = seen ? ll_sel(g, seen, e, ll_f(t, 0)) : e;
+  ll_var_set(g, sum, ll_fadd(g, ll_var_get(g, sum), e));
+  ll_loop_end(g, &s);
+  return ll_fadd(g, most, ll_log(g, ll_var_get(g, sum)));
+}
+
+/* p: scores to Pd; ds: dP without dropout to dS, for one vector of queries. */
+static void score_gradients(Attn *a, const Space *w, const Block *b, Val v) {
+  Gen *g = a->g;
+  Ty t = ll_vec(a->c.sum, a->c.vl), e = a->c.sum;
+  Val queries = attn_query_lanes(a, b->q0, v), p0 = ll_gep(g, e, w->p, v);
+  Val ds0 = ll_gep(g, e, w->ds, v), norm;
+  if (a->c.acc == DT_F64)
+    norm = compute_norm(a, p0, queries, b->limit);
+  else
+    norm = ll_load(g, e, a->c.vl, ll_gep(g, e, w->norm, v), NULL);
+  Val shift = ll_load(g, e, a->c.vl, ll_gep(g, e, w->shift, v), NULL);
+  Loop s = ll_loop(g, ll_n(g, 0), b->limit, 1);
+  Val at = ll_mul(g, s.i, ll_n(g, a->qs)), p_at = ll_gep(g, e, p0, at);
+  Val ds_at = ll_gep(g, e, ds0, at), seen = attn_seen(a, queries, s.i);
+  Val x = ll_fmul(g, ll_load(g, e, a->c.vl, p_at, NULL), ll_f(t, a->scale));
+  Val p = ll_exp(g, ll_fsub(g, x, norm)), dp = ll_load(g, e, a->c.vl, ds_at, NULL);
+  p = seen ? ll_sel(g, seen, p, ll_f(t, 0)) : p;
+  Val pd = p;
+  if (a->dropout) {
+    Val keep = attn_keep(a, &b->drop, queries, s.i);
+    pd = ll_fmul(g, p, keep);
+    dp = ll_fmul(g, dp, keep);
+  }
+  Val ds = ll_fmul(g, ll_fmul(g, p, ll_f(t, a->scale)), ll_fsub(g, dp, shift));
+  /* What a query does not see must not turn zero into NaN. */
+  ds = seen ? ll_sel(g, seen, ds, ll_f(t, 0)) : ds;
+  ll_store(g, a->round == DT_COUNT ? pd : ll_round(g, a->round, pd), p_at, NULL);
+  ll_store(g, ds, ds_at, NULL);
+  ll_loop_end(g, &s);
+  Loop z = ll_loop(g, b->limit, attn_padded(a, b->limit), 1);
+  Val row = ll_mul(g, z.i, ll_n(g, a->qs));
+  ll_store(g, ll_f(t, 0), ll_gep(g, e, p0, row), NULL);
+  ll_store(g, ll_f(t, 0), ll_gep(g, e, ds0, row), NULL);
+  ll_loop_end(g, &z);
+}
+
+static void clear(Attn *a, Val to, int64_t elems) {
+  Gen *g = a->g;
+  Loop i = ll_loop(g, ll_n(g, 0), ll_n(g, elems), a->c.vl);
+  ll_store(g, ll_f(ll_vec(a->c.sum, a->c.vl), 0), ll_gep(g, a->c.sum, to, i.i), NULL);
+  ll_loop_end(g, &i);
+}
+
+static void grad_block(Attn *a, const Space *w, const Block *b, const Heads *q, const Heads *dout,
+                       const Heads *dq) {
+  Gen *g = a->g;
+  attn_read(a, q, b->q0, b->count, a->lanes, w->q);
+  attn_read(a, dout, b->q0, b->count, a->lanes, w->dout);
+  attn_transpose(a, w->q, w->qt);
+  attn_transpose(a, w->dout, w->doutt);
+  row_sums(a, w, b);
+  if (a->c.acc != DT_F64)
+    read_norms(a, w, b);
+  attn_scores(a, w->k, w->qt, w->p, b->limit);
+  attn_scores(a, w->v, w->doutt, w->ds, b->limit);
+  Loop v = ll_loop(g, ll_n(g, 0), ll_n(g, a->lanes), a->c.vl);
+  score_gradients(a, w, b, v.i);
+  ll_loop_end(g, &v);
+  attn_by_key(a, w->p, w->dout, w->dv, b->limit);
+  attn_by_key(a, w->ds, w->q, w->dk, b->limit);
+  attn_by_query(a, w->ds, w->k, w->dq, b->count, b->even);
+  attn_write(a, dq, b->q0, b->count, w->dq, NULL);
+}
+
+bool cpu_attention_grad(Gen *g, const Op *group) {
+  Attn a;
+  if (!attn_plan(&a, g, group, IN_Q))
+    return false;
+  if (group->nout < 3)
+    return gen_fail(g, "attention_grad without three results");
+  g->ntiles = a.N * a.H;
+  Space w = space(&a);
+  Loop tile = ll_loop(g, g->first, g->end, 1);
+  Val n = ll_udiv(g, tile.i, a.H), h = ll_urem(g, tile.i, a.H), zero = ll_n(g, 0);
+  Val keys = ll_n(g, a.S);
+  Heads q = attn_in(&a, IN_Q, n, h), k = attn_in(&a, IN_K, n, h), v = attn_in(&a, IN_V, n, h);
+  Heads dout = attn_in(&a, IN_DO, n, h), dq = attn_out(&a, 0, n, h);
+  Heads dk = attn_out(&a, 1, n, h), dv = attn_out(&a, 2, n, h);
+  Block b = {.o = attn_in(&a, IN_O, n, h), .lse = attn_in(&a, IN_LSE, n, h)};
+  b.drop = attn_dropout(&a, tile.i);
+  attn_read(&a, &k, zero, keys, a.keys, w.k);
+  attn_read(&a, &v, zero, keys, a.keys, w.v);
+  clear(&a, w.dk, a.keys * a.ds);
+  clear(&a, w.dv, a.keys * a.ds);
+  Loop q0 = ll_loop(g, zero, ll_n(g, a.T), a.queries);
+  b.q0 = q0.i;
+  b.count = ll_umin(g, ll_n(g, a.queries), ll_sub(g, ll_n(g, a.T), q0.i));
+  b.limit = attn_limit(&a, q0.i, b.count);
+  b.even = ll_and(g, ll_add(g, b.limit, ll_n(g, 1)), ll_n(g, ~(int64_t)1));
+  grad_block(&a, &w, &b, &q, &dout, &dq);
+  ll_loop_end(g, &q0);
+  attn_write(&a, &dk, zero, keys, w.dk, NULL);
+  attn_write(&a, &dv, zero, keys, w.dv, NULL);
+  ll_loop_end(g, &tile);
+  return !g->error[0];
+}

@@ -1,0 +1,337 @@
+/* What attention and its gradient share: sizes, moving rows between memory and scratch, and the
+ * three products, all through the micro-kernel.
+ *
+ * A block of up to 64 queries meets all keys it sees. Scratch holds its scores, keys x queries, so
+ * memory grows with the number of keys, never with queries x keys. Operands are copied into scratch
+ * rows (converted to f32 or f64, padded with zeros) once per tile, which also takes their strides
+ * out of the inner loops. */
+#include "codegen/cpu/attn.h"
+
+#include <math.h>
+
+enum { BLOCK = 64 };
+
+/* Vectors per micro-kernel call that cover n vectors evenly; odd counts above 3 are padded. */
+static int vectors(int64_t *n) {
+  if (*n <= 3)
+    return (int)*n;
+  *n = round_up(*n, 2);
+  return 2;
+}
+
+/* An odd number of cache lines, so that rows spread over all sets. */
+static int64_t row_elems(const Attn *a, int64_t elems) {
+  int64_t line = 64 / a->c.unit_bytes;
+  return (ceil_div(elems, line) | 1) * line;
+}
+
+static bool plan_random(Attn *a) {
+  a->dropout = a->dropout_p > 0;
+  if (!a->dropout)
+    return true;
+  if (a->group->nin < a->seed_in + 2 || a->body->nparam < 1)
+    return gen_fail(a->g, "attention with dropout has no seed, step or stream");
+  a->seed_slot = gen_in_slot(a->group, a->seed_in);
+  a->step_slot = gen_in_slot(a->group, a->seed_in + 1);
+  return true;
+}
+
+bool attn_plan(Attn *a, Gen *g, const Op *group, int q) {
+  const Body *b = group->body;
+  *a = (Attn){.g = g, .group = group, .body = b, .seed_in = q + 3, .round = DT_COUNT};
+  if (b->ndim != 4 || group->nin < q + 3)
+    return gen_fail(g, "attention over %d dimensions", b->ndim);
+  /* Half precision operands are multiplied as f32: exact products. */
+  bool wide = micro_dtype(group) == DT_F64;
+  if (!micro_compute(g, wide ? DT_F64 : DT_F32, &a->c))
+    return false;
+  a->N = b->dim[0], a->H = b->dim[1], a->T = b->dim[2], a->D = b->dim[3];
+  a->S = op_int(group, "keys", a->T);
+  if (a->N < 1 || a->H < 1 || a->T < 1 || a->D < 1 || a->S < 1)
+    return gen_fail(g, "attention over nothing");
+  a->scale = op_float(group, "scale", 1 / sqrt((double)a->D));
+  a->dropout_p = op_float(group, "dropout_p", 0);
+  a->causal = op_int(group, "causal", 0) != 0;
+  if (op_attr(group, "round"))
+    a->round = (DType)op_int(group, "round", DT_COUNT);
+  if (a->round == DT_F64 || (a->round == DT_F32 && !wide))
+    a->round = DT_COUNT;
+  a->blocks = ceil_div(a->T, BLOCK);
+  a->queries = ceil_div(a->T, a->blocks);
+  a->blocks = ceil_div(a->T, a->queries);
+  int64_t nq = ceil_div(a->queries, a->c.vl), nd = ceil_div(a->D, a->c.vl);
+  a->lanes_nv = vectors(&nq);
+  a->width_nv = vectors(&nd);
+  a->lanes = nq * a->c.vl;
+  a->width = nd * a->c.vl;
+  a->keys = round_up(a->S, 2);
+  a->ds = row_elems(a, a->width);
+  a->qs = row_elems(a, a->lanes);
+  a->key_rows = split_rows(a->S, micro_rows(g, a->lanes_nv));
+  a->key_wide = split_rows(a->S, micro_rows(g, a->width_nv));
+  a->query_rows = split_rows(a->queries, micro_rows(g, a->width_nv));
+  return plan_random(a);
+}
+
+Val attn_scratch(Attn *a, int64_t elems) {
+  int64_t at = a->g->scratch_bytes;
+  a->g->scratch_bytes = round_up(at + elems * a->c.unit_bytes, 64);
+  return ll_gepc(a->g, a->g->i8, a->g->scratch, at);
+}
+
+/* ---- memory
+ * ------------------------------------------------------------------------------------------ */
+
+static Heads heads(Attn *a, Val base, DType dt, const Access *x, Val n, Val h) {
+  Gen *g = a->g;
+  Val at = ll_add(g, ll_mul(g, n, ll_n(g, x->stride[0])), ll_mul(g, h, ll_n(g, x->stride[1])));
+  at = ll_add(g, at, ll_n(g, x->offset));
+  return (Heads){dt, ll_gep(g, ll_mem(g, dt), base, at), x->stride[2], x->stride[3]};
+}
+
+Heads attn_in(Attn *a, int k, Val n, Val h) {
+  return heads(a, ll_arg_ptr(a->g, gen_in_slot(a->group, k)), gen_in_dtype(a->group, k),
+               &a->body->in[k], n, h);
+}
+
+Heads attn_out(Attn *a, int k, Val n, Val h) {
+  return heads(a, ll_arg_ptr(a->g, k), gen_out_dtype(a->group, k), &a->body->out[k], n, h);
+}
+
+static Val row_address(Attn *a, const Heads *x, Val row) {
+  Gen *g = a->g;
+  return ll_gep(g, ll_mem(g, x->dt), x->base, ll_mul(g, row, ll_n(g, x->row)));
+}
+
+/* One vector of a row from column d on; `valid` columns exist. */
+static void read_vector(Attn *a, const Heads *x, Val row, Val d, int64_t valid, Val to) {
+  Gen *g = a->g;
+  int vl = a->c.vl;
+  Val count = valid < vl ? ll_n(g, valid) : NULL, v;
+  Val at = ll_gep(g, ll_mem(g, x->dt), row, ll_mul(g, d, ll_n(g, x->col)));
+  if (x->col == 1) {
+    v = ll_get(g, x->dt, vl, at, count);
+  } else {
+    v = ll_load_strided(g, ll_mem(g, x->dt), vl, at, ll_n(g, x->col), count);
+    v = ll_decode(g, x->dt, v);
+  }
+  v = micro_convert(g, &a->c, v);
+  if (count)
+    v = ll_sel(g, ll_mask(g, vl, count), v, LLVMConstNull(LLVMTypeOf(v)));
+  ll_store(g, v, ll_gep(g, a->c.sum, to, d), NULL);
+}
+
+void attn_read(Attn *a, const Heads *x, Val from, Val count, int64_t padded, Val to) {
+  Gen *g = a->g;
+  int64_t whole = a->D / a->c.vl * a->c.vl;
+  Val zero = LLVMConstNull(ll_vec(a->c.sum, a->c.vl));
+  Loop r = ll_loop(g, ll_n(g, 0), count, 1);
+  Val row = row_address(a, x, ll_add(g, from, r.i));
+  Val out = ll_gep(g, a->c.sum, to, ll_mul(g, r.i, ll_n(g, a->ds)));
+  if (whole) {
+    Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, whole), a->c.vl);
+    read_vector(a, x, row, d.i, a->c.vl, out);
+    ll_loop_end(g, &d);
+  }
+  if (whole < a->D)
+    read_vector(a, x, row, ll_n(g, whole), a->D - whole, out);
+  for (int64_t d = round_up(a->D, a->c.vl); d < a->width; d += a->c.vl)
+    ll_store(g, zero, ll_gepc(g, a->c.sum, out, d), NULL);
+  ll_loop_end(g, &r);
+  Loop p = ll_loop(g, count, ll_n(g, padded), 1);
+  Val rest = ll_gep(g, a->c.sum, to, ll_mul(g, p.i, ll_n(g, a->ds)));
+  Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, a->width), a->c.vl);
+  ll_store(g, zero, ll_gep(g, a->c.sum, rest, d.i), NULL);
+  ll_loop_end(g, &d);
+  ll_loop_end(g, &p);
+}
+
+static void write_vector(Attn *a, const Heads *x, Val row, Val d, int64_t valid, Val v) {
+  Gen *g = a->g;
+  Val count = valid < a->c.vl ? ll_n(g, valid) : NULL;
+  Val at = ll_gep(g, ll_mem(g, x->dt), row, ll_mul(g, d, ll_n(g, x->col)));
+  if (x->col == 1)
+    ll_put(g, x->dt, v, at, count);
+  else
+    ll_store_strided(g, ll_encode(g, x->dt, v), at, ll_n(g, x->col), count);
+}
+
+void attn_write(Attn *a, const Heads *x, Val first, Val count, Val from, Val row_scale) {
+  Gen *g = a->g;
+  int64_t whole = a->D / a->c.vl * a->c.vl;
+  Loop r = ll_loop(g, ll_n(g, 0), count, 1);
+  Val row = row_address(a, x, ll_add(g, first, r.i));
+  Val in = ll_gep(g, a->c.sum, from, ll_mul(g, r.i, ll_n(g, a->ds)));
+  Val times = row_scale ? ll_load(g, a->c.sum, 1, ll_gep(g, a->c.sum, row_scale, r.i), NULL) : NULL;
+  if (whole) {
+    Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, whole), a->c.vl);
+    Val v = ll_load(g, a->c.sum, a->c.vl, ll_gep(g, a->c.sum, in, d.i), NULL);
+    write_vector(a, x, row, d.i, a->c.vl, times ? ll_fmul(g, v, times) : v);
+    ll_loop_end(g, &d);
+  }
+  if (whole < a->D) {
+    Val v = ll_load(g, a->c.sum, a->c.vl, ll_gepc(g, a->c.sum, in, whole), NULL);
+    write_vector(a, x, row, ll_n(g, whole), a->D - whole, times ? ll_fmul(g, v, times) : v);
+  }
+  ll_loop_end(g, &r);
+}
+
+void attn_transpose(Attn *a, Val from, Val to) {
+  enum { MAX_VL = 16 };
+  Gen *g = a->g;
+  int vl = a->c.vl;
+  /* One function for all uses. */
+  Ty param[] = {g->ptr, g->ptr};
+  Ty type = LLVMFunctionType(g->none, param, 2, 0);
+  FnSave save;
+  Val fn = micro_fn(g, "attn_transpose", 2, param, &save);
+  if (fn) {
+    Val src = LLVMGetParam(fn, 0), dst = LLVMGetParam(fn, 1), row[MAX_VL];
+    Loop q = ll_loop(g, ll_n(g, 0), ll_n(g, a->lanes), vl);
+    Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, a->width), vl);
+    Val at = ll_gep(g, a->c.sum, src, ll_add(g, ll_mul(g, q.i, ll_n(g, a->ds)), d.i));
+    for (int i = 0; i < vl; i++)
+      row[i] = ll_load(g, a->c.sum, vl, ll_gepc(g, a->c.sum, at, i * a->ds), NULL);
+    micro_transpose(g, row, vl);
+    Val out = ll_gep(g, a->c.sum, dst, ll_add(g, ll_mul(g, d.i, ll_n(g, a->qs)), q.i));
+    for (int i = 0; i < vl; i++)
+      ll_store(g, row[i], ll_gepc(g, a->c.sum, out, i * a->qs), NULL);
+    ll_loop_end(g, &d);
+    ll_loop_end(g, &q);
+    micro_fn_end(g, &save);
+  }
+  Val args[] = {from, to};
+  LLVMBuildCall2(g->b, type, LLVMGetNamedFunction(g->mod, "attn_transpose"), args, 2, "");
+}
+
+/* ---- products
+ * ----------------------------------------------------------------------------------------- */
+
+/* Panels of s that hold rows below limit (at least 1). */
+static Val panels_below(Attn *a, const Split *s, Val limit) {
+  Gen *g = a->g;
+  Val up = ll_add(g, limit, ll_n(g, s->hi - 1));
+  Val n = ll_udiv(g, up, s->hi);
+  if (s->nhi == s->n)
+    return n;
+  int64_t high = s->nhi * s->hi, low = s->hi - 1;
+  Val past = ll_sub(g, ll_add(g, limit, ll_n(g, low - 1)), ll_n(g, high));
+  Val m = ll_add(g, ll_udiv(g, past, low), ll_n(g, s->nhi));
+  return ll_sel(g, ll_icmp(g, LLVMIntSGT, limit, ll_n(g, high)), m, n);
+}
+
+typedef struct {
+  const Split *rows;
+  Micro m;
+  int64_t cols; /* of B and C */
+  Val a, b, c, kc, add;
+  Val limit; /* rows wanted */
+} Product;
+
+static void multiply(Attn *a, const Product *p) {
+  Gen *g = a->g;
+  Ty t = a->c.sum;
+  Val end = panels_below(a, p->rows, p->limit);
+  Loop j = ll_loop(g, ll_n(g, 0), ll_n(g, p->cols), (int64_t)p->m.nv * a->c.vl);
+  Loop i = ll_loop(g, ll_n(g, 0), end, 1);
+  Val row = split_start(g, p->rows, i.i);
+  Val from = ll_gep(g, t, p->a, ll_mul(g, row, ll_n(g, p->m.rs)));
+  Val to = ll_gep(g, t, p->c, ll_add(g, ll_mul(g, row, ll_n(g, p->m.cs)), j.i));
+  micro_panel(g, p->rows, p->m, i.i, from, ll_gep(g, t, p->b, j.i), to, p->kc, p->add);
+  ll_loop_end(g, &i);
+  ll_loop_end(g, &j);
+}
+
+void attn_scores(Attn *a, Val rows, Val packed, Val out, Val limit) {
+  Micro m = {.c = a->c,
+             .nv = a->lanes_nv,
+             .rs = a->ds,
+             .ks = 1,
+             .bs = a->qs,
+             .cs = a->qs,
+             .odd = a->D % 2 != 0};
+  Product p = {&a->key_rows, m, a->lanes, rows, packed, out, ll_n(a->g, a->D), NULL, limit};
+  multiply(a, &p);
+}
+
+void attn_by_query(Attn *a, Val p, Val rows, Val out, Val count, Val limit) {
+  Micro m = {.c = a->c, .nv = a->width_nv, .rs = 1, .ks = a->qs, .bs = a->ds, .cs = a->ds};
+  Product q = {&a->query_rows, m, a->width, p, rows, out, limit, NULL, count};
+  multiply(a, &q);
+}
+
+Val attn_padded(Attn *a, Val limit) {
+  Gen *g = a->g;
+  Val even = ll_and(g, ll_add(g, limit, ll_n(g, 1)), ll_n(g, ~(int64_t)1));
+  Val end = split_start(g, &a->key_wide, panels_below(a, &a->key_wide, limit));
+  return ll_sel(g, ll_icmp(g, LLVMIntSGT, end, even), end, even);
+}
+
+void attn_by_key(Attn *a, Val p, Val rows, Val out, Val limit) {
+  Micro m = {
+      .c = a->c, .nv = a->width_nv, .rs = a->qs, .ks = 1, .bs = a->ds, .cs = a->ds, .add = true};
+  Val one = ll_i(a->g->i1, 1), kc = ll_n(a->g, round_up(a->queries, 2));
+  Product q = {&a->key_wide, m, a->width, p, rows, out, kc, one, limit};
+  multiply(a, &q);
+}
+
+/* ---- softmax
+ * -------------------------------------------------------------------------------------------- */
+
+Val attn_query_lanes(Attn *a, Val q0, Val v) {
+  Gen *g = a->g;
+  Val first = ll_add(g, q0, v);
+  return ll_add(g, ll_splat(g, first, a->c.vl), ll_iota(g->i64, a->c.vl));
+}
+
+Dropout attn_dropout(Attn *a, Val nh) {
+  Gen *g = a->g;
+  if (!a->dropout)
+    return (Dropout){0};
+  const Access *in = a->body->in;
+  Val seed = ll_gepc(g, g->i64, ll_arg_ptr(g, a->seed_slot), in[a->seed_in].offset);
+  Val step = ll_gepc(g, g->i64, ll_arg_ptr(g, a->step_slot), in[a->seed_in + 1].offset);
+  return (Dropout){ll_load(g, g->i64, 1, seed, NULL), ll_load(g, g->i64, 1, step, NULL),
+                   ll_arg_int(g, gen_param_slot(a->group, 0)), nh};
+}
+
+Val attn_keep(Attn *a, const Dropout *d, Val queries, Val key) {
+  Gen *g = a->g;
+  Val row = ll_add(g, ll_mul(g, d->nh, ll_n(g, a->T)), queries);
+  Val element = ll_add(g, ll_mul(g, row, ll_n(g, a->S)), key);
+  Val r = ll_rand(g, d->seed, d->step, element, d->stream);
+  Ty t = ll_vec(a->c.sum, a->c.vl);
+  /* Compared in f64, as the definition does. */
+  Val kept =
+      ll_fcmp(g, LLVMRealOGE, ll_fext(g, r, g->f64), ll_f(ll_vec(g->f64, a->c.vl), a->dropout_p));
+  return ll_sel(g, kept, ll_f(t, 1 / (1 - a->dropout_p)), ll_f(t, 0));
+}
+
+Val attn_limit(Attn *a, Val q0, Val count) {
+  if (!a->causal)
+    return ll_n(a->g, a->S);
+  return ll_umin(a->g, ll_add(a->g, q0, count), ll_n(a->g, a->S));
+}
+
+Val attn_seen(Attn *a, Val queries, Val key) {
+  Gen *g = a->g;
+  if (!a->causal)
+    return NULL;
+  Val q = ll_trunc(g, queries, g->i32), k = ll_trunc(g, key, g->i32);
+  return ll_icmp(g, LLVMIntSGE, q, ll_splat(g, k, a->c.vl));
+}
+
+void attn_normalizer(Attn *a, Val scores, Val queries, Val limit, Val *most) {
+  Gen *g = a->g;
+  Ty t = ll_vec(a->c.sum, a->c.vl);
+  Val best = ll_var(g, ll_f(t, -INFINITY));
+  Loop s = ll_loop(g, ll_n(g, 0), limit, 1);
+  Val at = ll_gep(g, a->c.sum, scores, ll_mul(g, s.i, ll_n(g, a->qs)));
+  Val x = ll_fmul(g, ll_load(g, a->c.sum, a->c.vl, at, NULL), ll_f(t, a->scale));
+  Val old = ll_var_get(g, best), seen = attn_seen(a, queries, s.i);
+  Val more = ll_fcmp(g, LLVMRealOGT, x, old);
+  more = seen ? ll_and(g, more, seen) : more;
+  ll_var_set(g, best, ll_sel(g, more, x, old));
+  ll_loop_end(g, &s);
+  *most = ll_var_get(g, best);
+}

@@ -1,0 +1,81 @@
+/* Private to codegen/cpu: what attention and its gradient share. */
+#ifndef MPCC_CPU_ATTN_H
+#define MPCC_CPU_ATTN_H
+
+#include "codegen/cpu/gen.h"
+#include "codegen/cpu/micro.h"
+
+/* Sizes and scratch layout. Scores are held with queries along the lanes: scores[key][query], so
+ * that softmax runs down columns without crossing lanes, and so that the same memory serves the
+ * next product as its first operand (rows of queries or of keys, by strides alone). */
+typedef struct {
+  Gen *g;
+  const Op *group;
+  const Body *body;
+  Compute c;
+  int64_t N, H, T, D, S;
+  bool causal, dropout;
+  double scale, dropout_p;
+  DType round;              /* P is rounded to it; DT_COUNT: not */
+  int seed_slot, step_slot; /* arguments, when dropout */
+  int seed_in;              /* operand number of seed */
+  int64_t queries;          /* per block */
+  int64_t blocks;           /* of queries */
+  int64_t lanes;            /* queries of a block, padded */
+  int64_t keys;             /* S, padded to even */
+  int64_t width;            /* D, padded to whole vectors */
+  int64_t ds, qs;           /* elements between rows of [.][width] and of [.][lanes] arrays */
+  int lanes_nv, width_nv;   /* vectors a micro-kernel covers */
+  Split key_rows;           /* keys as rows, with lanes_nv */
+  Split key_wide;           /* keys as rows, with width_nv */
+  Split query_rows;         /* queries of a block as rows, with width_nv */
+} Attn;
+
+/* Fills a from the group. q: number of operand q. False with g->error. */
+bool attn_plan(Attn *a, Gen *g, const Op *group, int q);
+
+/* Next part of scratch. */
+Val attn_scratch(Attn *a, int64_t elems);
+
+/* Address of (n, h) of an operand or result, and one that has T or S as third dimension. */
+typedef struct {
+  DType dt;
+  Val base;         /* element (n, h, 0, 0) */
+  int64_t row, col; /* elements between rows, between columns */
+} Heads;
+Heads attn_in(Attn *a, int k, Val n, Val h);
+Heads attn_out(Attn *a, int k, Val n, Val h);
+
+/* Rows [from, from + count) of x as sums dtype into to[.][ds]; columns are padded with zeros, and
+ * so are rows [count, padded). */
+void attn_read(Attn *a, const Heads *x, Val from, Val count, int64_t padded, Val to);
+/* The first count rows of from[.][ds], times row_scale[row] unless it is NULL, to rows from
+ * `first`. */
+void attn_write(Attn *a, const Heads *x, Val first, Val count, Val from, Val row_scale);
+/* to[width][qs] = transpose of from[lanes][ds]. */
+void attn_transpose(Attn *a, Val from, Val to);
+/* out[key][query] = sum over d of rows[key][d] packed[d][query], for keys < limit. */
+void attn_scores(Attn *a, Val rows, Val packed, Val out, Val limit);
+/* out[query][d] = sum over keys < limit (an even number) of p[key][query] rows[key][d]. */
+void attn_by_query(Attn *a, Val p, Val rows, Val out, Val count, Val limit);
+/* Where rows of scores from limit on must be zero for the next two: up to this key. */
+Val attn_padded(Attn *a, Val limit);
+/* out[key][d] += sum over queries of p[key][query] rows[query][d], for keys < limit. */
+void attn_by_key(Attn *a, Val p, Val rows, Val out, Val limit);
+
+/* The queries of vector v of a block that starts at q0, as i64 lanes. */
+Val attn_query_lanes(Attn *a, Val q0, Val v);
+/* Factor of dropout on P (0 or 1 / (1 - p)) for a vector of queries; (n, h) flat in nh. */
+typedef struct {
+  Val seed, step, stream, nh;
+} Dropout;
+Dropout attn_dropout(Attn *a, Val nh);
+Val attn_keep(Attn *a, const Dropout *d, Val queries, Val key);
+/* Keys that a block of queries [q0, q0 + count) sees. */
+Val attn_limit(Attn *a, Val q0, Val count);
+/* Down a column of scores: m = max and sum of exp(scale * score - m) of a vector of queries. */
+void attn_normalizer(Attn *a, Val scores, Val queries, Val limit, Val *most);
+/* Lanes where the key is seen by its query; NULL when all are. */
+Val attn_seen(Attn *a, Val queries, Val key);
+
+#endif
