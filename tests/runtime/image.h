@@ -255,7 +255,7 @@ typedef struct {
 
 static void lr_train_step(TestImage *t, int64_t k, uint32_t x, uint32_t y, uint32_t w, uint32_t b,
                           uint32_t flat, uint32_t moment, uint32_t grad, uint32_t taken,
-                          uint32_t table, uint32_t loss) {
+                          uint32_t table, uint32_t loss, uint32_t copy) {
   uint32_t k_error = ti_kernel(t, "k_error", 6, LR_TILES, 4 * sizeof(float));
   uint32_t k_partial = ti_kernel(t, "k_partial", 4, LR_TILES, 0);
   uint32_t k_combine = ti_kernel(t, "k_combine", 6, 1, 0);
@@ -274,6 +274,8 @@ static void lr_train_step(TestImage *t, int64_t k, uint32_t x, uint32_t y, uint3
   ti_command(t, MPCC_CMD_LAUNCH, k_update, ffi, "update", 10, ti_of(t, flat), ti_of(t, moment),
              ti_of(t, taken), ti_of(t, flat), ti_of(t, moment), ti_of(t, taken), ti_of(t, grad),
              ti_of(t, table), ti_int(k + 1), ti_int(LR_ROWS));
+  ti_command(t, MPCC_CMD_COPY, 0, f, "copy", 2, ti_of(t, copy), ti_of(t, flat))->bytes =
+      (uint64_t)(k + 1) * 4;
 }
 
 /* y = x w + b with SGD and momentum. Parameters "w" [k] and "b" [] are views of flat.0; moments
@@ -314,7 +316,7 @@ __attribute__((unused)) static void *lr_image(const LrOptions *o, size_t *bytes)
   ti_function(&t, "refresh");
   ti_command(&t, MPCC_CMD_COPY, 0, f, "copy", 2, ti_of(&t, copy), ti_of(&t, flat))->bytes =
       (uint64_t)n1 * 4;
-  lr_train_step(&t, k, x, y, w, b, flat, moment, grad, taken, table, loss);
+  lr_train_step(&t, k, x, y, w, b, flat, moment, grad, taken, table, loss, copy);
   ti_code(&t, "x86-64", o->needs ? o->needs : "sse2", o->kernels, o->kernels_bytes);
   return ti_finish(
       &t,
