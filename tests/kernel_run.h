@@ -250,11 +250,11 @@ typedef struct {
   int64_t n;
   void *data;
   double *value;
-} Buffer;
+} Elems;
 
-enum { BUFFER_GUARD = 256, BUFFER_MARK = 0xa5 };
+enum { ELEMS_GUARD = 256, ELEMS_MARK = 0xa5 };
 
-static inline void buffer_set(Buffer *b, int64_t i, double v) {
+static inline void elems_set(Elems *b, int64_t i, double v) {
   uint8_t *at = (uint8_t *)b->data + (size_t)i * dtype_bytes(b->dt);
   b->value[i] = b->dt == DT_I64 ? v : num_round(v, b->dt);
   float f = (float)v;
@@ -272,7 +272,7 @@ static inline void buffer_set(Buffer *b, int64_t i, double v) {
     memcpy(at, &code, dtype_bytes(b->dt));
 }
 
-static inline double buffer_get(const Buffer *b, int64_t i) {
+static inline double elems_get(const Elems *b, int64_t i) {
   const uint8_t *at = (const uint8_t *)b->data + (size_t)i * dtype_bytes(b->dt);
   float f;
   double v;
@@ -291,35 +291,35 @@ static inline double buffer_get(const Buffer *b, int64_t i) {
 }
 
 /* Filled with 0xff bytes: NaN in every float format. */
-static inline Buffer buffer_new(DType dt, int64_t n) {
-  Buffer b = {dt, n, NULL, calloc((size_t)n + 1, sizeof(double))};
+static inline Elems elems_new(DType dt, int64_t n) {
+  Elems b = {dt, n, NULL, calloc((size_t)n + 1, sizeof(double))};
   size_t bytes = (size_t)n * dtype_bytes(dt);
-  b.data = aligned_alloc(64, (bytes + BUFFER_GUARD + 63) / 64 * 64);
+  b.data = aligned_alloc(64, (bytes + ELEMS_GUARD + 63) / 64 * 64);
   run_check(b.data && b.value, "no memory");
   memset(b.data, 0xff, bytes);
-  memset((char *)b.data + bytes, BUFFER_MARK, BUFFER_GUARD);
+  memset((char *)b.data + bytes, ELEMS_MARK, ELEMS_GUARD);
   return b;
 }
 
 /* True when nothing wrote behind the elements. */
-static inline bool buffer_intact(const Buffer *b) {
+static inline bool elems_intact(const Elems *b) {
   const uint8_t *guard = (const uint8_t *)b->data + (size_t)b->n * dtype_bytes(b->dt);
-  for (int i = 0; i < BUFFER_GUARD; i++)
-    if (guard[i] != BUFFER_MARK)
+  for (int i = 0; i < ELEMS_GUARD; i++)
+    if (guard[i] != ELEMS_MARK)
       return false;
   return true;
 }
 
-static inline void buffer_free(Buffer *b) {
+static inline void elems_free(Elems *b) {
   free(b->data);
   free(b->value);
 }
 
 /* Values in [-scale, scale], a multiple of scale / 1024 before rounding to the dtype. */
-static inline void buffer_fill(Buffer *b, uint32_t seed, double scale) {
+static inline void elems_fill(Elems *b, uint32_t seed, double scale) {
   for (int64_t i = 0; i < b->n; i++) {
     seed = seed * 1664525u + 1013904223u;
-    buffer_set(b, i, scale * ((double)(seed >> 8 & 2047) - 1024) / 1024);
+    elems_set(b, i, scale * ((double)(seed >> 8 & 2047) - 1024) / 1024);
   }
 }
 

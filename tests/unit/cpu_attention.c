@@ -57,7 +57,7 @@ static void add_random(const Case *c, Group *t) {
 typedef struct {
   Group *t;
   Run r;
-  Buffer in[8], out[3], again[3];
+  Elems in[8], out[3], again[3];
 } Trial;
 
 static void trial_run(const Case *c, Trial *x) {
@@ -68,8 +68,8 @@ static void trial_run(const Case *c, Trial *x) {
   double *want[3];
   int n = t->op.nout;
   for (int k = 0; k < n; k++) {
-    x->out[k] = buffer_new(t->op.out[k]->type->dt, type_elems(t->op.out[k]->type));
-    x->again[k] = buffer_new(x->out[k].dt, x->out[k].n);
+    x->out[k] = elems_new(t->op.out[k]->type->dt, type_elems(t->op.out[k]->type));
+    x->again[k] = elems_new(x->out[k].dt, x->out[k].n);
     args[k].p = x->out[k].data;
     other[k].p = x->again[k].data;
     want[k] = x->out[k].value;
@@ -83,7 +83,7 @@ static void trial_run(const Case *c, Trial *x) {
   run_in_pieces(&x->r, other, 1);
   ck_assert_int_eq(eval_op(&t->op, true, in, want), MPCC_OK);
   for (int k = 0; k < n; k++) {
-    ck_assert(buffer_intact(&x->out[k]));
+    ck_assert(elems_intact(&x->out[k]));
     ck_assert_int_eq(
         memcmp(x->out[k].data, x->again[k].data, (size_t)x->out[k].n * dtype_bytes(x->out[k].dt)),
         0);
@@ -92,10 +92,10 @@ static void trial_run(const Case *c, Trial *x) {
 
 static void trial_free(Trial *x) {
   for (int k = 0; k < x->t->op.nin; k++)
-    buffer_free(&x->in[k]);
+    elems_free(&x->in[k]);
   for (int k = 0; k < x->t->op.nout; k++) {
-    buffer_free(&x->out[k]);
-    buffer_free(&x->again[k]);
+    elems_free(&x->out[k]);
+    elems_free(&x->again[k]);
   }
   run_free(&x->r);
   group_free(x->t);
@@ -104,7 +104,7 @@ static void trial_free(Trial *x) {
 /* Error of an element: rounding of the result to its dtype, of P to the storage dtype when strict,
  * and of sums of `terms` terms of the size of the largest result, each exact to `least` at best. */
 static void compare(const Case *c, const Trial *x, int k, double terms, double least) {
-  const Buffer *b = &x->out[k];
+  const Elems *b = &x->out[k];
   double most = 0, eps = fmax(c->dt == DT_F64 ? 0x1p-52 : 0x1p-23, least);
   for (int64_t i = 0; i < b->n; i++)
     most = fmax(most, fabs(b->value[i]));
@@ -114,7 +114,7 @@ static void compare(const Case *c, const Trial *x, int k, double terms, double l
   if (b->dt == DT_F32 && c->dt == DT_F64) /* lse */
     slack = 0x1p-23 * fmax(most, 1);
   for (int64_t i = 0; i < b->n; i++) {
-    double v = buffer_get(b, i), want = b->value[i];
+    double v = elems_get(b, i), want = b->value[i];
     double ulp = fmax(fabs(want), dtype_info(b->dt)->min_normal) * dtype_info(b->dt)->eps;
     ck_assert_msg(
         fabs(v - want) <= slack + ulp,
@@ -130,11 +130,11 @@ static void compare(const Case *c, const Trial *x, int k, double terms, double l
 static void fill_random(const Case *c, Trial *x, int first) {
   if (c->dropout_p <= 0)
     return;
-  x->in[first] = buffer_new(DT_I64, 1);
-  x->in[first + 1] = buffer_new(DT_I64, 3);
-  buffer_set(&x->in[first], 0, 1234);
+  x->in[first] = elems_new(DT_I64, 1);
+  x->in[first + 1] = elems_new(DT_I64, 3);
+  elems_set(&x->in[first], 0, 1234);
   for (int i = 0; i < 3; i++)
-    buffer_set(&x->in[first + 1], i, i == 2 ? 9 : -1);
+    elems_set(&x->in[first + 1], i, i == 2 ? 9 : -1);
 }
 
 static void check_case(Case c) {
@@ -146,8 +146,8 @@ static void check_case(Case c) {
   for (int k = 0; k < 3; k++) {
     int64_t n = c.joined ? all : k ? kn : qn;
     group_in(f.t, c.dt, n, heads(&c, length[k], k));
-    f.in[k] = buffer_new(c.dt, n);
-    buffer_fill(&f.in[k], 11 + (c.joined ? 0 : (uint32_t)k), 1.5);
+    f.in[k] = elems_new(c.dt, n);
+    elems_fill(&f.in[k], 11 + (c.joined ? 0 : (uint32_t)k), 1.5);
   }
   add_random(&c, f.t);
   fill_random(&c, &f, 3);
@@ -163,18 +163,18 @@ static void check_case(Case c) {
     int64_t n = k == 2 ? rows : qn;
     DType dt = k == 2 ? DT_F32 : c.dt;
     group_in(g.t, dt, n, k == 2 ? lse_access(&c) : plain(&c, z.T));
-    g.in[k] = buffer_new(dt, n);
+    g.in[k] = elems_new(dt, n);
     if (k == 0)
-      buffer_fill(&g.in[k], 21, 1);
+      elems_fill(&g.in[k], 21, 1);
     else
       for (int64_t i = 0; i < n; i++)
-        buffer_set(&g.in[k], i, f.out[k - 1].value[i]);
+        elems_set(&g.in[k], i, f.out[k - 1].value[i]);
   }
   for (int k = 0; k < 3; k++) {
     group_in(g.t, c.dt, f.in[k].n, f.t->body.in[k]);
-    g.in[3 + k] = buffer_new(c.dt, f.in[k].n);
+    g.in[3 + k] = elems_new(c.dt, f.in[k].n);
     for (int64_t i = 0; i < f.in[k].n; i++)
-      buffer_set(&g.in[3 + k], i, f.in[k].value[i]);
+      elems_set(&g.in[3 + k], i, f.in[k].value[i]);
     group_out(g.t, c.dt, k ? kn : qn, plain(&c, length[k]));
   }
   add_random(&c, g.t);
@@ -226,20 +226,20 @@ START_TEST(f64_is_exact) {
   Case c = {level, {1, 1, 20, 20, 8}, DT_F64, false, false, 0, false};
   int64_t n = 160;
   Group *t = attention_group(&c, "attention_grad");
-  Buffer b[6], out[3];
+  Elems b[6], out[3];
   MpccArg args[9];
   for (int k = 0; k < 6; k++) {
     DType dt = k == 2 ? DT_F32 : DT_F64;
     group_in(t, dt, k == 2 ? 20 : n, k == 2 ? lse_access(&c) : plain(&c, 20));
-    b[k] = buffer_new(dt, k == 2 ? 20 : n);
-    buffer_fill(&b[k], 3 + (uint32_t)k, 1);
+    b[k] = elems_new(dt, k == 2 ? 20 : n);
+    elems_fill(&b[k], 3 + (uint32_t)k, 1);
     args[3 + k].p = b[k].data;
   }
   for (int64_t i = 0; i < n; i++) /* do */
-    buffer_set(&b[0], i, 1);
+    elems_set(&b[0], i, 1);
   for (int k = 0; k < 3; k++) {
     group_out(t, DT_F64, n, plain(&c, 20));
-    out[k] = buffer_new(DT_F64, n);
+    out[k] = elems_new(DT_F64, n);
     args[k].p = out[k].data;
   }
   Run r = run_compile(t, level);
@@ -247,13 +247,13 @@ START_TEST(f64_is_exact) {
   for (int64_t d = 0; d < 8; d++) {
     double sum = 0;
     for (int64_t s = 0; s < 20; s++)
-      sum += buffer_get(&out[2], s * 8 + d);
+      sum += elems_get(&out[2], s * 8 + d);
     ck_assert_double_eq_tol(sum, 20, 1e-12);
   }
   for (int k = 0; k < 6; k++)
-    buffer_free(&b[k]);
+    elems_free(&b[k]);
   for (int k = 0; k < 3; k++)
-    buffer_free(&out[k]);
+    elems_free(&out[k]);
   run_free(&r);
   group_free(t);
 }

@@ -81,12 +81,12 @@ static Access a_access(const Case *c, int64_t rows1) {
 }
 
 /* |got - want| within the rounding of results to dt, and of k sums of magnitude up to `size`. */
-static void compare(const Case *c, const Buffer *got, const double *want, double size) {
+static void compare(const Case *c, const Elems *got, const double *want, double size) {
   double sums = c->t.compute == DT_F64 ? 0x1p-52 : 0x1p-23;
   double slack = sums * (8 + sqrt((double)c->s.K)) * size;
   const DTypeInfo *info = dtype_info(got->dt);
   for (int64_t i = 0; i < got->n; i++) {
-    double v = buffer_get(got, i), e = fabs(v - want[i]);
+    double v = elems_get(got, i), e = fabs(v - want[i]);
     double ulp = fmax(fabs(want[i]), info->min_normal) * info->eps;
     ck_assert_msg(
         e <= slack + ulp,
@@ -98,7 +98,7 @@ static void compare(const Case *c, const Buffer *got, const double *want, double
 }
 
 /* Packs b, checks it element by element, gives the packed buffer. */
-static Buffer pack(const Case *c, const Buffer *b) {
+static Elems pack(const Case *c, const Elems *b) {
   int64_t N = c->s.N, K = c->s.K;
   int p = c->t.compute == DT_BF16 ? 2 : 1, cols = columns(c->level, c->t.compute);
   Group *t = group_new("pack", 2, (int64_t[]){N, K}, 2);
@@ -107,18 +107,18 @@ static Buffer pack(const Case *c, const Buffer *b) {
   group_out_type(t, type, (Access){0});
   group_dtype(t, "compute", c->t.compute);
   Run r = run_compile(t, c->level);
-  Buffer packed = buffer_new(c->t.compute, type_elems(type));
+  Elems packed = elems_new(c->t.compute, type_elems(type));
   MpccArg args[] = {{packed.data}, {b->data}};
   run_in_pieces(&r, args, 2);
   const double *in[] = {b->value};
   double *out[] = {packed.value};
   ck_assert_int_eq(eval_op(&t->op, false, in, out), MPCC_OK);
   for (int64_t i = 0; i < packed.n; i++)
-    ck_assert_msg(buffer_get(&packed, i) == packed.value[i],
+    ck_assert_msg(elems_get(&packed, i) == packed.value[i],
                   "%s pack %lldx%lld %s as %s %s: element %lld is %g, not %g", c->level,
                   (long long)N, (long long)K, dtype_text(c->t.b), dtype_text(c->t.compute),
-                  c->tb ? "T" : "N", (long long)i, buffer_get(&packed, i), packed.value[i]);
-  ck_assert(buffer_intact(&packed));
+                  c->tb ? "T" : "N", (long long)i, elems_get(&packed, i), packed.value[i]);
+  ck_assert(elems_intact(&packed));
   run_free(&r);
   group_free(t);
   return packed;
@@ -127,11 +127,11 @@ static Buffer pack(const Case *c, const Buffer *b) {
 static void check_product(Case c) {
   int64_t M = c.s.M, N = c.s.N, K = c.s.K, rows0 = M % 3 ? 1 : 3, rows1 = M / rows0;
   int p = c.t.compute == DT_BF16 ? 2 : 1, cols = columns(c.level, c.t.compute);
-  Buffer a = buffer_new(c.t.a, M * K * (c.order == A_STRIDED ? 3 : 1)),
-         b = buffer_new(c.t.b, N * K);
-  buffer_fill(&a, 1, 1);
-  buffer_fill(&b, 2, 1);
-  Buffer packed = pack(&c, &b);
+  Elems a = elems_new(c.t.a, M * K * (c.order == A_STRIDED ? 3 : 1)),
+         b = elems_new(c.t.b, N * K);
+  elems_fill(&a, 1, 1);
+  elems_fill(&b, 2, 1);
+  Elems packed = pack(&c, &b);
   Group *t = group_new("product", 3, (int64_t[]){rows0, rows1, N}, 1);
   group_in(t, c.t.a, a.n, a_access(&c, rows1));
   group_in_type(t, group_packed(t, c.t.compute, N, K, cols, p), (Access){0});
@@ -139,13 +139,13 @@ static void check_product(Case c) {
   group_dtype(t, "compute", c.t.compute);
   statements(t, &c, rows0, rows1);
   Run r = run_compile(t, c.level);
-  Buffer out[4], again[2], side[4];
+  Elems out[4], again[2], side[4];
   MpccArg args[8], args2[8];
   const double *in[8] = {a.value, packed.value};
   double *want[4];
   for (int k = 0; k < t->op.nout; k++) {
-    out[k] = buffer_new(t->op.out[k]->type->dt, type_elems(t->op.out[k]->type));
-    again[k] = buffer_new(out[k].dt, out[k].n);
+    out[k] = elems_new(t->op.out[k]->type->dt, type_elems(t->op.out[k]->type));
+    again[k] = elems_new(out[k].dt, out[k].n);
     args[k].p = out[k].data;
     args2[k].p = again[k].data;
     want[k] = out[k].value;
@@ -154,8 +154,8 @@ static void check_product(Case c) {
   args[n].p = args2[n].p = a.data;
   args[n + 1].p = args2[n + 1].p = packed.data;
   for (int k = 2; k < t->op.nin; k++) {
-    side[k] = buffer_new(t->op.in[k]->type->dt, type_elems(t->op.in[k]->type));
-    buffer_fill(&side[k], 5 + (uint32_t)k, 1);
+    side[k] = elems_new(t->op.in[k]->type->dt, type_elems(t->op.in[k]->type));
+    elems_fill(&side[k], 5 + (uint32_t)k, 1);
     in[k] = side[k].value;
     args[n + k].p = args2[n + k].p = side[k].data;
   }
@@ -164,17 +164,17 @@ static void check_product(Case c) {
   ck_assert_int_eq(eval_op(&t->op, false, in, want), MPCC_OK);
   for (int k = 0; k < t->op.nout; k++) {
     compare(&c, &out[k], want[k], (double)K / 3 + 4);
-    ck_assert(buffer_intact(&out[k]));
+    ck_assert(elems_intact(&out[k]));
     ck_assert_int_eq(memcmp(out[k].data, again[k].data, (size_t)out[k].n * dtype_bytes(out[k].dt)),
                      0);
-    buffer_free(&out[k]);
-    buffer_free(&again[k]);
+    elems_free(&out[k]);
+    elems_free(&again[k]);
   }
   for (int k = 2; k < t->op.nin; k++)
-    buffer_free(&side[k]);
-  buffer_free(&a);
-  buffer_free(&b);
-  buffer_free(&packed);
+    elems_free(&side[k]);
+  elems_free(&a);
+  elems_free(&b);
+  elems_free(&packed);
   run_free(&r);
   group_free(t);
 }
@@ -240,18 +240,18 @@ START_TEST(specials_stay_in_their_row) {
   int acc = group_stmt(t, PR_ACC, DT_F32, 0, 0, -1, -1, -1, -1);
   group_stmt(t, PR_STORE, DT_F32, 0, 0, acc, -1, -1, -1);
   Run r = run_compile(t, level);
-  Buffer a = buffer_new(DT_BF16, M * K), b = buffer_new(DT_F32, type_elems(packed));
-  Buffer out = buffer_new(DT_F32, M * N);
-  buffer_fill(&a, 3, 1);
-  buffer_fill(&b, 4, 1);
-  buffer_set(&a, 17 * K + K - 1, NAN);
-  buffer_set(&a, 30 * K, INFINITY);
+  Elems a = elems_new(DT_BF16, M * K), b = elems_new(DT_F32, type_elems(packed));
+  Elems out = elems_new(DT_F32, M * N);
+  elems_fill(&a, 3, 1);
+  elems_fill(&b, 4, 1);
+  elems_set(&a, 17 * K + K - 1, NAN);
+  elems_set(&a, 30 * K, INFINITY);
   r.fn((MpccArg[]){{out.data}, {a.data}, {b.data}}, 0, r.ntiles, r.scratch);
   for (int64_t i = 0; i < M * N; i++)
-    ck_assert_int_eq(isfinite(buffer_get(&out, i)) != 0, i / N != 17 && i / N != 30);
-  buffer_free(&a);
-  buffer_free(&b);
-  buffer_free(&out);
+    ck_assert_int_eq(isfinite(elems_get(&out, i)) != 0, i / N != 17 && i / N != 30);
+  elems_free(&a);
+  elems_free(&b);
+  elems_free(&out);
   run_free(&r);
   group_free(t);
 }
