@@ -70,7 +70,8 @@ void text_json(Text *t, const char *s);
 
 /* ---- diag.c: diagnostics ----------------------------------------------------------------------- */
 
-/* Place in a source text. file indexes Diag's file table, 0 = unknown; line and col from 1. */
+/* Place in a source text. file indexes Diag's file table, 0 = unknown; line and col from 1; col and
+ * len count code points. */
 typedef struct {
   uint32_t file, line, col, len;
 } Loc;
@@ -203,15 +204,19 @@ Prim prim_from_name(const char *name); /* PR_COUNT when unknown */
 int prim_args(Prim p);
 
 /* Parses infix text: numbers, argument names, + - * /, comparisons, && || !, c ? a : b, and calls
- * of prims (sqrt exp log tanh erf floor cos sin abs min max isfinite) and of scalar.def rows by
- * name. All float registers are DT_F32 here; scalar_typed() makes an f64 copy. `loc` places errors.
+ * of prims (sqrt exp log tanh erf floor cos sin abs min max isfinite), of scalar.def rows by name,
+ * of float formats (bf16(x): PR_ROUND) and of cvt (truth to 0 or 1). Definitions may come first:
+ * `t0 = a * b, t0 * t0`. All float registers are DT_F32 here; scalar_typed() makes a copy in other
+ * registers. Equal statements are one; the result is the last. `loc` places errors.
  * errors  MPCC_ERR_INPUT with a diagnostic; *out = NULL then. */
 Status scalar_parse(Arena *a, Diag *d, Loc loc, const char *text, const char *const *args, int nargs,
                     Scalar **out);
-/* Canonical infix text with the given argument names; parses back to an equal body. */
+/* Canonical infix text with the given argument names; parses back to an equal body. Statements that
+ * are used twice are defined first as t0, t1, ...: no argument may have such a name. */
 void scalar_print(const Scalar *s, const char *const *args, Text *out);
 Scalar *scalar_typed(Arena *a, const Scalar *s, DType reg);
-/* d result / d argument `wrt` as a body over the same arguments; simplified (0, 1 folded). */
+/* d result / d argument `wrt` as a body over the same arguments; simplified (0, 1 folded). NULL when
+ * memory is short or the body too long. */
 Scalar *scalar_diff(Arena *a, const Scalar *s, int wrt);
 /* Value in f64 arithmetic; for float32 registers each primitive is rounded to f32 when `f32`. */
 double scalar_eval(const Scalar *s, const double *args, bool f32);

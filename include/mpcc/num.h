@@ -50,18 +50,10 @@ typedef struct {
 
 /* Formats by value, so that each use folds to constants. The 8-bit ones saturate: inf == max. */
 static inline NumFormat num_format(DType d) {
-  switch (d) {
-  case DT_F32:
-    return (NumFormat){8, 23, 0x7F7FFFFF, 0x7F800000};
-  case DT_BF16:
-    return (NumFormat){8, 7, 0x7F7F, 0x7F80};
-  case DT_F16:
-    return (NumFormat){5, 10, 0x7BFF, 0x7C00};
-  case DT_E4M3:
-    return (NumFormat){4, 3, 0x7E, 0x7E};
-  default:
-    return (NumFormat){5, 2, 0x7B, 0x7B};
-  }
+  const NumFormat f32 = {8, 23, 0x7F7FFFFF, 0x7F800000}, bf16 = {8, 7, 0x7F7F, 0x7F80},
+                  f16 = {5, 10, 0x7BFF, 0x7C00}, e4m3 = {4, 3, 0x7E, 0x7E},
+                  e5m2 = {5, 2, 0x7B, 0x7B};
+  return d == DT_F32 ? f32 : d == DT_BF16 ? bf16 : d == DT_F16 ? f16 : d == DT_E4M3 ? e4m3 : e5m2;
 }
 
 /* Code of the NaN that NaN v becomes. */

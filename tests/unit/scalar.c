@@ -153,6 +153,62 @@ START_TEST(text_round_trips) {
 }
 END_TEST
 
+static uint32_t pick(uint32_t *state, uint32_t n) {
+  *state = *state * 1664525 + 1013904223;
+  return (*state >> 8) % n;
+}
+
+/* A random expression as fully parenthesized text: a number, or a comparison when `truth`. */
+static void random_text(uint32_t *state, int depth, bool truth, Text *t) {
+  static const char *const leaves[] = {"a", "b", "c", "1", "-1", "0.5", "2e-07", "-inf"};
+  static const char *const sums[] = {"+", "-", "*", "/"};
+  static const char *const tests[] = {"<", "<=", "==", "!=", ">", ">="};
+  static const char *const calls[] = {"exp", "tanh", "silu", "f16", "abs", "-", "sqrt"};
+  if (!truth && (depth == 0 || pick(state, 8) == 0)) {
+    text_puts(t, leaves[pick(state, 8)]);
+    return;
+  }
+  text_puts(t, "(");
+  const uint32_t form = pick(state, depth ? 6 : 3);
+  if (truth && form >= 4) {
+    text_puts(t, "!");
+    random_text(state, depth - 1, true, t);
+  } else if (truth) {
+    random_text(state, depth ? depth - 1 : 0, form == 3, t);
+    text_puts(t, form == 3 ? pick(state, 2) ? "&&" : "||" : tests[pick(state, 6)]);
+    random_text(state, depth ? depth - 1 : 0, form == 3, t);
+  } else if (form < 3) {
+    random_text(state, depth - 1, false, t);
+    text_puts(t, sums[pick(state, 4)]);
+    random_text(state, depth - 1, false, t);
+  } else if (form == 3) {
+    random_text(state, depth - 1, true, t);
+    text_puts(t, "?");
+    random_text(state, depth - 1, false, t);
+    text_puts(t, ":");
+    random_text(state, depth - 1, false, t);
+  } else {
+    text_printf(t, "%s(", calls[pick(state, 7)]);
+    random_text(state, depth - 1, false, t);
+    text_puts(t, ")");
+  }
+  text_puts(t, ")");
+}
+
+START_TEST(random_text_round_trips) {
+  uint32_t state = 1;
+  for (int i = 0; i < 3000; i++) {
+    Text t = {0};
+    random_text(&state, 1 + i % 5, false, &t);
+    const Scalar *s = parse(t.data);
+    check_round_trip(s, t.data);
+    if (i % 5 < 3)
+      check_round_trip(scalar_diff(arena, s, 0), t.data);
+    text_fini(&t);
+  }
+}
+END_TEST
+
 START_TEST(canonical_text) {
   Text t = {0};
   scalar_print(parse("  ((a))*(b )+ -( c) "), abc, &t);
@@ -468,6 +524,7 @@ int main(void) {
   tcase_add_test(t, values);
   tcase_add_test(t, each_step_rounds_to_f32);
   tcase_add_test(t, text_round_trips);
+  tcase_add_test(t, random_text_round_trips);
   tcase_add_test(t, canonical_text);
   tcase_add_test(t, bodies_are_minimal);
   tcase_add_test(t, mistakes_are_told);
