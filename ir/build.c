@@ -439,6 +439,8 @@ static bool is_numbered(const Op *op) {
  * ------------------------------------------------------------------------------------------- */
 
 const Scalar *builder_scalar(Builder *b, OpCode code, int nin, int nattr, const Attr *attr) {
+  if (builder_failed(b)) /* the text may be lost */
+    return NULL;
   const Attr *at = attr_find(attr, nattr, "body");
   const char *text = op_info(code)->body;
   if (!text && at && at->kind == AT_STR)

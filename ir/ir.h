@@ -478,7 +478,8 @@ static inline Value *copier_get(const Copier *c, const Value *v) { return c->map
 
 /* ---- shape.c: shape_<rule> of ops.def ----------------------------------------------------------- */
 
-/* Result types of an op; diagnoses misfits naming both operands' layers. */
+/* Result types of an op (types: room for 3); diagnoses misfits naming both operands' layers.
+ * errors  ERR_INPUT; ERR_NOMEM, then without a message */
 Status shape_infer(Builder *b, OpCode code, int nin, Value *const *in, int nattr, const Attr *attr,
                    Loc loc, int *nout, const Type **types);
 

@@ -58,6 +58,8 @@ static void note_operand(Infer *x, int i, const char *what) {
 }
 
 __attribute__((format(printf, 3, 4))) static bool fail(Infer *x, int code, const char *fmt, ...) {
+  if (builder_failed(x->b)) /* short of memory: what was compared may be no misfit */
+    return false;
   va_list ap;
   va_start(ap, fmt);
   Str text = str_vfmt(builder_strings(x->b), fmt, ap);
@@ -309,7 +311,7 @@ static bool shape_write(Infer *x) {
   if (!t)
     return false;
   const Type *to = t->u.tensor->type, *ty = operand(x, 0);
-  if (to == ty)
+  if (to->dt == ty->dt && type_same_shape(to, ty))
     return true;
   fail(x, type_same_shape(to, ty) ? CODE_DTYPE : CODE_SHAPE, "'%s' holds %s%s, written with %s%s",
        t->u.tensor->name, dtype_text(to->dt), shape_text(x, to), dtype_text(ty->dt),
@@ -848,7 +850,8 @@ Status shape_infer(Builder *b, OpCode code, int nin, Value *const *in, int nattr
              .out = types};
   *nout = 0;
   const int want = op_info(code)->nin;
-  if (want >= 0 && !want_operands(&x, want, want))
-    return MPCC_ERR_INPUT;
-  return rules[code](&x) ? MPCC_OK : MPCC_ERR_INPUT;
+  const bool fits = (want < 0 || want_operands(&x, want, want)) && rules[code](&x);
+  if (builder_failed(b))
+    return MPCC_ERR_NOMEM;
+  return fits ? MPCC_OK : MPCC_ERR_INPUT;
 }

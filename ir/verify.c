@@ -131,16 +131,15 @@ static bool kind_fits(AttrKind want, AttrKind is) {
 
 static bool check_attr_kinds(Verify *v) {
   const Op *op = v->op;
-  bool ok = true;
+  int before = diag_errors(v->d);
   check_attrs(v, "", op->attr, op->nattr);
   for (int i = 0; i < op->nattr; i++)
     for (size_t k = 0; k < sizeof attr_kinds / sizeof *attr_kinds; k++)
       if (!strcmp(op->attr[i].key, attr_kinds[k].key) &&
           !kind_fits(attr_kinds[k].kind, op->attr[i].kind)) {
         verify_broken(v, "attribute '%s' has the wrong kind of value", op->attr[i].key);
-        ok = false;
       }
-  return ok;
+  return diag_errors(v->d) == before;
 }
 
 static bool same_type(const Type *a, const Type *b) {
@@ -156,7 +155,11 @@ static void check_shape(Verify *v, Builder *shapes) {
     verify_broken(v, "%d results", op->nout);
     return;
   }
-  if (shape_infer(shapes, op->code, op->nin, op->in, op->nattr, op->attr, op->loc, &nout, types)) {
+  const Status status =
+      shape_infer(shapes, op->code, op->nin, op->in, op->nattr, op->attr, op->loc, &nout, types);
+  if (status == MPCC_ERR_NOMEM)
+    return; /* module_verify asks `shapes` */
+  if (status != MPCC_OK) {
     verify_broken(v, "operands do not fit its shape rule");
     return;
   }
@@ -286,6 +289,9 @@ Status module_verify(const Module *m, Diag *d) {
       verify_broken(&v, "two functions have this name");
     check_func(&v, shapes);
   }
+  const bool short_memory = builder_failed(shapes);
   builder_destroy(shapes);
-  return diag_errors(d) == before ? MPCC_OK : MPCC_ERR_INTERNAL;
+  if (diag_errors(d) != before)
+    return MPCC_ERR_INTERNAL;
+  return short_memory ? MPCC_ERR_NOMEM : MPCC_OK;
 }

@@ -30,8 +30,7 @@ static char *hash_text(const uint64_t hash[2]) {
   return mprt__format("%016" PRIx64 "%016" PRIx64, hash[0], hash[1]);
 }
 
-/* ---- what is saved
- * --------------------------------------------------------------------------------------- */
+/* ---- what is saved ---- */
 
 static bool is_state(const mprt_program *p, uint32_t i) {
   return !p->flat[i] && p->tensor[i].segment == MPCC_SEG_STATE;
@@ -82,8 +81,7 @@ static Status write_optimizer(const mprt_program *p, const char *path, DType dty
   return s;
 }
 
-/* ---- state.json
- * -------------------------------------------------------------------------------------------- */
+/* ---- state.json ---- */
 
 /* Scalars of a role by name: for people and tools; resuming reads the tensors. */
 static json_t *scalars_of_role(const mprt_program *p, mprt__role role) {
@@ -196,9 +194,7 @@ static Status write_done(const mprt_program *p, const char *dir) {
   return s;
 }
 
-/* ---- saving
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- saving ---- */
 
 /* Splits "a/b/c/" into "a/b" and "c"; both malloc'ed. */
 static Status split_path(const char *dir, char **parent, char **name, const mprt_callbacks *cb) {
@@ -313,9 +309,7 @@ Status mprt__checkpoint_link(const char *dir, const char *link, const mprt_callb
   return s;
 }
 
-/* ---- finding
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- finding ---- */
 
 bool mprt__checkpoint_complete(const char *dir) {
   char *path = mprt__format("%s/DONE", dir);
@@ -349,7 +343,8 @@ char *mprt__checkpoint_newest(const char *folder) {
   return best;
 }
 
-/* The checkpoint that `dir` means: itself, the newest of a run folder, "" the newest of this program. */
+/* The checkpoint that `dir` means: itself, the newest of a run folder, "" the newest of this
+ * program. */
 static Status resolve(mprt_program *p, const char *dir, char **out) {
   char *state = mprt__format("%s/state.json", dir), *folder = mprt__format("%s/checkpoints", dir);
   if (!state || !folder)
@@ -371,9 +366,7 @@ static Status resolve(mprt_program *p, const char *dir, char **out) {
   return s;
 }
 
-/* ---- resuming
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- resuming ---- */
 
 static Status check_done(const mprt_program *p, const char *dir) {
   char *path = mprt__format("%s/DONE", dir), *want = NULL, *have = NULL;

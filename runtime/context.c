@@ -6,8 +6,7 @@
 
 #include "runtime/rt.h"
 
-/* ---- words
- * ------------------------------------------------------------------------------------------ */
+/* ---- words ---- */
 
 static void vlog(const mprt_callbacks *cb, mprt_log_level level, const char *fmt, va_list ap) {
   char text[2048]; /* longer words are cut: logging must work when memory is short */
@@ -36,8 +35,7 @@ Status mprt__nomem(const mprt_callbacks *cb, const char *what) {
   return mprt__fail(cb, MPCC_ERR_NOMEM, "out of memory: %s", what);
 }
 
-/* ---- options
- * ------------------------------------------------------------------------------------------ */
+/* ---- options ---- */
 
 void mprt_options_default(mprt_options *o) {
   memset(o, 0, sizeof *o);
@@ -84,21 +82,36 @@ static bool options_copy(const mprt_options *from, mprt_options *to) {
   return ok;
 }
 
-/* ---- open and close
- * -------------------------------------------------------------------------------------- */
+/* ---- open and close ---- */
 
 static const char *const segment_names[MPCC_SEG_COUNT] = {"state", "derived", "accum", "work",
                                                           "io"};
 
-static Status open_segments(mprt_program *p) {
-  uint64_t total = 0, limit = mprt__memory_limit();
+/* Scratch of one worker: the largest any kernel asks for. */
+static uint64_t scratch_bytes(const mprt_program *p) {
+  uint64_t most = 0;
+  for (uint32_t i = 0; i < p->nkernel; i++)
+    if (p->kernel[i].scratch_bytes > most)
+      most = p->kernel[i].scratch_bytes;
+  return most;
+}
+
+/* Refuses what cannot fit before it is mapped: the system would agree now and kill later. */
+static Status check_memory(const mprt_program *p, int threads) {
+  uint64_t total, limit = mprt__memory_limit();
+  if (__builtin_mul_overflow(mprt__scratch_stride(scratch_bytes(p)), (uint64_t)threads, &total))
+    total = UINT64_MAX;
   for (int i = 0; i < MPCC_SEG_COUNT; i++)
     if (__builtin_add_overflow(total, p->head->segment_bytes[i], &total))
       total = UINT64_MAX;
-  if (total > limit)
-    return mprt__fail(&p->cb, MPCC_ERR_NOMEM,
-                      "this program needs %.1f MiB, this machine gives at most %.1f MiB",
-                      (double)total / 0x1p20, (double)limit / 0x1p20);
+  if (total <= limit)
+    return MPCC_OK;
+  return mprt__fail(&p->cb, MPCC_ERR_NOMEM,
+                    "this program needs %.1f MiB, this machine gives at most %.1f MiB",
+                    (double)total / 0x1p20, (double)limit / 0x1p20);
+}
+
+static Status open_segments(mprt_program *p) {
   for (int i = 0; i < MPCC_SEG_COUNT; i++) {
     Status s = mprt__memory_create((size_t)p->head->segment_bytes[i], p->options.plan_mode,
                                    &p->segment[i]);
@@ -106,25 +119,21 @@ static Status open_segments(mprt_program *p) {
       return mprt__fail(&p->cb, s, "out of memory: segment %s, %llu bytes", segment_names[i],
                         (unsigned long long)p->head->segment_bytes[i]);
   }
-  p->arg = calloc(p->nargref + 1, sizeof *p->arg);
+  p->arg = calloc((size_t)p->nargref + 1, sizeof *p->arg);
   if (!p->arg)
     return mprt__nomem(&p->cb, "arguments");
   for (uint32_t i = 0; i < p->nargref; i++) {
     const MpccArgRef *a = &p->argref[i];
     if (a->segment == MPCC_ARG_INT)
       p->arg[i].i = a->offset;
-    else
+    else if (p->segment[a->segment].data)
       p->arg[i].p = p->segment[a->segment].data + a->offset;
   }
   return MPCC_OK;
 }
 
-static Status open_pool(mprt_program *p) {
-  uint64_t scratch = 0;
-  for (uint32_t i = 0; i < p->nkernel; i++)
-    if (p->kernel[i].scratch_bytes > scratch)
-      scratch = p->kernel[i].scratch_bytes;
-  int threads = p->options.threads > 0 ? p->options.threads : mprt__cpu_count();
+static Status open_pool(mprt_program *p, int threads) {
+  uint64_t scratch = scratch_bytes(p);
   Status s = mprt__pool_create(threads, (size_t)scratch, &p->pool);
   if (s != MPCC_OK)
     return mprt__fail(&p->cb, s, "out of memory: %d threads with %llu bytes of scratch each",
@@ -132,8 +141,7 @@ static Status open_pool(mprt_program *p) {
   return MPCC_OK;
 }
 
-/* The first of the images whose code runs here; they follow one another at multiples of 64 bytes.
- */
+/* The first of the images whose code runs here; they follow one another at multiples of 64 bytes */
 static Status open_image(mprt_program *p, const uint8_t *image, size_t bytes) {
   for (;;) {
     Status s = mprt__load(p, image, bytes);
@@ -151,11 +159,14 @@ static Status open_image(mprt_program *p, const uint8_t *image, size_t bytes) {
 }
 
 static Status open_all(mprt_program *p, const void *image, size_t bytes) {
+  int threads = p->options.threads > 0 ? p->options.threads : mprt__cpu_count();
   Status s = open_image(p, image, bytes);
+  if (s == MPCC_OK)
+    s = check_memory(p, threads);
   if (s == MPCC_OK)
     s = open_segments(p);
   if (s == MPCC_OK)
-    s = open_pool(p);
+    s = open_pool(p, threads);
   if (s == MPCC_OK && p->options.plan_mode)
     s = mprt__plan_create(p);
   if (s != MPCC_OK)

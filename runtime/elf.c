@@ -51,8 +51,7 @@ typedef struct {
   uint8_t *map;
 } Loader;
 
-/* ---- checking
- * ------------------------------------------------------------------------------------------ */
+/* ---- checking ---- */
 
 static Status bad(const Loader *l, size_t object, const char *what) {
   return mprt__fail(l->cb, MPCC_ERR_INPUT, "program image: code of %s, object %zu: %s", l->where,
@@ -196,8 +195,7 @@ static Status open_archive(Loader *l, const uint8_t *data, size_t bytes) {
   return MPCC_OK;
 }
 
-/* ---- mapping
- * ---------------------------------------------------------------------------------------------- */
+/* ---- mapping ---- */
 
 static Status map_parts(Loader *l, mprt__code *out) {
   size_t page = (size_t)sysconf(_SC_PAGESIZE), total = 0;
@@ -293,9 +291,7 @@ static Status relocate(const Loader *l, size_t i) {
   return MPCC_OK;
 }
 
-/* ---- symbols
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- symbols ---- */
 
 static bool is_kernel(const Object *o, const Elf64_Sym *s) {
   return ELF64_ST_TYPE(s->st_info) == STT_FUNC && ELF64_ST_BIND(s->st_info) != STB_LOCAL &&

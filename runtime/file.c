@@ -23,8 +23,7 @@ char *mprt__format(const char *fmt, ...) {
   return n < 0 ? NULL : text;
 }
 
-/* ---- writing
- * -------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 void mprt__writer_open(mprt__writer *w, const char *path) {
   memset(w, 0, sizeof *w);
@@ -97,8 +96,7 @@ Status mprt__file_write(const char *path, const void *data, size_t bytes,
   return MPCC_OK;
 }
 
-/* ---- reading
- * -------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 /* Opens a regular file; -1 with a message. */
 static int open_regular(const char *path, uint64_t *bytes, const mprt_callbacks *cb) {
@@ -188,8 +186,7 @@ Status mprt__file_hash(const char *path, uint64_t hash[2], uint64_t *bytes,
   return MPCC_OK;
 }
 
-/* ---- folders
- * -------------------------------------------------------------------------------------------- */
+/* ---- folders ---- */
 
 Status mprt__dir_sync(const char *path, const mprt_callbacks *cb) {
   int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -1,7 +1,6 @@
 /* Checks a program image and binds it. An image is used in place, so everything that is later
  * followed without looking (offsets, counts, indices, strings) is looked at here, once. The hash
- * finds damage; the checks after it hold for any bytes at all, so that a wrong writer is found too.
- */
+ * finds damage; the checks after it hold for any bytes, so that a wrong writer is found too. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,8 +21,7 @@ __attribute__((format(printf, 2, 3))) static Status bad(const mprt_program *p, c
   return mprt__fail(&p->cb, MPCC_ERR_INPUT, "program image: %s", text);
 }
 
-/* ---- spans and strings
- * ------------------------------------------------------------------------------- */
+/* ---- spans and strings ---- */
 
 /* Views a span of `size`-byte elements; NULL in *out when it is not inside the image. */
 static bool view(const mprt_program *p, MpccSpan span, size_t size, const void **out,
@@ -90,8 +88,7 @@ static Status check_spans(mprt_program *p) {
   return MPCC_OK;
 }
 
-/* ---- tensors
- * ------------------------------------------------------------------------------------------- */
+/* ---- tensors ---- */
 
 /* Bytes of a tensor by its shape; false when they do not fit 63 bits. */
 static bool shape_bytes(const MpccTensor *t, uint64_t *bytes) {
@@ -171,8 +168,7 @@ static Status load_tensors(mprt_program *p) {
   return MPCC_OK;
 }
 
-/* ---- functions and commands
- * ------------------------------------------------------------------------------ */
+/* ---- functions and commands ---- */
 
 static Status check_functions(const mprt_program *p) {
   for (uint32_t i = 0; i < p->nfunction; i++) {
@@ -292,9 +288,7 @@ Status mprt__load(mprt_program *p, const void *image, size_t bytes) {
   return s;
 }
 
-/* ---- code
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- code ---- */
 
 /* First word of `needs` that this machine lacks, or NULL. */
 static const char *lacking(const char *needs, size_t *len) {

@@ -25,32 +25,7 @@ typedef enum {
   ROLE_COUNT
 } mprt__role;
 
-/* ---- cpu/threads.c: the pool
- * ----------------------------------------------------------------------- */
-
-typedef struct mprt__pool mprt__pool;
-
-/* Threads this process may use: the affinity mask, cut by the quotas of its cgroup and all above
- * it; at least 1. */
-int mprt__cpu_count(void);
-/* CPUs' worth of time that a quota allows, rounded up; 0: no limit. v2: text of cpu.max; v1 (period
- * not NULL): texts of cpu.cfs_quota_us and cpu.cfs_period_us. */
-int mprt__quota_cpus(const char *quota, const char *period);
-/* threads >= 1, the calling thread included: it is worker 0 of every run. scratch_bytes: per
- * worker, 64-byte aligned. errors: ERR_NOMEM, *out = NULL. */
-Status mprt__pool_create(int threads, size_t scratch_bytes, mprt__pool **out);
-void mprt__pool_destroy(mprt__pool *pool); /* NULL is fine; no run may be in progress */
-int mprt__pool_threads(const mprt__pool *pool);
-/* Calls fn so that every tile of [0, ntiles) is processed once, and returns when all are. Each
- * worker begins with its own contiguous share, then helps the others. ntiles < 2^32. One run at a
- * time. Never allocates. */
-void mprt__pool_run(mprt__pool *pool, MpccKernelFn fn, const MpccArg *args, int64_t ntiles);
-/* One tile on the calling thread, and the scratch it then uses: plan mode. */
-void mprt__pool_run_tile(mprt__pool *pool, MpccKernelFn fn, const MpccArg *args, int64_t tile);
-void *mprt__pool_scratch(const mprt__pool *pool);
-
-/* ---- cpu/device.c: memory and cpu features
- * ----------------------------------------------------------- */
+/* ---- cpu/device.c: memory and cpu features ---- */
 
 /* Zeroed memory, 64-byte aligned; big blocks are aligned to and advised for huge pages. */
 typedef struct {
@@ -72,8 +47,31 @@ uint64_t mprt__memory_limit(void);
  * table. */
 bool mprt__cpu_has(const char *feature, size_t len, bool *known);
 
-/* ---- elf.c: machine code
- * -------------------------------------------------------------------------------- */
+/* ---- cpu/threads.c: the pool ---- */
+
+typedef struct mprt__pool mprt__pool;
+
+/* Threads this process may use: the affinity mask, cut by the quotas of its cgroup and all above
+ * it; at least 1. */
+int mprt__cpu_count(void);
+/* CPUs' worth of time that a quota allows, rounded up; 0: no limit. v2: text of cpu.max; v1 (period
+ * not NULL): texts of cpu.cfs_quota_us and cpu.cfs_period_us. */
+int mprt__quota_cpus(const char *quota, const char *period);
+/* threads >= 1, the calling thread included: it is worker 0 of every run. scratch_bytes: per
+ * worker, 64-byte aligned. errors: ERR_NOMEM, *out = NULL. */
+Status mprt__pool_create(int threads, size_t scratch_bytes, mprt__pool **out);
+size_t mprt__scratch_stride(size_t scratch_bytes); /* bytes each worker takes for it */
+void mprt__pool_destroy(mprt__pool *pool);         /* NULL is fine; no run may be in progress */
+int mprt__pool_threads(const mprt__pool *pool);
+/* Calls fn so that every tile of [0, ntiles) is processed once, and returns when all are. Each
+ * worker begins with its own contiguous share, then helps the others. ntiles < 2^32. One run at a
+ * time. Never allocates. */
+void mprt__pool_run(mprt__pool *pool, MpccKernelFn fn, const MpccArg *args, int64_t ntiles);
+/* One tile on the calling thread, and the scratch it then uses: plan mode. */
+void mprt__pool_run_tile(mprt__pool *pool, MpccKernelFn fn, const MpccArg *args, int64_t tile);
+void *mprt__pool_scratch(const mprt__pool *pool);
+
+/* ---- elf.c: machine code ---- */
 
 typedef struct {
   void *map; /* text (read, execute), then constants (read), then data (read, write) */
@@ -83,15 +81,13 @@ typedef struct {
 } mprt__code;
 
 /* Maps the objects (see MpccCode.object) of one code. Writable or executable, never both at a time.
- * where: names the code in messages. errors: ERR_INPUT with a message, ERR_NOMEM; *out empty then.
- */
+ * where: names the code in messages. errors: ERR_INPUT with a message, ERR_NOMEM; *out empty then*/
 Status mprt__code_map(const void *object, size_t bytes, const char *where, const mprt_callbacks *cb,
                       mprt__code *out);
 void mprt__code_unmap(mprt__code *c);
 MpccKernelFn mprt__code_symbol(const mprt__code *c, const char *name); /* NULL: absent */
 
-/* ---- context.c: the program
- * ------------------------------------------------------------------------------- */
+/* ---- context.c: the program ---- */
 
 /* Where the training loop is in its data, and what it remembers between runs: filled by fit.c,
  * saved in state.json under "cursor" and given back by mprt_resume. */
@@ -120,8 +116,8 @@ struct mprt_program {
   mprt_callbacks cb;
   mprt_options options; /* strings are copies owned by the program */
 
-  json_t *meta; /* whole meta object */
-  json_t *spec; /* its "spec" (resolved), borrowed; an empty object when absent */
+  json_t *meta;      /* whole meta object */
+  json_t *spec;      /* its "spec" (resolved), borrowed; an empty object when absent */
   json_t **attrs;    /* per tensor: object, owned */
   uint32_t *by_name; /* tensor indices sorted by name */
   bool *flat;        /* per tensor: storage that others are views of; not a tensor users know */
@@ -149,8 +145,7 @@ Status mprt__fail(const mprt_callbacks *cb, Status s, const char *fmt, ...)
 /* ERR_NOMEM with the words "out of memory: WHAT". */
 Status mprt__nomem(const mprt_callbacks *cb, const char *what);
 
-/* ---- load.c: the image
- * ---------------------------------------------------------------------------------------- */
+/* ---- load.c: the image ---- */
 
 /* Checks every offset, count and reference of the image and fills the views, names, attributes,
  * meta and spec of p; nothing outside the image is read. cb is set. errors: ERR_INPUT, ERR_NOMEM */
@@ -163,8 +158,7 @@ static inline const char *mprt__string(const mprt_program *p, uint32_t offset) {
   return p->strings + offset;
 }
 
-/* ---- step.c: running functions
- * ----------------------------------------------------------------------------------- */
+/* ---- step.c: running functions ---- */
 
 /* NULL: the image has none of that name. */
 const MpccFunction *mprt__function(const mprt_program *p, const char *name);
@@ -177,8 +171,7 @@ Status mprt__run(mprt_program *p, const MpccFunction *f, mprt__observer observe,
 Status mprt__plan_create(mprt_program *p); /* fills p->plan */
 void mprt__plan_destroy(mprt_program *p);
 
-/* ---- state.c: tensors by name
- * ---------------------------------------------------------------------------------------- */
+/* ---- state.c: tensors by name ---- */
 
 /* Index of a tensor, or -1. */
 int64_t mprt__tensor_index(const mprt_program *p, const char *name);
@@ -196,8 +189,7 @@ static inline int64_t mprt__tensor_elems(const MpccTensor *t) {
 }
 /* Attribute of a tensor: NULL when absent. */
 const char *mprt__attr_string(const mprt_program *p, int64_t i, const char *key);
-/* Scalar tensor of any number format by name, as the nearest value; otherwise when there is none.
- */
+/* Scalar tensor of any number format by name, as the nearest value; otherwise when there is none */
 double mprt__get_scalar(const mprt_program *p, const char *name, double otherwise);
 int64_t mprt__get_int(const mprt_program *p, const char *name, int64_t otherwise);
 /* false: there is no such tensor, or it is not scalar. */
@@ -215,9 +207,7 @@ Status mprt__init_state(mprt_program *p);
 /* Part of model.safetensors: a parameter or a running statistic, under the spec's name. */
 bool mprt__is_model_tensor(const mprt_program *p, uint32_t i);
 
-/* ---- safetensors.c
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- safetensors.c ---- */
 
 typedef struct {
   char *name;
@@ -270,21 +260,16 @@ Status mprt__write_model(const mprt_program *p, const char *path, DType dtype);
 /* "3, 224, 224" */
 void mprt__shape_text(int rank, const int64_t *dim, char *buf, size_t cap);
 
-/* ---- checkpoint.c
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- checkpoint.c ---- */
 
-/* Makes the link PARENT(dir)/link point to dir by its last component, in one step ("last", "best").
- */
+/* Makes PARENT(dir)/link ("last", "best") a link to dir by its last component, in one step. */
 Status mprt__checkpoint_link(const char *dir, const char *link, const mprt_callbacks *cb);
 bool mprt__checkpoint_complete(const char *dir); /* has DONE */
 /* Newest complete checkpoint step-N in `folder` (a run's checkpoints/), by N; malloc'ed path or
  * NULL. */
 char *mprt__checkpoint_newest(const char *folder);
 
-/* ---- file.c
- * -----------------------------------------------------------------------------------------------------------------
- */
+/* ---- file.c ---- */
 
 /* Buffered writer to a new file; sticky: the first error is kept, later calls do nothing. */
 typedef struct {
@@ -311,15 +296,12 @@ bool mprt__dir_remove(const char *path);
 /* printf into new memory; NULL when memory is short. */
 char *mprt__format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* ---- json.c
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- json.c ---- */
 
 /* Value at a dotted path ("trainer.max_epochs") below obj; NULL when any part is absent. Keys that
  * contain dots cannot be reached this way. */
 json_t *mprt__json_get(const json_t *obj, const char *path);
-/* The same with a type; `otherwise` when absent or of another type. Numbers: int and real convert.
- */
+/* The same with a type; `otherwise` when absent or of another type. Numbers: int and real convert*/
 int64_t mprt__json_int(const json_t *obj, const char *path, int64_t otherwise);
 double mprt__json_double(const json_t *obj, const char *path, double otherwise);
 bool mprt__json_bool(const json_t *obj, const char *path, bool otherwise);

@@ -12,8 +12,7 @@
 
 enum { MAX_HEADER = 100 << 20, DATA_ALIGN = 64, CHUNK_BYTES = 256 << 10 };
 
-/* ---- header
- * -------------------------------------------------------------------------------------------- */
+/* ---- header ---- */
 
 /* Dtypes of the format that mpcc has no arithmetic for: their sizes are checked, their values not
  * read. */
@@ -23,8 +22,7 @@ static const struct {
 } foreign_dtypes[] = {{"I8", 1},  {"I16", 2}, {"U16", 2},    {"U32", 4},
                       {"U64", 8}, {"C64", 8}, {"F8_E8M0", 1}};
 
-/* Bytes of one element, 0 when the format has no such dtype; *dtype is DT_COUNT for foreign ones.
- */
+/* Bytes of one element, 0 when the format has no such dtype; *dtype is DT_COUNT for foreign ones */
 static size_t parse_dtype(const char *text, DType *dtype) {
   for (int i = 0; i < DT_COUNT; i++)
     if (!strcmp(text, dtype_info((DType)i)->safetensors)) {
@@ -265,8 +263,7 @@ Status mprt__st_read(const mprt__st_file *f, const mprt__st_tensor *t, DType dty
   return MPCC_OK;
 }
 
-/* ---- writing
- * -------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 static int64_t item_elems(const mprt__st_item *it) {
   int64_t n = 1;
@@ -293,8 +290,7 @@ static json_t *header_entry(const mprt__st_item *it, uint64_t begin, uint64_t en
                    "shape", shape, "data_offsets", (json_int_t)begin, (json_int_t)end);
 }
 
-/* Header text, padded with spaces so that data starts at a multiple of DATA_ALIGN; NULL: no memory.
- */
+/* Header text, padded with spaces to put data at a multiple of DATA_ALIGN; NULL: no memory. */
 static char *header_text(const mprt__st_item *const *order, size_t n, const json_t *metadata,
                          size_t *bytes) {
   uint64_t at = 0;

@@ -10,9 +10,7 @@
 
 enum { MAX_NAMED = 8 }; /* problems of one kind that are named one by one */
 
-/* ---- names
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- names ---- */
 
 const char *mprt__role_text(uint32_t role) {
   static const char *const text[] = {
@@ -74,8 +72,7 @@ const char *mprt__attr_string(const mprt_program *p, int64_t i, const char *key)
   return json_string_value(json_object_get(p->attrs[i], key));
 }
 
-/* ---- scalars
- * ---------------------------------------------------------------------------------------------- */
+/* ---- scalars ---- */
 
 static int64_t scalar_index(const mprt_program *p, const char *name) {
   int64_t i = mprt__tensor_index(p, name);
@@ -142,8 +139,7 @@ void mprt__convert(const void *from, DType from_dtype, void *to, DType to_dtype,
   }
 }
 
-/* ---- first values
- * ------------------------------------------------------------------------------------------- */
+/* ---- first values ---- */
 
 Status mprt__refresh(mprt_program *p) {
   const MpccFunction *f = mprt__function(p, "refresh");
@@ -171,9 +167,7 @@ mpcc_status mprt_init(mprt_program *p) {
   return s == MPCC_OK ? mprt__refresh(p) : s;
 }
 
-/* ---- weights
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- weights ---- */
 
 bool mprt__is_model_tensor(const mprt_program *p, uint32_t i) {
   return !p->flat[i] && p->tensor[i].segment == MPCC_SEG_STATE &&

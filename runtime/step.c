@@ -46,8 +46,7 @@ const MpccFunction *mprt__function(const mprt_program *p, const char *name) {
   return NULL;
 }
 
-/* ---- copy and fill, as kernels
- * --------------------------------------------------------------------- */
+/* ---- copy and fill, as kernels ---- */
 
 /* args: to, from, bytes. A tile is COPY_TILE bytes. */
 static void copy_kernel(const MpccArg *args, int64_t first, int64_t end, void *scratch) {
@@ -71,8 +70,7 @@ static void run_move(mprt_program *p, const MpccCommand *c) {
   mprt__pool_run(p->pool, copy ? copy_kernel : fill_kernel, args, tiles);
 }
 
-/* ---- plan mode: when bytes of work die
- * ---------------------------------------------------------------- */
+/* ---- plan mode: when bytes of work die ---- */
 
 static bool is_out(const MpccCommand *c, uint32_t i) {
   return i >= c->first_out && i < c->first_out + c->nout;
@@ -153,8 +151,7 @@ static Status plan_deaths(mprt_program *p) {
   return ok ? MPCC_OK : mprt__nomem(&p->cb, "plan mode");
 }
 
-/* ---- plan mode: guarded copies of arguments
- * ------------------------------------------------------------- */
+/* ---- plan mode: guarded copies of arguments ---- */
 
 static int compare_regions(const void *a, const void *b) {
   const Region *x = a, *y = b;
@@ -163,8 +160,7 @@ static int compare_regions(const void *a, const void *b) {
   return x->begin < y->begin ? -1 : x->begin > y->begin;
 }
 
-/* Regions of a command in order, with their places in the area; returns the bytes of area needed.
- */
+/* Regions of a command in order, with their places in the area; returns the bytes of area needed */
 static size_t lay_out(const mprt_program *p, const MpccCommand *c, Region *region,
                       uint32_t *count) {
   const MpccArgRef *a = &p->argref[c->first_arg];
@@ -331,9 +327,7 @@ static void plan_begin(mprt_program *p, const MpccFunction *f) {
     poison_segment(p, MPCC_SEG_ACCUM);
 }
 
-/* ---- running
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- running ---- */
 
 Status mprt__run(mprt_program *p, const MpccFunction *f, mprt__observer observe, void *user) {
   if (p->plan)

@@ -10,8 +10,7 @@
 
 enum { HUGE_PAGE = 2 << 20 };
 
-/* ---- memory
- * ---------------------------------------------------------------------------------------- */
+/* ---- memory ---- */
 
 Status mprt__memory_create(size_t bytes, bool guarded, mprt__memory *out) {
   memset(out, 0, sizeof *out);
@@ -75,8 +74,7 @@ uint64_t mprt__memory_limit(void) {
   return best;
 }
 
-/* ---- processor features
- * -------------------------------------------------------------------------------- */
+/* ---- processor features ---- */
 
 /* What the operating system must save on a task switch for a register set to be usable (bits of
  * XCR0). Intel SDM vol. 1, sec. 13.3. */

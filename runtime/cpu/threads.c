@@ -47,7 +47,7 @@ struct mprt__pool {
   MpccKernelFn fn;
   const MpccArg *args;
   int nworker, nstarted;
-  void *scratch;
+  mprt__memory scratch;
   Worker worker[]; /* 0 is the caller */
 };
 
@@ -145,10 +145,14 @@ static Status pool_start(mprt__pool *pool) {
   return failed ? MPCC_ERR_NOMEM : MPCC_OK;
 }
 
+size_t mprt__scratch_stride(size_t scratch_bytes) {
+  /* Whole cache lines and one to spare, so that neighbours never share one. */
+  return (scratch_bytes + 2 * CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1);
+}
+
 Status mprt__pool_create(int threads, size_t scratch_bytes, mprt__pool **out) {
   *out = NULL;
-  /* Whole cache lines and one to spare, so that neighbours never share one. */
-  size_t stride = (scratch_bytes + 2 * CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1), bytes, scratch;
+  size_t bytes, scratch, stride = mprt__scratch_stride(scratch_bytes);
   if (stride < scratch_bytes || __builtin_mul_overflow((size_t)threads, sizeof(Worker), &bytes) ||
       __builtin_mul_overflow((size_t)threads, stride, &scratch))
     return MPCC_ERR_NOMEM;
@@ -156,16 +160,14 @@ Status mprt__pool_create(int threads, size_t scratch_bytes, mprt__pool **out) {
   if (!pool)
     return MPCC_ERR_NOMEM;
   memset(pool, 0, sizeof *pool + bytes);
-  pool->scratch = aligned_alloc(CACHE_LINE, scratch);
-  if (!pool->scratch) {
+  if (mprt__memory_create(scratch, false, &pool->scratch) != MPCC_OK) {
     free(pool);
     return MPCC_ERR_NOMEM;
   }
-  memset(pool->scratch, 0, scratch);
   pool->nworker = threads;
   for (int i = 0; i < threads; i++) {
     pool->worker[i].pool = pool;
-    pool->worker[i].scratch = (uint8_t *)pool->scratch + (size_t)i * stride;
+    pool->worker[i].scratch = pool->scratch.data + (size_t)i * stride;
   }
   Status s = pool_start(pool);
   if (s != MPCC_OK) {
@@ -184,7 +186,7 @@ void mprt__pool_destroy(mprt__pool *pool) {
   futex_wake(&pool->run, INT_MAX);
   for (int i = 1; i <= pool->nstarted; i++)
     pthread_join(pool->worker[i].thread, NULL);
-  free(pool->scratch);
+  mprt__memory_destroy(&pool->scratch);
   free(pool);
 }
 
@@ -247,8 +249,7 @@ void *mprt__pool_scratch(const mprt__pool *pool) {
   return pool->worker[0].scratch;
 }
 
-/* ---- how many threads
- * -------------------------------------------------------------------------------- */
+/* ---- how many threads ---- */
 
 int mprt__quota_cpus(const char *quota, const char *period) {
   long long q, p = 100000;

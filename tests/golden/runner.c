@@ -196,6 +196,28 @@ static bool case_file_exists(const Case *c, const char *ext) {
   return yes;
 }
 
+/* The text of every result reads back to the same bytes. */
+static bool reads_back(const Case *c, const Text *text) {
+  Arena *a = arena_create();
+  StrTable *s = str_table_create(a);
+  Diag *d = diag_create(a, s);
+  Module *m = NULL;
+  Text again = {0};
+  uint32_t file = diag_file(d, "printed", text->data, text->len);
+  Status status = module_parse(s, d, file, text->data, text->len, &m);
+  if (m)
+    module_print(m, d, &again);
+  bool ok =
+      status == MPCC_OK && again.len == text->len && !memcmp(again.data, text->data, text->len);
+  if (!ok)
+    printf("%s/%s: the text does not read back: %s\n", c->folder, c->name,
+           diag_first(d) ? diag_first(d)->text : "other bytes");
+  text_fini(&again);
+  module_destroy(m);
+  arena_destroy(a);
+  return ok;
+}
+
 /* A case that is expected to fail must fail, and the other way round. */
 static bool check(const Case *c, const Module *m, const Diag *d) {
   Text text = {0}, said = {0};
@@ -206,7 +228,7 @@ static bool check(const Case *c, const Module *m, const Diag *d) {
   bool ok;
   if (m) {
     module_print(m, d, &text);
-    ok = same_as_file(c, "want", &text);
+    ok = same_as_file(c, "want", &text) & reads_back(c, &text);
     if (case_file_exists(c, "warn"))
       ok &= same_as_file(c, "warn", &said);
   } else {

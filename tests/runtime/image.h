@@ -239,8 +239,7 @@ __attribute__((unused)) static void *ti_finish(TestImage *t, const char *meta, s
   return image;
 }
 
-/* ---- a program: linear regression
- * ---------------------------------------------------------------------- */
+/* ---- a program: linear regression ---- */
 
 enum { LR_N = 64, LR_K = 5, LR_TILES = LR_N / 4, LR_ROWS = 16 };
 
@@ -346,8 +345,7 @@ __attribute__((unused)) static void lr_bind(mprt_program *p) {
     ((double *)table.data)[i] = 0.1;
 }
 
-/* ---- what the program says
- * --------------------------------------------------------------------------------- */
+/* ---- what the program says ---- */
 
 typedef struct {
   char text[16384];

@@ -81,8 +81,7 @@ void k_partial(const MpccArg *a, int64_t first, int64_t end, void *scratch) {
   }
 }
 
-/* out 0: grad f32[K + 1]; out 1: loss f32[]; in 0: partial f32[tiles, K + 2]; params: K, tiles, N
- */
+/* out 0: grad f32[K + 1]; out 1: loss f32[]; in 0: partial f32[tiles, K + 2]; params: K, tiles, N*/
 void k_combine(const MpccArg *a, int64_t first, int64_t end, void *scratch);
 void k_combine(const MpccArg *a, int64_t first, int64_t end, void *scratch) {
   float *grad = a[0].p, *loss = a[1].p;
