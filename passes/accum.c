@@ -63,12 +63,12 @@ static Status copy_body(Step *s, const Func *f, const bool *live, Micro *micro) 
   c.state = derived_state_only(s, f);
   if (arena_failed(s->scratch))
     return MPCC_ERR_NOMEM;
-  for (int i = 0; i < f->nop && !arena_failed(s->scratch); i++) {
+  for (int i = 0; i < f->nop && !arena_failed(s->scratch) && !builder_failed(s->b); i++) {
     const Op *op = f->op[i];
     if (live[i] && !(op->nout && c.state[op->out[0]->id]))
       copy_body_op(&c, op);
   }
-  return arena_failed(s->scratch) ? MPCC_ERR_NOMEM : MPCC_OK;
+  return arena_failed(s->scratch) || builder_failed(s->b) ? MPCC_ERR_NOMEM : MPCC_OK;
 }
 
 Status micro_forward(Step *s, MicroKind kind, Micro *m) {

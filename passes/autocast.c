@@ -198,11 +198,9 @@ Status pass_autocast(const Module *in, const PassOpts *o, Builder *out, Diag *d)
     const Func *f = in->func[i];
     copier_func(&s.c, f, f->name);
     s.raw = ARENA_ARRAY(builder_arena(out), Value *, f->nvalue + 1);
-    if (arena_failed(builder_arena(out)))
-      break;
     /* init computes in f32 and rounds once, when it writes; random numbers do not depend on mode */
     bool init = !strcmp(f->name, "init");
-    for (int k = 0; k < f->nop; k++) {
+    for (int k = 0; k < f->nop && !builder_failed(out); k++) {
       const Op *op = f->op[k];
       if (init && op->code != OP_write) {
         copier_op(&s.c, op);

@@ -204,9 +204,7 @@ static void rewrite_func(Fp8 *s, const Func *f, bool record) {
   Builder *b = s->c.b;
   copier_func(&s->c, f, f->name);
   Value **amax = ARENA_ARRAY(builder_arena(b), Value *, 2 * s->nsite + 1);
-  if (arena_failed(builder_arena(b)))
-    return;
-  for (int i = 0; i < f->nop; i++) {
+  for (int i = 0; i < f->nop && !builder_failed(b); i++) {
     const Op *op = f->op[i];
     int site = site_of(s, f, op);
     if (site < 0)
@@ -214,7 +212,7 @@ static void rewrite_func(Fp8 *s, const Func *f, bool record) {
     else
       quantize_linear(s, op, site, record ? amax + 2 * site : NULL);
   }
-  if (!record || !s->nsite)
+  if (!record || !s->nsite || builder_failed(b))
     return;
   build_at(b, (Loc){0}, str_c(builder_strings(b), ""),
            str_c(builder_strings(b), "fp8: record forward amax"));
@@ -235,13 +233,13 @@ Status pass_fp8(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   s.forward = DT_E4M3;
   s.backward = !strcmp(module_str(in, "fp8_format", "HYBRID"), "E4M3") ? DT_E4M3 : DT_E5M2;
   const Func *train = module_func(in, "train_forward");
-  if (train)
+  if (train && !builder_failed(out))
     find_sites(&s, train, d);
-  if (s.nsite) {
+  if (s.nsite && !builder_failed(out)) {
     declare(&s, true, &s.scale_f, &s.amax_f);
     declare(&s, false, &s.scale_b, &s.amax_b);
   }
-  for (int i = 0; i < in->nfunc; i++)
+  for (int i = 0; i < in->nfunc && !builder_failed(out); i++)
     rewrite_func(&s, in->func[i], in->func[i] == train);
   return MPCC_OK;
 }

@@ -223,10 +223,12 @@ static Status differentiate(Grad *g, const Module *in, const Func *f, const Mode
   if (arena_failed(a))
     return MPCC_ERR_NOMEM;
   prepare(g, f, m);
-  for (int i = f->nop - 1; i >= 0 && !arena_failed(a); i--)
+  for (int i = f->nop - 1; i >= 0 && !arena_failed(a) && !builder_failed(g->b); i--)
     backward_op(g, f->op[i]);
-  write_grads(g, in, f, m);
-  write_amax(g, in);
+  if (!arena_failed(a) && !builder_failed(g->b)) {
+    write_grads(g, in, f, m);
+    write_amax(g, in);
+  }
   return arena_failed(a) ? MPCC_ERR_NOMEM : MPCC_OK;
 }
 
@@ -244,9 +246,9 @@ Status pass_grad(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   for (int i = 0; i < in->nfunc && st == MPCC_OK; i++) {
     const Func *f = in->func[i];
     copier_func(&g.c, f, f->name);
-    for (int k = 0; k < f->nop; k++)
+    for (int k = 0; k < f->nop && !builder_failed(out); k++)
       copier_op(&g.c, f->op[k]);
-    if (f == train)
+    if (f == train && !builder_failed(out))
       st = differentiate(&g, in, f, &m);
   }
   arena_destroy(g.scratch);

@@ -166,7 +166,7 @@ Status pass_layout(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   for (int i = 0; i < in->nfunc; i++) {
     const Func *f = in->func[i];
     copier_func(&c, f, f->name);
-    for (int k = 0; k < f->nop; k++) {
+    for (int k = 0; k < f->nop && !builder_failed(out); k++) {
       const Op *op = f->op[k];
       if (op->code != OP_conv2d) {
         copier_op(&c, op);

@@ -33,7 +33,7 @@ static Status copy_live(const Module *in, Builder *out) {
     const Func *f = in->func[i];
     bool *live = func_live(f, scratch);
     copier_func(&c, f, f->name);
-    for (int k = 0; k < f->nop && !arena_failed(scratch); k++)
+    for (int k = 0; k < f->nop && !arena_failed(scratch) && !builder_failed(out); k++)
       if (live[k])
         copier_op(&c, f->op[k]);
   }

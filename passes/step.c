@@ -316,7 +316,7 @@ static Status emit_init(Step *s) {
   c.map = ARENA_ARRAY(s->scratch, Value *, f->nvalue + 1);
   if (arena_failed(s->scratch))
     return MPCC_ERR_NOMEM;
-  for (int i = 0; i < f->nop; i++)
+  for (int i = 0; i < f->nop && !builder_failed(b); i++)
     copier_op(&c, f->op[i]);
   step_at(s, "state of the step");
   for (int k = 0; k < s->ngroup; k++)

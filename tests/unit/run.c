@@ -1,0 +1,181 @@
+/* run: the whole pipeline on small models in every mode, stop and resume, dumps and times, the text
+ * check, failures. */
+#include "passmodels.h"
+
+static const TargetCaps caps = {"cpu", "x86-64-v3", 32, false, 8, 16, 16, 2, 32768};
+
+typedef struct {
+  int n;
+  char title[64][64];
+  char *text;
+} Dumps;
+
+static void on_dump(void *user, const char *title, const char *text) {
+  Dumps *d = user;
+  ck_assert_int_lt(d->n, 64);
+  snprintf(d->title[d->n++], 64, "%s", title);
+  free(d->text);
+  d->text = strdup(text);
+}
+
+static Module *model(Session *s, const char *mode) {
+  Setting set[] = {{"mode", mode, 0},
+                   {"optimizer", "AdamW", 0},
+                   {"scaler", NULL, strstr(mode, "16-mixed") == mode},
+                   {"amax_history_len", NULL, 4}};
+  return vit(s, set, 4);
+}
+
+static const char *const modes[] = {
+    "64-true", "32-true",   "16-mixed",           "bf16-mixed",
+    "16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"};
+
+/* Every pass's result verifies, prints, parses back and prints the same. */
+START_TEST(whole_pipeline_in_every_mode) {
+  Session s = session_open();
+  PassOpts o = {.caps = &caps, .opt_level = 2};
+  PassRun r = {.check = true};
+  Module *out;
+  const char *failed;
+  Status st = passes_run(model(&s, modes[_i]), &o, &r, s.diag, &out, &failed);
+  if (st != MPCC_OK) {
+    fprintf(stderr, "failed: %s\n", failed ? failed : "?");
+    show_diagnostics(s.diag);
+  }
+  ck_assert_int_eq(st, MPCC_OK);
+  ck_assert_int_eq(out->stage, STAGE_PLANNED);
+  ck_assert_str_eq(module_str(out, "pass", ""), "plan");
+  module_destroy(out);
+  session_close(&s);
+}
+END_TEST
+
+static char *printed(const Session *s, const Module *m) {
+  Text t = {0};
+  module_print(m, s->diag, &t);
+  return t.data;
+}
+
+/* Stopping after any pass and going on gives the same module as one run. */
+START_TEST(stops_and_goes_on) {
+  int n;
+  const PassInfo *table = pass_table(&n);
+  PassOpts o = {.caps = &caps, .opt_level = 2};
+  Session s = session_open();
+  Module *whole, *part;
+  const char *failed;
+  ck_assert_int_eq(passes_run(model(&s, "bf16-mixed"), &o, NULL, s.diag, &whole, &failed), MPCC_OK);
+  char *want = printed(&s, whole);
+  for (int i = 0; i < n; i++) {
+    PassRun stop = {.stop_after = table[i].name};
+    ck_assert_int_eq(passes_run(model(&s, "bf16-mixed"), &o, &stop, s.diag, &part, &failed),
+                     MPCC_OK);
+    ck_assert_int_eq(part->stage, table[i].gives);
+    ck_assert_str_eq(module_str(part, "pass", ""), table[i].name);
+    ck_assert_int_eq(passes_run(part, &o, NULL, s.diag, &part, &failed), MPCC_OK);
+    char *got = printed(&s, part);
+    ck_assert_str_eq(got, want);
+    free(got);
+    module_destroy(part);
+  }
+  free(want);
+  module_destroy(whole);
+  session_close(&s);
+}
+END_TEST
+
+START_TEST(dumps_what_was_asked_for) {
+  Session s = session_open();
+  PassOpts o = {.caps = &caps};
+  Dumps d = {0};
+  PassRun r = {.stop_after = "castopt",
+               .print_before = "autocast",
+               .print_after = "all",
+               .time = true,
+               .dump = on_dump,
+               .user = &d};
+  Module *m;
+  const char *failed;
+  ck_assert_int_eq(passes_run(model(&s, "16-mixed"), &o, &r, s.diag, &m, &failed), MPCC_OK);
+  static const char *const want[] = {"after canon", "before autocast", "after autocast",
+                                     "after fp8",   "after castopt",   "times"};
+  ck_assert_int_eq(d.n, 6);
+  for (int i = 0; i < 6; i++)
+    ck_assert_str_eq(d.title[i], want[i]);
+  ck_assert(strstr(d.text, "castopt") && strstr(d.text, "us") && !strstr(d.text, "layout"));
+  free(d.text);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
+/* The module before the failing pass comes back, and the pass's name. */
+START_TEST(failure_leaves_the_module_before) {
+  Session s = session_open();
+  PassOpts o = {.caps = &caps};
+  Setting set[] = {{"mode", "32-true", 0}, {"optimizer", "Lion", 0}};
+  Module *m;
+  const char *failed;
+  Status st = passes_run(mlp(&s, set, 2, 2, 3, 4, 5), &o, NULL, s.diag, &m, &failed);
+  ck_assert_int_eq(st, MPCC_ERR_INPUT);
+  ck_assert_str_eq(failed, "step");
+  ck_assert_int_eq(m->stage, STAGE_TRAIN);
+  ck_assert(strstr(diag_first(s.diag)->text, "Lion") != NULL);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
+START_TEST(unknown_pass_is_wrong_usage) {
+  Session s = session_open();
+  PassOpts o = {.caps = &caps};
+  PassRun r = {.stop_after = "turbo"};
+  Module *m;
+  const char *failed;
+  ck_assert_int_eq(passes_run(model(&s, "32-true"), &o, &r, s.diag, &m, &failed), MPCC_ERR_USAGE);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
+/* Short memory anywhere in the passes is reported as such and leaks nothing. */
+START_TEST(short_memory_is_told) {
+  PassOpts o = {.caps = &caps};
+  PassRun r = {.stop_after = "step"};
+  Status st = MPCC_ERR_NOMEM;
+  for (long n = 1; st != MPCC_OK && n < 1000000; n += 1 + n / 8) {
+    Session s = session_open();
+    Setting set[] = {{"mode", "transformer-engine", 0}, {"amax_history_len", NULL, 4}};
+    Module *m = mlp(&s, set, 2, 16, 16, 16, 16);
+    const char *failed;
+    arena_fail_after(n);
+    st = passes_run(m, &o, &r, s.diag, &m, &failed);
+    arena_fail_after(0);
+    if (st != MPCC_OK && st != MPCC_ERR_NOMEM)
+      show_diagnostics(s.diag);
+    ck_assert_msg(st == MPCC_OK || st == MPCC_ERR_NOMEM, "allocation %ld: status %d in %s", n, st,
+                  failed ? failed : "?");
+    module_destroy(m);
+    session_close(&s);
+  }
+  ck_assert_int_eq(st, MPCC_OK);
+}
+END_TEST
+
+int main(void) {
+  Suite *suite = suite_create("run");
+  TCase *t = tcase_create("run");
+  tcase_set_timeout(t, 300);
+  tcase_add_loop_test(t, whole_pipeline_in_every_mode, 0, 8);
+  tcase_add_test(t, stops_and_goes_on);
+  tcase_add_test(t, dumps_what_was_asked_for);
+  tcase_add_test(t, failure_leaves_the_module_before);
+  tcase_add_test(t, unknown_pass_is_wrong_usage);
+  tcase_add_test(t, short_memory_is_told);
+  suite_add_tcase(suite, t);
+  SRunner *r = srunner_create(suite);
+  srunner_run_all(r, CK_NORMAL);
+  int failed = srunner_ntests_failed(r);
+  srunner_free(r);
+  return failed != 0;
+}
