@@ -132,7 +132,14 @@ typedef struct {
   int *map;
 } Emit;
 
+/* A product's statements are all element by element. */
+static bool is_flat(const Emit *e) {
+  return e->n->kind == NODE_PRODUCT;
+}
+
 static int put(Emit *e, Stmt s) {
+  if (is_flat(e))
+    s.level = LV_ELEM;
   e->stmt = fuse_grow(e->F, e->stmt, e->nstmt, &e->cap, sizeof *e->stmt);
   if (e->F->status != MPCC_OK)
     return 0;
@@ -148,8 +155,8 @@ static int put_op(Emit *e, Prim p, DType dt, int a, int b) {
 
 static int put_const(Emit *e, DType dt, double v) {
   for (int i = 0; i < e->nstmt; i++)
-    if (e->stmt[i].prim == PR_CONST && e->stmt[i].dt == dt && e->stmt[i].level == LV_ALL &&
-        !memcmp(&e->stmt[i].imm, &v, sizeof v))
+    if (e->stmt[i].prim == PR_CONST && e->stmt[i].dt == dt &&
+        (e->stmt[i].level == LV_ALL || is_flat(e)) && !memcmp(&e->stmt[i].imm, &v, sizeof v))
       return i;
   return put(e, (Stmt){.prim = PR_CONST, .dt = (uint8_t)dt, .level = LV_ALL,
                        .arg = {-1, -1, -1, -1}, .ref = -1, .imm = v});
