@@ -10,6 +10,17 @@ static int64_t batch_of(const mprt_program *p) {
   return i >= 0 && p->tensor[i].rank ? p->tensor[i].dim[0] : 1;
 }
 
+int64_t mprt__limited_batches(const mprt_program *p, const char *split, int64_t batches) {
+  char key[64];
+  snprintf(key, sizeof key, "trainer.limit_%s_batches", split);
+  const json_t *v = mprt__json_get(p->spec, key);
+  if (json_is_integer(v) && json_integer_value(v) < batches)
+    return json_integer_value(v);
+  if (json_is_real(v) && json_real_value(v) < 1)
+    return (int64_t)((double)batches * json_real_value(v));
+  return batches;
+}
+
 static Status split_loader(mprt_program *p, mprt__dataset *d, const char *split,
                            mprt__loader **out) {
   mprt__loader_options o = {.data = d, .split = split, .batch = batch_of(p), .prefetch = 2};
@@ -27,10 +38,9 @@ Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split,
     return st;
   double loss_sum = 0, weight_sum = 0, correct = 0, waited;
   int64_t valid = 1, epoch, sample, samples = 0;
-  char key[64];
-  snprintf(key, sizeof key, "trainer.limit_%s_batches", split);
-  int64_t limit = mprt__json_int(p->spec, key, 0), batches = 0;
-  while (st == MPCC_OK && (limit <= 0 || batches++ < limit)) {
+  int64_t batches = mprt__batches(d->nsample, batch_of(p), false);
+  batches = mprt__limited_batches(p, split, batches);
+  for (int64_t i = 0; st == MPCC_OK && i < batches; i++) {
     st = mprt__loader_next(l, &valid, &epoch, &sample, &waited);
     if (st != MPCC_OK || !valid)
       break;

@@ -29,10 +29,6 @@ static int64_t least(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
-/* Batches of an epoch that are used; 0: all. */
-static int64_t batch_limit(const mprt_program *p) {
-  return mprt__json_int(p->spec, "trainer.limit_train_batches", 0);
-}
 
 static bool drop_last(const mprt_program *p) {
   return mprt__json_bool(p->spec, "data.loader.drop_last", false);
@@ -46,9 +42,8 @@ static void settle_facts(Fit *f) {
   r->batch = input >= 0 && p->tensor[input].rank ? p->tensor[input].dim[0] : 1;
   r->accumulate = mprt__json_int(attrs, "accumulate", 1);
   int64_t batches = mprt__batches(f->train->nsample, r->batch, drop_last(p));
-  if (batch_limit(p) > 0)
-    batches = least(batches, batch_limit(p));
-  r->steps_per_epoch = (batches + r->accumulate - 1) / r->accumulate;
+  r->batches = mprt__limited_batches(p, "train", batches);
+  r->steps_per_epoch = (r->batches + r->accumulate - 1) / r->accumulate;
   int64_t spec_steps = mprt__json_int(p->spec, "trainer.max_steps", -1);
   int64_t spec_epochs = mprt__json_int(p->spec, "trainer.max_epochs", -1);
   if (spec_steps < 0 && spec_epochs < 0)
@@ -130,8 +125,7 @@ static Status next_batch(Fit *f, int64_t *valid) {
   f->window_wait += waited;
   f->window_samples += *valid;
   int64_t n = f->train->nsample, end = drop_last(f->p) ? n / f->facts.batch * f->facts.batch : n;
-  if (batch_limit(f->p) > 0)
-    end = least(end, batch_limit(f->p) * f->facts.batch);
+  end = least(end, f->facts.batches * f->facts.batch);
   f->epoch_over = f->sample >= end;
   return st;
 }
@@ -365,7 +359,7 @@ static Status begin(Fit *f) {
                             .epoch = f->epoch,
                             .sample = f->sample,
                             .endless = true,
-                            .limit = batch_limit(p),
+                            .limit = f->facts.batches,
                             .prefetch = (int)mprt__json_int(p->spec, "data.loader.prefetch_factor", 2)};
   if (st == MPCC_OK)
     st = mprt__loader_create(p, &o, &f->loader);

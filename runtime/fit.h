@@ -8,6 +8,7 @@
 /* Facts of a run, settled before the first step. */
 typedef struct {
   int64_t batch, accumulate;
+  int64_t batches;         /* of an epoch, after limit_train_batches */
   int64_t steps_per_epoch; /* optimizer steps */
   int64_t spec_steps;      /* the spec's own end: schedules are counted to it */
   int64_t last_step;       /* where this run stops: --max-steps and --max-epochs move it */
@@ -33,6 +34,9 @@ void mprt__schedule_fill(mprt_program *p, int64_t taken, int64_t total_steps,
                          int64_t steps_per_epoch);
 
 /* ---- evaluate.c ---- */
+/* Batches of a split that are used: trainer.limit_SPLIT_batches is a count when it is an integer, a
+ * share when it is a fraction, as in Lightning. */
+int64_t mprt__limited_batches(const mprt_program *p, const char *split, int64_t batches);
 /* Sum over a whole split: mean loss, accuracy (NaN when the program does not count it). */
 Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split, double *loss,
                            double *accuracy);
