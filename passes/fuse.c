@@ -50,11 +50,11 @@ static Buf *written_value(Fuse *F, const Op *op) {
   View *v = view_of(F, op->in[0]);
   const Type *ty = op->in[0]->type;
   F->op = op;
-  if (!view_contiguous(v))
-    v = view_materialize(F, v);
+  if (!view_contiguous(v) || v->dt != ty->dt)
+    v = view_copied(F, v, ty->dt);
   bool changes = !v->buf->def && source_changes(F, op->in[0], op);
   if (v->buf->type != ty || changes) {
-    if (v->buf->written || !v->buf->def || v->buf->type->dt != ty->dt) {
+    if (v->buf->written || !v->buf->def) {
       /* The same elements under two shapes, or of a tensor that gets new ones: a copy. */
       Node *n = node_rows(F, v->rank, v->dim);
       n->label = "copy";
@@ -96,7 +96,7 @@ static bool *live_ops(Fuse *F, const Func *f) {
 
 static void fuse_func(Fuse *F, const Func *f) {
   F->f = f;
-  F->nnode = F->nbuf = F->npack = 0;
+  F->nnode = F->nbuf = F->npack = F->ncopy = 0;
   F->view = ARENA_ARRAY(F->a, View *, f->nvalue + 1);
   Buf **written = ARENA_ARRAY(F->a, Buf *, f->nop + 1);
   bool *live = live_ops(F, f);
@@ -127,7 +127,7 @@ static void fuse_func(Fuse *F, const Func *f) {
     F->status = F->status ? F->status : MPCC_ERR_NOMEM;
     return;
   }
-  int n = fuse_order(F, order);
+  int n = fuse_schedule(F, order);
   for (int i = 0; i < n && F->status == MPCC_OK; i++)
     emit_node(F, order[i]);
   if (F->status == MPCC_OK)

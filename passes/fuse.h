@@ -28,7 +28,8 @@ typedef struct {
  * is not known before that node is emitted. Never split, equal to itself alone. */
 #define DIM_PANELS (-7)
 
-/* Elements of a Buf, or a constant, seen through strides. */
+/* Elements of a Buf, or a constant, seen through strides. dt is that of the storage: a value of a
+ * wider format may be the view of a narrower one that it was cast from. */
 typedef struct {
   Buf *buf;   /* NULL: the constant imm */
   double imm;
@@ -94,6 +95,10 @@ typedef struct {
 } PackEntry;
 
 typedef struct {
+  View from, *to;
+} CopyEntry;
+
+typedef struct {
   const Module *m;
   const PassOpts *o;
   Builder *b;
@@ -109,6 +114,8 @@ typedef struct {
   int nbuf, cbuf;
   PackEntry *pack;
   int npack, cpack;
+  CopyEntry *copy;
+  int ncopy, ccopy;
   const Op *op;      /* being lowered */
   Node **heap;       /* merge.c */
   int stamp;
@@ -131,6 +138,8 @@ View *view_broadcast(Fuse *F, const View *v, int ndim, const int64_t *dim);
 bool view_reshaped(Fuse *F, const View *v, int ndim, const int64_t *dim, View **out);
 /* Copy of v with contiguous storage (v itself when it is that). */
 View *view_materialize(Fuse *F, const View *v);
+/* Contiguous copy in format dt; one copy serves all that want the same. */
+View *view_copied(Fuse *F, const View *v, DType dt);
 View *view_permuted(Fuse *F, const View *v, const int64_t *perm);
 /* view_<op> of the VIEW rows of ops.def. */
 void view_op(Fuse *F, const Op *op);
@@ -211,6 +220,9 @@ void node_clean(Fuse *F, Node *n);
 void merge_all(Fuse *F);
 /* Topological order of live nodes into order[]; returns their number. */
 int fuse_order(Fuse *F, Node **order);
+/* The order in which they are to run: program order, what only packs or copies state just before
+ * its first use. */
+int fuse_schedule(Fuse *F, Node **order);
 void fuse_users(Fuse *F);
 
 /* ---- emit.c ------------------------------------------------------------------------------------------- */

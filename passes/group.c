@@ -6,10 +6,59 @@
 
 #include "passes/fuse.h"
 
+/* Every value of `from` is one of `to`, and both are loaded into f32 registers. */
+static bool is_widening(DType from, DType to) {
+  const DTypeInfo *a = dtype_info(from), *b = dtype_info(to);
+  return dtype_is_float(from) && dtype_is_float(to) && reg_of(from) == DT_F32 &&
+         reg_of(to) == DT_F32 && a->mantissa_bits <= b->mantissa_bits &&
+         a->exponent_bits <= b->exponent_bits;
+}
+
+/* Stores a pointwise result in the memory order of its first operand that has all dimensions, so
+ * that a transposed operand does not make a transposing store; its view puts the order right. */
+static void store_like(Fuse *F, const Op *op, Node *n, int stmt) {
+  const Type *ty = op->out[0]->type;
+  int64_t order[MAX_DIMS], dim[MAX_DIMS], back[MAX_DIMS];
+  const View *like = NULL;
+  for (int i = 0; i < op->nin && !like; i++) {
+    const View *v = operand(F, i);
+    bool full = v->buf && v->rank == ty->rank;
+    for (int d = 0; full && d < ty->rank; d++)
+      full = v->dim[d] == ty->dim[d] && (v->at.stride[d] > 0 || v->dim[d] == 1);
+    like = full ? v : NULL;
+  }
+  for (int d = 0; d < ty->rank; d++)
+    order[d] = d;
+  for (int i = 1; like && i < ty->rank; i++)
+    for (int j = i; j > 0; j--) {
+      int64_t a = order[j - 1], b = order[j];
+      if (ty->dim[a] == 1 || ty->dim[b] == 1 || like->at.stride[a] >= like->at.stride[b])
+        break;
+      order[j - 1] = b;
+      order[j] = a;
+    }
+  Access at = {0};
+  int64_t stride = 1;
+  for (int d = ty->rank - 1; d >= 0; d--) {
+    dim[d] = ty->dim[order[d]];
+    back[order[d]] = d;
+    at.stride[order[d]] = stride;
+    stride *= dim[d];
+  }
+  const Type *memory = type_get(builder_types(F->b), ty->dt, ty->rank, dim);
+  Buf *b = node_store_at(F, n, stmt, memory, &at);
+  set_result(F, 0, view_permuted(F, view_whole(F, b), back));
+}
+
 /* Pointwise: one node over the result's shape. Integers are computed in f64, which is exact up to
  * 2^53. */
 void group_elem(Fuse *F, const Op *op) {
   const Type *ty = op->out[0]->type;
+  /* A widening cast is what a load does. */
+  if (!op->scalar && operand(F, 0)->buf && is_widening(operand(F, 0)->dt, ty->dt)) {
+    F->view[op->out[0]->id] = operand(F, 0);
+    return;
+  }
   DType reg = reg_join(ty->dt, DT_F32);
   if (reg_of(ty->dt) == DT_I64)
     reg = DT_F64;
@@ -28,7 +77,7 @@ void group_elem(Fuse *F, const Op *op) {
   } else {
     r = node_load(F, n, operand(F, 0)); /* the store converts */
   }
-  set_result_buf(F, 0, node_store(F, n, r, ty->dt, ~0u));
+  store_like(F, op, n, r);
 }
 
 void group_random(Fuse *F, const Op *op) {
@@ -53,10 +102,11 @@ void group_dropout(Fuse *F, const Op *op) {
                                   ty->dt, ~0u));
 }
 
-/* Operand i with storage: kinds without statements cannot take constants. */
+/* Operand i as the op has it: kinds without statements take no constants and do not convert. */
 static View *stored(Fuse *F, int i) {
   View *v = operand(F, i);
-  return v->buf ? v : view_materialize(F, v);
+  DType dt = F->op->in[i]->type->dt;
+  return v->buf && v->dt == dt ? v : view_copied(F, v, dt);
 }
 
 static void move(Fuse *F, const Op *op, int64_t axis, const int64_t *starts, bool zero) {

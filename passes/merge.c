@@ -353,6 +353,42 @@ int fuse_order(Fuse *F, Node **order) {
   return n;
 }
 
+static void visit(Node *n, Node **order, int *k) {
+  if (n->mark)
+    return;
+  n->mark = 1;
+  for (int i = 0; i < n->nin; i++)
+    if (n->in[i].buf->def)
+      visit(n->in[i].buf->def, order, k);
+  order[(*k)++] = n;
+}
+
+/* Runs just before its first use: packs, and what needs no other node. */
+static bool is_lazy(const Node *n) {
+  bool lazy = true;
+  for (int r = 0; r < n->nout; r++)
+    lazy &= !n->out[r].buf->written && n->out[r].buf->nuser > 0;
+  for (int i = 0; i < n->nin && n->kind != NODE_PACK; i++)
+    lazy &= !n->in[i].buf->def;
+  return lazy;
+}
+
+int fuse_schedule(Fuse *F, Node **order) {
+  Node **by_seq = F->heap;
+  int n = 0, k = 0;
+  for (int i = 0; i < F->nnode; i++) {
+    F->node[i]->mark = 0;
+    if (!F->node[i]->dead)
+      heap_push(by_seq, &n, F->node[i]);
+  }
+  while (n) {
+    Node *x = heap_pop(by_seq, &n);
+    if (!is_lazy(x))
+      visit(x, order, &k);
+  }
+  return k;
+}
+
 /* Is there a way from p to c through another node? Positions bound the search. */
 static bool reaches(const Node *p, Node *c, bool direct, int stamp) {
   for (int k = 0; k < c->nin; k++) {

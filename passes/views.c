@@ -118,15 +118,30 @@ bool view_reshaped(Fuse *F, const View *v, int ndim, const int64_t *dim, View **
   return true;
 }
 
-View *view_materialize(Fuse *F, const View *v) {
-  if (view_contiguous(v)) {
-    View *same = ARENA_NEW(F->a, View);
-    *same = *v;
-    return same;
+View *view_copied(Fuse *F, const View *v, DType dt) {
+  for (int i = 0; i < F->ncopy; i++) {
+    const CopyEntry *e = &F->copy[i];
+    if (e->from.buf == v->buf && e->to->dt == dt && e->from.rank == v->rank && v->buf &&
+        e->from.at.offset == v->at.offset &&
+        !memcmp(e->from.dim, v->dim, (size_t)v->rank * sizeof *v->dim) &&
+        !memcmp(e->from.at.stride, v->at.stride, (size_t)v->rank * sizeof *v->at.stride))
+      return e->to;
   }
   Node *n = node_rows(F, v->rank, v->dim);
   n->label = "copy";
-  return view_whole(F, node_store(F, n, node_load(F, n, v), v->dt, ~0u));
+  View *to = view_whole(F, node_store(F, n, node_load(F, n, v), dt, ~0u));
+  F->copy = fuse_grow(F, F->copy, F->ncopy, &F->ccopy, sizeof *F->copy);
+  if (F->status == MPCC_OK)
+    F->copy[F->ncopy++] = (CopyEntry){*v, to};
+  return to;
+}
+
+View *view_materialize(Fuse *F, const View *v) {
+  if (!view_contiguous(v))
+    return view_copied(F, v, v->dt);
+  View *same = ARENA_NEW(F->a, View);
+  *same = *v;
+  return same;
 }
 
 View *view_permuted(Fuse *F, const View *v, const int64_t *perm) {
