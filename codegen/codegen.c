@@ -43,8 +43,9 @@ static void put_attr(Text *t, const Attr *a) {
   text_puts(t, "\n");
 }
 
+/* Without the offset: it is part of the address that is passed. */
 static void put_operand(Text *t, const char *word, const Body *b, const Access *a, const Value *v) {
-  text_printf(t, "%s %s %lld", word, dtype_text(v->type->dt), (long long)a->offset);
+  text_printf(t, "%s %s", word, dtype_text(v->type->dt));
   for (int d = 0; d < b->ndim; d++)
     text_printf(t, " %lld", (long long)a->stride[d]);
   text_puts(t, "\n");
@@ -103,6 +104,28 @@ int kernel_index(const KernelTable *t, const Op *group) {
   return symbol_of(group, symbol) ? find_symbol(t, symbol) : -1;
 }
 
+/* The group as its kernel sees it: offsets are in the addresses, so they are zero here. */
+static const Op *without_offsets(const Op *op, Arena *a) {
+  Op *copy = ARENA_NEW(a, Op);
+  Body *b = ARENA_NEW(a, Body);
+  *copy = *op;
+  *b = *op->body;
+  copy->body = b;
+  b->in = ARENA_ARRAY(a, Access, b->nin + 1);
+  b->out = ARENA_ARRAY(a, Access, b->nout + 1);
+  if (arena_failed(a))
+    return op;
+  for (int i = 0; i < b->nin; i++) {
+    b->in[i] = op->body->in[i];
+    b->in[i].offset = 0;
+  }
+  for (int i = 0; i < b->nout; i++) {
+    b->out[i] = op->body->out[i];
+    b->out[i].offset = 0;
+  }
+  return copy;
+}
+
 Status codegen_kernels(const Module *m, Arena *a, KernelTable *out) {
   int groups = 0;
   *out = (KernelTable){0, NULL};
@@ -126,7 +149,9 @@ Status codegen_kernels(const Module *m, Arena *a, KernelTable *out) {
       if (arena_failed(a))
         return MPCC_ERR_NOMEM;
       memcpy(name, symbol, sizeof symbol);
-      out->kernel[out->n++] = (Kernel){.group = op, .symbol = name};
+      out->kernel[out->n++] = (Kernel){.group = without_offsets(op, a), .symbol = name};
+      if (arena_failed(a))
+        return MPCC_ERR_NOMEM;
     }
   return MPCC_OK;
 }

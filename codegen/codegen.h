@@ -8,7 +8,8 @@
 /* ---- codegen.c ------------------------------------------------------------------------------------ */
 
 /* One kernel as a target must emit it: a group op whose body, attrs and storage dtypes are all that
- * matters. Groups that differ only in parameters, values and places share one kernel. */
+ * matters. Groups that differ only in parameters, values, places and offsets of accesses share one
+ * kernel: addresses are passed with the offset added, and `group` has all offsets zero. */
 typedef struct {
   const Op *group;      /* representative */
   const char *symbol;   /* "rows_3f2a..": kind and content hash */

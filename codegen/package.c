@@ -175,6 +175,19 @@ static MpccArgRef place_of(Package *p, const Value *v) {
   return a;
 }
 
+/* The same with the offset of an access, which kernels do not add. */
+static MpccArgRef accessed(Package *p, const Value *v, const Access *at) {
+  MpccArgRef a = place_of(p, v);
+  int64_t skip = at->offset * (int64_t)dtype_bytes(v->type->dt);
+  if (skip < 0 || (uint64_t)skip > a.bytes) {
+    p->status = MPCC_ERR_INTERNAL;
+    return a;
+  }
+  a.offset += skip;
+  a.bytes -= (uint64_t)skip;
+  return a;
+}
+
 static MpccArgRef tensor_place(const Tensor *t) {
   return (MpccArgRef){segment_of(t->role), (uint32_t)t->index + 1, t->offset,
                       (uint64_t)type_bytes(t->type)};
@@ -273,9 +286,9 @@ static void put_group(Package *p, const Op *op) {
   c.nargs = (uint32_t)(op->nout + op->nin + op->body->nparam);
   c.first_arg = (uint32_t)(p->args.len / sizeof(MpccArgRef));
   for (int i = 0; i < op->nout; i++)
-    put_arg(p, place_of(p, op->out[i]));
+    put_arg(p, accessed(p, op->out[i], &op->body->out[i]));
   for (int i = 0; i < op->nin; i++)
-    put_arg(p, place_of(p, op->in[i]));
+    put_arg(p, accessed(p, op->in[i], &op->body->in[i]));
   for (int i = 0; i < op->body->nparam; i++)
     put_arg(p, (MpccArgRef){.segment = MPCC_ARG_INT, .offset = op->body->param[i]});
   put_command(p, op, c, label, op->nout, types);
