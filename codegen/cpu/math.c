@@ -242,6 +242,7 @@ static Val sine(Gen *g, Val x, int turns) {
   q = ll_add(g, q, ll_i(bits, turns));
   Val s = f.wide ? POLY(g, z, sin_f64) : POLY(g, z, sin_f32);
   s = ll_fma(g, mul(g, r, z), s, r);
+  s = ll_sel(g, ll_fcmp(g, LLVMRealOEQ, r, ll_f(f.ty, 0)), r, s); /* keeps the sign of zero */
   Val c = f.wide ? POLY(g, z, cos_f64) : POLY(g, z, cos_f32);
   Val half = mul(g, z, ll_f(f.ty, 0.5)), one = ll_f(f.ty, 1), w = sub(g, one, half);
   /* (1 - w) - z/2 is what 1 - z/2 lost */
