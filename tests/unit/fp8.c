@@ -1,0 +1,255 @@
+/* fp8: which products are quantized, slots per call site, numbers of forward and backward against
+ * plain loops over rounded codes, what evaluation and the compat rule do. */
+#include "passmodels.h"
+
+#include "mpcc/num.h"
+
+enum { ROWS = 16, IN = 32, OUT = 16 };
+
+static Value *one_linear(Net *n, void *tensors, Value *x, bool train) {
+  Tensor **t = tensors;
+  (void)train;
+  layer(n, "fc");
+  return linear(n, x, t[0], t[1]);
+}
+
+static Module *one_layer(Session *s, const Setting *set, int nset, int rows, int in, int out) {
+  Net n = net_begin(s, set, nset);
+  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, rows, in), rows, out);
+  Tensor *t[2] = {param(&n, "fc.weight", type_of(&n, DT_F32, 2, out, in)),
+                  param(&n, "fc.bias", type_of(&n, DT_F32, 1, out))};
+  return net_finish(&n, &io, one_linear, t, t, 2, 0.4);
+}
+
+static double code(double x, double scale, DType dt) {
+  return num_round((double)(float)(x * scale), dt);
+}
+
+/* Forward codes in e4m3, gradients in e5m2 (HYBRID) or e4m3; every number recomputed here. */
+START_TEST(numbers_are_products_of_codes) {
+  DType low = _i & 1 ? DT_F16 : DT_BF16, back = _i & 2 ? DT_E4M3 : DT_E5M2;
+  Session s = session_open();
+  Setting set[] = {{"mode", _i & 1 ? "transformer-engine-float16" : "transformer-engine", 0},
+                   {"fp8_format", _i & 2 ? "E4M3" : "HYBRID", 0},
+                   {"amax_history_len", NULL, 4}};
+  Module *m = one_layer(&s, set, 3, ROWS, IN, OUT);
+  apply_until(&s, &m, STAGE_TRAIN);
+  Eval *e;
+  ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);
+  feed(e, m, 0, OUT);
+  run(e, m, "init");
+  double *scale = data_of(e, m, "fp8.forward.scale");
+  scale[0] = 300; /* x saturates, w does not */
+  scale[1] = 500;
+  *data_of(e, m, "fp8.backward.scale") = 4096;
+  double *x = data_of(e, m, "io.image"), *w = data_of(e, m, "fc.weight");
+  x[3] = 5;
+  run(e, m, "train_forward");
+  double si[2] = {num_round(1 / scale[0], DT_F32), num_round(1 / scale[1], DT_F32)};
+  double sd = 1.0 / 4096, xq[ROWS][IN], wq[OUT][IN], amax[2] = {0, 0};
+  for (int r = 0; r < ROWS; r++)
+    for (int k = 0; k < IN; k++) {
+      double v = num_round(x[r * IN + k], low);
+      xq[r][k] = code(v, scale[0], DT_E4M3);
+      amax[0] = fmax(amax[0], fabs(v));
+    }
+  for (int o = 0; o < OUT; o++)
+    for (int k = 0; k < IN; k++) {
+      double v = num_round(w[o * IN + k], low);
+      wq[o][k] = code(v, scale[1], DT_E4M3);
+      amax[1] = fmax(amax[1], fabs(v));
+    }
+  const double *got_amax = data_of(e, m, "sum.fp8.forward.amax");
+  ck_assert(got_amax[0] == amax[0] && got_amax[0] == 5 && got_amax[1] == amax[1]);
+  const Func *f = module_func(m, "train_forward");
+  const Op *product = find_op(f, OP_qlinear, 0);
+  ck_assert_int_eq(product->out[0]->type->dt, low);
+  const double *y = eval_value(e, product->out[0]);
+  for (int r = 0; r < ROWS; r++)
+    for (int o = 0; o < OUT; o++) {
+      double sum = 0;
+      for (int k = 0; k < IN; k++)
+        sum += xq[r][k] * wq[o][k];
+      double want = sum * si[0] * si[1], eps = dtype_info(low)->eps;
+      ck_assert_msg(fabs(y[r * OUT + o] - want) <= eps * fabs(want) + 1e-9, "%g, want %g",
+                    y[r * OUT + o], want);
+    }
+  const Op *quant = find_op(f, OP_quantize, 2); /* of dY; 0 and 1 are x and w */
+  ck_assert_int_eq(quant->out[0]->type->dt, back);
+  const double *dy = eval_value(e, quant->in[0]);
+  double dmax = 0;
+  for (int i = 0; i < ROWS * OUT; i++)
+    dmax = fmax(dmax, fabs(dy[i]));
+  ck_assert(*data_of(e, m, "sum.fp8.backward.amax") == dmax && dmax > 0);
+  const double *dw = data_of(e, m, "grad.fc.weight"), *db = data_of(e, m, "grad.fc.bias");
+  for (int o = 0; o < OUT; o++) {
+    double bias = 0;
+    for (int r = 0; r < ROWS; r++)
+      bias += dy[r * OUT + o]; /* not quantized */
+    ck_assert(fabs(db[o] - bias) <= 1e-6);
+    for (int k = 0; k < IN; k++) {
+      double sum = 0;
+      for (int r = 0; r < ROWS; r++)
+        sum += code(dy[r * OUT + o], 4096, back) * xq[r][k];
+      double want = sum * sd * si[0];
+      ck_assert_msg(fabs(dw[o * IN + k] - want) <= 1e-6 * (1 + fabs(want)), "%g, want %g",
+                    dw[o * IN + k], want);
+    }
+  }
+  eval_destroy(e);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
+START_TEST(sizes_decide) {
+  static const struct {
+    int rows, in, out;
+    const char *warning; /* NULL: FP8 */
+  } row[] = {
+      {16, 16, 16, NULL},
+      {16, 24, 16, "'fc' cannot run in FP8: 24 is not a multiple of 16; it runs in bfloat16"},
+      {16, 16, 10, "'fc' cannot run in FP8: 10 is not a multiple of 16; it runs in bfloat16"},
+      {8, 16, 16, "'fc' cannot run in FP8: 8 is not a multiple of 16; it runs in bfloat16"},
+  };
+  Session s = session_open();
+  Setting set[] = {{"mode", "transformer-engine", 0}};
+  Module *m = one_layer(&s, set, 1, row[_i].rows, row[_i].in, row[_i].out);
+  apply_until(&s, &m, STAGE_TYPED);
+  bool quantized = row[_i].warning == NULL;
+  static const char *const names[] = {"train_forward", "eval_forward", "predict"};
+  for (int k = 0; k < 3; k++) {
+    const Func *f = module_func(m, names[k]);
+    ck_assert_int_eq(count_op(f, OP_qlinear), quantized);
+    ck_assert_int_eq(count_op(f, OP_linear), !quantized);
+    /* only training marks gradients and records */
+    ck_assert_int_eq(count_op(f, OP_qgrad), quantized && k == 0);
+  }
+  ck_assert_int_eq(diag_warnings(s.diag), !quantized);
+  if (quantized) {
+    const Tensor *h = module_tensor(m, "fp8.forward.amax_history");
+    ck_assert(h && h->type->dim[0] == 2 && h->type->dim[1] == 1024);
+    ck_assert_str_eq(tensor_str(h, "slots", ""), "fc.input fc.weight");
+    ck_assert_str_eq(tensor_str(module_tensor(m, "fp8.backward.scale"), "slots", ""),
+                     "fc.grad_output");
+  } else {
+    ck_assert_str_eq(diag_first(s.diag)->text, row[_i].warning);
+    ck_assert_str_eq(diag_first(s.diag)->warning, "fp8-fallback");
+    ck_assert(module_tensor(m, "fp8.forward.scale") == NULL);
+  }
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
+/* One weight used twice under one layer name: two call sites, two sets of slots, one parameter. */
+static Value *twice(Net *n, void *tensors, Value *x, bool train) {
+  Tensor **t = tensors;
+  (void)train;
+  layer(n, "tied");
+  return linear(n, linear(n, x, t[0], NULL), t[0], NULL);
+}
+
+START_TEST(slots_belong_to_call_sites) {
+  Session s = session_open();
+  Setting set[] = {{"mode", "transformer-engine", 0}, {"optimizer", "SGD", 0}};
+  Net n = net_begin(&s, set, 2);
+  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, 16, 16), 16, 16);
+  Tensor *t = param(&n, "w", type_of(&n, DT_F32, 2, 16, 16));
+  Module *m = net_finish(&n, &io, twice, &t, &t, 1, 0.4);
+  apply_until(&s, &m, STAGE_STEP);
+  ck_assert_str_eq(tensor_str(module_tensor(m, "fp8.forward.scale"), "slots", ""),
+                   "tied.input tied.weight tied#1.input tied#1.weight");
+  /* evaluation finds the same sites: it reads the codes that training reads */
+  const Func *train = module_func(m, "train_step"), *eval = module_func(m, "eval_step");
+  for (int i = 0; i < 2; i++) {
+    const Op *a = find_op(train, OP_qlinear, i)->in[1]->def;
+    const Op *b = find_op(eval, OP_qlinear, i)->in[1]->def;
+    ck_assert(a->code == OP_read && b->code == OP_read);
+    ck_assert(op_attr(a, "tensor")->u.tensor == op_attr(b, "tensor")->u.tensor);
+  }
+  ck_assert(module_tensor(m, "weight.w.e4m3") && module_tensor(m, "weight.w.e4m3.2"));
+  ck_assert(module_tensor(m, "grad.w") != NULL);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
+/* Attention projections of 16 features: FP8 here, left alone by the reference's replacement rule.
+ */
+static Value *projections(Net *n, void *tensors, Value *x, bool train) {
+  Tensor **t = tensors;
+  (void)train;
+  layer(n, "attn");
+  x = linear(n, x, t[0], NULL);
+  layer(n, "attn.out_proj");
+  x = linear(n, x, t[1], NULL);
+  layer(n, "mlp");
+  return linear(n, x, t[2], NULL);
+}
+
+START_TEST(lightning_leaves_attention_alone) {
+  Session s = session_open();
+  Setting set[] = {{"mode", "transformer-engine", 0}, {"compat", _i ? "lightning" : "none", 0}};
+  Net n = net_begin(&s, set, 2);
+  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, 16, 16), 16, 16);
+  Tensor *t[3] = {param(&n, "attn.in_proj_weight", type_of(&n, DT_F32, 2, 16, 16)),
+                  param(&n, "attn.out_proj.weight", type_of(&n, DT_F32, 2, 16, 16)),
+                  param(&n, "mlp.out_proj.weight", type_of(&n, DT_F32, 2, 16, 16))};
+  Module *m = net_finish(&n, &io, projections, t, t, 3, 0.4);
+  apply_until(&s, &m, STAGE_TYPED);
+  const Func *f = module_func(m, "train_forward");
+  ck_assert_int_eq(count_op(f, OP_qlinear), _i ? 1 : 3);
+  ck_assert_str_eq(find_op(f, OP_qlinear, _i ? 0 : 2)->layer, "mlp");
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
+/* The gradient is quantized once: dgrad and wgrad read the same codes. */
+START_TEST(gradient_is_quantized_once) {
+  Session s = session_open();
+  Setting set[] = {{"mode", "transformer-engine", 0}};
+  Module *m = mlp(&s, set, 1, 16, 16, 32, 16);
+  apply_until(&s, &m, STAGE_TRAIN);
+  const Func *f = module_func(m, "train_forward");
+  ck_assert_int_eq(count_op(f, OP_quantize), 6);
+  ck_assert_int_eq(count_op(f, OP_qmatmul), 3); /* no gradient of the input image */
+  const Op *dgrad = find_op(f, OP_qmatmul, 0), *wgrad = find_op(f, OP_qmatmul, 1);
+  ck_assert(dgrad->in[0] == wgrad->in[0] && dgrad->in[2] == wgrad->in[2]);
+  ck_assert_int_eq(dgrad->out[0]->type->dt, DT_BF16);
+  ck_assert_int_eq(wgrad->out[0]->type->dt, DT_F32); /* N5 */
+  const Op *forward = find_op(f, OP_qlinear, 1);
+  ck_assert(dgrad->in[1] == forward->in[1] && wgrad->in[1] == forward->in[0]);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
+START_TEST(other_modes_are_untouched) {
+  Session s = session_open();
+  Setting set[] = {{"mode", "bf16-mixed", 0}};
+  Module *m = mlp(&s, set, 1, 16, 16, 32, 16);
+  apply_until(&s, &m, STAGE_TYPED);
+  ck_assert_int_eq(count_op(module_func(m, "train_forward"), OP_quantize), 0);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
+int main(void) {
+  Suite *suite = suite_create("fp8");
+  TCase *t = tcase_create("fp8");
+  tcase_add_loop_test(t, numbers_are_products_of_codes, 0, 4);
+  tcase_add_loop_test(t, sizes_decide, 0, 4);
+  tcase_add_test(t, slots_belong_to_call_sites);
+  tcase_add_loop_test(t, lightning_leaves_attention_alone, 0, 2);
+  tcase_add_test(t, gradient_is_quantized_once);
+  tcase_add_test(t, other_modes_are_untouched);
+  suite_add_tcase(suite, t);
+  SRunner *r = srunner_create(suite);
+  srunner_run_all(r, CK_NORMAL);
+  int failed = srunner_ntests_failed(r);
+  srunner_free(r);
+  return failed != 0;
+}
