@@ -65,7 +65,7 @@ void text_printf(Text *t, const char *fmt, ...) __attribute__((format(printf, 2,
 void text_vprintf(Text *t, const char *fmt, va_list ap);
 /* Shortest decimal that reads back to the same double ("0.1", "1e-05", "inf", "nan"). */
 void text_double(Text *t, double v);
-/* JSON string literal, with quotes. */
+/* JSON string literal, with quotes; bytes that are not UTF-8 become U+FFFD. */
 void text_json(Text *t, const char *s);
 
 /* ---- diag.c: diagnostics ----------------------------------------------------------------------- */

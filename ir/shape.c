@@ -3,6 +3,7 @@
  * defect in a pass, and are told in the op's. */
 #include "ir/build.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <string.h>
 
@@ -249,7 +250,7 @@ static bool leaves_integers(const Scalar *s) {
   for (int i = 0; i < s->nstmt; i++) {
     const Prim p = (Prim)s->stmt[i].prim;
     if (p == PR_DIV || (p >= PR_SQRT && p <= PR_SIN && p != PR_FLOOR) ||
-        (p == PR_CONST && s->stmt[i].imm != (double)(int64_t)s->stmt[i].imm))
+        (p == PR_CONST && s->stmt[i].imm != floor(s->stmt[i].imm)))
       return true;
   }
   return false;

@@ -174,18 +174,37 @@ void text_double(Text *t, double v) {
   text_puts(t, s);
 }
 
+/* Bytes of the UTF-8 sequence at s (Unicode 15, table 3-7), or 0 when it is none. */
+static size_t utf8_length(const unsigned char *s) {
+  if (s[0] < 0x80)
+    return 1;
+  const size_t n = s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF5 ? 4 : 0;
+  for (size_t i = 1; i < n; i++)
+    if ((s[i] & 0xC0) != 0x80)
+      return 0;
+  /* overlong forms, surrogates, beyond U+10FFFF */
+  if ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F) ||
+      (s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F))
+    return 0;
+  return n;
+}
+
 void text_json(Text *t, const char *s) {
   text_puts(t, "\"");
-  for (; *s; s++) {
-    unsigned char c = (unsigned char)*s;
+  while (*s) {
+    const unsigned char c = (unsigned char)*s;
+    const size_t n = utf8_length((const unsigned char *)s);
     if (c == '"' || c == '\\')
       text_printf(t, "\\%c", c);
     else if (c == '\n')
       text_puts(t, "\\n");
     else if (c < 0x20 || c == 0x7F)
       text_printf(t, "\\u%04x", c);
+    else if (!n)
+      text_puts(t, "\\ufffd");
     else
-      text_put(t, s, 1);
+      text_put(t, s, n);
+    s += n ? n : 1;
   }
   text_puts(t, "\"");
 }
