@@ -15,7 +15,7 @@
 typedef enum {
   PO_DATA, PO_MAX_STEPS, PO_MAX_EPOCHS, PO_RESUME, PO_OUT, PO_DEVICE, PO_THREADS, PO_SEED,
   PO_LOG_EVERY, PO_VALIDATE, PO_WEIGHTS, PO_PREDICT, PO_SPLIT, PO_EXPORT, PO_EXPORT_DTYPE,
-  PO_PRINT_SPEC, PO_PRINT_PLAN, PO_DRY_RUN, PO_QUIET, PO_LEVEL, PO_PLAN_MODE, PO_HELP, PO_VERSION,
+  PO_PROFILE, PO_PRINT_SPEC, PO_PRINT_PLAN, PO_DRY_RUN, PO_QUIET, PO_LEVEL, PO_PLAN_MODE, PO_HELP, PO_VERSION,
   PO_LICENSES, PO_COUNT
 } OptionId;
 
@@ -41,6 +41,7 @@ static const struct {
     [PO_SPLIT] = {"split", "NAME", ARG_TEXT, "what --predict reads: train, val or test (default)"},
     [PO_EXPORT] = {"export", "FILE", ARG_TEXT, "write the weights to FILE (safetensors)"},
     [PO_EXPORT_DTYPE] = {"weights-dtype", "DTYPE", ARG_TEXT, "dtype of --export: f32, bf16, f16, f64"},
+    [PO_PROFILE] = {"profile", "STEPS", ARG_NUMBER, "time the kernels of so many steps, then leave"},
     [PO_PRINT_SPEC] = {"print-spec", NULL, ARG_NONE, "print the spec this program was built from"},
     [PO_PRINT_PLAN] = {"print-plan", NULL, ARG_NONE, "print ops, dtypes, kernels and memory"},
     [PO_DRY_RUN] = {"dry-run", NULL, ARG_NONE, "load, allocate, initialise; train nothing"},
@@ -205,11 +206,20 @@ static mpcc_status export_weights(mprt_program *rt, const Args *a) {
   return mprt_save_weights(rt, a->text[PO_EXPORT], dt);
 }
 
+static mpcc_status profile(mprt_program *rt, long long steps, FILE *out) {
+  char *text = NULL;
+  mpcc_status st = mprt_profile(rt, steps, &text);
+  if (st == MPCC_OK)
+    fputs(text, out);
+  free(text);
+  return st;
+}
+
 /* Loaded program with its first weights: does what the options ask. */
 static mpcc_status act(mprt_program *rt, const Args *a) {
   mpcc_status st = MPCC_OK;
   bool stay = a->given[PO_VALIDATE] || a->given[PO_PREDICT] || a->given[PO_EXPORT] ||
-              a->given[PO_DRY_RUN];
+              a->given[PO_DRY_RUN] || a->given[PO_PROFILE];
   if (a->given[PO_RESUME])
     st = mprt_resume(rt, a->text[PO_RESUME]);
   else if (a->given[PO_WEIGHTS])
@@ -222,6 +232,8 @@ static mpcc_status act(mprt_program *rt, const Args *a) {
     st = mprt_predict(rt, a->given[PO_SPLIT] ? a->text[PO_SPLIT] : "test", a->text[PO_PREDICT]);
   if (st == MPCC_OK && a->given[PO_EXPORT])
     st = export_weights(rt, a);
+  if (st == MPCC_OK && a->given[PO_PROFILE])
+    st = profile(rt, a->number[PO_PROFILE], stdout);
   if (st == MPCC_OK && !stay)
     st = mprt_fit(rt);
   if (st == MPCC_OK && !stay && mprt_has_split(rt, "test"))

@@ -129,6 +129,9 @@ mpcc_status mprt_train_step(mprt_program *p);
 /* YAML of the resolved spec, and the plan in words; "" when the image carries none. */
 const char *mprt_spec_text(const mprt_program *p);
 const char *mprt_plan_text(const mprt_program *p);
+/* Times the kernels of `steps` training steps on the batch in the io tensors; the parameters move
+ * on. *text: a table, malloc'ed, NULL on failure. */
+mpcc_status mprt_profile(mprt_program *p, int64_t steps, char **text);
 const char *mprt_meta(const mprt_program *p); /* JSON text of the image */
 int64_t mprt_segment_bytes(const mprt_program *p, int segment);
 
