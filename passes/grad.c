@@ -212,6 +212,7 @@ static void write_amax(Grad *g, const Module *in) {
 
 static Status differentiate(Grad *g, const Module *in, const Func *f, const Mode *m) {
   Arena *a = g->scratch;
+  int before = diag_errors(g->diag);
   const Tensor *slots = module_tensor(in, "sum.fp8.backward.amax");
   g->nslot = slots ? (int)slots->type->dim[0] : 0;
   g->needs = ARENA_ARRAY(a, bool, f->nvalue + 1);
@@ -225,11 +226,13 @@ static Status differentiate(Grad *g, const Module *in, const Func *f, const Mode
   prepare(g, f, m);
   for (int i = f->nop - 1; i >= 0 && !arena_failed(a) && !builder_failed(g->b); i--)
     backward_op(g, f->op[i]);
-  if (!arena_failed(a) && !builder_failed(g->b)) {
+  if (!arena_failed(a) && !builder_failed(g->b) && diag_errors(g->diag) == before) {
     write_grads(g, in, f, m);
     write_amax(g, in);
   }
-  return arena_failed(a) ? MPCC_ERR_NOMEM : MPCC_OK;
+  if (arena_failed(a))
+    return MPCC_ERR_NOMEM;
+  return diag_errors(g->diag) > before ? MPCC_ERR_INPUT : MPCC_OK;
 }
 
 Status pass_grad(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
