@@ -127,7 +127,8 @@ static AttentionSize attention_size(const Call *c, int first) {
   const Op *op = c->op;
   const Type *q = in_type(c, first), *k = in_type(c, first + 1);
   int64_t heads = op_int(op, "heads", 1), width = q->dim[2] / heads;
-  AttentionSize z = {q->dim[0], heads, q->dim[1], k->dim[1], width, .round = DT_F64};
+  AttentionSize z = {q->dim[0], heads, q->dim[1], k->dim[1], width};
+  z.round = c->exact ? DT_F64 : q->dt; /* P between the two products is stored like the operands */
   z.scale = op_float(op, "scale", 1 / sqrt((double)width));
   z.dropout_p = op_float(op, "dropout_p", 0);
   z.causal = op_int(op, "causal", 0);
