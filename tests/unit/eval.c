@@ -847,7 +847,7 @@ START_TEST(attention_group_equals_op) {
                       "  %0:f32[2,3,12] = read {tensor=@x}\n"
                       "  %1:i64[] = read {tensor=@seed}\n"
                       "  %2:f32[2,3,4], %3:f32[2,2,3] = group %0, %0, %0, %1, %1 {causal=true, "
-                      "dropout_p=0.5, keys=3, kind=\"attention\", scale=0.7071067811865475} [\n"
+                      "dropout_p=0.5, keys=3, kind=\"attention\", round=f32, scale=0.7071067811865475} [\n"
                       "    dim 2 2 3 2 cols 1 panel 0\n"
                       "    in 0: 0 + 36 2 12 1\n"
                       "    in 1: 4 + 36 2 12 1\n"
