@@ -125,7 +125,7 @@ static json_t *file_json(const mprt_program *p, const char *dir, const char *nam
 
 /* Hash of the resolved spec, whatever the order of its keys. */
 static char *spec_hash(const mprt_program *p) {
-  char *text = json_dumps(p->spec, JSON_COMPACT | JSON_SORT_KEYS);
+  char *text = mprt__json_text(p->spec, JSON_COMPACT | JSON_SORT_KEYS);
   if (!text)
     return NULL;
   MpccHash h;
@@ -153,7 +153,7 @@ static Status write_state(const mprt_program *p, const char *dir) {
                      p->fit_state, "world_size", 1, "spec_hash", hash, "spec", p->spec, "files",
                      "model.safetensors", model, "optimizer.safetensors", optimizer);
   if (root)
-    text = json_dumps(root, JSON_INDENT(1) | JSON_SORT_KEYS);
+    text = mprt__json_text(root, JSON_INDENT(1) | JSON_SORT_KEYS);
   if (s == MPCC_OK && !text)
     s = mprt__nomem(&p->cb, "state.json");
   if (s == MPCC_OK)
@@ -409,7 +409,7 @@ static Status open_state(const mprt_program *p, const char *dir, json_t **root) 
   if (s == MPCC_OK)
     s = mprt__file_read(path, MAX_STATE_JSON, &text, &bytes, &p->cb);
   if (s == MPCC_OK) {
-    *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &e);
+    *root = mprt__json_parse(text, bytes, &e);
     if (!*root)
       s = mprt__fail(&p->cb, MPCC_ERR_DATA, "%s:%d: %s", path, e.line, e.text);
     else if (mprt__json_int(*root, "schema", -1) != SCHEMA)
@@ -425,23 +425,35 @@ static Status open_state(const mprt_program *p, const char *dir, json_t **root) 
   return s;
 }
 
-/* Where tensor i of the state is in the two files; NULL: nowhere. */
-static const mprt__st_tensor *source(const mprt_program *p, uint32_t i, const mprt__st_file file[2],
-                                     const mprt__st_file **in) {
-  const char *name = mprt__string(p, p->tensor[i].name);
-  const mprt__st_tensor *t = NULL;
-  if (mprt__is_model_tensor(p, i)) {
-    char *master = mprt__format(MASTER "%s", name);
-    *in = &file[1];
-    t = master ? mprt__st_find(&file[1], master) : NULL;
-    free(master);
-    if (t)
-      return t;
-    *in = &file[0];
-  } else {
-    *in = &file[1];
+/* Where a tensor of the state is in the two files. */
+typedef struct {
+  const mprt__st_file *in;
+  const mprt__st_tensor *tensor; /* NULL: nowhere */
+} Source;
+
+/* Sources of all tensors, by index; the caller's to free. Masters come before narrow copies. */
+static Status find_sources(const mprt_program *p, const mprt__st_file file[2], Source **out) {
+  Source *source = *out = calloc((size_t)p->ntensor + 1, sizeof *source);
+  if (!source)
+    return mprt__nomem(&p->cb, file[0].path);
+  for (uint32_t i = 0; i < p->ntensor; i++) {
+    if (!is_state(p, i))
+      continue;
+    const char *name = mprt__string(p, p->tensor[i].name);
+    source[i].in = &file[1];
+    if (mprt__is_model_tensor(p, i)) {
+      char *master = mprt__format(MASTER "%s", name);
+      if (!master)
+        return mprt__nomem(&p->cb, file[1].path);
+      source[i].tensor = mprt__st_find(&file[1], master);
+      free(master);
+      if (source[i].tensor)
+        continue;
+      source[i].in = &file[0];
+    }
+    source[i].tensor = mprt__st_find(source[i].in, name);
   }
-  return mprt__st_find(*in, name);
+  return MPCC_OK;
 }
 
 /* What another precision adds or lacks, and starts anew: loss scaler, FP8 histories and scales. */
@@ -453,27 +465,32 @@ static bool is_recalibrated_name(const char *name) {
   return !strncmp(name, "scaler.", 7) || !strncmp(name, "fp8.", 4);
 }
 
-static Status check_tensors(const mprt_program *p, const mprt__st_file file[2]) {
-  const mprt__st_file *in;
+/* Every tensor of the state has a source of its shape. */
+static Status check_sources(const mprt_program *p, const Source *source) {
   for (uint32_t i = 0; i < p->ntensor; i++) {
     if (!is_state(p, i))
       continue;
-    const char *name = mprt__string(p, p->tensor[i].name);
-    const mprt__st_tensor *t = source(p, i, file, &in);
+    const char *name = mprt__string(p, p->tensor[i].name), *path = source[i].in->path;
+    const mprt__st_tensor *t = source[i].tensor;
     if (!t && is_recalibrated(p->tensor[i].role)) {
-      mprt__log(&p->cb, MPRT_LOG_WARNING, "%s has no '%s': it starts anew", in->path, name);
+      mprt__log(&p->cb, MPRT_LOG_WARNING, "%s has no '%s': it starts anew", path, name);
       continue;
     }
     if (!t)
       return mprt__fail(&p->cb, MPCC_ERR_DATA, "%s has no tensor '%s', which this program needs",
-                        in->path, name);
-    Status s = mprt__check_shape(p, i, in, t);
+                        path, name);
+    Status s = mprt__check_shape(p, i, source[i].in, t);
     if (s != MPCC_OK)
       return s;
     if (t->dtype != (DType)p->tensor[i].dtype)
       mprt__log(&p->cb, MPRT_LOG_WARNING, "'%s' is converted from %s to %s", name,
                 dtype_text(t->dtype), dtype_text((DType)p->tensor[i].dtype));
   }
+  return MPCC_OK;
+}
+
+/* Every tensor of the files is one of the state. */
+static Status check_leftovers(const mprt_program *p, const mprt__st_file file[2]) {
   for (int k = 0; k < 2; k++)
     for (size_t n = 0; n < file[k].ntensor; n++) {
       const char *name = file[k].tensor[n].name;
@@ -491,12 +508,12 @@ static Status check_tensors(const mprt_program *p, const mprt__st_file file[2]) 
   return MPCC_OK;
 }
 
-static Status read_tensors(mprt_program *p, const mprt__st_file file[2]) {
-  const mprt__st_file *in;
+static Status read_tensors(mprt_program *p, const Source *source) {
   for (uint32_t i = 0; i < p->ntensor; i++) {
-    const mprt__st_tensor *t = is_state(p, i) ? source(p, i, file, &in) : NULL;
-    Status s = t ? mprt__st_read(in, t, (DType)p->tensor[i].dtype, mprt__tensor_data(p, i), &p->cb)
-                 : MPCC_OK;
+    if (!source[i].tensor)
+      continue;
+    Status s = mprt__st_read(source[i].in, source[i].tensor, (DType)p->tensor[i].dtype,
+                             mprt__tensor_data(p, i), &p->cb);
     if (s != MPCC_OK)
       return s;
   }
@@ -524,6 +541,7 @@ static void take_state(mprt_program *p, const json_t *root) {
 static Status resume_from(mprt_program *p, const char *dir, mprt__st_file file[2]) {
   static const char *const names[2] = {"model.safetensors", "optimizer.safetensors"};
   json_t *root;
+  Source *source = NULL;
   Status s = open_state(p, dir, &root);
   for (int k = 0; k < 2 && s == MPCC_OK; k++) {
     char *path = mprt__format("%s/%s", dir, names[k]);
@@ -531,14 +549,19 @@ static Status resume_from(mprt_program *p, const char *dir, mprt__st_file file[2
     free(path);
   }
   if (s == MPCC_OK)
-    s = check_tensors(p, file);
+    s = find_sources(p, file, &source);
+  if (s == MPCC_OK)
+    s = check_sources(p, source);
+  if (s == MPCC_OK)
+    s = check_leftovers(p, file);
   /* From here on the state changes: all that can be wrong with the checkpoint was looked at. */
   if (s == MPCC_OK)
     s = mprt__init_state(p);
   if (s == MPCC_OK)
-    s = read_tensors(p, file);
+    s = read_tensors(p, source);
   if (s == MPCC_OK)
     take_state(p, root);
+  free(source);
   json_decref(root);
   return s;
 }

@@ -5,6 +5,63 @@
 
 #include "runtime/rt.h"
 
+/* ---- text ---- */
+
+/* Jansson's lexer drops characters when its buffer cannot grow, and reports nothing. Two readings
+ * that agree were both complete, unless memory ran out twice at the same character. */
+json_t *mprt__json_parse(const char *text, size_t bytes, json_error_t *error) {
+  json_t *a = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, error);
+  json_t *b = a ? json_loadb(text, bytes, JSON_REJECT_DUPLICATES, error) : NULL;
+  bool parsed = a != NULL, same = b && json_equal(a, b);
+  json_decref(b);
+  if (same)
+    return a;
+  json_decref(a);
+  if (parsed) {
+    memset(error, 0, sizeof *error);
+    snprintf(error->text, sizeof error->text, "out of memory");
+  }
+  return NULL;
+}
+
+typedef struct {
+  char *data;
+  size_t used, cap;
+  bool failed;
+} Sink;
+
+static int sink_put(const char *text, size_t n, void *user) {
+  Sink *s = user;
+  if (s->used + n + 1 > s->cap && !s->failed) {
+    size_t cap = (s->used + n + 1) * 2;
+    char *grown = realloc(s->data, cap);
+    s->failed = !grown;
+    if (grown) {
+      s->data = grown;
+      s->cap = cap;
+    }
+  }
+  if (s->failed)
+    return -1;
+  memcpy(s->data + s->used, text, n);
+  s->used += n;
+  return 0;
+}
+
+/* json_dumps ignores that keys could not be written; the sink remembers. */
+char *mprt__json_text(const json_t *value, size_t flags) {
+  Sink s = {0};
+  int failed = json_dump_callback(value, sink_put, &s, flags);
+  if (failed || s.failed || !s.data) {
+    free(s.data);
+    return NULL;
+  }
+  s.data[s.used] = 0;
+  return s.data;
+}
+
+/* ---- values ---- */
+
 json_t *mprt__json_get(const json_t *obj, const char *path) {
   json_t *at = (json_t *)obj;
   while (at && *path) {

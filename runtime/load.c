@@ -131,7 +131,7 @@ static Status check_tensor(mprt_program *p, uint32_t i) {
 static Status load_attrs(mprt_program *p, uint32_t i) {
   const char *text = mprt__string(p, p->tensor[i].attrs);
   json_error_t e;
-  p->attrs[i] = *text ? json_loads(text, JSON_REJECT_DUPLICATES, &e) : json_object();
+  p->attrs[i] = *text ? mprt__json_parse(text, strlen(text), &e) : json_object();
   if (!p->attrs[i] && !*text)
     return mprt__nomem(&p->cb, "attributes");
   if (!json_is_object(p->attrs[i]))
@@ -259,7 +259,7 @@ static Status load_meta(mprt_program *p) {
   json_error_t e;
   if (!is_string(p, p->head->meta))
     return bad(p, "has no facts about itself");
-  p->meta = json_loads(mprt_meta(p), JSON_REJECT_DUPLICATES, &e);
+  p->meta = mprt__json_parse(mprt_meta(p), strlen(mprt_meta(p)), &e);
   if (!json_is_object(p->meta))
     return bad(p, "its facts are not a JSON object");
   p->spec = json_object_get(p->meta, "spec");

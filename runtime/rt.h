@@ -298,6 +298,10 @@ char *mprt__format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* ---- json.c ---- */
 
+/* Value of a JSON text without duplicate keys; NULL with *error filled. */
+json_t *mprt__json_parse(const char *text, size_t bytes, json_error_t *error);
+/* Text of a value (flags of json_dumps), malloc'ed; NULL when memory is short. */
+char *mprt__json_text(const json_t *value, size_t flags);
 /* Value at a dotted path ("trainer.max_epochs") below obj; NULL when any part is absent. Keys that
  * contain dots cannot be reached this way. */
 json_t *mprt__json_get(const json_t *obj, const char *path);

@@ -184,7 +184,7 @@ static Status read_header(mprt__st_file *f, const mprt_callbacks *cb) {
     return mprt__nomem(cb, f->path);
   error = read_at(f->fd, text, (size_t)bytes, 8);
   json_error_t e;
-  json_t *header = error ? NULL : json_loadb(text, (size_t)bytes, JSON_REJECT_DUPLICATES, &e);
+  json_t *header = error ? NULL : mprt__json_parse(text, (size_t)bytes, &e);
   free(text);
   if (error)
     return mprt__fail(cb, MPCC_ERR_FILE, "cannot read %s: %s", f->path, strerror(error));
@@ -302,7 +302,7 @@ static char *header_text(const mprt__st_item *const *order, size_t n, const json
     ok = json_object_set_new(header, order[i]->name, header_entry(order[i], at, end)) == 0;
     at = end;
   }
-  char *text = ok ? json_dumps(header, JSON_COMPACT) : NULL;
+  char *text = ok ? mprt__json_text(header, JSON_COMPACT) : NULL;
   json_decref(header);
   if (!text)
     return NULL;

@@ -4,10 +4,9 @@
 
 #include "tests/runtime/image.h"
 
-static _Atomic long allocations;
-
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define COUNTS_ALLOCATIONS 1
+static _Atomic long allocations;
 void *__libc_malloc(size_t n);
 void *__libc_calloc(size_t n, size_t m);
 void *__libc_realloc(void *p, size_t n);
