@@ -120,7 +120,7 @@ def run(model, init, xs, ys, mode, opt):
     p = {k: v.to(dtype, copy=True).requires_grad_() for k, v in init.items()}
     o = torch.optim.SGD(p.values(), **model.sgd) if opt == "sgd" else torch.optim.AdamW(
         p.values(), lr=0.002, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.05)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0 ** 13, growth_interval=5,
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0 ** 12, growth_interval=5,
                                   enabled=mode == "16-mixed")
     out, losses, scales = {}, [], []
     for step in range(STEPS):

@@ -101,7 +101,7 @@ static void *compile(const char *model, const char *mode, const char *opt, size_
   if (low)
     set[n++] = "precision.policy=cpu";
   if (!strcmp(mode, "16-mixed")) /* grows within the 20 steps */
-    set[n++] = "precision.grad_scaler={init_scale: 8192, growth_interval: 5}";
+    set[n++] = "precision.grad_scaler={init_scale: 4096, growth_interval: 5}";
   mpcc_options o = {.precision = mode, .set = set, .nset = n, .host_level_only = true,
                     .strict = low};
   mpcc_callbacks cb = {.message = on_message};
