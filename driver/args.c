@@ -55,7 +55,7 @@ static const struct {
     [O_LINK] = {"link", NULL, V_VALUE, "cc", "link the program with cc instead of the built-in runner"},
     [O_DIFF] = {"diff", NULL, V_VALUE, "A,B", "explain: what changes between two precisions"},
     [O_HELP] = {"help", "h", V_OPTIONAL, "[=TOPIC]",
-                "this text; topics: warnings targets layers precisions passes MPC0102"},
+                "this text; topics: spec layers precisions warnings targets passes MPC0102"},
     [O_VERSION] = {"version", NULL, V_NONE, NULL, "version"},
     [O_LICENSES] = {"licenses", NULL, V_NONE, NULL, "licence of mpcc and of what it carries"},
 };

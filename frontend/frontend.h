@@ -315,7 +315,11 @@ const char *spec_name(const Spec *s);
  * Module attributes as passes.h lists. Diagnoses shapes. */
 Status spec_lower(const Spec *s, StrTable *strings, Diag *d, Module **out);
 
+/* ---- help.c ---------------------------------------------------------------------------------------- */
+
 /* Layers of the spec language with their arguments, one line each (--help=layers). */
 void frontend_help_layers(Text *out);
+/* The whole language as Markdown tables: docs/spec.md. */
+void frontend_reference(Text *out);
 
 #endif

@@ -62,6 +62,8 @@ char *mpcc_help(const char *topic) {
     help_targets(&t);
   else if (!strcmp(topic, "layers"))
     frontend_help_layers(&t);
+  else if (!strcmp(topic, "spec"))
+    frontend_reference(&t);
   else if (!strcmp(topic, "precisions"))
     for (size_t i = 0; i < sizeof precisions / sizeof *precisions; i++)
       text_printf(&t, "  %-28s %s\n", precisions[i].name, precisions[i].text);
