@@ -192,6 +192,11 @@ Status ref_quantize(const Call *c) {
     c->out[0][i] = c->exact || x->dt == DT_F64 ? scaled : num_round(scaled, DT_F32);
   }
   c->out[1][0] = 1 / scale;
+  if (c->op->nin > 2) { /* padded samples do not count [N13] */
+    double real = c->in[2][0] * (double)op_int(c->op, "rows", 1);
+    int64_t row = n / x->dim[0];
+    n = real < (double)x->dim[0] ? (int64_t)real * row : n;
+  }
   c->out[2][0] = largest_magnitude(c->in[0], n);
   return MPCC_OK;
 }

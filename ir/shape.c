@@ -634,7 +634,9 @@ static bool want_fp8_attr(Infer *x, DType *to) {
 
 static bool shape_quantize(Infer *x) {
   DType to;
-  if (!want_fp8_attr(x, &to) || !want_float(x, 0) || !want_scalar(x, 1, DT_F32))
+  if (!want_operands(x, 2, 3) || !want_fp8_attr(x, &to) || !want_float(x, 0) ||
+      !want_scalar(x, 1, DT_F32) ||
+      (x->nin > 2 && (!want_scalar(x, 2, DT_I64) || operand(x, 0)->rank == 0)))
     return false;
   result(x, type_with_dtype(x->types, operand(x, 0), to));
   result_scalar(x, DT_F32);

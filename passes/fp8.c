@@ -31,6 +31,8 @@ typedef struct {
   Site *site; /* call sites of train_forward that are quantized; slot numbers follow the index */
   int nsite;
   Tensor *scale_f, *scale_b, *amax_f, *amax_b;
+  Tensor *valid; /* i64[]: real samples of the batch */
+  int64_t batch;
 } Fp8;
 
 /* Attention projections are no module of their own in the reference, which leaves them alone. */
@@ -171,6 +173,29 @@ static Op *quantize(Builder *b, Value *x, Value *scale, DType to) {
   return build_op(b, OP_quantize, 2, (Value *[]){x, scale}, 1, &attr);
 }
 
+/* Of an activation whose amax is recorded: padded samples do not count [N13]. Rows of one sample
+ * are neighbours along axis 0. */
+static Op *quantize_recorded(Fp8 *s, Value *x, Value *scale) {
+  Builder *b = s->c.b;
+  int64_t rows = x->type->dim[0];
+  if (!s->valid || !s->batch || rows % s->batch)
+    return quantize(b, x, scale, s->forward);
+  Attr attr[2] = {attr_dt(b, "to", s->forward), attr_i(b, "rows", rows / s->batch)};
+  Value *in[3] = {x, scale, build_read(b, s->valid)};
+  return build_op(b, OP_quantize, 3, in, 2, attr);
+}
+
+/* Tensor with the number of real samples, and how many a batch can hold. */
+static void find_batch(Fp8 *s) {
+  for (int i = 0; i < s->in->ntensor; i++) {
+    const Tensor *t = s->in->tensor[i];
+    if (t->role == ROLE_VALID)
+      s->valid = s->c.tensors[i];
+    if (t->role == ROLE_INPUT && t->type->rank && !s->batch)
+      s->batch = t->type->dim[0];
+  }
+}
+
 /* amax: [2] largest magnitudes of input and weight, NULL when nothing is recorded. */
 static void quantize_linear(Fp8 *s, const Op *op, int site, Value **amax) {
   Builder *b = s->c.b;
@@ -178,7 +203,8 @@ static void quantize_linear(Fp8 *s, const Op *op, int site, Value **amax) {
   build_at(b, op->loc, op->layer,
            str_fmt(builder_strings(b), "fp8: %s operand of a product [mode %s]",
                    dtype_text(s->forward), s->mode.name));
-  Op *qx = quantize(b, x, slot_scale(b, s->scale_f, 2 * site), s->forward);
+  Value *scale_x = slot_scale(b, s->scale_f, 2 * site);
+  Op *qx = amax ? quantize_recorded(s, x, scale_x) : quantize(b, x, scale_x, s->forward);
   Op *qw = quantize(b, w, slot_scale(b, s->scale_f, 2 * site + 1), s->forward);
   build_like(b, op);
   Attr out = attr_dt(b, "out", op->out[0]->type->dt);
@@ -230,6 +256,8 @@ Status pass_fp8(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   if (st != MPCC_OK)
     return st;
   copier_init(&s.c, out, in);
+  if (!builder_failed(out))
+    find_batch(&s);
   s.forward = DT_E4M3;
   s.backward = !strcmp(module_str(in, "fp8_format", "HYBRID"), "E4M3") ? DT_E4M3 : DT_E5M2;
   const Func *train = module_func(in, "train_forward");

@@ -279,7 +279,8 @@ void group_accuracy(Fuse *F, const Op *op) {
 
 /* ---- 8-bit formats ----------------------------------------------------------------------------------- */
 
-/* codes = sat(x scale), scale_inv = 1 / scale, amax = max |x| before the saturating cast [N2]. */
+/* codes = sat(x scale), scale_inv = 1 / scale, amax = max |x| before the saturating cast [N2], over
+ * the rows of real samples when their number is an operand [N13]. */
 void group_quantize(Fuse *F, const Op *op) {
   View *x = operand(F, 0), *scale = operand(F, 1);
   DType reg = reg_join(x->dt, DT_F32);
@@ -291,7 +292,14 @@ void group_quantize(Fuse *F, const Op *op) {
   Node *m = node_rows(F, 0, none);
   int inv = node_op2(F, m, PR_DIV, node_const(F, m, DT_F32, 1), node_load_as(F, m, scale, DT_F32));
   set_result_buf(F, 1, node_store(F, m, inv, op->out[1]->type->dt, ~0u));
-  set_result(F, 2, node_total(F, n, PR_AMAX, node_op1(F, n, PR_ABS, a), op->out[2]->type->dt, 1));
+  int magnitude = node_op1(F, n, PR_ABS, a);
+  if (op->nin > 2) {
+    int valid = node_load_as(F, n, operand(F, 2), DT_I64);
+    int rows = node_const(F, n, DT_I64, (double)op_int(op, "rows", 1));
+    int real = node_op2(F, n, PR_LT, node_index(F, n, 0), node_op2(F, n, PR_MUL, valid, rows));
+    magnitude = node_select(F, n, real, magnitude, node_const(F, n, reg, 0));
+  }
+  set_result(F, 2, node_total(F, n, PR_AMAX, magnitude, op->out[2]->type->dt, 1));
 }
 
 /* history[s] without its first element, at the place one before: so that rolling is an access. */

@@ -4,6 +4,8 @@
 
 #include "mpcc/num.h"
 
+static const TargetCaps caps = {"cpu", "x86-64-v3", 32, false, 8, 16, 16, 2, 32768};
+
 enum { ROWS = 16, IN = 32, OUT = 16 };
 
 static Value *one_linear(Net *n, void *tensors, Value *x, bool train) {
@@ -226,6 +228,59 @@ START_TEST(gradient_is_quantized_once) {
 }
 END_TEST
 
+/* N13: what padded samples hold reaches no scale, for inputs [N, C] and [N * T, C]. */
+static Value *two_rows(Net *n, void *tensors, Value *x, bool train) {
+  Tensor **t = tensors;
+  (void)train;
+  layer(n, "pairs");
+  x = build_reshape(n->b, x, 2, (const int64_t[]){32, 16});
+  x = linear(n, x, t[0], NULL);
+  x = build_reshape(n->b, x, 2, (const int64_t[]){16, 32});
+  layer(n, "head");
+  return linear(n, x, t[1], NULL);
+}
+
+START_TEST(padded_samples_do_not_count) {
+  Session s = session_open();
+  Setting set[] = {{"mode", "transformer-engine", 0}, {"amax_history_len", NULL, 4}};
+  Net n = net_begin(&s, set, 2);
+  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, 16, 32), 16, 16);
+  Tensor *t[2] = {param(&n, "pairs.weight", type_of(&n, DT_F32, 2, 16, 16)),
+                  param(&n, "head.weight", type_of(&n, DT_F32, 2, 16, 32))};
+  Module *m = net_finish(&n, &io, two_rows, t, t, 2, 0.4);
+  PassOpts o = {.caps = &caps, .opt_level = 2};
+  PassRun stop = {.stop_after = "step"};
+  const char *failed;
+  ck_assert_int_eq(passes_run(m, &o, _i ? NULL : &stop, s.diag, &m, &failed), MPCC_OK);
+  Eval *e;
+  ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);
+  feed(e, m, 0, 16);
+  run(e, m, "init");
+  run(e, m, "refresh");
+  double *x = data_of(e, m, "io.image"), want[4], want_back[2];
+  memset(x + 11 * 32, 0, 5 * 32 * sizeof *x);
+  *data_of(e, m, "io.valid") = 11;
+  run(e, m, "micro_first");
+  memcpy(want, data_of(e, m, "sum.fp8.forward.amax"), sizeof want);
+  memcpy(want_back, data_of(e, m, "sum.fp8.backward.amax"), sizeof want_back);
+  ck_assert(want[0] > 0.5 && want[2] > 0);
+  for (int i = 11 * 32; i < 16 * 32; i++)
+    x[i] = 100; /* whatever lies there */
+  run(e, m, "micro_first");
+  const double *got = data_of(e, m, "sum.fp8.forward.amax");
+  for (int i = 0; i < 4; i++)
+    ck_assert_msg(got[i] == want[i], "slot %d: %g, want %g", i, got[i], want[i]);
+  for (int i = 0; i < 2; i++)
+    ck_assert(data_of(e, m, "sum.fp8.backward.amax")[i] == want_back[i]);
+  *data_of(e, m, "io.valid") = 12;
+  run(e, m, "micro_first");
+  ck_assert(got[0] == 100 && got[2] > want[2]);
+  eval_destroy(e);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
 START_TEST(other_modes_are_untouched) {
   Session s = session_open();
   Setting set[] = {{"mode", "bf16-mixed", 0}};
@@ -245,6 +300,7 @@ int main(void) {
   tcase_add_test(t, slots_belong_to_call_sites);
   tcase_add_loop_test(t, lightning_leaves_attention_alone, 0, 2);
   tcase_add_test(t, gradient_is_quantized_once);
+  tcase_add_loop_test(t, padded_samples_do_not_count, 0, 2); /* ops, kernels */
   tcase_add_test(t, other_modes_are_untouched);
   suite_add_tcase(suite, t);
   SRunner *r = srunner_create(suite);
