@@ -1,6 +1,7 @@
 /* Conversions between storage dtypes and registers as vector integer code; bit-equal to mpcc/num.h
- * [N1, N2]. The bf16 instruction vcvtneps2bf16 is not used: it flushes subnormals to zero (Intel
- * SDM), integer rounding does not. */
+ * [N1, N2]. The bf16 instruction vcvtneps2bf16 takes subnormals for zero (Intel SDM), integer
+ * rounding does not: the instruction is used behind a test for subnormals, where a branch is fine.
+ */
 #include "codegen/cpu/llvm.h"
 
 DType ll_reg_dtype(DType storage) {
@@ -65,7 +66,7 @@ static Val round_odd(Gen *g, Val x) {
   return ll_bits(g, ll_or(g, bits, ll_zext(g, inexact, g->i32)), g->f32);
 }
 
-static Val encode_bf16(Gen *g, Val x) {
+static Val encode_bf16_bits(Gen *g, Val x) {
   Val b = ll_bits(g, x, g->i32);
   Ty t = LLVMTypeOf(b);
   Val odd = ll_and(g, ll_lshr(g, b, 16), ll_i(t, 1));
@@ -73,6 +74,25 @@ static Val encode_bf16(Gen *g, Val x) {
   Val nan = ll_or(g, b, ll_i(t, 0x400000));
   r = ll_sel(g, ll_fcmp(g, LLVMRealUNO, x, x), nan, r);
   return ll_trunc(g, ll_lshr(g, r, 16), g->i16);
+}
+
+/* 16 lanes: the instruction, unless one of them is subnormal. */
+static Val encode_bf16_branch(Gen *g, Val x) {
+  Val args[] = {x, LLVMConstInt(g->i32, 0x20, 0)};
+  Val small = ll_call(g, "llvm.x86.avx512.fpclass.ps.512", NULL, 2, args);
+  Val any =
+      ll_icmp(g, LLVMIntNE, LLVMBuildBitCast(g->b, small, g->i16, ""), LLVMConstInt(g->i16, 0, 0));
+  Val fast = ll_call(g, "llvm.x86.avx512bf16.cvtneps2bf16.512", NULL, 1, &x);
+  Val var = ll_var(g, LLVMBuildBitCast(g->b, fast, ll_vec(g->i16, 16), ""));
+  If rare = ll_if(g, any);
+  ll_var_set(g, var, encode_bf16_bits(g, x));
+  ll_endif(g, &rare);
+  return ll_var_get(g, var);
+}
+
+static Val encode_bf16(Gen *g, Val x) {
+  bool fast = g->level->bf16 && g->may_branch && ll_lanes(x) == 16;
+  return fast ? encode_bf16_branch(g, x) : encode_bf16_bits(g, x);
 }
 
 /* Normal results round by adding half of the last place to the bits; subnormal ones by adding a

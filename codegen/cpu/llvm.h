@@ -32,6 +32,7 @@ typedef struct {
   Val fn;
   Val args, first, end, scratch; /* parameters of the kernel ABI (abi.h) */
   int64_t ntiles, scratch_bytes; /* set by the emitter of the kind */
+  bool may_branch;               /* conversions may branch: good in loops, not in big tiles */
   char error[256];               /* words of a failure */
 } Gen;
 

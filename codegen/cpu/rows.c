@@ -500,6 +500,7 @@ bool rows_panel(Rows *r, Val first, Val end, Val panel) {
 
 bool cpu_rows(Gen *g, const Op *group) {
   Rows r;
+  g->may_branch = true;
   bool ok = rows_init(&r, g, group, group->body);
   if (ok) {
     g->ntiles = gen_tiles(r.rows, r.panel_rows);

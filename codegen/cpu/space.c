@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Buffers of values kept between passes may take this much of a thread's cache. */
-enum { MAX_SPILL_BYTES = 2 << 20 };
+/* Buffers of values kept between passes may take this much of a thread's cache; of values that are
+ * cheap to compute again, only what stays in the nearest cache. */
+enum { MAX_SPILL_BYTES = 2 << 20, MAX_CHEAP_SPILL_BYTES = 16 << 10 };
 
 /* ---- iteration space ---- */
 
@@ -230,21 +231,22 @@ static void find_ready(Rows *r) {
   }
 }
 
-/* Values worth a round trip through scratch when a later pass wants them again. */
-static bool worth_keeping(const Rows *r, int i) {
-  const Stmt *s = &r->body.stmt[i];
-  if (s->level != LV_ELEM || s->dt == DT_B1)
-    return false;
-  if (s->prim == PR_LOAD) {
-    int64_t stride = r->body.in[s->ref].stride[r->lane_dim];
-    return r->lanes > 1 && stride != 0 && stride != 1;
-  }
-  return math_cost(s) >= 20;
-}
-
 static int64_t spill_bytes(const Rows *r, int i) {
   int64_t lanes = r->on_rows ? (int64_t)r->lanes * ROWS_MAX_UNROLL : 1;
   return r->cols * lanes * (int64_t)dtype_bytes((DType)r->body.stmt[i].dt);
+}
+
+/* Values worth a round trip through scratch when a later pass wants them again. */
+static bool worth_keeping(const Rows *r, int i) {
+  const Stmt *s = &r->body.stmt[i];
+  if (s->level != LV_ELEM || s->dt == DT_B1 || spill_bytes(r, i) > MAX_SPILL_BYTES)
+    return false;
+  if (s->prim != PR_LOAD)
+    return math_cost(s) >= 20;
+  int64_t stride = r->lanes > 1 ? r->body.in[s->ref].stride[r->lane_dim] : 1;
+  /* decoding takes the ports that arithmetic wants, memory has its own */
+  bool narrow = stride == 1 && dtype_bytes(gen_in_dtype(r->op, s->ref)) <= 2;
+  return (stride != 0 && stride != 1) || (narrow && spill_bytes(r, i) <= MAX_CHEAP_SPILL_BYTES);
 }
 
 static void need(Rows *r, int pass, int i) {
@@ -255,7 +257,7 @@ static void need(Rows *r, int pass, int i) {
     return;
   *mark = true;
   for (int q = 0; q < pass; q++)
-    if (rows_needed(r, q, i) && worth_keeping(r, i) && spill_bytes(r, i) <= MAX_SPILL_BYTES) {
+    if (rows_needed(r, q, i) && worth_keeping(r, i)) {
       if (r->plan[i].spill < 0)
         r->plan[i].spill = q;
       return; /* read back: its arguments are not needed here */
