@@ -26,7 +26,8 @@ static bool stream_taken(const Lower *lo, int64_t stream) {
   return false;
 }
 
-/* FNV-1a of the path in 31 bits, moved on while taken: the same spec gives the same numbers. */
+/* FNV-1a of the path in 31 bits, even (init needs two numbers of a path), moved on while taken: the
+ * same spec gives the same numbers. */
 int64_t lower_stream(Lower *lo, const char *path) {
   Str name = str_c(builder_strings(lo->b), path);
   for (int i = 0; i < lo->nstream; i++)
@@ -35,9 +36,9 @@ int64_t lower_stream(Lower *lo, const char *path) {
   uint32_t hash = 2166136261u;
   for (const char *p = path; *p; p++)
     hash = (hash ^ (unsigned char)*p) * 16777619u;
-  int64_t stream = hash & 0x7fffffff;
-  while (stream_taken(lo, stream) || stream_taken(lo, (stream + 1) & 0x7fffffff))
-    stream = (stream + 1) & 0x7fffffff;
+  int64_t stream = hash & 0x7ffffffe;
+  while (stream_taken(lo, stream))
+    stream = (stream + 2) & 0x7ffffffe;
   if (lo->nstream == lo->stream_cap) {
     int cap = lo->stream_cap ? 2 * lo->stream_cap : 64;
     Str *names = ARENA_ARRAY(builder_arena(lo->b), Str, cap);

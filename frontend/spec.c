@@ -176,7 +176,7 @@ static void read_groups(const Check *c, const Yaml *y, Val *optimizer) {
   }
 }
 
-/* Rules of a chain: one scheduler more than milestones, which increase; T_max: auto stands last. */
+/* Rules of a chain: one scheduler more than milestones, which increase. */
 static void check_chain(const Check *c, const Val *v) {
   const Val *stones = val_get(v, "milestones"), *list = val_get(v, "schedulers");
   if (!stones || stones->kind != VAL_LIST || !list || list->kind != VAL_LIST)
@@ -191,13 +191,9 @@ static void check_chain(const Check *c, const Val *v) {
       diag_error(c->d, stones->item[i]->loc, 330, "milestones must increase: %lld follows %lld",
                  (long long)stones->item[i]->i, (long long)stones->item[i - 1]->i);
   for (int i = 0; i < list->n; i++) {
-    const Val *s = list->item[i], *t_max = val_get(s, "T_max"), *warm = val_get(s, "warmup_steps");
+    const Val *s = list->item[i], *warm = val_get(s, "warmup_steps");
     if (!strcmp(val_get_str(s, "type", ""), "SequentialLR") || (warm && warm->kind == VAL_INT))
       diag_error(c->d, s->loc, 190, "a chain of schedulers inside a chain is not supported yet");
-    if (i + 1 < list->n && t_max && t_max->kind == VAL_STR) {
-      diag_error(c->d, s->loc, 330, "T_max: auto is for the last scheduler");
-      diag_hint(c->d, "give the number of steps");
-    }
   }
 }
 
@@ -211,6 +207,10 @@ static Val *expand_warmup(const Check *c, Val *v) {
   if (wanted && list) {
     diag_error(c->d, warm->loc, 190, "warmup_steps of a SequentialLR is not supported yet");
     diag_hint(c->d, "put a LinearLR first in its schedulers");
+  }
+  if (wanted && !strcmp(val_get_str(v, "interval", "step"), "epoch")) {
+    diag_error(c->d, warm->loc, 330, "warmup_steps does not go with interval: epoch");
+    diag_hint(c->d, "write a SequentialLR with a LinearLR of whole epochs");
   }
   if (!wanted || list) {
     check_chain(c, v);
@@ -243,10 +243,27 @@ static Val *expand_warmup(const Check *c, Val *v) {
 /* ---- rules across sections
  * ------------------------------------------------------------------------------------ */
 
+/* `limit_*_batches`: 1.0 is all of them, written as null; other shares come later. */
+static void check_limits(const Check *c, Val *trainer) {
+  static const char *const keys[] = {"limit_train_batches", "limit_val_batches",
+                                     "limit_test_batches"};
+  for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+    Val *v = val_get(trainer, keys[i]);
+    if (!v || v->kind != VAL_FLOAT)
+      continue;
+    if (v->f != 1.0) {
+      diag_error(c->d, v->loc, 190, "'%s' as a share of the data is not supported yet", keys[i]);
+      diag_hint(c->d, "give a number of batches");
+    }
+    v->kind = VAL_NULL;
+  }
+}
+
 static void check_trainer(const Check *c, const Val *root, Loc loc) {
-  const Val *t = val_get(root, "trainer");
+  Val *t = val_get(root, "trainer");
   if (!t)
     return;
+  check_limits(c, t);
   const Val *epochs = val_get(t, "max_epochs"), *steps = val_get(t, "max_steps");
   if (epochs && steps && epochs->kind == VAL_NULL && steps->kind == VAL_NULL &&
       epochs->origin != ORIGIN_IMPLIED && steps->origin != ORIGIN_IMPLIED) {
@@ -259,8 +276,8 @@ static void check_monitor(const Check *c, const Val *root) {
   const Val *v = val_get(root, "checkpoint.monitor"), *metrics = val_get(root, "metrics");
   if (!v || v->kind != VAL_STR)
     return;
-  const char *known[16] = {"val/loss", "train/loss"};
-  size_t n = 2;
+  const char *known[16] = {"val/loss"};
+  size_t n = 1;
   for (int i = 0; metrics && i < metrics->n && n < 16; i++)
     known[n++] = str_fmt(c->s, "val/%s", val_get_str(metrics->item[i], "name", "acc"));
   bool found = false;
