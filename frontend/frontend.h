@@ -7,7 +7,7 @@
 struct SpecSource;
 typedef struct Spec Spec; /* see spec.c below */
 
-/* ---- yaml.c: libyaml events to a located tree ------------------------------------------------------ */
+/* ---- yaml.c: libyaml events to a located tree ---- */
 
 typedef enum { YAML_NULL, YAML_SCALAR, YAML_LIST, YAML_MAP } YamlKind;
 typedef struct Yaml Yaml;
@@ -35,7 +35,7 @@ Status yaml_parse_at(Arena *a, StrTable *s, Diag *d, Loc base, const char *text,
                      Yaml **out);
 const char *yaml_kind_text(const Yaml *y); /* "a list", "text", ... for messages */
 
-/* ---- value.c: checked values ----------------------------------------------------------------------- */
+/* ---- value.c: checked values ---- */
 
 typedef enum { VAL_NULL, VAL_BOOL, VAL_INT, VAL_FLOAT, VAL_STR, VAL_LIST, VAL_MAP } ValKind;
 /* Where a value comes from. Which file, and whether that is a parent, is in its Loc. */
@@ -75,7 +75,7 @@ void val_text(const Val *v, Text *out);
 void val_yaml(const Val *v, const Diag *files, Text *out);
 void val_json(const Val *v, Text *out);
 
-/* ---- expr.c: $name and $(...) ---------------------------------------------------------------------- */
+/* ---- expr.c: $name and $(...) ---- */
 
 /* A named constant of `params:`, of a block, or the `i` of a repeat. */
 typedef struct {
@@ -96,7 +96,7 @@ Val *expr_text(Arena *a, StrTable *s, Diag *d, const ParamScope *scope, const Ya
 /* True when the text has a `$` to substitute. */
 bool expr_present(const char *text);
 
-/* ---- glob.c ---------------------------------------------------------------------------------------- */
+/* ---- glob.c ---- */
 
 /* Patterns of the braces in `glob`: "a.{0,3}.**" gives "a.0.**", "a.3.**". Returns their number; 0
  * when braces do not close or expand to more than 1000. */
@@ -105,7 +105,7 @@ int glob_expand(Arena *a, StrTable *s, const char *glob, Str **out);
  * number of parts. */
 bool glob_match(const char *pattern, const char *name);
 
-/* ---- schema.c: the checker that reads schema.def ---------------------------------------------------- */
+/* ---- schema.c: the checker that reads schema.def ---- */
 
 typedef enum {
   KT_BOOL, KT_INT, KT_FLOAT, KT_NUMBER, KT_STR, KT_WORD, KT_INTS, KT_FLOATS, KT_STRS, KT_WORDS,
@@ -148,7 +148,7 @@ Val *check_free(const Check *c, const Yaml *y);
 /* Text of a scalar after substitution; NULL after a diagnostic. */
 Str check_str(const Check *c, const Yaml *y, const char *what);
 
-/* ---- model.c: blocks, repeats and names become a list of layers ------------------------------------- */
+/* ---- model.c: blocks, repeats and names become a list of layers ---- */
 
 typedef struct Node Node;
 /* A model input (type NULL) or one layer of the expanded model. Residual and parallel structures have
@@ -189,7 +189,7 @@ Node *model_find(const Model *m, const char *name);
 /* Hint with the nearest names of layers. */
 void model_suggest(const Check *c, const Model *m, const char *name);
 
-/* ---- init.c: initialisers ---------------------------------------------------------------------------- */
+/* ---- init.c: initialisers ---- */
 
 /* What a parameter starts from, with all fans worked out. */
 typedef enum { INIT_CONSTANT, INIT_UNIFORM, INIT_NORMAL, INIT_TRUNC_NORMAL } InitKind;
@@ -215,7 +215,7 @@ void init_describe(Builder *b, Tensor *t, const Init *init);
 Value *init_build(Builder *b, const Init *init, const Type *type, Value *seed, Value *step,
                   int64_t stream);
 
-/* ---- layers.c ------------------------------------------------------------------------------------------ */
+/* ---- layers.c ---- */
 
 /* One trained tensor on its way into the module. */
 typedef struct {
@@ -255,7 +255,7 @@ Value *lower_seed(Lower *lo);
 Value *lower_step(Lower *lo);
 int64_t lower_stream(Lower *lo, const char *path);
 
-/* ---- precision.c ---------------------------------------------------------------------------------------- */
+/* ---- precision.c ---- */
 
 /* Canonical mode of a precision string ("16" is 16-mixed), or NULL after a diagnostic. */
 Str precision_mode(const Check *c, const Val *v);
@@ -267,12 +267,24 @@ void precision_overrides(const Check *c, const Val *v, Model *m);
 /* Whether the mode scales the loss (design rule: gradients pass through float16, masters exist). */
 bool precision_scales(const Val *v);
 
-/* ---- source.c: texts to one tree ------------------------------------------------------------------------- */
+/* ---- source.c: texts to one tree ---- */
 
-/* The spec merged over its parents, with -D and --set applied; the root is a map. */
-Status source_load(Arena *a, StrTable *s, Diag *d, const struct SpecSource *src, Yaml **out);
+enum { EXTENDS_MAX = 16 };
+/* Parent files and where they are named. */
+typedef struct {
+  int n;
+  uint32_t file[EXTENDS_MAX];
+  Loc loc[EXTENDS_MAX];
+} Parents;
 
-/* ---- spec.c: the effective spec ------------------------------------------------------------------- */
+/* The spec merged over its parents, with -D and --set applied; the root is a map. On MPCC_ERR_INPUT
+ * *out is what can still be checked, or NULL. */
+Status source_load(Arena *a, StrTable *s, Diag *d, const struct SpecSource *src, Parents *parents,
+                   Yaml **out);
+/* Gives messages that lie in a parent the note "extended from here". */
+void source_notes(Diag *d, const Parents *p);
+
+/* ---- spec.c: the effective spec ---- */
 
 /* Typed, every default filled in; origin of each value kept. Made by spec_parse, then only read. */
 struct Spec {
@@ -281,6 +293,7 @@ struct Spec {
   Model model;
   bool model_ok;
   Node *loss_input;
+  Parents parents;
   bool defines; /* -D was given: `expect` does not hold */
 };
 
@@ -305,7 +318,7 @@ void spec_resolve(const Spec *s, bool with_origin, Text *out);
 void spec_json(const Spec *s, Text *out);
 const char *spec_name(const Spec *s);
 
-/* ---- lower.c --------------------------------------------------------------------------------------- */
+/* ---- lower.c ---- */
 
 /* Forward-stage module with functions init, train_forward, eval_forward, predict:
  *   tensors   parameters (role param, dtype f32; attrs group, init...), io tensors (docs/ir.md)

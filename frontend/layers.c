@@ -9,8 +9,7 @@
 
 typedef Value *LayerFn(Lower *lo, const Node *n, Value *const *in);
 
-/* ---- small things
- * ---------------------------------------------------------------------------------------- */
+/* ---- small things ---- */
 
 static int64_t arg_int(const Node *n, const char *key) {
   return val_get_int(n->args, key, 0);
@@ -104,8 +103,7 @@ static Value *param(Lower *lo, const Node *n, const char *tensor, int rank, cons
   return lower_param(lo, n, tensor, rank, dim, given ? init_from(given, rank, dim) : otherwise);
 }
 
-/* ---- products
- * ---------------------------------------------------------------------------------------------- */
+/* ---- products ---- */
 
 /* x[..., K] W[N, K]^T + b[N] with the tensors' names. */
 static Value *project(Lower *lo, const Node *n, Value *x, int64_t width, const char *weight,
@@ -173,9 +171,7 @@ static Value *layer_Conv2d(Lower *lo, const Node *n, Value *const *in) {
   return emit1(lo, n, OP_conv2d, bias ? 3 : 2, args, 4, at);
 }
 
-/* ---- attention
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- attention ---- */
 
 static Value *attend(Lower *lo, const Node *n, Value *q, Value *k, Value *v, int64_t heads,
                      double scale, double dropout_p) {
@@ -283,8 +279,7 @@ static Value *layer_scaled_dot_product_attention(Lower *lo, const Node *n, Value
                 val_get_float(n->args, "dropout_p", 0));
 }
 
-/* ---- norms and pointwise
- * --------------------------------------------------------------------------------------- */
+/* ---- norms and pointwise ---- */
 
 static Value *layer_LayerNorm(Lower *lo, const Node *n, Value *const *in) {
   const Type *x = in[0]->type;
@@ -384,9 +379,7 @@ static Value *layer_expr(Lower *lo, const Node *n, Value *const *in) {
   return emit1(lo, n, OP_expr, n->nin, in, 1, &at);
 }
 
-/* ---- shapes
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- shapes ---- */
 
 static Value *layer_Flatten(Lower *lo, const Node *n, Value *const *in) {
   const Type *x = in[0]->type;
@@ -495,9 +488,7 @@ static Value *layer_Parameter(Lower *lo, const Node *n, Value *const *in) {
   return build_op(lo->b, OP_expand, 1, &v, 1, &at)->out[0];
 }
 
-/* ---- the table
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- the table ---- */
 
 static const struct {
   const char *type;

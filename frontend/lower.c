@@ -4,8 +4,7 @@
 
 #include <stdio.h>
 
-/* ---- random numbers
- * ---------------------------------------------------------------------------------------- */
+/* ---- random numbers ---- */
 
 Value *lower_seed(Lower *lo) {
   if (!lo->seed)
@@ -58,8 +57,7 @@ int64_t lower_stream(Lower *lo, const char *path) {
   return stream;
 }
 
-/* ---- parameters
- * ---------------------------------------------------------------------------------------------- */
+/* ---- parameters ---- */
 
 /* Group of a parameter: 1 + the first entry of param_groups that matches, else 0. Every match is
  * counted, so that entries without any can be reported. */
@@ -120,9 +118,7 @@ Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const
   return p->read;
 }
 
-/* ---- functions
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- functions ---- */
 
 typedef struct {
   Tensor *target, *valid, *loss_sum, *weight_sum, *correct;
@@ -220,8 +216,7 @@ static void build_init(Lower *lo, const Tensors *t) {
     build_write(b, t->counter[i], build_const(b, 0, DT_I64));
 }
 
-/* ---- tensors and attributes
- * --------------------------------------------------------------------------------------- */
+/* ---- tensors and attributes ---- */
 
 static const Type *scalar_type(Lower *lo, DType dt) {
   return type_get(builder_types(lo->b), dt, 0, NULL);
@@ -369,8 +364,7 @@ static void module_attrs(Lower *lo) {
     group_attrs(b, i + 1, groups->item[i]);
 }
 
-/* ---- facts the spec claims
- * ------------------------------------------------------------------------------------------ */
+/* ---- facts the spec claims ---- */
 
 /* Nearest parameter names of an unmatched pattern, as its hint. */
 static void nearest_params(Lower *lo, const char *pattern) {
@@ -467,6 +461,7 @@ Status spec_lower(const Spec *s, StrTable *strings, Diag *d, Module **out) {
   lo.group_use = ARENA_ARRAY(a, int, (groups ? groups->n : 0) + 1);
   if (!arena_failed(a))
     build_all(&lo);
+  source_notes(d, &s->parents);
   if (lo.failed) {
     builder_destroy(b);
     return MPCC_ERR_INPUT;

@@ -42,8 +42,7 @@ static void fail(Expand *e, Loc loc, int code, const char *text) {
   e->failed = true;
 }
 
-/* ---- names
- * --------------------------------------------------------------------------------------------- */
+/* ---- names ---- */
 
 static void scope_add(Expand *e, Scope *s, Str name, Node *node) {
   if (s->nname == s->cap) {
@@ -124,8 +123,7 @@ static void set_inputs(Expand *e, Node *n, int nin, Node *const *in) {
   n->nin = nin;
 }
 
-/* ---- layers
- * --------------------------------------------------------------------------------------------- */
+/* ---- layers ---- */
 
 /* `inputs:` of a layer: a name, a list of names or a map of names. */
 static void layer_inputs(Expand *e, const Scope *scope, Node *n, const Yaml *y, Node *flow) {
@@ -326,9 +324,7 @@ static Node *expand_parallel(Expand *e, Scope *scope, const Yaml *y, int index, 
   return join(e, scope, y, index, combine, args, branches->n, end);
 }
 
-/* ---- blocks
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- blocks ---- */
 
 static int find_block(Expand *e, const Yaml *name_node, Str name) {
   const Yaml *b = e->blocks;
@@ -524,8 +520,7 @@ static Node *expand_list(Expand *e, Scope *scope, const Yaml *y, const char *wha
   return flow;
 }
 
-/* ---- the section
- * ------------------------------------------------------------------------------------------ */
+/* ---- the section ---- */
 
 static void expand_inputs(Expand *e, const Yaml *y) {
   Model *m = e->m;
@@ -693,8 +688,7 @@ bool model_expand(const Check *c, const Yaml *y, Model *out) {
   return !e.failed && !arena_failed(c->a);
 }
 
-/* ---- the effective model
- * ------------------------------------------------------------------------------------ */
+/* ---- the effective model ---- */
 
 static Val *inputs_value(const Check *c, const Node *n) {
   if (!n->in_key && n->nin == 1)

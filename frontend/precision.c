@@ -155,8 +155,7 @@ bool precision_scales(const Val *v) {
   return f16 && !strcmp(masters, "float32");
 }
 
-/* ---- regions
- * -------------------------------------------------------------------------------------------- */
+/* ---- regions ---- */
 
 /* Up to three names nearest to a pattern, as the hint of an unmatched one. */
 static void nearest_layers(const Check *c, const Model *m, const char *pattern) {

@@ -46,8 +46,7 @@ static void later(const Check *c, Loc loc, const char *word, const char *where) 
   diag_error(c->d, loc, 190, "'%s' in %s is not supported yet", word, where);
 }
 
-/* ---- words and numbers
- * ----------------------------------------------------------------------------- */
+/* ---- words and numbers ---- */
 
 /* Whether word stands in a list "a b c; d e": 1 before the semicolon, 2 behind it, 0 nowhere. */
 static int word_in(const char *list, const char *word) {
@@ -150,6 +149,13 @@ static Val *ranged(const Check *c, const SchemaRow *row, const Yaml *y, Val *v) 
   Text t = {0};
   val_text(v, &t);
   bool interval = *row->range == '[' || *row->range == '(';
+  double only = interval ? strtod(row->range + 1, NULL) : 0;
+  if (interval && in_range(row->range, only) && strtod(strchr(row->range, ',') + 1, NULL) == only) {
+    diag_error(c->d, y->loc, 202, "'%s' must be %g in this version, not %s", row->key, only,
+               t.data ? t.data : "");
+    text_fini(&t);
+    return NULL;
+  }
   diag_error(c->d, y->loc, 202, "'%s' takes %s %s%s, not %s", row->key, kind_words(row),
              interval ? "in " : "", row->range, t.data ? t.data : "");
   text_fini(&t);
@@ -276,8 +282,7 @@ Val *check_free(const Check *c, const Yaml *y) {
   return v;
 }
 
-/* ---- one value
- * ------------------------------------------------------------------------------------- */
+/* ---- one value ---- */
 
 static Val *check_scalar(const Check *c, const SchemaRow *row, const Yaml *y, const char *where) {
   if (y->kind != YAML_SCALAR) {
@@ -439,8 +444,7 @@ Val *check_value(const Check *c, const SchemaRow *row, const Yaml *y, const char
   }
 }
 
-/* ---- sections
- * -------------------------------------------------------------------------------------- */
+/* ---- sections ---- */
 
 static void mark_default(Val *v) {
   v->origin = ORIGIN_DEFAULT;
@@ -482,17 +486,20 @@ Val *check_section(const Check *c, const char *section, const char *shared, cons
     diag_error(c->d, y->loc, 201, "%s takes a map, not %s", where, yaml_kind_text(y));
     return NULL;
   }
+  bool unknown = false;
   for (int i = 0; y && i < y->n; i++) {
     const Yaml *key = y->u.pair[i].key;
     const SchemaRow *row = row_of(section, shared, key->text);
     if (!strncmp(key->text, "x-", 2))
       continue;
+    unknown |= !row || row->type == KT_TYPE;
     if (!row || row->type == KT_TYPE)
       unknown_key(c, section, shared, key, where);
     else if (row->type == KT_LATER)
       later(c, key->loc, key->text, where);
   }
-  Val *map = val_new(c->a, VAL_MAP, ORIGIN_FILE, loc);
+  /* the missing key may be the unknown one, misspelt: one error for one cause */
+  Val *map = val_new(c->a, VAL_MAP, unknown ? ORIGIN_IMPLIED : ORIGIN_FILE, loc);
   for (int i = 0; i < NROWS; i++) {
     const SchemaRow *row = &rows[i];
     if ((strcmp(row->section, section) && (!shared || strcmp(row->section, shared))) ||
@@ -504,7 +511,7 @@ Val *check_section(const Check *c, const char *section, const char *shared, cons
       v = check_value(c, row, given, where);
     } else if (row->otherwise) {
       v = default_value(c, row, where);
-    } else {
+    } else if (!unknown) {
       diag_error(c->d, loc, 109, "key '%s' is missing in %s", row->key, where);
       diag_hint(c->d, "%s: %s", row->key, row->doc);
     }
@@ -514,13 +521,13 @@ Val *check_section(const Check *c, const char *section, const char *shared, cons
   return map;
 }
 
-/* ---- types
- * ----------------------------------------------------------------------------------------- */
+/* ---- types ---- */
 
-static void unknown_type(const Check *c, const char *kind, Loc loc, Str name, const char *what) {
+static void unknown_type(const Check *c, const char *kind, const char *type_key, Loc loc, Str name,
+                         const char *what) {
   const char *known[160];
   size_t n = keys_of(kind, NULL, known, 160);
-  diag_error(c->d, loc, 191, "unknown %s type '%s'", what, name);
+  diag_error(c->d, loc, 191, "unknown %s %s '%s'", what, type_key, name);
   suggest(c, name, known, n);
 }
 
@@ -549,10 +556,10 @@ static const YamlPair *type_pair(const Check *c, const char *kind, const char *t
     const Yaml *key = y->u.pair[i].key;
     if (schema_find(shared, key->text) || !strncmp(key->text, "x-", 2))
       continue;
-    unknown_type(c, kind, key->loc, key->text, what);
+    unknown_type(c, kind, type_key, key->loc, key->text, what);
     return NULL;
   }
-  diag_error(c->d, y->loc, 191, "%s has no type", what);
+  diag_error(c->d, y->loc, 191, "%s has no %s", what, type_key);
   diag_hint(c->d, "say '%s: ...'", type_key);
   return NULL;
 }
@@ -582,11 +589,11 @@ bool check_type(const Check *c, const char *kind, const char *type_key, const Ya
     return false;
   *type = schema_find(kind, name);
   if (!*type) {
-    unknown_type(c, kind, at, name, what);
+    unknown_type(c, kind, type_key, at, name, what);
     return false;
   }
   if ((*type)->type == KT_LATER) {
-    diag_error(c->d, at, 190, "%s type '%s' is not supported yet", what, name);
+    diag_error(c->d, at, 190, "%s %s '%s' is not supported yet", what, type_key, name);
     return false;
   }
   if (!pair)

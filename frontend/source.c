@@ -5,8 +5,6 @@
 
 #include <stdlib.h>
 
-enum { EXTENDS_MAX = 16 };
-
 typedef struct {
   Arena *a;
   StrTable *s;
@@ -14,6 +12,7 @@ typedef struct {
   const SpecSource *src;
   Str chain[EXTENDS_MAX]; /* files being extended, outermost first */
   int nchain;
+  Parents *parents;
 } Loader;
 
 static Yaml *new_map(Arena *a, Loc loc, int room) {
@@ -63,7 +62,8 @@ static Status read_parent(Loader *l, const char *from, const char *name, char **
   return st;
 }
 
-static Status load(Loader *l, const char *path, const char *text, size_t len, Yaml **out);
+static Status load(Loader *l, const char *path, const char *text, size_t len, const Yaml *named,
+                   Yaml **out);
 
 /* Parent of `child`, merged under it. */
 static Status load_parent(Loader *l, const char *path, Yaml *child, const Yaml *name, Yaml **out) {
@@ -89,18 +89,25 @@ static Status load_parent(Loader *l, const char *path, Yaml *child, const Yaml *
       return MPCC_ERR_INPUT;
     }
   Yaml *parent = NULL;
-  st = load(l, shown, text, len, &parent);
+  st = load(l, shown, text, len, name, &parent);
   free(text);
+
   if (st == MPCC_OK)
     *out = merge(l->a, parent, child);
   return st;
 }
 
-/* Parses one file and its parents. The root is a map. */
-static Status load(Loader *l, const char *path, const char *text, size_t len, Yaml **out) {
+/* Parses one file and its parents. The root is a map. named: the scalar that names the file, NULL
+ * for the spec itself. */
+static Status load(Loader *l, const char *path, const char *text, size_t len, const Yaml *named,
+                   Yaml **out) {
   *out = NULL;
   l->chain[l->nchain++] = str_c(l->s, path);
   uint32_t file = diag_file(l->d, path, text, len);
+  if (named) {
+    l->parents->file[l->parents->n] = file;
+    l->parents->loc[l->parents->n++] = named->loc;
+  }
   Yaml *root;
   Status st = yaml_parse(l->a, l->s, l->d, file, text, len, &root);
   if (st != MPCC_OK)
@@ -116,13 +123,14 @@ static Status load(Loader *l, const char *path, const char *text, size_t len, Ya
     diag_hint(l->d, "begin the file with the line 'mpcc: 1'");
     return MPCC_ERR_INPUT;
   }
-  *out = root;
   const Yaml *parent = yaml_get(root, "extends");
-  return parent && parent->kind != YAML_NULL ? load_parent(l, path, root, parent, out) : MPCC_OK;
+  if (parent && parent->kind != YAML_NULL)
+    return load_parent(l, path, root, parent, out);
+  *out = root;
+  return MPCC_OK;
 }
 
-/* ---- command line
- * ------------------------------------------------------------------------------------ */
+/* ---- command line ---- */
 
 /* Registers all arguments of one option as a text, one a line; messages point into it. */
 static uint32_t register_args(Loader *l, const char *option, const char *const *arg, int n) {
@@ -162,11 +170,17 @@ static Yaml *long_form(Loader *l, Yaml *y, bool precision) {
   return map;
 }
 
+enum { EDIT_MAX_PATH = 1000 }; /* bounds the recursion */
+
 /* Copy of `y` with `value` at the dotted path; loc is the place of the path's first part. NULL
  * after a diagnostic. */
 static Yaml *edited(Loader *l, Yaml *y, const char *path, size_t len, Loc loc, Yaml *value) {
   if (!len)
     return value;
+  if (loc.col > EDIT_MAX_PATH) {
+    diag_error(l->d, loc, 510, "the path is longer than %d characters", EDIT_MAX_PATH);
+    return NULL;
+  }
   size_t part = 0;
   while (part < len && path[part] != '.')
     part++;
@@ -265,9 +279,11 @@ static Status apply_sets(Loader *l, Yaml **root) {
   return st;
 }
 
-Status source_load(Arena *a, StrTable *s, Diag *d, const SpecSource *src, Yaml **out) {
-  Loader l = {.a = a, .s = s, .d = d, .src = src};
-  Status st = load(&l, src->path, src->text, src->len, out);
+Status source_load(Arena *a, StrTable *s, Diag *d, const SpecSource *src, Parents *parents,
+                   Yaml **out) {
+  Loader l = {.a = a, .s = s, .d = d, .src = src, .parents = parents};
+  parents->n = 0;
+  Status st = load(&l, src->path, src->text, src->len, NULL, out);
   if (st != MPCC_OK)
     return st;
   if (src->ndefine)
@@ -276,4 +292,9 @@ Status source_load(Arena *a, StrTable *s, Diag *d, const SpecSource *src, Yaml *
   if (arena_failed(a))
     return MPCC_ERR_NOMEM;
   return st != MPCC_OK ? st : st2;
+}
+
+void source_notes(Diag *d, const Parents *p) {
+  for (int i = 0; i < p->n; i++)
+    diag_note_file(d, p->file[i], p->loc[i], "extended from here");
 }

@@ -20,8 +20,7 @@ static Val *word(const Check *c, const char *text) {
   return val_str(c->a, str_c(c->s, text), ORIGIN_IMPLIED, (Loc){0});
 }
 
-/* ---- params
- * ---------------------------------------------------------------------------------------------- */
+/* ---- params ---- */
 
 static bool is_identifier(const char *s) {
   if (!*s || strchr("0123456789", *s))
@@ -64,9 +63,7 @@ static void unused_params(const Check *c, const ParamScope *scope) {
     }
 }
 
-/* ---- data
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- data ---- */
 
 static void read_val_split(const Check *c, const Yaml *data, Val *out) {
   const Yaml *y = yaml_get(data, "val");
@@ -145,8 +142,7 @@ static void read_data(const Check *c, const Yaml *y, Val *out, const Model *m) {
   }
 }
 
-/* ---- optimizer, scheduler
- * ------------------------------------------------------------------------------------ */
+/* ---- optimizer, scheduler ---- */
 
 static void read_groups(const Check *c, const Yaml *y, Val *optimizer) {
   Str type = val_get_str(optimizer, "type", NULL);
@@ -240,8 +236,7 @@ static Val *expand_warmup(const Check *c, Val *v) {
   return chain;
 }
 
-/* ---- rules across sections
- * ------------------------------------------------------------------------------------ */
+/* ---- rules across sections ---- */
 
 /* `limit_*_batches`: 1.0 is all of them, written as null; other shares come later. */
 static void check_limits(const Check *c, Val *trainer) {
@@ -264,6 +259,8 @@ static void check_trainer(const Check *c, const Val *root, Loc loc) {
   if (!t)
     return;
   check_limits(c, t);
+  if (t->origin == ORIGIN_IMPLIED) /* has unknown keys: one of them may be the end */
+    return;
   const Val *epochs = val_get(t, "max_epochs"), *steps = val_get(t, "max_steps");
   if (epochs && steps && epochs->kind == VAL_NULL && steps->kind == VAL_NULL &&
       epochs->origin != ORIGIN_IMPLIED && steps->origin != ORIGIN_IMPLIED) {
@@ -371,10 +368,12 @@ Status spec_parse(Arena *a, StrTable *strings, Diag *d, const SpecSource *src, S
   *out = NULL;
   int before = diag_errors(d);
   Yaml *root;
-  Status st = source_load(a, strings, d, src, &root);
-  if (st != MPCC_OK && (!root || st != MPCC_ERR_INPUT))
-    return st;
   Spec *s = ARENA_NEW(a, Spec);
+  Status st = source_load(a, strings, d, src, &s->parents, &root);
+  if (st != MPCC_OK && (!root || st != MPCC_ERR_INPUT)) {
+    source_notes(d, &s->parents);
+    return st;
+  }
   ParamScope *scope = ARENA_NEW(a, ParamScope);
   s->c = (Check){.a = a, .s = strings, .d = d, .scope = scope};
   s->defines = src->ndefine > 0;
@@ -384,6 +383,7 @@ Status spec_parse(Arena *a, StrTable *strings, Diag *d, const SpecSource *src, S
     unused_params(&s->c, scope);
   if (arena_failed(a))
     return MPCC_ERR_NOMEM;
+  source_notes(d, &s->parents);
   if (diag_errors(d) > before || !s->root)
     return MPCC_ERR_INPUT;
   *out = s;

@@ -113,6 +113,18 @@ Str val_get_str(const Val *v, const char *path, Str otherwise) {
   return x && x->kind == VAL_STR ? x->s : otherwise;
 }
 
+/* A number that reads back as a float everywhere: "1e-08", "2.0". JSON has no inf or nan: null. */
+static void put_float(double f, bool json, Text *out) {
+  if (json && !isfinite(f)) {
+    text_puts(out, "null");
+    return;
+  }
+  size_t at = out->len;
+  text_double(out, f);
+  if (out->data && isfinite(f) && !strpbrk(out->data + at, ".e"))
+    text_puts(out, ".0");
+}
+
 void val_text(const Val *v, Text *out) {
   switch (v->kind) {
   case VAL_BOOL:
@@ -122,7 +134,7 @@ void val_text(const Val *v, Text *out) {
     text_printf(out, "%lld", (long long)v->i);
     break;
   case VAL_FLOAT:
-    text_double(out, v->f);
+    put_float(v->f, false, out);
     break;
   case VAL_STR:
     text_puts(out, v->s);
@@ -137,20 +149,7 @@ void val_text(const Val *v, Text *out) {
   }
 }
 
-/* ---- JSON
- * ---------------------------------------------------------------------------------------- */
-
-/* A number that reads back as a float everywhere: "1e-08", "2.0". JSON has no inf or nan: null. */
-static void put_float(double f, bool json, Text *out) {
-  if (json && !isfinite(f)) {
-    text_puts(out, "null");
-    return;
-  }
-  size_t at = out->len;
-  text_double(out, f);
-  if (out->data && isfinite(f) && !strpbrk(out->data + at, ".e"))
-    text_puts(out, ".0");
-}
+/* ---- JSON ---- */
 
 void val_json(const Val *v, Text *out) {
   switch (v->kind) {
@@ -183,8 +182,7 @@ void val_json(const Val *v, Text *out) {
   }
 }
 
-/* ---- YAML
- * ---------------------------------------------------------------------------------------- */
+/* ---- YAML ---- */
 
 /* Plain scalars must not read back as something else: quote unless it is clearly a word. */
 static bool plain_ok(const char *s) {

@@ -148,6 +148,25 @@ void diag_note(Diag *d, Loc loc, const char *fmt, ...) {
   *tail = note;
 }
 
+static void add_note(Diag *d, DiagMessage *m, Loc loc, Str text) {
+  DiagNote **tail = &m->notes;
+  for (; *tail; tail = &(*tail)->next)
+    if ((*tail)->text == text && !memcmp(&(*tail)->loc, &loc, sizeof loc))
+      return;
+  DiagNote *note = ARENA_NEW(d->arena, DiagNote);
+  if (arena_failed(d->arena))
+    return;
+  *note = (DiagNote){.loc = loc, .text = text};
+  *tail = note;
+}
+
+void diag_note_file(Diag *d, uint32_t file, Loc loc, const char *text) {
+  Str words = str_c(d->strings, text);
+  for (DiagMessage *m = d->first; m; m = m->next)
+    if (m->loc.file == file)
+      add_note(d, m, loc, words);
+}
+
 void diag_option_ignore(Diag *d, const char *warning, bool ignore) {
   Ignored *i = ARENA_NEW(d->arena, Ignored);
   Str name = str_c(d->strings, warning);

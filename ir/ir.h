@@ -109,6 +109,8 @@ void diag_warning(Diag *d, Loc loc, const char *warning, const char *fmt, ...)
 /* Attach to the newest message. */
 void diag_hint(Diag *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void diag_note(Diag *d, Loc loc, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* Attach a note at `loc` to every message so far that lies in `file`, once. */
+void diag_note_file(Diag *d, uint32_t file, Loc loc, const char *text);
 /* -Wno-NAME, -Werror, -fmax-errors=N (0: no limit). */
 void diag_option_ignore(Diag *d, const char *warning, bool ignore);
 void diag_option_werror(Diag *d, bool on);
