@@ -358,8 +358,8 @@ Val *expr_text(Arena *a, StrTable *s, Diag *d, const ParamScope *scope, const Ya
     copy.loc = scalar->loc;
     copy.origin = ORIGIN_FILE;
     *result = copy;
-  } else if (!e.failed && !out.failed) {
-    result = val_str(a, str_intern(s, out.data ? out.data : "", out.len), ORIGIN_FILE, scalar->loc);
+  } else if (!e.failed) {
+    return val_str(a, text_take(a, s, &out), ORIGIN_FILE, scalar->loc);
   }
   text_fini(&out);
   return result;

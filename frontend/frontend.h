@@ -68,6 +68,8 @@ int64_t val_get_int(const Val *v, const char *path, int64_t otherwise);
 double val_get_float(const Val *v, const char *path, double otherwise);
 bool val_get_bool(const Val *v, const char *path, bool otherwise);
 Str val_get_str(const Val *v, const char *path, Str otherwise);
+/* Text of t as an interned string; t is finished. When t had run out of memory, so has the arena. */
+Str text_take(Arena *a, StrTable *s, Text *t);
 /* "128", "0.5", "text" as a string interpolation writes it. */
 void val_text(const Val *v, Text *out);
 /* YAML in block style, maps and lists of scalars in flow style. files: names for "# from" comments

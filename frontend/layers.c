@@ -374,8 +374,7 @@ static Value *layer_expr(Lower *lo, const Node *n, Value *const *in) {
   }
   Text t = {0};
   scalar_print(body, letters, &t);
-  Attr at = attr_s(lo->b, "body", t.data ? t.data : "");
-  text_fini(&t);
+  Attr at = attr_s(lo->b, "body", text_take(builder_arena(lo->b), builder_strings(lo->b), &t));
   return emit1(lo, n, OP_expr, n->nin, in, 1, &at);
 }
 

@@ -224,8 +224,7 @@ static Val *check_word(const Check *c, const SchemaRow *row, const Yaml *y, cons
                        const char *where) {
   Text t = {0};
   val_text(v, &t);
-  Str word = str_c(c->s, t.data ? t.data : "");
-  text_fini(&t);
+  Str word = text_take(c->a, c->s, &t);
   int found = word_in(row->arg, word);
   if (found == 1)
     return val_str(c->a, word, ORIGIN_FILE, y->loc);
@@ -255,9 +254,7 @@ Str check_str(const Check *c, const Yaml *y, const char *what) {
     return NULL;
   Text t = {0};
   val_text(v, &t);
-  Str s = str_c(c->s, t.data ? t.data : "");
-  text_fini(&t);
-  return s;
+  return text_take(c->a, c->s, &t);
 }
 
 Val *check_free(const Check *c, const Yaml *y) {
@@ -310,9 +307,7 @@ static Val *check_scalar(const Check *c, const SchemaRow *row, const Yaml *y, co
   case KT_STRS: {
     Text t = {0};
     val_text(v, &t);
-    Val *s = val_str(c->a, str_c(c->s, t.data ? t.data : ""), ORIGIN_FILE, y->loc);
-    text_fini(&t);
-    return s;
+    return val_str(c->a, text_take(c->a, c->s, &t), ORIGIN_FILE, y->loc);
   }
   default:
     return check_number(c, row, y, v);

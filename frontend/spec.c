@@ -16,6 +16,10 @@ static Str key(const Check *c, const char *name) {
   return str_c(c->s, name);
 }
 
+static bool is_null(const Val *v) {
+  return !v || v->kind == VAL_NULL;
+}
+
 static Val *word(const Check *c, const char *text) {
   return val_str(c->a, str_c(c->s, text), ORIGIN_IMPLIED, (Loc){0});
 }
@@ -99,7 +103,7 @@ static void read_transforms(const Check *c, const Yaml *data, Val *out) {
   if (!v)
     return;
   Val *train = val_get(v, "train"), *eval = val_get(v, "eval");
-  bool has_train = train->kind == VAL_LIST, has_eval = eval->kind == VAL_LIST;
+  bool has_train = train && train->kind == VAL_LIST, has_eval = eval && eval->kind == VAL_LIST;
   if (!has_train)
     val_set(c->a, v, key(c, "train"), default_transforms(c));
   if (!has_eval)
@@ -161,7 +165,7 @@ static void read_groups(const Check *c, const Yaml *y, Val *optimizer) {
                            "'param_groups'");
     if (!v)
       continue;
-    if (!yaml_get(g, "match") == !yaml_get(g, "match_ndim")) {
+    if (is_null(val_get(v, "match")) == is_null(val_get(v, "match_ndim"))) {
       diag_error(c->d, g->loc, 109, "a parameter group has either 'match' or 'match_ndim'");
       continue;
     }
@@ -370,6 +374,8 @@ Status spec_parse(Arena *a, StrTable *strings, Diag *d, const SpecSource *src, S
   Yaml *root;
   Spec *s = ARENA_NEW(a, Spec);
   Status st = source_load(a, strings, d, src, &s->parents, &root);
+  if (arena_failed(a))
+    return MPCC_ERR_NOMEM;
   if (st != MPCC_OK && (!root || st != MPCC_ERR_INPUT)) {
     source_notes(d, &s->parents);
     return st;

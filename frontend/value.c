@@ -125,6 +125,14 @@ static void put_float(double f, bool json, Text *out) {
     text_puts(out, ".0");
 }
 
+Str text_take(Arena *a, StrTable *s, Text *t) {
+  if (t->failed)
+    arena_array(a, SIZE_MAX, 2); /* overflow: the arena's sticky failure */
+  Str str = str_intern(s, t->data ? t->data : "", t->data ? t->len : 0);
+  text_fini(t);
+  return str;
+}
+
 void val_text(const Val *v, Text *out) {
   switch (v->kind) {
   case VAL_BOOL:
@@ -217,12 +225,23 @@ static bool is_collection(const Val *v) {
   return v->kind == VAL_LIST || v->kind == VAL_MAP;
 }
 
-/* Short things are written on one line: scalars, and collections of scalars only. */
-static bool is_flat(const Val *v) {
+/* Whether everything below v has its origin and is not from a text. */
+static bool one_origin(const Val *v, Origin origin) {
+  bool same = v->origin == origin && origin != ORIGIN_FILE;
+  for (int i = 0; is_collection(v) && i < v->n && same; i++)
+    same = one_origin(v->item[i], origin);
+  return same;
+}
+
+/* Short things are written on one line: scalars, and collections of scalars only; with origins only
+ * what has one origin. */
+static bool is_flat(const Val *v, const Diag *files) {
+  if (!is_collection(v) || !v->n)
+    return true;
   for (int i = 0; i < v->n; i++)
     if (is_collection(v->item[i]) && v->item[i]->n)
       return false;
-  return !is_collection(v) || v->n <= 8;
+  return v->n <= 8 && (v->kind == VAL_LIST || !files || one_origin(v, v->origin));
 }
 
 static void put_flow(const Val *v, Text *out) {
@@ -277,7 +296,7 @@ static void put_block(const Val *v, const Diag *files, int indent, Text *out) {
     } else {
       text_puts(out, "-");
     }
-    if (is_flat(x)) {
+    if (is_flat(x, files)) {
       text_puts(out, " ");
       put_flow(x, out);
       put_origin(x, files, out);
