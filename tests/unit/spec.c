@@ -55,8 +55,9 @@ START_TEST(json_has_every_key_with_its_default) {
   HAS(j, "\"loss\": {\"type\": \"CrossEntropyLoss\", \"inputs\": {\"input\": \"logits\", "
          "\"target\": \"label\"}, \"label_smoothing\": 0.0, \"ignore_index\": -100");
   HAS(j, "\"outputs\": {\"logits\": \"1\"}");
-  HAS(j, "\"layers\": [{\"type\": \"Flatten\", \"name\": \"0\", \"start_dim\": 1, \"end_dim\": -1}, "
-         "{\"type\": \"Linear\", \"name\": \"1\", \"out_features\": 3, \"bias\": true}]");
+  HAS(j,
+      "\"layers\": [{\"type\": \"Flatten\", \"name\": \"0\", \"start_dim\": 1, \"end_dim\": -1}, "
+      "{\"type\": \"Linear\", \"name\": \"1\", \"out_features\": 3, \"bias\": true}]");
   HAS(j, "\"checkpoint\": {\"dirpath\": null");
   ck_assert_ptr_null(strstr(j, "recipe")); /* idle in 32-true */
 }
@@ -92,16 +93,17 @@ static char *read_text(const char *path) {
   return t.data;
 }
 
-static const char *const examples[] = {SOURCE_DIR "/specs/fashion-mlp.yaml",
-                                       SOURCE_DIR "/specs/fashion-vit.yaml",
-                                       SOURCE_DIR "/tests/golden/frontend/initialisers.yaml",
-                                       SOURCE_DIR "/tests/golden/frontend/expr_layer.yaml",
-                                       SOURCE_DIR "/tests/golden/frontend/residual_with_shortcut.yaml",
-                                       SOURCE_DIR "/tests/golden/frontend/blocks_repeat_with_params.yaml",
-                                       SOURCE_DIR "/tests/golden/frontend/attention_by_name.yaml",
-                                       SOURCE_DIR "/tests/golden/frontend/precision_transformer_engine.yaml",
-                                       SOURCE_DIR "/tests/golden/frontend/param_groups_first_match_wins.yaml",
-                                       SOURCE_DIR "/tests/golden/frontend/fields_bind.yaml"};
+static const char *const examples[] = {
+    SOURCE_DIR "/specs/fashion-mlp.yaml",
+    SOURCE_DIR "/specs/fashion-vit.yaml",
+    SOURCE_DIR "/tests/golden/frontend/initialisers.yaml",
+    SOURCE_DIR "/tests/golden/frontend/expr_layer.yaml",
+    SOURCE_DIR "/tests/golden/frontend/residual_with_shortcut.yaml",
+    SOURCE_DIR "/tests/golden/frontend/blocks_repeat_with_params.yaml",
+    SOURCE_DIR "/tests/golden/frontend/attention_by_name.yaml",
+    SOURCE_DIR "/tests/golden/frontend/precision_transformer_engine.yaml",
+    SOURCE_DIR "/tests/golden/frontend/param_groups_first_match_wins.yaml",
+    SOURCE_DIR "/tests/golden/frontend/fields_bind.yaml"};
 
 /* What resolve writes is a spec that means the same. */
 START_TEST(resolved_specs_resolve_to_themselves) {
@@ -125,8 +127,8 @@ START_TEST(defines_replace_params) {
                              "model:\n  inputs: {image: {shape: [1, 4, 4]}}\n  layers: [Flatten, "
                              "{Linear: $n}]\n  expect: {parameters: 51}" SPEC_TAIL;
   const char *define[] = {"n=5"};
-  SpecSource src = {.path = "t.yaml", .text = text, .len = sizeof text - 1, .define = define,
-                    .ndefine = 1};
+  SpecSource src = {
+      .path = "t.yaml", .text = text, .len = sizeof text - 1, .define = define, .ndefine = 1};
   Spec *spec = spec_of(&s, &src);
   ck_assert_str_eq(spec_name(spec), "a6");
   Module *m = NULL;
@@ -139,11 +141,14 @@ START_TEST(defines_replace_params) {
 END_TEST
 
 START_TEST(sets_replace_any_key) {
-  const char *set[] = {"optimizer.lr=0.5", "precision=bf16-mixed", "precision.policy=cpu",
-                       "model.layers.1.bias=false", "data.val={from: train, fraction: 0.5}",
+  const char *set[] = {"optimizer.lr=0.5",
+                       "precision=bf16-mixed",
+                       "precision.policy=cpu",
+                       "model.layers.1.bias=false",
+                       "data.val={from: train, fraction: 0.5}",
                        "loss.label_smoothing=0.25"};
-  SpecSource src = {.path = "t.yaml", .text = SPEC_SMALL, .len = strlen(SPEC_SMALL), .set = set,
-                    .nset = 6};
+  SpecSource src = {
+      .path = "t.yaml", .text = SPEC_SMALL, .len = strlen(SPEC_SMALL), .set = set, .nset = 6};
   Spec *spec = spec_of(&s, &src);
   if (!spec)
     dump(&s);
@@ -157,12 +162,16 @@ START_TEST(sets_replace_any_key) {
 }
 END_TEST
 
-static const char *const bad_sets[] = {"novalue", "=3", "model.layers.x=1", "a..b=1", "seed=[",
-                                       "optimizer.lrr=1", "seed=\"3\"", "trainer=5"};
+static const char *const bad_sets[] = {"novalue",    "=3",       "model.layers.x=1",
+                                       "a..b=1",     "seed=[",   "optimizer.lrr=1",
+                                       "seed=\"3\"", "trainer=5"};
 
 START_TEST(wrong_sets_point_at_the_argument) {
-  SpecSource src = {.path = "t.yaml", .text = SPEC_SMALL, .len = strlen(SPEC_SMALL),
-                    .set = bad_sets + _i, .nset = 1};
+  SpecSource src = {.path = "t.yaml",
+                    .text = SPEC_SMALL,
+                    .len = strlen(SPEC_SMALL),
+                    .set = bad_sets + _i,
+                    .nset = 1};
   ck_assert_ptr_null(spec_of(&s, &src));
   const DiagMessage *m = diag_first(s.diag);
   ck_assert_str_eq(diag_file_name(s.diag, m->loc.file), "--set");
@@ -175,8 +184,8 @@ START_TEST(a_long_path_is_refused) {
     text_puts(&t, "a.");
   text_puts(&t, "a=1");
   const char *set[] = {t.data};
-  SpecSource src = {.path = "t.yaml", .text = SPEC_SMALL, .len = strlen(SPEC_SMALL), .set = set,
-                    .nset = 1};
+  SpecSource src = {
+      .path = "t.yaml", .text = SPEC_SMALL, .len = strlen(SPEC_SMALL), .set = set, .nset = 1};
   ck_assert_ptr_null(spec_of(&s, &src));
   ck_assert_ptr_nonnull(message(&s, 510));
   text_fini(&t);
@@ -187,8 +196,8 @@ END_TEST
 
 static Status read_chain(void *user, const char *path, char **text, size_t *len) {
   (void)user;
-  const char *t = !strcmp(path, "dir/parent.yaml")      ? "mpcc: 1\nextends: base/small.yaml\n"
-                                                          "optimizer: {momentum: 0.9}\n"
+  const char *t = !strcmp(path, "dir/parent.yaml")       ? "mpcc: 1\nextends: base/small.yaml\n"
+                                                           "optimizer: {momentum: 0.9}\n"
                   : !strcmp(path, "inc/base/small.yaml") ? SPEC_SMALL
                   : !strcmp(path, "dir/list.yaml")       ? "- 1\n"
                                                          : NULL;
@@ -202,8 +211,12 @@ static Status read_chain(void *user, const char *path, char **text, size_t *len)
 START_TEST(parents_are_merged_and_found) {
   static const char child[] = "mpcc: 1\nextends: parent.yaml\noptimizer: {lr: 0.7}\n";
   const char *include[] = {"inc"};
-  SpecSource src = {.path = "dir/child.yaml", .text = child, .len = sizeof child - 1,
-                    .read = read_chain, .include = include, .ninclude = 1};
+  SpecSource src = {.path = "dir/child.yaml",
+                    .text = child,
+                    .len = sizeof child - 1,
+                    .read = read_chain,
+                    .include = include,
+                    .ninclude = 1};
   Spec *spec = spec_of(&s, &src);
   if (!spec)
     dump(&s);
@@ -236,16 +249,20 @@ static const struct {
     {"bf16-true", NULL, "bf16-true", 0, false},
     {"16-true", NULL, "16-true", 0, false},
     {"{mode: 16-true, master_weights: float32}", NULL, "16-true", 0, true},
-    {"{mode: 16-true, master_weights: float32, grad_scaler: {enabled: false}}", NULL, "16-true", 0, false},
-    {"{mode: 16-true, master_weights: float32, grad_scaler: {enabled: true}}", NULL, "16-true", 0, true},
+    {"{mode: 16-true, master_weights: float32, grad_scaler: {enabled: false}}", NULL, "16-true", 0,
+     false},
+    {"{mode: 16-true, master_weights: float32, grad_scaler: {enabled: true}}", NULL, "16-true", 0,
+     true},
     {"{mode: 16-true, grad_scaler: {enabled: true}}", NULL, NULL, 430, false},
     {"{mode: 16-true, grad_scaler: {enabled: true}}", "16-mixed", NULL, 430, false},
     {"{mode: 16-mixed, grad_scaler: {enabled: true}}", "16-true", "16-true", 0, false},
     {"{mode: bf16-mixed, grad_scaler: {enabled: true}}", NULL, "bf16-mixed", 0, true},
     {"transformer-engine", NULL, "transformer-engine", 0, false},
     {"transformer-engine-float16", NULL, "transformer-engine-float16", 0, true},
-    {"{mode: transformer-engine-float16, compat: lightning}", NULL, "transformer-engine-float16", 0, false},
-    {"{mode: transformer-engine-float16, master_weights: none}", NULL, "transformer-engine-float16", 0, false},
+    {"{mode: transformer-engine-float16, compat: lightning}", NULL, "transformer-engine-float16", 0,
+     false},
+    {"{mode: transformer-engine-float16, master_weights: none}", NULL, "transformer-engine-float16",
+     0, false},
     {"{mode: transformer-engine, weights_dtype: float16}", NULL, "transformer-engine", 0, true},
     {"{mode: bf16-mixed, recipe: {margin: 1}}", NULL, NULL, 431, false},
     {"{recipe: {margin: 1}}", NULL, "32-true", 0, false},
@@ -280,7 +297,8 @@ END_TEST
 /* ---- schedulers ---- */
 
 START_TEST(warmup_becomes_a_chain) {
-  const char *j = json_of(good(SPEC_SMALL "scheduler: {warmup_steps: 4, type: CosineAnnealingLR}\n"));
+  const char *j =
+      json_of(good(SPEC_SMALL "scheduler: {warmup_steps: 4, type: CosineAnnealingLR}\n"));
   HAS(j, "\"scheduler\": {\"type\": \"SequentialLR\", \"interval\": \"step\", \"milestones\": [4], "
          "\"schedulers\": [{\"type\": \"LinearLR\", \"start_factor\": 0.25, \"end_factor\": 1.0, "
          "\"total_iters\": 4}, {\"type\": \"CosineAnnealingLR\", \"T_max\": \"auto\", \"eta_min\": "
@@ -291,8 +309,8 @@ END_TEST
 START_TEST(limits_of_one_are_none) {
   HAS(json_of(good(SPEC_SMALL "x-a: 1\n")), "\"limit_val_batches\": null");
   const char *set[] = {"trainer.limit_val_batches=1.0", "trainer.limit_train_batches=7"};
-  SpecSource src = {.path = "t.yaml", .text = SPEC_SMALL, .len = strlen(SPEC_SMALL), .set = set,
-                    .nset = 2};
+  SpecSource src = {
+      .path = "t.yaml", .text = SPEC_SMALL, .len = strlen(SPEC_SMALL), .set = set, .nset = 2};
   Spec *spec = spec_of(&s, &src);
   HAS(json_of(spec), "\"limit_train_batches\": 7, \"limit_val_batches\": null");
 }
@@ -314,7 +332,8 @@ START_TEST(schema_rows_are_sound) {
     if (row[i].type == KT_TYPE) {
       if (*row[i].arg)
         ck_assert_msg(schema_find(str_fmt(s.strings, "%s %s", row[i].section, row[i].key),
-                                  row[i].arg) != NULL, "main of %s", row[i].key);
+                                  row[i].arg) != NULL,
+                      "main of %s", row[i].key);
       if (!strcmp(row[i].section, "layer"))
         ck_assert_msg(layer_tensors(row[i].key) != NULL, "no layer function: %s", row[i].key);
       continue;
@@ -323,12 +342,13 @@ START_TEST(schema_rows_are_sound) {
       continue;
     Yaml *y;
     ck_assert_int_eq(yaml_parse_at(s.arena, s.strings, s.diag, (Loc){0}, row[i].otherwise,
-                                   strlen(row[i].otherwise), &y), MPCC_OK);
+                                   strlen(row[i].otherwise), &y),
+                     MPCC_OK);
     int before = diag_errors(s.diag);
     const Val *v = check_value(&c, &row[i], y, "a test");
     bool needs = row[i].type == KT_SECTION && !v; /* sections with required keys */
-    ck_assert_msg((v && diag_errors(s.diag) == before) || needs ||
-                      !strcmp(row[i].key, "loader"), "default of %s %s", row[i].section, row[i].key);
+    ck_assert_msg((v && diag_errors(s.diag) == before) || needs || !strcmp(row[i].key, "loader"),
+                  "default of %s %s", row[i].section, row[i].key);
   }
 }
 END_TEST
@@ -337,7 +357,8 @@ END_TEST
 START_TEST(all_errors_in_one_run) {
   static const char text[] =
       "mpcc: 1\nsed: 3\nmodel:\n  inputs: {image: {shape: [1, 4, 4]}}\n"
-      "  layers: [Flaten, {Linear: 3, biass: false}]\nloss: {type: CrossEntropyLoss, smoothing: 1}\n"
+      "  layers: [Flaten, {Linear: 3, biass: false}]\nloss: {type: CrossEntropyLoss, smoothing: "
+      "1}\n"
       "data:\n  train: {format: idx, images: a, labels: b, extra: 1}\n"
       "  loader: {batch_size: 0, shuffle: yes}\noptimizer: {type: SGD, lr: -1}\n"
       "trainer: {max_epochs: two}\nprecision: {mode: bf16-mixed, policy: tpu}\n"

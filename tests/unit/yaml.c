@@ -14,7 +14,8 @@ static void teardown(void) {
 
 static Yaml *parse_n(const char *text, size_t len) {
   Yaml *y = NULL;
-  Status st = yaml_parse(s.arena, s.strings, s.diag, diag_file(s.diag, "t", text, len), text, len, &y);
+  Status st =
+      yaml_parse(s.arena, s.strings, s.diag, diag_file(s.diag, "t", text, len), text, len, &y);
   ck_assert((st == MPCC_OK) == (y != NULL));
   ck_assert(y || diag_errors(s.diag) > 0);
   return y;
@@ -65,11 +66,11 @@ static const struct {
   const char *text;
   int code;
 } wrong[] = {
-    {"a: 1\na: 2\n", 101},     {"<<: {a: 1}\n", 103},  {"a: 1\n---\nb: 2\n", 104},
-    {"a: !!int 1\n", 108},     {"? [1]\n: 2\n", 108},  {"{{a}}: 1\n", 108},
-    {"a: \"open\n", 100},      {"a:\n\tb: 1\n", 100},  {"\xff\xfe\x41", 100},
-    {"a: [1, 2\n", 100},       {"a: \"x\\0y\"\n", 100}, {"%YAML 9.9\n---\na: 1\n", 100},
-    {"&a [&b [*a]]", 106},     {"null: 1\n", 108},
+    {"a: 1\na: 2\n", 101}, {"<<: {a: 1}\n", 103},   {"a: 1\n---\nb: 2\n", 104},
+    {"a: !!int 1\n", 108}, {"? [1]\n: 2\n", 108},   {"{{a}}: 1\n", 108},
+    {"a: \"open\n", 100},  {"a:\n\tb: 1\n", 100},   {"\xff\xfe\x41", 100},
+    {"a: [1, 2\n", 100},   {"a: \"x\\0y\"\n", 100}, {"%YAML 9.9\n---\na: 1\n", 100},
+    {"&a [&b [*a]]", 106}, {"null: 1\n", 108},
 };
 
 START_TEST(mistakes_have_codes) {
