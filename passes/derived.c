@@ -121,37 +121,62 @@ static Str name_of(Step *s, const Value *v, bool plain) {
   for (int n = 2;; n++) {
     bool taken = false;
     for (int i = 0; i < s->nderived; i++)
-      taken |= s->derived[i].tensor->name == name;
+      taken |= s->derived[i].tensor && s->derived[i].tensor->name == name;
     if (!taken)
       return name;
     name = str_fmt(st, "%s.%d", base, n);
   }
 }
 
-/* A cast of a whole trained parameter to the dtype of its group's copy: a view of that copy. */
-static bool group_view(Step *s, const Value *v, Derived *d) {
-  Builder *b = s->b;
+/* A cast of a whole trained parameter to the dtype of its group's copy; NULL for others. */
+static const Member *group_copy(const Step *s, const Value *v, int *group) {
   const Op *op = v->def, *read = op->in[0]->def;
   DType dt = s->mode.masters ? s->mode.weight : s->mode.low;
-  int k;
   if (op->code != OP_cast || read->code != OP_read || v->type->dt != dt)
-    return false;
-  const Member *m = member_of(s, tensor_of(read), &k);
-  if (!m)
-    return false;
-  Group *g = &s->group[k];
-  if (!g->weight) {
+    return NULL;
+  return member_of(s, tensor_of(read), group);
+}
+
+/* Groups of which at least half is read as a low copy get a flat one; FP8 reads hardly any. */
+static void declare_copies(Step *s) {
+  Builder *b = s->b;
+  int64_t *read = ARENA_ARRAY(s->scratch, int64_t, s->ngroup + 1);
+  if (arena_failed(s->scratch))
+    return;
+  int k;
+  for (int i = 0; i < s->nderived; i++) {
+    const Member *m = group_copy(s, s->derived[i].v, &k);
+    if (m)
+      read[k] += m->room;
+  }
+  for (k = 0; k < s->ngroup; k++) {
+    Group *g = &s->group[k];
+    if (read[k] == 0 || 2 * read[k] < g->elems)
+      continue;
+    DType dt = s->mode.masters ? s->mode.weight : s->mode.low;
     Str name = str_fmt(builder_strings(b), "weight.flat.%d", g->index);
     g->weight = build_tensor(b, name, type_with_dtype(builder_types(b), g->flat->type, dt),
                              ROLE_WEIGHT, (Loc){0});
     build_tensor_attr(b, g->weight, attr_t(b, "of", g->flat));
   }
-  const Type *ty = type_get(builder_types(b), dt, v->type->rank, v->type->dim);
-  d->tensor =
-      build_tensor_view(b, name_of(s, v, true), ty, ROLE_WEIGHT, g->weight, m->at, m->param->loc);
-  build_tensor_attr(b, d->tensor, attr_t(b, "of", m->view));
-  d->by_group = true;
-  return true;
+}
+
+static void declare(Step *s, Derived *d) {
+  Builder *b = s->b;
+  const Value *v = d->v;
+  const Op *op = v->def, *read = param_read(op->in[0]);
+  const Type *ty = type_get(builder_types(b), v->type->dt, v->type->rank, v->type->dim);
+  int k = 0;
+  const Member *m = group_copy(s, v, &k);
+  Str name = name_of(s, v, m != NULL);
+  d->by_group = m && s->group[k].weight;
+  if (d->by_group)
+    d->tensor =
+        build_tensor_view(b, name, ty, ROLE_WEIGHT, s->group[k].weight, m->at, m->param->loc);
+  else
+    d->tensor = build_tensor(b, name, ty, ROLE_WEIGHT, op->loc);
+  if (read)
+    build_tensor_attr(b, d->tensor, attr_t(b, "of", s->tensors[tensor_of(read)->index]));
 }
 
 static Derived *find(Step *s, Str key) {
@@ -175,13 +200,6 @@ static void note(Step *s, const Value *v) {
     return;
   Derived d = {.key = key, .v = v};
   facts(s, v, &d);
-  if (!group_view(s, v, &d)) {
-    const Op *read = param_read(op->in[0]);
-    const Type *ty = type_get(builder_types(s->b), v->type->dt, v->type->rank, v->type->dim);
-    d.tensor = build_tensor(s->b, name_of(s, v, false), ty, ROLE_WEIGHT, op->loc);
-    if (read)
-      build_tensor_attr(s->b, d.tensor, attr_t(s->b, "of", s->tensors[tensor_of(read)->index]));
-  }
   s->derived[s->nderived++] = d;
 }
 
@@ -205,6 +223,9 @@ void derived_collect(Step *s) {
           note(s, op->in[j]);
     }
   }
+  declare_copies(s);
+  for (int i = 0; i < s->nderived && !builder_failed(s->b); i++)
+    declare(s, &s->derived[i]);
 }
 
 /* Rebuilds v's op over the given operands in the current function. */

@@ -281,12 +281,14 @@ static Value *flatten(Step *s, const Group *g, const Micro *m) {
   if (arena_failed(s->scratch))
     return build_const(b, 0, s->mode.grad);
   step_at(s, "gradients of a group side by side");
+  const int64_t most = FLAT_ALIGN;
+  Value *zeros = step_zeros(s, type_get(builder_types(b), s->mode.grad, 1, &most));
   for (int i = 0; i < g->nmember; i++) {
     const Member *e = &g->member[i];
     int64_t pad = e->room - e->elems;
     in[n++] = build_reshape(b, m->written[e->grad->index], 1, &e->elems);
     if (pad)
-      in[n++] = step_zeros(s, type_get(builder_types(b), s->mode.grad, 1, &pad));
+      in[n++] = build_slice(b, zeros, 0, 0, pad);
   }
   Attr dim = attr_i(b, "dim", 0);
   return n == 1 ? in[0] : build_op(b, OP_cat, n, in, 1, &dim)->out[0];

@@ -511,6 +511,24 @@ START_TEST(derived_follows_state) {
 }
 END_TEST
 
+/* In FP8 only biases are read in 16 bits: no copy of everything. */
+START_TEST(copies_hold_what_is_read) {
+  Setting set[] = {{"mode", _i ? "bf16-mixed" : "transformer-engine", 0}};
+  Run r = start(square_mlp, set, 1, false);
+  ck_assert((module_tensor(r.m, "weight.flat.0") != NULL) == (_i == 1));
+  const Tensor *t = module_tensor(r.m, "weight.fc0.bias");
+  ck_assert(t && (t->base != NULL) == (_i == 1) && t->type->dt == DT_BF16);
+  ck_assert((module_tensor(r.m, "weight.fc0.weight") != NULL) == (_i == 1));
+  for (int i = 0; i < 2; i++) {
+    double *p = data_of(r.e, r.m, "fc0.bias"), *w = data_of(r.e, r.m, "weight.fc0.bias");
+    for (int k = 0; k < 32; k++)
+      ck_assert(fabs(w[k] - p[k]) <= fabs(p[k]) * 0x1p-8 && (w[k] != 0) == (p[k] != 0));
+    run(r.e, r.m, "train_step");
+  }
+  finish(&r);
+}
+END_TEST
+
 START_TEST(padding_stays_zero) {
   Setting set[] = {{"mode", "32-true", 0}, {"optimizer", "AdamW", 0}};
   Run r = start(odd_mlp, set, 2, false);
@@ -543,6 +561,7 @@ int main(void) {
   tcase_add_test(t, lightning_rolls_every_micro_batch);
   tcase_add_loop_test(t, state_has_the_dtypes_of_the_mode, 0, 11);
   tcase_add_test(t, derived_follows_state);
+  tcase_add_loop_test(t, copies_hold_what_is_read, 0, 2);
   tcase_add_test(t, padding_stays_zero);
   suite_add_tcase(suite, t);
   SRunner *r = srunner_create(suite);
