@@ -1,5 +1,5 @@
-/* The image of a program (include/mpcc/abi.h, docs/abi.md): tables that refer to each other by index
- * and to memory by segment and offset, strings stored once, code at the end. */
+/* The image of a program (include/mpcc/abi.h, docs/abi.md): tables that refer to each other by
+ * index and to memory by segment and offset, strings stored once, code at the end. */
 #include "codegen/codegen.h"
 
 #include <stdlib.h>
@@ -19,7 +19,8 @@ typedef struct {
   Status status;
 } Package;
 
-/* ---- strings --------------------------------------------------------------------------------------- */
+/* ---- strings
+ * --------------------------------------------------------------------------------------- */
 
 static uint64_t text_hash(const char *s, size_t len) {
   uint64_t out[2];
@@ -73,7 +74,8 @@ static uint32_t string(Package *p, const char *s) {
   return (uint32_t)offset;
 }
 
-/* ---- tensors --------------------------------------------------------------------------------------- */
+/* ---- tensors
+ * --------------------------------------------------------------------------------------- */
 
 static uint32_t segment_of(Role r) {
   static const uint32_t segment[] = {
@@ -150,7 +152,8 @@ static void put_tensor(Package *p, const Tensor *t) {
   text_put(&p->tensors, (const char *)&row, sizeof row);
 }
 
-/* ---- commands -------------------------------------------------------------------------------------- */
+/* ---- commands
+ * -------------------------------------------------------------------------------------- */
 
 static const Tensor *tensor_of(const Op *op) {
   return op_attr(op, "tensor")->u.tensor;
@@ -211,8 +214,8 @@ static uint32_t source_string(Package *p, Loc loc) {
   return at;
 }
 
-static void put_command(Package *p, const Op *op, MpccCommand c, const char *label,
-                        int nresult, const Type *const *types) {
+static void put_command(Package *p, const Op *op, MpccCommand c, const char *label, int nresult,
+                        const Type *const *types) {
   char dtypes[64];
   int n = 0;
   for (; n < nresult && n < (int)sizeof dtypes - 1; n++)
@@ -330,16 +333,16 @@ static void put_function(Package *p, const Func *f) {
   text_put(&p->functions, (const char *)&row, sizeof row);
 }
 
-/* ---- kernels and code ------------------------------------------------------------------------------ */
+/* ---- kernels and code
+ * ------------------------------------------------------------------------------ */
 
 static void put_kernels(Package *p) {
   for (int i = 0; i < p->kernels->n; i++) {
     const Kernel *k = &p->kernels->kernel[i];
-    MpccKernel row = {
-        .symbol = string(p, k->symbol),
-        .nargs = (uint32_t)(k->group->nout + k->group->nin + k->group->body->nparam),
-        .ntiles = (uint64_t)k->ntiles,
-        .scratch_bytes = (uint64_t)k->scratch_bytes};
+    MpccKernel row = {.symbol = string(p, k->symbol),
+                      .nargs = (uint32_t)(k->group->nout + k->group->nin + k->group->body->nparam),
+                      .ntiles = (uint64_t)k->ntiles,
+                      .scratch_bytes = (uint64_t)k->scratch_bytes};
     text_put(&p->kernel_rows, (const char *)&row, sizeof row);
   }
 }
@@ -363,7 +366,8 @@ static void put_codes(Package *p, const Code *codes, int ncode) {
   }
 }
 
-/* ---- the image ------------------------------------------------------------------------------------- */
+/* ---- the image
+ * ------------------------------------------------------------------------------------- */
 
 static MpccSpan append(Text *image, const Text *part, size_t element) {
   pad(image, MPCC_ALIGN);

@@ -5,7 +5,7 @@
 #include "passes/fuse.h"
 
 enum {
-  COLUMN_AIM = 4096,     /* elements of one row when flat memory is cut into rows */
+  COLUMN_AIM = 4096, /* elements of one row when flat memory is cut into rows */
   COLUMN_MOST = 65536,
   TILES_AIM = 8,
   PANELS_MOST = 64,      /* where a panel leaves a partial result */
@@ -13,12 +13,13 @@ enum {
 };
 
 static const char *kind_text(NodeKind k) {
-  static const char *const text[] = {"rows", "product", "pack", "attention", "attention_grad",
-                                     "index", "move"};
+  static const char *const text[] = {"rows",           "product", "pack", "attention",
+                                     "attention_grad", "index",   "move"};
   return text[k];
 }
 
-/* ---- columns ----------------------------------------------------------------------------------------- */
+/* ---- columns
+ * ----------------------------------------------------------------------------------------- */
 
 static void form_insert(Access *at, int d, int64_t stride) {
   memmove(at->stride + d + 1, at->stride + d, (size_t)(MAX_DIMS - 1 - d) * sizeof *at->stride);
@@ -121,7 +122,8 @@ static int64_t choose_panel(const Node *n, const TargetCaps *caps) {
   return panel < rows ? panel : rows;
 }
 
-/* ---- statements -------------------------------------------------------------------------------------- */
+/* ---- statements
+ * -------------------------------------------------------------------------------------- */
 
 typedef struct {
   Fuse *F;
@@ -158,8 +160,12 @@ static int put_const(Emit *e, DType dt, double v) {
     if (e->stmt[i].prim == PR_CONST && e->stmt[i].dt == dt &&
         (e->stmt[i].level == LV_ALL || is_flat(e)) && !memcmp(&e->stmt[i].imm, &v, sizeof v))
       return i;
-  return put(e, (Stmt){.prim = PR_CONST, .dt = (uint8_t)dt, .level = LV_ALL,
-                       .arg = {-1, -1, -1, -1}, .ref = -1, .imm = v});
+  return put(e, (Stmt){.prim = PR_CONST,
+                       .dt = (uint8_t)dt,
+                       .level = LV_ALL,
+                       .arg = {-1, -1, -1, -1},
+                       .ref = -1,
+                       .imm = v});
 }
 
 static int put_index(Emit *e, int d) {
@@ -167,8 +173,11 @@ static int put_index(Emit *e, int d) {
   for (int i = 0; i < e->nstmt; i++)
     if (e->stmt[i].prim == PR_INDEX && e->stmt[i].ref == d)
       return i;
-  return put(e, (Stmt){.prim = PR_INDEX, .dt = DT_I64, .level = (uint8_t)level,
-                       .arg = {-1, -1, -1, -1}, .ref = d});
+  return put(e, (Stmt){.prim = PR_INDEX,
+                       .dt = DT_I64,
+                       .level = (uint8_t)level,
+                       .arg = {-1, -1, -1, -1},
+                       .ref = d});
 }
 
 /* offset + sum of stride * index, rows first so that most of it stays out of the inner loop. */
@@ -184,10 +193,12 @@ static int put_form(Emit *e, const Access *at) {
   }
   if (sum < 0)
     return put_const(e, DT_I64, (double)at->offset);
-  return at->offset ? put_op(e, PR_ADD, DT_I64, sum, put_const(e, DT_I64, (double)at->offset)) : sum;
+  return at->offset ? put_op(e, PR_ADD, DT_I64, sum, put_const(e, DT_I64, (double)at->offset))
+                    : sum;
 }
 
-/* Statement s at a wider level: leaves are repeated there, other values pass through an identity. */
+/* Statement s at a wider level: leaves are repeated there, other values pass through an identity.
+ */
 static int widen(Emit *e, int s, int level) {
   Stmt st = e->stmt[s];
   if (st.level >= level)
@@ -202,7 +213,10 @@ static int widen(Emit *e, int s, int level) {
     p = PR_ADD;
     other = put_const(e, DT_I64, 0);
   }
-  Stmt id = {.prim = (uint8_t)p, .dt = st.dt, .level = (uint8_t)level, .arg = {s, other, -1, -1},
+  Stmt id = {.prim = (uint8_t)p,
+             .dt = st.dt,
+             .level = (uint8_t)level,
+             .arg = {s, other, -1, -1},
              .ref = -1};
   return put(e, id);
 }
@@ -224,7 +238,8 @@ static void put_stmt(Emit *e, int s) {
   switch ((Prim)st.prim) {
   case PR_LOAD:
     level = varies(n, &n->in[st.ref].at, e->nrow, n->ndim) ? LV_ELEM
-            : varies(n, &n->in[st.ref].at, 0, e->nrow)    ? LV_ROW : LV_ALL;
+            : varies(n, &n->in[st.ref].at, 0, e->nrow)     ? LV_ROW
+                                                           : LV_ALL;
     break;
   case PR_ACC:
     level = LV_ELEM;
@@ -266,12 +281,16 @@ static void put_stores(Emit *e) {
       if (!columns && e->stmt[s].level == LV_ELEM && extent(n, e->nrow, n->ndim) > 1)
         fuse_error(e->F, n->op, "column values meet in one element");
     }
-    put(e, (Stmt){.prim = PR_STORE, .dt = e->stmt[s].dt, .level = e->stmt[s].level,
-                  .arg = {s, -1, -1, -1}, .ref = i});
+    put(e, (Stmt){.prim = PR_STORE,
+                  .dt = e->stmt[s].dt,
+                  .level = e->stmt[s].level,
+                  .arg = {s, -1, -1, -1},
+                  .ref = i});
   }
 }
 
-/* ---- the op ------------------------------------------------------------------------------------------ */
+/* ---- the op
+ * ------------------------------------------------------------------------------------------ */
 
 static void resolve_panels(Fuse *F, Node *n) {
   int64_t count = n->panels ? n->panels->def->npanel : 0;

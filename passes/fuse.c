@@ -29,7 +29,8 @@ static const Tensor *base_of(const Tensor *t) {
   return t->base ? t->base : t;
 }
 
-/* Does the function write what shares memory with the tensor that v reads, other than by `write`? */
+/* Does the function write what shares memory with the tensor that v reads, other than by `write`?
+ */
 static bool source_changes(const Fuse *F, const Value *v, const Op *write) {
   while (op_info(v->def->code)->kind == OK_VIEW)
     v = v->def->in[0];

@@ -31,7 +31,7 @@ typedef struct {
 /* Elements of a Buf, or a constant, seen through strides. dt is that of the storage: a value of a
  * wider format may be the view of a narrower one that it was cast from. */
 typedef struct {
-  Buf *buf;   /* NULL: the constant imm */
+  Buf *buf; /* NULL: the constant imm */
   double imm;
   DType dt;
   int rank;
@@ -39,8 +39,15 @@ typedef struct {
   Access at;
 } View;
 
-typedef enum { NODE_ROWS, NODE_PRODUCT, NODE_PACK, NODE_ATTENTION, NODE_ATTENTION_GRAD, NODE_INDEX,
-               NODE_MOVE } NodeKind;
+typedef enum {
+  NODE_ROWS,
+  NODE_PRODUCT,
+  NODE_PACK,
+  NODE_ATTENTION,
+  NODE_ATTENTION_GRAD,
+  NODE_INDEX,
+  NODE_MOVE
+} NodeKind;
 
 typedef struct {
   Buf *buf;
@@ -55,8 +62,8 @@ typedef struct {
   Access at;
   int stmt;
   int part;
-  bool rows;       /* PART_ALL: counts each row once, not each element */
-  bool final;      /* PART_COL: a panel's sums are the result itself */
+  bool rows;  /* PART_ALL: counts each row once, not each element */
+  bool final; /* PART_COL: a panel's sums are the result itself */
   int64_t pstride;
 } NodeOut;
 
@@ -65,27 +72,27 @@ struct Node {
   NodeKind kind;
   int ndim;
   int64_t dim[MAX_DIMS];
-  bool rigid;      /* the last ncol dimensions are columns for good; else any may become columns */
+  bool rigid; /* the last ncol dimensions are columns for good; else any may become columns */
   int ncol;
-  int64_t fix;     /* panel_rows that results depend on (PART_COL finals); 0: free choice */
-  Buf *panels;     /* whose panels a DIM_PANELS extent counts */
+  int64_t fix; /* panel_rows that results depend on (PART_COL finals); 0: free choice */
+  Buf *panels; /* whose panels a DIM_PANELS extent counts */
   int nin, nout, nstmt, nlin, nparam;
   int cin, cout, cstmt, clin, cparam; /* capacities */
   NodeIn *in;
   NodeOut *out;
-  Stmt *stmt;      /* without PR_STORE; PR_INDEX.ref numbers lin; level 0 until emitted */
-  Access *lin;     /* affine functions of the indices, for element numbers */
+  Stmt *stmt;  /* without PR_STORE; PR_INDEX.ref numbers lin; level 0 until emitted */
+  Access *lin; /* affine functions of the indices, for element numbers */
   int64_t *param;
   int64_t kstride; /* products: of A */
   int nattr;
   Attr attr[NODE_ATTRS];
-  const Op *op;    /* place and layer */
-  int nop;         /* how many ops it holds */
+  const Op *op; /* place and layer */
+  int nop;      /* how many ops it holds */
   Str layer, label;
   bool recompute, dead;
-  int64_t npanel;  /* once emitted */
-  int pos;         /* topological position */
-  int mark, seq;   /* seq: program order of what it holds */
+  int64_t npanel; /* once emitted */
+  int pos;        /* topological position */
+  int mark, seq;  /* seq: program order of what it holds */
 };
 
 typedef struct {
@@ -103,11 +110,11 @@ typedef struct {
   const PassOpts *o;
   Builder *b;
   Diag *d;
-  Arena *a;          /* scratch of the pass */
-  Tensor **tensors;  /* new ones, by old index */
+  Arena *a;         /* scratch of the pass */
+  Tensor **tensors; /* new ones, by old index */
   const Func *f;
-  Status status;     /* sticky */
-  View **view;       /* by old value id; NULL: not lowered */
+  Status status; /* sticky */
+  View **view;   /* by old value id; NULL: not lowered */
   Node **node;
   int nnode, cnode;
   Buf **buf;
@@ -116,8 +123,8 @@ typedef struct {
   int npack, cpack;
   CopyEntry *copy;
   int ncopy, ccopy;
-  const Op *op;      /* being lowered */
-  Node **heap;       /* merge.c */
+  const Op *op; /* being lowered */
+  Node **heap;  /* merge.c */
   int stamp;
 } Fuse;
 
@@ -126,7 +133,8 @@ void fuse_error(Fuse *F, const Op *op, const char *fmt, ...) __attribute__((form
 /* Grows an arena array so that it holds n + 1 items. */
 void *fuse_grow(Fuse *F, void *items, int n, int *cap, size_t item_bytes);
 
-/* ---- views.c --------------------------------------------------------------------------------------- */
+/* ---- views.c
+ * --------------------------------------------------------------------------------------- */
 
 View *view_of(Fuse *F, const Value *v);
 View *view_whole(Fuse *F, Buf *b);
@@ -144,7 +152,8 @@ View *view_permuted(Fuse *F, const View *v, const int64_t *perm);
 /* view_<op> of the VIEW rows of ops.def. */
 void view_op(Fuse *F, const Op *op);
 
-/* ---- node.c: building bodies ------------------------------------------------------------------------ */
+/* ---- node.c: building bodies
+ * ------------------------------------------------------------------------ */
 
 Node *node_create(Fuse *F, NodeKind kind, int ndim, const int64_t *dim);
 Node *node_rows(Fuse *F, int ndim, const int64_t *dim); /* no reductions over columns: not rigid */
@@ -158,12 +167,12 @@ int node_op2(Fuse *F, Node *n, Prim p, int a, int b);
 int node_select(Fuse *F, Node *n, int c, int a, int b);
 int node_cvt(Fuse *F, Node *n, int s, DType reg);
 int node_round(Fuse *F, Node *n, int s, DType rd);
-int node_load(Fuse *F, Node *n, const View *v);     /* v broadcasts to the node's dims */
+int node_load(Fuse *F, Node *n, const View *v); /* v broadcasts to the node's dims */
 int node_load_as(Fuse *F, Node *n, const View *v, DType reg);
 int node_param(Fuse *F, Node *n, int64_t v);
-int node_lin(Fuse *F, Node *n, const Access *at);   /* i64: affine function of the indices */
+int node_lin(Fuse *F, Node *n, const Access *at); /* i64: affine function of the indices */
 int node_index(Fuse *F, Node *n, int dim);
-int node_element(Fuse *F, Node *n);                 /* i64: row-major number over the node's dims */
+int node_element(Fuse *F, Node *n); /* i64: row-major number over the node's dims */
 int node_rand(Fuse *F, Node *n, const View *seed, const View *step, int element, int64_t stream);
 /* Inlines an elementwise body over argument statements (register type reg). */
 int node_scalar(Fuse *F, Node *n, const Scalar *s, const int *arg, DType reg);
@@ -190,7 +199,8 @@ void set_result(Fuse *F, int i, View *v);
 void set_result_buf(Fuse *F, int i, Buf *b);
 View *operand(Fuse *F, int i);
 
-/* ---- group.c, group_rows.c, group_product.c ---------------------------------------------------------- */
+/* ---- group.c, group_rows.c, group_product.c
+ * ---------------------------------------------------------- */
 
 /* Lowers one op to nodes (or a view) and sets the views of its results. */
 typedef void GroupFn(Fuse *F, const Op *op);
@@ -211,7 +221,8 @@ GroupFn group_op, group_elem;
 #undef OP
 #undef SCALAR
 
-/* ---- merge.c ------------------------------------------------------------------------------------------ */
+/* ---- merge.c
+ * ------------------------------------------------------------------------------------------ */
 
 /* Drops extents of 1 and joins neighbours whose accesses agree. */
 void node_simplify(Fuse *F, Node *n);
@@ -225,7 +236,8 @@ int fuse_order(Fuse *F, Node **order);
 int fuse_schedule(Fuse *F, Node **order);
 void fuse_users(Fuse *F);
 
-/* ---- emit.c ------------------------------------------------------------------------------------------- */
+/* ---- emit.c
+ * ------------------------------------------------------------------------------------------- */
 
 void emit_node(Fuse *F, Node *n);
 

@@ -83,8 +83,8 @@ void group_elem(Fuse *F, const Op *op) {
 void group_random(Fuse *F, const Op *op) {
   const Type *ty = op->out[0]->type;
   Node *n = node_rows(F, ty->rank, ty->dim);
-  int r = node_rand(F, n, operand(F, 0), operand(F, 1), node_element(F, n),
-                    op_int(op, "stream", 0));
+  int r =
+      node_rand(F, n, operand(F, 0), operand(F, 1), node_element(F, n), op_int(op, "stream", 0));
   set_result_buf(F, 0, node_store(F, n, r, ty->dt, ~0u));
 }
 
@@ -92,14 +92,14 @@ void group_dropout(Fuse *F, const Op *op) {
   const Type *ty = op->out[0]->type;
   double p = op_float(op, "p", 0);
   Node *n = node_rows(F, ty->rank, ty->dim);
-  int r = node_rand(F, n, operand(F, 1), operand(F, 2), node_element(F, n),
-                    op_int(op, "stream", 0));
+  int r =
+      node_rand(F, n, operand(F, 1), operand(F, 2), node_element(F, n), op_int(op, "stream", 0));
   int x = node_load(F, n, operand(F, 0));
   DType reg = reg_of(ty->dt);
   int kept = node_op2(F, n, PR_DIV, x, node_const(F, n, reg, 1 - p));
   int drop = node_op2(F, n, PR_LT, r, node_const(F, n, DT_F32, p));
-  set_result_buf(F, 0, node_store(F, n, node_select(F, n, drop, node_const(F, n, reg, 0), kept),
-                                  ty->dt, ~0u));
+  set_result_buf(
+      F, 0, node_store(F, n, node_select(F, n, drop, node_const(F, n, reg, 0), kept), ty->dt, ~0u));
 }
 
 /* Operand i as the op has it: kinds without statements take no constants and do not convert. */
@@ -236,7 +236,8 @@ void group_attention_grad(Fuse *F, const Op *op) {
   }
 }
 
-/* ---- the table ----------------------------------------------------------------------------------- */
+/* ---- the table
+ * ----------------------------------------------------------------------------------- */
 
 #define ROW_NONE(name) NULL
 #define ROW_ELEM(name) group_elem

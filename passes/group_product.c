@@ -4,14 +4,15 @@
 #include "passes/fuse.h"
 
 static int64_t panel_columns(const TargetCaps *c, DType compute) {
-  return compute == DT_F64 ? c->panel_cols_f64
-         : compute == DT_BF16 ? c->panel_cols_bf16 : c->panel_cols_f32;
+  return compute == DT_F64    ? c->panel_cols_f64
+         : compute == DT_BF16 ? c->panel_cols_bf16
+                              : c->panel_cols_f32;
 }
 
 /* b [N, K] in the target's panel layout; one pack serves all products that read it the same way. */
 static Buf *packed(Fuse *F, const View *b, DType compute) {
-  PackEntry key = {b->buf, NULL, compute, b->dim[0], b->dim[1], b->at.stride[0], b->at.stride[1],
-                   b->at.offset};
+  PackEntry key = {b->buf,          NULL,        compute, b->dim[0], b->dim[1], b->at.stride[0],
+                   b->at.stride[1], b->at.offset};
   for (int i = 0; i < F->npack; i++) {
     const PackEntry *e = &F->pack[i];
     if (e->buf == key.buf && e->compute == compute && e->n == key.n && e->k == key.k &&
@@ -60,7 +61,9 @@ static Node *product(Fuse *F, View *a, View *b, int *acc) {
   }
   node_attr_i(F, n, "k", b->dim[1]);
   node_attr_dt(F, n, "compute", compute);
-  Stmt s = {.prim = PR_ACC, .dt = compute == DT_F64 ? DT_F64 : DT_F32, .arg = {-1, -1, -1, -1},
+  Stmt s = {.prim = PR_ACC,
+            .dt = compute == DT_F64 ? DT_F64 : DT_F32,
+            .arg = {-1, -1, -1, -1},
             .ref = -1};
   *acc = node_stmt(F, n, s);
   return n;

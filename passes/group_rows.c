@@ -51,7 +51,8 @@ static View *sum_columns(Fuse *F, const View *x, int outer, int nred, DType dt, 
   if (divisor == 1)
     return view_whole(F, sum);
   Node *m = node_rows(F, rank, dim);
-  int q = node_op2(F, m, PR_DIV, node_load(F, m, view_whole(F, sum)), node_const(F, m, reg, divisor));
+  int q =
+      node_op2(F, m, PR_DIV, node_load(F, m, view_whole(F, sum)), node_const(F, m, reg, divisor));
   return view_whole(F, node_store(F, m, q, dt, ~0u));
 }
 
@@ -99,8 +100,7 @@ static void reduce(Fuse *F, const Op *op, bool mean) {
     for (int i = inner; i < x->rank; i++)
       perm[k++] = i;
     View *p = view_permuted(F, x, perm);
-    r = rows ? sum_rows(F, p, nouter, dt, divisor)
-             : sum_columns(F, p, nouter, nred, dt, divisor);
+    r = rows ? sum_rows(F, p, nouter, dt, divisor) : sum_columns(F, p, nouter, nred, dt, divisor);
   }
   set_result(F, 0, r);
 }
@@ -120,7 +120,8 @@ void group_amax(Fuse *F, const Op *op) {
   set_result(F, 0, node_total(F, n, PR_AMAX, s, op->out[0]->type->dt, 1));
 }
 
-/* ---- normalisation --------------------------------------------------------------------------------- */
+/* ---- normalisation
+ * --------------------------------------------------------------------------------- */
 
 /* Columns of a norm over the last `axes` axes. */
 static int64_t norm_columns(const Op *op, const Type *x, int *ncol) {
@@ -188,18 +189,18 @@ void group_layer_norm_grad(Fuse *F, const Op *op) {
     g = node_op2(F, n, PR_MUL, dy, node_load_as(F, n, operand(F, 4), reg));
   int c1 = node_op2(F, n, PR_DIV, node_op1(F, n, PR_RSUM, g), count);
   int c2 = node_op2(F, n, PR_DIV, node_op1(F, n, PR_RSUM, node_op2(F, n, PR_MUL, g, xhat)), count);
-  int centred = node_op2(F, n, PR_SUB, node_op2(F, n, PR_SUB, g, c1),
-                         node_op2(F, n, PR_MUL, xhat, c2));
+  int centred =
+      node_op2(F, n, PR_SUB, node_op2(F, n, PR_SUB, g, c1), node_op2(F, n, PR_MUL, xhat, c2));
   int dx = node_op2(F, n, PR_MUL, centred, rstd);
   set_result_buf(F, 0, node_store(F, n, dx, op->out[0]->type->dt, ~0u));
   if (op->nout > 1)
-    set_result_buf(F, 1, node_column_sum(F, n, node_op2(F, n, PR_MUL, dy, xhat),
-                                         op->out[1]->type));
+    set_result_buf(F, 1, node_column_sum(F, n, node_op2(F, n, PR_MUL, dy, xhat), op->out[1]->type));
   if (op->nout > 2)
     set_result_buf(F, 2, node_column_sum(F, n, dy, op->out[2]->type));
 }
 
-/* ---- losses ---------------------------------------------------------------------------------------- */
+/* ---- losses
+ * ---------------------------------------------------------------------------------------- */
 
 /* b1: the row's sample is real and its target is not ignored. */
 static int row_counts(Fuse *F, Node *n, int target, const View *valid, int64_t ignore) {
@@ -244,18 +245,18 @@ void group_cross_entropy(Fuse *F, const Op *op) {
   int d = node_op2(F, n, PR_SUB, p, hot);
   if (e != 0) {
     int mean = node_op2(F, n, PR_DIV, node_op1(F, n, PR_RSUM, x), node_const(F, n, reg, v));
-    loss = node_op2(F, n, PR_ADD, node_op2(F, n, PR_MUL, node_const(F, n, reg, 1 - e), loss),
-                    node_op2(F, n, PR_MUL, node_const(F, n, reg, e),
-                             node_op2(F, n, PR_SUB, lse, mean)));
+    loss = node_op2(
+        F, n, PR_ADD, node_op2(F, n, PR_MUL, node_const(F, n, reg, 1 - e), loss),
+        node_op2(F, n, PR_MUL, node_const(F, n, reg, e), node_op2(F, n, PR_SUB, lse, mean)));
     d = node_op2(F, n, PR_SUB, d, node_const(F, n, reg, e / v));
   }
   d = node_op2(F, n, PR_MUL, seed, d);
   int dlogits = node_select(F, n, counts, d, zero);
   set_result_buf(F, 2, node_store(F, n, dlogits, op->out[2]->type->dt, ~0u));
-  set_result(F, 0, node_rows_total(F, n, node_select(F, n, counts, loss, zero),
-                                   op->out[0]->type->dt));
-  set_result(F, 1, node_rows_total(F, n, node_select(F, n, counts, one, zero),
-                                   op->out[1]->type->dt));
+  set_result(F, 0,
+             node_rows_total(F, n, node_select(F, n, counts, loss, zero), op->out[0]->type->dt));
+  set_result(F, 1,
+             node_rows_total(F, n, node_select(F, n, counts, one, zero), op->out[1]->type->dt));
 }
 
 /* The lowest index among the largest logits is compared with the target; f32 holds indices below
@@ -269,15 +270,15 @@ void group_accuracy(Fuse *F, const Op *op) {
   int max = node_op1(F, n, PR_RMAX, x);
   int index = node_cvt(F, n, node_index(F, n, n->ndim - 1), reg);
   int far = node_const(F, n, reg, (double)ty->dim[ty->rank - 1]);
-  int best = node_op1(F, n, PR_RMIN,
-                      node_select(F, n, node_op2(F, n, PR_EQ, x, max), index, far));
-  int hit = node_op2(F, n, PR_AND, counts,
-                     node_op2(F, n, PR_EQ, best, node_cvt(F, n, target, reg)));
+  int best = node_op1(F, n, PR_RMIN, node_select(F, n, node_op2(F, n, PR_EQ, x, max), index, far));
+  int hit =
+      node_op2(F, n, PR_AND, counts, node_op2(F, n, PR_EQ, best, node_cvt(F, n, target, reg)));
   int one = node_select(F, n, hit, node_const(F, n, reg, 1), node_const(F, n, reg, 0));
   set_result(F, 0, node_rows_total(F, n, one, op->out[0]->type->dt));
 }
 
-/* ---- 8-bit formats ----------------------------------------------------------------------------------- */
+/* ---- 8-bit formats
+ * ----------------------------------------------------------------------------------- */
 
 /* codes = sat(x scale), scale_inv = 1 / scale, amax = max |x| before the saturating cast [N2], over
  * the rows of real samples when their number is an operand [N13]. */
@@ -357,8 +358,8 @@ void group_fp8_update(Fuse *F, const Op *op) {
     use = node_op2(F, n, PR_MAX, use, node_op1(F, n, PR_RMAX, node_select(F, n, counts, a, zero)));
   }
   use = node_select(F, n, roll, use, zero);
-  int good = node_op2(F, n, PR_AND, node_op1(F, n, PR_ISFINITE, use),
-                      node_op2(F, n, PR_LT, zero, use));
+  int good =
+      node_op2(F, n, PR_AND, node_op1(F, n, PR_ISFINITE, use), node_op2(F, n, PR_LT, zero, use));
   int s = node_op2(F, n, PR_DIV, node_const(F, n, DT_F32, top), use);
   int most = node_const(F, n, DT_F32, FLT_MAX);
   s = node_select(F, n, node_op2(F, n, PR_LE, s, most), s, most);

@@ -14,7 +14,8 @@
 /* Kernels of more arguments or statements than this gain nothing. */
 enum { MAX_ARGS = 28, MAX_STMTS = 320, SIBLING_DISTANCE = 48 };
 
-/* ---- one node ---------------------------------------------------------------------------------------- */
+/* ---- one node
+ * ---------------------------------------------------------------------------------------- */
 
 static bool is_reduction(int prim) {
   return prim >= PR_RSUM && prim <= PR_AMIN;
@@ -238,7 +239,8 @@ void node_clean(Fuse *F, Node *n) {
   drop_unused(F, n, value);
 }
 
-/* ---- the graph --------------------------------------------------------------------------------------- */
+/* ---- the graph
+ * --------------------------------------------------------------------------------------- */
 
 static void add_user(Fuse *F, Buf *b, Node *n) {
   for (int i = 0; i < b->nuser; i++)
@@ -407,7 +409,8 @@ static bool reaches(const Node *p, Node *c, bool direct, int stamp) {
   return false;
 }
 
-/* ---- two nodes --------------------------------------------------------------------------------------- */
+/* ---- two nodes
+ * --------------------------------------------------------------------------------------- */
 
 typedef struct {
   int dim;
@@ -585,11 +588,12 @@ static bool agree(const Node *p, const Node *c, Common *r, int n, bool sibling, 
 
 typedef struct {
   Fuse *F;
-  Node *m; /* the merged node in the making */
+  Node *m;  /* the merged node in the making */
   int *map; /* statements of the side being copied */
 } Joiner;
 
-static void copy_operands(Joiner *j, const Node *n, const Common *r, int nr, bool producer, int *in) {
+static void copy_operands(Joiner *j, const Node *n, const Common *r, int nr, bool producer,
+                          int *in) {
   for (int i = 0; i < n->nin; i++) {
     Access at = remap(&n->in[i].at, r, nr, producer);
     if (n->kind == NODE_PRODUCT && i < 2) {
@@ -806,9 +810,8 @@ static bool merge_siblings(Fuse *F, Node *p, Node *c, const Buf *b) {
     return false;
   for (int i = 0; i < p->nin; i++)
     for (int k = 0; p->in[i].buf == b && k < c->nin; k++)
-      if (c->in[k].buf == b &&
-          common_space(p, &p->in[i].at, c, &c->in[k].at, r, &nr) && nr <= MAX_DIMS &&
-          agree(p, c, r, nr, true, &ncol) && !reaches(p, c, false, ++F->stamp))
+      if (c->in[k].buf == b && common_space(p, &p->in[i].at, c, &c->in[k].at, r, &nr) &&
+          nr <= MAX_DIMS && agree(p, c, r, nr, true, &ncol) && !reaches(p, c, false, ++F->stamp))
         return join(F, p, c, r, nr, ncol, true);
   return false;
 }
@@ -862,8 +865,7 @@ static bool merge_combines(Fuse *F, Node **order, int n) {
         Common r[MAX_DIMS];
         for (int d = 0; d < p->ndim; d++)
           r[d] = (Common){p->dim[d], d, d, 1, 1};
-        if (!reaches(p, c, false, ++F->stamp) &&
-            join(F, p, c, r, p->ndim, p->ncol, true))
+        if (!reaches(p, c, false, ++F->stamp) && join(F, p, c, r, p->ndim, p->ncol, true))
           return true;
       }
   return false;
@@ -894,8 +896,8 @@ void merge_all(Fuse *F) {
   for (int i = 0; i < F->nnode; i++)
     if (!F->node[i]->dead)
       node_simplify(F, F->node[i]);
-  bool (*const step[])(Fuse *, Node **, int) = {merge_into_products, merge_rows,
-                                                merge_combines, merge_all_siblings};
+  bool (*const step[])(Fuse *, Node **, int) = {merge_into_products, merge_rows, merge_combines,
+                                                merge_all_siblings};
   for (int s = 0; s < 4 && F->status == MPCC_OK;) {
     int n = fuse_order(F, order);
     F->stamp = INT32_MAX / 2;

@@ -289,8 +289,8 @@ View *node_total(Fuse *F, Node *n, Prim prim, int stmt, DType dt, double divisor
   DType reg = stmt_dt(n, stmt);
   int64_t extent[1] = {DIM_PANELS};
   int partial = node_stmt(F, n, stmt_of(prim, reg, stmt, -1, -1, -1));
-  Buf *part = node_store_at(F, n, partial, type_get(builder_types(F->b), reg, 0, NULL),
-                            &(Access){0});
+  Buf *part =
+      node_store_at(F, n, partial, type_get(builder_types(F->b), reg, 0, NULL), &(Access){0});
   if (F->status != MPCC_OK)
     return view_whole(F, part);
   n->out[part->out].part = PART_ALL;

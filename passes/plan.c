@@ -1,11 +1,11 @@
 /* plan: where every byte lies.
  *
- * Tensors get their place in their segment (views inside their base). A value that a function writes
- * lives in its tensor from the start when nothing reads the old contents later; the pieces of a
- * concatenation along memory are made in place; a pointwise result takes over an operand that dies.
- * What is left shares the work segment: largest first, each in the smallest gap among those that
- * live at the same time (greedy by size, as in Pisarchyk and Lee 2020).
- * Stage kernels to planned. With no_reuse every value has its own bytes and nothing is in place. */
+ * Tensors get their place in their segment (views inside their base). A value that a function
+ * writes lives in its tensor from the start when nothing reads the old contents later; the pieces
+ * of a concatenation along memory are made in place; a pointwise result takes over an operand that
+ * dies. What is left shares the work segment: largest first, each in the smallest gap among those
+ * that live at the same time (greedy by size, as in Pisarchyk and Lee 2020). Stage kernels to
+ * planned. With no_reuse every value has its own bytes and nothing is in place. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,11 +23,11 @@ typedef struct {
 
 typedef struct {
   Block *block;
-  Value *parent;      /* lies inside this one, at part bytes; no block of its own then */
+  Value *parent; /* lies inside this one, at part bytes; no block of its own then */
   int64_t part;
-  Tensor *alias;      /* new tensor */
+  Tensor *alias; /* new tensor */
   int64_t alias_elem;
-  int first, last;    /* first: when the first of its pieces is made */
+  int first, last; /* first: when the first of its pieces is made */
   bool has_pieces;
 } Place;
 
@@ -52,7 +52,8 @@ static const char *kind_of(const Op *op) {
   return op_str(op, "kind", "");
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------- */
+/* ---- tensors
+ * ------------------------------------------------------------------------------------------- */
 
 static int segment_of(Role r) {
   static const int segment[] = {
@@ -91,7 +92,8 @@ static bool overlap(const Tensor *a, const Tensor *b) {
          from_b < from_a + type_elems(a->type);
 }
 
-/* ---- in place ------------------------------------------------------------------------------------------ */
+/* ---- in place
+ * ------------------------------------------------------------------------------------------ */
 
 static bool access_equal(const Body *b, const Access *x, const Access *y) {
   if (x->offset != y->offset)
@@ -102,8 +104,8 @@ static bool access_equal(const Body *b, const Access *x, const Access *y) {
   return true;
 }
 
-/* Result o of op may overwrite operand value x while op runs: each element is read, by the iteration
- * that writes it, before it is written. */
+/* Result o of op may overwrite operand value x while op runs: each element is read, by the
+ * iteration that writes it, before it is written. */
 static bool in_place(const Op *op, int o, const Value *x) {
   const Body *b = op->body;
   const char *kind = kind_of(op);
@@ -206,7 +208,8 @@ static void place_writes(Plan *p, Tensor *const *tensors) {
   }
 }
 
-/* ---- blocks -------------------------------------------------------------------------------------------- */
+/* ---- blocks
+ * -------------------------------------------------------------------------------------------- */
 
 /* Block of a dying operand that result o can take over. */
 static Block *inherited(const Plan *p, const Op *op, int o) {
@@ -301,7 +304,8 @@ static int64_t place_blocks(Plan *p) {
   return peak;
 }
 
-/* ---- functions ----------------------------------------------------------------------------------------- */
+/* ---- functions
+ * ----------------------------------------------------------------------------------------- */
 
 static void lifetimes(Plan *p) {
   const Func *f = p->f;

@@ -2,10 +2,10 @@
  *
  * Backward begins behind the function's cross_entropy. A forward value is computed again when that
  * costs no memory and next to no time: a cheap pointwise op (cast, mask, arithmetic; no
- * transcendental) that backward uses pointwise only, of operands that live until then anyway (state,
- * or values that backward reads for their own sake). The copy carries attr recompute, so that value
- * numbering keeps both; fuse puts it into the kernels that use it. Everything else is stored.
- * Stage step to saved. The result does not change: the copy rounds as the original does. */
+ * transcendental) that backward uses pointwise only, of operands that live until then anyway
+ * (state, or values that backward reads for their own sake). The copy carries attr recompute, so
+ * that value numbering keeps both; fuse puts it into the kernels that use it. Everything else is
+ * stored. Stage step to saved. The result does not change: the copy rounds as the original does. */
 #include <string.h>
 
 #include "passes/passes.h"
@@ -14,9 +14,9 @@ enum { CHEAP_STMTS = 12 };
 
 typedef struct {
   const Func *f;
-  int loss;      /* index of the op that ends forward; nop when there is none */
-  bool *wanted;  /* by value id: backward reads it for its own sake */
-  bool *again;   /* by value id: computed again */
+  int loss;     /* index of the op that ends forward; nop when there is none */
+  bool *wanted; /* by value id: backward reads it for its own sake */
+  bool *again;  /* by value id: computed again */
 } Save;
 
 static bool is_backward(const Save *s, const Op *op) {
@@ -67,8 +67,7 @@ static void decide(Save *s, Arena *a) {
     const Op *op = f->op[i];
     for (int o = 0; o < op->nout; o++) {
       int id = op->out[o]->id;
-      s->wanted[id] = op->code == OP_read || op->code == OP_const ||
-                      read_by_backward(s, &uses[id]);
+      s->wanted[id] = op->code == OP_read || op->code == OP_const || read_by_backward(s, &uses[id]);
     }
     if (!is_cheap(op) || !used_pointwise(s, &uses[op->out[0]->id]))
       continue;

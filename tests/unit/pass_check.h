@@ -51,7 +51,8 @@ static inline Module *world_parse(World *w, const char *text) {
   return m;
 }
 
-static inline Module *world_pass(World *w, PassFn *pass, Stage gives, const Module *in, PassOpts o) {
+static inline Module *world_pass(World *w, PassFn *pass, Stage gives, const Module *in,
+                                 PassOpts o) {
   Builder *b = builder_create(w->strings, w->diag, gives);
   Module *out = NULL;
   Status s = pass(in, &o, b, w->diag);

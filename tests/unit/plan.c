@@ -1,5 +1,6 @@
 /* plan: results do not change, and no value is overwritten while it is needed. The check walks the
- * planned function with a map of which value owns which bytes, independently of how plan decides. */
+ * planned function with a map of which value owns which bytes, independently of how plan decides.
+ */
 #include "mpcc/abi.h"
 #include "pass_check.h"
 
@@ -189,23 +190,22 @@ END_TEST
 
 START_TEST(old_contents_that_are_read_later_stay) {
   World w = world_create();
-  Module *saved,
-      *p = planned(&w,
-                   "mpir 1 stage=saved\n"
-                   "tensor @a : f32[64] role=param\ntensor @b : f32[64] role=param\n"
-                   "func @f {\n"
-                   "  %0:f32[64] = read {tensor=@a}\n"
-                   "  %1:f32[64] = read {tensor=@b}\n"
-                   "  write %0 {tensor=@b}\n  write %1 {tensor=@a}\n}\n"
-                   "func @g {\n"
-                   "  %0:f32[64] = read {tensor=@a}\n"
-                   "  %1:f32[64] = slice %0 {dim=0, end=64, start=0}\n"
-                   "  %2:f32[32] = slice %0 {dim=0, end=64, start=32}\n"
-                   "  %3:f32[32] = slice %0 {dim=0, end=32, start=0}\n"
-                   "  %4:f32[64] = cat %2, %3 {dim=0}\n"
-                   "  %5:f32[64] = gelu %4\n"
-                   "  write %5 {tensor=@a}\n}\n",
-                   false, &saved);
+  Module *saved, *p = planned(&w,
+                              "mpir 1 stage=saved\n"
+                              "tensor @a : f32[64] role=param\ntensor @b : f32[64] role=param\n"
+                              "func @f {\n"
+                              "  %0:f32[64] = read {tensor=@a}\n"
+                              "  %1:f32[64] = read {tensor=@b}\n"
+                              "  write %0 {tensor=@b}\n  write %1 {tensor=@a}\n}\n"
+                              "func @g {\n"
+                              "  %0:f32[64] = read {tensor=@a}\n"
+                              "  %1:f32[64] = slice %0 {dim=0, end=64, start=0}\n"
+                              "  %2:f32[32] = slice %0 {dim=0, end=64, start=32}\n"
+                              "  %3:f32[32] = slice %0 {dim=0, end=32, start=0}\n"
+                              "  %4:f32[64] = cat %2, %3 {dim=0}\n"
+                              "  %5:f32[64] = gelu %4\n"
+                              "  write %5 {tensor=@a}\n}\n",
+                              false, &saved);
   check_equal(saved, p, 2e-6);
   check_plan(p);
   module_destroy(saved);

@@ -1,0 +1,98 @@
+/* save: what is computed again, what is stored, and that results stay what they were. */
+#include "pass_check.h"
+
+#define HEAD                                                                                       \
+  "mpir 1 stage=step\n"                                                                            \
+  "tensor @x : f32[8,16] role=input\ntensor @t : i64[8] role=input\n"                              \
+  "tensor @w : f32[16,16] role=param\ntensor @b : f32[16] role=param\n"                            \
+  "tensor @seed : f32[] role=input\n"                                                              \
+  "tensor @valid : i64[] role=valid\ntensor @loss : f32[] role=metric\n"                           \
+  "tensor @dx : f32[8,16] role=output\ntensor @dw : f32[16,16] role=output\n"                      \
+  "func @f {\n"                                                                                    \
+  "  %0:f32[8,16] = read {tensor=@x}\n"                                                            \
+  "  %1:f32[16,16] = read {tensor=@w}\n"                                                           \
+  "  %2:f32[16] = read {tensor=@b}\n"                                                              \
+  "  %3:i64[8] = read {tensor=@t}\n"                                                               \
+  "  %4:i64[] = read {tensor=@valid}\n"                                                            \
+  "  %5:f32[] = read {tensor=@seed}\n"                                                             \
+  "  %6:f32[8,16] = linear %0, %1, %2\n"
+
+static const struct {
+  const char *name;
+  int again;
+  const char *text;
+} cases[] = {
+    {"a_mask_of_a_stored_value_is_computed_again", 1,
+     HEAD "  %7:f32[8,16] = expr %6 {body=\"a > 0 ? 1 : 0\", dtype=f32}\n"
+          "  %8:f32[8,16] = mul %6, %7\n"
+          "  %9:f32[], %10:f32[], %11:f32[8,16] = cross_entropy %8, %3, %5, %4\n"
+          "  %12:f32[8,16] = mul %11, %7\n"
+          "  %13:f32[8,16] = mul %12, %6\n"
+          "  write %9 {tensor=@loss}\n  write %13 {tensor=@dx}\n}\n"},
+    {"not_when_its_operand_would_have_to_live_for_it", 0,
+     HEAD "  %7:f32[8,16] = expr %6 {body=\"a > 0 ? 1 : 0\", dtype=f32}\n"
+          "  %8:f32[8,16] = mul %6, %7\n"
+          "  %9:f32[], %10:f32[], %11:f32[8,16] = cross_entropy %8, %3, %5, %4\n"
+          "  %12:f32[8,16] = mul %11, %7\n"
+          "  write %9 {tensor=@loss}\n  write %12 {tensor=@dx}\n}\n"},
+    {"not_what_is_expensive", 0,
+     HEAD "  %7:f32[8,16] = gelu %0\n"
+          "  %8:f32[8,16] = mul %6, %7\n"
+          "  %9:f32[], %10:f32[], %11:f32[8,16] = cross_entropy %8, %3, %5, %4\n"
+          "  %12:f32[8,16] = mul %11, %7\n"
+          "  write %9 {tensor=@loss}\n  write %12 {tensor=@dx}\n}\n"},
+    {"not_what_a_product_reads", 0,
+     HEAD "  %7:f32[8,16] = relu %0\n"
+          "  %8:f32[8,16] = mul %6, %7\n"
+          "  %9:f32[], %10:f32[], %11:f32[8,16] = cross_entropy %8, %3, %5, %4\n"
+          "  %12:f32[16,16] = matmul %11, %7 {ta=true, tb=false}\n"
+          "  write %9 {tensor=@loss}\n  write %12 {tensor=@dw}\n}\n"},
+    {"one_copy_serves_all_of_backward_and_chains_are_cut_once", 1,
+     HEAD "  %7:f32[8,16] = relu %0\n"
+          "  %8:f32[8,16] = neg %7\n"
+          "  %9:f32[8,16] = mul %6, %8\n"
+          "  %10:f32[], %11:f32[], %12:f32[8,16] = cross_entropy %9, %3, %5, %4\n"
+          "  %13:f32[8,16] = mul %12, %7\n"
+          "  %14:f32[8,16] = mul %13, %8\n"
+          "  %15:f32[8,16] = add %14, %7\n"
+          "  write %10 {tensor=@loss}\n  write %15 {tensor=@dx}\n}\n"},
+};
+
+START_TEST(decides) {
+  World w = world_create();
+  Module *m = world_parse(&w, cases[_i].text);
+  PassOpts o = {0};
+  Module *s = world_pass(&w, pass_save, STAGE_SAVED, m, o);
+  int again = 0, loss = 0;
+  for (int i = 0; i < s->func[0]->nop; i++) {
+    const Op *op = s->func[0]->op[i];
+    if (op->code == OP_cross_entropy)
+      loss = i;
+    if (op_int(op, "recompute", 0)) {
+      again++;
+      ck_assert_msg(loss > 0, "computed again before backward");
+    }
+  }
+  ck_assert_msg(again == cases[_i].again, "%s: %d computed again", cases[_i].name, again);
+  check_equal(m, s, 0);
+  PassOpts f = {&test_caps, true, false, 2};
+  Module *k = world_pass(&w, pass_fuse, STAGE_KERNELS, s, f);
+  check_equal(m, k, 2e-6);
+  module_destroy(m);
+  module_destroy(s);
+  module_destroy(k);
+  world_destroy(&w);
+}
+END_TEST
+
+int main(void) {
+  Suite *s = suite_create("save");
+  TCase *t = tcase_create("save");
+  tcase_add_loop_test(t, decides, 0, sizeof cases / sizeof *cases);
+  suite_add_tcase(s, t);
+  SRunner *r = srunner_create(s);
+  srunner_run_all(r, CK_NORMAL);
+  int failed = srunner_ntests_failed(r);
+  srunner_free(r);
+  return failed != 0;
+}
