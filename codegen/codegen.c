@@ -16,8 +16,7 @@ const Target *target_by_name(const char *name) {
   return NULL;
 }
 
-/* ---- content
- * --------------------------------------------------------------------------------------- */
+/* ---- content ------------------------------------------------------------------------------- */
 
 static void put_attr(Text *t, const Attr *a) {
   text_printf(t, "%s=", a->key);

@@ -18,8 +18,7 @@ static const char *kind_text(NodeKind k) {
   return text[k];
 }
 
-/* ---- columns
- * ----------------------------------------------------------------------------------------- */
+/* ---- columns ------------------------------------------------------------------------------- */
 
 static void form_insert(Access *at, int d, int64_t stride) {
   memmove(at->stride + d + 1, at->stride + d, (size_t)(MAX_DIMS - 1 - d) * sizeof *at->stride);
@@ -122,8 +121,7 @@ static int64_t choose_panel(const Node *n, const TargetCaps *caps) {
   return panel < rows ? panel : rows;
 }
 
-/* ---- statements
- * -------------------------------------------------------------------------------------- */
+/* ---- statements ---------------------------------------------------------------------------- */
 
 typedef struct {
   Fuse *F;
@@ -289,8 +287,32 @@ static void put_stores(Emit *e) {
   }
 }
 
-/* ---- the op
- * ------------------------------------------------------------------------------------------ */
+/* Statements that were repeated at a wider level may have lost their last use. */
+static void drop_unused(Emit *e) {
+  bool *live = ARENA_ARRAY(e->F->a, bool, e->nstmt + 1);
+  int *map = ARENA_ARRAY(e->F->a, int, e->nstmt + 1), n = 0;
+  if (arena_failed(e->F->a))
+    return;
+  for (int s = e->nstmt - 1; s >= 0; s--) {
+    live[s] |= e->stmt[s].prim == PR_STORE;
+    for (int k = 0; live[s] && k < STMT_ARGS; k++)
+      if (e->stmt[s].arg[k] >= 0)
+        live[e->stmt[s].arg[k]] = true;
+  }
+  for (int s = 0; s < e->nstmt; s++) {
+    if (!live[s])
+      continue;
+    Stmt st = e->stmt[s];
+    for (int k = 0; k < STMT_ARGS; k++)
+      if (st.arg[k] >= 0)
+        st.arg[k] = map[st.arg[k]];
+    map[s] = n;
+    e->stmt[n++] = st;
+  }
+  e->nstmt = n;
+}
+
+/* ---- the op -------------------------------------------------------------------------------- */
 
 static void resolve_panels(Fuse *F, Node *n) {
   int64_t count = n->panels ? n->panels->def->npanel : 0;
@@ -325,6 +347,8 @@ static void fill_body(Fuse *F, Node *n, Body *body) {
       put_stmt(&e, s);
     if (F->status == MPCC_OK)
       put_stores(&e);
+    if (F->status == MPCC_OK)
+      drop_unused(&e);
   }
   body->ndim = n->ndim;
   body->ncol = n->ncol;

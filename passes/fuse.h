@@ -133,8 +133,7 @@ void fuse_error(Fuse *F, const Op *op, const char *fmt, ...) __attribute__((form
 /* Grows an arena array so that it holds n + 1 items. */
 void *fuse_grow(Fuse *F, void *items, int n, int *cap, size_t item_bytes);
 
-/* ---- views.c
- * --------------------------------------------------------------------------------------- */
+/* ---- views.c ------------------------------------------------------------------------------- */
 
 View *view_of(Fuse *F, const Value *v);
 View *view_whole(Fuse *F, Buf *b);
@@ -152,8 +151,7 @@ View *view_permuted(Fuse *F, const View *v, const int64_t *perm);
 /* view_<op> of the VIEW rows of ops.def. */
 void view_op(Fuse *F, const Op *op);
 
-/* ---- node.c: building bodies
- * ------------------------------------------------------------------------ */
+/* ---- node.c: building bodies --------------------------------------------------------------- */
 
 Node *node_create(Fuse *F, NodeKind kind, int ndim, const int64_t *dim);
 Node *node_rows(Fuse *F, int ndim, const int64_t *dim); /* no reductions over columns: not rigid */
@@ -199,8 +197,7 @@ void set_result(Fuse *F, int i, View *v);
 void set_result_buf(Fuse *F, int i, Buf *b);
 View *operand(Fuse *F, int i);
 
-/* ---- group.c, group_rows.c, group_product.c
- * ---------------------------------------------------------- */
+/* ---- group.c, group_rows.c, group_product.c ------------------------------------------------ */
 
 /* Lowers one op to nodes (or a view) and sets the views of its results. */
 typedef void GroupFn(Fuse *F, const Op *op);
@@ -221,8 +218,7 @@ GroupFn group_op, group_elem;
 #undef OP
 #undef SCALAR
 
-/* ---- merge.c
- * ------------------------------------------------------------------------------------------ */
+/* ---- merge.c ------------------------------------------------------------------------------- */
 
 /* Drops extents of 1 and joins neighbours whose accesses agree. */
 void node_simplify(Fuse *F, Node *n);
@@ -236,8 +232,7 @@ int fuse_order(Fuse *F, Node **order);
 int fuse_schedule(Fuse *F, Node **order);
 void fuse_users(Fuse *F);
 
-/* ---- emit.c
- * ------------------------------------------------------------------------------------------- */
+/* ---- emit.c -------------------------------------------------------------------------------- */
 
 void emit_node(Fuse *F, Node *n);
 

@@ -120,8 +120,7 @@ void group_amax(Fuse *F, const Op *op) {
   set_result(F, 0, node_total(F, n, PR_AMAX, s, op->out[0]->type->dt, 1));
 }
 
-/* ---- normalisation
- * --------------------------------------------------------------------------------- */
+/* ---- normalisation ------------------------------------------------------------------------- */
 
 /* Columns of a norm over the last `axes` axes. */
 static int64_t norm_columns(const Op *op, const Type *x, int *ncol) {
@@ -199,8 +198,7 @@ void group_layer_norm_grad(Fuse *F, const Op *op) {
     set_result_buf(F, 2, node_column_sum(F, n, dy, op->out[2]->type));
 }
 
-/* ---- losses
- * ---------------------------------------------------------------------------------------- */
+/* ---- losses -------------------------------------------------------------------------------- */
 
 /* b1: the row's sample is real and its target is not ignored. */
 static int row_counts(Fuse *F, Node *n, int target, const View *valid, int64_t ignore) {
@@ -277,8 +275,7 @@ void group_accuracy(Fuse *F, const Op *op) {
   set_result(F, 0, node_rows_total(F, n, one, op->out[0]->type->dt));
 }
 
-/* ---- 8-bit formats
- * ----------------------------------------------------------------------------------- */
+/* ---- 8-bit formats ------------------------------------------------------------------------- */
 
 /* codes = sat(x scale), scale_inv = 1 / scale, amax = max |x| before the saturating cast [N2], over
  * the rows of real samples when their number is an operand [N13]. */

@@ -14,8 +14,7 @@
 /* Kernels of more arguments or statements than this gain nothing. */
 enum { MAX_ARGS = 28, MAX_STMTS = 320, SIBLING_DISTANCE = 48 };
 
-/* ---- one node
- * ---------------------------------------------------------------------------------------- */
+/* ---- one node ------------------------------------------------------------------------------ */
 
 static bool is_reduction(int prim) {
   return prim >= PR_RSUM && prim <= PR_AMIN;
@@ -239,8 +238,7 @@ void node_clean(Fuse *F, Node *n) {
   drop_unused(F, n, value);
 }
 
-/* ---- the graph
- * --------------------------------------------------------------------------------------- */
+/* ---- the graph ----------------------------------------------------------------------------- */
 
 static void add_user(Fuse *F, Buf *b, Node *n) {
   for (int i = 0; i < b->nuser; i++)
@@ -409,8 +407,7 @@ static bool reaches(const Node *p, Node *c, bool direct, int stamp) {
   return false;
 }
 
-/* ---- two nodes
- * --------------------------------------------------------------------------------------- */
+/* ---- two nodes ----------------------------------------------------------------------------- */
 
 typedef struct {
   int dim;
