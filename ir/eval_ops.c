@@ -95,7 +95,10 @@ Status ref_unslice(const Call *c) {
 Status ref_cat(const Call *c) {
   int dim = (int)op_int(c->op, "dim", 0);
   int64_t start = 0;
+  const Attr *starts = op_attr(c->op, "starts");
+  memset(c->out[0], 0, (size_t)type_elems(out_type(c, 0)) * sizeof(double));
   for (int k = 0; k < c->op->nin; k++) {
+    start = starts ? starts->u.ints.v[k] : start;
     place(c, k, dim, start);
     start += in_type(c, k)->dim[dim];
   }

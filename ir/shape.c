@@ -784,6 +784,21 @@ static bool shape_unslice(Infer *x) {
   return true;
 }
 
+/* Operands of a cat with given places neither overlap nor stick out; *size is the axis. */
+static bool cat_starts(Infer *x, const Attr *starts, int64_t axis, int64_t *size) {
+  const Attr *all = want_attr(x, "size", AT_INT);
+  int64_t at = 0;
+  bool fits = all && starts->u.ints.n == x->nin;
+  for (int i = 0; fits && i < x->nin; i++) {
+    fits = starts->u.ints.v[i] >= at && starts->u.ints.v[i] <= all->u.i;
+    at = starts->u.ints.v[i] + operand(x, i)->dim[axis];
+  }
+  if (!fits || at > all->u.i)
+    return fail(x, CODE_ATTR, "%s has starts that do not fit its operands", op_info(x->code)->name);
+  *size = all->u.i;
+  return true;
+}
+
 static bool shape_cat(Infer *x) {
   const Attr *axis = want_attr(x, "dim", AT_INT);
   if (!axis || !want_operands(x, 1, 1 << 16) || !want_axis(x, axis->u.i, operand(x, 0)->rank))
@@ -806,6 +821,9 @@ static bool shape_cat(Infer *x) {
     if (__builtin_add_overflow(all.dim[d], length, &all.dim[d]))
       return fail(x, CODE_SHAPE, "%s makes a too large tensor", subject(x));
   }
+  const Attr *starts = find(x, "starts", AT_INTS);
+  if (starts && !cat_starts(x, starts, d, &all.dim[d]))
+    return false;
   result_as(x, promote(x), all.rank, all.dim);
   return true;
 }

@@ -217,7 +217,9 @@ static void grad_unslice(Grad *g, const Op *op, Value *const *dy) {
 static void grad_cat(Grad *g, const Op *op, Value *const *dy) {
   int dim = (int)op_int(op, "dim", 0);
   int64_t start = 0;
+  const Attr *starts = op_attr(op, "starts");
   for (int i = 0; i < op->nin; i++) {
+    start = starts ? starts->u.ints.v[i] : start;
     int64_t end = start + op->in[i]->type->dim[dim];
     if (grad_wants(g, op, i))
       grad_give(g, op, i, build_slice(g->b, dy[0], dim, start, end));

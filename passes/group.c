@@ -142,8 +142,13 @@ static int64_t axis_of(const Op *op) {
 void group_cat(Fuse *F, const Op *op) {
   int64_t axis = axis_of(op), at = 0;
   int64_t *starts = ARENA_ARRAY(F->a, int64_t, op->nin + 1);
+  const Attr *given = op_attr(op, "starts");
   if (arena_failed(F->a))
     return;
+  if (given) {
+    move(F, op, axis, given->u.ints.v, true);
+    return;
+  }
   for (int i = 0; i < op->nin; i++) {
     starts[i] = at;
     at += op->in[i]->type->dim[axis];

@@ -273,25 +273,22 @@ static Status emit_update(Step *s, Value *const *grad, const Micro *m, bool roll
   return MPCC_OK;
 }
 
-/* The gradients of one group as one flat value. */
+/* The gradients of one group as one flat value, zero between the parameters. */
 static Value *flatten(Step *s, const Group *g, const Micro *m) {
   Builder *b = s->b;
-  Value **in = ARENA_ARRAY(s->scratch, Value *, 2 * g->nmember + 1);
-  int n = 0;
+  Value **in = ARENA_ARRAY(s->scratch, Value *, g->nmember + 1);
+  int64_t *starts = ARENA_ARRAY(s->scratch, int64_t, g->nmember + 1);
   if (arena_failed(s->scratch))
     return build_const(b, 0, s->mode.grad);
   step_at(s, "gradients of a group side by side");
-  const int64_t most = FLAT_ALIGN;
-  Value *zeros = step_zeros(s, type_get(builder_types(b), s->mode.grad, 1, &most));
   for (int i = 0; i < g->nmember; i++) {
     const Member *e = &g->member[i];
-    int64_t pad = e->room - e->elems;
-    in[n++] = build_reshape(b, m->written[e->grad->index], 1, &e->elems);
-    if (pad)
-      in[n++] = build_slice(b, zeros, 0, 0, pad);
+    in[i] = build_reshape(b, m->written[e->grad->index], 1, &e->elems);
+    starts[i] = e->at;
   }
-  Attr dim = attr_i(b, "dim", 0);
-  return n == 1 ? in[0] : build_op(b, OP_cat, n, in, 1, &dim)->out[0];
+  Attr attr[3] = {attr_i(b, "dim", 0), attr_ints(b, "starts", g->nmember, starts),
+                  attr_i(b, "size", g->elems)};
+  return build_op(b, OP_cat, g->nmember, in, 3, attr)->out[0];
 }
 
 /* ---- functions --------------------------------------------------------------------------------
