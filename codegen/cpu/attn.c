@@ -176,32 +176,36 @@ void attn_write(Attn *a, const Heads *x, Val first, Val count, Val from, Val row
   ll_loop_end(g, &r);
 }
 
-void attn_transpose(Attn *a, Val from, Val to) {
+/* One vl x vl block, as a function: see pack.c. */
+static void transpose_block(Attn *a, Val from, Val to) {
   enum { MAX_VL = 16 };
   Gen *g = a->g;
   int vl = a->c.vl;
-  /* One function for all uses. */
-  Ty param[] = {g->ptr, g->ptr};
-  Ty type = LLVMFunctionType(g->none, param, 2, 0);
+  Ty param[] = {g->ptr, g->ptr}, type = LLVMFunctionType(g->none, param, 2, 0);
   FnSave save;
-  Val fn = micro_fn(g, "attn_transpose", 2, param, &save);
+  Val fn = micro_fn(g, "transpose_block", 2, param, &save);
   if (fn) {
-    Val src = LLVMGetParam(fn, 0), dst = LLVMGetParam(fn, 1), row[MAX_VL];
-    Loop q = ll_loop(g, ll_n(g, 0), ll_n(g, a->lanes), vl);
-    Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, a->width), vl);
-    Val at = ll_gep(g, a->c.sum, src, ll_add(g, ll_mul(g, q.i, ll_n(g, a->ds)), d.i));
+    Val row[MAX_VL], src = LLVMGetParam(fn, 0), dst = LLVMGetParam(fn, 1);
     for (int i = 0; i < vl; i++)
-      row[i] = ll_load(g, a->c.sum, vl, ll_gepc(g, a->c.sum, at, i * a->ds), NULL);
+      row[i] = ll_load(g, a->c.sum, vl, ll_gepc(g, a->c.sum, src, i * a->ds), NULL);
     micro_transpose(g, row, vl);
-    Val out = ll_gep(g, a->c.sum, dst, ll_add(g, ll_mul(g, d.i, ll_n(g, a->qs)), q.i));
     for (int i = 0; i < vl; i++)
-      ll_store(g, row[i], ll_gepc(g, a->c.sum, out, i * a->qs), NULL);
-    ll_loop_end(g, &d);
-    ll_loop_end(g, &q);
+      ll_store(g, row[i], ll_gepc(g, a->c.sum, dst, i * a->qs), NULL);
     micro_fn_end(g, &save);
   }
   Val args[] = {from, to};
-  LLVMBuildCall2(g->b, type, LLVMGetNamedFunction(g->mod, "attn_transpose"), args, 2, "");
+  LLVMBuildCall2(g->b, type, LLVMGetNamedFunction(g->mod, "transpose_block"), args, 2, "");
+}
+
+void attn_transpose(Attn *a, Val from, Val to) {
+  Gen *g = a->g;
+  Loop q = ll_loop(g, ll_n(g, 0), ll_n(g, a->lanes), a->c.vl);
+  Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, a->width), a->c.vl);
+  Val at = ll_add(g, ll_mul(g, q.i, ll_n(g, a->ds)), d.i);
+  Val out = ll_add(g, ll_mul(g, d.i, ll_n(g, a->qs)), q.i);
+  transpose_block(a, ll_gep(g, a->c.sum, from, at), ll_gep(g, a->c.sum, to, out));
+  ll_loop_end(g, &d);
+  ll_loop_end(g, &q);
 }
 
 /* ---- products

@@ -49,6 +49,13 @@ int micro_rows(const Gen *g, int nv) {
 Split split_rows(int64_t rows, int max) {
   Split s = {.rows = rows, .n = ceil_div(rows, max)};
   s.hi = (int)ceil_div(rows, s.n);
+  /* Equal panels need one kernel instead of two: worth a row or two. */
+  for (int hi = s.hi; hi >= max - 2 && hi > 1; hi--)
+    if (rows % hi == 0) {
+      s.hi = hi;
+      s.n = rows / hi;
+      break;
+    }
   s.nhi = rows - s.n * (s.hi - 1);
   return s;
 }
@@ -268,28 +275,57 @@ static void exchange(Gen *g, Val *row, int n, int bit) {
   }
 }
 
+/* Fences between the steps: without them the instruction selector looks for better shuffles through
+ * the whole network, which costs milliseconds and finds none. */
+static void fence(Gen *g, Val *row, int n) {
+  for (int i = 0; i < n; i++)
+    row[i] = ll_fence(g, row[i]);
+}
+
+/* 4 x 4 blocks of 4-byte elements in place: two steps of unpacking inside each 16 bytes. */
+static void transpose_words(Gen *g, Val *row, int n) {
+  for (int i = 0; i < n; i += 4) {
+    Val *r = row + i, r0 = r[0], r2 = r[2];
+    r[0] = unpack(g, r0, r[1], n, 4, 1, 0);
+    r[1] = unpack(g, r0, r[1], n, 4, 1, 1);
+    r[2] = unpack(g, r2, r[3], n, 4, 1, 0);
+    r[3] = unpack(g, r2, r[3], n, 4, 1, 1);
+  }
+  fence(g, row, n);
+  for (int i = 0; i < n; i += 4) {
+    Val *r = row + i, r0 = r[0], r1 = r[1], r2 = r[2], r3 = r[3];
+    r[0] = unpack(g, r0, r2, n, 4, 2, 0);
+    r[1] = unpack(g, r0, r2, n, 4, 2, 1);
+    r[2] = unpack(g, r1, r3, n, 4, 2, 0);
+    r[3] = unpack(g, r1, r3, n, 4, 2, 1);
+  }
+}
+
+/* 2 x 2 blocks of 8-byte elements. */
+static void transpose_pairs(Gen *g, Val *row, int n) {
+  for (int i = 0; i < n; i += 2) {
+    Val a = row[i], b = row[i + 1];
+    row[i] = unpack(g, a, b, n, 2, 1, 0);
+    row[i + 1] = unpack(g, a, b, n, 2, 1, 1);
+  }
+}
+
 void micro_transpose(Gen *g, Val *row, int n) {
   Ty elem = ll_elem(row[0]);
   bool wide = elem == g->f64 || elem == g->i64;
-  int span = wide ? 2 : 4; /* elements of 16 bytes */
-  /* Inside each 16 bytes: transpose blocks of span x span. */
-  for (int base = 0; base < n; base += span) {
-    Val *r = row + base;
-    if (wide) {
-      Val a = r[0], b = r[1];
-      r[0] = unpack(g, a, b, n, 2, 1, 0);
-      r[1] = unpack(g, a, b, n, 2, 1, 1);
-      continue;
-    }
-    Val t0 = unpack(g, r[0], r[1], n, 4, 1, 0), t1 = unpack(g, r[0], r[1], n, 4, 1, 1);
-    Val t2 = unpack(g, r[2], r[3], n, 4, 1, 0), t3 = unpack(g, r[2], r[3], n, 4, 1, 1);
-    r[0] = unpack(g, t0, t2, n, 4, 2, 0);
-    r[1] = unpack(g, t0, t2, n, 4, 2, 1);
-    r[2] = unpack(g, t1, t3, n, 4, 2, 0);
-    r[3] = unpack(g, t1, t3, n, 4, 2, 1);
-  }
-  for (int bit = span; bit < n; bit *= 2)
+  for (int i = 0; i < n; i++) /* fences are for floats */
+    row[i] = ll_bits(g, row[i], wide ? g->f64 : g->f32);
+  fence(g, row, n);
+  if (wide)
+    transpose_pairs(g, row, n);
+  else
+    transpose_words(g, row, n);
+  for (int bit = wide ? 2 : 4; bit < n; bit *= 2) {
+    fence(g, row, n);
     exchange(g, row, n, bit);
+  }
+  for (int i = 0; i < n; i++)
+    row[i] = ll_bits(g, row[i], elem);
 }
 
 /* ---- units

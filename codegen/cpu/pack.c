@@ -80,20 +80,29 @@ static void unit_rows(Pack *p, Val panel, Val u0, Val u1, int64_t left) {
   ll_endif(g, &odd);
 }
 
-/* vl columns times vl units through registers. */
+/* vl columns times vl units through registers. A function of its own: in the loop, LLVM's strength
+ * reduction spends tens of milliseconds on its addresses. */
 static void transposed_block(Pack *p, Val panel, Val unit, Val col) {
   enum { MAX_VL = 16 };
   Gen *g = p->g;
   int vl = p->c.vl;
-  Val row[MAX_VL];
+  Ty param[] = {g->ptr, g->ptr}, type = LLVMFunctionType(g->none, param, 2, 0);
+  FnSave save;
+  Val fn = micro_fn(g, "transposed_block", 2, param, &save);
+  if (fn) {
+    Val row[MAX_VL], from = LLVMGetParam(fn, 0), to = LLVMGetParam(fn, 1);
+    for (int i = 0; i < vl; i++)
+      row[i] =
+          micro_units(g, &p->c, p->dt, vl, ll_gepc(g, ll_mem(g, p->dt), from, i * p->ns), NULL);
+    micro_transpose(g, row, vl);
+    for (int i = 0; i < vl; i++)
+      ll_store(g, row[i], ll_gepc(g, p->c.unit, to, (int64_t)i * p->c.cols), NULL);
+    micro_fn_end(g, &save);
+  }
   Val n = ll_add(g, ll_mul(g, panel, ll_n(g, p->c.cols)), col);
-  Val at = element(p, n, ll_mul(g, unit, ll_n(g, p->c.pair)));
-  for (int i = 0; i < vl; i++)
-    row[i] = micro_units(g, &p->c, p->dt, vl, ll_gepc(g, ll_mem(g, p->dt), at, i * p->ns), NULL);
-  micro_transpose(g, row, vl);
-  Val to = ll_gep(g, p->c.unit, place(p, panel, unit, 0), col);
-  for (int i = 0; i < vl; i++)
-    ll_store(g, row[i], ll_gepc(g, p->c.unit, to, (int64_t)i * p->c.cols), NULL);
+  Val from = element(p, n, ll_mul(g, unit, ll_n(g, p->c.pair)));
+  Val args[] = {from, ll_gep(g, p->c.unit, place(p, panel, unit, 0), col)};
+  LLVMBuildCall2(g->b, type, LLVMGetNamedFunction(g->mod, "transposed_block"), args, 2, "");
 }
 
 /* Units [u0, u1) of a full panel whose memory is contiguous along k; chunks start at multiples of

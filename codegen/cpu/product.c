@@ -93,7 +93,7 @@ static int64_t row_stride(const Product *p, const Access *a) {
 
 enum {
   TILE_ROWS = 144, /* rows of A in scratch beside the panels they meet, in the second-level cache */
-  TILE_COLS = 256,
+  TILE_COLS = 512,
   MANY_TILES = 32,      /* enough for 16 threads */
   SMALL_TILE = 1 << 18, /* multiplications below which a tile is not cut further */
   K_ONE = 384,
