@@ -94,7 +94,8 @@ static void *work_main(void *user) {
   return NULL;
 }
 
-/* One thread: its own cpu time, so that neighbours on the same core do not count; more: wall time. */
+/* One thread: its own cpu time, so that neighbours on the same core do not count; more: wall time.
+ */
 static double work_clock(int threads) {
   struct timespec t;
   clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);

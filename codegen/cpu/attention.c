@@ -65,7 +65,7 @@ static void softmax(Attn *a, const Space *w, const Heads *lse, Val q0, Val count
                     const Dropout *drop) {
   Gen *g = a->g;
   Ty t = ll_vec(a->c.sum, a->c.vl);
-  Loop v = ll_loop(g, ll_n(g, 0), ll_n(g, a->lanes), a->c.vl);
+  Loop v = ll_loop(g, ll_n(g, 0), count, a->c.vl);
   Val scores = ll_gep(g, a->c.sum, w->scores, v.i), queries = attn_query_lanes(a, q0, v.i), most;
   attn_normalizer(a, scores, queries, limit, &most);
   Val sum = exponentials(a, scores, queries, limit, most, drop);
@@ -82,32 +82,54 @@ static void softmax(Attn *a, const Space *w, const Heads *lse, Val q0, Val count
   ll_loop_end(g, &v);
 }
 
+/* Operands of one head. */
+typedef struct {
+  Heads q, k, v, o, lse;
+  Dropout drop;
+} Head;
+
+static void attend(Attn *a, const Space *w, const Head *x, Val block) {
+  Gen *g = a->g;
+  Val q0 = ll_mul(g, block, ll_n(g, a->queries));
+  Val count = ll_umin(g, ll_n(g, a->queries), ll_sub(g, ll_n(g, a->T), q0));
+  Val limit = attn_limit(a, q0, count), even = attn_round_up(a, limit, 2);
+  Val lanes = attn_lanes(a, count);
+  attn_read(a, &x->q, q0, count, lanes, w->q);
+  attn_transpose(a, w->q, lanes, w->qt);
+  attn_scores(a, w->k, w->qt, w->scores, lanes, limit);
+  softmax(a, w, &x->lse, q0, count, limit, &x->drop);
+  attn_by_query(a, w->scores, w->v, w->o, count, even);
+  attn_write(a, &x->o, q0, count, w->o, a->round == DT_COUNT ? w->inverse : NULL);
+}
+
+/* Heads enough for any number of threads: a tile is a whole head, and reads its keys once. */
+enum { MANY_HEADS = 64 };
+
 bool cpu_attention(Gen *g, const Op *group) {
   Attn a;
   if (!attn_plan(&a, g, group, 0))
     return false;
   if (group->nout < 2)
     return gen_fail(g, "attention without lse");
-  g->ntiles = a.N * a.H * a.blocks;
+  int64_t parts = a.N * a.H >= MANY_HEADS ? 1 : a.blocks;
+  g->ntiles = a.N * a.H * parts;
   Space w = space(&a);
   Loop tile = ll_loop(g, g->first, g->end, 1);
-  Val nh = ll_udiv(g, tile.i, a.blocks), n = ll_udiv(g, nh, a.H), h = ll_urem(g, nh, a.H);
-  Val q0 = ll_mul(g, ll_urem(g, tile.i, a.blocks), ll_n(g, a.queries));
-  Val count = ll_umin(g, ll_n(g, a.queries), ll_sub(g, ll_n(g, a.T), q0));
-  Val limit = attn_limit(&a, q0, count);
-  Val even = ll_and(g, ll_add(g, limit, ll_n(g, 1)), ll_n(g, ~(int64_t)1));
-  Heads q = attn_in(&a, 0, n, h), k = attn_in(&a, 1, n, h), v = attn_in(&a, 2, n, h);
-  Heads o = attn_out(&a, 0, n, h), lse = attn_out(&a, 1, n, h);
-  Dropout drop = attn_dropout(&a, nh);
-  Val zero = ll_n(g, 0);
-  attn_read(&a, &q, q0, count, a.lanes, w.q);
-  attn_transpose(&a, w.q, w.qt);
-  attn_read(&a, &k, zero, ll_n(g, a.S), a.keys, w.k);
-  attn_read(&a, &v, zero, ll_n(g, a.S), a.keys, w.v);
-  attn_scores(&a, w.k, w.qt, w.scores, limit);
-  softmax(&a, &w, &lse, q0, count, limit, &drop);
-  attn_by_query(&a, w.scores, w.v, w.o, count, even);
-  attn_write(&a, &o, q0, count, w.o, a.round == DT_COUNT ? w.inverse : NULL);
+  Val nh = ll_udiv(g, tile.i, parts), n = ll_udiv(g, nh, a.H), h = ll_urem(g, nh, a.H);
+  Head x = {attn_in(&a, 0, n, h),  attn_in(&a, 1, n, h),  attn_in(&a, 2, n, h),
+            attn_out(&a, 0, n, h), attn_out(&a, 1, n, h), attn_dropout(&a, nh)};
+  Val zero = ll_n(g, 0), block0 = zero, block1 = ll_n(g, a.blocks), seen = ll_n(g, a.S);
+  if (parts > 1) {
+    block0 = ll_urem(g, tile.i, parts);
+    block1 = ll_add(g, block0, ll_n(g, 1));
+    seen = attn_limit(&a, ll_mul(g, block0, ll_n(g, a.queries)), ll_n(g, a.queries));
+  }
+  Val even = attn_round_up(&a, seen, 2);
+  attn_read(&a, &x.k, zero, seen, even, w.k);
+  attn_read(&a, &x.v, zero, seen, even, w.v);
+  Loop block = ll_loop(g, block0, block1, 1);
+  attend(&a, &w, &x, block.i);
+  ll_loop_end(g, &block);
   ll_loop_end(g, &tile);
   return !g->error[0];
 }

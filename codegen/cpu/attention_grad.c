@@ -30,7 +30,7 @@ static Space space(Attn *a) {
 
 /* What one block works on. */
 typedef struct {
-  Val q0, count, limit, even;
+  Val q0, count, lanes, limit, even;
   Heads o, lse;
   Dropout drop;
 } Block;
@@ -39,8 +39,8 @@ typedef struct {
 static void row_sums(Attn *a, const Space *w, const Block *b) {
   Gen *g = a->g;
   Ty t = ll_vec(a->c.sum, a->c.vl);
-  attn_read(a, &b->o, b->q0, b->count, a->lanes, w->dq);
-  Loop r = ll_loop(g, ll_n(g, 0), ll_n(g, a->lanes), 1);
+  attn_read(a, &b->o, b->q0, b->count, b->lanes, w->dq);
+  Loop r = ll_loop(g, ll_n(g, 0), b->lanes, 1);
   Val sum = ll_var(g, ll_f(t, 0)), row = ll_mul(g, r.i, ll_n(g, a->ds));
   Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, a->width), a->c.vl);
   Val at = ll_add(g, row, d.i);
@@ -55,7 +55,7 @@ static void row_sums(Attn *a, const Space *w, const Block *b) {
 /* norm[query] from memory; zero for padding. */
 static void read_norms(Attn *a, const Space *w, const Block *b) {
   Gen *g = a->g;
-  Loop r = ll_loop(g, ll_n(g, 0), ll_n(g, a->lanes), 1);
+  Loop r = ll_loop(g, ll_n(g, 0), b->lanes, 1);
   Val to = ll_gep(g, a->c.sum, w->norm, r.i);
   ll_store(g, ll_f(a->c.sum, 0), to, NULL);
   If some = ll_if(g, ll_icmp(g, LLVMIntSLT, r.i, b->count));
@@ -128,20 +128,20 @@ static void clear(Attn *a, Val to, int64_t elems) {
 static void grad_block(Attn *a, const Space *w, const Block *b, const Heads *q, const Heads *dout,
                        const Heads *dq) {
   Gen *g = a->g;
-  attn_read(a, q, b->q0, b->count, a->lanes, w->q);
-  attn_read(a, dout, b->q0, b->count, a->lanes, w->dout);
-  attn_transpose(a, w->q, w->qt);
-  attn_transpose(a, w->dout, w->doutt);
+  attn_read(a, q, b->q0, b->count, b->lanes, w->q);
+  attn_read(a, dout, b->q0, b->count, b->lanes, w->dout);
+  attn_transpose(a, w->q, b->lanes, w->qt);
+  attn_transpose(a, w->dout, b->lanes, w->doutt);
   row_sums(a, w, b);
   if (a->c.acc != DT_F64)
     read_norms(a, w, b);
-  attn_scores(a, w->k, w->qt, w->p, b->limit);
-  attn_scores(a, w->v, w->doutt, w->ds, b->limit);
-  Loop v = ll_loop(g, ll_n(g, 0), ll_n(g, a->lanes), a->c.vl);
+  attn_scores(a, w->k, w->qt, w->p, b->lanes, b->limit);
+  attn_scores(a, w->v, w->doutt, w->ds, b->lanes, b->limit);
+  Loop v = ll_loop(g, ll_n(g, 0), b->count, a->c.vl);
   score_gradients(a, w, b, v.i);
   ll_loop_end(g, &v);
-  attn_by_key(a, w->p, w->dout, w->dv, b->limit);
-  attn_by_key(a, w->ds, w->q, w->dk, b->limit);
+  attn_by_key(a, w->p, w->dout, w->dv, b->count, b->limit);
+  attn_by_key(a, w->ds, w->q, w->dk, b->count, b->limit);
   attn_by_query(a, w->ds, w->k, w->dq, b->count, b->even);
   attn_write(a, dq, b->q0, b->count, w->dq, NULL);
 }
@@ -162,15 +162,16 @@ bool cpu_attention_grad(Gen *g, const Op *group) {
   Heads dk = attn_out(&a, 1, n, h), dv = attn_out(&a, 2, n, h);
   Block b = {.o = attn_in(&a, IN_O, n, h), .lse = attn_in(&a, IN_LSE, n, h)};
   b.drop = attn_dropout(&a, tile.i);
-  attn_read(&a, &k, zero, keys, a.keys, w.k);
-  attn_read(&a, &v, zero, keys, a.keys, w.v);
+  attn_read(&a, &k, zero, keys, ll_n(g, a.keys), w.k);
+  attn_read(&a, &v, zero, keys, ll_n(g, a.keys), w.v);
   clear(&a, w.dk, a.keys * a.ds);
   clear(&a, w.dv, a.keys * a.ds);
   Loop q0 = ll_loop(g, zero, ll_n(g, a.T), a.queries);
   b.q0 = q0.i;
   b.count = ll_umin(g, ll_n(g, a.queries), ll_sub(g, ll_n(g, a.T), q0.i));
   b.limit = attn_limit(&a, q0.i, b.count);
-  b.even = ll_and(g, ll_add(g, b.limit, ll_n(g, 1)), ll_n(g, ~(int64_t)1));
+  b.lanes = attn_lanes(&a, b.count);
+  b.even = attn_round_up(&a, b.limit, 2);
   grad_block(&a, &w, &b, &q, &dout, &dq);
   ll_loop_end(g, &q0);
   attn_write(&a, &dk, zero, keys, w.dk, NULL);

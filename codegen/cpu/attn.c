@@ -56,8 +56,7 @@ bool attn_plan(Attn *a, Gen *g, const Op *group, int q) {
     a->round = (DType)op_int(group, "round", DT_COUNT);
   if (a->round == DT_F64 || (a->round == DT_F32 && !wide))
     a->round = DT_COUNT;
-  a->blocks = ceil_div(a->T, BLOCK);
-  a->queries = ceil_div(a->T, a->blocks);
+  a->queries = a->T < BLOCK ? a->T : BLOCK;
   a->blocks = ceil_div(a->T, a->queries);
   int64_t nq = ceil_div(a->queries, a->c.vl), nd = ceil_div(a->D, a->c.vl);
   a->lanes_nv = vectors(&nq);
@@ -121,7 +120,7 @@ static void read_vector(Attn *a, const Heads *x, Val row, Val d, int64_t valid, 
   ll_store(g, v, ll_gep(g, a->c.sum, to, d), NULL);
 }
 
-void attn_read(Attn *a, const Heads *x, Val from, Val count, int64_t padded, Val to) {
+void attn_read(Attn *a, const Heads *x, Val from, Val count, Val padded, Val to) {
   Gen *g = a->g;
   int64_t whole = a->D / a->c.vl * a->c.vl;
   Val zero = LLVMConstNull(ll_vec(a->c.sum, a->c.vl));
@@ -138,7 +137,7 @@ void attn_read(Attn *a, const Heads *x, Val from, Val count, int64_t padded, Val
   for (int64_t d = round_up(a->D, a->c.vl); d < a->width; d += a->c.vl)
     ll_store(g, zero, ll_gepc(g, a->c.sum, out, d), NULL);
   ll_loop_end(g, &r);
-  Loop p = ll_loop(g, count, ll_n(g, padded), 1);
+  Loop p = ll_loop(g, count, padded, 1);
   Val rest = ll_gep(g, a->c.sum, to, ll_mul(g, p.i, ll_n(g, a->ds)));
   Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, a->width), a->c.vl);
   ll_store(g, zero, ll_gep(g, a->c.sum, rest, d.i), NULL);
@@ -197,9 +196,9 @@ static void transpose_block(Attn *a, Val from, Val to) {
   LLVMBuildCall2(g->b, type, LLVMGetNamedFunction(g->mod, "transpose_block"), args, 2, "");
 }
 
-void attn_transpose(Attn *a, Val from, Val to) {
+void attn_transpose(Attn *a, Val from, Val lanes, Val to) {
   Gen *g = a->g;
-  Loop q = ll_loop(g, ll_n(g, 0), ll_n(g, a->lanes), a->c.vl);
+  Loop q = ll_loop(g, ll_n(g, 0), lanes, a->c.vl);
   Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, a->width), a->c.vl);
   Val at = ll_add(g, ll_mul(g, q.i, ll_n(g, a->ds)), d.i);
   Val out = ll_add(g, ll_mul(g, d.i, ll_n(g, a->qs)), q.i);
@@ -227,7 +226,7 @@ static Val panels_below(Attn *a, const Split *s, Val limit) {
 typedef struct {
   const Split *rows;
   Micro m;
-  int64_t cols; /* of B and C */
+  Val cols; /* of B and C */
   Val a, b, c, kc, add;
   Val limit; /* rows wanted */
 } Product;
@@ -236,7 +235,7 @@ static void multiply(Attn *a, const Product *p) {
   Gen *g = a->g;
   Ty t = a->c.sum;
   Val end = panels_below(a, p->rows, p->limit);
-  Loop j = ll_loop(g, ll_n(g, 0), ll_n(g, p->cols), (int64_t)p->m.nv * a->c.vl);
+  Loop j = ll_loop(g, ll_n(g, 0), p->cols, (int64_t)p->m.nv * a->c.vl);
   Loop i = ll_loop(g, ll_n(g, 0), end, 1);
   Val row = split_start(g, p->rows, i.i);
   Val from = ll_gep(g, t, p->a, ll_mul(g, row, ll_n(g, p->m.rs)));
@@ -246,7 +245,7 @@ static void multiply(Attn *a, const Product *p) {
   ll_loop_end(g, &j);
 }
 
-void attn_scores(Attn *a, Val rows, Val packed, Val out, Val limit) {
+void attn_scores(Attn *a, Val rows, Val packed, Val out, Val lanes, Val limit) {
   Micro m = {.c = a->c,
              .nv = a->lanes_nv,
              .rs = a->ds,
@@ -254,28 +253,39 @@ void attn_scores(Attn *a, Val rows, Val packed, Val out, Val limit) {
              .bs = a->qs,
              .cs = a->qs,
              .odd = a->D % 2 != 0};
-  Product p = {&a->key_rows, m, a->lanes, rows, packed, out, ll_n(a->g, a->D), NULL, limit};
+  Product p = {&a->key_rows, m, lanes, rows, packed, out, ll_n(a->g, a->D), NULL, limit};
   multiply(a, &p);
 }
 
 void attn_by_query(Attn *a, Val p, Val rows, Val out, Val count, Val limit) {
   Micro m = {.c = a->c, .nv = a->width_nv, .rs = 1, .ks = a->qs, .bs = a->ds, .cs = a->ds};
-  Product q = {&a->query_rows, m, a->width, p, rows, out, limit, NULL, count};
+  Product q = {&a->query_rows, m, ll_n(a->g, a->width), p, rows, out, limit, NULL, count};
   multiply(a, &q);
+}
+
+Val attn_round_up(Attn *a, Val n, int64_t m) {
+  return ll_and(a->g, ll_add(a->g, n, ll_n(a->g, m - 1)), ll_n(a->g, ~(m - 1)));
+}
+
+/* Three vectors go together only as all there are. */
+Val attn_lanes(Attn *a, Val count) {
+  if (a->lanes_nv == 3)
+    return ll_n(a->g, a->lanes);
+  return attn_round_up(a, count, (int64_t)a->lanes_nv * a->c.vl);
 }
 
 Val attn_padded(Attn *a, Val limit) {
   Gen *g = a->g;
-  Val even = ll_and(g, ll_add(g, limit, ll_n(g, 1)), ll_n(g, ~(int64_t)1));
+  Val even = attn_round_up(a, limit, 2);
   Val end = split_start(g, &a->key_wide, panels_below(a, &a->key_wide, limit));
   return ll_sel(g, ll_icmp(g, LLVMIntSGT, end, even), end, even);
 }
 
-void attn_by_key(Attn *a, Val p, Val rows, Val out, Val limit) {
+void attn_by_key(Attn *a, Val p, Val rows, Val out, Val count, Val limit) {
   Micro m = {
       .c = a->c, .nv = a->width_nv, .rs = a->qs, .ks = 1, .bs = a->ds, .cs = a->ds, .add = true};
-  Val one = ll_i(a->g->i1, 1), kc = ll_n(a->g, round_up(a->queries, 2));
-  Product q = {&a->key_wide, m, a->width, p, rows, out, kc, one, limit};
+  Val one = ll_i(a->g->i1, 1), kc = attn_round_up(a, count, 2);
+  Product q = {&a->key_wide, m, ll_n(a->g, a->width), p, rows, out, kc, one, limit};
   multiply(a, &q);
 }
 

@@ -48,21 +48,27 @@ Heads attn_out(Attn *a, int k, Val n, Val h);
 
 /* Rows [from, from + count) of x as sums dtype into to[.][ds]; columns are padded with zeros, and
  * so are rows [count, padded). */
-void attn_read(Attn *a, const Heads *x, Val from, Val count, int64_t padded, Val to);
+void attn_read(Attn *a, const Heads *x, Val from, Val count, Val padded, Val to);
 /* The first count rows of from[.][ds], times row_scale[row] unless it is NULL, to rows from
  * `first`. */
 void attn_write(Attn *a, const Heads *x, Val first, Val count, Val from, Val row_scale);
-/* to[width][qs] = transpose of from[lanes][ds]. */
-void attn_transpose(Attn *a, Val from, Val to);
-/* out[key][query] = sum over d of rows[key][d] packed[d][query], for keys < limit. */
-void attn_scores(Attn *a, Val rows, Val packed, Val out, Val limit);
+/* to[width][qs] = transpose of the first `lanes` rows of from[.][ds]. */
+void attn_transpose(Attn *a, Val from, Val lanes, Val to);
+/* out[key][query] = sum over d of rows[key][d] packed[d][query], for keys < limit, queries < lanes.
+ */
+void attn_scores(Attn *a, Val rows, Val packed, Val out, Val lanes, Val limit);
 /* out[query][d] = sum over keys < limit (an even number) of p[key][query] rows[key][d]. */
 void attn_by_query(Attn *a, Val p, Val rows, Val out, Val count, Val limit);
 /* Where rows of scores from limit on must be zero for the next two: up to this key. */
 Val attn_padded(Attn *a, Val limit);
-/* out[key][d] += sum over queries of p[key][query] rows[query][d], for keys < limit. */
-void attn_by_key(Attn *a, Val p, Val rows, Val out, Val limit);
+/* out[key][d] += sum over queries < count of p[key][query] rows[query][d], for keys < limit. With
+ * an odd count one more query is read, whose row must be zero. */
+void attn_by_key(Attn *a, Val p, Val rows, Val out, Val count, Val limit);
 
+/* n rounded up to a multiple of m, a power of two. */
+Val attn_round_up(Attn *a, Val n, int64_t m);
+/* Lanes that scores of `count` queries are computed for. */
+Val attn_lanes(Attn *a, Val count);
 /* The queries of vector v of a block that starts at q0, as i64 lanes. */
 Val attn_query_lanes(Attn *a, Val q0, Val v);
 /* Factor of dropout on P (0 or 1 / (1 - p)) for a vector of queries; (n, h) flat in nh. */
