@@ -508,6 +508,19 @@ static Status check_leftovers(const mprt_program *p, const mprt__st_file file[2]
   return MPCC_OK;
 }
 
+/* First values for what the checkpoint lacks; padding between tensors is zero. */
+static Status prepare_state(mprt_program *p, const Source *source) {
+  bool whole = true;
+  for (uint32_t i = 0; i < p->ntensor; i++)
+    whole &= source[i].tensor || !is_state(p, i);
+  if (!whole)
+    return mprt__init_state(p);
+  if (p->segment[MPCC_SEG_STATE].bytes > 0)
+    memset(p->segment[MPCC_SEG_STATE].data, 0, p->segment[MPCC_SEG_STATE].bytes);
+  p->initialized = true;
+  return MPCC_OK;
+}
+
 static Status read_tensors(mprt_program *p, const Source *source) {
   for (uint32_t i = 0; i < p->ntensor; i++) {
     if (!source[i].tensor)
@@ -556,7 +569,7 @@ static Status resume_from(mprt_program *p, const char *dir, mprt__st_file file[2
     s = check_leftovers(p, file);
   /* From here on the state changes: all that can be wrong with the checkpoint was looked at. */
   if (s == MPCC_OK)
-    s = mprt__init_state(p);
+    s = prepare_state(p, source);
   if (s == MPCC_OK)
     s = read_tensors(p, source);
   if (s == MPCC_OK)

@@ -37,7 +37,7 @@ Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split,
   if (st != MPCC_OK)
     return st;
   double loss_sum = 0, weight_sum = 0, correct = 0, waited;
-  int64_t valid = 1, epoch, sample, samples = 0;
+  int64_t valid = 1, epoch, sample;
   int64_t batches = mprt__batches(d->nsample, batch_of(p), false);
   batches = mprt__limited_batches(p, split, batches);
   for (int64_t i = 0; st == MPCC_OK && i < batches; i++) {
@@ -48,7 +48,6 @@ Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split,
     loss_sum += mprt__get_scalar(p, "metric.loss_sum", NAN);
     weight_sum += mprt__get_scalar(p, "metric.weight_sum", NAN);
     correct += mprt__get_scalar(p, "metric.correct", NAN);
-    samples += valid;
   }
   mprt__loader_destroy(l);
   *loss = loss_sum / weight_sum;
