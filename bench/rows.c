@@ -1,11 +1,14 @@
 /* Rows kernels beside copying: bytes touched per second (each tensor once), one thread, best of
- * many runs, with the same bytes copied in between. Usage: bench_rows [level [kilobytes]] */
+ * many runs, with the same bytes copied in between. Usage: bench_rows [level [kilobytes [columns]]]
+ */
 #include <math.h>
 #include <stdio.h>
 
 #include "tests/kernel_run.h"
 
-enum { COLS = 768, MAX_OPERANDS = 12 };
+enum { MAX_OPERANDS = 12 };
+
+static int64_t cols = 768;
 
 typedef struct {
   Group *t;
@@ -13,7 +16,7 @@ typedef struct {
 } Build;
 
 static Access full(void) {
-  return (Access){.stride = {COLS, 1}};
+  return (Access){.stride = {cols, 1}};
 }
 
 static int put(Build *b, Prim p, Level level, int x, int y) {
@@ -24,11 +27,11 @@ static int put(Build *b, Prim p, Level level, int x, int y) {
 
 static int load(Build *b, DType dt, Level level) {
   Access a = full();
-  int64_t n = b->rows * COLS;
+  int64_t n = b->rows * cols;
   if (level == LV_ROW)
     a = (Access){.stride = {1, 0}}, n = b->rows;
   if (level == LV_COL)
-    a = (Access){.stride = {0, 1}}, n = COLS;
+    a = (Access){.stride = {0, 1}}, n = cols;
   group_in(b->t, dt, n, a);
   int i = put(b, PR_LOAD, level == LV_COL ? LV_ELEM : level, -1, -1);
   b->t->body.stmt[i].ref = b->t->op.nin - 1;
@@ -37,11 +40,11 @@ static int load(Build *b, DType dt, Level level) {
 
 static void store(Build *b, DType dt, Level level, int v) {
   Access a = full();
-  int64_t n = b->rows * COLS;
+  int64_t n = b->rows * cols;
   if (level == LV_ROW)
     a = (Access){.stride = {1, 0}}, n = b->rows;
   if (level == LV_COL)
-    n = (b->rows / b->t->body.panel_rows + 1) * COLS;
+    n = (b->rows / b->t->body.panel_rows + 1) * cols;
   group_out(b->t, dt, n, a);
   int i = put(b, PR_STORE, level, v, -1);
   b->t->body.stmt[i].ref = b->t->op.nout - 1;
@@ -60,7 +63,7 @@ static int number(Build *b, double v) {
 
 static void layer_norm(Build *b, DType dt) {
   int x = load(b, dt, LV_ELEM), w = load(b, DT_F32, LV_COL), bias = load(b, DT_F32, LV_COL);
-  int inv = number(b, 1.0 / COLS), mean = R2(PR_MUL, R1(PR_RSUM, x), inv);
+  int inv = number(b, 1.0 / (double)cols), mean = R2(PR_MUL, R1(PR_RSUM, x), inv);
   int c = E2(PR_SUB, x, mean), var = R2(PR_MUL, R1(PR_RSUM, E2(PR_MUL, c, c)), inv);
   int std = R1(PR_SQRT, R2(PR_ADD, var, number(b, 1e-5))), rstd = R2(PR_DIV, number(b, 1), std);
   store(b, dt, LV_ELEM, E2(PR_ADD, E2(PR_MUL, E2(PR_MUL, c, rstd), w), bias));
@@ -71,7 +74,7 @@ static void layer_norm(Build *b, DType dt) {
 static void layer_norm_grad(Build *b, DType dt) {
   int dy = load(b, dt, LV_ELEM), x = load(b, dt, LV_ELEM), w = load(b, DT_F32, LV_COL);
   int mean = load(b, DT_F32, LV_ROW), rstd = load(b, DT_F32, LV_ROW);
-  int inv = number(b, 1.0 / COLS), h = E2(PR_MUL, E2(PR_SUB, x, mean), rstd);
+  int inv = number(b, 1.0 / (double)cols), h = E2(PR_MUL, E2(PR_SUB, x, mean), rstd);
   int g = E2(PR_MUL, dy, w), m1 = R2(PR_MUL, R1(PR_RSUM, g), inv);
   int m2 = R2(PR_MUL, R1(PR_RSUM, E2(PR_MUL, g, h)), inv);
   store(b, dt, LV_ELEM, E2(PR_MUL, E2(PR_SUB, E2(PR_SUB, g, m1), E2(PR_MUL, h, m2)), rstd));
@@ -188,11 +191,13 @@ static void *operand(const Value *v, int64_t *bytes) {
 int main(int argc, char **argv) {
   const char *level = argc > 1 ? argv[1] : cpu_host_level();
   int64_t kilobytes = argc > 2 ? atoll(argv[2]) : 512;
+  if (argc > 3)
+    cols = atoll(argv[3]);
   printf("%s, about %lld kB per kernel\n%-22s %8s %8s %6s %8s\n", level, (long long)kilobytes,
          "kernel", "GB/s", "copy", "ratio", "code ms");
   for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-    Build b = {.rows = kilobytes * 1024 / COLS / 8};
-    b.t = group_new("rows", 2, (int64_t[]){b.rows, COLS}, 1);
+    Build b = {.rows = kilobytes * 1024 / cols / 8};
+    b.t = group_new("rows", 2, (int64_t[]){b.rows, cols}, 1);
     b.t->body.panel_rows = 16;
     cases[c].build(&b, cases[c].dt);
     Run r = run_compile(b.t, level);
