@@ -264,22 +264,31 @@ Val ll_cos(Gen *g, Val x) {
 /* ---- random numbers ---- */
 
 /* Word 0 of Philox4x32-10 (Salmon et al. 2011, sec. 3.3); words are i64 with the upper half zero,
- * so that products are one instruction. */
+ * so that products are one instruction. A loop: ten rounds in a row take long to compile. */
 Val ll_rand(Gen *g, Val seed, Val step, Val element, Val stream) {
   Val low = ll_n(g, 0xffffffff);
-  Val k0 = ll_and(g, seed, low), k1 = ll_lshr(g, seed, 32);
-  Val x0 = ll_and(g, element, low), x1 = ll_lshr(g, element, 32);
-  Val x2 = ll_and(g, step, low), x3 = ll_and(g, stream, low);
-  for (int round = 0; round < 10; round++) {
-    Val p0 = ll_mul(g, x0, ll_n(g, 0xD2511F53)), p1 = ll_mul(g, x2, ll_n(g, 0xCD9E8D57));
-    x0 = ll_xor(g, ll_xor(g, ll_lshr(g, p1, 32), x1), k0);
-    x1 = ll_and(g, p1, low);
-    x2 = ll_xor(g, ll_xor(g, ll_lshr(g, p0, 32), x3), k1);
-    x3 = ll_and(g, p0, low);
-    k0 = ll_and(g, ll_add(g, k0, ll_n(g, 0x9E3779B9)), low);
-    k1 = ll_and(g, ll_add(g, k1, ll_n(g, 0xBB67AE85)), low);
-  }
-  Val mantissa = ll_trunc(g, ll_lshr(g, x0, 8), g->i32);
+  Val args[] = {seed, step, element, stream}, x[4], k[2];
+  int lanes = 1;
+  for (int i = 0; i < 4; i++)
+    lanes = ll_lanes(args[i]) > lanes ? ll_lanes(args[i]) : lanes;
+  x[0] = ll_var(g, ll_splat(g, ll_and(g, element, low), lanes));
+  x[1] = ll_var(g, ll_splat(g, ll_lshr(g, element, 32), lanes));
+  x[2] = ll_var(g, ll_splat(g, ll_and(g, step, low), lanes));
+  x[3] = ll_var(g, ll_splat(g, ll_and(g, stream, low), lanes));
+  k[0] = ll_var(g, ll_and(g, seed, low));
+  k[1] = ll_var(g, ll_lshr(g, seed, 32));
+  Loop round = ll_loop(g, ll_n(g, 0), ll_n(g, 10), 1);
+  Val k0 = ll_var_get(g, k[0]), k1 = ll_var_get(g, k[1]);
+  Val p0 = ll_mul(g, ll_and(g, ll_var_get(g, x[0]), low), ll_n(g, 0xD2511F53));
+  Val p1 = ll_mul(g, ll_and(g, ll_var_get(g, x[2]), low), ll_n(g, 0xCD9E8D57));
+  ll_var_set(g, x[0], ll_xor(g, ll_xor(g, ll_lshr(g, p1, 32), ll_var_get(g, x[1])), k0));
+  ll_var_set(g, x[1], ll_and(g, p1, low));
+  ll_var_set(g, x[2], ll_xor(g, ll_xor(g, ll_lshr(g, p0, 32), ll_var_get(g, x[3])), k1));
+  ll_var_set(g, x[3], ll_and(g, p0, low));
+  ll_var_set(g, k[0], ll_and(g, ll_add(g, k0, ll_n(g, 0x9E3779B9)), low));
+  ll_var_set(g, k[1], ll_and(g, ll_add(g, k1, ll_n(g, 0xBB67AE85)), low));
+  ll_loop_end(g, &round);
+  Val mantissa = ll_trunc(g, ll_lshr(g, ll_var_get(g, x[0]), 8), g->i32);
   Val u = ll_sitof(g, mantissa, g->f32);
   return mul(g, u, ll_f(LLVMTypeOf(u), 0x1p-24));
 }

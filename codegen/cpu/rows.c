@@ -458,7 +458,9 @@ static bool lane_rows(Rows *r, Val first, Val end) {
     room = ll_umin(g, room, ll_sub(g, ll_n(g, n), ll_urem(g, row, n)));
   Val step = ll_var(g, room);
   bool ok = true;
-  bool many = u > 1 && n >= u * lanes, one = n >= lanes;
+  /* AVX-512 masks cost little: long bodies are written once, masked */
+  bool once = g->level->avx512 && u == 1 && r->body.nstmt > 40;
+  bool many = u > 1 && n >= u * lanes, one = n >= lanes && !once;
   If f = {0}, h = {0};
   if (many) {
     f = ll_if(g, ll_icmp(g, LLVMIntSGE, room, ll_n(g, u * lanes)));
@@ -471,6 +473,10 @@ static bool lane_rows(Rows *r, Val first, Val end) {
     ok = run_groups(r, row, 1, NULL);
     ll_var_set(g, step, ll_n(g, lanes));
     ll_else(g, &h);
+  }
+  if (once) {
+    room = ll_umin(g, room, ll_n(g, lanes));
+    ll_var_set(g, step, room);
   }
   ok = ok && run_groups(r, row, 1, room);
   if (!ok)

@@ -138,8 +138,9 @@ static int math_cost(const Stmt *s) {
   case PR_ERF:
   case PR_SIN:
   case PR_COS:
-  case PR_RAND:
     return 40;
+  case PR_RAND:
+    return 100;
   case PR_DIV:
   case PR_SQRT:
     return 4;
@@ -303,14 +304,15 @@ static bool delay_stores(Rows *r) {
 }
 
 static void choose_unroll(Rows *r, int pass) {
-  int ops = 0, heavy = 0;
+  int ops = 0, heavy = 0, huge = 0;
   for (int i = 0; i < r->body.nstmt; i++)
     if (rows_needed(r, pass, i)) {
       ops++;
       heavy += math_cost(&r->body.stmt[i]) >= 20;
+      huge += math_cost(&r->body.stmt[i]) / 40;
     }
   bool wide = r->g->level->avx512;
-  int u = heavy ? (wide && ops < 40 ? 2 : 1) : ops <= 24 ? 4 : ops <= 60 ? 2 : 1;
+  int u = heavy ? (wide && ops < 40 && huge < 2 ? 2 : 1) : ops <= 24 ? 4 : ops <= 60 ? 2 : 1;
   int64_t groups = r->lanes > 1 ? r->body.dim[r->lane_dim] / r->lanes : 1;
   while (u > 1 && u > groups)
     u /= 2;
