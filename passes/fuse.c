@@ -128,7 +128,7 @@ static void fuse_func(Fuse *F, const Func *f) {
     F->status = F->status ? F->status : MPCC_ERR_NOMEM;
     return;
   }
-  int n = fuse_schedule(F, order);
+  int n = graph_schedule(F, order);
   for (int i = 0; i < n && F->status == MPCC_OK; i++)
     emit_node(F, order[i]);
   if (F->status == MPCC_OK)

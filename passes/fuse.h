@@ -92,7 +92,9 @@ struct Node {
   bool recompute, dead;
   int64_t npanel; /* once emitted */
   int pos;        /* topological position */
-  int mark, seq;  /* seq: program order of what it holds */
+  int mark, count;
+  bool visited;
+  int seq;  /* seq: program order of what it holds */
 };
 
 typedef struct {
@@ -124,8 +126,8 @@ typedef struct {
   CopyEntry *copy;
   int ncopy, ccopy;
   const Op *op; /* being lowered */
-  Node **heap;  /* merge.c */
-  int stamp;
+  Node **order, **heap, **window; /* graph.c; heap and window are work space */
+  int norder, stamp, lowest;
 } Fuse;
 
 /* Error of the pass at an op; sticky. */
@@ -218,19 +220,35 @@ GroupFn group_op, group_elem;
 #undef OP
 #undef SCALAR
 
-/* ---- merge.c ------------------------------------------------------------------------------- */
+/* ---- simplify.c ---------------------------------------------------------------------------- */
 
 /* Drops extents of 1 and joins neighbours whose accesses agree. */
 void node_simplify(Fuse *F, Node *n);
 /* Equal statements and loads once, nothing unused. */
 void node_clean(Fuse *F, Node *n);
+bool form_equal(const Access *a, const Access *b, int ndim);
+
+/* ---- graph.c ------------------------------------------------------------------------------- */
+
+/* Fills Buf.user. add: n loads b. update: drops users that died or load it no more. */
+void graph_users(Fuse *F);
+void graph_add_user(Fuse *F, Buf *b, Node *n);
+void graph_update_users(Buf *b);
+/* Drops nodes that nothing needs and results that nothing reads. */
+void graph_sweep(Fuse *F);
+/* Topological order of the live nodes into F->order, positions into Node.pos. */
+void graph_order(Fuse *F);
+/* Puts the order right after node `gone` was merged into `stays`; lowest position that changed. */
+int graph_reorder(Fuse *F, const Node *gone, const Node *stays);
+/* Is there a way from p to c? direct: through another node only. */
+bool graph_reaches(Fuse *F, const Node *p, const Node *c, bool direct);
+/* The order in which nodes are to run: program order, what only packs or copies state just before
+ * its first use. Returns their number. */
+int graph_schedule(Fuse *F, Node **order);
+
+/* ---- merge.c ------------------------------------------------------------------------------- */
+
 void merge_all(Fuse *F);
-/* Topological order of live nodes into order[]; returns their number. */
-int fuse_order(Fuse *F, Node **order);
-/* The order in which they are to run: program order, what only packs or copies state just before
- * its first use. */
-int fuse_schedule(Fuse *F, Node **order);
-void fuse_users(Fuse *F);
 
 /* ---- emit.c -------------------------------------------------------------------------------- */
 

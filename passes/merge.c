@@ -14,400 +14,9 @@
 /* Kernels of more arguments or statements than this gain nothing. */
 enum { MAX_ARGS = 28, MAX_STMTS = 320, SIBLING_DISTANCE = 48 };
 
-/* ---- one node ------------------------------------------------------------------------------ */
-
 static bool is_reduction(int prim) {
   return prim >= PR_RSUM && prim <= PR_AMIN;
 }
-
-/* Calls fn on every affine form of the node over its dims. */
-typedef void FormFn(Access *at, void *user);
-static void each_form(Node *n, FormFn *fn, void *user) {
-  for (int i = 0; i < n->nin; i++)
-    fn(&n->in[i].at, user);
-  for (int i = 0; i < n->nout; i++)
-    fn(&n->out[i].at, user);
-  for (int i = 0; i < n->nlin; i++)
-    fn(&n->lin[i], user);
-}
-
-typedef struct {
-  int from, count;
-} Shift;
-
-static void form_drop(Access *at, void *user) {
-  int d = *(int *)user;
-  memmove(at->stride + d, at->stride + d + 1, (size_t)(MAX_DIMS - 1 - d) * sizeof *at->stride);
-  at->stride[MAX_DIMS - 1] = 0;
-}
-
-static void drop_dim(Node *n, int d) {
-  each_form(n, form_drop, &d);
-  if (d >= n->ndim - n->ncol)
-    n->ncol--;
-  memmove(n->dim + d, n->dim + d + 1, (size_t)(n->ndim - 1 - d) * sizeof *n->dim);
-  n->ndim--;
-}
-
-typedef struct {
-  int d;
-  int64_t inner;
-  bool fits;
-} Join;
-
-static void form_joins(Access *at, void *user) {
-  Join *j = user;
-  if (at->stride[j->d] != at->stride[j->d + 1] * j->inner)
-    j->fits = false;
-}
-
-static bool can_join(Node *n, int d) {
-  if (n->dim[d] == DIM_PANELS || n->dim[d + 1] == DIM_PANELS)
-    return false;
-  bool columns = d >= n->ndim - n->ncol, columns_next = d + 1 >= n->ndim - n->ncol;
-  if (n->rigid && columns != columns_next)
-    return false;
-  Join j = {d, n->dim[d + 1], true};
-  each_form(n, form_joins, &j);
-  return j.fits;
-}
-
-static void form_permute(Access *at, void *user) {
-  const int *perm = user;
-  Access old = *at;
-  for (int i = 0; i < MAX_DIMS; i++)
-    at->stride[i] = perm[i] < 0 ? 0 : old.stride[perm[i]];
-}
-
-/* Pointwise nodes walk memory as their first result lies (or first operand when all results are
- * partial): strides descend. */
-static void order_dims(Node *n) {
-  const Access *at = NULL;
-  for (int i = n->nout - 1; i >= 0; i--)
-    if (n->out[i].part == PART_NONE)
-      at = &n->out[i].at;
-  if (!at && n->nin)
-    at = &n->in[0].at;
-  if (!at)
-    return;
-  int perm[MAX_DIMS];
-  for (int i = 0; i < MAX_DIMS; i++)
-    perm[i] = i < n->ndim ? i : -1;
-  for (int i = 1; i < n->ndim; i++)
-    for (int j = i; j > 0; j--) {
-      int64_t before = llabs(at->stride[perm[j - 1]]), here = llabs(at->stride[perm[j]]);
-      if (before >= here || (before == 0 && here != 0 && 0))
-        break;
-      int t = perm[j];
-      perm[j] = perm[j - 1];
-      perm[j - 1] = t;
-    }
-  int64_t dim[MAX_DIMS];
-  for (int i = 0; i < n->ndim; i++)
-    dim[i] = n->dim[perm[i]];
-  memcpy(n->dim, dim, (size_t)n->ndim * sizeof *dim);
-  each_form(n, form_permute, perm);
-}
-
-void node_simplify(Fuse *F, Node *n) {
-  (void)F;
-  if (n->kind != NODE_ROWS && n->kind != NODE_PRODUCT)
-    return;
-  int keep = n->kind == NODE_PRODUCT ? 1 : 0;
-  for (int d = n->ndim - 1 - keep; d >= 0; d--)
-    if (n->dim[d] == 1)
-      drop_dim(n, d);
-  if (!n->rigid)
-    order_dims(n);
-  for (int d = n->ndim - 2; d >= 0; d--)
-    if (can_join(n, d)) {
-      n->dim[d + 1] *= n->dim[d];
-      drop_dim(n, d);
-      /* drop_dim took a column when both were columns: the joined one stays. */
-    }
-}
-
-static bool stmt_equal(const Stmt *a, const Stmt *b) {
-  return a->prim == b->prim && a->dt == b->dt && a->rd == b->rd && a->ref == b->ref &&
-         !memcmp(a->arg, b->arg, sizeof a->arg) && !memcmp(&a->imm, &b->imm, sizeof a->imm);
-}
-
-static bool form_equal(const Access *a, const Access *b, int ndim) {
-  return a->offset == b->offset && !memcmp(a->stride, b->stride, (size_t)ndim * sizeof *a->stride);
-}
-
-/* Equal affine forms get one number, so that equal statements over them compare equal. */
-static void number_forms(Node *n) {
-  for (int s = 0; s < n->nstmt; s++)
-    if (n->stmt[s].prim == PR_INDEX)
-      for (int i = 0; i < n->stmt[s].ref; i++)
-        if (form_equal(&n->lin[i], &n->lin[n->stmt[s].ref], n->ndim)) {
-          n->stmt[s].ref = i;
-          break;
-        }
-}
-
-static void number_values(Node *n, int *map) {
-  for (int s = 0; s < n->nstmt; s++) {
-    Stmt *st = &n->stmt[s];
-    map[s] = s;
-    for (int k = 0; k < STMT_ARGS; k++)
-      if (st->arg[k] >= 0)
-        st->arg[k] = map[st->arg[k]];
-    for (int t = 0; t < s && st->prim != PR_PARAM; t++)
-      if (map[t] == t && stmt_equal(&n->stmt[t], st)) {
-        map[s] = t;
-        break;
-      }
-  }
-  for (int i = 0; i < n->nout; i++)
-    n->out[i].stmt = map[n->out[i].stmt];
-}
-
-/* Renumbers what *ref points to in use order; -1 while unused. */
-static int renumber(int *map, int *next, int ref) {
-  if (map[ref] < 0)
-    map[ref] = (*next)++;
-  return map[ref];
-}
-
-static void drop_unused(Fuse *F, Node *n, const int *value) {
-  int total = n->nstmt + n->nin + n->nlin + n->nparam + 4;
-  int *space = ARENA_ARRAY(F->a, int, total);
-  bool *live = ARENA_ARRAY(F->a, bool, n->nstmt + 1);
-  if (arena_failed(F->a))
-    return;
-  for (int i = 0; i < total; i++)
-    space[i] = -1;
-  int *stmt = space, *in = stmt + n->nstmt, *lin = in + n->nin, *param = lin + n->nlin;
-  for (int i = 0; i < n->nout; i++)
-    live[n->out[i].stmt] = true;
-  for (int s = n->nstmt - 1; s >= 0; s--)
-    for (int k = 0; live[s] && k < STMT_ARGS; k++)
-      if (n->stmt[s].arg[k] >= 0)
-        live[n->stmt[s].arg[k]] = true;
-  int nstmt = 0, nin = 0, nlin = 0, nparam = 0;
-  if (n->kind == NODE_PRODUCT)
-    for (; nin < 2; nin++)
-      in[nin] = nin;
-  NodeIn *new_in = ARENA_ARRAY(F->a, NodeIn, n->nin + 1);
-  Access *new_lin = ARENA_ARRAY(F->a, Access, n->nlin + 1);
-  int64_t *new_param = ARENA_ARRAY(F->a, int64_t, n->nparam + 1);
-  if (arena_failed(F->a))
-    return;
-  for (int s = 0; s < n->nstmt; s++) {
-    if (!live[s] || value[s] != s)
-      continue;
-    Stmt st = n->stmt[s];
-    for (int k = 0; k < STMT_ARGS; k++)
-      if (st.arg[k] >= 0)
-        st.arg[k] = stmt[st.arg[k]];
-    if (st.prim == PR_LOAD)
-      st.ref = renumber(in, &nin, st.ref);
-    else if (st.prim == PR_INDEX)
-      st.ref = renumber(lin, &nlin, st.ref);
-    else if (st.prim == PR_PARAM)
-      st.ref = renumber(param, &nparam, st.ref);
-    stmt[s] = nstmt;
-    n->stmt[nstmt++] = st;
-  }
-  for (int i = 0; i < n->nout; i++)
-    n->out[i].stmt = stmt[n->out[i].stmt];
-  for (int i = 0; i < n->nin; i++)
-    if (in[i] >= 0)
-      new_in[in[i]] = n->in[i];
-  for (int i = 0; i < n->nlin; i++)
-    if (lin[i] >= 0)
-      new_lin[lin[i]] = n->lin[i];
-  for (int i = 0; i < n->nparam; i++)
-    if (param[i] >= 0)
-      new_param[param[i]] = n->param[i];
-  n->cin = n->nin + 1, n->clin = n->nlin + 1, n->cparam = n->nparam + 1;
-  n->in = new_in, n->lin = new_lin, n->param = new_param;
-  n->nstmt = nstmt, n->nin = nin, n->nlin = nlin, n->nparam = nparam;
-}
-
-void node_clean(Fuse *F, Node *n) {
-  if (n->kind != NODE_ROWS && n->kind != NODE_PRODUCT)
-    return;
-  int *value = ARENA_ARRAY(F->a, int, n->nstmt + 1);
-  if (arena_failed(F->a))
-    return;
-  number_forms(n);
-  number_values(n, value);
-  drop_unused(F, n, value);
-}
-
-/* ---- the graph ----------------------------------------------------------------------------- */
-
-static void add_user(Fuse *F, Buf *b, Node *n) {
-  for (int i = 0; i < b->nuser; i++)
-    if (b->user[i] == n)
-      return;
-  b->user = fuse_grow(F, b->user, b->nuser, &b->cuser, sizeof *b->user);
-  if (F->status == MPCC_OK)
-    b->user[b->nuser++] = n;
-}
-
-static bool loads(const Node *n, const Buf *b) {
-  for (int i = 0; i < n->nin; i++)
-    if (n->in[i].buf == b)
-      return true;
-  return false;
-}
-
-static void update_users(Buf *b) {
-  int k = 0;
-  for (int i = 0; i < b->nuser; i++)
-    if (!b->user[i]->dead && loads(b->user[i], b))
-      b->user[k++] = b->user[i];
-  b->nuser = k;
-}
-
-void fuse_users(Fuse *F) {
-  for (int i = 0; i < F->nbuf; i++)
-    F->buf[i]->nuser = 0;
-  for (int i = 0; i < F->nnode; i++)
-    for (int k = 0; !F->node[i]->dead && k < F->node[i]->nin; k++)
-      add_user(F, F->node[i]->in[k].buf, F->node[i]);
-}
-
-/* Nodes that nothing needs go, and results that nothing reads. */
-static void sweep(Fuse *F) {
-  for (int i = F->nnode - 1; i >= 0; i--) {
-    Node *n = F->node[i];
-    if (n->dead)
-      continue;
-    bool fixed = n->kind != NODE_ROWS && n->kind != NODE_PRODUCT, any = false;
-    int k = 0;
-    for (int r = 0; r < n->nout; r++)
-      any |= n->out[r].buf->nuser > 0 || n->out[r].buf->written;
-    for (int r = 0; r < n->nout; r++)
-      if (any && (fixed || n->out[r].buf->nuser || n->out[r].buf->written)) {
-        n->out[k] = n->out[r];
-        n->out[k].buf->out = k;
-        k++;
-      }
-    n->nout = k;
-    n->dead = !any;
-    if (!n->dead)
-      node_clean(F, n);
-    for (int r = 0; n->dead && r < n->nin; r++)
-      update_users(n->in[r].buf);
-  }
-  fuse_users(F);
-}
-
-/* Binary heap of nodes by creation number. */
-static void heap_push(Node **heap, int *n, Node *x) {
-  int i = (*n)++;
-  while (i && heap[(i - 1) / 2]->seq > x->seq) {
-    heap[i] = heap[(i - 1) / 2];
-    i = (i - 1) / 2;
-  }
-  heap[i] = x;
-}
-
-static Node *heap_pop(Node **heap, int *n) {
-  Node *top = heap[0], *x = heap[--*n];
-  int i = 0;
-  for (int c = 1; c < *n; c = 2 * i + 1) {
-    if (c + 1 < *n && heap[c + 1]->seq < heap[c]->seq)
-      c++;
-    if (heap[c]->seq >= x->seq)
-      break;
-    heap[i] = heap[c];
-    i = c;
-  }
-  heap[i] = x;
-  return top;
-}
-
-int fuse_order(Fuse *F, Node **order) {
-  Node **heap = F->heap;
-  int nheap = 0, n = 0;
-  for (int i = 0; i < F->nnode; i++) {
-    Node *x = F->node[i];
-    x->mark = 0;
-    if (x->dead)
-      continue;
-    for (int k = 0; k < x->nin; k++)
-      x->mark += x->in[k].buf->def != NULL;
-    if (!x->mark)
-      heap_push(heap, &nheap, x);
-  }
-  while (nheap) {
-    Node *x = heap_pop(heap, &nheap);
-    x->pos = n;
-    order[n++] = x;
-    for (int r = 0; r < x->nout; r++) {
-      const Buf *b = x->out[r].buf;
-      for (int u = 0; u < b->nuser; u++) {
-        Node *y = b->user[u];
-        for (int k = 0; k < y->nin; k++)
-          if (y->in[k].buf == b && !--y->mark)
-            heap_push(heap, &nheap, y);
-      }
-    }
-  }
-  return n;
-}
-
-static void visit(Node *n, Node **order, int *k) {
-  if (n->mark)
-    return;
-  n->mark = 1;
-  for (int i = 0; i < n->nin; i++)
-    if (n->in[i].buf->def)
-      visit(n->in[i].buf->def, order, k);
-  order[(*k)++] = n;
-}
-
-/* Runs just before its first use: packs, and what needs no other node. */
-static bool is_lazy(const Node *n) {
-  bool lazy = true;
-  for (int r = 0; r < n->nout; r++)
-    lazy &= !n->out[r].buf->written && n->out[r].buf->nuser > 0;
-  for (int i = 0; i < n->nin && n->kind != NODE_PACK; i++)
-    lazy &= !n->in[i].buf->def;
-  return lazy;
-}
-
-int fuse_schedule(Fuse *F, Node **order) {
-  Node **by_seq = F->heap;
-  int n = 0, k = 0;
-  for (int i = 0; i < F->nnode; i++) {
-    F->node[i]->mark = 0;
-    if (!F->node[i]->dead)
-      heap_push(by_seq, &n, F->node[i]);
-  }
-  while (n) {
-    Node *x = heap_pop(by_seq, &n);
-    if (!is_lazy(x))
-      visit(x, order, &k);
-  }
-  return k;
-}
-
-/* Is there a way from p to c through another node? Positions bound the search. */
-static bool reaches(const Node *p, Node *c, bool direct, int stamp) {
-  for (int k = 0; k < c->nin; k++) {
-    Node *x = c->in[k].buf->def;
-    if (!x || x->pos < p->pos || x->mark == stamp)
-      continue;
-    if (x == p) {
-      if (!direct)
-        return true;
-      continue;
-    }
-    x->mark = stamp;
-    if (reaches(p, x, false, stamp))
-      return true;
-  }
-  return false;
-}
-
-/* ---- two nodes ----------------------------------------------------------------------------- */
 
 typedef struct {
   int dim;
@@ -747,11 +356,12 @@ static bool join(Fuse *F, Node *p, Node *c, const Common *r, int nr, int ncol, b
     c->out[i].buf->out = i;
   }
   for (int i = 0; i < old_p.nin; i++)
-    update_users(old_p.in[i].buf);
+    graph_update_users(old_p.in[i].buf);
   for (int i = 0; i < old_c.nin; i++)
-    update_users(old_c.in[i].buf);
+    graph_update_users(old_c.in[i].buf);
   for (int i = 0; i < c->nin; i++)
-    add_user(F, c->in[i].buf, c);
+    graph_add_user(F, c->in[i].buf, c);
+  F->lowest = graph_reorder(F, p, c);
   return true;
 }
 
@@ -787,7 +397,7 @@ static bool merge_producer(Fuse *F, Node *p, Node *c, int k) {
   if (!common_space(p, &o->at, c, &c->in[k].at, r, &nr) || nr > MAX_DIMS ||
       !agree(p, c, r, nr, false, &ncol))
     return false;
-  if (reaches(p, c, true, ++F->stamp))
+  if (graph_reaches(F, p, c, true))
     return false;
   return join(F, p, c, r, nr, ncol, false);
 }
@@ -808,98 +418,109 @@ static bool merge_siblings(Fuse *F, Node *p, Node *c, const Buf *b) {
   for (int i = 0; i < p->nin; i++)
     for (int k = 0; p->in[i].buf == b && k < c->nin; k++)
       if (c->in[k].buf == b && common_space(p, &p->in[i].at, c, &c->in[k].at, r, &nr) &&
-          nr <= MAX_DIMS && agree(p, c, r, nr, true, &ncol) && !reaches(p, c, false, ++F->stamp))
+          nr <= MAX_DIMS && agree(p, c, r, nr, true, &ncol) && !graph_reaches(F, p, c, false))
         return join(F, p, c, r, nr, ncol, true);
   return false;
 }
 
-static bool merge_into_products(Fuse *F, Node **order, int n) {
-  for (int i = 0; i < n; i++) {
-    Node *p = order[i];
-    if (p->dead || p->kind != NODE_PRODUCT)
-      continue;
-    for (int r = 0; r < p->nout; r++)
-      for (int u = 0; u < p->out[r].buf->nuser; u++) {
-        Node *c = p->out[r].buf->user[u];
-        for (int k = 0; mergeable(c) && k < c->nin; k++)
-          if (c->in[k].buf == p->out[r].buf && merge_producer(F, p, c, k))
-            return true;
-      }
-  }
+/* ---- all nodes ----------------------------------------------------------------------------- */
+
+/* Tries to merge n with another node; true when the graph changed. */
+typedef bool StepFn(Fuse *F, Node *n);
+
+static bool step_product(Fuse *F, Node *p) {
+  if (p->kind != NODE_PRODUCT)
+    return false;
+  for (int r = 0; r < p->nout; r++)
+    for (int u = 0; u < p->out[r].buf->nuser; u++) {
+      Node *c = p->out[r].buf->user[u];
+      for (int k = 0; mergeable(c) && k < c->nin; k++)
+        if (c->in[k].buf == p->out[r].buf && merge_producer(F, p, c, k))
+          return true;
+    }
   return false;
 }
 
-static bool merge_rows(Fuse *F, Node **order, int n) {
-  for (int i = 0; i < n; i++) {
-    Node *c = order[i];
-    for (int k = 0; mergeable(c) && k < c->nin; k++) {
-      Node *p = c->in[k].buf->def;
-      if (p && mergeable(p) && merge_producer(F, p, c, k))
-        return true;
-    }
+static bool step_rows(Fuse *F, Node *c) {
+  for (int k = 0; mergeable(c) && k < c->nin; k++) {
+    Node *p = c->in[k].buf->def;
+    if (p && mergeable(p) && merge_producer(F, p, c, k))
+      return true;
   }
   return false;
 }
 
 /* Nodes that combine partial results of one node, in the same space: one kernel. */
-static bool merge_combines(Fuse *F, Node **order, int n) {
-  for (int i = 0; i < n; i++)
-    for (int a = 0; a < order[i]->nout; a++)
-      for (int b = a + 1; b < order[i]->nout; b++) {
-        const Buf *x = order[i]->out[a].buf, *y = order[i]->out[b].buf;
-        if (!order[i]->out[a].part || !order[i]->out[b].part || x->nuser != 1 || y->nuser != 1)
-          continue;
-        Node *p = x->user[0], *c = y->user[0];
-        if (p == c || !mergeable(p) || !mergeable(c) || !panels_fit(p, c) || p->ndim != c->ndim ||
-            p->ncol != c->ncol || p->fix != c->fix ||
-            memcmp(p->dim, c->dim, (size_t)p->ndim * sizeof *p->dim))
-          continue;
-        if (p->pos > c->pos) {
-          Node *t = p;
-          p = c;
-          c = t;
-        }
-        Common r[MAX_DIMS];
-        for (int d = 0; d < p->ndim; d++)
-          r[d] = (Common){p->dim[d], d, d, 1, 1};
-        if (!reaches(p, c, false, ++F->stamp) && join(F, p, c, r, p->ndim, p->ncol, true))
-          return true;
-      }
+static bool merge_combines(Fuse *F, const Buf *x, const Buf *y) {
+  Node *p = x->user[0], *c = y->user[0];
+  if (p == c || !mergeable(p) || !mergeable(c) || !panels_fit(p, c) || p->ndim != c->ndim ||
+      p->ncol != c->ncol || p->fix != c->fix ||
+      memcmp(p->dim, c->dim, (size_t)p->ndim * sizeof *p->dim))
+    return false;
+  if (p->pos > c->pos) {
+    Node *t = p;
+    p = c;
+    c = t;
+  }
+  Common r[MAX_DIMS];
+  for (int d = 0; d < p->ndim; d++)
+    r[d] = (Common){p->dim[d], d, d, 1, 1};
+  return !graph_reaches(F, p, c, false) && join(F, p, c, r, p->ndim, p->ncol, true);
+}
+
+static bool step_combines(Fuse *F, Node *n) {
+  for (int a = 0; a < n->nout; a++)
+    for (int b = a + 1; b < n->nout; b++) {
+      const Buf *x = n->out[a].buf, *y = n->out[b].buf;
+      if (n->out[a].part && n->out[b].part && x->nuser == 1 && y->nuser == 1 &&
+          merge_combines(F, x, y))
+        return true;
+    }
   return false;
 }
 
-static bool merge_all_siblings(Fuse *F, Node **order, int n) {
-  for (int i = 0; i < n; i++) {
-    Node *c = order[i];
-    for (int k = 0; mergeable(c) && k < c->nin; k++) {
-      const Buf *b = c->in[k].buf;
-      for (int u = 0; u < b->nuser; u++)
-        if (mergeable(b->user[u]) && merge_siblings(F, b->user[u], c, b))
-          return true;
-    }
+static bool step_siblings(Fuse *F, Node *c) {
+  for (int k = 0; mergeable(c) && k < c->nin; k++) {
+    const Buf *b = c->in[k].buf;
+    for (int u = 0; u < b->nuser; u++)
+      if (mergeable(b->user[u]) && merge_siblings(F, b->user[u], c, b))
+        return true;
   }
   return false;
 }
 
+/* One sweep over the order, going back to where each merge changed it; true if any did. */
+static bool run_step(Fuse *F, StepFn *step) {
+  bool any = false;
+  for (int i = 0; i < F->norder && F->status == MPCC_OK;) {
+    Node *n = F->order[i];
+    if (!n->dead && step(F, n)) {
+      any = true;
+      i = F->lowest;
+    } else {
+      i++;
+    }
+  }
+  return any;
+}
+
 void merge_all(Fuse *F) {
-  Node **order = ARENA_ARRAY(F->a, Node *, F->nnode + 1);
+  F->order = ARENA_ARRAY(F->a, Node *, F->nnode + 1);
   F->heap = ARENA_ARRAY(F->a, Node *, F->nnode + 1);
+  F->window = ARENA_ARRAY(F->a, Node *, F->nnode + 1);
   if (arena_failed(F->a)) {
     F->status = MPCC_ERR_NOMEM;
     return;
   }
-  fuse_users(F);
-  sweep(F);
+  graph_users(F);
+  graph_sweep(F);
   for (int i = 0; i < F->nnode; i++)
     if (!F->node[i]->dead)
       node_simplify(F, F->node[i]);
-  bool (*const step[])(Fuse *, Node **, int) = {merge_into_products, merge_rows, merge_combines,
-                                                merge_all_siblings};
-  for (int s = 0; s < 4 && F->status == MPCC_OK;) {
-    int n = fuse_order(F, order);
-    F->stamp = INT32_MAX / 2;
-    if (!step[s](F, order, n))
-      s++;
-  }
-  sweep(F);
+  graph_order(F);
+  StepFn *const step[] = {step_product, step_rows, step_combines, step_siblings};
+  for (int s = 0; s < 4; s++)
+    while (F->status == MPCC_OK && run_step(F, step[s]))
+      ;
+  graph_sweep(F);
 }
