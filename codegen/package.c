@@ -237,7 +237,7 @@ static bool is_fill(const Op *op) {
 
 /* A move whose operands already lie where it would put them. */
 static bool is_done(Package *p, const Op *op) {
-  if (strcmp(op_str(op, "kind", ""), "move") || op_int(op, "zero", 0))
+  if (strcmp(op_str(op, "kind", ""), "move"))
     return false;
   const Attr *starts = op_attr(op, "starts");
   MpccArgRef to = place_of(p, op->out[0]);
@@ -257,6 +257,30 @@ static bool is_done(Package *p, const Op *op) {
   return true;
 }
 
+static void put_fill(Package *p, const Op *op, MpccArgRef at) {
+  MpccCommand c = {.op = MPCC_CMD_FILL, .nargs = 1, .bytes = at.bytes};
+  c.first_arg = put_arg(p, at);
+  put_command(p, op, c, op_str(op, "label", ""), 1, &op->out[0]->type);
+}
+
+/* Zeroes what lies between the pieces of a move that is done; `starts` rise. */
+static void put_gaps(Package *p, const Op *op) {
+  const Attr *starts = op_attr(op, "starts"), *sizes = op_attr(op, "sizes");
+  MpccArgRef whole = place_of(p, op->out[0]);
+  int64_t axis = op_int(op, "axis", 0), end = 0, size = op->body->dim[axis];
+  int64_t unit = size > 0 ? (int64_t)whole.bytes / size : 0;
+  for (int i = 0; i <= op->nin && op_int(op, "zero", 0); i++) {
+    int64_t start = i < op->nin ? starts->u.ints.v[i] : size;
+    if (start > end) {
+      MpccArgRef gap = whole;
+      gap.offset += end * unit;
+      gap.bytes = (uint64_t)((start - end) * unit);
+      put_fill(p, op, gap);
+    }
+    end = start + (i < op->nin ? sizes->u.ints.v[i] : 0);
+  }
+}
+
 static void put_group(Package *p, const Op *op) {
   const Type *types[64];
   const char *label = op_str(op, "label", "");
@@ -266,15 +290,13 @@ static void put_group(Package *p, const Op *op) {
   }
   for (int i = 0; i < op->nout; i++)
     types[i] = op->out[i]->type;
-  if (is_done(p, op))
+  if (is_done(p, op)) {
+    put_gaps(p, op);
     return;
+  }
   MpccCommand c = {.op = MPCC_CMD_LAUNCH};
   if (is_fill(op)) {
-    c.op = MPCC_CMD_FILL;
-    c.nargs = 1;
-    c.bytes = (uint64_t)type_bytes(types[0]);
-    c.first_arg = put_arg(p, place_of(p, op->out[0]));
-    put_command(p, op, c, label, 1, types);
+    put_fill(p, op, place_of(p, op->out[0]));
     return;
   }
   int k = kernel_index(p->kernels, op);

@@ -93,10 +93,11 @@ static void sort_window(Fuse *F, int lo, int hi) {
   Node **window = F->window;
   for (int i = lo; i <= hi; i++) {
     Node *x = F->order[i];
-    if (!x->dead)
+    if (x->dead)
+      F->order[n++] = x;
+    else
       window[live++] = x;
   }
-  n = hi + 1 - live;
   for (int i = 0; i < live; i++) {
     Node *x = window[i];
     x->count = 0;

@@ -151,8 +151,6 @@ static void place_pieces(Plan *p, const Op *op) {
       return;
     else if (d > axis)
       inner *= b->dim[d];
-  if (op_int(op, "zero", 0))
-    return;
   for (int i = 0; i < op->nin; i++) {
     const Value *x = op->in[i];
     const Place *q = &p->place[x->id];
