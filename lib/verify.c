@@ -29,11 +29,13 @@ static void case_fini(Case *k) {
 }
 
 /* Operands: floats in (-1, 1), scalars in [0.5, 1) as scales and rates are; integers count 0..7 as
- * labels do, and scalar integers (valid samples, seeds) are large enough to mask nothing. */
-static double operand_value(const Type *t, int operand, int64_t i) {
+ * labels and ids do, and scalar integers (valid samples, seeds) are large enough to mask nothing. */
+static double operand_value(const Op *op, int operand, int64_t i) {
+  const Type *t = op->in[operand]->type;
   double u = scalar_rand(1, operand, i, 7);
+  bool ids = t->rank || !strcmp(op_str(op, "kind", ""), "index");
   if (!dtype_is_float(t->dt))
-    return t->rank ? (double)(i % 8) : 65536.0;
+    return ids ? (double)(i % 8) : 65536.0;
   return num_round(t->rank ? 2 * u - 1 : 0.5 + u / 2, t->dt);
 }
 
@@ -63,7 +65,7 @@ static bool make_case(Case *k, const Op *op) {
     if (!k->in[i] || !k->in_bytes[i])
       return false;
     for (int64_t e = 0; e < elems; e++) {
-      k->in[i][e] = operand_value(t, i, e);
+      k->in[i][e] = operand_value(op, i, e);
       num_store((char *)k->in_bytes[i] + (size_t)e * dtype_bytes(t->dt), t->dt, k->in[i][e]);
     }
     k->args[n++].p = k->in_bytes[i];
@@ -85,25 +87,34 @@ static double sum_length(const Op *op) {
   return 1 + k + keys + (keys > 0 ? (double)b->dim[b->ndim - 1] : 0);
 }
 
+/* Unit roundoff of the group's arithmetic: that of the narrowest float register or product. */
+static double register_eps(const Op *op) {
+  const Attr *compute = op_attr(op, "compute");
+  bool narrow = compute && compute->u.i != DT_F64;
+  for (int i = 0; i < op->body->nstmt; i++)
+    narrow |= op->body->stmt[i].dt == DT_F32;
+  return narrow || (!compute && !op->body->nstmt) ? 0x1p-23 : 0x1p-52;
+}
+
 /* Worst error in units of its allowance: half an ulp of the stored format plus the random walk of
  * roundings of the registers, relative to the largest result. */
 static double worst_error(const Case *k) {
   double worst = 0;
   for (int o = 0; o < k->op->nout; o++) {
     const Type *t = k->op->out[o]->type;
-    double largest = 0, reg = t->dt == DT_F64 ? 0x1p-52 : 0x1p-23;
+    double largest = 0;
     int64_t n = type_elems(t);
     for (int64_t i = 0; i < n; i++)
       if (isfinite(k->want[o][i]) && fabs(k->want[o][i]) > largest)
         largest = fabs(k->want[o][i]);
-    double spread = reg * (16 + 4 * sqrt(sum_length(k->op))) * (largest > 1 ? largest : 1);
+    double spread = register_eps(k->op) * (16 + 4 * sqrt(sum_length(k->op))) * (largest > 1 ? largest : 1);
     for (int64_t i = 0; i < n; i++) {
       double got = num_load((char *)k->got[o] + (size_t)i * dtype_bytes(t->dt), t->dt);
       double want = k->want[o][i];
       if ((isnan(got) && isnan(want)) || got == want)
         continue;
-      double e = fabs(got - want) /
-                 (spread + (dtype_is_float(t->dt) ? dtype_info(t->dt)->eps * fabs(want) : 0));
+      double ulp = dtype_info(t->dt)->eps * fmax(fabs(want), dtype_info(t->dt)->min_normal);
+      double e = fabs(got - want) / (spread + (dtype_is_float(t->dt) ? ulp : 0));
       if (!(e <= worst))
         worst = isnan(e) ? INFINITY : e;
     }

@@ -2,7 +2,7 @@
  * blocks of queries in order, dk and dv summed in scratch. Per block, with keys x queries arrays:
  * P = exp(scale s - lse), Pd = P keep, dP = v do^T keep, dS = scale P (dP - rowsum(do o));
  * dv += Pd do, dk += dS q, dq = dS^T k. Source: Dao 2023, FlashAttention-2, algorithm 2.
- * lse is stored in f32; in f64 products it is too coarse and is computed again from the scores. */
+ * An lse stored in fewer bits than the sums is too coarse and is computed again from the scores. */
 #include "codegen/cpu/attn.h"
 
 enum { IN_DO, IN_O, IN_LSE, IN_Q, IN_K, IN_V };
@@ -66,6 +66,10 @@ static void read_norms(Attn *a, const Space *w, const Block *b) {
   ll_loop_end(g, &r);
 }
 
+static bool too_coarse(const Attn *a, const Block *b) {
+  return b->lse.dt != a->c.acc;
+}
+
 /* norm of a vector of queries from their scores. */
 static Val compute_norm(Attn *a, Val scores, Val queries, Val limit) {
   Gen *g = a->g;
@@ -88,7 +92,7 @@ static void score_gradients(Attn *a, const Space *w, const Block *b, Val v) {
   Ty t = ll_vec(a->c.sum, a->c.vl), e = a->c.sum;
   Val queries = attn_query_lanes(a, b->q0, v), p0 = ll_gep(g, e, w->p, v);
   Val ds0 = ll_gep(g, e, w->ds, v), norm;
-  if (a->c.acc == DT_F64)
+  if (too_coarse(a, b))
     norm = compute_norm(a, p0, queries, b->limit);
   else
     norm = ll_load(g, e, a->c.vl, ll_gep(g, e, w->norm, v), NULL);
@@ -133,7 +137,7 @@ static void grad_block(Attn *a, const Space *w, const Block *b, const Heads *q, 
   attn_transpose(a, w->q, b->lanes, w->qt);
   attn_transpose(a, w->dout, b->lanes, w->doutt);
   row_sums(a, w, b);
-  if (a->c.acc != DT_F64)
+  if (!too_coarse(a, b))
     read_norms(a, w, b);
   attn_scores(a, w->k, w->qt, w->p, b->lanes, b->limit);
   attn_scores(a, w->v, w->doutt, w->ds, b->lanes, b->limit);

@@ -1,0 +1,44 @@
+# Exit codes and words of wrong usage, help, and machine output.
+. "$(dirname "$0")/lib.sh"
+expect 2 'no input file' "$mpcc"
+expect 2 "unknown option '--frob'" "$mpcc" --frob
+expect 2 'needs a value' "$mpcc" "$here/tiny.yaml" -o
+expect 2 "unknown word 'elf'" "$mpcc" "$here/tiny.yaml" --emit=elf
+expect 2 'takes no value' "$mpcc" --version=1
+expect 2 'one spec at a time' "$mpcc" "$here/tiny.yaml" "$here/tiny.yaml"
+expect 2 "no help on 'nonsense'" "$mpcc" --help=nonsense
+expect 3 'cuda is not supported yet' "$mpcc" "$here/tiny.yaml" --target=cuda
+expect 4 'cannot read' "$mpcc" absent.yaml
+expect 4 'cannot write' "$mpcc" "$here/tiny.yaml" -o no/such/folder/prog
+expect 1 'fp32' "$mpcc" check "$here/tiny.yaml" --precision fp32
+expect 2 'is the input' "$mpcc" "$here/tiny.yaml" --emit=ir -o "$here/tiny.yaml"
+expect 0 'usage: mpcc' "$mpcc" --help
+expect 0 'Linear' "$mpcc" --help=layers
+expect 0 'transformer-engine' "$mpcc" --help=precisions
+expect 0 'autocast' "$mpcc" --help=passes
+expect 0 'x86-64-v3' "$mpcc" --help=targets
+expect 0 'unknown key' "$mpcc" --help=MPC0102
+expect 0 'Apache License' "$mpcc" --licenses
+expect 0 '' "$mpcc" check "$here/tiny.yaml"
+
+# the reference of the language is up to date
+"$mpcc" --help=spec | cmp - "$here/../../docs/spec.md" || fail "docs/spec.md: run mpcc --help=spec"
+
+# same input, same bytes; output on stdout alone
+"$mpcc" "$here/tiny.yaml" --emit=ir -o - >a.mpir 2>err.txt
+"$mpcc" "$here/tiny.yaml" --emit=ir -o - >b.mpir
+cmp a.mpir b.mpir || fail "two compilations differ"
+[ ! -s err.txt ] || fail "messages without a reason"
+"$mpcc" "$here/tiny.yaml" --emit=image --no-cache -j 1 -o a.img
+"$mpcc" "$here/tiny.yaml" --emit=image --no-cache -j 4 -o b.img
+cmp a.img b.img || fail "images differ with the number of jobs"
+
+# IR text goes on from where it is
+"$mpcc" "$here/tiny.yaml" --emit=ir --stop-after=step -o step.mpir
+"$mpcc" step.mpir --emit=ir -o c.mpir
+expect 0 '' "$mpcc" check step.mpir
+
+# machine form of messages
+"$mpcc" check "$here/tiny.yaml" --set trainer.max_epoch=1 --diagnostics-format=json 2>err.json && fail "accepted"
+grep -q '"code"' err.json || fail "no JSON"
+finish
