@@ -50,7 +50,8 @@ Str optim_columns(Step *s, int *n) {
   Text t = {0};
   *n = 0;
   for (int k = 0; k < s->ngroup; k++) {
-    text_printf(&t, is_adam(s) ? "%slr.%d bc1.%d bc2.%d" : "%slr.%d", k ? " " : "", k, k, k);
+    int g = s->group[k].index; /* groups without trained parameters have no columns */
+    text_printf(&t, is_adam(s) ? "%slr.%d bc1.%d bc2.%d" : "%slr.%d", k ? " " : "", g, g, g);
     *n += is_adam(s) ? 3 : 1;
   }
   Str r = str_intern(builder_strings(s->b), t.data ? t.data : "", t.len);

@@ -463,6 +463,10 @@ Status pass_step(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
     build_module_attr(out, in->attr[i]);
   collect_groups(&s);
   st = arena_failed(s.scratch) ? MPCC_ERR_NOMEM : optim_named(&s);
+  if (st == MPCC_OK && !s.ngroup) {
+    diag_error(d, (Loc){0}, 197, "no parameter is trained: the loss depends on none");
+    st = MPCC_ERR_INPUT;
+  }
   if (st == MPCC_OK)
     st = declare_tensors(&s);
   if (st == MPCC_OK) {

@@ -234,6 +234,45 @@ START_TEST(sgd_is_torchs) {
 }
 END_TEST
 
+/* Groups have their own hyperparameters and columns; group 0 has no parameters here. */
+START_TEST(groups_are_told_apart) {
+  Setting set[] = {{"mode", "64-true", 0},
+                   {"optimizer", "AdamW", 0},
+                   {"group.0.weight_decay", NULL, 9},
+                   {"group.1.weight_decay", NULL, 0.5},
+                   {"group.3.weight_decay", NULL, 0}};
+  Session s = session_open();
+  Net n = net_begin(&s, set, 5);
+  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, 2, 4), 2, 16);
+  n.group_of_bias = 3;
+  Mlp t = {param(&n, "fc0.weight", type_of(&n, DT_F32, 2, 5, 4)),
+           param(&n, "fc0.bias", type_of(&n, DT_F32, 1, 5)),
+           param(&n, "fc1.weight", type_of(&n, DT_F32, 2, 16, 5)),
+           param(&n, "fc1.bias", type_of(&n, DT_F32, 1, 16))};
+  build_tensor_attr(n.b, t.w0, attr_i(n.b, "group", 1));
+  build_tensor_attr(n.b, t.w1, attr_i(n.b, "group", 1));
+  Tensor *all[] = {t.w0, t.b0, t.w1, t.b1};
+  Run r = {.s = s, .m = net_finish(&n, &io, mlp_forward, &t, all, 4, 0.4)};
+  apply_until(&r.s, &r.m, STAGE_STEP);
+  const Tensor *table = module_tensor(r.m, "io.table");
+  ck_assert_str_eq(tensor_str(table, "columns", ""), "lr.1 bc1.1 bc2.1 lr.3 bc1.3 bc2.3");
+  ck_assert(module_tensor(r.m, "fc0.weight")->base == module_tensor(r.m, "flat.1"));
+  ck_assert(module_tensor(r.m, "fc1.bias")->base == module_tensor(r.m, "flat.3"));
+  ck_assert_int_eq(eval_create(r.m, false, &r.e), MPCC_OK);
+  fill_table(r.e, r.m, 0.01, 0.9, 0.999);
+  double *row = data_of(r.e, r.m, "io.table");
+  row[3] = 0.25; /* learning rate of group 3 at the first step */
+  run(r.e, r.m, "init");
+  double w = data_of(r.e, r.m, "fc0.weight")[0], b = data_of(r.e, r.m, "fc0.bias")[0];
+  set_sums(&r, 1, 2);
+  data_of(r.e, r.m, "grad.fc0.bias")[0] = 2; /* Adam's first step is lr * sign(g) */
+  run(r.e, r.m, "update_step");
+  ck_assert_double_eq_tol(data_of(r.e, r.m, "fc0.weight")[0], w * (1 - 0.01 * 0.5), 1e-12);
+  ck_assert_double_eq_tol(data_of(r.e, r.m, "fc0.bias")[0], b - 0.25, 1e-7);
+  finish(&r);
+}
+END_TEST
+
 /* The norm over all parameters is clipped, or each element; unscaling comes first. */
 START_TEST(clipping_sees_unscaled_gradients) {
   Setting set[] = {{"mode", "16-mixed", 0},
@@ -551,6 +590,7 @@ int main(void) {
   tcase_add_test(t, partial_batch_is_the_mean_of_real_samples);
   tcase_add_test(t, adamw_is_the_paper_in_torch_order);
   tcase_add_loop_test(t, sgd_is_torchs, 0, 2);
+  tcase_add_test(t, groups_are_told_apart);
   tcase_add_loop_test(t, clipping_sees_unscaled_gradients, 0, 2);
   tcase_add_test(t, scaler_follows_its_table);
   tcase_add_test(t, scale_stops_growing_at_the_largest_float);
