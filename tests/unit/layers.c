@@ -1,0 +1,286 @@
+/* Layers and initialisers: shapes they accept, tensors they train, numbers they start from. */
+#include <math.h>
+
+#include "spec_check.h"
+
+static Session s;
+
+static void setup(void) {
+  s = session_open();
+}
+
+static void teardown(void) {
+  session_close(&s);
+}
+
+/* Module of a model with one input of this shape and these layers; NULL after an error. */
+static Module *lower(const char *shape, const char *layers) {
+  Text t = {0};
+  text_printf(&t,
+              "mpcc: 1\nmodel:\n  inputs: {image: {shape: %s}}\n  layers: %s\n"
+              "loss: CrossEntropyLoss\n"
+              "data:\n  train: {format: synthetic, shape: %s, classes: 3}\n"
+              "  loader: {batch_size: 2}\noptimizer: {type: SGD, lr: 0.1}\n"
+              "trainer: {max_epochs: 1}\n",
+              shape, layers, shape);
+  Spec *spec = spec_text(&s, t.data);
+  Module *m = NULL;
+  if (spec) {
+    Status st = spec_lower(spec, s.strings, s.diag, &m);
+    ck_assert((st == MPCC_OK) == (m != NULL));
+  }
+  text_fini(&t);
+  return m;
+}
+
+/* {shape, layers, parameters, or -code of the error} */
+static const struct {
+  const char *shape, *layers;
+  int64_t want;
+} models[] = {
+    {"[4]", "[{Linear: 3}]", 15},
+    {"[4]", "[{Linear: 3, bias: false}]", 12},
+    {"[4]", "[{Linear: 3, in_features: 4}]", 15},
+    {"[4]", "[{Linear: 3, in_features: 5}]", -311},
+    {"[2, 4]", "[{Linear: 5}, {mean: 1}, {Linear: 3}]", 25 + 18},
+    {"[4]", "[{Conv2d: 3, kernel_size: 1}, Flatten, {Linear: 3}]", -311},
+    {"[2, 6, 5]",
+     "[{Conv2d: 4, kernel_size: [3, 2], stride: [2, 1], groups: 2}, Flatten, {Linear: 3}]",
+     4 * 1 * 6 + 4 + 3 * (4 * 2 * 4) + 3},
+    {"[2, 6, 5]",
+     "[{Conv2d: 4, kernel_size: 3, padding: 1, dilation: 2, bias: false}, Flatten, {Linear: 3}]",
+     4 * 2 * 9 + 3 * (4 * 4 * 3) + 3},
+    {"[2, 6, 5]", "[{Conv2d: 3, kernel_size: 3, groups: 2}, Flatten, {Linear: 3}]", -311},
+    {"[2, 6, 5]", "[{Conv2d: 4, kernel_size: 3, in_channels: 3}, Flatten, {Linear: 3}]", -311},
+    {"[2, 6, 5]", "[{Conv2d: 4, kernel_size: 4, dilation: 2}, Flatten, {Linear: 3}]", -311},
+    {"[2, 6, 5]", "[{Conv2d: 4, kernel_size: 3, padding_mode: reflect}]", -190},
+    {"[4]", "[LayerNorm, {Linear: 3}]", 8 + 15},
+    {"[4]", "[{LayerNorm: 4, bias: false}, {Linear: 3}]", 4 + 15},
+    {"[4]", "[{LayerNorm: , elementwise_affine: false}, {Linear: 3}]", 15},
+    {"[4]", "[{LayerNorm: 5}, {Linear: 3}]", -311},
+    {"[2, 4]", "[{LayerNorm: [2, 4]}, Flatten, {Linear: 3}]", 16 + 27},
+    {"[4]", "[{LayerNorm: [2, 4]}, {Linear: 3}]", -311},
+    {"[5, 8]", "[{MultiheadAttention: 8, num_heads: 2}, {mean: 1}, {Linear: 3}]", 24 * 9 + 72 + 27},
+    {"[5, 8]", "[{MultiheadAttention: , num_heads: 2, bias: false}, {mean: 1}, {Linear: 3}]",
+     24 * 8 + 64 + 27},
+    {"[5, 8]", "[{MultiheadAttention: 9, num_heads: 3}, {mean: 1}, {Linear: 3}]", -311},
+    {"[5, 8]", "[{MultiheadAttention: 8, num_heads: 3}, {mean: 1}, {Linear: 3}]", -311},
+    {"[8]", "[{MultiheadAttention: 8, num_heads: 2}, {Linear: 3}]", -311},
+    {"[5, 8]",
+     "[{MultiheadAttention: 8, num_heads: 2, batch_first: false}, {mean: 1}, {Linear: 3}]", -190},
+    {"[5, 6]", "[{scaled_dot_product_attention: 2, packed: qkv}, {mean: 1}, {Linear: 3}]", 9},
+    {"[5, 8]", "[{scaled_dot_product_attention: 2, packed: qkv}, {mean: 1}, {Linear: 3}]", -311},
+    {"[5, 6]", "[{scaled_dot_product_attention: 2}, {mean: 1}, {Linear: 3}]", -310},
+    {"[5, 6]",
+     "[{scaled_dot_product_attention: 4, inputs: [image, image, image]}, {mean: 1}, {Linear: 3}]",
+     -311},
+    {"[5, 6]",
+     "[{scaled_dot_product_attention: 3, inputs: {query: image, key: image, value: image}}, {mean: "
+     "1}, {Linear: 3}]",
+     21},
+    {"[5, 6]",
+     "[{scaled_dot_product_attention: 3, inputs: {query: image, key: image, valu: image}}, {mean: "
+     "1}, {Linear: 3}]",
+     -310},
+    {"[4]", "[GELU, {GELU: tanh}, ReLU, Dropout, {Dropout: 0}, Identity, {Linear: 3}]", 15},
+    {"[4]", "[{GELU: exact}, {Linear: 3}]", -204},
+    {"[2, 3, 4]", "[{Flatten: 2}, {mean: -2}, {Linear: 3}]", 39},
+    {"[2, 3, 4]", "[{Flatten: 0}, {Linear: 3}]", -311},
+    {"[2, 3, 4]", "[{Flatten: 3, end_dim: 2}, {Linear: 3}]", -311},
+    {"[2, 3, 4]", "[{Flatten: 4}, {Linear: 3}]", -311},
+    {"[2, 3]",
+     "[{type: transpose, dim0: 1, dim1: 2}, {type: select, dim: -1, index: -1}, {Linear: 3}]", 12},
+    {"[2, 3]", "[{type: transpose, dim0: 0, dim1: 1}]", -311},
+    {"[2, 3]", "[{type: transpose, dim0: 1, dim1: 3}]", -311},
+    {"[2, 3]", "[{type: select, dim: 0, index: 0}]", -311},
+    {"[2, 3]", "[{type: select, dim: 1, index: 2}]", -311},
+    {"[2, 3]", "[{type: select, dim: 1, index: -3}]", -311},
+    {"[2, 3]", "[{mean: 0}]", -311},
+    {"[2, 3]", "[{mean: [1, 2], keepdim: true}, Flatten, {Linear: 3}]", 6},
+    {"[2, 3]", "[{type: cat, inputs: [image, image], dim: 1}, Flatten, {Linear: 3}]", 39},
+    {"[2, 3]", "[{type: cat, inputs: [image, image], dim: 0}]", -311},
+    {"[2, 3]", "[{type: cat, inputs: [image], dim: 1}]", -310},
+    {"[2, 3]", "[Flatten, {type: cat, inputs: [image, \"0\"], dim: 1}]", -311},
+    {"[4]",
+     "[{type: add, inputs: [image, image, image]}, {type: mul, inputs: [\"0\", image]}, {Linear: "
+     "3}]",
+     15},
+    {"[4]", "[add]", -310},
+    {"[4]", "[{name: p, Parameter: [1, 4]}, {type: add, inputs: [image, p]}, {Linear: 3}]", 19},
+    {"[2, 4]",
+     "[{name: p, Parameter: [2, 1]}, {type: add, inputs: [image, p]}, {mean: 1}, {Linear: 3}]",
+     2 + 15},
+    {"[4]", "[{name: p, Parameter: [5]}, {type: add, inputs: [image, p]}, {Linear: 3}]", -311},
+    {"[4]",
+     "[{name: p, Parameter: [1, 2], expand_batch: true}, {type: cat, inputs: [image, p], dim: 1}, "
+     "{Linear: 3}]",
+     2 + 21},
+    {"[4]",
+     "[{name: p, Parameter: [2, 2], expand_batch: true}, {type: cat, inputs: [image, p], dim: 1}, "
+     "{Linear: 3}]",
+     -311},
+    {"[4]", "[{expr: a * a}, {Linear: 3}]", 15},
+    {"[4]", "[{expr: x + 1, inputs: {x: image}}, {Linear: 3}]", 15},
+    {"[4]", "[{expr: y + 1, inputs: {x: image}}, {Linear: 3}]", -1},
+    {"[4]", "[{Linear: 3, init: {weights: zeros}}]", -102},
+    {"[4]", "[ReLU, {Linear: 3, init: zeros}]", -201},
+    {"[4]", "[{ReLU: , init: zeros}, {Linear: 3}]", -102},
+    {"[4]", "[{Linear: 3, init: {weight: zero}}]", -191},
+    {"[4]", "[{Linear: 3, init: {weight: {normal: {sdt: 1}}}}]", -102},
+    {"[4]", "[{Linear: 3, init: {weight: orthogonal}}]", -190},
+    {"[4, 4]", "[{Linear: 3}]", -311}, /* the loss wants [N, classes] */
+};
+
+START_TEST(models_have_these_parameters) {
+  Module *m = lower(models[_i].shape, models[_i].layers);
+  int64_t n = 0;
+  for (int i = 0; m && i < m->ntensor; i++)
+    if (m->tensor[i]->role == ROLE_PARAM)
+      n += type_elems(m->tensor[i]->type);
+  if (models[_i].want >= 0) {
+    if (!m)
+      dump(&s);
+    ck_assert_msg(m && n == models[_i].want, "%s: %lld", models[_i].layers, (long long)n);
+  } else {
+    ck_assert_msg(!m, "%s", models[_i].layers);
+    if (models[_i].want < -1)
+      ck_assert_msg(message(&s, (int)-models[_i].want) != NULL, "%s: MPC%04d", models[_i].layers,
+                    diag_first(s.diag)->code);
+    ck_assert_int_eq(diag_errors(s.diag), 1);
+  }
+  module_destroy(m);
+}
+END_TEST
+
+/* ---- initial values ---- */
+
+typedef struct {
+  double mean, std, min, max;
+} Stats;
+
+static Stats stats_of(Eval *e, const Module *m, const char *name) {
+  const Tensor *t = module_tensor(m, name);
+  ck_assert_msg(t != NULL, "%s", name);
+  const double *v = eval_tensor(e, t);
+  int64_t n = type_elems(t->type);
+  Stats r = {.min = INFINITY, .max = -INFINITY};
+  for (int64_t i = 0; i < n; i++) {
+    r.mean += v[i] / (double)n;
+    r.min = fmin(r.min, v[i]);
+    r.max = fmax(r.max, v[i]);
+  }
+  for (int64_t i = 0; i < n; i++)
+    r.std += (v[i] - r.mean) * (v[i] - r.mean) / (double)n;
+  r.std = sqrt(r.std);
+  return r;
+}
+
+/* Expected standard deviation and bounds; bound 0: none. About 10 000 draws each, so the standard
+ * deviation is right to 1 % (3 sigma: 2.2 %). */
+static void expect(Eval *e, const Module *m, const char *name, double mean, double std,
+                   double bound) {
+  Stats r = stats_of(e, m, name);
+  ck_assert_msg(fabs(r.mean - mean) < 0.05 * std + 1e-12, "%s: mean %g", name, r.mean);
+  ck_assert_msg(fabs(r.std - std) <= 0.03 * std, "%s: std %g, not %g", name, r.std, std);
+  if (bound > 0) {
+    ck_assert_msg(r.max <= bound + mean && r.min >= mean - bound, "%s: [%g, %g]", name, r.min,
+                  r.max);
+    ck_assert_msg(r.max > mean + 0.98 * bound && r.min < mean - 0.98 * bound, "%s: [%g, %g]", name,
+                  r.min, r.max);
+  }
+}
+
+static Eval *run_init(Module *m, int64_t seed) {
+  Eval *e = NULL;
+  ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);
+  eval_tensor(e, module_tensor(m, "io.seed"))[0] = (double)seed;
+  ck_assert_int_eq(eval_run(e, module_func(m, "init")), MPCC_OK);
+  return e;
+}
+
+START_TEST(defaults_are_pytorchs) {
+  Module *m = lower("[100, 96]", "[{name: fc, Linear: 96}, {name: mha, type: MultiheadAttention, "
+                                 "num_heads: 4}, {name: ln, type: LayerNorm}, {mean: 1}, "
+                                 "{name: head, Linear: 96}, {name: c, Linear: 3}]");
+  Eval *e = run_init(m, 7);
+  double bound = 1 / sqrt(96.0), third = sqrt(3.0);
+  expect(e, m, "fc.weight", 0, bound / third, bound);
+  expect(e, m, "mha.in_proj_weight", 0, sqrt(6 / (4 * 96.0)) / third, sqrt(6 / (4 * 96.0)));
+  expect(e, m, "mha.out_proj.weight", 0, bound / third, bound);
+  ck_assert_double_eq(stats_of(e, m, "mha.in_proj_bias").max, 0);
+  ck_assert_double_eq(stats_of(e, m, "mha.out_proj.bias").min, 0);
+  ck_assert_double_eq(stats_of(e, m, "ln.weight").min, 1);
+  ck_assert_double_eq(stats_of(e, m, "ln.bias").max, 0);
+  Stats bias = stats_of(e, m, "fc.bias");
+  ck_assert(bias.max <= bound && bias.max > 0.8 * bound && bias.min < -0.8 * bound);
+  /* equal shapes get different numbers, and the seed matters */
+  const double *a = eval_tensor(e, module_tensor(m, "fc.weight"));
+  const double *b = eval_tensor(e, module_tensor(m, "head.weight"));
+  ck_assert(a[0] != b[0] && a[1] != b[1]);
+  Eval *other = run_init(m, 8), *same = run_init(m, 7);
+  ck_assert(eval_tensor(other, module_tensor(m, "fc.weight"))[0] != a[0]);
+  ck_assert(eval_tensor(same, module_tensor(m, "fc.weight"))[0] == a[0]);
+  eval_destroy(e);
+  eval_destroy(other);
+  eval_destroy(same);
+  module_destroy(m);
+}
+END_TEST
+
+START_TEST(given_initialisers) {
+  Module *m = lower(
+      "[100]",
+      "[{name: n, Linear: 100, init: {weight: {normal: {mean: 1, std: 0.02}}, bias: {constant: "
+      "0.5}}},"
+      " {name: t, Linear: 100, init: {weight: {trunc_normal: {std: 1, a: -1, b: 1}}, bias: ones}},"
+      " {name: w, Linear: 100, init: {weight: {trunc_normal: {std: 0.02}}}},"
+      " {name: u, Linear: 100, init: {weight: {uniform: {a: 2, b: 4}}}},"
+      " {name: xu, Linear: 300, init: {weight: {xavier_uniform: {gain: 2}}}},"
+      " {name: xn, Linear: 100, init: {weight: xavier_normal}},"
+      " {name: ku, Linear: 100, init: {weight: {kaiming_uniform: {a: 2}}}},"
+      " {name: kn, Linear: 200, init: {weight: {kaiming_normal: {mode: fan_out, nonlinearity: "
+      "relu}}}},"
+      " {name: z, Linear: 3, init: {weight: zeros}}]");
+  Eval *e = run_init(m, 3);
+  double third = sqrt(3.0);
+  expect(e, m, "n.weight", 1, 0.02, 0);
+  ck_assert_double_eq(stats_of(e, m, "n.bias").min, 0.5);
+  /* variance of a standard normal within [-1, 1]: 1 - 2 phi(1) / (2 Phi(1) - 1) = 0.29112 */
+  expect(e, m, "t.weight", 0, sqrt(0.2911251), 1);
+  ck_assert_double_eq(stats_of(e, m, "t.bias").max, 1);
+  expect(e, m, "w.weight", 0, 0.02, 0);
+  expect(e, m, "u.weight", 3, 1 / third, 1);
+  expect(e, m, "xu.weight", 0, 2 * sqrt(2.0 / 400), 2 * sqrt(6.0 / 400));
+  expect(e, m, "xn.weight", 0, sqrt(2.0 / 400), 0);
+  expect(e, m, "ku.weight", 0, sqrt(2.0 / 5 / 100), sqrt(3 * 2.0 / 5 / 100));
+  expect(e, m, "kn.weight", 0, sqrt(2.0 / 200), 0);
+  ck_assert_double_eq(stats_of(e, m, "z.weight").max, 0);
+  eval_destroy(e);
+  module_destroy(m);
+}
+END_TEST
+
+START_TEST(fans_count_the_window) {
+  const int64_t dim[4] = {6, 5, 3, 2};
+  double in, out;
+  init_fans(4, dim, &in, &out);
+  ck_assert_double_eq(in, 30);
+  ck_assert_double_eq(out, 36);
+  init_fans(2, dim, &in, &out);
+  ck_assert_double_eq(in, 5);
+  ck_assert_double_eq(out, 6);
+}
+END_TEST
+
+int main(void) {
+  Suite *suite = suite_create("layers");
+  TCase *c = tcase_create("all");
+  tcase_add_checked_fixture(c, setup, teardown);
+  tcase_set_timeout(c, 120);
+  tcase_add_loop_test(c, models_have_these_parameters, 0, sizeof models / sizeof *models);
+  tcase_add_test(c, defaults_are_pytorchs);
+  tcase_add_test(c, given_initialisers);
+  tcase_add_test(c, fans_count_the_window);
+  suite_add_tcase(suite, c);
+  return run_suite(suite);
+}
