@@ -282,10 +282,24 @@ static void copy_results(Joiner *j, const Node *n, const Node *other, const Comm
   }
 }
 
+static bool has_part(const char *label, const char *part, size_t n) {
+  for (; label; label = strchr(label, '+') ? strchr(label, '+') + 1 : NULL)
+    if (!strncmp(label, part, n) && (label[n] == '+' || !label[n]))
+      return true;
+  return false;
+}
+
+/* Parts of both in order, each once; what would be too long is left out. */
 static Str join_labels(Fuse *F, const Node *p, const Node *c) {
-  if (!strcmp(p->label, c->label) || strlen(p->label) + strlen(c->label) > 60)
-    return p->label;
-  return str_fmt(builder_strings(F->b), "%s+%s", p->label, c->label);
+  enum { LONGEST = 60 };
+  Str label = p->label;
+  for (const char *at = c->label; *at;) {
+    size_t n = strcspn(at, "+");
+    if (!has_part(label, at, n) && strlen(label) + n < LONGEST)
+      label = str_fmt(builder_strings(F->b), "%s+%.*s", label, (int)n, at);
+    at += n + (at[n] == '+');
+  }
+  return label;
 }
 
 /* Longest common prefix of whole components; p's name when there is none. */

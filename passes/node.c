@@ -32,6 +32,19 @@ void *fuse_grow(Fuse *F, void *items, int n, int *cap, size_t item_bytes) {
   return fresh;
 }
 
+/* What the reader is told about an op: its name, or, outside of the model's layers, what the pass
+ * that made it says it is for ("optimizer: AdamW" -> "optimizer"). */
+static Str label_of(Fuse *F, const Op *op) {
+  if (!op)
+    return "copy";
+  if (op->why && !(op->layer && *op->layer)) {
+    size_t n = strcspn(op->why, ":");
+    if (n > 0 && n <= 36)
+      return str_intern(builder_strings(F->b), op->why, n);
+  }
+  return op_info(op->code)->name;
+}
+
 Node *node_create(Fuse *F, NodeKind kind, int ndim, const int64_t *dim) {
   Node *n = ARENA_NEW(F->a, Node);
   n->kind = kind;
@@ -41,7 +54,7 @@ Node *node_create(Fuse *F, NodeKind kind, int ndim, const int64_t *dim) {
   n->op = F->op;
   n->nop = 1;
   n->layer = F->op ? F->op->layer : NULL;
-  n->label = F->op ? op_info(F->op->code)->name : "copy";
+  n->label = label_of(F, F->op);
   n->recompute = F->op && op_int(F->op, "recompute", 0);
   F->node = fuse_grow(F, F->node, F->nnode, &F->cnode, sizeof *F->node);
   n->seq = F->nnode;
