@@ -1,0 +1,161 @@
+/* Many small modules become one program: copied into one module under the names f0.x, f0.y ...,
+ * then fused, planned, compiled and opened. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "codegen/codegen.h"
+#include "opcheck.h"
+#include "passes/passes.h"
+
+static Str prefixed(World *w, int k, const char *name) {
+  return str_fmt(w->strings, "f%d.%s", k, name);
+}
+
+/* Tensors of m under new names. */
+static Tensor **copy_tensors(World *w, Builder *b, int k, const Module *m) {
+  Tensor **map = ARENA_ARRAY(w->arena, Tensor *, m->ntensor + 1);
+  for (int i = 0; i < m->ntensor && !arena_failed(w->arena); i++) {
+    const Tensor *t = m->tensor[i];
+    map[i] = build_tensor(b, prefixed(w, k, t->name), t->type, t->role, t->loc);
+  }
+  return map;
+}
+
+/* qgrad is the identity once gradients are made, and not legal any more. */
+static void copy_func(World *w, Builder *b, int k, const Module *m) {
+  Copier c = {.b = b, .tensors = copy_tensors(w, b, k, m)};
+  if (arena_failed(w->arena))
+    return;
+  const Func *f = module_func(m, "train_forward");
+  copier_func(&c, f, str_fmt(w->strings, "f%d", k));
+  for (int i = 0; i < f->nop && !builder_failed(b); i++) {
+    const Op *op = f->op[i];
+    if (op->code == OP_qgrad)
+      c.map[op->out[0]->id] = copier_get(&c, op->in[0]);
+    else
+      copier_op(&c, op);
+  }
+}
+
+static Status merge(World *w, const Unit *const *units, int n, Module **out) {
+  *out = NULL;
+  Builder *b = builder_create(w->strings, w->diag, STAGE_SAVED);
+  if (!b)
+    return MPCC_ERR_NOMEM;
+  for (int k = 0; k < n; k++)
+    copy_func(w, b, k, units[k]->lowered);
+  return builder_finish(b, out);
+}
+
+static Status next(World *w, PassFn *pass, Stage gives, const PassOpts *o, Module **m) {
+  Builder *b = builder_create(w->strings, w->diag, gives);
+  Module *out = NULL;
+  Status s = b ? pass(*m, o, b, w->diag) : MPCC_ERR_NOMEM;
+  if (s == MPCC_OK)
+    s = builder_finish(b, &out);
+  else if (b)
+    builder_destroy(b);
+  module_destroy(*m);
+  *m = out;
+  return s;
+}
+
+static double group_flops(const Op *op) {
+  const char *kind = op_str(op, "kind", "");
+  double n = 2;
+  for (int d = 0; d < op->body->ndim; d++)
+    n *= (double)op->body->dim[d];
+  if (!strcmp(kind, "product"))
+    return n * (double)op_int(op, "k", 1);
+  if (!strncmp(kind, "attention", 9)) /* two products forward, five backward */
+    return n * (double)op_int(op, "keys", 1) * (strlen(kind) > 9 ? 5 : 2);
+  return 0;
+}
+
+static void facts(const Module *m, const KernelTable *t, Batch *out) {
+  for (int f = 0; f < m->nfunc; f++) {
+    int k = atoi(m->func[f]->name + 1);
+    for (int i = 0; i < m->func[f]->nop; i++) {
+      const Op *op = m->func[f]->op[i];
+      if (op->code != OP_group || k >= BATCH_MOST)
+        continue;
+      out->flops[k] += group_flops(op);
+      int at = kernel_index(t, op);
+      for (const char *c = at >= 0 ? t->kernel[at].symbol : ""; *c; c++)
+        out->kernels[k] = (out->kernels[k] ^ (unsigned char)*c) * 0x100000001b3u;
+    }
+  }
+}
+
+static void on_log(void *user, mprt_log_level level, const char *text) {
+  (void)user;
+  if (level != MPRT_LOG_INFO)
+    fprintf(stderr, "%s\n", text);
+}
+
+static Status open_program(Batch *b, size_t bytes, bool plan_mode) {
+  static const mprt_callbacks callbacks = {.log = on_log};
+  mprt_options o;
+  mprt_options_default(&o);
+  o.threads = plan_mode ? 2 : 0;
+  o.plan_mode = plan_mode;
+  return mprt_open(b->image, bytes, &o, &callbacks, &b->program);
+}
+
+static Status plan(World *w, const Unit *const *units, int n, const char *level, bool strict,
+                   Module **m, KernelTable *t, Batch *out) {
+  TargetCaps caps;
+  *m = NULL;
+  *out = (Batch){0};
+  Status s = target_cpu.caps(level, &caps);
+  const PassOpts o = {.caps = &caps, .strict = strict, .opt_level = 2};
+  if (s == MPCC_OK)
+    s = merge(w, units, n, m);
+  if (s == MPCC_OK)
+    s = next(w, pass_fuse, STAGE_KERNELS, &o, m);
+  if (s == MPCC_OK)
+    s = next(w, pass_plan, STAGE_PLANNED, &o, m);
+  if (s == MPCC_OK)
+    s = codegen_kernels(*m, w->arena, t);
+  if (s == MPCC_OK)
+    facts(*m, t, out);
+  return s;
+}
+
+Status batch_plan(World *w, const Unit *const *units, int n, const char *level, bool strict,
+                  Batch *out) {
+  Module *m;
+  KernelTable t;
+  Status s = plan(w, units, n, level, strict, &m, &t, out);
+  module_destroy(m);
+  return s;
+}
+
+Status batch_build(World *w, const Unit *const *units, int n, const char *level, bool strict,
+                   bool plan_mode, Batch *out) {
+  Module *m;
+  KernelTable t;
+  void *object = NULL;
+  size_t bytes = 0, image_bytes = 0;
+  Status s = plan(w, units, n, level, strict, &m, &t, out);
+  if (s == MPCC_OK)
+    s = target_cpu.emit(level, t.kernel, t.n, 2, 2, NULL, "object", w->diag, &object, &bytes);
+  if (s == MPCC_OK) {
+    Code code = {"cpu", level, target_cpu.level_needs(level), object, bytes};
+    s = package_image(m, &t, &code, 1, "{}", w->diag, &out->image, &image_bytes);
+  }
+  if (s == MPCC_OK)
+    s = open_program(out, image_bytes, plan_mode);
+  free(object);
+  module_destroy(m);
+  if (s != MPCC_OK)
+    batch_fini(out);
+  return s;
+}
+
+void batch_fini(Batch *b) {
+  mprt_close(b->program);
+  free(b->image);
+  *b = (Batch){0};
+}

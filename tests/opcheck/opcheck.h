@@ -1,0 +1,146 @@
+/* opcheck: every op of ir/ops.def and ir/scalar.def on the CPU target, judged by the reference
+ * interpreter.
+ *
+ *   cases.def --table.c--> Inst --unit.c--> one small module each --batch.c--> a program
+ *   program + interpreter + data.c --judge.c--> verdict;   grad.c: finite differences
+ *
+ * A case is a line of the table, an instance is a case with dtype and shape chosen. */
+#ifndef OPCHECK_H
+#define OPCHECK_H
+
+#include "ir/ir.h"
+#include "mpcc/runtime.h"
+
+/* ---- table.c -----------------------------------------------------------------------------------
+ */
+
+/* How far a result may lie from the interpreter's (strict numerics), beyond one rounding to the
+ * result's dtype. u = unit roundoff of the registers, n = `terms`, s = 4 sqrt(n) + 8: errors of n
+ * roundings that are independent (Higham and Mary 2019). */
+typedef enum {
+  EXACT,  /* the same number */
+  BODY,   /* interval arithmetic over the elementwise body, bound.c */
+  LINEAR, /* s u times what the op gives for the magnitudes of its operands */
+  NORM,   /* s u times the largest magnitude of the result */
+  CHAIN,  /* NORM, plus what the interpreter's own roundings between the ops change */
+} Judge;
+
+typedef struct {
+  const char *op, *variant; /* variant "" for the plain one */
+  const char *dtypes;       /* "f64 f32": what $ stands for */
+  const char *shapes;       /* "M=50,N=64 M=1,N=7": capital letters; the first is the quick one */
+  const char *operands;     /* "x:$[M,N] i:i64[M]=class:N" */
+  const char *program;      /* "y = linear(x, w) {...}; gelu(y)": results of the last are judged */
+  Judge judge;
+  const char *terms; /* "K", "MN": length of the longest sum; "" = 1 */
+  const char
+      *checks; /* F forward, G gradient (of the first result, in all operands without =fill) */
+} Case;
+
+enum { LETTERS = 26, NAME_MAX_BYTES = 200 };
+typedef struct {
+  const Case *c;
+  DType dt;
+  char shape[80];          /* as in the table */
+  int64_t letter[LETTERS]; /* 0: not given */
+  bool grad;
+  bool first; /* has the first shape of its case */
+} Inst;
+
+const Case *case_table(int *n);
+/* Instances of the table for which name, dtype and shape agree ("" or NULL: all). quick: one
+ * forward and one gradient instance of each case. malloc'ed; -1 when memory is short. */
+int inst_list(const char *name, const char *dtype, const char *shape, bool quick, Inst **out);
+/* "layer_norm.affine/grad": op, variant, direction. */
+void inst_name(const Inst *i, char out[NAME_MAX_BYTES]);
+int64_t inst_terms(const Inst *i);
+
+/* ---- data.c ------------------------------------------------------------------------------------
+ */
+
+/* What the operands hold. SPECIAL: infinities, NaN, zeros of both signs, subnormals, the largest
+ * numbers; NANS: one NaN per operand; operands with =fill hold their fill in all kinds. */
+typedef enum { DATA_RANDOM, DATA_ZEROS, DATA_NANS, DATA_SPECIAL, DATA_COUNT } DataKind;
+extern const char *const data_names[DATA_COUNT];
+bool data_fits(const Inst *i, DataKind k);
+/* Fills x for tensor t of the instance's module; its attribute `fill` says with what. The same for
+ * the same arguments, whatever else runs. */
+void data_fill(const Inst *i, const Tensor *t, DataKind k, uint64_t seed, double *x);
+
+/* ---- unit.c ------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+  Arena *arena;
+  StrTable *strings;
+  Diag *diag;
+} World;
+bool world_create(World *w);
+void world_destroy(World *w);
+void world_show(const World *w); /* its diagnostics, to stderr */
+
+/* The instance as a module of one function: tensors of its operands, out.0 ... for its results,
+ * with gradients metric.loss and grad.<operand>. `whole` is what the interpreter runs; `lowered`
+ * what fuse takes. Either may be the other. */
+typedef struct {
+  Module *whole, *lowered;
+  const Func *func; /* of whole */
+} Unit;
+Status unit_build(World *w, const Inst *i, Unit *out);
+void unit_fini(Unit *u);
+bool is_result(const Tensor *t); /* written by the function */
+
+/* ---- bound.c -----------------------------------------------------------------------------------
+ */
+
+/* Where a value computed in registers of finite precision may lie. */
+typedef struct {
+  double lo, hi;
+  bool nan;    /* may be NaN */
+  bool number; /* may be a number, in [lo, hi] */
+} Range;
+/* Result of an elementwise body in registers `reg` on exact arguments, stored as `to`. */
+Range bound_scalar(const Scalar *s, const double *args, DType reg, DType to);
+
+/* ---- batch.c -----------------------------------------------------------------------------------
+ */
+
+enum { BATCH_MOST = 64 };
+typedef struct {
+  mprt_program *program; /* functions f0, f1 ...; tensors f0.<name> */
+  void *image;
+  double flops[BATCH_MOST];     /* of each function's products */
+  uint64_t kernels[BATCH_MOST]; /* hash over each function's kernels: equal is the same code */
+} Batch;
+/* Compiles the lowered modules of n units, at most BATCH_MOST, into one program. */
+Status batch_build(World *w, const Unit *const *units, int n, const char *level, bool strict,
+                   bool plan_mode, Batch *out);
+/* The same without compiling: only flops and kernels are set. */
+Status batch_plan(World *w, const Unit *const *units, int n, const char *level, bool strict,
+                  Batch *out);
+void batch_fini(Batch *b);
+
+/* ---- judge.c -----------------------------------------------------------------------------------
+ */
+
+typedef struct {
+  const char *level;
+  uint64_t seed;
+  int data; /* a DataKind, or -1: all */
+  bool strict, fused;
+} Options;
+
+/* Runs function f<k> of both programs (fused may be NULL) on the instance's data; prints failures.
+ * Returns how many comparisons were made, negative when one failed. */
+int judge_unit(const Inst *i, const Unit *u, int k, const Batch *strict, int fused_k,
+               const Batch *fused, const Options *o);
+/* One line that reruns the instance. */
+void print_rerun(const Inst *i, const Options *o, const char *numerics, int data);
+
+/* ---- grad.c ------------------------------------------------------------------------------------
+ */
+
+/* Gradients of the interpreter in f64 against its central differences. true: they agree. */
+bool grad_check(World *w, const Inst *i, const Options *o);
+
+#endif
