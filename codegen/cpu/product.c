@@ -92,10 +92,9 @@ static int64_t row_stride(const Product *p, const Access *a) {
  * ---------------------------------------------------------------------------------------- */
 
 enum {
+  AHEAD = 12,      /* rows of k prefetched */
   TILE_ROWS = 144, /* rows of A in scratch beside the panels they meet, in the second-level cache */
   TILE_COLS = 512,
-  MANY_TILES = 32,      /* enough for 16 threads */
-  SMALL_TILE = 1 << 18, /* multiplications below which a tile is not cut further */
   K_ONE = 384,
   K_BLOCK = 256, /* units: 32 KiB of a panel */
 };
@@ -150,24 +149,41 @@ static void choose_micro(Product *p) {
     p->micro.bp = p->units * p->c.cols;
 }
 
+/* Cycles a tile takes, roughly: two vectors of multiplications each; A comes from afar and is
+ * copied (five bytes a cycle), B streams in and is shared by consecutive tiles (ten); start. */
+static double tile_cost(const Product *p, double rows, double cols) {
+  double k = (double)p->units, multiply = rows * cols * k / (2 * p->c.vl);
+  return multiply + (rows / 5 + cols / 10) * k * p->c.unit_bytes + 3000;
+}
+
+/* Time relative to perfect sharing, summed over numbers of threads; few threads count more. */
+static double tile_score(const Product *p, int64_t panels, int64_t groups) {
+  double rows = (double)(panels * p->split.hi);
+  double cols = (double)(groups * p->group_panels * p->c.cols);
+  int64_t tiles = ceil_div(p->split.n, panels) * ceil_div(p->ngroup, groups);
+  double cost = tile_cost(p, rows, cols), score = 0, weight = 1;
+  for (int64_t threads = 1; threads <= 16; threads *= 2, weight *= 0.75)
+    score += weight * cost * (double)(ceil_div(tiles, threads) * threads);
+  return score;
+}
+
+/* The tile that does best over 1 to 16 threads: large tiles read operands less often, small ones
+ * are shared more evenly. */
 static void choose_tiles(Product *p) {
-  int64_t group_cols = (int64_t)p->group_panels * p->c.cols;
-  int64_t most_panels = TILE_ROWS / p->split.hi, most_groups = TILE_COLS / group_cols;
-  p->row_tiles = ceil_div(p->split.n, most_panels < 1 ? 1 : most_panels);
-  p->col_tiles = ceil_div(p->ngroup, most_groups < 1 ? 1 : most_groups);
-  for (;;) {
-    p->tile_panels = ceil_div(p->split.n, p->row_tiles);
-    p->tile_groups = ceil_div(p->ngroup, p->col_tiles);
-    int64_t rows = p->tile_panels * p->split.hi, cols = p->tile_groups * group_cols;
-    if (p->row_tiles * p->col_tiles >= MANY_TILES || (double)rows * cols * p->K < SMALL_TILE)
-      break;
-    if (p->tile_panels > 1 && (rows >= cols || p->tile_groups == 1))
-      p->row_tiles = p->row_tiles * 2 < p->split.n ? p->row_tiles * 2 : p->split.n;
-    else if (p->tile_groups > 1)
-      p->col_tiles = p->col_tiles * 2 < p->ngroup ? p->col_tiles * 2 : p->ngroup;
-    else
-      break;
-  }
+  int64_t most_panels = TILE_ROWS / p->split.hi;
+  int64_t most_groups = TILE_COLS / ((int64_t)p->group_panels * p->c.cols);
+  double best = 0;
+  for (int64_t i = 1; i <= most_panels && i <= p->split.n; i++)
+    for (int64_t j = 1; j <= most_groups && j <= p->ngroup; j++) {
+      double score = tile_score(p, i, j);
+      if (best != 0 && score >= best)
+        continue;
+      best = score;
+      p->row_tiles = ceil_div(p->split.n, i);
+      p->col_tiles = ceil_div(p->ngroup, j);
+    }
+  p->tile_panels = ceil_div(p->split.n, p->row_tiles);
+  p->tile_groups = ceil_div(p->ngroup, p->col_tiles);
   p->tile_rows = p->tile_panels * p->split.hi;
 }
 
@@ -278,6 +294,8 @@ static void copy_rows(Product *p, const Tile *t) {
 static Val column_vector(Product *p, const Tile *t, Val k, Val row, Val count) {
   Gen *g = p->g;
   Val at = a_element(p, t->a, row, k);
+  /* Neither stride nor stream prefetching follows this pattern. */
+  ll_prefetch(g, ll_gepc(g, ll_mem(g, p->a_dtype), at, AHEAD * p->a_ks));
   if (p->a_dtype == p->c.in)
     return ll_load(g, ll_mem(g, p->a_dtype), p->c.vl, at, count);
   return micro_convert(g, &p->c, ll_get(g, p->a_dtype, p->c.vl, at, count));
