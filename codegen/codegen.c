@@ -101,7 +101,7 @@ static int find_symbol(const KernelTable *t, const char *symbol) {
 
 int kernel_index(const KernelTable *t, const Op *group) {
   char symbol[SYMBOL_BYTES];
-  return symbol_of(group, symbol) ? find_symbol(t, symbol) : -1;
+  return symbol_of(group, symbol) ? find_symbol(t, symbol) : -2;
 }
 
 /* The group as its kernel sees it: offsets are in the addresses, so they are zero here. */

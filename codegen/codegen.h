@@ -42,7 +42,8 @@ typedef struct {
   Kernel *kernel;
 } KernelTable;
 Status codegen_kernels(const Module *m, Arena *a, KernelTable *out);
-int kernel_index(const KernelTable *t, const Op *group); /* by content */
+/* By content; -1: there is none, -2: memory is short. */
+int kernel_index(const KernelTable *t, const Op *group);
 
 /* ---- package.c ------------------------------------------------------------------------------------ */
 

@@ -301,7 +301,9 @@ static void put_group(Package *p, const Op *op) {
   }
   int k = kernel_index(p->kernels, op);
   if (k < 0) {
-    p->status = MPCC_ERR_INTERNAL;
+    p->failed |= k == -2;
+    if (k == -1)
+      p->status = MPCC_ERR_INTERNAL;
     return;
   }
   c.kernel = (uint32_t)k;

@@ -106,7 +106,7 @@ static void fuse_func(Fuse *F, const Func *f) {
     return;
   }
   build_func(F->b, f->name);
-  for (int i = 0; i < f->nop && F->status == MPCC_OK; i++) {
+  for (int i = 0; i < f->nop && !fuse_failed(F); i++) {
     const Op *op = f->op[i];
     F->op = op;
     if (!live[i])
@@ -162,8 +162,7 @@ Status pass_fuse(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
     if (!F.a)
       return MPCC_ERR_NOMEM;
     fuse_func(&F, in->func[i]);
-    if (arena_failed(F.a) && F.status == MPCC_OK)
-      F.status = MPCC_ERR_NOMEM;
+    fuse_failed(&F);
     arena_destroy(F.a);
   }
   return F.status;

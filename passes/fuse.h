@@ -132,6 +132,8 @@ typedef struct {
 
 /* Error of the pass at an op; sticky. */
 void fuse_error(Fuse *F, const Op *op, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* True after an error or when memory was short: what was asked for may be empty. */
+bool fuse_failed(Fuse *F);
 /* Grows an arena array so that it holds n + 1 items. */
 void *fuse_grow(Fuse *F, void *items, int n, int *cap, size_t item_bytes);
 
@@ -161,6 +163,7 @@ Node *node_rigid(Fuse *F, int ndim, const int64_t *dim, int ncol);
 Buf *buf_create(Fuse *F, const Type *type);
 int node_in(Fuse *F, Node *n, Buf *buf, const Access *at);
 int node_stmt(Fuse *F, Node *n, Stmt s);
+DType node_reg(const Node *n, int stmt); /* register type of a statement */
 int node_const(Fuse *F, Node *n, DType reg, double v);
 int node_op1(Fuse *F, Node *n, Prim p, int a);
 int node_op2(Fuse *F, Node *n, Prim p, int a, int b);

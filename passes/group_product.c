@@ -42,6 +42,9 @@ static Node *product(Fuse *F, View *a, View *b, int *acc) {
     b = view_materialize(F, b);
   DType compute = target_product_dtype(F->o->caps, a->dt, b->dt);
   int64_t dim[MAX_DIMS] = {1};
+  *acc = 0;
+  if (fuse_failed(F) || a->rank < 1)
+    return node_create(F, NODE_PRODUCT, 1, dim);
   int nrow = a->rank - 1, shift = nrow == 0;
   for (int i = 0; i < nrow; i++)
     dim[i] = a->dim[i];
@@ -80,7 +83,7 @@ void group_linear(Fuse *F, const Op *op) {
   Node *n = product(F, operand(F, 0), operand(F, 1), &s);
   if (op->nin > 2) {
     n->label = "linear+bias";
-    s = node_op2(F, n, PR_ADD, s, node_load_as(F, n, operand(F, 2), (DType)n->stmt[s].dt));
+    s = node_op2(F, n, PR_ADD, s, node_load_as(F, n, operand(F, 2), node_reg(n, s)));
   }
   finish(F, n, s);
 }
@@ -103,7 +106,7 @@ void group_matmul(Fuse *F, const Op *op) {
 
 /* Products of codes are multiplied by both inverse scales. */
 static int unscaled(Fuse *F, Node *n, int s) {
-  DType reg = (DType)n->stmt[s].dt;
+  DType reg = node_reg(n, s);
   int scale = node_op2(F, n, PR_MUL, node_load_as(F, n, operand(F, 2), reg),
                        node_load_as(F, n, operand(F, 3), reg));
   return node_op2(F, n, PR_MUL, s, scale);

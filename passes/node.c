@@ -6,6 +6,8 @@
 
 void fuse_error(Fuse *F, const Op *op, const char *fmt, ...) {
   char text[512];
+  if (fuse_failed(F))
+    return; /* what follows from it is no news */
   va_list ap;
   va_start(ap, fmt);
   vsnprintf(text, sizeof text, fmt, ap);
@@ -14,6 +16,12 @@ void fuse_error(Fuse *F, const Op *op, const char *fmt, ...) {
              ": ", text);
   if (F->status == MPCC_OK)
     F->status = MPCC_ERR_INPUT;
+}
+
+bool fuse_failed(Fuse *F) {
+  if (F->status == MPCC_OK && (arena_failed(F->a) || builder_failed(F->b)))
+    F->status = MPCC_ERR_NOMEM;
+  return F->status != MPCC_OK;
 }
 
 void *fuse_grow(Fuse *F, void *items, int n, int *cap, size_t item_bytes) {
@@ -128,37 +136,37 @@ int node_const(Fuse *F, Node *n, DType reg, double v) {
   return node_stmt(F, n, s);
 }
 
-static DType stmt_dt(const Node *n, int s) {
-  return s < n->nstmt ? (DType)n->stmt[s].dt : DT_F32;
+DType node_reg(const Node *n, int s) {
+  return s >= 0 && s < n->nstmt ? (DType)n->stmt[s].dt : DT_F32;
 }
 
 int node_op1(Fuse *F, Node *n, Prim p, int a) {
-  DType dt = p == PR_ISFINITE || p == PR_NOT ? DT_B1 : stmt_dt(n, a);
+  DType dt = p == PR_ISFINITE || p == PR_NOT ? DT_B1 : node_reg(n, a);
   return node_stmt(F, n, stmt_of(p, dt, a, -1, -1, -1));
 }
 
 int node_op2(Fuse *F, Node *n, Prim p, int a, int b) {
   bool boolean = p == PR_LT || p == PR_LE || p == PR_EQ || p == PR_NE || p == PR_AND || p == PR_OR;
-  return node_stmt(F, n, stmt_of(p, boolean ? DT_B1 : stmt_dt(n, a), a, b, -1, -1));
+  return node_stmt(F, n, stmt_of(p, boolean ? DT_B1 : node_reg(n, a), a, b, -1, -1));
 }
 
 int node_select(Fuse *F, Node *n, int c, int a, int b) {
-  return node_stmt(F, n, stmt_of(PR_SELECT, stmt_dt(n, a), c, a, b, -1));
+  return node_stmt(F, n, stmt_of(PR_SELECT, node_reg(n, a), c, a, b, -1));
 }
 
 int node_cvt(Fuse *F, Node *n, int s, DType reg) {
-  DType from = stmt_dt(n, s);
+  DType from = node_reg(n, s);
   if (from == reg)
     return s;
   if (reg == DT_B1)
     return node_op2(F, n, PR_NE, s, node_const(F, n, from, 0));
-  if (n->stmt && n->stmt[s].prim == PR_CONST)
+  if (s < n->nstmt && n->stmt[s].prim == PR_CONST)
     return node_const(F, n, reg, reg == DT_F32 ? (double)(float)n->stmt[s].imm : n->stmt[s].imm);
   return node_stmt(F, n, stmt_of(PR_CVT, reg, s, -1, -1, -1));
 }
 
 int node_round(Fuse *F, Node *n, int s, DType rd) {
-  Stmt r = stmt_of(PR_ROUND, stmt_dt(n, s), s, -1, -1, -1);
+  Stmt r = stmt_of(PR_ROUND, node_reg(n, s), s, -1, -1, -1);
   r.rd = (uint8_t)rd;
   return node_stmt(F, n, r);
 }
@@ -255,7 +263,7 @@ Buf *node_store_at(Fuse *F, Node *n, int stmt, const Type *type, const Access *a
   b->out = n->nout;
   /* Column sums have no other use than their store, which converts too. */
   if (n->kind == NODE_ROWS || n->kind == NODE_PRODUCT)
-    if (n->stmt[stmt].prim != PR_CSUM)
+    if (stmt < n->nstmt && n->stmt[stmt].prim != PR_CSUM)
       stmt = node_cvt(F, n, stmt, reg_of(type->dt));
   n->out[n->nout++] = (NodeOut){.buf = b, .at = *at, .stmt = stmt};
   return b;
@@ -299,7 +307,7 @@ static Prim row_form(Prim p) {
 }
 
 View *node_total(Fuse *F, Node *n, Prim prim, int stmt, DType dt, double divisor) {
-  DType reg = stmt_dt(n, stmt);
+  DType reg = node_reg(n, stmt);
   int64_t extent[1] = {DIM_PANELS};
   int partial = node_stmt(F, n, stmt_of(prim, reg, stmt, -1, -1, -1));
   Buf *part =
@@ -340,7 +348,7 @@ static int64_t column_block(int64_t n, int64_t limit) {
 enum { ONE_PANEL_ELEMS = 1 << 14 };
 
 Buf *node_column_sum(Fuse *F, Node *n, int stmt, const Type *type) {
-  DType reg = stmt_dt(n, stmt);
+  DType reg = node_reg(n, stmt);
   int64_t rows = 1, cols = 1;
   int nrow = n->ndim - n->ncol;
   unsigned keep = 0;

@@ -1,6 +1,7 @@
 /* plan: results do not change, and no value is overwritten while it is needed. The check walks the
  * planned function with a map of which value owns which bytes, independently of how plan decides.
  */
+#include "codegen/codegen.h"
 #include "mpcc/abi.h"
 #include "pass_check.h"
 
@@ -230,6 +231,62 @@ START_TEST(reuse_saves_bytes) {
 }
 END_TEST
 
+/* Fuse, plan and package with the n-th allocation failing. */
+static Status run_short(World *w, const Module *saved, long n) {
+  static PassFn *const pass[] = {pass_save, pass_fuse, pass_plan};
+  static const Stage gives[] = {STAGE_SAVED, STAGE_KERNELS, STAGE_PLANNED};
+  PassOpts o = {&test_caps, false, false, 2};
+  const Module *in = saved;
+  Module *made[3] = {NULL};
+  Status s = MPCC_OK;
+  arena_fail_after(n);
+  for (int i = 0; i < 3 && s == MPCC_OK; i++) {
+    Builder *b = builder_create(w->strings, w->diag, gives[i]);
+    if (!b) {
+      s = MPCC_ERR_NOMEM;
+      break;
+    }
+    s = pass[i](in, &o, b, w->diag);
+    if (s == MPCC_OK)
+      s = builder_finish(b, &made[i]);
+    else
+      builder_destroy(b);
+    in = made[i];
+  }
+  Arena *a = s == MPCC_OK ? arena_create() : NULL;
+  KernelTable kernels = {0};
+  void *image = NULL;
+  size_t bytes;
+  if (s == MPCC_OK && !a)
+    s = MPCC_ERR_NOMEM;
+  if (s == MPCC_OK)
+    s = codegen_kernels(in, a, &kernels);
+  if (s == MPCC_OK)
+    s = package_image(in, &kernels, NULL, 0, "{}", w->diag, &image, &bytes);
+  arena_fail_after(0);
+  free(image);
+  arena_destroy(a);
+  for (int i = 0; i < 3; i++)
+    module_destroy(made[i]);
+  return s;
+}
+
+START_TEST(short_memory_is_said) {
+  Status s = MPCC_ERR_NOMEM;
+  long n = 1;
+  for (; s != MPCC_OK && n < 20000; n += n < 300 ? 1 : 3) {
+    World w = world_create();
+    Module *saved = world_parse(&w, step_text);
+    s = run_short(&w, saved, n);
+    ck_assert_msg(s == MPCC_OK || s == MPCC_ERR_NOMEM, "allocation %ld: status %d", n, s);
+    module_destroy(saved);
+    world_destroy(&w);
+  }
+  ck_assert_int_eq(s, MPCC_OK);
+  ck_assert_int_gt(n, 20);
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("plan");
   TCase *t = tcase_create("plan");
@@ -237,6 +294,8 @@ int main(void) {
   tcase_add_test(t, state_is_updated_in_place);
   tcase_add_test(t, old_contents_that_are_read_later_stay);
   tcase_add_test(t, reuse_saves_bytes);
+  tcase_add_test(t, short_memory_is_said);
+  tcase_set_timeout(t, 120);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);
   srunner_run_all(r, CK_NORMAL);
