@@ -281,7 +281,7 @@ static void measure_all(int64_t M, int64_t N, int64_t K, const char *level, int 
 
 int main(int argc, char **argv) {
   int threads = 1, rounds = 15, i = 1;
-  const char *level = cpu_host_level();
+  const char *level = run_levels() ? cpu_level_names[run_levels() - 1] : NULL;
   for (; i + 1 < argc && argv[i][0] == '-'; i += 2) {
     if (argv[i][1] == 't')
       threads = atoi(argv[i + 1]);

@@ -224,13 +224,13 @@ static inline void run_free(Run *r) {
   free(r->scratch);
 }
 
-/* Levels this machine runs: the first n of target_cpu.level. */
+/* Levels this machine runs: the first n of target_cpu.level (host_level may be less: the fastest).
+ */
 static inline int run_levels(void) {
-  const char *host = target_cpu.host_level();
-  for (int i = 0; host && i < target_cpu.nlevel; i++)
-    if (!strcmp(host, target_cpu.level[i]))
-      return i + 1;
-  return 0;
+  bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  bool v4 = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+            __builtin_cpu_supports("avx512dq");
+  return !v3 ? 0 : !v4 ? 1 : __builtin_cpu_supports("avx512bf16") ? 3 : 2;
 }
 
 /* Runs all tiles in pieces, last piece first, with scratch that holds NaN before each. */

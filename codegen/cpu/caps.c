@@ -63,7 +63,17 @@ static bool bit(unsigned reg, int n) {
   return reg >> n & 1;
 }
 
-/* Intel SDM vol. 2, CPUID: leaves 1, 7.0, 7.1, 80000001h. */
+/* Intel's cores (Sapphire and Emerald Rapids) issue vdpbf16ps at a quarter of the rate of f32
+ * multiply-adds, so dot products run at half the multiplications per second (bench/product.c: 85
+ * beside 175 GFLOP/s): there bf16 operands are better decoded to f32 while packing. */
+static bool dot_products_are_slow(void) {
+  unsigned a, b, c, d;
+  return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && c == signature_INTEL_ecx &&
+         d == signature_INTEL_edx;
+}
+
+/* The best level for this machine, which is not always the last it could run.
+ * Intel SDM vol. 2, CPUID: leaves 1, 7.0, 7.1, 80000001h. */
 const char *cpu_host_level(void) {
   unsigned a, b, c, d, b7, e;
   if (!__get_cpuid(1, &a, &b, &c, &d) || !bit(c, 27))
@@ -83,5 +93,5 @@ const char *cpu_host_level(void) {
     return levels[0].name;
   if (!__get_cpuid_count(7, 1, &a, &b, &c, &d))
     a = 0;
-  return levels[bit(a, 5) ? 2 : 1].name;
+  return levels[bit(a, 5) && !dot_products_are_slow() ? 2 : 1].name;
 }
