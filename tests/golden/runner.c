@@ -90,7 +90,6 @@ static Status parse_case(const Case *c, StrTable *s, Diag *d, Module **out) {
   return module_parse(s, d, index, c->text, c->len, out);
 }
 
-#ifdef GOLDEN_PASSES
 static Status pass_case(const Case *c, StrTable *s, Diag *d, Module **out) {
   static const TargetCaps plain = {"cpu", "x86-64-v3", 32, false, 8, 16, 16, 2, 32768};
   int n;
@@ -120,15 +119,7 @@ static Status pass_case(const Case *c, StrTable *s, Diag *d, Module **out) {
   module_destroy(in);
   return status;
 }
-#else
-static Status pass_case(const Case *c, StrTable *s, Diag *d, Module **out) {
-  (void)c, (void)s, (void)out, (void)option;
-  diag_error(d, (Loc){0}, 690, "built without passes");
-  return MPCC_ERR_USAGE;
-}
-#endif
 
-#ifdef GOLDEN_FRONTEND
 static Status read_beside(void *user, const char *path, char **text, size_t *len) {
   const Case *c = user;
   char full[1024];
@@ -151,13 +142,6 @@ static Status frontend_case(Case *c, Arena *a, StrTable *s, Diag *d, Module **ou
   Status status = spec_parse(a, s, d, &src, &spec);
   return status ? status : spec_lower(spec, s, d, out);
 }
-#else
-static Status frontend_case(Case *c, Arena *a, StrTable *s, Diag *d, Module **out) {
-  (void)c, (void)a, (void)s, (void)out, (void)option_value;
-  diag_error(d, (Loc){0}, 690, "built without the frontend");
-  return MPCC_ERR_USAGE;
-}
-#endif
 
 /* ---- comparing
  * --------------------------------------------------------------------------------------- */
