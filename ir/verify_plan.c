@@ -68,6 +68,7 @@ void verify_segments(Verify *v) {
 /* Bytes and life of one value. space: NULL the work arena, else the base tensor it lies in. */
 typedef struct {
   const Value *value;
+  const Op *by; /* the op that writes it: definition, or the `write` that copies it */
   const Tensor *space;
   int64_t lo, hi;
   int def, last; /* op indices; a value read from a tensor is there from the start: -1 */
@@ -89,7 +90,7 @@ static bool in_tensor(Memory *m, const Tensor *t, int64_t elem) {
 /* False when the value has no memory of its own (an unplaced constant). */
 static bool find_memory(Verify *v, const Value *x, Memory *m) {
   const Op *def = x->def;
-  *m = (Memory){.value = x, .def = def->index, .last = def->index};
+  *m = (Memory){.value = x, .by = def, .def = def->index, .last = def->index};
   int64_t bytes = type_bytes(x->type);
   v->op = def;
   if (x->alias) {
@@ -117,55 +118,54 @@ static bool find_memory(Verify *v, const Value *x, Memory *m) {
 }
 
 static bool same_access(const Body *b, const Access *x, const Access *y) {
-  return x->offset == y->offset &&
-         !memcmp(x->stride, y->stride, (size_t)b->ndim * sizeof x->stride[0]);
-}
-
-/* Group op `op` may write result x over operand y: every use of y by it has x's access, and is a
- * use element by element (all of `rows`, the epilogue of `product`). */
-static bool in_place(const Op *op, const Memory *x, const Memory *y) {
-  const char *kind = op_str(op, "kind", "");
-  int first = !strcmp(kind, "rows") ? 0 : !strcmp(kind, "product") ? 2 : INT_MAX;
-  if (op->code != OP_group || x->lo != y->lo || x->value->type->dt != y->value->type->dt)
+  if (x->offset != y->offset)
     return false;
-  for (int k = 0; k < op->nin; k++)
-    if (op->in[k] == y->value &&
-        (k < first || !same_access(op->body, &op->body->in[k], &op->body->out[x->value->out])))
+  for (int d = 0; d < b->ndim; d++)
+    if (b->dim[d] > 1 && x->stride[d] != y->stride[d])
       return false;
   return true;
 }
 
-/* Operand y of move op `op` already lies where its result x wants it: moving it changes nothing. */
-static bool is_piece(const Op *op, const Memory *x, const Memory *y) {
-  if (op->code != OP_group || strcmp(op_str(op, "kind", ""), "move"))
+/* Group op `op` may write result x over operand y: every use of y by it has x's access, and is a
+ * use element by element (all of `rows` but partial results, the epilogue of `product`). */
+static bool in_place(const Op *op, const Memory *x, const Memory *y) {
+  const char *kind = op_str(op, "kind", "");
+  const Body *b = op->body;
+  int first = !strcmp(kind, "rows") ? 0 : !strcmp(kind, "product") ? 2 : INT_MAX;
+  if (op->code != OP_group || x->lo != y->lo || x->value->type->dt != y->value->type->dt)
+    return false;
+  for (int i = 0; i < b->nstmt; i++)
+    if (b->stmt[i].prim == PR_STORE && b->stmt[i].ref == x->value->out &&
+        (b->stmt[i].level == LV_COL || b->stmt[i].level == LV_ALL) && x->hi - x->lo > 8)
+      return false;
+  for (int k = 0; k < op->nin; k++)
+    if (op->in[k] == y->value && (k < first || !same_access(b, &b->in[k], &b->out[x->value->out])))
+      return false;
+  return true;
+}
+
+/* Operand y of a `move` lies already where the move puts it in result x; it may live on there. */
+static bool moved_in_place(const Op *op, const Memory *x, const Memory *y) {
+  if (op->code != OP_group || strcmp(op_str(op, "kind", ""), "move") || x->value->def != op ||
+      x->value->type->dt != y->value->type->dt)
     return false;
   const Body *b = op->body;
-  const Attr *starts = op_attr(op, "starts"), *sizes = op_attr(op, "sizes");
-  int axis = (int)op_int(op, "axis", 0);
-  int64_t inner = (int64_t)dtype_bytes(x->value->type->dt);
-  for (int d = 0; d < b->ndim; d++) {
-    if (d < axis && b->dim[d] != 1)
-      return false;
-    if (d > axis)
-      inner *= b->dim[d];
-  }
-  bool any = false;
+  const Access *out = &b->out[0];
+  const int64_t axis = op_int(op, "axis", 0), size = (int64_t)dtype_bytes(x->value->type->dt);
+  const int64_t *starts = op_attr(op, "starts")->u.ints.v, *sizes = op_attr(op, "sizes")->u.ints.v;
+  bool found = false;
   for (int k = 0; k < op->nin; k++) {
     if (op->in[k] != y->value)
       continue;
-    int64_t stride = 1;
-    for (int d = b->ndim; d-- > 0;) {
-      int64_t n = d == axis ? sizes->u.ints.v[k] : b->dim[d];
-      if (n > 1 && b->in[k].stride[d] != stride)
-        return false;
-      stride *= n;
-    }
-    any = y->value->type->dt == x->value->type->dt && b->in[k].offset == 0 &&
-          y->lo == x->lo + starts->u.ints.v[k] * inner;
-    if (!any)
+    const Access *in = &b->in[k];
+    found = true;
+    if (y->lo + in->offset * size != x->lo + (out->offset + starts[k] * out->stride[axis]) * size)
       return false;
+    for (int d = 0; d < b->ndim; d++)
+      if ((d == axis ? sizes[k] : b->dim[d]) > 1 && in->stride[d] != out->stride[d])
+        return false;
   }
-  return any;
+  return found;
 }
 
 static void check_pair(Verify *v, const Memory *x, const Memory *y) {
@@ -174,19 +174,20 @@ static void check_pair(Verify *v, const Memory *x, const Memory *y) {
   const Memory *a = x->def <= y->def ? x : y, *b = a == x ? y : x; /* b is written later */
   if (b->def < 0 || b->def > a->last)
     return; /* two reads, or a is dead by then */
-  if (b->def == a->last && b->def > a->def && in_place(v->f->op[b->def], b, a))
+  if (b->def == a->last && b->def > a->def && in_place(b->by, b, a))
     return;
-  if (b->def > a->def && b->def < v->f->nop && is_piece(v->f->op[b->def], b, a))
+  if (b->def > a->def && moved_in_place(b->by, b, a))
     return;
-  v->op = v->f->op[b->def];
+  v->op = b->by;
   verify_broken(v, "%%%d is written over %%%d, which lives to op %d", b->value->id, a->value->id,
                 a->last);
 }
 
-/* A write that is not in place copies its value when it runs: as if a value were defined there. */
-static bool write_memory(const Op *op, const Memory *from, Memory *m) {
+/* A write that is not in place copies its value when the function ends: as if one were defined
+ * then. False when the value lies there already. */
+static bool write_memory(const Func *f, const Op *op, const Memory *from, Memory *m) {
   const Tensor *t = op_attr(op, "tensor")->u.tensor;
-  *m = (Memory){.value = op->in[0], .def = op->index, .last = INT_MAX};
+  *m = (Memory){.value = op->in[0], .by = op, .def = f->nop, .last = INT_MAX};
   in_tensor(m, t, 0);
   return !(from && from->space == m->space && from->lo == m->lo);
 }
@@ -199,17 +200,17 @@ void verify_places(Verify *v) {
   for (int i = 0; m && at && i < f->nop; i++) {
     const Op *op = f->op[i];
     for (int k = 0; k < op->nin; k++)
-      if (at[op->in[k]->id])
+      if (at[op->in[k]->id] && m[at[op->in[k]->id] - 1].last < i)
         m[at[op->in[k]->id] - 1].last = i;
     for (int k = 0; k < op->nout; k++)
       if (find_memory(v, op->out[k], &m[n]))
         at[op->out[k]->id] = ++n;
     int from = op->code == OP_write ? at[op->in[0]->id] : 0;
     if (op->code == OP_write) {
-      if (write_memory(op, from ? &m[from - 1] : NULL, &m[n]))
+      if (from) /* the tensor keeps it, or it is copied at the end */
+        m[from - 1].last = INT_MAX;
+      if (write_memory(f, op, from ? &m[from - 1] : NULL, &m[n]))
         n++;
-      else
-        m[from - 1].last = INT_MAX; /* the tensor keeps it */
     }
   }
   if (!m || !at)

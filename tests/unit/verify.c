@@ -364,6 +364,11 @@ static void input_in_place(Module *m) {
   result_of(m, 2)->offset = -1;
   result_of(m, 2)->alias = m->tensor[3];
 }
+/* The written value leaves its tensor: it is copied at the end, over nothing that is read. */
+static void copied_at_end(Module *m) {
+  result_of(m, 4)->alias = NULL;
+  result_of(m, 4)->offset = 128;
+}
 /* Legal: dead bytes are used again. */
 static void reuse(Module *m) {
   result_of(m, 4)->offset = 0;
@@ -388,6 +393,7 @@ static const struct {
     {view_misplaced, "its base says 16"},
     {input_in_place, NULL},
     {reuse, NULL},
+    {copied_at_end, NULL},
 };
 
 START_TEST(plans_with_one_fault) {
@@ -405,6 +411,76 @@ START_TEST(plans_with_one_fault) {
 }
 END_TEST
 
+/* Two halves made where the concatenation wants them; the second is read again afterwards. */
+static const char joined[] = "mpir 1 stage=planned\n"
+                             "segments state=0 derived=0 accum=0 work=256 io=192\n"
+                             "tensor @x : f32[16] role=input offset=0\n"
+                             "tensor @y : f32[32] role=output offset=64\n"
+                             "func @f work=256 {\n"
+                             "  %0:f32[16] = read {tensor=@x}\n"
+                             "  %1:f32[16]@work+0 = group %0 {kind=\"rows\"} [\n"
+                             "    dim 16 cols 1 panel 1\n"
+                             "    in 0: 0 + 1\n"
+                             "    out 0: 0 + 1\n"
+                             "    s0:f32 elem = load 0\n"
+                             "    store 0 s0\n"
+                             "  ]\n"
+                             "  %2:f32[16]@work+64 = group %0 {kind=\"rows\"} [\n"
+                             "    dim 16 cols 1 panel 1\n"
+                             "    in 0: 0 + 1\n"
+                             "    out 0: 0 + 1\n"
+                             "    s0:f32 elem = load 0\n"
+                             "    store 0 s0\n"
+                             "  ]\n"
+                             "  %3:f32[32]@work+0 = group %1, %2 {axis=0, kind=\"move\", "
+                             "sizes=[16, 16], starts=[0, 16]} [\n"
+                             "    dim 32 cols 1 panel 1\n"
+                             "    in 0: 0 + 1\n"
+                             "    in 1: 0 + 1\n"
+                             "    out 0: 0 + 1\n"
+                             "  ]\n"
+                             "  %4:f32[32]@work+128 = group %3, %2 {kind=\"rows\"} [\n"
+                             "    dim 32 cols 1 panel 1\n"
+                             "    in 0: 0 + 1\n"
+                             "    in 1: 0 + 0\n"
+                             "    out 0: 0 + 1\n"
+                             "    s0:f32 elem = load 0\n"
+                             "    s1:f32 all = load 1\n"
+                             "    s2:f32 elem = add s0, s1\n"
+                             "    store 0 s2\n"
+                             "  ]\n"
+                             "  write %4 {tensor=@y}\n"
+                             "}\n";
+
+START_TEST(pieces_of_a_concatenation) {
+  Session s = parse(joined);
+  ck_assert_msg(s.m != NULL, "%s", diag_first(s.diag) ? diag_first(s.diag)->text : "");
+  /* Halves in each other's place would be overwritten by the move. */
+  result_of(s.m, 1)->offset = 64;
+  result_of(s.m, 2)->offset = 0;
+  ck_assert_int_eq(module_verify(s.m, s.diag), MPCC_ERR_INTERNAL);
+  ck_assert(says(s.diag, "%3 is written over"));
+  end(&s);
+}
+END_TEST
+
+/* A swap of two tensors cannot be planned as two copies at the end. */
+START_TEST(swap_by_copies) {
+  Session s = parse("mpir 1 stage=planned\n"
+                    "segments state=128 derived=0 accum=0 work=0 io=0\n"
+                    "tensor @x : f32[16] role=param offset=0\n"
+                    "tensor @y : f32[16] role=param offset=64\n"
+                    "func @f work=0 {\n"
+                    "  %0:f32[16] = read {tensor=@x}\n"
+                    "  %1:f32[16] = read {tensor=@y}\n"
+                    "  write %0 {tensor=@y}\n"
+                    "  write %1 {tensor=@x}\n"
+                    "}\n");
+  ck_assert(!s.m && says(s.diag, "is written over"));
+  end(&s);
+}
+END_TEST
+
 #define COUNT(a) (int)(sizeof(a) / sizeof *(a))
 
 int main(void) {
@@ -413,6 +489,8 @@ int main(void) {
   tcase_add_loop_test(t, damaged_modules, 0, COUNT(damages));
   tcase_add_loop_test(t, texts_with_one_fault, 0, COUNT(texts));
   tcase_add_loop_test(t, plans_with_one_fault, 0, COUNT(plans));
+  tcase_add_test(t, pieces_of_a_concatenation);
+  tcase_add_test(t, swap_by_copies);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);
   srunner_run_all(r, CK_NORMAL);
