@@ -67,6 +67,8 @@ void text_vprintf(Text *t, const char *fmt, va_list ap);
 void text_double(Text *t, double v);
 /* JSON string literal, with quotes; bytes that are not UTF-8 become U+FFFD. */
 void text_json(Text *t, const char *s);
+/* Bytes of the UTF-8 sequence at s in zero-terminated text; 0 when there is none. */
+size_t utf8_length(const unsigned char *s);
 
 /* ---- diag.c: diagnostics ----------------------------------------------------------------------- */
 

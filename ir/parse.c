@@ -213,6 +213,9 @@ static Str lex_string(Parser *p) {
   take(p);
   if (t.failed)
     fail(p, p->tok.loc, E_RANGE, "out of memory");
+  for (size_t i = 0, n; i < t.len && !p->failed; i += n)
+    if (!(n = utf8_length((const unsigned char *)t.data + i)))
+      fail(p, p->tok.loc, E_SYNTAX, "string is not UTF-8");
   Str s = str_intern(p->strings, t.data ? t.data : "", t.len);
   text_fini(&t);
   return s;

@@ -175,7 +175,7 @@ void text_double(Text *t, double v) {
 }
 
 /* Bytes of the UTF-8 sequence at s (Unicode 15, table 3-7), or 0 when it is none. */
-static size_t utf8_length(const unsigned char *s) {
+size_t utf8_length(const unsigned char *s) {
   if (s[0] < 0x80)
     return 1;
   const size_t n = s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF5 ? 4 : 0;
@@ -201,7 +201,7 @@ void text_json(Text *t, const char *s) {
     else if (c < 0x20 || c == 0x7F)
       text_printf(t, "\\u%04x", c);
     else if (!n)
-      text_puts(t, "\\ufffd");
+      text_puts(t, "\xEF\xBF\xBD"); /* U+FFFD */
     else
       text_put(t, s, n);
     s += n ? n : 1;
