@@ -1,6 +1,7 @@
 /* Sink of diagnostics, and the house style in which they are shown (docs: errors). */
 #include "ir/ir.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -86,16 +87,45 @@ static bool count_error(Diag *d) {
   return false;
 }
 
+enum { MAX_TEXT_BYTES = 600 };
+
+/* Words of a message. They may quote the input: what is very long is cut, control characters, which
+ * a terminal would obey, become '?'. */
+static Str words(Diag *d, const char *fmt, va_list ap) {
+  char text[MAX_TEXT_BYTES + 4];
+  int n = vsnprintf(text, MAX_TEXT_BYTES, fmt, ap);
+  if (n < 0)
+    return str_c(d->strings, fmt);
+  if (n >= MAX_TEXT_BYTES) {
+    n = MAX_TEXT_BYTES - 1;
+    while (n > 0 && ((unsigned char)text[n - 1] & 0xC0) == 0x80)
+      n--; /* not in the middle of a code point */
+    if (n > 0 && (unsigned char)text[n - 1] >= 0xC0)
+      n--;
+    strcpy(text + n, "...");
+  }
+  for (char *p = text; *p; p++)
+    if ((unsigned char)*p < ' ' || *p == 127)
+      *p = '?';
+  return str_c(d->strings, text);
+}
+
 void diag_error(Diag *d, Loc loc, int code, const char *fmt, ...) {
   if (!count_error(d))
     return;
   va_list ap;
   va_start(ap, fmt);
-  append(d, (DiagMessage){.severity = SEV_ERROR,
-                          .code = code,
-                          .loc = loc,
-                          .text = str_vfmt(d->strings, fmt, ap)});
+  append(d,
+         (DiagMessage){.severity = SEV_ERROR, .code = code, .loc = loc, .text = words(d, fmt, ap)});
   va_end(ap);
+}
+
+/* The same words at the same place: a layer may be looked at more than once. */
+static bool is_said(const Diag *d, Loc loc, Str text) {
+  for (const DiagMessage *m = d->first; m; m = m->next)
+    if (m->text == text && !memcmp(&m->loc, &loc, sizeof loc))
+      return true;
+  return false;
 }
 
 static bool is_ignored(const Diag *d, const char *warning) {
@@ -109,17 +139,20 @@ void diag_warning(Diag *d, Loc loc, const char *warning, const char *fmt, ...) {
   d->newest = NULL;
   if (is_ignored(d, warning))
     return;
+  va_list ap;
+  va_start(ap, fmt);
+  Str text = words(d, fmt, ap);
+  va_end(ap);
+  if (is_said(d, loc, text))
+    return;
   if (!d->werror)
     d->nwarning++;
   else if (!count_error(d))
     return;
-  va_list ap;
-  va_start(ap, fmt);
   append(d, (DiagMessage){.severity = d->werror ? SEV_ERROR : SEV_WARNING,
                           .warning = str_c(d->strings, warning),
                           .loc = loc,
-                          .text = str_vfmt(d->strings, fmt, ap)});
-  va_end(ap);
+                          .text = text});
 }
 
 void diag_hint(Diag *d, const char *fmt, ...) {
@@ -127,7 +160,7 @@ void diag_hint(Diag *d, const char *fmt, ...) {
     return;
   va_list ap;
   va_start(ap, fmt);
-  d->newest->hint = str_vfmt(d->strings, fmt, ap);
+  d->newest->hint = words(d, fmt, ap);
   va_end(ap);
 }
 
@@ -136,7 +169,7 @@ void diag_note(Diag *d, Loc loc, const char *fmt, ...) {
     return;
   va_list ap;
   va_start(ap, fmt);
-  Str text = str_vfmt(d->strings, fmt, ap);
+  Str text = words(d, fmt, ap);
   va_end(ap);
   DiagNote *note = ARENA_NEW(d->arena, DiagNote);
   if (arena_failed(d->arena))
@@ -161,10 +194,10 @@ static void add_note(Diag *d, DiagMessage *m, Loc loc, Str text) {
 }
 
 void diag_note_file(Diag *d, uint32_t file, Loc loc, const char *text) {
-  Str words = str_c(d->strings, text);
+  Str said = str_c(d->strings, text);
   for (DiagMessage *m = d->first; m; m = m->next)
     if (m->loc.file == file)
-      add_note(d, m, loc, words);
+      add_note(d, m, loc, said);
 }
 
 void diag_option_ignore(Diag *d, const char *warning, bool ignore) {
@@ -244,24 +277,44 @@ static bool continues(char c) {
   return ((unsigned char)c & 0xC0) == 0x80;
 }
 
+/* What of a line is shown: of a long one a window of whole code points around the place. */
+typedef struct {
+  size_t begin, end, at; /* bytes; at: the place */
+} Window;
+
+enum { MAX_BEFORE = 100, MAX_BEHIND = 120 };
+
+static Window window_of(const char *line, size_t len, uint32_t col) {
+  Window w = {.end = len};
+  for (uint32_t c = 1; c < col && w.at < len; c++)
+    for (w.at++; w.at < len && continues(line[w.at]); w.at++)
+      ;
+  if (w.at > MAX_BEFORE + 20)
+    for (w.begin = w.at - MAX_BEFORE; w.begin < w.at && continues(line[w.begin]); w.begin++)
+      ;
+  if (len - w.at > MAX_BEHIND + 20)
+    for (w.end = w.at + MAX_BEHIND; w.end > w.at && continues(line[w.end]); w.end--)
+      ;
+  return w;
+}
+
 static void render_caret(const char *line, size_t len, Loc loc, const char *hint, const char *paint,
                          Text *out) {
-  text_printf(out, "%5u | ", loc.line);
+  Window w = window_of(line, len, loc.col);
+  const char *cut = w.begin ? "... " : "";
+  text_printf(out, "%5u | %s", loc.line, cut);
   /* Control characters other than tabs would move the cursor, not the caret. */
-  for (size_t i = 0; i < len; i++)
+  for (size_t i = w.begin; i < w.end; i++)
     text_put(out, (unsigned char)line[i] < ' ' && line[i] != '\t' ? "?" : &line[i], 1);
-  text_puts(out, "\n      | ");
-  size_t at = 0;
-  for (uint32_t col = 1; col < loc.col && at < len; col++) {
-    text_puts(out, line[at] == '\t' ? "\t" : " ");
-    for (at++; at < len && continues(line[at]); at++)
-      ;
-  }
+  text_printf(out, "%s\n      | %*s", w.end < len ? " ..." : "", (int)strlen(cut), "");
+  for (size_t i = w.begin; i < w.at; i++)
+    if (!continues(line[i]))
+      text_puts(out, line[i] == '\t' ? "\t" : " ");
   if (paint)
     text_puts(out, paint);
   text_puts(out, "^");
   uint32_t length = 1;
-  for (size_t i = at + 1; i < len && length < loc.len; i++)
+  for (size_t i = w.at + 1; i < w.end && length < loc.len; i++)
     if (!continues(line[i])) {
       text_puts(out, "~");
       length++;

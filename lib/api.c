@@ -35,7 +35,8 @@ const char *mpcc_version(void) {
   return MPCC_VERSION;
 }
 
-/* ---- one compilation --------------------------------------------------------------------------- */
+/* ---- one compilation ---------------------------------------------------------------------------
+ */
 
 static void session_deliver(mpcc_session *s, const Diag *d) {
   if (!s->cb.message)
@@ -74,6 +75,40 @@ static bool compilation_begin(Compilation *c, mpcc_session *s) {
       diag_option_ignore(c->diag, w, false);
   }
   return true;
+}
+
+static const char *const warnings[] = {
+#define WARNING(name, text) name,
+#include "lib/messages.def"
+};
+
+/* Words of the command line that would otherwise be ignored without a sound. */
+static Status check_words(const Compilation *c) {
+  for (int i = 0; i < c->o->nwarning; i++) {
+    const char *w = c->o->warning[i], *name = strncmp(w, "no-", 3) ? w : w + 3;
+    size_t n = sizeof warnings / sizeof *warnings, k = 0;
+    while (k < n && strcmp(name, warnings[k]))
+      k++;
+    if (k == n && strcmp(w, "error")) {
+      diag_error(c->diag, (Loc){0}, 511, "unknown warning '%s'", name);
+      diag_hint(c->diag, "mpcc --help=warnings lists them");
+      return MPCC_ERR_USAGE;
+    }
+  }
+  const char *const pass[] = {c->o->print_before, c->o->print_after, c->o->stop_after};
+  int n;
+  const PassInfo *table = pass_table(&n);
+  for (size_t i = 0; i < sizeof pass / sizeof *pass; i++) {
+    int k = 0;
+    while (k < n && pass[i] && strcmp(pass[i], table[k].name))
+      k++;
+    if (pass[i] && k == n && strcmp(pass[i], "all")) {
+      diag_error(c->diag, (Loc){0}, 590, "no pass is named '%s'", pass[i]);
+      diag_hint(c->diag, "mpcc --help=passes lists them");
+      return MPCC_ERR_USAGE;
+    }
+  }
+  return MPCC_OK;
 }
 
 static void compilation_fini(Compilation *c) {
@@ -148,8 +183,8 @@ Status compilation_passes(Compilation *c, const TargetCaps *caps, const char *st
   c->module = out;
   if (st == MPCC_ERR_INTERNAL && failed && out && c->cb->dump) {
     Text t = {0};
-    text_printf(&t, "# reproduces a failure of pass %s: mpcc --stop-after=%s THIS.mpir\n", failed,
-                failed);
+    text_printf(&t, "# reproduces a failure of pass %s: mpcc --emit=ir --stop-after=%s THIS.mpir\n",
+                failed, failed);
     module_print(out, c->diag, &t);
     c->cb->dump(c->cb->user, "reproducer", t.data ? t.data : "");
     text_fini(&t);
@@ -397,7 +432,9 @@ mpcc_status mpcc_compile(mpcc_session *s, const char *path, const char *text, si
   Compilation c;
   if (!compilation_begin(&c, s))
     return MPCC_ERR_NOMEM;
-  Status st = compilation_front(&c, path, text, len);
+  Status st = check_words(&c);
+  if (st == MPCC_OK)
+    st = compilation_front(&c, path, text, len);
   if (st == MPCC_OK)
     st = compile_kind(&c, kind, out, bytes);
   st = compilation_end(&c, s, st);

@@ -60,6 +60,58 @@ START_TEST(caret_and_hint) {
 }
 END_TEST
 
+/* A long line is shown around the place only, whatever its length. */
+START_TEST(long_lines_are_cut) {
+  enum { LEN = 100000 };
+  char *line = malloc(LEN + 1);
+  memset(line, 'a', LEN);
+  line[LEN] = 0;
+  const uint32_t f = diag_file(diag, "l", line, LEN);
+  const uint32_t col[] = {1, LEN / 2, LEN};
+  for (int i = 0; i < 3; i++) {
+    diag_error(diag, (Loc){f, 1, col[i], LEN}, 1, "text");
+    diag_hint(diag, "hint");
+    Text t = {0};
+    diag_render(diag, last(), false, &t);
+    ck_assert_uint_lt(t.len, 600);
+    const char *shown = strchr(t.data, '\n') + 1, *caret = strchr(t.data, '^');
+    size_t width = strcspn(shown, "\n");
+    ck_assert_uint_lt((size_t)(caret - (shown + width + 1)), width);
+    ck_assert_int_eq(shown[caret - (shown + width + 1)], 'a');
+    ck_assert_int_eq(!strncmp(shown + 8, "... ", 4), i > 0);
+    ck_assert_int_eq(!strncmp(shown + width - 4, " ...", 4), i < 2);
+    text_fini(&t);
+  }
+  free(line);
+}
+END_TEST
+
+/* Words that quote the input are bounded and move no cursor. */
+START_TEST(words_are_bounded) {
+  char *word = malloc(5001);
+  for (int i = 0; i < 5000; i += 2)
+    memcpy(word + i, "\xc3\xa4", 2);
+  word[5000] = 0;
+  diag_error(diag, (Loc){0}, 1, "x%s", word);
+  size_t n = strlen(last()->text);
+  ck_assert_uint_lt(n, 610);
+  ck_assert_str_eq(last()->text + n - 5, "\xc3\xa4...");
+  diag_error(diag, (Loc){0}, 1, "a\033[31mb\nc");
+  ck_assert_str_eq(last()->text, "a?[31mb?c");
+  free(word);
+}
+END_TEST
+
+START_TEST(warnings_are_said_once) {
+  diag_warning(diag, (Loc){0, 1, 2, 3}, "w", "text %d", 1);
+  diag_warning(diag, (Loc){0, 1, 2, 3}, "w", "text %d", 1);
+  ck_assert_int_eq(diag_warnings(diag), 1);
+  diag_warning(diag, (Loc){0, 1, 2, 4}, "w", "text %d", 1);
+  diag_warning(diag, (Loc){0, 1, 2, 4}, "w", "text %d", 2);
+  ck_assert_int_eq(diag_warnings(diag), 3);
+}
+END_TEST
+
 START_TEST(notes_come_after) {
   const uint32_t f = file("a.yaml", "in_features: 768\r\nx: y\n");
   diag_error(diag, (Loc){f, 1, 14, 3}, 311, "shapes do not fit");
@@ -227,6 +279,9 @@ int main(void) {
   tcase_set_timeout(t, 60);
   tcase_add_checked_fixture(t, setup, teardown);
   tcase_add_test(t, caret_and_hint);
+  tcase_add_test(t, long_lines_are_cut);
+  tcase_add_test(t, words_are_bounded);
+  tcase_add_test(t, warnings_are_said_once);
   tcase_add_test(t, notes_come_after);
   tcase_add_test(t, without_a_place);
   tcase_add_test(t, columns);
