@@ -23,7 +23,7 @@ typedef struct {
   int nlevel;
   const char *const *level;
   Status (*caps)(const char *level, TargetCaps *out);
-  /* Level of this machine, best first match; NULL when none of the levels runs here. */
+  /* Fastest level of this machine; NULL when none of the levels runs here. */
   const char *(*host_level)(void);
   const char *(*level_needs)(const char *level); /* MpccCode.needs */
   /* Emits all kernels (malloc'ed bytes), through the cache in cache_dir unless it is NULL; fills

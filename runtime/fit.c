@@ -149,7 +149,7 @@ static void read_result(Fit *f, mprt__step_result *r) {
 
 /* First step of an FP8 program: scales are calibrated on its own batch [N8]. */
 static Status calibrate(Fit *f) {
-  if (mprt__get_int(f->p, "count.seen", 0) || !mprt__function(f->p, "calibrate"))
+  if (f->step || !mprt__function(f->p, "calibrate"))
     return MPCC_OK;
   return run_named(f, "calibrate");
 }
@@ -345,7 +345,8 @@ static Status begin(Fit *f) {
   if (st != MPCC_OK)
     return st;
   settle_facts(f);
-  f->step = f->first_step = mprt__get_int(p, "count.seen", 0);
+  f->step = mprt__get_int(p, "count.taken", 0) + mprt__get_int(p, "count.skipped", 0);
+  f->first_step = f->step;
   f->saved_step = f->step > 0 ? f->step : -1;
   f->epoch = p->cursor.epoch;
   f->sample = p->cursor.sample;
