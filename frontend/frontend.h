@@ -253,6 +253,8 @@ Value *layer_build(Lower *lo, const Node *n);
  * operands of random ops; a stream number of a path. */
 Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
                    Init init);
+/* Reports misfits of shapes of a model whose spec has other mistakes; makes nothing. */
+void lower_shapes(const Spec *s, StrTable *strings, Diag *d);
 Value *lower_seed(Lower *lo);
 Value *lower_step(Lower *lo);
 int64_t lower_stream(Lower *lo, const char *path);

@@ -244,13 +244,11 @@ static bool check_field(Lower *lo, Loc loc, Str name, Str field, const char *wan
   return false;
 }
 
-static void declare_io(Lower *lo, Tensors *t) {
+static void declare_inputs(Lower *lo, Tensors *t) {
   const Spec *s = lo->spec;
   const Model *m = &s->model;
   Builder *b = lo->b;
-  StrTable *strings = builder_strings(b);
   t->input = ARENA_ARRAY(builder_arena(b), Tensor *, m->ninput + 1);
-  t->output = ARENA_ARRAY(builder_arena(b), Tensor *, m->noutput + 1);
   if (arena_failed(builder_arena(b)))
     return;
   for (int i = 0; i < m->ninput; i++) {
@@ -261,10 +259,20 @@ static void declare_io(Lower *lo, Tensors *t) {
     Str field = field_of(s, n->name);
     check_field(lo, n->loc, n->name, field, "image");
     t->input[i] =
-        build_tensor(b, str_fmt(strings, "io.%s", n->name),
+        build_tensor(b, str_fmt(builder_strings(b), "io.%s", n->name),
                      type_get(builder_types(b), DT_F32, 1 + n->shape->n, dim), ROLE_INPUT, n->loc);
     build_tensor_attr(b, t->input[i], attr_s(b, "field", field));
   }
+}
+
+static void declare_io(Lower *lo, Tensors *t) {
+  const Spec *s = lo->spec;
+  Builder *b = lo->b;
+  StrTable *strings = builder_strings(b);
+  declare_inputs(lo, t);
+  t->output = ARENA_ARRAY(builder_arena(b), Tensor *, s->model.noutput + 1);
+  if (arena_failed(builder_arena(b)))
+    return;
   const Val *target = val_get(s->root, "loss.inputs.target");
   Str name = target->s, field = field_of(s, name);
   Loc loc = target->loc.file ? target->loc : val_get(s->root, "loss")->loc;
@@ -448,23 +456,46 @@ static void build_all(Lower *lo) {
   build_init(lo, &t);
 }
 
+/* Lowering state over a new builder; false when memory is short. */
+static bool begin_lower(Lower *lo, const Spec *s, StrTable *strings, Diag *d) {
+  const Val *groups = val_get(s->root, "optimizer.param_groups");
+  *lo = (Lower){.spec = s, .b = builder_create(strings, d, STAGE_FORWARD)};
+  if (!lo->b)
+    return false;
+  Arena *a = builder_arena(lo->b);
+  lo->batch = val_get_int(s->root, "data.loader.batch_size", 1);
+  lo->input = ARENA_ARRAY(a, Value *, s->model.ninput + 1);
+  lo->value = ARENA_ARRAY(a, Value *, s->model.nnode + 1);
+  lo->group_use = ARENA_ARRAY(a, int, (groups ? groups->n : 0) + 1);
+  return !arena_failed(a);
+}
+
+void lower_shapes(const Spec *s, StrTable *strings, Diag *d) {
+  Lower lo;
+  Tensors t = {0};
+  if (begin_lower(&lo, s, strings, d)) {
+    declare_inputs(&lo, &t);
+    if (!arena_failed(builder_arena(lo.b))) {
+      begin(&lo, &t, "shapes", false);
+      lo.failed = false; /* a wrong field is no misfit */
+      forward(&lo);
+    }
+  }
+  if (lo.b)
+    builder_destroy(lo.b);
+}
+
 Status spec_lower(const Spec *s, StrTable *strings, Diag *d, Module **out) {
   *out = NULL;
-  Builder *b = builder_create(strings, d, STAGE_FORWARD);
-  if (!b)
-    return MPCC_ERR_NOMEM;
-  const Val *groups = val_get(s->root, "optimizer.param_groups");
-  Arena *a = builder_arena(b);
-  Lower lo = {.spec = s, .b = b, .batch = val_get_int(s->root, "data.loader.batch_size", 1)};
-  lo.input = ARENA_ARRAY(a, Value *, s->model.ninput + 1);
-  lo.value = ARENA_ARRAY(a, Value *, s->model.nnode + 1);
-  lo.group_use = ARENA_ARRAY(a, int, (groups ? groups->n : 0) + 1);
-  if (!arena_failed(a))
+  Lower lo;
+  if (begin_lower(&lo, s, strings, d))
     build_all(&lo);
+  if (!lo.b)
+    return MPCC_ERR_NOMEM;
   source_notes(d, &s->parents);
   if (lo.failed) {
-    builder_destroy(b);
+    builder_destroy(lo.b);
     return MPCC_ERR_INPUT;
   }
-  return builder_finish(b, out);
+  return builder_finish(lo.b, out);
 }

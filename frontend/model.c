@@ -31,7 +31,7 @@ typedef struct {
   Model *m;
   int node_cap;
   const Yaml *blocks;
-  bool *block_used;
+  bool *block_used, *block_wrong;      /* by index in blocks */
   const char *active[MODEL_MAX_DEPTH]; /* blocks being expanded */
   int depth;
   bool failed;
@@ -222,6 +222,8 @@ static Node *expand_layer(Expand *e, Scope *scope, const Yaml *y, int index, Nod
   Str name = item_name(e, scope, y, index, &rel, &auto_name);
   if (!name || !check_type(&e->c, "layer", "type", y, "layer", &type, &args)) {
     e->failed = true;
+    if (name) /* others may name it */
+      scope_add(e, scope, rel, flow);
     return flow;
   }
   Node *n = add_node(e, name, auto_name, y->loc);
@@ -412,6 +414,7 @@ typedef struct {
   Str block;
   const Val *params; /* names the block declares */
   int64_t repeat;    /* -1: not given */
+  bool *wrong;       /* set when the block's own layers have mistakes */
 } Use;
 
 static Node *expand_uses(Expand *e, Scope *scope, const Yaml *y, int index, const Use *u,
@@ -438,8 +441,10 @@ static Node *expand_uses(Expand *e, Scope *scope, const Yaml *y, int index, cons
       rel = str_fmt(e->c.s, "%d.%lld", index, (long long)i);
     ParamScope own = {.outer = &count};
     if (rel && bind_params(e, u->with, u->params, u->use, &own)) {
+      int before = diag_errors(e->c.d);
       flow = expand_block(e, scope, u->layers, &own, rel, flow);
       unused_params(e, &own, u->block);
+      *u->wrong |= diag_errors(e->c.d) > before;
     } else {
       e->failed = true;
     }
@@ -461,6 +466,10 @@ static Node *expand_use(Expand *e, Scope *scope, const Yaml *y, int index, Node 
   if (k < 0)
     return flow;
   e->block_used[k] = true;
+  if (e->block_wrong[k]) { /* its mistakes have been reported at an earlier use */
+    e->failed = true;
+    return flow;
+  }
   for (int i = 0; i < e->depth; i++)
     if (e->active[i] == block) {
       diag_error(e->c.d, use->loc, 223, "block '%s' uses itself", block);
@@ -471,7 +480,7 @@ static Node *expand_use(Expand *e, Scope *scope, const Yaml *y, int index, Node 
   Str where = str_fmt(e->c.s, "block '%s'", block);
   const Val *b = check_section(&e->c, "block", NULL, body, body->loc, where);
   if (diag_errors(e->c.d) > before || !b) {
-    e->failed = true;
+    e->failed = e->block_wrong[k] = true;
     return flow;
   }
   Use u = {.use = use,
@@ -480,7 +489,8 @@ static Node *expand_use(Expand *e, Scope *scope, const Yaml *y, int index, Node 
            .with = yaml_get(y, "with"),
            .block = block,
            .params = val_get(b, "params"),
-           .repeat = val_get_int(v, "repeat", -1)};
+           .repeat = val_get_int(v, "repeat", -1),
+           .wrong = &e->block_wrong[k]};
   bool failed = e->failed;
   e->failed = false; /* one repeat with a mistake ends the repeats, earlier mistakes do not */
   e->active[e->depth] = block;
@@ -673,7 +683,11 @@ bool model_expand(const Check *c, const Yaml *y, Model *out) {
     fail(&e, e.blocks->loc, 201, "'blocks' takes a map {NAME: {layers: [...]}}");
     e.blocks = NULL;
   }
-  e.block_used = ARENA_ARRAY(c->a, bool, e.blocks ? e.blocks->n + 1 : 1);
+  int nblock = e.blocks ? e.blocks->n : 0;
+  e.block_used = ARENA_ARRAY(c->a, bool, nblock + 1);
+  e.block_wrong = ARENA_ARRAY(c->a, bool, nblock + 1);
+  if (arena_failed(c->a))
+    return false;
   Scope scope = {.prefix = str_c(c->s, ""), .input = out->input[0]};
   expand_list(&e, &scope, layers, "'layers'", out->input[0]);
   e.failed |= diag_errors(c->d) > before;

@@ -297,6 +297,16 @@ static void check_monitor(const Check *c, const Val *root) {
   }
 }
 
+/* Metrics files are always written in this version. */
+static void check_logging(const Check *c, const Val *root) {
+  static const char *const keys[] = {"logging.csv", "logging.jsonl"};
+  for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+    const Val *v = val_get(root, keys[i]);
+    if (v && v->kind == VAL_BOOL && !v->i)
+      diag_error(c->d, v->loc, 190, "%s: false is not supported yet", keys[i]);
+  }
+}
+
 static void check_loss(Spec *s) {
   const Val *in = val_get(s->root, "loss.inputs.input");
   if (!in || in->kind != VAL_STR || !s->model_ok)
@@ -353,6 +363,7 @@ static void check_all(Spec *s, const SpecSource *src, const Yaml *root) {
   check_name(c, s->root, src);
   check_trainer(c, s->root, root->loc);
   check_monitor(c, s->root);
+  check_logging(c, s->root);
   check_loss(s);
   if (s->model_ok)
     model_check_used(c, &s->model, s->loss_input);
@@ -387,6 +398,10 @@ Status spec_parse(Arena *a, StrTable *strings, Diag *d, const SpecSource *src, S
   check_all(s, src, root);
   if (diag_errors(d) == before)
     unused_params(&s->c, scope);
+  if (arena_failed(a))
+    return MPCC_ERR_NOMEM;
+  if (diag_errors(d) > before && s->root && s->model_ok)
+    lower_shapes(s, strings, d); /* misfits of the model belong to the same report */
   if (arena_failed(a))
     return MPCC_ERR_NOMEM;
   source_notes(d, &s->parents);
