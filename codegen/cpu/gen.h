@@ -46,6 +46,10 @@ int64_t gen_tiles(int64_t rows, int64_t panel);
  * value is a scalar when it does not vary along lane_dim (constants, params, broadcast loads and what
  * is computed from them alone), else a vector of `lanes`. Reductions are not emitted here. */
 
+/* `rd` of a PR_LOAD that gives memory elements undecoded: they may only be stored to a result of the
+ * same dtype. Set by emitters in their own copy of a body. */
+enum { STMT_RAW = 255 };
+
 typedef struct {
   Gen *g;
   const Op *group;  /* operand and result dtypes, argument slots */

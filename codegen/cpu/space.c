@@ -127,6 +127,23 @@ static bool classify(Rows *r) {
   return !r->g->error[0];
 }
 
+/* Loads that are only stored again, to the same dtype, need no decoding. */
+static void find_copies(Rows *r) {
+  for (int i = 0; i < r->body.nstmt; i++) {
+    Stmt *s = &r->body.stmt[i];
+    DType dt = s->prim == PR_LOAD ? gen_in_dtype(r->op, s->ref) : DT_F32;
+    bool copy = s->prim == PR_LOAD && s->level != LV_ALL && dtype_bytes(dt) <= 4 && dt != DT_F32;
+    for (int j = i + 1; copy && j < r->body.nstmt; j++) {
+      const Stmt *u = &r->body.stmt[j];
+      for (int k = 0; k < prim_args((Prim)u->prim); k++)
+        if (u->arg[k] == i && (u->prim != PR_STORE || gen_out_dtype(r->op, u->ref) != dt))
+          copy = false;
+    }
+    if (s->prim == PR_LOAD)
+      s->rd = copy ? STMT_RAW : 0;
+  }
+}
+
 /* ---- lanes ---- */
 
 static int math_cost(const Stmt *s) {
@@ -244,6 +261,8 @@ static bool worth_keeping(const Rows *r, int i) {
     return false;
   if (s->prim != PR_LOAD)
     return math_cost(s) >= 20;
+  if (s->rd == STMT_RAW)
+    return false;
   int64_t stride = r->lanes > 1 ? r->body.in[s->ref].stride[r->lane_dim] : 1;
   /* decoding takes the ports that arithmetic wants, memory has its own */
   bool narrow = stride == 1 && dtype_bytes(gen_in_dtype(r->op, s->ref)) <= 2;
@@ -337,6 +356,7 @@ bool rows_init(Rows *r, Gen *g, const Op *op, const Body *body) {
   *r = (Rows){.g = g, .op = op, .nrow = body->ndim - body->ncol};
   if (!copy_body(r, body) || !classify(r))
     return false;
+  find_copies(r);
   r->rows = r->cols = 1;
   for (int d = 0; d < body->ndim; d++)
     *(d < r->nrow ? &r->rows : &r->cols) *= body->dim[d];

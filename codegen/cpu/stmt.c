@@ -23,24 +23,31 @@ Val stmt_address(Lanes *s, bool out, int k, int64_t *stride) {
   return ll_gep(g, ll_mem(g, dt), base, off);
 }
 
-static Val load(Lanes *s, int k) {
+/* raw: memory elements as they are, for copies within one dtype. */
+static Val load(Lanes *s, int k, bool raw) {
   Gen *g = s->g;
   DType dt = gen_in_dtype(s->group, k);
   int64_t stride;
   Val at = stmt_address(s, false, k, &stride);
-  if (stride == 0)
-    return ll_get(g, dt, 1, at, NULL);
-  if (stride == 1)
-    return ll_get(g, dt, s->lanes, at, s->count);
-  Val raw = ll_load_strided(g, ll_mem(g, dt), s->lanes, at, ll_n(g, stride), s->count);
-  return ll_decode(g, dt, raw);
+  Ty t = ll_mem(g, dt);
+  Val v = stride == 0   ? ll_load(g, t, 1, at, NULL)
+          : stride == 1 ? ll_load(g, t, s->lanes, at, s->count)
+                        : ll_load_strided(g, t, s->lanes, at, ll_n(g, stride), s->count);
+  return raw ? v : ll_decode(g, dt, v);
+}
+
+/* No register has these element types. */
+static bool is_raw(const Gen *g, Val v) {
+  Ty t = ll_elem(v);
+  return t == g->i8 || t == g->i16 || t == g->i32;
 }
 
 void stmt_store(Lanes *s, int k, Val v) {
   Gen *g = s->g;
   int64_t stride;
   Val at = stmt_address(s, true, k, &stride);
-  v = ll_encode(g, gen_out_dtype(s->group, k), v);
+  if (!is_raw(g, v))
+    v = ll_encode(g, gen_out_dtype(s->group, k), v);
   if (stride == 0) /* every lane writes the same place: the last valid one stays */
     ll_store(g, ll_lane(g, v, 0), at, NULL);
   else if (stride == 1)
@@ -198,7 +205,7 @@ bool stmt_emit(Lanes *s, int i) {
     v = constant(g, st);
     break;
   case PR_LOAD:
-    v = load(s, st->ref);
+    v = load(s, st->ref, st->rd == STMT_RAW);
     break;
   case PR_ACC:
     v = s->acc;

@@ -252,7 +252,7 @@ END_TEST
 
 /* ---- conversions ---- */
 
-/* Every code of the narrow formats to f32 and to itself. */
+/* Every code of the narrow formats to f32; a copy within the format changes no code. */
 START_TEST(decode_all_codes) {
   static const DType formats[] = {DT_BF16, DT_F16, DT_E4M3, DT_E5M2};
   static uint16_t in[N], same[N];
@@ -273,7 +273,6 @@ START_TEST(decode_all_codes) {
           EXPECT(isnan(want) ? isnan(out[i]) : out[i] == want && !signbit(out[i]) == !signbit(want),
                  "%s %x: %a, want %a", dtype_text(dt), base + i, (double)out[i], want);
           double back = num_load((char *)same + i * bytes, dt);
-          want = num_round(want, dt); /* the infinity of e5m2 saturates [N2] */
           EXPECT(isnan(want) ? isnan(back) : back == want, "%s %x does not stay", dtype_text(dt),
                  base + i);
         }
