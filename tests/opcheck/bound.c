@@ -78,6 +78,18 @@ static Range times(Range a, Range b) {
   return r;
 }
 
+/* A product that is not rounded by itself, but added to something in one step, is finite where its
+ * own rounding would be infinite. f32 products are exact in double. */
+static Range product(Range a, Range b, DType reg) {
+  Range r = rounded(times(a, b), 0.5, reg);
+  bool finite = isfinite(a.lo) && isfinite(a.hi) && isfinite(b.lo) && isfinite(b.hi);
+  if (reg == DT_F64 && finite && r.number) {
+    r.lo = r.lo == INFINITY ? dtype_info(reg)->max_finite : r.lo;
+    r.hi = r.hi == -INFINITY ? -dtype_info(reg)->max_finite : r.hi;
+  }
+  return r;
+}
+
 static Range quotient(Range a, Range b) {
   if (b.lo < 0 && b.hi > 0)
     return (Range){-INFINITY, INFINITY, holds(a, 0) || isinf(a.lo) || isinf(a.hi), true};
@@ -181,7 +193,7 @@ static Range arithmetic(const Stmt *s, Range a, Range b, double ulps, DType reg)
     r = corners(a.lo - b.hi, a.hi - b.lo, a.lo - b.lo, a.hi - b.hi);
     return rounded(r, 0.5, reg);
   case PR_MUL:
-    return rounded(times(a, b), 0.5, reg);
+    return product(a, b, reg);
   case PR_DIV:
     return rounded(quotient(a, b), 0.5, reg);
   case PR_MIN:

@@ -162,14 +162,14 @@ static void judge_strict(Check *c, const Tensor *t, const double *got) {
   int64_t n = type_elems(t->type);
   DType dt = t->type->dt;
   double top = largest(want, n), drift = judge == CHAIN ? distance(want, exact, n) : 0;
-  double chained = judge == CHAIN ? chain_registers(c, t, top) : 0;
+  double chained = judge == CHAIN || judge == NORM ? chain_registers(c, t, top) : 0;
   Worst w = {.excess = 1};
   for (int64_t e = 0; e < n; e++) {
     double allowed = 0;
     if (judge == LINEAR)
       allowed = ulp(want[e], dt) + c->registers * magnitude[e];
     else if (judge == NORM)
-      allowed = ulp(want[e], dt) + c->registers * top;
+      allowed = ulp(want[e], dt) + chained;
     else if (judge == CHAIN)
       allowed = ulp(top, dt) + chained + 2 * drift;
     consider(&w, e, got[e], want[e], allowed);

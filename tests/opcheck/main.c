@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "codegen/codegen.h"
+#include "level.h"
 #include "mpcc/num.h"
 #include "opcheck.h"
 
@@ -242,26 +243,34 @@ static void print_list(const Inst *list, int n) {
   }
 }
 
-/* Levels to run: the one asked for, or this machine's with all shapes and the baseline with the
- * first of each case. */
-static int choose_levels(const Args *a, const char *level[2]) {
-  const char *host = target_cpu.host_level();
+enum { MOST_LEVELS = 8 };
+
+/* Levels to run: the one asked for, or this machine's with all instances, then the baseline and
+ * what is above this machine's choice. */
+static int choose_levels(const Args *a, const char *level[MOST_LEVELS]) {
+  const char *host = a->level ? a->level : target_cpu.host_level();
   int n = 0;
-  if (a->level) {
-    level[n++] = a->level;
-  } else if (host) {
-    level[n++] = host;
-    if (strcmp(host, target_cpu.level[0]))
-      level[n++] = target_cpu.level[0];
+  if (!host)
+    return 0;
+  level[n++] = host;
+  bool above = false;
+  for (int i = 0; i < target_cpu.nlevel && !a->level && n < MOST_LEVELS; i++) {
+    const char *l = target_cpu.level[i];
+    if (strcmp(l, host) && (i == 0 || above) && level_runs(target_cpu.level_needs(l)))
+      level[n++] = l;
+    above |= !strcmp(l, host);
   }
   return n;
 }
 
-/* Keeps the instances that have the first shape of their case. */
+/* Keeps forward instances of the first shape of each case, unless only gradients were asked for. */
 static int only_first(Inst *list, int n) {
   int m = 0;
+  bool only_grads = true;
   for (int i = 0; i < n; i++)
-    if (list[i].first)
+    only_grads &= list[i].grad;
+  for (int i = 0; i < n; i++)
+    if (list[i].first && (!list[i].grad || only_grads))
       list[m++] = list[i];
   return m;
 }
@@ -291,11 +300,11 @@ int main(int argc, char **argv) {
   signal(SIGILL, on_crash);
   signal(SIGFPE, on_crash);
   signal(SIGABRT, on_crash);
-  const char *level[2];
+  const char *level[MOST_LEVELS];
   int nlevel = choose_levels(&a, level);
   Score score = {0};
   double start = seconds();
-  for (int l = 0; l < nlevel; l++) {
+  for (int l = 0; l < nlevel; l++) { /* each with no more instances than the one before */
     a.o.level = level[l];
     if (l)
       n = only_first(list, n);

@@ -21,7 +21,8 @@ typedef enum {
   EXACT,  /* the same number */
   BODY,   /* interval arithmetic over the elementwise body, bound.c */
   LINEAR, /* s u times what the op gives for the magnitudes of its operands */
-  NORM,   /* s u times the largest magnitude of the result */
+  NORM,   /* s u times the largest magnitude of the result, times the largest value made within (at
+             least 1): 1 / sigma of a norm, an argument of exp */
   CHAIN,  /* NORM, plus what the interpreter's own roundings between the ops change */
 } Judge;
 

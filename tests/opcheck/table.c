@@ -50,6 +50,12 @@ static bool wanted(const char *filter, const char *is) {
   return !filter || !*filter || !strcmp(filter, is);
 }
 
+/* Gradients are many kernels: unless a dtype or shape is asked for, other shapes than the first run
+ * in f32 only. */
+static bool left_out(const Inst *i, const char *dtype, const char *shape) {
+  return i->grad && !i->first && i->dt != DT_F32 && !dtype && !shape;
+}
+
 /* "gelu" names all of gelu's instances, "gelu.smooth" one case, "gelu.smooth/grad" its gradient. */
 static bool name_wanted(const char *filter, const Inst *i) {
   char name[NAME_MAX_BYTES];
@@ -92,7 +98,7 @@ static bool add_case(List *l, const Case *c, bool grad, const char *name, const 
       continue;
     i.first = true;
     for (const char *s = c->shapes; next_word(&s, i.shape, sizeof i.shape); i.first = false) {
-      if (!wanted(shape, i.shape))
+      if (!wanted(shape, i.shape) || left_out(&i, dtype, shape))
         continue;
       memset(i.letter, 0, sizeof i.letter);
       read_shape(&i);
