@@ -55,7 +55,12 @@ static int64_t row_length(int64_t n) {
   return n;
 }
 
-static void choose_columns(Node *n) {
+/* A row and a column dimension at least. */
+static void choose_columns(Fuse *F, Node *n) {
+  if (n->ndim == MAX_DIMS && n->rigid && (n->ncol == 0 || n->ncol == n->ndim)) {
+    fuse_error(F, n->op, "has too many dimensions that do not lie side by side");
+    return;
+  }
   if (n->kind == NODE_PRODUCT) {
     if (n->ndim == 1)
       insert_dim(n, 0, 0);
@@ -397,7 +402,7 @@ void emit_node(Fuse *F, Node *n) {
     return;
   Body body = {0};
   if (n->kind == NODE_ROWS || n->kind == NODE_PRODUCT)
-    choose_columns(n);
+    choose_columns(F, n);
   if (n->kind == NODE_INDEX || n->kind == NODE_MOVE)
     n->ncol = 1;
   if (n->kind == NODE_ROWS || n->kind == NODE_INDEX || n->kind == NODE_MOVE) {

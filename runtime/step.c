@@ -196,6 +196,13 @@ static void poison_segment(mprt_program *p, int segment) {
     memset(p->segment[segment].data, POISON, p->segment[segment].bytes);
 }
 
+/* The same for what tensors hold. Between the views of a flat tensor is zero and stays zero. */
+static void poison_tensors(mprt_program *p, uint32_t segment) {
+  for (uint32_t i = 0; i < p->ntensor; i++)
+    if (p->tensor[i].segment == segment && !p->flat[i])
+      memset(p->segment[segment].data + p->tensor[i].offset, POISON, p->tensor[i].bytes);
+}
+
 Status mprt__plan_create(mprt_program *p) {
   struct mprt__plan *plan = p->plan = calloc(1, sizeof *plan);
   uint32_t nargs = 0, count;
@@ -217,8 +224,8 @@ Status mprt__plan_create(mprt_program *p) {
       aligned_alloc(MPCC_ALIGN, (plan->area_bytes + 2 * MPCC_ALIGN) & ~(size_t)(MPCC_ALIGN - 1));
   if (!plan->area)
     return mprt__nomem(&p->cb, "plan mode");
-  poison_segment(p, MPCC_SEG_DERIVED);
-  poison_segment(p, MPCC_SEG_ACCUM);
+  poison_tensors(p, MPCC_SEG_DERIVED);
+  poison_tensors(p, MPCC_SEG_ACCUM);
   return plan_deaths(p);
 }
 
@@ -322,9 +329,9 @@ static void plan_begin(mprt_program *p, const MpccFunction *f) {
   const char *name = mprt__string(p, f->name);
   poison_segment(p, MPCC_SEG_WORK);
   if (!strcmp(name, "refresh"))
-    poison_segment(p, MPCC_SEG_DERIVED);
+    poison_tensors(p, MPCC_SEG_DERIVED);
   if (!strcmp(name, "micro_first") || !strcmp(name, "train_step"))
-    poison_segment(p, MPCC_SEG_ACCUM);
+    poison_tensors(p, MPCC_SEG_ACCUM);
 }
 
 /* ---- running ---- */
