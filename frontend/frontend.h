@@ -217,11 +217,26 @@ void init_describe(Builder *b, Tensor *t, const Init *init);
 Value *init_build(Builder *b, const Init *init, const Type *type, Value *seed, Value *step,
                   int64_t stream);
 
+/* ---- keymap.c ---- */
+
+/* Numbers by 64-bit keys (interned strings by address; only looked up, never listed in order). */
+typedef struct {
+  uint64_t *key;
+  int64_t *value;
+  size_t cap, n;
+} KeyMap;
+static inline uint64_t key_of(Str s) {
+  return (uint64_t)(uintptr_t)s;
+}
+int64_t keymap_get(const KeyMap *m, uint64_t key, int64_t otherwise);
+void keymap_set(Arena *a, KeyMap *m, uint64_t key, int64_t value); /* value >= 0 */
+
 /* ---- layers.c ---- */
 
 /* One trained tensor on its way into the module. */
 typedef struct {
   Tensor *tensor;
+  const Node *owner;
   Init init;
   Value *read; /* in the function being built */
 } LoweredParam;
@@ -239,9 +254,8 @@ typedef struct {
   Value **value;       /* by node */
   int nparam, param_cap;
   LoweredParam *param;
-  int nstream, stream_cap;
-  Str *stream_path;    /* paths that own a stream, and their numbers */
-  int64_t *stream;
+  KeyMap param_of; /* index in param by tensor name */
+  KeyMap stream_of, stream_taken; /* stream by path; numbers in use */
   int *group_use;      /* parameters in each optimizer group */
 } Lower;
 

@@ -18,42 +18,22 @@ Value *lower_step(Lower *lo) {
   return lo->step;
 }
 
-static bool stream_taken(const Lower *lo, int64_t stream) {
-  for (int i = 0; i < lo->nstream; i++)
-    if (lo->stream[i] == stream)
-      return true;
-  return false;
-}
-
 /* FNV-1a of the path in 31 bits, even (init needs two numbers of a path), moved on while taken: the
  * same spec gives the same numbers. */
 int64_t lower_stream(Lower *lo, const char *path) {
+  Arena *a = builder_arena(lo->b);
   Str name = str_c(builder_strings(lo->b), path);
-  for (int i = 0; i < lo->nstream; i++)
-    if (lo->stream_path[i] == name)
-      return lo->stream[i];
+  int64_t stream = keymap_get(&lo->stream_of, key_of(name), -1);
+  if (stream >= 0)
+    return stream;
   uint32_t hash = 2166136261u;
   for (const char *p = path; *p; p++)
     hash = (hash ^ (unsigned char)*p) * 16777619u;
-  int64_t stream = hash & 0x7ffffffe;
-  while (stream_taken(lo, stream))
+  stream = hash & 0x7ffffffe;
+  while (keymap_get(&lo->stream_taken, (uint64_t)stream, 0))
     stream = (stream + 2) & 0x7ffffffe;
-  if (lo->nstream == lo->stream_cap) {
-    int cap = lo->stream_cap ? 2 * lo->stream_cap : 64;
-    Str *names = ARENA_ARRAY(builder_arena(lo->b), Str, cap);
-    int64_t *numbers = ARENA_ARRAY(builder_arena(lo->b), int64_t, cap);
-    if (arena_failed(builder_arena(lo->b)))
-      return stream;
-    if (lo->nstream) {
-      memcpy(names, lo->stream_path, (size_t)lo->nstream * sizeof *names);
-      memcpy(numbers, lo->stream, (size_t)lo->nstream * sizeof *numbers);
-    }
-    lo->stream_path = names;
-    lo->stream = numbers;
-    lo->stream_cap = cap;
-  }
-  lo->stream_path[lo->nstream] = name;
-  lo->stream[lo->nstream++] = stream;
+  keymap_set(a, &lo->stream_taken, (uint64_t)stream, 1);
+  keymap_set(a, &lo->stream_of, key_of(name), stream);
   return stream;
 }
 
@@ -93,7 +73,9 @@ static LoweredParam *declare(Lower *lo, const Node *n, Str name, const Type *typ
     lo->param = v;
     lo->param_cap = cap;
   }
+  keymap_set(builder_arena(b), &lo->param_of, key_of(name), lo->nparam);
   LoweredParam *p = &lo->param[lo->nparam++];
+  p->owner = n;
   p->init = init;
   p->tensor = build_tensor(b, name, type, ROLE_PARAM, n->loc);
   build_tensor_attr(b, p->tensor, attr_i(b, "group", group_of(lo, name, type->rank)));
@@ -105,14 +87,15 @@ Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const
                    Init init) {
   Str name = *tensor ? str_fmt(builder_strings(lo->b), "%s.%s", n->name, tensor) : n->name;
   const Type *type = type_get(builder_types(lo->b), DT_F32, rank, dim);
-  LoweredParam *p = NULL;
-  for (int i = 0; i < lo->nparam && !p; i++)
-    if (lo->param[i].tensor->name == name)
-      p = &lo->param[i];
-  if (!p)
-    p = declare(lo, n, name, type, init);
+  int64_t at = keymap_get(&lo->param_of, key_of(name), -1);
+  LoweredParam *p = at >= 0 ? &lo->param[at] : declare(lo, n, name, type, init);
   if (!p)
     return build_const(lo->b, 0, DT_F32); /* memory is short: builder_finish says so */
+  if (p->owner != n && !lo->failed) {
+    diag_error(builder_diag(lo->b), n->loc, 220, "two layers have a tensor named '%s'", name);
+    diag_note(builder_diag(lo->b), p->owner->loc, "the other one");
+    lo->failed = true;
+  }
   if (!p->read)
     p->read = build_read(lo->b, p->tensor);
   return p->read;
