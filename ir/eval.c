@@ -18,8 +18,7 @@ struct Eval {
   const Func *last;
 };
 
-/* ---- helpers of all ref_ functions
- * ------------------------------------------------------------------ */
+/* ---- helpers of all ref_ functions ----------------------------------------------------------- */
 
 void eval_strides(const Type *ty, int64_t stride[MAX_RANK]) {
   int64_t n = 1;
@@ -91,8 +90,7 @@ static Status eval_const(const Call *c) {
   return MPCC_OK;
 }
 
-/* ---- one op
- * ----------------------------------------------------------------------------------------- */
+/* ---- one op ---------------------------------------------------------------------------------- */
 
 static RefFn *const ref_table[] = {
 #define REF_NONE(name) NULL
@@ -134,8 +132,7 @@ Status eval_op(const Op *op, bool exact, const double *const *in, double *const 
   return MPCC_OK;
 }
 
-/* ---- functions
- * -------------------------------------------------------------------------------------- */
+/* ---- functions ------------------------------------------------------------------------------- */
 
 static double *new_array(const Type *ty) {
   return calloc((size_t)type_elems(ty), sizeof(double));

@@ -35,8 +35,7 @@ static int64_t flat_index(const Body *b, int first, int end, int64_t flat, int d
   return 0;
 }
 
-/* ---- rows
- * ------------------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 /* One panel being computed, statement by statement; v[i] holds statement i over its level. */
 typedef struct {
@@ -201,8 +200,7 @@ static Status group_rows(const Call *c) {
   return status;
 }
 
-/* ---- product and pack
- * --------------------------------------------------------------------------------- */
+/* ---- product and pack ------------------------------------------------------------------------ */
 
 /* Place of element (n, k) in a packed operand of shape [N/C, K/P, C, P]. */
 static int64_t packed(const Type *ty, int64_t n, int64_t k) {
@@ -273,8 +271,7 @@ static Status group_product(const Call *c) {
   return MPCC_OK;
 }
 
-/* ---- attention
- * ------------------------------------------------------------------------------------------ */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 /* seed and step are operands `seed`, seed + 1. */
 static AttentionSize attention_size(const Call *c, int seed) {
@@ -322,8 +319,7 @@ static Status group_attention_grad(const Call *c) {
   return eval_attention_grad(&z, from, grad);
 }
 
-/* ---- index and move
- * -------------------------------------------------------------------------------------- */
+/* ---- index and move -------------------------------------------------------------------------- */
 
 /* errors  ERR_DATA for a row before the table or past its last element */
 static Status group_index(const Call *c) {

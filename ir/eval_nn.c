@@ -14,8 +14,7 @@ static int64_t elems(const Call *c, int k) {
   return type_elems(in_type(c, k));
 }
 
-/* ---- products
- * --------------------------------------------------------------------------------------- */
+/* ---- products -------------------------------------------------------------------------------- */
 
 /* y[M, N] = factor * x[M, K] w[N, K]^T + b[N]; b may be NULL. */
 static void linear(const Call *c, double factor, const double *b) {
@@ -110,8 +109,7 @@ Status ref_conv2d(const Call *c) {
   return MPCC_OK;
 }
 
-/* ---- attention
- * --------------------------------------------------------------------------------------- */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 /* [N, T, H*D] as (n, h, t, d). */
 static Strided heads_of(const Type *ty, int64_t width, const double *data, double *write) {
@@ -253,8 +251,7 @@ Status eval_attention_grad(const AttentionSize *z, const Strided from[6], const 
   return MPCC_OK;
 }
 
-/* ---- layer normalisation
- * ------------------------------------------------------------------------------ */
+/* ---- layer normalisation --------------------------------------------------------------------- */
 
 Status ref_layer_norm(const Call *c) {
   int64_t cols = eval_tail(in_type(c, 0), (int)op_int(c->op, "axes", 1)), rows = elems(c, 0) / cols;
@@ -306,8 +303,7 @@ Status ref_layer_norm_grad(const Call *c) {
   return MPCC_OK;
 }
 
-/* ---- losses
- * ------------------------------------------------------------------------------------------- */
+/* ---- losses ---------------------------------------------------------------------------------- */
 
 /* Rows that count: of a sample below `valid`, with a target that is not ignored. */
 static bool row_counts(const Call *c, int64_t row, int64_t rows, double valid) {

@@ -20,8 +20,7 @@ static const Type *out_type(const Call *c, int k) {
   return c->op->out[k]->type;
 }
 
-/* ---- views
- * ------------------------------------------------------------------------------------------ */
+/* ---- views ----------------------------------------------------------------------------------- */
 
 Status ref_reshape(const Call *c) {
   copy(c->out[0], c->in[0], type_elems(out_type(c, 0)));
@@ -74,8 +73,7 @@ Status ref_slice(const Call *c) {
   return MPCC_OK;
 }
 
-/* ---- moves
- * ------------------------------------------------------------------------------------------ */
+/* ---- moves ----------------------------------------------------------------------------------- */
 
 /* Copies x into the result at `start` of axis `dim`. */
 static void place(const Call *c, int k, int dim, int64_t start) {
@@ -118,8 +116,7 @@ Status ref_embedding(const Call *c) {
   return MPCC_OK;
 }
 
-/* ---- pointwise
- * --------------------------------------------------------------------------------------- */
+/* ---- pointwise ------------------------------------------------------------------------------- */
 
 Status ref_expr(const Call *c) {
   return eval_scalar(c);
@@ -129,8 +126,7 @@ Status ref_cast(const Call *c) {
   return ref_reshape(c); /* eval_op rounds */
 }
 
-/* ---- reductions
- * -------------------------------------------------------------------------------------- */
+/* ---- reductions ------------------------------------------------------------------------------ */
 
 /* Adds x over axes `dims` into the result, which is zeroed first; gives the number of terms. */
 static int64_t reduce(const Call *c) {
@@ -182,8 +178,7 @@ Status ref_amax(const Call *c) {
   return MPCC_OK;
 }
 
-/* ---- precision
- * --------------------------------------------------------------------------------------- */
+/* ---- precision ------------------------------------------------------------------------------- */
 
 /* The product with the scale is a float32 multiplication, as quantization kernels do it [N2]. */
 Status ref_quantize(const Call *c) {
@@ -237,8 +232,7 @@ Status ref_fp8_update(const Call *c) {
   return MPCC_OK;
 }
 
-/* ---- random numbers
- * ---------------------------------------------------------------------------------- */
+/* ---- random numbers -------------------------------------------------------------------------- */
 
 Status ref_random(const Call *c) {
   int64_t n = type_elems(out_type(c, 0)), stream = op_int(c->op, "stream", 0);

@@ -16,8 +16,7 @@ typedef struct {
   uint32_t nfile, seen;
 } Printer;
 
-/* ---- words
- * ---------------------------------------------------------------------------------------- */
+/* ---- words ----------------------------------------------------------------------------------- */
 
 static bool is_bare(const char *name) {
   if (!*name || !strcmp(name, "work"))
@@ -94,8 +93,7 @@ static void put_attrs(Printer *p, const Attr *attr, int n) {
   text_puts(p->out, "}");
 }
 
-/* ---- locations
- * ------------------------------------------------------------------------------------- */
+/* ---- locations ------------------------------------------------------------------------------- */
 
 static void see_file(Printer *p, Loc loc) {
   if (loc.file && loc.file < p->nfile && !p->number[loc.file]) {
@@ -144,8 +142,7 @@ static void put_files(Printer *p, const Module *m) {
       see_file(p, m->func[i]->op[j]->loc);
 }
 
-/* ---- group bodies
- * ----------------------------------------------------------------------------------- */
+/* ---- group bodies ---------------------------------------------------------------------------- */
 
 static const char *level_name(int level) {
   static const char *const names[] = {"all", "row", "col", "elem"};
@@ -201,8 +198,7 @@ static void put_body(Printer *p, const Body *b) {
   text_puts(p->out, "  ]");
 }
 
-/* ---- the module
- * -------------------------------------------------------------------------------------- */
+/* ---- the module ------------------------------------------------------------------------------ */
 
 static void put_value(Printer *p, const Value *v) {
   text_printf(p->out, "%%%d:", v->id);

@@ -26,8 +26,7 @@ void verify_broken(Verify *v, const char *fmt, ...) {
     diag_error(v->d, (Loc){0}, E_VERIFY, "%s", text);
 }
 
-/* ---- tensors and attributes
- * ------------------------------------------------------------------------- */
+/* ---- tensors and attributes ------------------------------------------------------------------ */
 
 static bool own_tensor(const Module *m, const Tensor *t) {
   return t && t->index >= 0 && t->index < m->ntensor && m->tensor[t->index] == t;
@@ -73,8 +72,7 @@ static void check_tensor(Verify *v, const Tensor *t, int i) {
   check_attrs(v, "tensor ", t->attr, t->nattr);
 }
 
-/* ---- structure of a function
- * -------------------------------------------------------------------------- */
+/* ---- structure of a function ----------------------------------------------------------------- */
 
 static bool check_operands(Verify *v) {
   const Op *op = v->op;
@@ -192,8 +190,7 @@ static void check_state(Verify *v) {
     verify_broken(v, "value and tensor '%s' have different types", a->u.tensor->name);
 }
 
-/* ---- stages
- * --------------------------------------------------------------------------------------------- */
+/* ---- stages ---------------------------------------------------------------------------------- */
 
 /* Ops that exist in some stages only; the others follow from kinds and names below. */
 static const struct {

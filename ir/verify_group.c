@@ -53,8 +53,7 @@ static int64_t product_of(const int64_t *dim, int n) {
   return all;
 }
 
-/* ---- statements
- * ---------------------------------------------------------------------------------------- */
+/* ---- statements ------------------------------------------------------------------------------ */
 
 static bool has_rows(int level) {
   return level == LV_ROW || level == LV_ELEM;

@@ -62,8 +62,7 @@ void verify_segments(Verify *v) {
   free(bases);
 }
 
-/* ---- values
- * ------------------------------------------------------------------------------------------- */
+/* ---- values ---------------------------------------------------------------------------------- */
 
 /* Bytes and life of one value. space: NULL the work arena, else the base tensor it lies in. */
 typedef struct {

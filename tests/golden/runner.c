@@ -80,8 +80,7 @@ static bool option_value(const Case *c, const char *word, char out[128]) {
   return true;
 }
 
-/* ---- what runs
- * ------------------------------------------------------------------------------------- */
+/* ---- what runs ------------------------------------------------------------------------------- */
 
 static Status parse_case(const Case *c, StrTable *s, Diag *d, Module **out) {
   char file[300];
@@ -143,8 +142,7 @@ static Status frontend_case(Case *c, Arena *a, StrTable *s, Diag *d, Module **ou
   return status ? status : spec_lower(spec, s, d, out);
 }
 
-/* ---- comparing
- * --------------------------------------------------------------------------------------- */
+/* ---- comparing ------------------------------------------------------------------------------- */
 
 static bool same_as_file(const Case *c, const char *ext, const Text *got) {
   char path[1024], actual[1024], command[2200];
@@ -212,7 +210,8 @@ static bool check(const Case *c, const Module *m, const Diag *d) {
   bool ok;
   if (m) {
     module_print(m, d, &text);
-    ok = same_as_file(c, "want", &text) & reads_back(c, &text);
+    ok = same_as_file(c, "want", &text);
+    ok &= reads_back(c, &text);
     if (case_file_exists(c, "warn"))
       ok &= same_as_file(c, "warn", &said);
   } else {

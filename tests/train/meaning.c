@@ -103,17 +103,18 @@ static void check_text(Session *s, const Module *m, const char *after) {
 
 static Module *pass(Session *s, const PassInfo *p, const PassOpts *o, const Module *in) {
   Builder *b = builder_create(s->strings, s->diag, p->gives);
-  Module *out;
+  Module *out = NULL;
   Status status = p->run(in, o, b, s->diag);
   if (status)
     builder_destroy(b);
-  must(s, status ? status : builder_finish(b, &out), p->name);
+  else
+    status = builder_finish(b, &out);
+  must(s, status, p->name);
   check_text(s, out, p->name);
   return out;
 }
 
-/* ---- running
- * ------------------------------------------------------------------------------------------ */
+/* ---- running --------------------------------------------------------------------------------- */
 
 /* One row of the step table by its columns, as docs/ir.md names them. */
 static void fill_table(const Tensor *t, double *v) {
@@ -203,8 +204,7 @@ static void same_meaning(const Module *a, const Module *b, const char *after, do
   eval_destroy(y);
 }
 
-/* ---- gradients
- * ----------------------------------------------------------------------------------------- */
+/* ---- gradients ------------------------------------------------------------------------------- */
 
 static double loss(const Module *m, Eval *e) {
   run(m, e, "train_forward");

@@ -705,8 +705,7 @@ START_TEST(embedding_rows) {
 }
 END_TEST
 
-/* ---- groups
- * ------------------------------------------------------------------------------------------ */
+/* ---- groups ---------------------------------------------------------------------------------- */
 
 /* Rows 5 x 3 in panels of 2: row sums, column sums per panel, sums and maxima per panel. */
 START_TEST(rows_levels) {
@@ -838,30 +837,31 @@ START_TEST(attention_group_equals_op) {
                    "  write %6 {tensor=@lse}\n"
                    "}\n",
                    false);
-  Bench group = bench("mpir 1 stage=kernels\n"
-                      "tensor @x : f32[2,3,12] role=input\n"
-                      "tensor @o : f32[2,3,4] role=output\n"
-                      "tensor @lse : f32[2,2,3] role=output\n"
-                      "tensor @seed : i64[] role=seed\n"
-                      "func @f {\n"
-                      "  %0:f32[2,3,12] = read {tensor=@x}\n"
-                      "  %1:i64[] = read {tensor=@seed}\n"
-                      "  %2:f32[2,3,4], %3:f32[2,2,3] = group %0, %0, %0, %1, %1 {causal=true, "
-                      "dropout_p=0.5, keys=3, kind=\"attention\", round=f32, scale=0.7071067811865475} [\n"
-                      "    dim 2 2 3 2 cols 1 panel 0\n"
-                      "    in 0: 0 + 36 2 12 1\n"
-                      "    in 1: 4 + 36 2 12 1\n"
-                      "    in 2: 8 + 36 2 12 1\n"
-                      "    in 3: 0 + 0 0 0 0\n"
-                      "    in 4: 0 + 0 0 0 0\n"
-                      "    out 0: 0 + 12 2 4 1\n"
-                      "    out 1: 0 + 6 3 1 0\n"
-                      "    param 8\n"
-                      "  ]\n"
-                      "  write %2 {tensor=@o}\n"
-                      "  write %3 {tensor=@lse}\n"
-                      "}\n",
-                      false);
+  Bench group =
+      bench("mpir 1 stage=kernels\n"
+            "tensor @x : f32[2,3,12] role=input\n"
+            "tensor @o : f32[2,3,4] role=output\n"
+            "tensor @lse : f32[2,2,3] role=output\n"
+            "tensor @seed : i64[] role=seed\n"
+            "func @f {\n"
+            "  %0:f32[2,3,12] = read {tensor=@x}\n"
+            "  %1:i64[] = read {tensor=@seed}\n"
+            "  %2:f32[2,3,4], %3:f32[2,2,3] = group %0, %0, %0, %1, %1 {causal=true, "
+            "dropout_p=0.5, keys=3, kind=\"attention\", round=f32, scale=0.7071067811865475} [\n"
+            "    dim 2 2 3 2 cols 1 panel 0\n"
+            "    in 0: 0 + 36 2 12 1\n"
+            "    in 1: 4 + 36 2 12 1\n"
+            "    in 2: 8 + 36 2 12 1\n"
+            "    in 3: 0 + 0 0 0 0\n"
+            "    in 4: 0 + 0 0 0 0\n"
+            "    out 0: 0 + 12 2 4 1\n"
+            "    out 1: 0 + 6 3 1 0\n"
+            "    param 8\n"
+            "  ]\n"
+            "  write %2 {tensor=@o}\n"
+            "  write %3 {tensor=@lse}\n"
+            "}\n",
+            false);
   fill(&op, "x", 1);
   fill(&group, "x", 1);
   SET(&op, "seed", 3);

@@ -168,8 +168,7 @@ START_TEST(damaged_modules) {
 }
 END_TEST
 
-/* ---- stages and groups, in text
- * --------------------------------------------------------------------- */
+/* ---- stages and groups, in text -------------------------------------------------------------- */
 
 #define HEAD(stage) "mpir 1 stage=" stage "\n"
 #define KERNEL(attrs, results, body)                                                               \
@@ -277,8 +276,7 @@ START_TEST(texts_with_one_fault) {
 }
 END_TEST
 
-/* ---- plans
- * -------------------------------------------------------------------------------------------- */
+/* ---- plans ----------------------------------------------------------------------------------- */
 
 static const char planned[] = "mpir 1 stage=planned\n"
                               "segments state=128 derived=0 accum=0 work=192 io=64\n"
