@@ -121,9 +121,16 @@ static Val multiply_add(Gen *g, const Micro *m, Val a, Val b, Val sum) {
   return ll_call(g, "llvm.x86.avx512bf16.dpbf16ps.512", NULL, 3, args);
 }
 
+/* k whose part of B is prefetched: a panel that comes from afar is used by few rows when M is
+ * small. */
+enum { AHEAD = 24 };
+
 /* One k: sum[i][j] += a[i] b[j]. */
 static void step(Gen *g, const Micro *m, Val a, Val b, Val sum[MAX_MR][MAX_NV]) {
   Val bv[MAX_NV];
+  int line_vectors = m->c.vl * m->c.unit_bytes < 64 ? 2 : 1;
+  for (int j = 0; j < m->nv; j += line_vectors)
+    ll_prefetch(g, ll_gepc(g, m->c.unit, b, b_offset(m, j) + AHEAD * m->bs));
   for (int j = 0; j < m->nv; j++)
     bv[j] = ll_load(g, m->c.unit, m->c.vl, ll_gepc(g, m->c.unit, b, b_offset(m, j)), NULL);
   for (int i = 0; i < m->mr; i++) {
