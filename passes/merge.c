@@ -404,7 +404,8 @@ static bool merge_producer(Fuse *F, Node *p, Node *c, int k) {
   const NodeOut *o = &p->out[b->out];
   Common r[MAX_COMMON];
   int nr, ncol;
-  if (o->part || p == c || !panels_fit(p, c))
+  /* What is to be computed again must not move to where its operand is made. */
+  if (o->part || p == c || !panels_fit(p, c) || (c->recompute && !p->recompute))
     return false;
   if (p->kind == NODE_PRODUCT && has_reduction(c))
     return false;

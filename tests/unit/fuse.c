@@ -1,5 +1,6 @@
 /* fuse: the module before and after give equal results, in fused and in strict numerics, and the
  * number of groups is what fusing promises. */
+#include "frontend/frontend.h"
 #include "pass_check.h"
 
 typedef struct {
@@ -372,12 +373,61 @@ START_TEST(strict) {
 }
 END_TEST
 
+/* Groups of one function of tests/train/vit.yaml with `depth` blocks. */
+static int vit_groups(const char *function, const char *depth) {
+  static char text[1 << 16];
+  World w = world_create();
+  FILE *f = fopen(SOURCE_DIR "/tests/train/vit.yaml", "rb");
+  ck_assert_ptr_nonnull(f);
+  size_t len = fread(text, 1, sizeof text - 1, f);
+  fclose(f);
+  text[len] = 0;
+  const char *set[1] = {depth};
+  SpecSource src = {.path = "vit.yaml",
+                    .text = text,
+                    .len = len,
+                    .precision = "bf16-mixed",
+                    .set = set,
+                    .nset = 1};
+  Spec *spec;
+  Module *m, *out;
+  const char *failed;
+  diag_file(w.diag, "vit.yaml", text, len);
+  ck_assert_int_eq(spec_parse(w.arena, w.strings, w.diag, &src, &spec), MPCC_OK);
+  ck_assert_int_eq(spec_lower(spec, w.strings, w.diag, &m), MPCC_OK);
+  PassOpts o = {&test_caps, false, false, 2};
+  PassRun r = {0};
+  if (passes_run(m, &o, &r, w.diag, &out, &failed) != MPCC_OK) {
+    world_show(&w);
+    ck_abort_msg("pass %s failed", failed);
+  }
+  const Func *g = module_func(out, function);
+  int n = 0;
+  for (int i = 0; i < g->nop; i++)
+    n += g->op[i]->code == OP_group;
+  module_destroy(out);
+  world_destroy(&w);
+  return n;
+}
+
+/* A block forward: two norms, four products with their packs, attention. A step adds per product
+ * two packs and two products, a column sum with its combination, and what attention needs. */
+START_TEST(a_transformer_block_is_few_groups) {
+  int forward = vit_groups("predict", "params.depth=3") - vit_groups("predict", "params.depth=2");
+  int step =
+      vit_groups("train_step", "params.depth=3") - vit_groups("train_step", "params.depth=2");
+  ck_assert_int_eq(forward, 11);
+  ck_assert_int_le(step, 42);
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("fuse");
   TCase *t = tcase_create("cases");
   int n = sizeof cases / sizeof *cases;
   tcase_add_loop_test(t, fused, 0, n);
   tcase_add_loop_test(t, strict, 0, n);
+  tcase_add_test(t, a_transformer_block_is_few_groups);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);
   srunner_run_all(r, CK_NORMAL);
