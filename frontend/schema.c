@@ -467,7 +467,10 @@ static void unknown_key(const Check *c, const char *section, const char *shared,
   const char *known[160];
   size_t n = keys_of(section, shared, known, 160);
   diag_error(c->d, key->loc, 102, "unknown key '%s' in %s", key->text, where);
-  suggest(c, key->text, known, n);
+  if (strchr(key->text, ')'))
+    diag_hint(c->d, "put quotes around an expression with a comma");
+  else
+    suggest(c, key->text, known, n);
 }
 
 static const SchemaRow *row_of(const char *section, const char *shared, const char *key) {
