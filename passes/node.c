@@ -261,8 +261,8 @@ Buf *node_store_at(Fuse *F, Node *n, int stmt, const Type *type, const Access *a
     return b;
   b->def = n;
   b->out = n->nout;
-  /* Column sums have no other use than their store, which converts too. From f64 to less than f32 the
-   * value is rounded before it changes registers, which alone would round twice [N1]. */
+  /* Column sums have no other use than their store, which converts too. From f64 to less than f32
+   * the value is rounded before it changes registers, which alone would round twice [N1]. */
   if (n->kind == NODE_ROWS || n->kind == NODE_PRODUCT)
     if (stmt < n->nstmt && n->stmt[stmt].prim != PR_CSUM) {
       if (node_reg(n, stmt) == DT_F64 && reg_of(type->dt) == DT_F32 && type->dt != DT_F32)
