@@ -67,7 +67,7 @@ static bool bit(unsigned reg, int n) {
  * multiply-adds, so dot products run at half the multiplications per second (bench/product.c: 85
  * beside 175 GFLOP/s): there bf16 operands are better decoded to f32 while packing. */
 static bool dot_products_are_slow(void) {
-  unsigned a, b, c, d;
+  unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && c == signature_INTEL_ecx &&
          d == signature_INTEL_edx;
 }
