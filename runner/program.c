@@ -26,7 +26,7 @@ static const struct {
   ArgKind kind;
   const char *doc;
 } options[PO_COUNT] = {
-    [PO_DATA] = {"data", "DIR|SPLIT=PATH", ARG_TEXT, "where the data is"},
+    [PO_DATA] = {"data", "DIR|SPLIT=DIR", ARG_TEXT, "where data is; also SPLIT.KEY=FILE"},
     [PO_MAX_STEPS] = {"max-steps", "N", ARG_NUMBER, "stop after N steps; schedules stay the spec's"},
     [PO_MAX_EPOCHS] = {"max-epochs", "N", ARG_NUMBER, "stop after N epochs; schedules stay the spec's"},
     [PO_RESUME] = {"resume", "[=DIR]", ARG_OPTIONAL, "go on from a checkpoint, by default the newest"},

@@ -61,12 +61,12 @@ mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, doub
   Status st = mprt__data_open(p, split, &d);
   if (st == MPCC_OK)
     st = mprt__evaluate_data(p, d, split, loss, accuracy);
-  if (st == MPCC_OK)
-    mprt__data_close(d);
+  mprt__data_close(d);
   return st;
 }
 
-/* ---- predictions --------------------------------------------------------------------------------------- */
+/* ---- predictions
+ * --------------------------------------------------------------------------------------- */
 
 /* Header of a .npy file, version 1.0, padded to 64 bytes (NumPy Enhancement Proposal 1). */
 static void npy_header(mprt__writer *w, int64_t samples, const MpccTensor *t) {
@@ -78,8 +78,8 @@ static void npy_header(mprt__writer *w, int64_t samples, const MpccTensor *t) {
   int len = snprintf(header, sizeof header,
                      "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }", shape);
   int total = (10 + len + 1 + 63) / 64 * 64 - 10;
-  uint8_t head[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (uint8_t)(total & 255),
-                      (uint8_t)(total >> 8)};
+  uint8_t head[10] = {
+      0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (uint8_t)(total & 255), (uint8_t)(total >> 8)};
   mprt__writer_put(w, head, sizeof head);
   mprt__writer_put(w, header, (size_t)len);
   for (int i = len; i < total - 1; i++)

@@ -59,7 +59,7 @@ typedef struct {
 
 typedef struct {
   const char *data_dir;        /* base of relative data paths; NULL: current folder */
-  const char *const *data;     /* "SPLIT=PATH" or "SPLIT.KEY=PATH" overrides */
+  const char *const *data;     /* "SPLIT=FOLDER" or "SPLIT.KEY=FILE" overrides */
   int ndata;
   const char *out_dir;         /* run folder; NULL: checkpoint.dirpath, else runs/NAME/STAMP */
   const char *resume;          /* NULL no; "" newest complete checkpoint; else a checkpoint folder */

@@ -4,7 +4,8 @@
 
 #include "runtime/data/data.h"
 
-/* ---- randomness ---------------------------------------------------------------------------------- */
+/* ---- randomness
+ * ---------------------------------------------------------------------------------- */
 
 /* splitmix64 (Steele, Lea and Flood 2014): a bijective mixer, enough for orders of samples. */
 static uint64_t mix(uint64_t z) {
@@ -27,7 +28,8 @@ void mprt__shuffle(int64_t *order, int64_t n, int64_t seed, int64_t stream) {
   }
 }
 
-/* ---- part of another data set ---------------------------------------------------------------------- */
+/* ---- part of another data set
+ * ---------------------------------------------------------------------- */
 
 typedef struct {
   mprt__dataset base;
@@ -49,8 +51,8 @@ static void part_destroy(mprt__dataset *d) {
 
 /* Splits `whole` by a shuffle of `seed`: the first (1 - fraction) stay, the rest are taken. Takes
  * ownership of whole, also on failure. */
-static Status part_create(mprt__dataset *whole, double fraction, int64_t seed, bool taken,
-                          const mprt_callbacks *cb, mprt__dataset **out) {
+static Status part_create(mprt__dataset *whole, const char *split, double fraction, int64_t seed,
+                          bool taken, const mprt_callbacks *cb, mprt__dataset **out) {
   int64_t n = whole->nsample, ntaken = (int64_t)(fraction * (double)n + 0.5);
   int64_t count = taken ? ntaken : n - ntaken;
   Part *p = calloc(1, sizeof *p);
@@ -58,8 +60,8 @@ static Status part_create(mprt__dataset *whole, double fraction, int64_t seed, b
   int64_t *index = malloc((size_t)(count > 0 ? count : 1) * sizeof *index);
   Status st = p && order && index ? MPCC_OK : mprt__nomem(cb, "data set");
   if (st == MPCC_OK && count < 1)
-    st = mprt__fail(cb, MPCC_ERR_DATA, "a fraction of %g leaves no samples of %lld", fraction,
-                    (long long)n);
+    st = mprt__fail(cb, MPCC_ERR_DATA, "data.%s: a fraction of %g leaves no samples of %lld", split,
+                    fraction, (long long)n);
   if (st != MPCC_OK) {
     free(p);
     free(order);
@@ -82,7 +84,8 @@ static Status part_create(mprt__dataset *whole, double fraction, int64_t seed, b
   return MPCC_OK;
 }
 
-/* ---- splits ------------------------------------------------------------------------------------------ */
+/* ---- splits
+ * ------------------------------------------------------------------------------------------ */
 
 static const struct {
   const char *name;
@@ -100,34 +103,77 @@ char *mprt__data_path(const mprt__data_source *s, const char *key) {
   return mprt__format("%s/%s", s->dir, path);
 }
 
-/* A copy of the split's object with `--data SPLIT.KEY=PATH` overrides in it. */
-static json_t *with_overrides(const mprt_program *p, const char *split) {
-  json_t *config = json_deep_copy(mprt__json_get(mprt__json_get(p->spec, "data"), split));
-  size_t n = strlen(split);
-  for (int i = 0; config && i < p->options.ndata; i++) {
-    const char *word = p->options.data[i];
-    const char *eq = strchr(word, '=');
-    if (!eq || strncmp(word, split, n))
-      continue;
-    if (word[n] == '.') {
-      char *key = mprt__format("%.*s", (int)(eq - word - (long)n - 1), word + n + 1);
-      if (key)
-        json_object_set_new(config, key, json_string(eq + 1));
-      free(key);
-    } else if (word[n] == '=') {
-      json_object_set_new(config, "path", json_string(eq + 1));
-    }
-  }
-  return config;
+bool mprt_has_split(const mprt_program *p, const char *split) {
+  return json_is_object(mprt__json_get(mprt__json_get(p->spec, "data"), split));
 }
 
-static Status open_format(mprt_program *p, const char *split, const json_t *config,
+static bool is_file_key(const char *key, const json_t *value) {
+  return json_is_string(value) && strcmp(key, "format") && strcmp(key, "from");
+}
+
+/* A word of --data, SPLIT=FOLDER or SPLIT.KEY=FILE, names something that is read. */
+static Status check_override(const mprt_program *p, const char *word) {
+  char split[64], key[64] = "", known[200] = "";
+  const char *eq = strchr(word, '=');
+  if (!eq || sscanf(word, "%63[^.=].%63[^=]", split, key) < 1)
+    return mprt__fail(&p->cb, MPCC_ERR_USAGE, "--data %s: expected SPLIT=FOLDER or SPLIT.KEY=FILE",
+                      word);
+  if (!mprt_has_split(p, split))
+    return mprt__fail(&p->cb, MPCC_ERR_USAGE, "--data %s: the spec has no data.%s", word, split);
+  const json_t *config = mprt__json_get(mprt__json_get(p->spec, "data"), split);
+  const char *from = mprt__json_string(config, "from", NULL), *name;
+  if (from)
+    return mprt__fail(&p->cb, MPCC_ERR_USAGE, "--data %s: data.%s is a part of data.%s; name that",
+                      word, split, from);
+  json_t *value;
+  bool found = false;
+  json_object_foreach((json_t *)config, name, value) {
+    if (!is_file_key(name, value))
+      continue;
+    size_t n = strlen(known);
+    snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", name);
+    found |= !*key || !strcmp(key, name);
+  }
+  if (!*known)
+    return mprt__fail(&p->cb, MPCC_ERR_USAGE, "--data %s: data.%s reads no files", word, split);
+  return found
+             ? MPCC_OK
+             : mprt__fail(&p->cb, MPCC_ERR_USAGE, "--data %s: data.%s has no file '%s'; it has %s",
+                          word, split, key, known);
+}
+
+/* A copy of the split's object with `--data SPLIT.KEY=FILE` in it; *dir: what its files are
+ * relative to, which `--data SPLIT=FOLDER` sets. NULL after an error in *st. */
+static json_t *with_overrides(const mprt_program *p, const char *split, const char **dir,
+                              Status *st) {
+  json_t *config = json_deep_copy(mprt__json_get(mprt__json_get(p->spec, "data"), split));
+  size_t n = strlen(split);
+  *dir = p->options.data_dir ? p->options.data_dir : "";
+  *st = config ? MPCC_OK : mprt__nomem(&p->cb, "data set");
+  for (int i = 0; *st == MPCC_OK && i < p->options.ndata; i++) {
+    const char *word = p->options.data[i], *eq = strchr(word, '=');
+    *st = check_override(p, word);
+    if (*st != MPCC_OK || strncmp(word, split, n))
+      continue;
+    if (word[n] == '=') {
+      *dir = eq + 1;
+    } else if (word[n] == '.') {
+      char *key = mprt__format("%.*s", (int)(eq - word - (long)n - 1), word + n + 1);
+      if (!key || json_object_set_new(config, key, json_string(eq + 1)))
+        *st = mprt__nomem(&p->cb, "data set");
+      free(key);
+    }
+  }
+  if (*st == MPCC_OK)
+    return config;
+  json_decref(config);
+  return NULL;
+}
+
+static Status open_format(mprt_program *p, const char *split, const json_t *config, const char *dir,
                           mprt__dataset **out) {
-  mprt__data_source s = {.split = split,
-                         .config = config,
-                         .dir = p->options.data_dir ? p->options.data_dir : "",
-                         .seed = p->seed,
-                         .cb = &p->cb};
+  mprt__data_source s = {
+      .split = split, .config = config, .dir = dir, .seed = p->seed, .cb = &p->cb};
   const char *format = mprt__json_string(config, "format", "");
   for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
     if (!strcmp(formats[i].name, format))
@@ -136,17 +182,13 @@ static Status open_format(mprt_program *p, const char *split, const json_t *conf
                     format);
 }
 
-bool mprt_has_split(const mprt_program *p, const char *split) {
-  return json_is_object(mprt__json_get(mprt__json_get(p->spec, "data"), split));
-}
-
 /* Split another one takes its part from, with the fraction; NULL: nothing is taken from `split`. */
 static const json_t *taker_of(const mprt_program *p, const char *split) {
   const char *key;
   json_t *other;
-  json_object_foreach(mprt__json_get(p->spec, "data"), key, other)
-    if (json_is_object(other) && !strcmp(mprt__json_string(other, "from", ""), split))
-      return other;
+  json_object_foreach(mprt__json_get(p->spec, "data"), key,
+                      other) if (json_is_object(other) &&
+                                 !strcmp(mprt__json_string(other, "from", ""), split)) return other;
   return NULL;
 }
 
@@ -154,22 +196,21 @@ Status mprt__data_open(mprt_program *p, const char *split, mprt__dataset **out) 
   *out = NULL;
   if (!mprt_has_split(p, split))
     return mprt__fail(&p->cb, MPCC_ERR_DATA, "the spec has no data.%s", split);
-  json_t *config = with_overrides(p, split);
-  if (!config)
-    return mprt__nomem(&p->cb, "data set");
-  const char *from = mprt__json_string(config, "from", "");
-  const json_t *part = *from ? config : taker_of(p, split);
-  json_t *source = *from ? with_overrides(p, from) : json_incref(config);
+  const json_t *own = mprt__json_get(mprt__json_get(p->spec, "data"), split);
+  const char *from = mprt__json_string(own, "from", NULL), *source = from ? from : split, *dir;
+  const json_t *part = from ? own : taker_of(p, split);
+  if (!mprt_has_split(p, source))
+    return mprt__fail(&p->cb, MPCC_ERR_DATA, "data.%s: the spec has no data.%s", split, source);
   mprt__dataset *whole = NULL;
-  Status st = source ? open_format(p, *from ? from : split, source, &whole)
-                     : mprt__fail(&p->cb, MPCC_ERR_DATA, "data.%s: the spec has no data.%s", split,
-                                  from);
+  Status st;
+  json_t *config = with_overrides(p, source, &dir, &st);
+  if (config)
+    st = open_format(p, source, config, dir, &whole);
+  json_decref(config);
   if (st == MPCC_OK && part)
-    st = part_create(whole, mprt__json_double(part, "fraction", 0.1),
-                     mprt__json_int(part, "seed", 0), *from != 0, &p->cb, out);
+    st = part_create(whole, split, mprt__json_double(part, "fraction", 0.1),
+                     mprt__json_int(part, "seed", 0), from != NULL, &p->cb, out);
   else
     *out = whole;
-  json_decref(source);
-  json_decref(config);
   return st;
 }

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <zlib.h>
 
 #include "runtime/data/data.h"
@@ -27,24 +28,36 @@ static uint32_t big_endian(const uint8_t *p) {
   return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-/* Reads n bytes; false at a short file. */
-static bool get(gzFile f, void *to, uint64_t n) {
-  for (uint8_t *p = to; n;) {
-    unsigned part = n > (1u << 30) ? 1u << 30 : (unsigned)n;
-    int k = gzread(f, p, part);
+/* Reads up to n bytes; how many there were. */
+static uint64_t get(gzFile f, void *to, uint64_t n) {
+  uint64_t done = 0;
+  while (done < n) {
+    unsigned part = n - done > (1u << 30) ? 1u << 30 : (unsigned)(n - done);
+    int k = gzread(f, (uint8_t *)to + done, part);
     if (k <= 0)
-      return false;
-    p += k;
-    n -= (uint64_t)k;
+      break;
+    done += (uint64_t)k;
   }
-  return true;
+  return done;
+}
+
+/* What zlib or the system says about the last read; NULL: the file is just short. */
+static const char *trouble(gzFile f) {
+  int code;
+  const char *why = gzerror(f, &code);
+  if (code == Z_ERRNO)
+    return strerror(errno);
+  return code == Z_OK || code == Z_STREAM_END ? NULL : why;
 }
 
 static Status read_head(gzFile f, const char *path, int rank, uint32_t *dim,
                         const mprt_callbacks *cb) {
   uint8_t head[4 + 4 * MPCC_MAX_RANK];
-  if (!get(f, head, 4))
-    return mprt__fail(cb, MPCC_ERR_DATA, "%s: shorter than an IDX header", path);
+  if (get(f, head, 4) < 4) {
+    const char *why = trouble(f);
+    return mprt__fail(cb, MPCC_ERR_DATA, "%s: shorter than an IDX header%s%s", path,
+                      why ? ": " : "", why ? why : "");
+  }
   if (head[0] || head[1] || head[2] != 8)
     return mprt__fail(cb, MPCC_ERR_DATA,
                       "%s: not an IDX file of bytes: it begins %02x %02x %02x %02x, expected "
@@ -52,7 +65,7 @@ static Status read_head(gzFile f, const char *path, int rank, uint32_t *dim,
                       path, head[0], head[1], head[2], head[3], rank);
   if (head[3] != rank)
     return mprt__fail(cb, MPCC_ERR_DATA, "%s: has %d dimensions, expected %d", path, head[3], rank);
-  if (!get(f, head + 4, 4 * (uint64_t)rank))
+  if (get(f, head + 4, 4 * (uint64_t)rank) < 4 * (uint64_t)rank)
     return mprt__fail(cb, MPCC_ERR_DATA, "%s: IDX header is cut short", path);
   for (int i = 0; i < rank; i++)
     dim[i] = big_endian(head + 4 + 4 * i);
@@ -61,22 +74,28 @@ static Status read_head(gzFile f, const char *path, int rank, uint32_t *dim,
 
 static Status read_body(gzFile f, const char *path, int rank, const uint32_t *dim, uint8_t **out,
                         const mprt_callbacks *cb) {
-  uint64_t bytes = 1;
+  uint64_t bytes = 1, have;
+  if (!dim[0])
+    return mprt__fail(cb, MPCC_ERR_DATA, "%s: holds no samples", path);
   for (int i = 0; i < rank; i++)
     if (!dim[i] || __builtin_mul_overflow(bytes, dim[i], &bytes) || bytes > (UINT64_C(1) << 40))
       return mprt__fail(cb, MPCC_ERR_DATA, "%s: impossible sizes in its header", path);
-  uint8_t *p = malloc(bytes);
+  uint8_t *p = malloc(bytes), extra;
   if (!p)
     return mprt__nomem(cb, path);
-  uint8_t extra;
-  if (!get(f, p, bytes)) {
-    int code;
-    const char *why = gzerror(f, &code);
+  have = get(f, p, bytes);
+  /* The end of a compressed file holds its checksum: it is looked at on reading past the data. */
+  bool more = have == bytes && get(f, &extra, 1);
+  const char *why = more ? NULL : trouble(f);
+  if (have < bytes || why) {
     free(p);
-    return mprt__fail(cb, MPCC_ERR_DATA, "%s: truncated: its header promises %llu bytes%s%s", path,
-                      (unsigned long long)bytes, code < 0 ? ": " : "", code < 0 ? why : "");
+    return mprt__fail(
+        cb, MPCC_ERR_DATA,
+        have < bytes ? "%s: truncated: its header promises %llu bytes, it has %llu%s%s"
+                     : "%s: damaged behind its data: %llu bytes promised, %llu read%s%s",
+        path, (unsigned long long)bytes, (unsigned long long)have, why ? ": " : "", why ? why : "");
   }
-  if (gzread(f, &extra, 1) > 0)
+  if (more)
     mprt__log(cb, MPRT_LOG_WARNING, "%s: more data behind the %llu bytes of its header", path,
               (unsigned long long)bytes);
   *out = p;
@@ -86,6 +105,9 @@ static Status read_body(gzFile f, const char *path, int rank, const uint32_t *di
 /* One file of bytes with `rank` dimensions; the count comes first. */
 static Status read_file(const char *path, int rank, uint32_t *dim, uint8_t **out,
                         const mprt_callbacks *cb) {
+  struct stat info;
+  if (!stat(path, &info) && S_ISDIR(info.st_mode))
+    return mprt__fail(cb, MPCC_ERR_FILE, "cannot read %s: %s", path, strerror(EISDIR));
   gzFile f = gzopen(path, "rb");
   if (!f)
     return mprt__fail(cb, MPCC_ERR_FILE, "cannot read %s: %s", path, strerror(errno));
@@ -122,8 +144,8 @@ Status mprt__idx_open(const mprt__data_source *s, mprt__dataset **out) {
     st = mprt__fail(s->cb, MPCC_ERR_DATA, "%s has %u images but %s has %u labels", images,
                     image_dim[0], labels, label_dim[0]);
   if (st == MPCC_OK) {
-    x->base = (mprt__dataset){.nsample = image_dim[0], .nfield = 2, .read = idx_read,
-                              .destroy = idx_destroy};
+    x->base = (mprt__dataset){
+        .nsample = image_dim[0], .nfield = 2, .read = idx_read, .destroy = idx_destroy};
     set_field(&x->base.field[0], "image", 3, (int64_t[]){1, image_dim[1], image_dim[2]});
     set_field(&x->base.field[1], "label", 0, NULL);
     *out = &x->base;

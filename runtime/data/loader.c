@@ -8,8 +8,8 @@
 #include "runtime/data/data.h"
 
 typedef struct {
-  int64_t tensor;  /* io tensor */
-  int field;       /* of the data set */
+  int64_t tensor; /* io tensor */
+  int field;      /* of the data set */
   int64_t sample_bytes;
   mprt__transform transform;
   int64_t classes; /* integer targets must be in [0, classes) or ignored; 0: unknown */
@@ -49,7 +49,8 @@ int64_t mprt__batches(int64_t nsample, int64_t batch, bool drop_last) {
   return drop_last ? nsample / batch : (nsample + batch - 1) / batch;
 }
 
-/* ---- the thread --------------------------------------------------------------------------------------- */
+/* ---- the thread
+ * --------------------------------------------------------------------------------------- */
 
 static void set_order(mprt__loader *l, int64_t epoch) {
   int64_t n = l->o.data->nsample;
@@ -67,8 +68,8 @@ static bool check_target(mprt__loader *l, const Binding *b, const uint8_t *value
     return true;
   l->error = MPCC_ERR_DATA;
   snprintf(l->message, sizeof l->message,
-           "data.%s: label %lld of sample %lld is outside the %lld classes of the model", l->o.split,
-           (long long)v, (long long)sample, (long long)b->classes);
+           "data.%s: label %lld of sample %lld is outside the %lld classes of the model",
+           l->o.split, (long long)v, (long long)sample, (long long)b->classes);
   return false;
 }
 
@@ -142,7 +143,8 @@ static void *loader_thread(void *arg) {
   }
 }
 
-/* ---- binding io tensors to fields ---------------------------------------------------------------------- */
+/* ---- binding io tensors to fields
+ * ---------------------------------------------------------------------- */
 
 static int find_field(const mprt__dataset *d, const char *name) {
   for (int i = 0; i < d->nfield; i++)
@@ -155,6 +157,23 @@ static int find_field(const mprt__dataset *d, const char *name) {
 static int64_t model_classes(const mprt_program *p) {
   int64_t i = mprt__tensor_of_role(p, ROLE_OUTPUT);
   return i < 0 || !p->tensor[i].rank ? 0 : p->tensor[i].dim[p->tensor[i].rank - 1];
+}
+
+static void shape_text(char *out, size_t size, int rank, const int64_t *dim) {
+  size_t k = (size_t)snprintf(out, size, "[");
+  for (int i = 0; i < rank && k < size; i++)
+    k += (size_t)snprintf(out + k, size - k, i ? ", %lld" : "%lld", (long long)dim[i]);
+  if (k < size)
+    snprintf(out + k, size - k, "]");
+}
+
+/* Sizes of 1 in front do not count: a format that knows no channels has one. */
+static bool same_shape(int ra, const int64_t *a, int rb, const int64_t *b) {
+  for (; ra > rb && a[0] == 1; ra--)
+    a++;
+  for (; rb > ra && b[0] == 1; rb--)
+    b++;
+  return ra == rb && !memcmp(a, b, (size_t)ra * sizeof *a);
 }
 
 static Status bind_tensor(mprt__loader *l, int64_t i) {
@@ -171,11 +190,15 @@ static Status bind_tensor(mprt__loader *l, int64_t i) {
     return mprt__fail(&p->cb, MPCC_ERR_INPUT, "input %s has no batch of %lld samples", name,
                       (long long)l->o.batch);
   const mprt__field *source = &l->o.data->field[f];
-  int64_t elems = mprt__tensor_elems(t) / t->dim[0];
-  if (elems != source->elems)
+  int64_t elems = source->elems;
+  if (!same_shape((int)t->rank - 1, t->dim + 1, source->rank, source->dim)) {
+    char have[120], want[120];
+    shape_text(have, sizeof have, source->rank, source->dim);
+    shape_text(want, sizeof want, (int)t->rank - 1, t->dim + 1);
     return mprt__fail(&p->cb, MPCC_ERR_DATA,
-                      "data.%s: a sample of '%s' has %lld elements, the model's input %s has %lld",
-                      l->o.split, field, (long long)source->elems, name, (long long)elems);
+                      "data.%s: '%s' has shape %s, the model was built for %s", l->o.split, field,
+                      have, want);
+  }
   Binding *b = &l->binding[l->nbinding];
   b->tensor = i;
   b->field = f;

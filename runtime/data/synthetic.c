@@ -47,8 +47,8 @@ Status mprt__synthetic_open(const mprt__data_source *src, mprt__dataset **out) {
     return mprt__nomem(src->cb, "data set");
   s->seed = mprt__json_int(src->config, "seed", src->seed);
   s->classes = classes;
-  s->base = (mprt__dataset){.nsample = samples, .nfield = 2, .read = synthetic_read,
-                            .destroy = synthetic_destroy};
+  s->base = (mprt__dataset){
+      .nsample = samples, .nfield = 2, .read = synthetic_read, .destroy = synthetic_destroy};
   mprt__field *image = &s->base.field[0], *label = &s->base.field[1];
   *image = (mprt__field){.name = "image", .dtype = DT_U8, .rank = (int)rank, .elems = 1};
   for (size_t i = 0; i < rank; i++) {

@@ -1,5 +1,5 @@
-/* Transforms of torchvision that map one byte to one number: ToTensor and Normalize, composed into a
- * table per channel. Arithmetic is FP32 as torchvision's: x / 255, then (x - mean) / std. */
+/* Transforms of torchvision that map one byte to one number: ToTensor and Normalize, composed into
+ * a table per channel. Arithmetic is FP32 as torchvision's: x / 255, then (x - mean) / std. */
 #include <stdlib.h>
 #include <string.h>
 
