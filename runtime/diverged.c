@@ -1,7 +1,8 @@
-/* What happens when steps stay non-finite: nothing was applied [N11], so the state is the one before
- * the step. It is saved with the batch, and the batch is replayed command by command to find the
- * first output that is not finite. */
+/* What happens when steps stay non-finite: nothing was applied [N11], so the state is the one
+ * before the step. It is saved with the batch, and the batch is replayed command by command to find
+ * the first output that is not finite. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,10 +11,26 @@
 
 typedef struct {
   bool found, is_nan;
-  const MpccCommand *command;
+  const MpccCommand *command; /* NULL: it was there before the step */
+  const char *name;           /* of the tensor then */
   DType dtype;
-  double amax; /* largest finite magnitude of the output */
+  int64_t n, bad; /* elements; not finite ones */
+  double amax;    /* largest finite magnitude */
 } Scan;
+
+static void scan_data(Scan *s, const uint8_t *data, int64_t n, DType dt) {
+  *s = (Scan){.dtype = dt, .n = n};
+  for (int64_t i = 0; i < n; i++) {
+    double v = num_load(data + (size_t)i * dtype_bytes(dt), dt);
+    if (!isfinite(v)) {
+      s->found = true;
+      s->is_nan |= isnan(v);
+      s->bad++;
+    } else if (fabs(v) > s->amax) {
+      s->amax = fabs(v);
+    }
+  }
+}
 
 static bool scan_outputs(void *user, mprt_program *p, const MpccCommand *c) {
   Scan *s = user;
@@ -23,23 +40,22 @@ static bool scan_outputs(void *user, mprt_program *p, const MpccCommand *c) {
     DType dt = (DType)(dtypes[k] - 'a');
     if (!dtype_is_float(dt))
       continue;
-    const uint8_t *data = p->arg[a].p;
-    int64_t n = (int64_t)(p->argref[a].bytes / dtype_bytes(dt));
-    double amax = 0;
-    for (int64_t i = 0; i < n; i++) {
-      double v = num_load(data + (size_t)i * dtype_bytes(dt), dt);
-      if (!isfinite(v)) {
-        s->found = true;
-        s->is_nan |= isnan(v);
-      } else if (fabs(v) > amax) {
-        amax = fabs(v);
-      }
-    }
+    scan_data(s, p->arg[a].p, (int64_t)(p->argref[a].bytes / dtype_bytes(dt)), dt);
     s->command = c;
-    s->dtype = dt;
-    s->amax = amax;
   }
   return !s->found;
+}
+
+/* What the step begins with: the batch, parameters and moments may hold it already. */
+static void scan_before(mprt_program *p, Scan *s) {
+  for (uint32_t i = 0; i < p->ntensor && !s->found; i++) {
+    const MpccTensor *t = &p->tensor[i];
+    bool before = t->role == ROLE_INPUT || t->role == ROLE_PARAM || t->role == ROLE_MOMENT;
+    if (!before || p->flat[i] || !dtype_is_float((DType)t->dtype))
+      continue;
+    scan_data(s, mprt__tensor_data(p, i), mprt__tensor_elems(t), (DType)t->dtype);
+    s->name = mprt__string(p, t->name);
+  }
 }
 
 /* The batch in the io tensors as batch.safetensors. */
@@ -62,23 +78,72 @@ static Status save_batch(mprt_program *p, const char *dir) {
   return st;
 }
 
-static void describe(mprt_program *p, const Scan *s, int64_t step, const char *cause,
-                     const char *dir, char *text, size_t size) {
-  size_t k = (size_t)snprintf(text, size, "stopped at step %lld: %s [MPC0901]\n", (long long)step,
-                              cause);
-  if (!s->found)
-    snprintf(text + k, size - k,
-             "  a replay of the batch gave finite outputs only: the batch itself is in %s", dir);
+/* What to try: more range where range was short, smaller steps where everything grew. */
+static const char *advice(const mprt_program *p, const Scan *s) {
+  if (s->found && !s->command)
+    return "start from weights and data that are finite";
+  if (s->found && dtype_info(s->dtype)->max_finite < 1e6 && !s->is_nan)
+    return "precision.overrides 32-true for this layer, or mode bf16-mixed";
+  return json_is_number(mprt__json_get(p->spec, "trainer.gradient_clip_val"))
+             ? "a smaller learning rate or a longer warmup"
+             : "a smaller learning rate, a longer warmup, or trainer.gradient_clip_val: 1.0";
+}
+
+static void describe_found(const mprt_program *p, const Scan *s, FILE *out) {
+  const char *what = s->is_nan ? "NaN" : "infinity";
+  if (s->command)
+    fprintf(out, "  first non-finite: %s in %lld of %lld elements of the output of %s (%s, %s)\n",
+            what, (long long)s->bad, (long long)s->n, mprt__string(p, s->command->layer),
+            mprt__string(p, s->command->label), mprt__string(p, s->command->source));
   else
-    snprintf(text + k, size - k,
-             "  first non-finite: %s in output of %s (%s, %s), stored as %s; largest finite "
-             "magnitude there %.2g of at most %.5g\n"
-             "  state before the step and its batch are in %s\n"
-             "  try: a smaller learning rate, precision.overrides for this layer, or mode "
-             "bf16-mixed",
-             s->is_nan ? "NaN" : "infinity", mprt__string(p, s->command->layer),
-             mprt__string(p, s->command->label), mprt__string(p, s->command->source),
-             dtype_text(s->dtype), s->amax, dtype_info(s->dtype)->max_finite, dir);
+    fprintf(out, "  before the step: %s in %lld of %lld elements of %s\n", what, (long long)s->bad,
+            (long long)s->n, s->name);
+  fprintf(out, "  stored as %s, which reaches %.5g; ", dtype_text(s->dtype),
+          dtype_info(s->dtype)->max_finite);
+  if (s->bad < s->n)
+    fprintf(out, "the largest finite magnitude there is %.4g\n", s->amax);
+  else
+    fprintf(out, "nothing finite is there\n");
+}
+
+/* The report, malloc'ed; NULL when memory is short. */
+static char *describe(const mprt_program *p, const Scan *s, int64_t step, const char *cause,
+                      const char *out_dir) {
+  char *text = NULL, *folder = mprt__format("%s/checkpoints", out_dir);
+  char *good = folder ? mprt__checkpoint_newest(folder) : NULL;
+  size_t size;
+  FILE *out = folder ? open_memstream(&text, &size) : NULL;
+  if (out) {
+    fprintf(out, "stopped at step %lld: %s [MPC0901]\n", (long long)step, cause);
+    if (s->found)
+      describe_found(p, s, out);
+    else
+      fputs("  a replay of the batch gave finite outputs only\n", out);
+    fprintf(out, "  try: %s\n", advice(p, s));
+    if (good)
+      fprintf(out, "  newest checkpoint, from before: %s\n", good);
+    fprintf(out, "  state before the step and its batch: %s/diverged", out_dir);
+    if (fclose(out)) {
+      free(text);
+      text = NULL;
+    }
+  }
+  free(folder);
+  free(good);
+  return text;
+}
+
+/* OUT/diverged/report.txt and the event. */
+static Status report(mprt_program *p, const char *dir, const char *text, int64_t step) {
+  char *path = mprt__format("%s/report.txt", dir), *lines = mprt__format("%s\n", text);
+  Status st = path && lines ? mprt__file_write(path, lines, strlen(lines), &p->cb)
+                            : mprt__nomem(&p->cb, "diverged");
+  free(path);
+  free(lines);
+  mprt_event e = {.kind = MPRT_EVENT_DIVERGED, .step = step, .text = text, .path = dir};
+  if (p->cb.event)
+    p->cb.event(p->cb.user, &e);
+  return st;
 }
 
 Status mprt__diverged(mprt_program *p, const char *out_dir, int64_t step, const char *cause) {
@@ -92,20 +157,13 @@ Status mprt__diverged(mprt_program *p, const char *out_dir, int64_t step, const 
   const char *name = mprt__function(p, "train_step") ? "train_step" : "micro_first";
   const MpccFunction *f = mprt__function(p, name);
   Scan scan = {0};
-  if (st == MPCC_OK && f)
+  scan_before(p, &scan);
+  if (st == MPCC_OK && f && !scan.found)
     st = mprt__run(p, f, scan_outputs, &scan);
-  if (st == MPCC_OK) {
-    char text[1600];
-    describe(p, &scan, step, cause, dir, text, sizeof text);
-    char *path = mprt__format("%s/report.txt", dir);
-    if (path)
-      mprt__file_write(path, text, strlen(text), &p->cb);
-    free(path);
-    mprt_event e = {.kind = MPRT_EVENT_DIVERGED, .step = step, .text = text, .path = dir};
-    if (p->cb.event)
-      p->cb.event(p->cb.user, &e);
-    st = MPCC_ERR_DIVERGED;
-  }
+  char *text = st == MPCC_OK ? describe(p, &scan, step, cause, out_dir) : NULL;
+  if (st == MPCC_OK)
+    st = text ? report(p, dir, text, step) : mprt__nomem(&p->cb, "diverged");
+  free(text);
   free(dir);
-  return st;
+  return st == MPCC_OK ? MPCC_ERR_DIVERGED : st;
 }

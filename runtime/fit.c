@@ -17,18 +17,18 @@ typedef struct {
   char *out_dir;
   int64_t step, epoch, sample; /* steps seen; position behind the newest batch */
   bool epoch_over;
-  int bad;                     /* non-finite steps in a row */
-  int64_t saved_step;          /* step of the newest checkpoint */
+  int bad;            /* non-finite steps in a row */
+  int64_t saved_step; /* step of the newest checkpoint */
   double started, window_start, window_wait;
   int64_t window_samples, first_step;
 } Fit;
 
-/* ---- facts --------------------------------------------------------------------------------------------- */
+/* ---- facts
+ * --------------------------------------------------------------------------------------------- */
 
 static int64_t least(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
-
 
 static bool drop_last(const mprt_program *p) {
   return mprt__json_bool(p->spec, "data.loader.drop_last", false);
@@ -54,8 +54,8 @@ static void settle_facts(Fit *f) {
   r->last_step = r->spec_steps;
   if (p->options.max_steps >= 0 || p->options.max_epochs >= 0) {
     int64_t steps = p->options.max_steps >= 0 ? p->options.max_steps : INT64_MAX;
-    int64_t epochs = p->options.max_epochs >= 0 ? p->options.max_epochs * r->steps_per_epoch
-                                                : INT64_MAX;
+    int64_t epochs =
+        p->options.max_epochs >= 0 ? p->options.max_epochs * r->steps_per_epoch : INT64_MAX;
     r->last_step = least(steps, epochs);
     if (p->options.max_epochs >= 0)
       r->epochs = p->options.max_epochs;
@@ -70,7 +70,9 @@ static void settle_facts(Fit *f) {
   r->min_scale = json_is_number(min_scale) ? json_number_value(min_scale) : 1.0;
 }
 
-/* ---- events ----------------------------------------------------------------------------------------------- */
+/* ---- events
+ * -----------------------------------------------------------------------------------------------
+ */
 
 static int64_t allocated_bytes(const mprt_program *p) {
   int64_t n = 0;
@@ -115,7 +117,8 @@ static void emit(Fit *f, mprt_event_kind kind, const mprt__step_result *r, const
   }
 }
 
-/* ---- one step --------------------------------------------------------------------------------------------- */
+/* ---- one step
+ * --------------------------------------------------------------------------------------------- */
 
 static Status next_batch(Fit *f, int64_t *valid) {
   double waited;
@@ -185,7 +188,8 @@ mpcc_status mprt_train_step(mprt_program *p) {
   return mprt_run(p, "train_step");
 }
 
-/* ---- evaluation and checkpoints ---------------------------------------------------------------------------- */
+/* ---- evaluation and checkpoints
+ * ---------------------------------------------------------------------------- */
 
 static void set_cursor(Fit *f) {
   f->p->cursor.epoch = f->epoch_over ? f->epoch + 1 : f->epoch;
@@ -288,12 +292,17 @@ static Status after_step(Fit *f) {
   Status st = MPCC_OK;
   if (every ? f->step % every == 0 : epoch_check)
     st = evaluate(f);
-  if (st == MPCC_OK && (f->epoch_over || (save_every > 0 && f->step % save_every == 0)))
+  /* What non-finite steps follow may be broken already: it does not replace an older checkpoint. */
+  bool doubtful = f->bad > 0 && !f->facts.has_scaler;
+  if (st == MPCC_OK && !doubtful &&
+      (f->epoch_over || (save_every > 0 && f->step % save_every == 0)))
     st = save(f, false);
   return st;
 }
 
-/* ---- the loop ------------------------------------------------------------------------------------------------ */
+/* ---- the loop
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static Status check_finite(Fit *f, const mprt__step_result *r) {
   f->bad = r->applied ? 0 : f->bad + 1;
@@ -361,7 +370,8 @@ static Status begin(Fit *f) {
                             .sample = f->sample,
                             .endless = true,
                             .limit = f->facts.batches,
-                            .prefetch = (int)mprt__json_int(p->spec, "data.loader.prefetch_factor", 2)};
+                            .prefetch =
+                                (int)mprt__json_int(p->spec, "data.loader.prefetch_factor", 2)};
   if (st == MPCC_OK)
     st = mprt__loader_create(p, &o, &f->loader);
   return st;
