@@ -166,6 +166,23 @@ static bool finish_element(Pass *p, Lanes *s, int i, int u, Val column) {
   return true;
 }
 
+/* While the last pass computes on the nearest cache, memory fetches what the first pass of the next
+ * row will read. */
+static void prefetch_next(Pass *p, Lanes *s) {
+  Rows *r = p->r;
+  if (r->npass < 2 || p->pass != r->npass - 1 || r->on_rows || !r->nrow || r->lanes == 1)
+    return;
+  for (int i = 0; i < r->body.nstmt; i++) {
+    const Stmt *st = &r->body.stmt[i];
+    if (st->prim != PR_LOAD || !rows_needed(r, 0, i))
+      continue;
+    int64_t next = r->body.in[st->ref].stride[r->nrow - 1], stride;
+    Val at = stmt_address(s, false, st->ref, &stride);
+    if (stride == 1 && next)
+      ll_prefetch(r->g, ll_gepc(r->g, ll_mem(r->g, gen_in_dtype(r->op, st->ref)), at, next));
+  }
+}
+
 /* Element statements of the pass for one vector: group q, accumulators u. */
 static bool element(Pass *p, Group *q, int u, Val inner, Val count) {
   Rows *r = p->r;
@@ -176,6 +193,7 @@ static bool element(Pass *p, Group *q, int u, Val inner, Val count) {
   if (!r->on_rows && r->lanes > 1)
     s.index[r->lane_dim] = inner;
   Val column = column_number(p, inner);
+  prefetch_next(p, &s);
   for (int i = 0; i < r->body.nstmt; i++) {
     if (!rows_needed(r, p->pass, i))
       continue;
