@@ -47,6 +47,15 @@ static Range rounded(Range r, double ulps, DType reg) {
   return r;
 }
 
+/* A correctly rounded operation: of one number exactly one result. Double holds what f32 operations
+ * give before rounding, or enough of it that rounding twice is the same (Figueroa 1995). */
+static Range nearest(Range r, DType reg) {
+  if (!r.number || r.lo != r.hi)
+    return rounded(r, 0.5, reg);
+  r.lo = r.hi = num_round(r.lo, reg);
+  return r;
+}
+
 /* The range of values at the four corners; corners that are NaN make NaN possible. */
 static Range corners(double a, double b, double c, double d) {
   const double v[4] = {a, b, c, d};
@@ -78,10 +87,13 @@ static Range times(Range a, Range b) {
   return r;
 }
 
-/* A product that is not rounded by itself, but added to something in one step, is finite where its
- * own rounding would be infinite. f32 products are exact in double. */
+/* A product may be rounded or, when it is added to something in one step, not: that one is finite
+ * where its own rounding would be infinite. f32 products are exact in double. */
 static Range product(Range a, Range b, DType reg) {
-  Range r = rounded(times(a, b), 0.5, reg);
+  Range r = times(a, b);
+  if (reg == DT_F32 && r.number && r.lo == r.hi)
+    return hull(r, nearest(r, reg));
+  r = rounded(r, 0.5, reg);
   bool finite = isfinite(a.lo) && isfinite(a.hi) && isfinite(b.lo) && isfinite(b.hi);
   if (reg == DT_F64 && finite && r.number) {
     r.lo = r.lo == INFINITY ? dtype_info(reg)->max_finite : r.lo;
@@ -165,7 +177,7 @@ static Range absolute(Range a) {
 static Range function(const Stmt *s, Range a, double ulps, DType reg) {
   switch ((Prim)s->prim) {
   case PR_SQRT:
-    return rounded(defined_from(sqrt, a, 0), 0.5, reg);
+    return nearest(defined_from(sqrt, a, 0), reg);
   case PR_EXP:
     return rounded(monotone(exp, a), ulps, reg);
   case PR_LOG:
@@ -188,14 +200,14 @@ static Range arithmetic(const Stmt *s, Range a, Range b, double ulps, DType reg)
   switch ((Prim)s->prim) {
   case PR_ADD:
     r = corners(a.lo + b.lo, a.hi + b.hi, a.lo + b.hi, a.hi + b.lo);
-    return rounded(r, 0.5, reg);
+    return nearest(r, reg);
   case PR_SUB:
     r = corners(a.lo - b.hi, a.hi - b.lo, a.lo - b.lo, a.hi - b.hi);
-    return rounded(r, 0.5, reg);
+    return nearest(r, reg);
   case PR_MUL:
     return product(a, b, reg);
   case PR_DIV:
-    return rounded(quotient(a, b), 0.5, reg);
+    return nearest(quotient(a, b), reg);
   case PR_MIN:
     return (Range){fmin(a.lo, b.lo), fmin(a.hi, b.hi), false, true};
   case PR_MAX:

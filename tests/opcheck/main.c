@@ -263,14 +263,16 @@ static int choose_levels(const Args *a, const char *level[MOST_LEVELS]) {
   return n;
 }
 
-/* Keeps forward instances of the first shape of each case, unless only gradients were asked for. */
-static int only_first(Inst *list, int n) {
+/* Keeps forward instances of the first shape of each case, unless only gradients were asked for;
+ * narrow: only dtypes below 32 bits, for which levels above differ. */
+static int only_first(Inst *list, int n, bool narrow) {
   int m = 0;
   bool only_grads = true;
   for (int i = 0; i < n; i++)
     only_grads &= list[i].grad;
   for (int i = 0; i < n; i++)
-    if (list[i].first && (!list[i].grad || only_grads))
+    if (list[i].first && (!list[i].grad || only_grads) &&
+        (!narrow || dtype_info(list[i].dt)->bits < 32))
       list[m++] = list[i];
   return m;
 }
@@ -307,7 +309,7 @@ int main(int argc, char **argv) {
   for (int l = 0; l < nlevel; l++) { /* each with no more instances than the one before */
     a.o.level = level[l];
     if (l)
-      n = only_first(list, n);
+      n = only_first(list, n, l > 1);
     for (int i = 0; i < n; i += TOGETHER) {
       int m = n - i < TOGETHER ? n - i : TOGETHER;
       for (int k = 0; a.bench && k < m; k++)
