@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "mpcc/num.h"
-#include "opcheck.h"
+#include "tests/opcheck/opcheck.h"
 
 typedef enum { NEVER, ALWAYS, EITHER } Truth;
 
