@@ -373,13 +373,6 @@ static void copy_columns(Product *p, const Tile *t) {
 /* ---- statements on finished sums
  * -------------------------------------------------------------------- */
 
-typedef struct {
-  Product *p;
-  Lanes lanes;
-  Val value[4];
-  Val *base_in, *base_out;
-} Epilogue;
-
 static bool uses_index(const Body *b) {
   for (int i = 0; i < b->nstmt; i++)
     if (b->stmt[i].prim == PR_INDEX)
