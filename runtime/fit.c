@@ -294,7 +294,9 @@ static Status after_step(Fit *f) {
     st = evaluate(f);
   /* What non-finite steps follow may be broken already: it does not replace an older checkpoint. */
   bool doubtful = f->bad > 0 && !f->facts.has_scaler;
-  if (st == MPCC_OK && !doubtful &&
+  bool wanted = mprt__json_int(p->spec, "checkpoint.save_top_k", 1) != 0 ||
+                mprt__json_bool(p->spec, "checkpoint.save_last", true);
+  if (st == MPCC_OK && wanted && !doubtful &&
       (f->epoch_over || (save_every > 0 && f->step % save_every == 0)))
     st = save(f, false);
   return st;

@@ -1,0 +1,129 @@
+# Checkpoints that are missing, damaged or of another spec are refused without harm; a full disk
+# leaves the old one good; what is kept and linked.
+. "$(dirname "$0")/lib.sh"
+build() { # OUT OPTIONS...
+  out=$1
+  shift
+  "$mpcc" "$here/tiny.yaml" -march=native --precision 32-true -o "$out" "$@"
+}
+run() { ./prog --quiet --threads 1 "$@"; }
+build prog
+run --out full --max-steps 20 >/dev/null
+good=full/checkpoints/last
+
+# ---- none, or not complete --------------------------------------------------------------------------
+expect 4 'there is no complete checkpoint' run --out nothing --resume
+[ ! -e nothing ] || fail "a run folder in spite of --resume without a checkpoint"
+expect 4 'nowhere' run --out o --resume=nowhere
+mkdir -p empty/checkpoints
+expect 4 'there is no complete checkpoint in empty' run --out o --resume=empty
+cp -rL $good undone && rm undone/DONE
+expect 4 'undone is not complete: it has no DONE' run --out o --resume=undone
+# the newest complete one is taken, an unfinished newer one is passed over
+cp -r full two && cp -r two/checkpoints/step-00000020 two/checkpoints/step-00000025
+rm two/checkpoints/step-00000025/DONE
+expect 0 '' run --out two --resume --max-steps 21
+[ -e two/checkpoints/step-00000021/DONE ] || fail "a bare --resume did not go on from step 20"
+
+# ---- damaged ----------------------------------------------------------------------------------------
+refused() { # WHAT: the checkpoint in ./bad is refused in one line naming it, and nothing is written
+  expect 4 'bad' run --out o --resume=bad
+  [ "$(wc -l <err.txt)" = 1 ] || { fail "$1: not one line"; cat err.txt; }
+  [ ! -e o ] || fail "$1: a run folder was made"
+}
+for file in model.safetensors optimizer.safetensors state.json DONE; do
+  size=$(stat -Lc %s $good/$file)
+  for keep in 0 1 7 9 100 $((size / 2)) $((size - 1)); do
+    [ $keep -lt "$size" ] || continue
+    rm -rf bad && cp -rL $good bad
+    head -c $keep $good/$file >bad/$file
+    refused "$file cut to $keep bytes"
+  done
+  for at in 0 8 $((size / 2)) $((size - 2)); do
+    rm -rf bad && cp -rL $good bad
+    byte=$(od -An -tu1 -j $at -N 1 $good/$file | tr -d ' ')
+    printf "\\$(printf %o $((byte ^ 16)))" | dd of=bad/$file bs=1 seek=$at conv=notrunc 2>/dev/null
+    refused "$file with a bit flipped at $at"
+  done
+  rm -rf bad && cp -rL $good bad && rm bad/$file
+  refused "without $file"
+done
+
+# ---- another spec -----------------------------------------------------------------------------------
+build logs --set trainer.log_every_n_steps=7
+expect 0 "the spec changed since this checkpoint, first at 'trainer.log_every_n_steps'" \
+  ./logs --quiet --out o --resume=$good --max-steps 21
+rm -rf o
+build wide -D width=32
+expect 4 'shape' ./wide --quiet --out o --resume=$good
+grep -q 'conv_proj' err.txt || { fail "the tensor that does not fit is not named"; cat err.txt; }
+grep -q '16.*32\|32.*16' err.txt || { fail "the two shapes are not told"; cat err.txt; }
+[ ! -e o ] || fail "a run folder for a checkpoint that does not fit"
+build sgd --set 'optimizer={type: SGD, lr: 0.1}'
+expect 4 'last/optimizer.safetensors has tensor' ./sgd --quiet --out o --resume=$good
+"$mpcc" "$here/tiny.yaml" -march=native --precision bf16-mixed -o half
+expect 0 '' ./half --quiet --out half_out --resume=$good --max-steps 21
+
+# ---- weights ----------------------------------------------------------------------------------------
+run --resume=$good --export w.safetensors
+expect 0 '' run --out o --weights w.safetensors --max-steps 1
+expect 4 'w2.safetensors' run --out o2 --weights w2.safetensors
+expect 4 'conv_proj' ./wide --quiet --out o2 --weights w.safetensors
+sed "s/name: head/name: haed/; s/logits: head/logits: haed/" "$here/tiny.yaml" >haed.yaml
+"$mpcc" haed.yaml -march=native --precision 32-true -o haed
+expect 4 "haed" ./haed --quiet --out o2 --weights w.safetensors
+sed '/name: ln_1/d' "$here/tiny.yaml" >less.yaml
+"$mpcc" less.yaml -march=native --precision 32-true -o less
+expect 4 "ln_1" ./less --quiet --out o2 --weights w.safetensors
+for keep in 0 7 9 200 $(($(stat -c %s w.safetensors) - 1)); do
+  head -c $keep w.safetensors >cut.safetensors
+  expect 4 'cut.safetensors' run --out o2 --weights cut.safetensors
+done
+[ ! -e o2 ] || fail "a run folder for weights that do not fit"
+
+# ---- a full disk ------------------------------------------------------------------------------------
+# SIGXFSZ ignored, writing past the limit fails as a full disk does.
+limited() { # BLOCKS COMMAND...
+  sh -c 'trap "" XFSZ; ulimit -f "$1"; shift; exec "$@"' sh "$@"
+}
+cp -r full small
+expect 4 'optimizer.safetensors: File too large' limited 32 ./prog --quiet --threads 1 --out small --resume
+[ "$(readlink small/checkpoints/last)" = step-00000020 ] || fail "last moved to a checkpoint that failed"
+ls -A small/checkpoints | grep -q tmp && fail "an unfinished checkpoint stays"
+expect 0 'test: loss' run --out small --resume
+if [ "$(id -u)" = 0 ] && mkdir disk && mount -t tmpfs -o size=160k tmpfs disk 2>/dev/null; then
+  expect 0 '' run --out disk --max-steps 2
+  head -c 60000 /dev/zero >disk/filler 2>/dev/null || true
+  before=$(readlink disk/checkpoints/last)
+  expect 4 'No space left' run --out disk --resume
+  [ "$(readlink disk/checkpoints/last)" = "$before" ] || fail "last moved on a full disk"
+  rm disk/filler
+  expect 0 '' run --out o3 --resume=disk --max-steps 4
+  umount disk
+fi
+
+# ---- what is kept -----------------------------------------------------------------------------------
+kept() { ls "$1/checkpoints" 2>/dev/null | grep -c '^step-' || true; }
+build all --set checkpoint.save_top_k=-1 --set checkpoint.every_n_train_steps=5
+./all --quiet --threads 1 --out all_out >/dev/null
+[ "$(kept all_out)" = 10 ] || fail "save_top_k -1 keeps $(kept all_out) of 10"
+[ "$(readlink all_out/checkpoints/last)" = step-00000039 ] || fail "last is not the newest"
+lowest=$(grep '"split":"val"' all_out/metrics.jsonl | sed 's/.*"step":\([0-9]*\).*"loss":\([0-9.]*\).*/\2 \1/' |
+  sort -n | head -1 | cut -d' ' -f2)
+[ "$(readlink all_out/checkpoints/best)" = "$(printf 'step-%08d' "$lowest")" ] ||
+  fail "best is $(readlink all_out/checkpoints/best), lowest loss at step $lowest"
+build one --set checkpoint.every_n_train_steps=5
+./one --quiet --threads 1 --out one_out >/dev/null
+[ "$(kept one_out)" -le 2 ] || fail "save_top_k 1 keeps $(kept one_out)"
+for link in last best; do
+  [ -e one_out/checkpoints/$link/DONE ] || fail "$link leads nowhere"
+done
+build accuracy --set checkpoint.monitor=val/acc --set checkpoint.mode=max --set checkpoint.save_top_k=-1
+./accuracy --quiet --threads 1 --out acc_out >/dev/null
+highest=$(grep '"split":"val"' acc_out/metrics.jsonl | sed 's/.*"step":\([0-9]*\).*"accuracy":\([0-9.]*\).*/\2 \1/' |
+  sort -k1,1nr -k2,2n | head -1 | cut -d' ' -f2)
+[ "$(readlink acc_out/checkpoints/best)" = "$(printf 'step-%08d' "$highest")" ] || fail "best by accuracy"
+build never --set checkpoint.save_top_k=0 --set checkpoint.save_last=false
+./never --quiet --threads 1 --out never_out >/dev/null
+[ "$(kept never_out)" = 0 ] || fail "save_top_k 0, save_last false keeps $(kept never_out)"
+finish
