@@ -131,7 +131,7 @@ static int take(Args *a, int id, const char *v) {
   case O_SET: a->list[1][o->nset++] = v; return 0;
   case O_INCLUDE: a->list[2][o->ninclude++] = v; return 0;
   case O_WARN: ((const char **)o->warning)[o->nwarning++] = v; return 0;
-  case O_MAX_ERRORS: return number(v, 0, 1000000, &o->max_errors);
+  case O_MAX_ERRORS: o->max_errors_set = true; return number(v, 0, 1000000, &o->max_errors);
   case O_DIAG_FORMAT: a->json = !strcmp(v, "json"); return choice(v, "text|json");
   case O_COLOR:
     a->color = !strcmp(v, "always") ? 1 : !strcmp(v, "never") ? 0 : -1;

@@ -64,7 +64,7 @@ static bool compilation_begin(Compilation *c, mpcc_session *s) {
     return false;
   c->strings = str_table_create(c->arena);
   c->diag = diag_create(c->arena, c->strings);
-  diag_option_max_errors(c->diag, s->o.max_errors > 0 ? s->o.max_errors : 20);
+  diag_option_max_errors(c->diag, s->o.max_errors_set ? s->o.max_errors : 20);
   for (int i = 0; i < s->o.nwarning; i++) {
     const char *w = s->o.warning[i];
     if (!strcmp(w, "error"))

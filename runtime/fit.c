@@ -274,7 +274,7 @@ static Status evaluate(Fit *f) {
  * the epoch when it is a fraction, a number of steps when it is an integer, as in Lightning. */
 static int64_t check_interval(Fit *f) {
   const json_t *v = mprt__json_get(f->p->spec, "trainer.val_check_interval");
-  if (json_is_integer(v) && json_integer_value(v) > 1)
+  if (json_is_integer(v) && json_integer_value(v) > 0)
     return json_integer_value(v);
   double share = json_is_number(v) ? json_number_value(v) : 1.0;
   if (share <= 0 || share >= 1)

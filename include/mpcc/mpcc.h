@@ -36,7 +36,8 @@ typedef struct {
   int ndefine, nset, ninclude;
   const char *const *warning;       /* "no-NAME", "error" */
   int nwarning;
-  int max_errors;                   /* 0: 20 */
+  int max_errors;                   /* 0: no limit; 20 when max_errors_set is false */
+  bool max_errors_set;
   bool colour;
   bool strict;                      /* --numerics=strict */
   const char *const *level;         /* -march; NULL: baseline and the host's */
