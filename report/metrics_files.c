@@ -41,7 +41,9 @@ static FILE *open_cut(const char *dir, const char *name, bool jsonl, int64_t ste
     char *line = NULL;
     size_t cap = 0;
     long keep = 0;
-    while (getline(&line, &cap, f) > 0 && row_step(line, jsonl) <= step)
+    ssize_t n; /* a row without an end was being written when the run was killed */
+    while ((n = getline(&line, &cap, f)) > 0 && line[n - 1] == '\n' &&
+           row_step(line, jsonl) <= step)
       keep = ftell(f);
     free(line);
     fflush(f);
