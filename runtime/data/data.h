@@ -45,9 +45,9 @@ typedef Status mprt__format_open(const mprt__data_source *s, mprt__dataset **out
 
 /* ---- dataset.c ---- */
 
-/* Opens a split of the spec: `--data SPLIT=FOLDER` and `SPLIT.KEY=FILE` first, then the format; {from, fraction,
- * seed} takes a part of another split, which then lacks it. errors: ERR_DATA, ERR_FILE, ERR_NOMEM,
- * ERR_USAGE (--data names what is not there), with a message. */
+/* Opens a split of the spec: `--data SPLIT=FOLDER` and `SPLIT.KEY=FILE` first, then the format;
+ * {from, fraction, seed} takes a part of another split, which then lacks it. errors: ERR_DATA,
+ * ERR_FILE, ERR_NOMEM, ERR_USAGE (--data names what is not there), with a message. */
 Status mprt__data_open(mprt_program *p, const char *split, mprt__dataset **out);
 static inline void mprt__data_close(mprt__dataset *d) {
   if (d)

@@ -92,6 +92,7 @@ expect 4 'optimizer.safetensors: File too large' limited 32 ./prog --quiet --thr
 ls -A small/checkpoints | grep -q tmp && fail "an unfinished checkpoint stays"
 expect 0 'test: loss' run --out small --resume
 if [ "$(id -u)" = 0 ] && mkdir disk && mount -t tmpfs -o size=160k tmpfs disk 2>/dev/null; then
+  trap 'umount "$work/disk" 2>/dev/null || true' EXIT
   expect 0 '' run --out disk --max-steps 2
   head -c 60000 /dev/zero >disk/filler 2>/dev/null || true
   before=$(readlink disk/checkpoints/last)
