@@ -51,6 +51,8 @@ Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split,
   }
   mprt__loader_destroy(l);
   *loss = loss_sum / weight_sum;
+  if (isnan(*loss))
+    *loss = NAN; /* the sign of a NaN says nothing and is printed */
   *accuracy = correct / weight_sum;
   return st;
 }

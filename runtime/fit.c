@@ -146,6 +146,10 @@ static void read_result(Fit *f, mprt__step_result *r) {
   r->loss = mprt__get_scalar(p, "metric.loss_sum", NAN) / weight;
   r->accuracy = mprt__get_scalar(p, "metric.correct", NAN) / weight;
   r->grad_norm = mprt__get_scalar(p, "metric.grad_norm", NAN);
+  if (isnan(r->loss))
+    r->loss = NAN; /* the sign of a NaN says nothing and is printed */
+  if (isnan(r->grad_norm))
+    r->grad_norm = NAN;
   r->scale = mprt__get_scalar(p, "metric.scale", 0);
   r->applied = mprt__get_scalar(p, "metric.finite", 1) != 0;
 }

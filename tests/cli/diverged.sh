@@ -39,6 +39,7 @@ done
 # nothing was applied: the state is that of the last step that was
 last=$(basename "$(readlink wild_out/checkpoints/last)")
 [ "$(state wild_out/diverged)" = "$(state wild_out/checkpoints/last)" ] || fail "a bad step was applied"
+expect 0 'test: loss nan' run good --out replay --resume=wild_out/diverged --max-steps 5
 # the report's place is a line of the spec, and what it names is a layer there
 place=$(sed -n 's/.*tiny.yaml:\([0-9]*\):.*/\1/p' wild_out/diverged/report.txt)
 layer=$(sed -n 's/.*of the output of \([^ ]*\) .*/\1/p' wild_out/diverged/report.txt)
