@@ -72,6 +72,25 @@ static Status read_head(gzFile f, const char *path, int rank, uint32_t *dim,
   return MPCC_OK;
 }
 
+/* Reads what the header promises, into memory that grows with what is really there: a damaged header
+ * may promise a terabyte. *have: bytes read. NULL: out of memory. */
+static uint8_t *get_promised(gzFile f, uint64_t bytes, uint64_t *have) {
+  uint64_t room = bytes < (64u << 20) ? bytes : 64u << 20;
+  uint8_t *p = malloc(room);
+  *have = 0;
+  while (p) {
+    *have += get(f, p + *have, room - *have);
+    if (*have < room || room == bytes)
+      return p;
+    room = room > bytes / 2 ? bytes : 2 * room;
+    uint8_t *q = realloc(p, room);
+    if (!q)
+      free(p);
+    p = q;
+  }
+  return NULL;
+}
+
 static Status read_body(gzFile f, const char *path, int rank, const uint32_t *dim, uint8_t **out,
                         const mprt_callbacks *cb) {
   uint64_t bytes = 1, have;
@@ -80,10 +99,9 @@ static Status read_body(gzFile f, const char *path, int rank, const uint32_t *di
   for (int i = 0; i < rank; i++)
     if (!dim[i] || __builtin_mul_overflow(bytes, dim[i], &bytes) || bytes > (UINT64_C(1) << 40))
       return mprt__fail(cb, MPCC_ERR_DATA, "%s: impossible sizes in its header", path);
-  uint8_t *p = malloc(bytes), extra;
+  uint8_t *p = get_promised(f, bytes, &have), extra;
   if (!p)
     return mprt__nomem(cb, path);
-  have = get(f, p, bytes);
   /* The end of a compressed file holds its checksum: it is looked at on reading past the data. */
   bool more = have == bytes && get(f, &extra, 1);
   const char *why = more ? NULL : trouble(f);
