@@ -126,6 +126,38 @@ static const Op *without_offsets(const Op *op, Arena *a) {
   return copy;
 }
 
+/* Strides of an access over the dimensions from `axis` on are those of packed memory, when the axis
+ * has `size` elements. */
+static bool is_packed(const Body *b, const Access *a, int axis, int64_t size) {
+  int64_t stride = 1;
+  for (int d = b->ndim - 1; d >= axis; d--) {
+    int64_t n = d == axis ? size : b->dim[d];
+    if (n != 1 && a->stride[d] != stride)
+      return false;
+    stride *= n;
+  }
+  return true;
+}
+
+bool codegen_is_copies(const Op *op) {
+  enum { MANY = 16 };
+  const Body *b = op->body;
+  if (op->code != OP_group || strcmp(op_str(op, "kind", ""), "move") || op->nin <= MANY)
+    return false;
+  const Attr *sizes = op_attr(op, "sizes");
+  int axis = (int)op_int(op, "axis", 0);
+  for (int d = 0; d < axis; d++)
+    if (b->dim[d] != 1)
+      return false;
+  if (!is_packed(b, &b->out[0], axis, b->dim[axis]))
+    return false;
+  for (int i = 0; i < op->nin; i++)
+    if (op->in[i]->type->dt != op->out[0]->type->dt ||
+        !is_packed(b, &b->in[i], axis, sizes->u.ints.v[i]))
+      return false;
+  return true;
+}
+
 Status codegen_kernels(const Module *m, Arena *a, KernelTable *out) {
   int groups = 0;
   *out = (KernelTable){0, NULL};
@@ -139,7 +171,7 @@ Status codegen_kernels(const Module *m, Arena *a, KernelTable *out) {
     for (int i = 0; i < m->func[f]->nop; i++) {
       const Op *op = m->func[f]->op[i];
       char symbol[SYMBOL_BYTES];
-      if (op->code != OP_group)
+      if (op->code != OP_group || codegen_is_copies(op))
         continue;
       if (!symbol_of(op, symbol))
         return MPCC_ERR_NOMEM;

@@ -43,6 +43,9 @@ typedef struct {
 } KernelTable;
 Status codegen_kernels(const Module *m, Arena *a, KernelTable *out);
 /* By content; -1: there is none, -2: memory is short. */
+/* A `move` of many contiguous pieces of its result's dtype: package writes it as one copy command a
+ * piece, since a kernel's code would grow with their number. It has no kernel. */
+bool codegen_is_copies(const Op *group);
 int kernel_index(const KernelTable *t, const Op *group);
 
 /* ---- package.c ------------------------------------------------------------------------------------ */

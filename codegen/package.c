@@ -281,6 +281,32 @@ static void put_gaps(Package *p, const Op *op) {
   }
 }
 
+/* One copy a piece, but for those that lie in place already. */
+static void put_copies(Package *p, const Op *op) {
+  const Attr *starts = op_attr(op, "starts"), *sizes = op_attr(op, "sizes");
+  MpccArgRef whole = accessed(p, op->out[0], &op->body->out[0]);
+  int64_t unit = (int64_t)dtype_bytes(op->out[0]->type->dt);
+  for (int d = (int)op_int(op, "axis", 0) + 1; d < op->body->ndim; d++)
+    unit *= op->body->dim[d];
+  for (int i = 0; i < op->nin; i++) {
+    MpccArgRef from = accessed(p, op->in[i], &op->body->in[i]), to = whole;
+    to.offset += starts->u.ints.v[i] * unit;
+    to.bytes = (uint64_t)(sizes->u.ints.v[i] * unit);
+    if (!to.bytes || (from.segment == to.segment && from.offset == to.offset))
+      continue;
+    if (from.bytes < to.bytes) {
+      p->status = MPCC_ERR_INTERNAL;
+      return;
+    }
+    from.bytes = to.bytes;
+    MpccCommand c = {.op = MPCC_CMD_COPY, .nargs = 2, .bytes = to.bytes};
+    c.first_arg = put_arg(p, to);
+    put_arg(p, from);
+    put_command(p, op, c, op_str(op, "label", ""), 1, &op->out[0]->type);
+  }
+  put_gaps(p, op);
+}
+
 static void put_group(Package *p, const Op *op) {
   const Type *types[64];
   const char *label = op_str(op, "label", "");
@@ -292,6 +318,10 @@ static void put_group(Package *p, const Op *op) {
     types[i] = op->out[i]->type;
   if (is_done(p, op)) {
     put_gaps(p, op);
+    return;
+  }
+  if (codegen_is_copies(op)) {
+    put_copies(p, op);
     return;
   }
   MpccCommand c = {.op = MPCC_CMD_LAUNCH};

@@ -167,6 +167,11 @@ static int64_t group_bytes(const Op *op) {
 }
 
 static void explain_group(const Compilation *c, const KernelTable *k, const Op *op, Text *out) {
+  if (codegen_is_copies(op)) {
+    text_printf(out, "  %-4s %-14s %-*s %s: %d copies\n", "-", "copy", COL_LAYER, shown_layer(op),
+                op_str(op, "label", ""), op->nin);
+    return;
+  }
   text_printf(out, "  k%-3d %-14s %-*s %s(", kernel_index(k, op), op_str(op, "kind", "?"), COL_LAYER,
               shown_layer(op), op_str(op, "label", ""));
   for (int i = 0; i < op->nin; i++)
