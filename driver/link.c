@@ -135,12 +135,23 @@ int link_with_cc(const char *path, const void *image, size_t bytes, int verbose)
   static const char *const names[] = {"mpcc_program", "mpcc_report", "mpcc_rt"};
   for (int i = 0; i < 3; i++)
     snprintf(lib[i], sizeof lib[i], "%s/lib%s.a", folder, names[i]);
-  char *argv[] = {"cc", "-o", (char *)path, asm_file, lib[0], lib[1], lib[2], "-ljansson", "-lz",
+  /* beside the output and renamed, so that a failing linker leaves a good program alone */
+  char linked[4200];
+  if (snprintf(linked, sizeof linked, "%s.linking", path) >= (int)sizeof linked) {
+    rmdir(dir);
+    errno = ENAMETOOLONG;
+    return complain("write", path);
+  }
+  char *argv[] = {"cc", "-o", linked, asm_file, lib[0], lib[1], lib[2], "-ljansson", "-lz",
                   "-lpthread", "-lm", NULL};
   int code = write_file(image_file, image, bytes, 0);
   code = code ? code : write_file(text_file, mpcc_license_begin, strlen(mpcc_license_begin), 0);
   code = code ? code : write_file(asm_file, text, strlen(text), 0);
   code = code ? code : run_cc(argv, verbose);
+  if (!code && rename(linked, path))
+    code = complain("write", path);
+  if (code)
+    unlink(linked);
   unlink(image_file);
   unlink(text_file);
   unlink(asm_file);

@@ -43,6 +43,10 @@ expect 4 'carries no program' ./cut
 if command -v cc >/dev/null; then
   "$mpcc" "$here/tiny.yaml" --link=cc -march=native -o linked && ./linked --quiet --out l >l.txt
   grep -q '^test: loss' l.txt || fail "linked by cc"
+  cp linked before
+  mkdir bin && printf '#!/bin/sh\nexit 1\n' >bin/cc && chmod +x bin/cc
+  expect 1 '' env PATH="$PWD/bin:$PATH" "$mpcc" "$here/tiny.yaml" --link=cc -march=native -o linked
+  cmp linked before || fail "a failing linker destroyed a good program"
 fi
 "$mpcc" "$here/tiny.yaml" --emit=obj -o tiny.o && [ -s tiny.o ] || fail "--emit=obj"
 "$mpcc" "$here/tiny.yaml" --emit=asm -march=x86-64-v3 -o - | grep -q vfmadd || fail "--emit=asm"
