@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "mpcc/num.h"
+#include "tests/check_run.h"
 #include "tests/runtime/image.h"
 
 static TestLog words;
@@ -431,9 +432,5 @@ int main(void) {
   tcase_add_test(t, json_differences);
   Suite *s = suite_create("runtime/checkpoint");
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

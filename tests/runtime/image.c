@@ -1,4 +1,5 @@
 /* Images that are wrong are refused in words; no bytes whatever make the loader read outside. */
+#include "tests/check_run.h"
 #include "tests/runtime/image.h"
 
 static void *kernels, *image;
@@ -237,9 +238,5 @@ int main(void) {
   tcase_add_test(t, features);
   Suite *s = suite_create("runtime/image");
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

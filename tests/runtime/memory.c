@@ -1,6 +1,7 @@
 /* Every allocation in turn fails: the call says so, nothing leaks, and the next try works. */
 #include <unistd.h>
 
+#include "tests/check_run.h"
 #include "tests/runtime/image.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -176,10 +177,6 @@ int main(void) {
   tcase_add_loop_test(t, files_run_out, 0, (int)(sizeof actions / sizeof *actions));
   Suite *s = suite_create("runtime/memory");
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }
 #endif

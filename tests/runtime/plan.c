@@ -1,6 +1,7 @@
 /* Plan mode finds kernels and plans that are wrong, which a plain run lets pass. */
 #include <math.h>
 
+#include "tests/check_run.h"
 #include "tests/runtime/image.h"
 
 static void *kernels;
@@ -155,9 +156,5 @@ int main(void) {
   tcase_add_test(t, bytes_die_after_their_last_reader);
   Suite *s = suite_create("runtime/plan");
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

@@ -2,6 +2,7 @@
  * number of threads, in plan mode and across a stop, and a step allocates nothing. */
 #include <stdatomic.h>
 
+#include "tests/check_run.h"
 #include "tests/runtime/image.h"
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -220,9 +221,5 @@ int main(void) {
   tcase_add_test(t, observer_sees_each_command_and_stops);
   Suite *s = suite_create("runtime/train");
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

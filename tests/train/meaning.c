@@ -4,7 +4,6 @@
  * and after: loss and evaluation up to `grad`, the training step from `step` to `plan`. Gradients
  * are compared with finite differences of the whole model. Every module on the way reads back from
  * its text to the same bytes. */
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +11,7 @@
 
 #include "frontend/frontend.h"
 #include "passes/passes.h"
+#include "tests/check_run.h"
 
 static const char spec[] =
     "mpcc: 1\n"
@@ -286,9 +286,5 @@ int main(void) {
   tcase_set_timeout(t, 300);
   tcase_add_loop_test(t, every_pass, 0, 2 * (int)(sizeof modes / sizeof *modes));
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

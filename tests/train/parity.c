@@ -1,8 +1,7 @@
 /* Training beside PyTorch: replays the stored runs of make_reference.py through the whole compiler
  * and runtime. Compared are the loss of every step, every gradient of step 1, the loss scale, and,
- * under SGD, every parameter after 20 steps. Under AdamW parameters are not compared: where the true
- * gradient is zero (key bias of attention) Adam amplifies rounding noise to full steps. */
-#include <check.h>
+ * under SGD, every parameter after 20 steps. Under AdamW parameters are not compared: where the
+ * true gradient is zero (key bias of attention) Adam amplifies rounding noise to full steps. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,15 +11,16 @@
 #include "mpcc/num.h"
 #include "mpcc/runtime.h"
 #include "runtime/rt.h"
+#include "tests/check_run.h"
 
 enum { STEPS = 20 };
 
 /* Tolerances, relative to the largest magnitude of the tensor compared. 64-true and 32-true: sums
  * of a few hundred terms in another order, a few dozen eps; parameters pile up 20 steps of it.
- * 16-bit modes: the same roundings happen at other places of a sum, and training amplifies them. The
- * reference itself is some distance d from its own 64-true run; a run that is no less exact differs
- * from it by at most 2 d (triangle inequality). So the bound is 2 d, measured from the stored runs,
- * and never below one eps of the format. */
+ * 16-bit modes: the same roundings happen at other places of a sum, and training amplifies them.
+ * The reference itself is some distance d from its own 64-true run; a run that is no less exact
+ * differs from it by at most 2 d (triangle inequality). So the bound is 2 d, measured from the
+ * stored runs, and never below one eps of the format. */
 typedef struct {
   const char *mode;
   double loss, grad, param;
@@ -35,7 +35,8 @@ static const Tolerance tolerances[] = {
 static const char *const models[] = {"mlp", "vit"};
 static const char *const optimizers[] = {"sgd", "adamw"};
 
-/* ---- files -------------------------------------------------------------------------------------- */
+/* ---- files --------------------------------------------------------------------------------------
+ */
 
 typedef struct {
   int64_t n;
@@ -71,7 +72,8 @@ static Array get(const mprt__st_file *f, const char *prefix, const char *name) {
   return a;
 }
 
-/* ---- programs ------------------------------------------------------------------------------------- */
+/* ---- programs
+ * ------------------------------------------------------------------------------------- */
 
 static void on_message(void *user, const mpcc_message *m) {
   (void)user;
@@ -97,13 +99,14 @@ static void *compile(const char *model, const char *mode, const char *opt, size_
   const char *set[8];
   int n = 0;
   if (!strcmp(opt, "adamw"))
-    set[n++] = "optimizer={type: AdamW, lr: 0.002, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.05}";
+    set[n++] =
+        "optimizer={type: AdamW, lr: 0.002, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.05}";
   if (low)
     set[n++] = "precision.policy=cpu";
   if (!strcmp(mode, "16-mixed")) /* grows within the 20 steps */
     set[n++] = "precision.grad_scaler={init_scale: 4096, growth_interval: 5}";
-  mpcc_options o = {.precision = mode, .set = set, .nset = n, .host_level_only = true,
-                    .strict = low};
+  mpcc_options o = {
+      .precision = mode, .set = set, .nset = n, .host_level_only = true, .strict = low};
   mpcc_callbacks cb = {.message = on_message};
   mpcc_session *s = mpcc_session_create(&o, &cb);
   void *image = NULL;
@@ -182,7 +185,8 @@ static void feed(mprt_program *p, const Array *x, const Array *y, int step) {
   *(int64_t *)valid.data = batch;
 }
 
-/* ---- one run ------------------------------------------------------------------------------------------- */
+/* ---- one run
+ * ------------------------------------------------------------------------------------------- */
 
 /* Gradients of the first batch, unscaled: micro_first leaves S / capacity times the sum. The key
  * bias has a true gradient of zero: its noise is compared with the whole bias vector. */
@@ -206,7 +210,7 @@ static void check_gradients(mprt_program *p, const mprt__st_file *init, const mp
   }
 }
 
-static void check_run(const char *model, const Tolerance *tol, const char *opt) {
+static void run_agrees(const char *model, const Tolerance *tol, const char *opt) {
   char name[200];
   mprt__st_file init, want, exact;
   open_file(model, &init);
@@ -246,8 +250,8 @@ static void check_run(const char *model, const Tolerance *tol, const char *opt) 
     double got = scalar(p, "metric.loss_sum") / scalar(p, "metric.weight_sum");
     double d = fabs(got - loss.v[step]) / fabs(loss.v[step]);
     double own = tol->low ? 2 * distance_of_arrays(&loss, &exact_loss, step + 1) : 0;
-    ck_assert_msg(d <= (own > tol->loss ? own : tol->loss), "%s: loss of step %d is %.15g, not %.15g (%g)", name, step, got,
-                  loss.v[step], d);
+    ck_assert_msg(d <= (own > tol->loss ? own : tol->loss),
+                  "%s: loss of step %d is %.15g, not %.15g (%g)", name, step, got, loss.v[step], d);
     worst_loss = d > worst_loss ? d : worst_loss;
   }
   for (size_t i = 0; i < init.ntensor && !strcmp(opt, "sgd"); i++)
@@ -273,7 +277,7 @@ static void check_run(const char *model, const Tolerance *tol, const char *opt) 
 
 START_TEST(parity) {
   int i = _i;
-  check_run(models[i / 8], &tolerances[i / 2 % 4], optimizers[i % 2]);
+  run_agrees(models[i / 8], &tolerances[i / 2 % 4], optimizers[i % 2]);
 }
 END_TEST
 
@@ -283,9 +287,5 @@ int main(void) {
   tcase_set_timeout(c, 120);
   tcase_add_loop_test(c, parity, 0, 16);
   suite_add_tcase(s, c);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int bad = srunner_ntests_failed(r);
-  srunner_free(r);
-  return bad != 0;
+  return check_run(s);
 }

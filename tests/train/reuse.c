@@ -1,7 +1,6 @@
 /* The plan changes no bit: a program whose values share memory and live in their tensors trains
  * exactly as one in which every value has its own bytes, and as one with guards around every
  * buffer; the same at one and at three threads. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +8,7 @@
 #include "mpcc/mpcc.h"
 #include "mpcc/num.h"
 #include "mpcc/runtime.h"
+#include "tests/check_run.h"
 
 static const struct {
   const char *model, *mode;
@@ -136,9 +136,5 @@ int main(void) {
   tcase_set_timeout(t, 300);
   tcase_add_loop_test(t, no_bit_changes, 0, sizeof cases / sizeof *cases);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

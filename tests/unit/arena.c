@@ -1,10 +1,9 @@
 /* Arena: alignment, zeroing, large and many requests, and what happens after a failure. */
-#include <check.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "ir/ir.h"
+#include "tests/check_run.h"
 
 static bool all_zero(const unsigned char *p, size_t n) {
   for (size_t i = 0; i < n; i++)
@@ -102,9 +101,5 @@ int main(void) {
   tcase_add_test(t, sizes_are_checked);
   tcase_add_test(t, creation_can_fail);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  const int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_run(s);
 }

@@ -1,6 +1,7 @@
 /* autocast, castopt, canon, layout: the dtype of every op in each mode and policy, overrides,
  * which casts may be cancelled, convolutions against a direct loop. */
 #include "passmodels.h"
+#include "tests/check_run.h"
 
 #include "mpcc/num.h"
 
@@ -401,9 +402,5 @@ int main(void) {
   tcase_add_test(t, canon_drops_what_changes_nothing);
   tcase_add_loop_test(t, convolutions_become_products, 0, 7);
   suite_add_tcase(suite, t);
-  SRunner *r = srunner_create(suite);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(suite);
 }

@@ -1,10 +1,10 @@
 /* Builder: value numbering, folding, stickiness, attributes, copying of modules. */
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ir/ir.h"
+#include "tests/check_run.h"
 
 static Arena *arena;
 static StrTable *strings;
@@ -453,9 +453,5 @@ int main(void) {
   tcase_add_test(t, groups_copy_their_bodies);
   tcase_add_test(t, survives_failed_allocations);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  const int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_run(s);
 }

@@ -1,9 +1,9 @@
 /* cpu_attention and cpu_attention_grad against the reference interpreter: odd lengths and widths,
  * causal, dropout, strict rounding, storage dtypes, operands as slices of a joined projection, and
  * the same bits however tiles are shared out. */
+#include "tests/check_run.h"
 #include "tests/kernel_run.h"
 
-#include <check.h>
 #include <math.h>
 
 typedef struct {
@@ -289,9 +289,5 @@ int main(void) {
   tcase_add_test(t, f64_is_exact);
   tcase_add_test(t, scratch_is_linear);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

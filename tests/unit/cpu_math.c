@@ -1,10 +1,10 @@
 /* Elementary functions and conversions of the CPU target: measured error bounds over dense sweeps
  * (judge: libm in double, long double for f64), all codes of the narrow formats, random numbers bit
  * for bit. Prints nothing unless a bound is broken or MPCC_SHOW_BOUNDS is set. */
-#include <check.h>
 #include <math.h>
 
 #include "mpcc/num.h"
+#include "tests/check_run.h"
 #include "tests/kernel_run.h"
 
 /* ck_assert logs every call, which millions of values cannot afford. */
@@ -431,9 +431,5 @@ int main(void) {
   tcase_add_test(c, round_statement);
   tcase_add_test(c, random_bits);
   suite_add_tcase(s, c);
-  SRunner *run = srunner_create(s);
-  srunner_run_all(run, CK_NORMAL);
-  int failed = srunner_ntests_failed(run);
-  srunner_free(run);
-  return failed != 0;
+  return check_run(s);
 }

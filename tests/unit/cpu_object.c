@@ -1,9 +1,9 @@
 /* Objects of the CPU target: archive, disk cache, text forms, levels, errors. */
-#include <check.h>
 #include <dirent.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/check_run.h"
 #include "tests/kernel_run.h"
 
 /* runtime/rt.h, which cannot stand beside ir/ir.h: both expand the role table. */
@@ -330,9 +330,5 @@ int main(void) {
     tcase_add_test(c, cache_unwritable);
   }
   suite_add_tcase(s, c);
-  SRunner *run = srunner_create(s);
-  srunner_run_all(run, CK_NORMAL);
-  int failed = srunner_ntests_failed(run);
-  srunner_free(run);
-  return failed != 0;
+  return check_run(s);
 }

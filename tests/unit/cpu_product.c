@@ -1,8 +1,8 @@
 /* cpu_product and cpu_pack against the reference interpreter: storage dtypes, orientations, odd
  * sizes, statements after the sum, and the same bits however tiles are shared out. */
+#include "tests/check_run.h"
 #include "tests/kernel_run.h"
 
-#include <check.h>
 #include <math.h>
 
 typedef struct {
@@ -265,9 +265,5 @@ int main(void) {
   tcase_add_loop_test(t, all_types, 0, 3);
   tcase_add_test(t, specials_stay_in_their_row);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

@@ -1,11 +1,11 @@
 /* Rows kernels of the CPU target beside the reference interpreter: random bodies, layouts, storage
  * dtypes and odd sizes, at every level this machine runs. Operands end at an unreadable page and
  * results lie between canaries, so that a wrong tail is a crash or a changed canary. */
-#include <check.h>
 #include <math.h>
 #include <unistd.h>
 
 #include "mpcc/num.h"
+#include "tests/check_run.h"
 #include "tests/kernel_run.h"
 
 /* ck_assert logs every call, which millions of values cannot afford. */
@@ -607,9 +607,5 @@ int main(void) {
   tcase_add_test(c, move_parts);
   tcase_add_test(c, random_bodies);
   suite_add_tcase(s, c);
-  SRunner *run = srunner_create(s);
-  srunner_run_all(run, CK_NORMAL);
-  int failed = srunner_ntests_failed(run);
-  srunner_free(run);
-  return failed != 0;
+  return check_run(s);
 }

@@ -5,6 +5,7 @@
 #include <zlib.h>
 
 #include "runtime/data/data.h"
+#include "tests/check_run.h"
 #include "tests/runtime/image.h"
 
 /* ---- files ------------------------------------------------------------------------------------
@@ -351,9 +352,5 @@ int main(void) {
   tcase_add_test(tc, order_is_the_seed_s);
   tcase_add_test(tc, shuffle_is_fair);
   suite_add_tcase(s, tc);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_run(s);
 }

@@ -1,6 +1,7 @@
 /* The code loader: real objects run, protections hold, damaged and foreign objects are refused. */
 #include <elf.h>
 
+#include "tests/check_run.h"
 #include "tests/runtime/image.h"
 
 static TestLog words;
@@ -204,9 +205,5 @@ int main(void) {
   tcase_add_test(t, relocations_that_cannot_be);
   Suite *s = suite_create("elf");
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

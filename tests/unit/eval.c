@@ -1,6 +1,5 @@
 /* The reference interpreter against values worked out by hand and against identities: finite
  * differences for the grad ops, ops against the groups they become. */
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +7,7 @@
 
 #include "ir/ir.h"
 #include "mpcc/num.h"
+#include "tests/check_run.h"
 
 /* A module from text with an interpreter over it. */
 typedef struct {
@@ -974,9 +974,5 @@ int main(void) {
   tcase_add_test(groups, index_and_move_groups);
   suite_add_tcase(s, ops);
   suite_add_tcase(s, groups);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

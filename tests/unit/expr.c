@@ -274,5 +274,5 @@ int main(void) {
   LOOP(patterns_match_whole_parts, globs);
   LOOP(braces_expand, braces);
   suite_add_tcase(suite, c);
-  return run_suite(suite);
+  return check_run(suite);
 }

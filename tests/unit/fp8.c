@@ -1,6 +1,7 @@
 /* fp8: which products are quantized, slots per call site, numbers of forward and backward against
  * plain loops over rounded codes, what evaluation and the compat rule do. */
 #include "passmodels.h"
+#include "tests/check_run.h"
 
 #include "mpcc/num.h"
 
@@ -303,9 +304,5 @@ int main(void) {
   tcase_add_loop_test(t, padded_samples_do_not_count, 0, 2); /* ops, kernels */
   tcase_add_test(t, other_modes_are_untouched);
   suite_add_tcase(suite, t);
-  SRunner *r = srunner_create(suite);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(suite);
 }

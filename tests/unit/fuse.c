@@ -2,6 +2,7 @@
  * number of groups is what fusing promises. */
 #include "frontend/frontend.h"
 #include "pass_check.h"
+#include "tests/check_run.h"
 
 typedef struct {
   const char *name;
@@ -429,9 +430,5 @@ int main(void) {
   tcase_add_loop_test(t, strict, 0, n);
   tcase_add_test(t, a_transformer_block_is_few_groups);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

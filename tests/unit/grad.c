@@ -1,6 +1,7 @@
 /* grad: every gradient of an MLP and of a small vision transformer against central differences in
  * 64-true; dtypes of gradients in mixed modes; slices give a cat. */
 #include "passmodels.h"
+#include "tests/check_run.h"
 
 static double loss_at(Eval *e, const Module *m) {
   const Func *f = module_func(m, "train_forward");
@@ -233,9 +234,5 @@ int main(void) {
   tcase_add_test(t, vit_matches_finite_differences);
   tcase_add_loop_test(t, each_op_matches_finite_differences, 0, OP_COUNT);
   suite_add_tcase(suite, t);
-  SRunner *r = srunner_create(suite);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(suite);
 }

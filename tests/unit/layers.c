@@ -282,5 +282,5 @@ int main(void) {
   tcase_add_test(c, given_initialisers);
   tcase_add_test(c, fans_count_the_window);
   suite_add_tcase(suite, c);
-  return run_suite(suite);
+  return check_run(suite);
 }

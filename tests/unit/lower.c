@@ -267,5 +267,5 @@ int main(void) {
   tcase_add_test(c, the_same_spec_gives_the_same_text);
   tcase_add_test(c, depth_is_no_problem);
   suite_add_tcase(suite, c);
-  return run_suite(suite);
+  return check_run(suite);
 }

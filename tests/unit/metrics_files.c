@@ -1,5 +1,4 @@
 /* metrics.jsonl and metrics.csv: rows, and cutting on a resume. */
-#include <check.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -7,6 +6,7 @@
 #include <unistd.h>
 
 #include "report/report.h"
+#include "tests/check_run.h"
 
 static char dir[] = "/tmp/mpcc-metrics-XXXXXX";
 static char jsonl[64], csv[64];
@@ -222,9 +222,5 @@ int main(void) {
   tcase_add_test(tc, begin_and_absent);
   tcase_add_test(tc, folder_absent);
   suite_add_tcase(s, tc);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_run(s);
 }

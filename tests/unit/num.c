@@ -1,10 +1,10 @@
 /* Number conversions: every code of the narrow formats, edge cases, rounding against an independent
  * search for the nearest value, stochastic rounding. */
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 
 #include "mpcc/num.h"
+#include "tests/check_run.h"
 
 static const DType narrow[] = {DT_BF16, DT_F16, DT_E4M3, DT_E5M2};
 
@@ -281,9 +281,5 @@ int main(void) {
   tcase_add_test(t, integers);
   tcase_add_test(t, table_agrees);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  const int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_run(s);
 }

@@ -1,9 +1,9 @@
 /* The op tables: every row is complete and consistent. */
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ir/ir.h"
+#include "tests/check_run.h"
 
 static const char *const abc[] = {"a", "b", "c"};
 static const char *const gabc[] = {"g", "a", "b", "c"};
@@ -93,9 +93,5 @@ int main(void) {
   tcase_add_test(t, bodies_parse);
   tcase_add_test(t, stages_and_roles_have_names);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  const int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_run(s);
 }

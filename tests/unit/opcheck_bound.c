@@ -1,10 +1,9 @@
 /* opcheck's interval arithmetic: what f32 arithmetic gives lies in the range, and the range is
  * narrow enough to tell right from wrong. */
-#include <check.h>
 #include <math.h>
-#include <stdlib.h>
 
 #include "mpcc/num.h"
+#include "tests/check_run.h"
 #include "tests/opcheck/bound.c"
 
 static const double edge[] = {0,   -0.0, 1,     -1,    0.5,      88,   -104,  INFINITY,
@@ -106,9 +105,5 @@ int main(void) {
   tcase_add_test(t, correctly_rounded_operations_are_points);
   Suite *s = suite_create("opcheck_bound");
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_run(s);
 }

@@ -1,11 +1,11 @@
 /* The op tables and opcheck's cases: every row that computes has a doc and a case, every row with a
  * gradient has its gradient checked, and every case can be run. */
-#include <check.h>
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ir/ir.h"
+#include "tests/check_run.h"
 
 typedef struct {
   const char *op, *variant, *dtypes, *shapes, *operands, *program, *judge, *terms, *checks;
@@ -124,9 +124,5 @@ int main(void) {
   tcase_add_test(t, shapes_and_dtypes_are_complete);
   Suite *s = suite_create("optable");
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_run(s);
 }

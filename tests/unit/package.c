@@ -4,6 +4,7 @@
 #include "codegen/codegen.h"
 #include "mpcc/hash.h"
 #include "pass_check.h"
+#include "tests/check_run.h"
 
 static const char *const text =
     "mpir 1 stage=saved\n"
@@ -267,9 +268,5 @@ int main(void) {
   tcase_add_test(t, codes);
   tcase_add_test(t, the_same_module_gives_the_same_bytes);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

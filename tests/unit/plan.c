@@ -4,6 +4,7 @@
 #include "codegen/codegen.h"
 #include "mpcc/abi.h"
 #include "pass_check.h"
+#include "tests/check_run.h"
 
 typedef struct {
   int space;        /* -1: work; else index of the base tensor */
@@ -297,9 +298,5 @@ int main(void) {
   tcase_add_test(t, short_memory_is_said);
   tcase_set_timeout(t, 120);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

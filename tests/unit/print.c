@@ -1,6 +1,5 @@
 /* Text form: what the builder makes prints and parses back to the same bytes; every damaged text is
  * refused in words; running out of memory anywhere is survived. */
-#include <check.h>
 #include <dirent.h>
 #include <float.h>
 #include <math.h>
@@ -9,6 +8,7 @@
 #include <string.h>
 
 #include "ir/ir.h"
+#include "tests/check_run.h"
 
 typedef struct {
   Arena *arena;
@@ -326,9 +326,5 @@ int main(void) {
   tcase_add_test(t, damaged_texts);
   tcase_add_test(t, out_of_memory);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

@@ -1,10 +1,10 @@
 /* The progress line, and what a report prints where. */
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "report/report.h"
+#include "tests/check_run.h"
 
 static mprt_event event(void) {
   return (mprt_event){.kind = MPRT_EVENT_STEP,
@@ -121,9 +121,5 @@ int main(void) {
   tcase_add_test(tc, short_buffers);
   tcase_add_test(tc, lines_on_a_pipe);
   suite_add_tcase(s, tc);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_run(s);
 }

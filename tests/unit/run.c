@@ -1,6 +1,7 @@
 /* run: the whole pipeline on small models in every mode, stop and resume, dumps and times, the text
  * check, failures. */
 #include "passmodels.h"
+#include "tests/check_run.h"
 
 static const TargetCaps caps = {"cpu", "x86-64-v3", 32, false, 8, 16, 16, 2, 32768};
 
@@ -221,9 +222,5 @@ int main(void) {
   tcase_add_test(t, unknown_pass_is_wrong_usage);
   tcase_add_test(t, short_memory_is_told);
   suite_add_tcase(suite, t);
-  SRunner *r = srunner_create(suite);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(suite);
 }

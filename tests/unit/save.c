@@ -1,5 +1,6 @@
 /* save: what is computed again, what is stored, and that results stay what they were. */
 #include "pass_check.h"
+#include "tests/check_run.h"
 
 #define HEAD                                                                                       \
   "mpir 1 stage=step\n"                                                                            \
@@ -94,9 +95,5 @@ int main(void) {
   TCase *t = tcase_create("save");
   tcase_add_loop_test(t, decides, 0, sizeof cases / sizeof *cases);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

@@ -1,11 +1,11 @@
 /* Scalar programs: text, evaluation, derivatives against central differences, random numbers. */
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ir/ir.h"
 #include "ir/scalar.h"
+#include "tests/check_run.h"
 
 static const char *const abc[] = {"a", "b", "c"};
 static const char *const gabc[] = {"g", "a", "b", "c"};
@@ -539,9 +539,5 @@ int main(void) {
   tcase_add_test(t, prims_have_names);
   tcase_add_test(t, survives_failed_allocations);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  const int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_run(s);
 }

@@ -1,11 +1,11 @@
 /* Learning rates beside torch.optim.lr_scheduler, step by step; rates of parameter groups.
  * The numbers come from tools/lr_reference.py. */
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/fit.h"
+#include "tests/check_run.h"
 
 enum { STEPS = 50 };
 
@@ -307,9 +307,5 @@ int main(void) {
   tcase_add_test(tc, by_epoch);
   tcase_add_test(tc, without_a_scheduler);
   suite_add_tcase(s, tc);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_run(s);
 }

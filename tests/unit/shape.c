@@ -1,11 +1,11 @@
 /* Shape rules: result types of every op, and the words for misfits. Operands are reads of tensors
  * that a small table describes; ops are built in a forward-stage module. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ir/ir.h"
+#include "tests/check_run.h"
 
 static Arena *arena;
 static Diag *diag;
@@ -364,9 +364,5 @@ int main(void) {
   tcase_add_test(t, view_errors);
   tcase_add_test(t, sizes_are_bounded);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  const int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_run(s);
 }

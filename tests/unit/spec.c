@@ -445,5 +445,5 @@ int main(void) {
   tcase_add_test(c, damaged_specs_do_not_crash);
   tcase_add_test(c, running_out_of_memory_is_said);
   suite_add_tcase(suite, c);
-  return run_suite(suite);
+  return check_run(suite);
 }

@@ -2,12 +2,12 @@
 #ifndef MPCC_TESTS_SPEC_CHECK_H
 #define MPCC_TESTS_SPEC_CHECK_H
 
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "frontend/frontend.h"
+#include "tests/check_run.h"
 
 typedef struct {
   Arena *arena;
@@ -62,14 +62,6 @@ static inline Spec *spec_of(Session *s, const SpecSource *src) {
 static inline Spec *spec_text(Session *s, const char *text) {
   SpecSource src = {.path = "t.yaml", .text = text, .len = strlen(text)};
   return spec_of(s, &src);
-}
-
-static inline int run_suite(Suite *suite) {
-  SRunner *r = srunner_create(suite);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 #endif

@@ -3,6 +3,7 @@
  * from the rules, the finite predicate. update_step is also run on accumulators that the test
  * fills. */
 #include "passmodels.h"
+#include "tests/check_run.h"
 
 typedef struct {
   Session s;
@@ -604,9 +605,5 @@ int main(void) {
   tcase_add_loop_test(t, copies_hold_what_is_read, 0, 2);
   tcase_add_test(t, padding_stays_zero);
   suite_add_tcase(suite, t);
-  SRunner *r = srunner_create(suite);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(suite);
 }

@@ -1,5 +1,4 @@
 /* Interned strings and the text buffer. */
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +6,7 @@
 
 #include "ir/ir.h"
 #include "mpcc/num.h"
+#include "tests/check_run.h"
 
 START_TEST(equal_text_is_one_pointer) {
   enum { N = 5000 };
@@ -143,9 +143,5 @@ int main(void) {
   tcase_add_test(t, doubles);
   tcase_add_test(t, json);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  const int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_run(s);
 }

@@ -1,13 +1,12 @@
 /* The pool: every tile once, whatever the counts; sleepers wake; floating point mode; quotas. */
-#include <check.h>
 #include <pmmintrin.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "runtime/rt.h"
+#include "tests/check_run.h"
 
 enum { MOST = 5000 };
 static _Atomic int done[MOST];
@@ -182,9 +181,5 @@ int main(void) {
   tcase_add_test(t, quotas);
   Suite *s = suite_create("threads");
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }

@@ -1,8 +1,7 @@
 /* Tensor types: interning, sizes, broadcasting. */
-#include <check.h>
-#include <stdlib.h>
 
 #include "ir/ir.h"
+#include "tests/check_run.h"
 
 static const int64_t d248[] = {2, 4, 8}, d428[] = {4, 2, 8}, big[] = {1 << 20, 1 << 20};
 
@@ -109,9 +108,5 @@ int main(void) {
   tcase_add_test(t, printing);
   tcase_add_test(t, failed_table_still_gives_types);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  const int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_run(s);
 }

@@ -1,11 +1,11 @@
 /* The verifier names each broken rule: good modules are damaged in one place, by hand or in the
  * text, and the message must speak of it. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ir/ir.h"
+#include "tests/check_run.h"
 
 typedef struct {
   Arena *arena;
@@ -490,9 +490,5 @@ int main(void) {
   tcase_add_test(t, pieces_of_a_concatenation);
   tcase_add_test(t, swap_by_copies);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed != 0;
+  return check_run(s);
 }
