@@ -129,6 +129,8 @@ struct mprt_program {
   mprt__pool *pool;
   struct mprt__plan *plan; /* plan mode only (step.c) */
 
+  struct mprt__source *sources; /* open data sets (data/dataset.c) */
+
   int64_t seed;     /* of all random streams */
   bool initialized; /* the state holds values: init ran */
   mprt__cursor cursor;

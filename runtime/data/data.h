@@ -16,19 +16,28 @@ typedef struct {
   int64_t elems;
 } mprt__field;
 
+/* What a thread that reads samples owns: room for one field of a sample, and why a read failed. */
+typedef struct {
+  void *scratch; /* scratch_bytes of the data set, aligned for any type */
+  Status error;
+  char message[300];
+} mprt__reader;
+
+/* Opened once and read by many: several loaders, each on its own thread, may share one. */
 typedef struct mprt__dataset mprt__dataset;
 struct mprt__dataset {
   int64_t nsample;
   int nfield;
   mprt__field field[MPRT__MAX_FIELDS];
-  /* Bytes of field f of sample i (0 <= i < nsample), valid until the next call or destroy. Called
-   * from the loader's thread only. */
-  const void *(*read)(mprt__dataset *d, int64_t i, int f);
+  size_t scratch_bytes; /* what read needs of reader->scratch; 0: nothing */
+  /* Bytes of field f of sample i (0 <= i < nsample): inside the data set, or in r->scratch until
+   * the next call with r. Changes nothing but *r. NULL: r->error and r->message tell why. */
+  const void *(*read)(const mprt__dataset *d, mprt__reader *r, int64_t i, int f);
   void (*destroy)(mprt__dataset *d);
 };
 
-/* What a format needs to open a split: the split's JSON object (data.train ...), and where paths are
- * relative to. */
+/* What a format needs to open a split: the split's JSON object (data.train ...), and where paths
+ * are relative to. */
 typedef struct {
   const char *split;
   const json_t *config;
@@ -46,13 +55,17 @@ typedef Status mprt__format_open(const mprt__data_source *s, mprt__dataset **out
 /* ---- dataset.c ---- */
 
 /* Opens a split of the spec: `--data SPLIT=FOLDER` and `SPLIT.KEY=FILE` first, then the format;
- * {from, fraction, seed} takes a part of another split, which then lacks it. errors: ERR_DATA,
- * ERR_FILE, ERR_NOMEM, ERR_USAGE (--data names what is not there), with a message. */
+ * {from, fraction, seed} takes a part of another split, which then lacks it. Splits that read the
+ * same files share what is open of them. Close before the program. errors: ERR_DATA, ERR_FILE,
+ * ERR_NOMEM, ERR_USAGE (--data names what is not there), with a message. */
 Status mprt__data_open(mprt_program *p, const char *split, mprt__dataset **out);
 static inline void mprt__data_close(mprt__dataset *d) {
   if (d)
     d->destroy(d);
 }
+/* A reader for d; *r is all zero after a failure. errors: ERR_NOMEM */
+Status mprt__reader_init(mprt__reader *r, const mprt__dataset *d, const mprt_callbacks *cb);
+void mprt__reader_fini(mprt__reader *r);
 /* DIR/PATH, or PATH when it is absolute or dir is ""; malloc'ed. */
 char *mprt__data_path(const mprt__data_source *s, const char *key);
 /* Uniform integer in [0, n) from Philox: a pure function of its arguments. */
@@ -80,8 +93,8 @@ void mprt__transform_apply(const mprt__transform *t, const void *from, void *to)
 /* Batches of one split for the io tensors of the program. */
 typedef struct mprt__loader mprt__loader;
 typedef struct {
-  mprt__dataset *data;  /* borrowed */
-  const char *split;    /* "train" uses transforms.train, others transforms.eval */
+  mprt__dataset *data; /* borrowed */
+  const char *split;   /* "train" uses transforms.train, others transforms.eval */
   bool shuffle, drop_last;
   int64_t batch, seed;
   int64_t epoch, sample; /* where to begin: a resumed run goes on in the middle */

@@ -1,4 +1,4 @@
-/* Opening the splits of a spec, and the random orders of samples. */
+/* Opening the splits of a spec, sharing what they read, and the random orders of samples. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +28,58 @@ void mprt__shuffle(int64_t *order, int64_t n, int64_t seed, int64_t stream) {
   }
 }
 
+/* ---- reading
+ * ----------------------------------------------------------------------------------------- */
+
+Status mprt__reader_init(mprt__reader *r, const mprt__dataset *d, const mprt_callbacks *cb) {
+  *r = (mprt__reader){.scratch = d->scratch_bytes ? malloc(d->scratch_bytes) : NULL};
+  return r->scratch || !d->scratch_bytes ? MPCC_OK : mprt__nomem(cb, "samples");
+}
+
+void mprt__reader_fini(mprt__reader *r) {
+  free(r->scratch);
+  r->scratch = NULL;
+}
+
+/* ---- one data set for all splits that read the same files
+ * ----------------------------------------------------------- */
+
+/* What a user of an open data set holds of it, and the program's record of it: the list
+ * p->sources holds each once, as long as it has users. */
+typedef struct mprt__source {
+  mprt__dataset base;   /* of the users; reads `whole` */
+  mprt__dataset *whole; /* owned */
+  json_t *config;       /* owned; with dir, what decides the contents */
+  char *dir;            /* owned */
+  int users;
+  mprt_program *p;
+  struct mprt__source *next;
+} Source;
+
+static const void *source_read(const mprt__dataset *d, mprt__reader *r, int64_t i, int f) {
+  const mprt__dataset *whole = ((const Source *)d)->whole;
+  return whole->read(whole, r, i, f);
+}
+
+static void source_free(Source *s) {
+  if (s->whole)
+    s->whole->destroy(s->whole);
+  json_decref(s->config);
+  free(s->dir);
+  free(s);
+}
+
+static void source_destroy(mprt__dataset *d) {
+  Source *s = (Source *)d;
+  if (--s->users)
+    return;
+  Source **at = &s->p->sources;
+  while (*at != s)
+    at = &(*at)->next;
+  *at = s->next;
+  source_free(s);
+}
+
 /* ---- part of another data set
  * ---------------------------------------------------------------------- */
 
@@ -37,9 +89,9 @@ typedef struct {
   int64_t *index;       /* owned: sample of `whole` for each of ours */
 } Part;
 
-static const void *part_read(mprt__dataset *d, int64_t i, int f) {
-  Part *p = (Part *)d;
-  return p->whole->read(p->whole, p->index[i], f);
+static const void *part_read(const mprt__dataset *d, mprt__reader *r, int64_t i, int f) {
+  const Part *p = (const Part *)d;
+  return p->whole->read(p->whole, r, p->index[i], f);
 }
 
 static void part_destroy(mprt__dataset *d) {
@@ -182,6 +234,39 @@ static Status open_format(mprt_program *p, const char *split, const json_t *conf
                     format);
 }
 
+/* The open data set of this configuration, or a new one; config is borrowed. */
+static Status open_source(mprt_program *p, const char *split, json_t *config, const char *dir,
+                          mprt__dataset **out) {
+  *out = NULL;
+  for (Source *s = p->sources; s; s = s->next)
+    if (json_equal(s->config, config) && !strcmp(s->dir, dir)) {
+      s->users++;
+      *out = &s->base;
+      return MPCC_OK;
+    }
+  Source *s = calloc(1, sizeof *s);
+  if (!s)
+    return mprt__nomem(&p->cb, "data set");
+  s->p = p;
+  s->users = 1;
+  s->config = json_incref(config);
+  s->dir = mprt__format("%s", dir);
+  Status st = s->dir ? MPCC_OK : mprt__nomem(&p->cb, "data set");
+  if (st == MPCC_OK)
+    st = open_format(p, split, config, dir, &s->whole);
+  if (st != MPCC_OK) {
+    source_free(s);
+    return st;
+  }
+  s->base = *s->whole;
+  s->base.read = source_read;
+  s->base.destroy = source_destroy;
+  s->next = p->sources;
+  p->sources = s;
+  *out = &s->base;
+  return MPCC_OK;
+}
+
 /* Split another one takes its part from, with the fraction; NULL: nothing is taken from `split`. */
 static const json_t *taker_of(const mprt_program *p, const char *split) {
   const char *key;
@@ -205,7 +290,7 @@ Status mprt__data_open(mprt_program *p, const char *split, mprt__dataset **out) 
   Status st;
   json_t *config = with_overrides(p, source, &dir, &st);
   if (config)
-    st = open_format(p, source, config, dir, &whole);
+    st = open_source(p, source, config, dir, &whole);
   json_decref(config);
   if (st == MPCC_OK && part)
     st = part_create(whole, split, mprt__json_double(part, "fraction", 0.1),

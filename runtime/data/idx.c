@@ -20,8 +20,9 @@ static void idx_destroy(mprt__dataset *d) {
   free(x);
 }
 
-static const void *idx_read(mprt__dataset *d, int64_t i, int f) {
-  return ((Idx *)d)->bytes[f] + i * d->field[f].elems;
+static const void *idx_read(const mprt__dataset *d, mprt__reader *r, int64_t i, int f) {
+  (void)r;
+  return ((const Idx *)d)->bytes[f] + i * d->field[f].elems;
 }
 
 static uint32_t big_endian(const uint8_t *p) {
@@ -72,8 +73,8 @@ static Status read_head(gzFile f, const char *path, int rank, uint32_t *dim,
   return MPCC_OK;
 }
 
-/* Reads what the header promises, into memory that grows with what is really there: a damaged header
- * may promise a terabyte. *have: bytes read. NULL: out of memory. */
+/* Reads what the header promises, into memory that grows with what is really there: a damaged
+ * header may promise a terabyte. *have: bytes read. NULL: out of memory. */
 static uint8_t *get_promised(gzFile f, uint64_t bytes, uint64_t *have) {
   uint64_t room = bytes < (64u << 20) ? bytes : 64u << 20;
   uint8_t *p = malloc(room);

@@ -28,6 +28,7 @@ struct mprt__loader {
   Binding binding[MPRT__MAX_FIELDS];
   Slot *slot;
   int64_t *order;
+  mprt__reader reader; /* the thread's */
   pthread_t thread;
   bool started;
   pthread_mutex_t lock;
@@ -79,7 +80,13 @@ static bool fill_slot(mprt__loader *l, Slot *s, int64_t first, int64_t count) {
     for (int64_t i = 0; i < count; i++) {
       int64_t sample = l->order[first + i];
       uint8_t *to = s->data[k] + i * b->sample_bytes;
-      mprt__transform_apply(&b->transform, l->o.data->read(l->o.data, sample, b->field), to);
+      const void *from = l->o.data->read(l->o.data, &l->reader, sample, b->field);
+      if (!from) {
+        l->error = l->reader.error;
+        snprintf(l->message, sizeof l->message, "%s", l->reader.message);
+        return false;
+      }
+      mprt__transform_apply(&b->transform, from, to);
       if (b->transform.to == DT_I64 && !check_target(l, b, to, sample))
         return false;
     }
@@ -245,6 +252,8 @@ Status mprt__loader_create(mprt_program *p, const mprt__loader_options *o, mprt_
       st = bind_tensor(l, i);
   if (st == MPCC_OK)
     st = allocate_slots(l);
+  if (st == MPCC_OK)
+    st = mprt__reader_init(&l->reader, o->data, &p->cb);
   if (st == MPCC_OK && pthread_create(&l->thread, NULL, loader_thread, l))
     st = mprt__fail(&p->cb, MPCC_ERR_RUN, "cannot start the data thread");
   l->started = st == MPCC_OK;
@@ -271,6 +280,7 @@ void mprt__loader_destroy(mprt__loader *l) {
       free(l->slot[s].data[k]);
   for (int k = 0; k < l->nbinding; k++)
     mprt__transform_fini(&l->binding[k].transform);
+  mprt__reader_fini(&l->reader);
   free(l->slot);
   free(l->order);
   pthread_cond_destroy(&l->changed);

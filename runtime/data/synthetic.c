@@ -9,27 +9,25 @@ typedef struct {
   mprt__dataset base;
   int64_t seed, classes;
   uint8_t *pattern; /* [classes][elems] */
-  uint8_t *sample;  /* [elems] */
-  int64_t label;
 } Synthetic;
 
 static void synthetic_destroy(mprt__dataset *d) {
   Synthetic *s = (Synthetic *)d;
   free(s->pattern);
-  free(s->sample);
   free(s);
 }
 
-static const void *synthetic_read(mprt__dataset *d, int64_t i, int f) {
-  Synthetic *s = (Synthetic *)d;
-  s->label = (int64_t)mprt__random_below(s->seed, 1, i, (uint64_t)s->classes);
+static const void *synthetic_read(const mprt__dataset *d, mprt__reader *r, int64_t i, int f) {
+  const Synthetic *s = (const Synthetic *)d;
+  int64_t label = (int64_t)mprt__random_below(s->seed, 1, i, (uint64_t)s->classes);
   if (f == 1)
-    return &s->label;
+    return memcpy(r->scratch, &label, sizeof label);
   int64_t n = d->field[0].elems;
-  const uint8_t *pattern = s->pattern + s->label * n;
+  const uint8_t *pattern = s->pattern + label * n;
+  uint8_t *sample = r->scratch;
   for (int64_t k = 0; k < n; k++) /* half pattern, half noise */
-    s->sample[k] = (uint8_t)((pattern[k] + mprt__random_below(s->seed, 2, i * n + k, 256)) / 2);
-  return s->sample;
+    sample[k] = (uint8_t)((pattern[k] + mprt__random_below(s->seed, 2, i * n + k, 256)) / 2);
+  return sample;
 }
 
 Status mprt__synthetic_open(const mprt__data_source *src, mprt__dataset **out) {
@@ -57,8 +55,8 @@ Status mprt__synthetic_open(const mprt__data_source *src, mprt__dataset **out) {
   }
   *label = (mprt__field){.name = "label", .dtype = DT_I64, .rank = 0, .elems = 1};
   s->pattern = malloc((size_t)(classes * image->elems));
-  s->sample = malloc((size_t)image->elems);
-  if (!s->pattern || !s->sample) {
+  s->base.scratch_bytes = (size_t)(image->elems > 8 ? image->elems : 8);
+  if (!s->pattern) {
     synthetic_destroy(&s->base);
     return mprt__nomem(src->cb, "data set");
   }

@@ -75,9 +75,10 @@ static bool try_idx(void) {
   if (!d)
     return false;
   unsigned sum = 0;
+  mprt__reader r = {0};
   for (int64_t i = 0; i < d->nsample; i++)
     for (int f = 0; f < d->nfield; f++) {
-      const uint8_t *p = d->read(d, i, f);
+      const uint8_t *p = d->read(d, &r, i, f);
       for (int64_t k = 0; k < d->field[f].elems; k++)
         sum += p[k];
     }
@@ -164,8 +165,9 @@ static void count_labels(mprt_program *p, const char *split, int *seen, int64_t 
   mprt__dataset *d;
   ck_assert_int_eq(mprt__data_open(p, split, &d), MPCC_OK);
   ck_assert_int_eq(d->nsample, expected);
+  mprt__reader r = {0};
   for (int64_t i = 0; i < d->nsample; i++)
-    seen[*(const uint8_t *)d->read(d, i, 1)]++;
+    seen[*(const uint8_t *)d->read(d, &r, i, 1)]++;
   mprt__data_close(d);
 }
 
@@ -206,6 +208,40 @@ START_TEST(parts_are_disjoint_and_complete) {
 }
 END_TEST
 
+/* train, the part taken out of it and a split of the same files read one copy of the bytes; another
+ * folder is another copy, and what nobody uses is gone. */
+START_TEST(same_files_are_read_once) {
+  uint8_t a[IMAGES_BYTES], b[LABELS_BYTES];
+  put("images", a, images(a));
+  put("labels", b, labels(b, N));
+  mprt_program *p = open_spec(
+      "{\"data\": {\"train\": {\"format\": \"idx\", \"images\": \"images\", \"labels\": "
+      "\"labels\"},"
+      "\"val\": {\"from\": \"train\", \"fraction\": 0.5},"
+      "\"test\": {\"format\": \"idx\", \"images\": \"images\", \"labels\": \"./labels\"}}}");
+  mprt__dataset *train, *val, *again, *test;
+  ck_assert_int_eq(mprt__data_open(p, "train", &train), MPCC_OK);
+  ck_assert_int_eq(mprt__data_open(p, "val", &val), MPCC_OK);
+  ck_assert_int_eq(mprt__data_open(p, "train", &again), MPCC_OK);
+  ck_assert_int_eq(mprt__data_open(p, "test", &test), MPCC_OK);
+  mprt__reader r = {0};
+  const uint8_t *first = train->read(train, &r, 0, 0), *other = val->read(val, &r, 0, 0);
+  ck_assert_ptr_eq(first, again->read(again, &r, 0, 0));
+  ck_assert((size_t)(first - other + IMAGES_BYTES) < 2 * IMAGES_BYTES);
+  ck_assert(memcmp(first, other, H * W));
+  mprt__data_close(again);
+  mprt__data_close(train);
+  ck_assert_uint_eq(*other % 5, 0); /* val keeps what it shares */
+  ck_assert_ptr_eq(other, val->read(val, &r, 0, 0));
+  mprt__data_close(test);
+  ck_assert_ptr_nonnull(p->sources);
+  mprt__data_close(val);
+  ck_assert_ptr_null(p->sources);
+  json_decref(p->spec);
+  free(p);
+}
+END_TEST
+
 /* ---- the order of samples
  * -------------------------------------------------------------------------- */
 
@@ -214,19 +250,28 @@ enum { SAMPLES = 150, FEATURES = 5 };
 
 typedef struct {
   mprt__dataset base;
-  float value[FEATURES];
+  int64_t broken; /* a sample that cannot be read; -1: none */
 } Numbers;
 
-static const void *numbers_read(mprt__dataset *d, int64_t i, int f) {
-  Numbers *n = (Numbers *)d;
+static const void *numbers_read(const mprt__dataset *d, mprt__reader *r, int64_t i, int f) {
+  float *value = r->scratch;
   (void)f;
+  if (i == ((const Numbers *)d)->broken) {
+    r->error = MPCC_ERR_DATA;
+    snprintf(r->message, sizeof r->message, "sample %d is broken", (int)i);
+    return NULL;
+  }
   for (int k = 0; k < FEATURES; k++)
-    n->value[k] = (float)i;
-  return n->value;
+    value[k] = (float)i;
+  return value;
 }
 
 static Numbers numbers(void) {
-  Numbers n = {.base = {.nsample = SAMPLES, .nfield = 2, .read = numbers_read}};
+  Numbers n = {.broken = -1};
+  n.base = (mprt__dataset){.nsample = SAMPLES,
+                           .nfield = 2,
+                           .scratch_bytes = FEATURES * sizeof(float),
+                           .read = numbers_read};
   n.base.field[0] = (mprt__field){"x", DT_F32, 1, {FEATURES}, FEATURES};
   n.base.field[1] = (mprt__field){"y", DT_F32, 0, {0}, 1};
   return n;
@@ -321,6 +366,37 @@ START_TEST(order_is_the_seed_s) {
 }
 END_TEST
 
+/* Batches before a sample that cannot be read are delivered, then its message is. */
+START_TEST(broken_sample) {
+  size_t kernels_bytes, bytes;
+  void *kernels = ti_kernels(&kernels_bytes);
+  void *image =
+      lr_image(&(LrOptions){FEATURES, .kernels = kernels, .kernels_bytes = kernels_bytes}, &bytes);
+  mprt_program *p;
+  TestLog log;
+  test_log_clear(&log);
+  mprt_callbacks cb = {.log = test_log, .user = &log};
+  mprt_options o;
+  mprt_options_default(&o);
+  ck_assert_int_eq(mprt_open(image, bytes, &o, &cb, &p), MPCC_OK);
+  Numbers data = numbers();
+  data.broken = LR_N;
+  mprt__loader_options lo = {.data = &data.base, .split = "train", .batch = LR_N, .prefetch = 3};
+  mprt__loader *l;
+  ck_assert_int_eq(mprt__loader_create(p, &lo, &l), MPCC_OK);
+  int64_t valid, epoch, sample;
+  double waited;
+  ck_assert_int_eq(mprt__loader_next(l, &valid, &epoch, &sample, &waited), MPCC_OK);
+  ck_assert_int_eq(valid, LR_N);
+  ck_assert_int_eq(mprt__loader_next(l, &valid, &epoch, &sample, &waited), MPCC_ERR_DATA);
+  ck_assert_msg(strstr(log.text, "sample 64 is broken") != NULL, "%s", log.text);
+  mprt__loader_destroy(l);
+  mprt_close(p);
+  free(image);
+  free(kernels);
+}
+END_TEST
+
 START_TEST(shuffle_is_fair) {
   enum { PLACES = 6, TRIES = 60000 };
   static int count[PLACES][PLACES];
@@ -349,6 +425,8 @@ int main(void) {
   tcase_add_test(tc, damaged_plain);
   tcase_add_test(tc, damaged_gzip);
   tcase_add_test(tc, parts_are_disjoint_and_complete);
+  tcase_add_test(tc, same_files_are_read_once);
+  tcase_add_test(tc, broken_sample);
   tcase_add_test(tc, order_is_the_seed_s);
   tcase_add_test(tc, shuffle_is_fair);
   suite_add_tcase(s, tc);
