@@ -231,7 +231,7 @@ static inline uint64_t key_of(Str s) {
 int64_t keymap_get(const KeyMap *m, uint64_t key, int64_t otherwise);
 void keymap_set(Arena *a, KeyMap *m, uint64_t key, int64_t value); /* value >= 0 */
 
-/* ---- layers.c ---- */
+/* ---- layers.c, layers_*.c ---- */
 
 /* One trained tensor on its way into the module. */
 typedef struct {

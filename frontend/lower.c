@@ -1,5 +1,5 @@
 /* The effective spec to a module of stage forward: functions train_forward, eval_forward, predict
- * and init over one set of tensors (docs/ir.md). Layers are in layers.c. */
+ * and init over one set of tensors (docs/ir.md). Layers are in layers*.c. */
 #include "frontend/frontend.h"
 
 #include <stdio.h>

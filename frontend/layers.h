@@ -1,0 +1,50 @@
+/* Private to layers*.c: what the functions of layer kinds share. */
+#ifndef MPCC_FRONTEND_LAYERS_H
+#define MPCC_FRONTEND_LAYERS_H
+
+#include "frontend/frontend.h"
+
+/* Result of a layer over its operands, whose number has been checked; NULL after a diagnostic. */
+typedef Value *LayerFn(Lower *lo, const Node *n, Value *const *in);
+#define LAYER(type, least, most, tensors) LayerFn layer_##type;
+#define POINTWISE(type, op)
+#include "frontend/layers.def"
+#undef LAYER
+#undef POINTWISE
+
+/* ---- layers.c ---- */
+
+int64_t lay_int(const Node *n, const char *key); /* a checked argument, 0 when null */
+Loc lay_loc(const Node *n, const char *key);     /* of the argument, else of the layer */
+Str lay_shape(Lower *lo, const Type *ty);        /* "[N, 1024]" */
+/* A misfit of shapes at loc, "shapes do not fit: 'layer' ...", with a note where operand i comes
+ * from; marks the lowering as failed and returns NULL. */
+Value *lay_misfit(Lower *lo, const Node *n, Loc loc, int i, Value *const *in, const char *fmt, ...)
+    __attribute__((format(printf, 6, 7)));
+/* Any other error of the layer; returns NULL. */
+Value *lay_error(Lower *lo, Loc loc, int code, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+/* An op of layer n, in the precision that the spec sets for it; at most 11 attributes. */
+Op *lay_emit(Lower *lo, const Node *n, OpCode code, int nin, Value *const *in, int nattr,
+             const Attr *attr);
+/* Its first result. */
+Value *lay_emit1(Lower *lo, const Node *n, OpCode code, int nin, Value *const *in, int nattr,
+                 const Attr *attr);
+/* Axis of argument `key` made non-negative, within the rank of operand 0; -1 after a diagnostic. */
+int lay_axis(Lower *lo, const Node *n, const char *key, int64_t axis, Value *const *in);
+/* An optional size argument must agree with what was inferred. */
+bool lay_agrees(Lower *lo, const Node *n, const char *key, int64_t size, Value *const *in);
+/* Parameter NAME.tensor with PyTorch's default, unless the layer's `init` names the tensor. */
+Value *lay_param(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
+                 Init otherwise);
+
+/* ---- layers_product.c ---- */
+
+/* x[..., K] W[width, K]^T + b[width] with the tensors' names; bias NULL: none. */
+Value *lay_project(Lower *lo, const Node *n, Value *x, int64_t width, const char *weight,
+                   const char *bias, Init weight_init, Init bias_init);
+/* kaiming_uniform(a = sqrt(5)), PyTorch's default of products, is U(+-1 / sqrt(fan_in)); so is the
+ * default of their biases. */
+Init lay_fan_bound(double fan_in);
+
+#endif

@@ -1,0 +1,67 @@
+/* Layers that are products of their input with trained tensors. */
+#include "frontend/layers.h"
+
+#include <math.h>
+
+Value *lay_project(Lower *lo, const Node *n, Value *x, int64_t width, const char *weight,
+                   const char *bias, Init weight_init, Init bias_init) {
+  int64_t k = x->type->dim[x->type->rank - 1], dim[2] = {width, k};
+  Value *in[3] = {x, lay_param(lo, n, weight, 2, dim, weight_init), NULL};
+  if (bias)
+    in[2] = lay_param(lo, n, bias, 1, &width, bias_init);
+  return lay_emit1(lo, n, OP_linear, bias ? 3 : 2, in, 0, NULL);
+}
+
+Init lay_fan_bound(double fan_in) {
+  return init_bound(1 / sqrt(fan_in));
+}
+
+Value *layer_Linear(Lower *lo, const Node *n, Value *const *in) {
+  const Type *x = in[0]->type;
+  if (x->rank < 2)
+    return lay_misfit(lo, n, n->loc, 0, in, "works on [N, ..., in_features]");
+  int64_t k = x->dim[x->rank - 1];
+  if (!lay_agrees(lo, n, "in_features", k, in))
+    return NULL;
+  return lay_project(lo, n, in[0], lay_int(n, "out_features"), "weight",
+                     val_get_bool(n->args, "bias", true) ? "bias" : NULL, lay_fan_bound((double)k),
+                     lay_fan_bound((double)k));
+}
+
+static Attr pair_attr(Lower *lo, const Node *n, const char *key) {
+  const Val *v = val_get(n->args, key);
+  int64_t pair[2] = {v->item[0]->i, v->item[1]->i};
+  return attr_ints(lo->b, key, 2, pair);
+}
+
+Value *layer_Conv2d(Lower *lo, const Node *n, Value *const *in) {
+  const Type *x = in[0]->type;
+  if (x->rank != 4)
+    return lay_misfit(lo, n, n->loc, 0, in, "works on [N, C, H, W]");
+  int64_t c = x->dim[1], groups = lay_int(n, "groups"), o = lay_int(n, "out_channels");
+  if (!lay_agrees(lo, n, "in_channels", c, in))
+    return NULL;
+  if (c % groups || o % groups)
+    return lay_misfit(lo, n, lay_loc(n, "groups"), 0, in,
+                      "has %lld groups, which do not divide %lld and %lld channels",
+                      (long long)groups, (long long)c, (long long)o);
+  const Val *kernel = val_get(n->args, "kernel_size");
+  int64_t dim[4] = {o, c / groups, kernel->item[0]->i, kernel->item[1]->i};
+  for (int i = 0; i < 2; i++) {
+    int64_t pad = val_get(n->args, "padding")->item[i]->i;
+    int64_t window = (dim[2 + i] - 1) * val_get(n->args, "dilation")->item[i]->i + 1;
+    if (window > x->dim[2 + i] + 2 * pad)
+      return lay_misfit(lo, n, lay_loc(n, "kernel_size"), 0, in,
+                        "has a window of %lld, its padded input has %lld", (long long)window,
+                        (long long)(x->dim[2 + i] + 2 * pad));
+  }
+  double fan_in, fan_out;
+  init_fans(4, dim, &fan_in, &fan_out);
+  Value *args[3] = {in[0], lay_param(lo, n, "weight", 4, dim, lay_fan_bound(fan_in)), NULL};
+  bool bias = val_get_bool(n->args, "bias", true);
+  if (bias)
+    args[2] = lay_param(lo, n, "bias", 1, &o, lay_fan_bound(fan_in));
+  Attr at[] = {pair_attr(lo, n, "stride"), pair_attr(lo, n, "padding"),
+               pair_attr(lo, n, "dilation"), attr_i(lo->b, "groups", groups)};
+  return lay_emit1(lo, n, OP_conv2d, bias ? 3 : 2, args, 4, at);
+}
