@@ -8,39 +8,9 @@
  *
  * Everything that decides sizes is computed here from shapes alone, so tiles do not depend on
  * threads, and every element is summed in the same order whichever thread computes it. */
-#include "codegen/cpu/gen.h"
-#include "codegen/cpu/micro.h"
+#include "codegen/cpu/product.h"
 
 #include <stdlib.h>
-
-/* How the kernel reads A. */
-typedef enum {
-  A_DIRECT,  /* in place */
-  A_ROWS,    /* rows copied to scratch, converted, k contiguous */
-  A_COLUMNS, /* contiguous along the rows in memory: [panel][k][rows of panel] in scratch */
-} AMode;
-
-typedef struct {
-  Gen *g;
-  const Op *group;
-  const Body *body;
-  Compute c;
-  int64_t M, N, K; /* rows; columns; k */
-  int64_t units;   /* k in units */
-  DType a_dtype;
-  int64_t a_ks; /* elements between k */
-  int64_t a_rs; /* elements between rows; -1: not one stride */
-  AMode mode;
-  Micro micro;
-  Split split;      /* rows into micro panels */
-  int group_panels; /* packed panels one micro-kernel call covers */
-  int64_t ngroup;   /* groups of packed panels */
-  int64_t row_tiles, col_tiles;
-  int64_t kblocks, kblock;                     /* k blocks and units in each but the last */
-  int64_t tile_panels, tile_rows, tile_groups; /* largest of any tile */
-  int64_t a_panel;                             /* A_COLUMNS: units between panels */
-  int64_t c_offset;                            /* bytes: sums behind A in scratch */
-} Product;
 
 /* ---- rows ---------------------------------------------------------------------------------------
  */
@@ -193,11 +163,15 @@ static void choose_scratch(Product *p) {
   if (p->mode == A_DIRECT) {
     m->rs = p->a_rs / p->c.pair;
     m->ks = 1;
-  } else if (p->mode == A_ROWS) {
+  } else if (p->mode == A_ROWS || p->mode == A_GATHER) {
     /* An odd number of cache lines spreads rows over all sets. */
     m->rs = (ceil_div(round_up(p->kblock, p->c.vl), line) | 1) * line;
     m->ks = 1;
     units = p->tile_rows * m->rs;
+  } else if (p->mode == A_GATHER_COLUMNS) {
+    m->rs = 1;
+    m->ks = (ceil_div(round_up(p->tile_rows, p->c.vl), line) | 1) * line;
+    units = p->kblock * m->ks;
   } else {
     m->rs = 1;
     m->ks = round_up(p->split.hi, p->c.vl);
@@ -207,6 +181,13 @@ static void choose_scratch(Product *p) {
   p->c_offset = round_up(units * p->c.unit_bytes, 64);
   int64_t sums = m->cs * (p->kblocks == 1 ? p->split.hi : p->tile_rows * p->tile_groups);
   p->g->scratch_bytes = p->c_offset + sums * p->c.unit_bytes;
+}
+
+void product_plan(Product *p) {
+  choose_micro(p);
+  choose_tiles(p);
+  choose_scratch(p);
+  p->g->ntiles = p->row_tiles * p->col_tiles;
 }
 
 static bool plan_product(Product *p) {
@@ -221,23 +202,12 @@ static bool plan_product(Product *p) {
   if (p->body->ncol != 1 || p->K < 1 || p->M < 1 || p->N < 1)
     return gen_fail(p->g, "product of no rows, columns or k");
   choose_mode(p);
-  choose_micro(p);
-  choose_tiles(p);
-  choose_scratch(p);
-  p->g->ntiles = p->row_tiles * p->col_tiles;
+  product_plan(p);
   return true;
 }
 
 /* ---- bringing A into scratch
  * ---------------------------------------------------------------------- */
-
-typedef struct {
-  Val a;              /* first element of operand 0 */
-  Val panel0, panel1; /* micro panels of the tile */
-  Val row0, row1;     /* its rows */
-  Val group0, group1; /* groups of packed panels */
-  Val k0, kc;         /* k block in units */
-} Tile;
 
 static Val a_element(Product *p, Val base, Val row_elems, Val k) {
   Gen *g = p->g;
@@ -471,8 +441,8 @@ static Val a_of_panel(Product *p, const Tile *t, Val panel) {
     Val k = ll_mul(g, t->k0, ll_n(g, p->c.pair));
     return a_element(p, t->a, ll_mul(g, row, ll_n(g, p->a_rs)), k);
   }
-  Val at = p->mode == A_ROWS ? ll_mul(g, ll_sub(g, row, t->row0), ll_n(g, p->micro.rs))
-                             : ll_mul(g, ll_sub(g, panel, t->panel0), ll_n(g, p->a_panel));
+  Val at = p->mode == A_COLUMNS ? ll_mul(g, ll_sub(g, panel, t->panel0), ll_n(g, p->a_panel))
+                                : ll_mul(g, ll_sub(g, row, t->row0), ll_n(g, p->micro.rs));
   return ll_gep(g, p->c.unit, g->scratch, at);
 }
 
@@ -512,33 +482,42 @@ static Val share(Gen *g, Val i, int64_t all, int64_t parts) {
   return ll_udiv(g, ll_mul(g, i, ll_n(g, all)), parts);
 }
 
+static void bring_rows(Product *p, const Tile *t) {
+  if (p->mode == A_ROWS)
+    copy_rows(p, t);
+  else if (p->mode == A_COLUMNS)
+    copy_columns(p, t);
+}
+
+bool product_emit(Product *p, Val a, ProductBring *bring) {
+  Gen *g = p->g;
+  Tile t = {.a = a};
+  Loop tile = ll_loop(g, g->first, g->end, 1);
+  Val row_tile = ll_urem(g, tile.i, p->row_tiles), col_tile = ll_udiv(g, tile.i, p->row_tiles);
+  Val one = ll_n(g, 1);
+  t.panel0 = share(g, row_tile, p->split.n, p->row_tiles);
+  t.panel1 = share(g, ll_add(g, row_tile, one), p->split.n, p->row_tiles);
+  t.row0 = split_start(g, &p->split, t.panel0);
+  t.row1 = split_start(g, &p->split, t.panel1);
+  t.group0 = share(g, col_tile, p->ngroup, p->col_tiles);
+  t.group1 = share(g, ll_add(g, col_tile, one), p->ngroup, p->col_tiles);
+  Loop kb = ll_loop(g, ll_n(g, 0), ll_n(g, p->kblocks), 1);
+  t.k0 = ll_mul(g, kb.i, ll_n(g, p->kblock));
+  t.kc = ll_umin(g, ll_n(g, p->kblock), ll_sub(g, ll_n(g, p->units), t.k0));
+  Val first = ll_icmp(g, LLVMIntEQ, kb.i, ll_n(g, 0));
+  Val last = ll_icmp(g, LLVMIntEQ, kb.i, ll_n(g, p->kblocks - 1));
+  bring(p, &t);
+  bool ok = multiply_block(p, &t, first, last);
+  ll_loop_end(g, &kb);
+  ll_loop_end(g, &tile);
+  return ok;
+}
+
 bool cpu_product(Gen *g, const Op *group) {
   Product p = {.g = g, .group = group, .body = group->body};
   if (!plan_product(&p))
     return false;
-  Tile t;
-  t.a =
+  Val a =
       ll_gepc(g, ll_mem(g, p.a_dtype), ll_arg_ptr(g, gen_in_slot(group, 0)), p.body->in[0].offset);
-  Loop tile = ll_loop(g, g->first, g->end, 1);
-  Val row_tile = ll_urem(g, tile.i, p.row_tiles), col_tile = ll_udiv(g, tile.i, p.row_tiles);
-  Val one = ll_n(g, 1);
-  t.panel0 = share(g, row_tile, p.split.n, p.row_tiles);
-  t.panel1 = share(g, ll_add(g, row_tile, one), p.split.n, p.row_tiles);
-  t.row0 = split_start(g, &p.split, t.panel0);
-  t.row1 = split_start(g, &p.split, t.panel1);
-  t.group0 = share(g, col_tile, p.ngroup, p.col_tiles);
-  t.group1 = share(g, ll_add(g, col_tile, one), p.ngroup, p.col_tiles);
-  Loop kb = ll_loop(g, ll_n(g, 0), ll_n(g, p.kblocks), 1);
-  t.k0 = ll_mul(g, kb.i, ll_n(g, p.kblock));
-  t.kc = ll_umin(g, ll_n(g, p.kblock), ll_sub(g, ll_n(g, p.units), t.k0));
-  Val first = ll_icmp(g, LLVMIntEQ, kb.i, ll_n(g, 0));
-  Val last = ll_icmp(g, LLVMIntEQ, kb.i, ll_n(g, p.kblocks - 1));
-  if (p.mode == A_ROWS)
-    copy_rows(&p, &t);
-  else if (p.mode == A_COLUMNS)
-    copy_columns(&p, &t);
-  bool ok = multiply_block(&p, &t, first, last);
-  ll_loop_end(g, &kb);
-  ll_loop_end(g, &tile);
-  return ok;
+  return product_emit(&p, a, bring_rows);
 }

@@ -1,0 +1,56 @@
+/* Private to codegen/cpu: what products and convolutions share. Both multiply rows of A, which the
+ * kind brings into scratch (or reads in place), by packed panels of B, and run the body's
+ * statements on finished sums. */
+#ifndef MPCC_CPU_PRODUCT_H
+#define MPCC_CPU_PRODUCT_H
+
+#include "codegen/cpu/gen.h"
+#include "codegen/cpu/micro.h"
+
+/* How the kernel reads A. */
+typedef enum {
+  A_DIRECT,         /* in place */
+  A_ROWS,           /* rows copied to scratch, converted, k contiguous */
+  A_COLUMNS,        /* contiguous along the rows in memory: [panel][k][rows of panel] in scratch */
+  A_GATHER,         /* convolutions: gathered into scratch, k contiguous */
+  A_GATHER_COLUMNS, /* gathered into scratch, rows contiguous: k is the position of the window */
+} AMode;
+
+typedef struct {
+  Gen *g;
+  const Op *group;
+  const Body *body;
+  Compute c;
+  int64_t M, N, K; /* rows; columns; k */
+  int64_t units;   /* k in units */
+  DType a_dtype;
+  int64_t a_ks; /* elements between k */
+  int64_t a_rs; /* elements between rows; -1: not one stride */
+  AMode mode;
+  Micro micro;
+  Split split;      /* rows into micro panels */
+  int group_panels; /* packed panels one micro-kernel call covers */
+  int64_t ngroup;   /* groups of packed panels */
+  int64_t row_tiles, col_tiles;
+  int64_t kblocks, kblock;                     /* k blocks and units in each but the last */
+  int64_t tile_panels, tile_rows, tile_groups; /* largest of any tile */
+  int64_t a_panel;                             /* A_COLUMNS: units between panels */
+  int64_t c_offset;                            /* bytes: sums behind A in scratch */
+} Product;
+
+typedef struct {
+  Val a;              /* first element of operand 0 */
+  Val panel0, panel1; /* micro panels of the tile */
+  Val row0, row1;     /* its rows */
+  Val group0, group1; /* groups of packed panels */
+  Val k0, kc;         /* k block in units */
+} Tile;
+
+/* Sizes from M, N, K, units, c and mode, which the caller has set: panels, tiles, k blocks,
+ * scratch. Sets g->ntiles and g->scratch_bytes. */
+void product_plan(Product *p);
+/* Loops over tiles and k blocks; `bring` emits what brings A of one k block into scratch. */
+typedef void ProductBring(Product *p, const Tile *t);
+bool product_emit(Product *p, Val a, ProductBring *bring);
+
+#endif
