@@ -43,8 +43,7 @@ int write_file(const char *path, const void *data, size_t bytes, int executable)
     return complain("write", path);
   mode_t mask = umask(0);
   umask(mask);
-  int bad = put_all(fd, data, bytes) || fchmod(fd, (executable ? 0777 : 0666) & ~mask) ||
-            fsync(fd);
+  int bad = put_all(fd, data, bytes) || fchmod(fd, (executable ? 0777 : 0666) & ~mask) || fsync(fd);
   bad = close(fd) || bad;
   if (bad || rename(temporary, path)) {
     int code = complain("write", path);
@@ -83,9 +82,11 @@ int write_program(const char *path, const void *image, size_t bytes) {
   return code;
 }
 
-/* ---- linking by cc ----------------------------------------------------------------------------- */
+/* ---- linking by cc -----------------------------------------------------------------------------
+ */
 
-/* Folder of this executable: the libraries lie beside it (a build) or in ../lib (an installation). */
+/* Folder of this executable: the libraries lie beside it (a build) or in ../lib (an installation).
+ */
 static int library_folder(char *out, size_t size) {
   ssize_t n = readlink("/proc/self/exe", out, size - 1);
   if (n <= 0)
@@ -142,8 +143,8 @@ int link_with_cc(const char *path, const void *image, size_t bytes, int verbose)
     errno = ENAMETOOLONG;
     return complain("write", path);
   }
-  char *argv[] = {"cc", "-o", linked, asm_file, lib[0], lib[1], lib[2], "-ljansson", "-lz",
-                  "-lpthread", "-lm", NULL};
+  char *argv[] = {"cc",        "-o",  linked,      asm_file,    lib[0], lib[1], lib[2],
+                  "-ljansson", "-lz", "-ldeflate", "-lpthread", "-lm",  NULL};
   int code = write_file(image_file, image, bytes, 0);
   code = code ? code : write_file(text_file, mpcc_license_begin, strlen(mpcc_license_begin), 0);
   code = code ? code : write_file(asm_file, text, strlen(text), 0);

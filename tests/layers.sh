@@ -27,7 +27,7 @@ check ir "$ir|ir/[a-z_]+\.h"
 check frontend "$ir|frontend/[a-z_]+\.(h|def)|yaml\.h"
 check passes "$ir|passes/[a-z_]+\.(h|def)"
 check codegen "$ir|codegen/[a-z_]+\.h|codegen/cpu/[a-z_]+\.(h|def)|llvm-c/.*\.h|llvm/Config/.*\.h"
-check runtime "$leaf|mpcc/runtime\.h|runtime/.*\.(h|def)|jansson\.h|zlib\.h"
+check runtime "$leaf|mpcc/runtime\.h|runtime/.*\.(h|def)|jansson\.h|zlib\.h|libdeflate\.h"
 check lib "$ir|mpcc/mpcc\.h|(frontend|passes|codegen|lib)/[a-z_]+\.(h|def)"
 check report "$leaf|mpcc/runtime\.h|report/[a-z_]+\.h|jansson\.h"
 check driver "$leaf|mpcc/(mpcc|runtime)\.h|(driver|report|runner)/[a-z_]+\.h|jansson\.h"
@@ -45,6 +45,7 @@ only() { # header, allowed files
 only yaml.h 'frontend/yaml\.c'
 only llvm-c 'codegen/cpu/[a-z_]+\.(c|h)'
 only zlib.h 'runtime/.*\.c'
+only libdeflate.h 'runtime/data/[a-z]+\.c'
 
 found=$(grep -rnE '\b(printf|puts|putchar|perror|exit|_exit|abort|signal|sigaction)\(|\bf(printf|puts|putc)\((stdout|stderr)' \
   --include='*.c' ir frontend passes codegen runtime lib | grep -vE 'text_(printf|puts)|__attribute__' || true)

@@ -146,6 +146,16 @@ START_TEST(damaged_gzip) {
     ck_assert_msg(!try_idx(), "bit flip at %zu is accepted", at);
     z[at] ^= 4;
   }
+  /* members one behind the other are one stream */
+  n = zipped(a, 21, z, sizeof z);
+  n += zipped(a + 21, sizeof a - 21, z + n, sizeof z - n);
+  put("images", z, n);
+  ck_assert(try_idx());
+  /* well packed, but less than the header inside promises; or nothing at all */
+  for (size_t keep = 0; keep < sizeof a; keep++) {
+    put("images", z, zipped(a, keep, z, sizeof z));
+    ck_assert_msg(!try_idx(), "%zu bytes inside are accepted", keep);
+  }
 }
 END_TEST
 
