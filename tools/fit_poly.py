@@ -163,6 +163,51 @@ def table(name, comment, fit, rounding):
     print(f"static const double {name}[] = {{{text}}};")
 
 
+def tanh(x):
+    e = expm1(2 * x)
+    return e / (e + 2)
+
+
+def centre_near(f, x, step):
+    """A number of the format near x whose f nearly is one too: else the rounding of the constant term
+    is most of a piece's error."""
+    near = [D(single(x + (k + 1) // 2 * (-1) ** k * step)) for k in range(100)]
+    return min(near, key=lambda c: abs(D(single(f(c))) - f(c)) / f(c))
+
+
+def piece(f, centre, low, high, degree):
+    """f near centre: centre, f(centre), then the polynomial of (f(centre + t) - f(centre)) / t, by the
+    error of f over [low, high]; around zero (where f(0) = 0) by the relative one."""
+    relative = centre == 0
+    base = D(0) if relative else D(single(f(centre)))
+    low, high = low - centre, high - centre
+    low = D("1e-9") if relative else low
+
+    def q(t):
+        t = t if abs(t) > D("1e-12") else D("1e-12")
+        return (f(centre + t) - base) / t
+
+    def weight(t):
+        return 1 / q(t) if relative else max(abs(t), D("1e-12"))
+
+    coeffs, worst = remez(q, weight, low, high, degree - 1, 160)
+    return [centre, base] + coeffs, worst
+
+
+def pieces(name, comment, parts):
+    """Transposed: one row of 32 for the centres, one for each power; unused places are zero."""
+    worst = max(w for _, (_, w) in parts)
+    rows = [[0.0] * 32 for _ in parts[0][1][0]]
+    for place, (coeffs, _) in parts:
+        for row, c in zip(rows, coeffs):
+            row[place] = single(c)
+    print(f"/* {comment}; largest error {float(worst):.2g} */")
+    print(f"static const float {name}[][32] = {{")
+    for row in rows:
+        print("  {" + ", ".join(c.hex() + "f" for c in row) + "},")
+    print("};")
+
+
 def main():
     half_ln2 = D(2).ln() / 2 * D("1.0001")
     f_low, f_high = sqrt(D("0.5")) - 1, sqrt(D(2)) - 1
@@ -262,6 +307,26 @@ def main():
         remez(q_atanh, lambda z: z / 2, tiny, s_high * s_high, 6),
         float,
     )
+    # the last centre is where the function becomes 1 in the format: larger arguments are moved there
+    eighth, half = D("0.125"), D("0.0625")
+    parts = [(0, piece(erf_series, D(0), D(0), half, 5))]
+    for i in range(1, 32):
+        x, end = i * eighth, D(single(D("3.93")))
+        c = centre_near(erf_series, x, D("1e-5")) if i < 31 else end
+        parts.append((i, piece(erf_series, c, x - half, x + half if i < 31 else end, 5)))
+    pieces("erf_pieces", "erf(c + t), c near i/8 in place i", parts)
+    parts, end = [((124 * 4 - 1) % 32, piece(tanh, D(0), D(0), eighth, 5))], D(single(D("9.02")))
+    for octave in range(-3, 4):
+        for quarter in range(4):
+            low = D(2) ** octave * (4 + quarter) / 4
+            high = D(2) ** octave * (5 + quarter) / 4
+            place = ((127 + octave) * 4 + quarter) % 32
+            if low < 8:
+                c = centre_near(tanh, (low + high) / 2, low * D("1e-5"))
+                parts.append((place, piece(tanh, c, low, high, 5)))
+            elif low == 8:
+                parts.append((place, piece(tanh, end, low, end, 5)))
+    pieces("tanh_pieces", "tanh(c + t), c near the middle of a quarter of an octave", parts)
     print("/* clang-format on */")
 
 

@@ -138,8 +138,65 @@ Val ll_exp(Gen *g, Val x) {
   return scale(g, add(g, expm1_poly(g, d.r, &f), ll_f(f.ty, 1)), &d, &f);
 }
 
+/* ---- functions in pieces: AVX-512 looks 32 numbers up with one instruction ---- */
+
+static bool has_pieces(Gen *g, Val x) {
+  return g->level->avx512 && ll_elem(x) == g->f32 && ll_lanes(x) % 16 == 0;
+}
+
+/* table[place mod 32] of 16 lanes. */
+static Val look_up(Gen *g, const float *table, Val place) {
+  Val half[2], lane[16];
+  for (int h = 0; h < 2; h++) {
+    for (int i = 0; i < 16; i++)
+      lane[i] = LLVMConstReal(g->f32, (double)table[16 * h + i]);
+    half[h] = LLVMConstVector(lane, 16);
+  }
+  Val args[] = {half[0], place, half[1]};
+  return ll_call(g, "llvm.x86.avx512.vpermi2var.ps.512", NULL, 3, args);
+}
+
+enum { PIECE_ROWS = sizeof erf_pieces / sizeof *erf_pieces, TANH_LAST = (127 + 3) * 4 % 32 };
+_Static_assert(sizeof erf_pieces == sizeof tanh_pieces, "one degree for all");
+
+/* Rows: centres, constant terms, first powers ... of pieces; y lies in piece `place`. */
+static Val piece(Gen *g, const float (*table)[32], Val place, Val y) {
+  Val t = sub(g, y, look_up(g, table[0], place)); /* exact */
+  Val p = look_up(g, table[PIECE_ROWS - 1], place);
+  for (int i = PIECE_ROWS - 2; i >= 1; i--)
+    p = ll_fma(g, p, t, look_up(g, table[i], place));
+  return p;
+}
+
+/* Pieces of 1/8 around multiples of 1/8. */
+static Val erf_in_pieces(Gen *g, Val x) {
+  Format f = format_of(g, x);
+  Val y = at_most(g, ll_fabs(g, x), (double)erf_pieces[0][31]);
+  Val place = ll_bits(g, add(g, y, ll_f(f.ty, 0x1.8p20)), g->i32); /* rounds to eighths */
+  return with_sign_of(g, piece(g, erf_pieces, place, y), x, &f);
+}
+
+/* Pieces of a quarter of an octave from 1/8 on, found by the leading bits. */
+static Val tanh_in_pieces(Gen *g, Val x) {
+  Format f = format_of(g, x);
+  Val y = at_most(g, ll_fabs(g, x), (double)tanh_pieces[0][TANH_LAST]);
+  Val place = ll_lshr(g, ll_bits(g, at_least(g, y, 0.124), g->i32), 21);
+  return with_sign_of(g, piece(g, tanh_pieces, place, y), x, &f);
+}
+
+/* fn by halves while the vector is longer than a register. */
+static Val by_registers(Gen *g, Val x, Val (*fn)(Gen *, Val)) {
+  int half = ll_lanes(x) / 2;
+  if (half < 16)
+    return fn(g, x);
+  Val a = by_registers(g, ll_slice(g, x, 0, half), fn);
+  return ll_join(g, a, by_registers(g, ll_slice(g, x, half, half), fn));
+}
+
 /* tanh|x| = u / (u + 2), u = exp(2 |x|) - 1: no cancellation, one division. */
 Val ll_tanh(Gen *g, Val x) {
+  if (has_pieces(g, x))
+    return by_registers(g, x, tanh_in_pieces);
   Format f = format_of(g, x);
   Val y = ll_fabs(g, x);
   y = at_most(g, add(g, y, y), f.wide ? 44 : 20);
@@ -151,6 +208,8 @@ Val ll_tanh(Gen *g, Val x) {
 }
 
 Val ll_erf(Gen *g, Val x) {
+  if (has_pieces(g, x))
+    return by_registers(g, x, erf_in_pieces);
   Format f = format_of(g, x);
   double split = f.wide ? 1.0 : 0.921875;
   Val t = ll_fabs(g, x), z = mul(g, t, t);
