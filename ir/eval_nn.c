@@ -349,9 +349,12 @@ Status ref_accuracy(const Call *c) {
   for (int64_t r = 0; r < rows; r++) {
     const double *z = c->in[0] + r * classes;
     int64_t best = 0;
-    for (int64_t i = 1; i < classes; i++)
+    bool number = true; /* where a logit is NaN no other is the largest */
+    for (int64_t i = 0; i < classes; i++) {
       best = z[i] > z[best] ? i : best;
-    right += row_counts(c, r, rows, c->in[2][0]) && (double)best == c->in[1][r];
+      number &= !isnan(z[i]);
+    }
+    right += number && row_counts(c, r, rows, c->in[2][0]) && (double)best == c->in[1][r];
   }
   c->out[0][0] = (double)right;
   return MPCC_OK;

@@ -89,6 +89,8 @@ static double filled(const char *fill, int64_t limit, uint64_t r, DType dt) {
     return wide(r);
   if (!strcmp(fill, "few"))
     return floor(7 * u) - 3;
+  if (!strcmp(fill, "gaps"))
+    return r % 29 == 0 ? NAN : floor(7 * u) - 3;
   if (!strcmp(fill, "seed"))
     return floor(1e6 * u);
   if (!strcmp(fill, "class") || !strcmp(fill, "target"))
