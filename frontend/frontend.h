@@ -183,9 +183,9 @@ typedef struct {
 bool model_expand(const Check *c, const Yaml *y, Model *out);
 /* The expanded model as a value, in the language of the spec. */
 Val *model_value(const Check *c, const Model *m);
-/* Marks what outputs and `loss` (may be NULL) need; a layer with parameters that nothing needs is a
- * mistake. */
-void model_check_used(const Check *c, Model *m, Node *loss);
+/* Marks what outputs and the nodes marked already need; a layer with parameters that nothing needs is
+ * a mistake. */
+void model_check_used(const Check *c, Model *m);
 /* Node of an output, layer or input name; NULL when there is none. */
 Node *model_find(const Model *m, const char *name);
 /* Hint with the nearest names of layers. */
@@ -231,6 +231,41 @@ static inline uint64_t key_of(Str s) {
 int64_t keymap_get(const KeyMap *m, uint64_t key, int64_t otherwise);
 void keymap_set(Arena *a, KeyMap *m, uint64_t key, int64_t value); /* value >= 0 */
 
+/* ---- losses.c ---- */
+
+/* An operand of a loss or metric: a value of the model, or (node NULL) a data field. */
+typedef struct {
+  Str name;
+  Loc loc;
+  Node *node;
+} Source;
+typedef struct {
+  int n;
+  Source *from;
+  const Str *key; /* names in an expression; {input, target} else */
+} Sources;
+typedef struct LossKind LossKind;
+typedef struct {
+  const Val *v; /* checked */
+  const LossKind *kind;
+  Sources in;
+} LossTerm;
+/* A data field that a loss or metric reads. */
+typedef struct LoweredField {
+  Str name;
+  Tensor *tensor;
+  Value *read; /* in the function being built */
+  struct LoweredField *next;
+} LoweredField;
+
+/* Checks `loss:`, a loss or a list; its names are resolved when the model is known. */
+void losses_read(Spec *s, const Yaml *y);
+void losses_resolve(Spec *s);
+/* Reads `inputs:` of `v` by schema section `section`; resolves them. expr: any operand may be a data
+ * field, but not all. */
+Val *sources_read(const Check *c, const Yaml *y, Val *v, const char *section, Sources *out);
+bool sources_resolve(const Check *c, Model *m, Sources *s, bool expr);
+
 /* ---- layers.c, layers_*.c ---- */
 
 /* One trained tensor on its way into the module. */
@@ -257,6 +292,7 @@ typedef struct {
   KeyMap param_of; /* index in param by tensor name */
   KeyMap stream_of, stream_taken; /* stream by path; numbers in use */
   int *group_use;      /* parameters in each optimizer group */
+  LoweredField *field; /* data fields of losses and metrics */
 } Lower;
 
 /* Names of a layer type's trained tensors, separated by spaces; "" for none, NULL: type unknown. */
@@ -267,6 +303,21 @@ Value *layer_build(Lower *lo, const Node *n);
  * operands of random ops; a stream number of a path. */
 Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
                    Init init);
+Value *lower_value(const Lower *lo, const Node *n);
+/* Data field as a batch of this type, declared at its first use. classes (0: none) and ignore: what
+ * its class numbers must be. */
+Value *lower_field(Lower *lo, const Source *from, const Type *type, int64_t classes, int64_t ignore);
+/* losses.c: writes metric.loss_sum and metric.weight_sum of the current function. */
+void losses_build(Lower *lo, Tensor *valid, Tensor *loss_sum, Tensor *weight_sum);
+bool loss_has_classes(const LossTerm *t);
+/* Operands of classifying losses and metrics; NULL after a diagnostic. */
+Value *class_logits(Lower *lo, const Sources *s, const char *what);
+Value *class_target(Lower *lo, const Sources *s, const Value *logits, int64_t ignore);
+/* Operands of pointwise ones (in: room for 8); false after a diagnostic. */
+bool pointwise_operands(Lower *lo, const Sources *s, bool same_shape, Value **in);
+/* Pointwise op in FP32, and the sum over real samples. */
+Value *pointwise(Lower *lo, OpCode code, Value *a, Value *b);
+Value *masked_sum(Lower *lo, Value *x, Value *valid);
 /* Reports misfits of shapes of a model whose spec has other mistakes; makes nothing. */
 void lower_shapes(const Spec *s, StrTable *strings, Diag *d);
 Value *lower_seed(Lower *lo);
@@ -310,7 +361,8 @@ struct Spec {
   Val *root; /* spec.c says how it differs from the file */
   Model model;
   bool model_ok;
-  Node *loss_input;
+  int nloss;
+  LossTerm *loss;
   Parents parents;
   bool defines; /* -D was given: `expect` does not hold */
 };

@@ -104,7 +104,7 @@ Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const
 /* ---- functions ---- */
 
 typedef struct {
-  Tensor *target, *valid, *loss_sum, *weight_sum, *correct;
+  Tensor *valid, *loss_sum, *weight_sum, *correct;
   Tensor **input, **output;
   Tensor *counter[3];
 } Tensors;
@@ -116,6 +116,8 @@ static void begin(Lower *lo, const Tensors *t, const char *name, bool train) {
   lo->seed = lo->step = NULL;
   for (int i = 0; i < lo->nparam; i++)
     lo->param[i].read = NULL;
+  for (LoweredField *f = lo->field; f; f = f->next)
+    f->read = NULL;
   for (int i = 0; i < m->nnode; i++)
     lo->value[i] = NULL;
   for (int i = 0; i < m->ninput; i++) {
@@ -133,35 +135,23 @@ static void forward(Lower *lo) {
       lo->value[i] = layer_build(lo, m->node[i]);
 }
 
-static Value *value_of(const Lower *lo, const Node *n) {
+Value *lower_value(const Lower *lo, const Node *n) {
   return n->type ? lo->value[n->index] : lo->input[-1 - n->index];
 }
 
-/* Loss and metrics of the logits: sums over the batch; the runtime divides. */
 static void loss_and_metrics(Lower *lo, const Tensors *t) {
   const Spec *s = lo->spec;
   Builder *b = lo->b;
-  const Val *loss = val_get(s->root, "loss");
-  Value *logits = value_of(lo, s->loss_input);
-  if (logits->type->rank != 2) {
-    diag_error(builder_diag(b), s->loss_input->loc, 311,
-               "shapes do not fit: CrossEntropyLoss works on [N, classes], '%s' has %d dimensions",
-               s->loss_input->name, logits->type->rank);
-    lo->failed = true;
+  losses_build(lo, t->valid, t->loss_sum, t->weight_sum);
+  const LossTerm *first = &s->loss[0];
+  if (lo->failed || builder_failed(b) || !loss_has_classes(first))
     return;
-  }
-  build_at(b, loss->loc, str_c(builder_strings(b), "loss"), NULL);
-  Value *in[4] = {logits, build_read(b, t->target), build_const(b, 1, DT_F32),
-                  build_read(b, t->valid)};
-  int64_t ignore = val_get_int(loss, "ignore_index", -100);
-  Attr at[] = {attr_f(b, "label_smoothing", val_get_float(loss, "label_smoothing", 0)),
-               attr_i(b, "ignore_index", ignore)};
-  Op *ce = build_op(b, OP_cross_entropy, 4, in, 2, at);
-  build_write(b, t->loss_sum, ce->out[0]);
-  build_write(b, t->weight_sum, ce->out[1]);
-  build_at(b, loss->loc, str_c(builder_strings(b), "metrics"), NULL);
-  Value *args[3] = {logits, in[1], in[3]};
-  build_write(b, t->correct, build_op(b, OP_accuracy, 3, args, 1, at + 1)->out[0]);
+  build_at(b, first->v->loc, str_c(builder_strings(b), "metrics"), NULL);
+  int64_t ignore = val_get_int(first->v, "ignore_index", -100);
+  Value *logits = class_logits(lo, &first->in, "Accuracy");
+  Value *args[3] = {logits, class_target(lo, &first->in, logits, ignore), build_read(b, t->valid)};
+  Attr at = attr_i(b, "ignore_index", ignore);
+  build_write(b, t->correct, build_op(b, OP_accuracy, 3, args, 1, &at)->out[0]);
 }
 
 static void build_predict(Lower *lo, Tensors *t) {
@@ -170,7 +160,7 @@ static void build_predict(Lower *lo, Tensors *t) {
   begin(lo, t, "predict", false);
   forward(lo);
   for (int i = 0; i < m->noutput && !lo->failed && !builder_failed(b); i++) {
-    Value *v = value_of(lo, m->output[i]);
+    Value *v = lower_value(lo, m->output[i]);
     build_at(b, m->output[i]->loc, m->output[i]->name, NULL);
     Str name = str_fmt(builder_strings(b), "output.%s", m->output_name[i]);
     t->output[i] = build_tensor(b, name, type_with_dtype(builder_types(b), v->type, DT_F32),
@@ -216,7 +206,7 @@ static Str field_of(const Spec *s, Str name) {
 
 /* Fields of image formats; others of this version have the same. */
 static bool check_field(Lower *lo, Loc loc, Str name, Str field, const char *want) {
-  if (!strcmp(field, want))
+  if (!strcmp(field, "image") || !strcmp(field, "label"))
     return true;
   diag_error(builder_diag(lo->b), loc, 344, "data has no field '%s' for '%s'", field, name);
   diag_hint(builder_diag(lo->b),
@@ -225,6 +215,38 @@ static bool check_field(Lower *lo, Loc loc, Str name, Str field, const char *wan
             name, want);
   lo->failed = true;
   return false;
+}
+
+Value *lower_field(Lower *lo, const Source *from, const Type *type, int64_t classes,
+                   int64_t ignore) {
+  Builder *b = lo->b;
+  LoweredField *f = lo->field;
+  while (f && f->name != from->name)
+    f = f->next;
+  if (!f) {
+    Str field = field_of(lo->spec, from->name);
+    f = ARENA_NEW(builder_arena(b), LoweredField);
+    if (!f || !check_field(lo, from->loc, from->name, field, "label"))
+      return build_const(b, 0, type->dt);
+    *f = (LoweredField){.name = from->name, .next = lo->field};
+    lo->field = f;
+    f->tensor = build_tensor(b, str_fmt(builder_strings(b), "io.%s", from->name), type, ROLE_INPUT,
+                             from->loc);
+    build_tensor_attr(b, f->tensor, attr_s(b, "field", field));
+    if (classes) {
+      build_tensor_attr(b, f->tensor, attr_i(b, "classes", classes));
+      build_tensor_attr(b, f->tensor, attr_i(b, "ignore_index", ignore));
+    }
+  } else if (f->tensor->type->dt != type->dt || !type_same_shape(f->tensor->type, type)) {
+    diag_error(builder_diag(lo->b), from->loc, 311,
+               "shapes do not fit: data field '%s' is used with two shapes or formats", from->name);
+    diag_note(builder_diag(lo->b), f->tensor->loc, "the other use");
+    lo->failed = true;
+    return build_const(b, 0, type->dt);
+  }
+  if (!f->read)
+    f->read = build_read(b, f->tensor);
+  return f->read;
 }
 
 static void declare_inputs(Lower *lo, Tensors *t) {
@@ -251,23 +273,17 @@ static void declare_inputs(Lower *lo, Tensors *t) {
 static void declare_io(Lower *lo, Tensors *t) {
   const Spec *s = lo->spec;
   Builder *b = lo->b;
-  StrTable *strings = builder_strings(b);
   declare_inputs(lo, t);
   t->output = ARENA_ARRAY(builder_arena(b), Tensor *, s->model.noutput + 1);
   if (arena_failed(builder_arena(b)))
     return;
-  const Val *target = val_get(s->root, "loss.inputs.target");
-  Str name = target->s, field = field_of(s, name);
-  Loc loc = target->loc.file ? target->loc : val_get(s->root, "loss")->loc;
-  check_field(lo, loc, name, field, "label");
-  t->target = build_tensor(b, str_fmt(strings, "io.%s", name),
-                           type_get(builder_types(b), DT_I64, 1, &lo->batch), ROLE_INPUT, loc);
-  build_tensor_attr(b, t->target, attr_s(b, "field", field));
+  Loc loc = val_get(s->root, "loss")->loc;
   t->valid = build_tensor(b, "io.valid", scalar_type(lo, DT_I64), ROLE_VALID, (Loc){0});
   lo->seed_tensor = build_tensor(b, "io.seed", scalar_type(lo, DT_I64), ROLE_SEED, (Loc){0});
   t->loss_sum = build_tensor(b, "metric.loss_sum", scalar_type(lo, DT_F32), ROLE_METRIC, loc);
   t->weight_sum = build_tensor(b, "metric.weight_sum", scalar_type(lo, DT_F32), ROLE_METRIC, loc);
-  t->correct = build_tensor(b, "metric.correct", scalar_type(lo, DT_F32), ROLE_METRIC, loc);
+  if (loss_has_classes(&s->loss[0]))
+    t->correct = build_tensor(b, "metric.correct", scalar_type(lo, DT_F32), ROLE_METRIC, loc);
   const char *const counters[3] = {"count.seen", "count.taken", "count.skipped"};
   for (int i = 0; i < 3; i++)
     t->counter[i] = build_tensor(b, counters[i], scalar_type(lo, DT_I64), ROLE_COUNTER, (Loc){0});

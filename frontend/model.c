@@ -649,11 +649,9 @@ static void settle_names(Expand *e) {
     }
 }
 
-void model_check_used(const Check *c, Model *m, Node *loss) {
+void model_check_used(const Check *c, Model *m) {
   for (int i = 0; i < m->noutput; i++)
     m->output[i]->used = true;
-  if (loss)
-    loss->used = true;
   for (int i = m->nnode - 1; i >= 0; i--)
     for (int k = 0; m->node[i]->used && k < m->node[i]->nin; k++)
       m->node[i]->in[k]->used = true;

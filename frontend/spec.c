@@ -307,18 +307,6 @@ static void check_logging(const Check *c, const Val *root) {
   }
 }
 
-static void check_loss(Spec *s) {
-  const Val *in = val_get(s->root, "loss.inputs.input");
-  if (!in || in->kind != VAL_STR || !s->model_ok)
-    return;
-  s->loss_input = model_find(&s->model, in->s);
-  if (!s->loss_input) {
-    diag_error(s->c.d, in->loc.file ? in->loc : val_get(s->root, "loss")->loc, 221,
-               "no output or layer is named '%s'", in->s);
-    model_suggest(&s->c, &s->model, in->s);
-  }
-}
-
 /* A text that stands for a command line option, as a value with a place. */
 static Val *option_value(const Check *c, const char *option, const char *text) {
   uint32_t file = diag_file(c->d, option, text, strlen(text));
@@ -350,6 +338,8 @@ static void check_all(Spec *s, const SpecSource *src, const Yaml *root) {
   s->root = check_section(c, "", NULL, root, root->loc, "the spec");
   if (!s->root)
     return;
+  if (yaml_get(root, "loss"))
+    losses_read(s, yaml_get(root, "loss"));
   const Yaml *model = yaml_get(root, "model");
   s->model_ok = model && model_expand(c, model, &s->model);
   Val *data = val_get(s->root, "data"), *optimizer = val_get(s->root, "optimizer");
@@ -364,9 +354,10 @@ static void check_all(Spec *s, const SpecSource *src, const Yaml *root) {
   check_trainer(c, s->root, root->loc);
   check_monitor(c, s->root);
   check_logging(c, s->root);
-  check_loss(s);
-  if (s->model_ok)
-    model_check_used(c, &s->model, s->loss_input);
+  if (s->model_ok) {
+    losses_resolve(s);
+    model_check_used(c, &s->model);
+  }
   if (precision && precision->kind == VAL_MAP) {
     precision_check(c, precision,
                     src->precision ? option_value(c, "--precision", src->precision) : NULL);

@@ -86,7 +86,7 @@ Status eval_scalar(const Call *c) {
 }
 
 static Status eval_const(const Call *c) {
-  c->out[0][0] = op_float(c->op, "value", 0);
+  c->out[0][0] = op_float(c->op, "value", 1); /* loss_seed has none: 1 */
   return MPCC_OK;
 }
 
@@ -113,9 +113,9 @@ _Static_assert(sizeof ref_table / sizeof *ref_table == OP_COUNT, "one entry per 
 
 Status eval_op(const Op *op, bool exact, const double *const *in, double *const *out) {
   Call c = {op, exact, in, out};
-  RefFn *ref = op->code == OP_group   ? eval_group
-               : op->code == OP_const ? eval_const
-                                      : ref_table[op->code];
+  RefFn *ref = op->code == OP_group                               ? eval_group
+               : op->code == OP_const || op->code == OP_loss_seed ? eval_const
+                                                                  : ref_table[op->code];
   if (!ref)
     return MPCC_ERR_INTERNAL;
   Status status = ref(&c);

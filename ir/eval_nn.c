@@ -303,6 +303,13 @@ Status ref_layer_norm_grad(const Call *c) {
   return MPCC_OK;
 }
 
+Status ref_row_mask(const Call *c) {
+  int64_t n = elems(c, 0), row = n / in_type(c, 0)->dim[0];
+  for (int64_t i = 0; i < n; i++)
+    c->out[0][i] = (double)(i / row) < c->in[1][0] ? c->in[0][i] : 0;
+  return MPCC_OK;
+}
+
 /* ---- losses ---------------------------------------------------------------------------------- */
 
 /* Rows that count: of a sample below `valid`, with a target that is not ignored. */
@@ -339,6 +346,24 @@ Status ref_cross_entropy(const Call *c) {
     }
     c->out[0][0] += (1 - smooth) * (lse - z[target]) + (smooth > 0 ? share * all : 0);
     c->out[1][0] += 1;
+  }
+  return MPCC_OK;
+}
+
+Status ref_nll_loss(const Call *c) {
+  const Type *x = in_type(c, 0);
+  int64_t classes = x->dim[x->rank - 1], rows = elems(c, 1);
+  memset(c->out[2], 0, (size_t)type_elems(x) * sizeof(double));
+  c->out[0][0] = c->out[1][0] = 0;
+  for (int64_t r = 0; r < rows; r++) {
+    if (!row_counts(c, r, rows, c->in[3][0]))
+      continue;
+    if (!(c->in[1][r] >= 0 && c->in[1][r] < (double)classes))
+      return MPCC_ERR_DATA;
+    int64_t at = r * classes + (int64_t)c->in[1][r];
+    c->out[0][0] -= c->in[0][at];
+    c->out[1][0] += 1;
+    c->out[2][at] = -c->in[2][0];
   }
   return MPCC_OK;
 }

@@ -256,6 +256,7 @@ typedef struct {
   int nin, nout; /* -1: any number */
   Policy policy[2]; /* [0] cuda, [1] cpu */
   bool has_grad;
+  bool is_root; /* backward begins here: its rule needs no gradient of its results */
   OpKind kind;
   const char *body, *deriv; /* elementwise rows: text of the body; derivatives or NULL */
   const char *doc;

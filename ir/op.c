@@ -3,16 +3,25 @@
 
 #include <string.h>
 
-enum { GRAD_G = 1, GRAD_Z = 0 };
+enum { GRAD_Z, GRAD_G, GRAD_R };
 
 static const OpInfo ops[] = {
 #define OP(name, nin, nout, shape, cuda, cpu, grad, kind, doc)                                     \
-  {#name, nin, nout, {POL_##cuda, POL_##cpu}, GRAD_##grad, OK_##kind, NULL, NULL, doc},
+  {#name,                                                                                          \
+   nin,                                                                                            \
+   nout,                                                                                           \
+   {POL_##cuda, POL_##cpu},                                                                        \
+   GRAD_##grad == GRAD_G,                                                                          \
+   GRAD_##grad == GRAD_R,                                                                          \
+   OK_##kind,                                                                                      \
+   NULL,                                                                                           \
+   NULL,                                                                                           \
+   doc},
 #include "ir/ops.def"
 #undef OP
 /* Every elementwise row has a gradient: its text, or the symbolic derivative. */
 #define SCALAR(name, nin, text, deriv, cuda, cpu, doc)                                             \
-  {#name, nin, 1, {POL_##cuda, POL_##cpu}, true, OK_ELEM, text, deriv, doc},
+  {#name, nin, 1, {POL_##cuda, POL_##cpu}, true, false, OK_ELEM, text, deriv, doc},
 #include "ir/scalar.def"
 #undef SCALAR
 };

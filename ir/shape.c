@@ -614,6 +614,26 @@ static bool shape_cross_entropy(Infer *x) {
   return true;
 }
 
+static bool shape_loss_seed(Infer *x) {
+  const Attr *dt = want_attr(x, "dtype", AT_DTYPE);
+  if (!dt || !want_attr(x, "capacity", AT_INT))
+    return false;
+  result_scalar(x, (DType)dt->u.i);
+  return true;
+}
+
+static bool shape_loss(Infer *x) {
+  result(x, operand(x, 0));
+  return want_rank(x, 0, 0) && want_float(x, 0) && want_rank(x, 1, 0) && want_float(x, 1);
+}
+
+static bool shape_row_mask(Infer *x) {
+  result(x, operand(x, 0));
+  if (!want_float(x, 0) || !want_scalar(x, 1, DT_I64))
+    return false;
+  return operand(x, 0)->rank > 0 || fail(x, CODE_SHAPE, "%s has no rows to mask", subject(x));
+}
+
 static bool shape_accuracy(Infer *x) {
   result_scalar(x, DT_F32);
   return check_logits(x) && want_scalar(x, 2, DT_I64);

@@ -200,6 +200,7 @@ static const struct {
     {OP_group, STAGE_KERNELS, STAGE_PLANNED},
     {OP_conv2d, STAGE_FORWARD, STAGE_TYPED},
     {OP_qgrad, STAGE_FORWARD, STAGE_TRAIN},
+    {OP_loss_seed, STAGE_FORWARD, STAGE_TRAIN},
 };
 
 static void check_stage(Verify *v) {

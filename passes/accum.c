@@ -1,17 +1,15 @@
-/* One micro-batch. train_forward is copied with the loss's seed put in and its writes caught: they
+/* One micro-batch. train_forward is copied with the loss's gradient put in for loss_seed and its writes caught: they
  * go to accumulators (micro_first overwrites, micro_next adds; FP8 amaxes take the larger) or, in
  * train_step, straight into the update. Sums between micro-batches are FP32 or wider. [N5, N8] */
 #include <string.h>
 
 #include "passes/step.h"
 
-enum { CE_SEED = 2 }; /* operand of cross_entropy */
-
 static const Tensor *tensor_of(const Op *op) {
   return op_attr(op, "tensor")->u.tensor;
 }
 
-/* Ops that feed a write which this kind of micro-batch wants. The loss's seed is replaced. */
+/* Ops that feed a write which this kind of micro-batch wants. */
 static bool *wanted(Step *s, const Func *f, MicroKind kind) {
   bool *live = ARENA_ARRAY(s->scratch, bool, f->nop + 1);
   if (arena_failed(s->scratch))
@@ -20,8 +18,7 @@ static bool *wanted(Step *s, const Func *f, MicroKind kind) {
     const Op *op = f->op[i];
     live[i] |= op->code == OP_write && (kind != MICRO_CALIBRATE || tensor_of(op)->role == ROLE_SUM);
     for (int k = 0; live[i] && k < op->nin; k++)
-      if (op->code != OP_cross_entropy || k != CE_SEED)
-        live[op->in[k]->def->index] = true;
+      live[op->in[k]->def->index] = true;
   }
   return live;
 }
@@ -44,12 +41,14 @@ static void copy_body_op(Copy *c, const Op *op) {
   Value **in = ARENA_ARRAY(s->scratch, Value *, op->nin + 1);
   if (arena_failed(s->scratch))
     return;
-  bool seeds = op->code == OP_cross_entropy && c->micro;
   for (int i = 0; i < op->nin; i++)
-    in[i] = seeds && i == CE_SEED ? lossscale_seed(s) : operand(c, op->in[i]);
+    in[i] = operand(c, op->in[i]);
   if (op->code == OP_write && c->micro) {
     const Tensor *t = tensor_of(op);
     c->micro->written[t->index] = in[0];
+  } else if (op->code == OP_loss_seed) {
+    DType dt = op->out[0]->type->dt;
+    c->c.map[op->out[0]->id] = c->micro ? lossscale_seed(s) : build_const(s->b, 1, dt);
   } else if (op->code == OP_qgrad) {
     c->c.map[op->out[0]->id] = in[0]; /* its gradient is in the module by now */
   } else {

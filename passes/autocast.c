@@ -52,6 +52,16 @@ typedef struct {
   const char *rule; /* policy word for `why` */
 } Choice;
 
+/* An op's attribute policy="F32" overrides its column in every mode: parts of a loss. */
+static bool is_pinned(const Op *op) {
+  return !strcmp(op_str(op, "policy", ""), "F32");
+}
+
+static Choice choose_pinned(const Mode *m, const Op *op, Value *const *in) {
+  bool wide = widest(in, op->nin) == DT_F64 || m->low == DT_F64;
+  return (Choice){wide ? DT_F64 : DT_F32, "F32: a loss"};
+}
+
 static Choice choose_mixed(const Mode *m, const Op *op, Value *const *in) {
   switch (op_info(op->code)->policy[m->policy]) {
   case POL_LOW:
@@ -127,9 +137,16 @@ static void cast_write(Cast *s, const Op *op) {
 
 /* Constants of the mode's own dtype, so that no op is widened or narrowed by a number. */
 static bool cast_const(Cast *s, const Op *op, DType dt) {
-  if (op->code != OP_const || dt == DT_COUNT || !dtype_is_float(op->out[0]->type->dt))
+  bool leaf = op->code == OP_const || op->code == OP_loss_seed;
+  if (!leaf || dt == DT_COUNT || !dtype_is_float(op->out[0]->type->dt))
     return false;
   build_like(s->c.b, op);
+  if (op->code == OP_loss_seed) {
+    Attr attr[2] = {attr_dt(s->c.b, "dtype", dt),
+                    attr_i(s->c.b, "capacity", op_int(op, "capacity", 1))};
+    s->c.map[op->out[0]->id] = build_op(s->c.b, OP_loss_seed, 0, NULL, 2, attr)->out[0];
+    return true;
+  }
   s->c.map[op->out[0]->id] = build_const(s->c.b, op_float(op, "value", 0.0), dt);
   return true;
 }
@@ -159,7 +176,9 @@ static Status cast_op(Cast *s, const Op *op, Diag *d) {
     Value *raw = s->raw[op->in[i]->id];
     use[i] = region && raw ? raw : mapped(&s->c, op, i);
   }
-  Choice ch = m.mixed ? choose_mixed(&m, op, use) : choose_true(&m, op);
+  Choice ch = is_pinned(op) ? choose_pinned(&m, op, use)
+              : m.mixed     ? choose_mixed(&m, op, use)
+                            : choose_true(&m, op);
   for (int i = 0; i < op->nin; i++)
     use[i] = cast_operand(s, &m, op, use[i], ch);
   rebuild_op(&s->c, op, use);

@@ -1,8 +1,9 @@
 /* grad: appends the backward computation to train_forward, in the dtypes its forward ran in.
  *
  * Reverse mode: ops are visited last to first; when an op is reached all uses of its results have
- * added their part of the gradient. The root is cross_entropy, which hands over seed * d loss_sum /
- * d logits as its third result. Values that depend on no trained parameter get no gradient.
+ * added their part of the gradient. It begins at the ops that the table calls roots: `loss`, and the
+ * losses that make their gradient together with their value (cross_entropy). Values that depend on
+ * no trained parameter get no gradient.
  *
  * Dtypes. A gradient has its value's dtype, except along cast, view and quantize chains that start
  * at a parameter: there every use produces it in the parameter's own gradient dtype, so products
@@ -139,7 +140,7 @@ static Value *gather(Grad *g, const Value *v) {
 static void backward_op(Grad *g, const Op *op) {
   enum { MAX_OUT = 8 };
   Value *dy[MAX_OUT] = {0};
-  bool any = op->code == OP_cross_entropy, wanted = false;
+  bool any = op_info(op->code)->is_root, wanted = false;
   build_at(g->b, op->loc, op->layer,
            str_fmt(builder_strings(g->b), "grad of %s", op_info(op->code)->name));
   for (int k = 0; k < op->nin; k++)
@@ -153,9 +154,7 @@ static void backward_op(Grad *g, const Op *op) {
   if (!any)
     return;
   GradFn *rule = grad_rule(op->code);
-  if (op->code == OP_cross_entropy)
-    grad_give(g, op, 0, copier_get(&g->c, op->out[2]));
-  else if (rule)
+  if (rule)
     rule(g, op, dy);
   else
     diag_error(g->diag, op->loc, 196, "training through '%s' is not supported yet",

@@ -176,6 +176,28 @@ static void grad_qgrad(Grad *g, const Op *op, Value *const *dy) {
 /* ---- random numbers ---------------------------------------------------------------------------
  */
 
+static void grad_row_mask(Grad *g, const Op *op, Value *const *dy) {
+  grad_give(g, op, 0, build2(g->b, OP_row_mask, dy[0], fwd(g, op, 1)));
+}
+
+/* ---- losses: roots, without dy ----------------------------------------------------------------
+ */
+
+static void grad_loss(Grad *g, const Op *op, Value *const *dy) {
+  (void)dy;
+  grad_give(g, op, 0, fwd(g, op, 1));
+}
+
+/* Forward made the gradient together with the loss. */
+static void grad_cross_entropy(Grad *g, const Op *op, Value *const *dy) {
+  (void)dy;
+  grad_give(g, op, 0, result(g, op, 2));
+}
+
+static void grad_nll_loss(Grad *g, const Op *op, Value *const *dy) {
+  grad_cross_entropy(g, op, dy);
+}
+
 /* The same mask and factor on dy. */
 static void grad_dropout(Grad *g, const Op *op, Value *const *dy) {
   Value *in[3] = {dy[0], fwd(g, op, 1), fwd(g, op, 2)};
@@ -347,6 +369,7 @@ static void grad_expr(Grad *g, const Op *op, Value *const *dy) {
  */
 
 #define RULE_G(name) grad_##name
+#define RULE_R(name) grad_##name
 #define RULE_Z(name) NULL
 
 GradFn *grad_rule(OpCode code) {

@@ -257,6 +257,34 @@ void group_cross_entropy(Fuse *F, const Op *op) {
              node_rows_total(F, n, node_select(F, n, counts, one, zero), op->out[1]->type->dt));
 }
 
+void group_nll_loss(Fuse *F, const Op *op) {
+  const Type *ty = op->in[0]->type;
+  DType reg = reg_join(ty->dt, op->out[0]->type->dt);
+  Node *n = node_rigid(F, ty->rank, ty->dim, 1);
+  int x = node_load_as(F, n, operand(F, 0), reg);
+  int target = load_target(F, n, 1), seed = node_load_as(F, n, operand(F, 2), reg);
+  int counts = row_counts(F, n, target, operand(F, 3), op_int(op, "ignore_index", -100));
+  int zero = node_const(F, n, reg, 0), one = node_const(F, n, reg, 1);
+  int is_target = node_op2(F, n, PR_EQ, node_index(F, n, n->ndim - 1), target);
+  int loss = node_op1(F, n, PR_NEG, node_op1(F, n, PR_RSUM, node_select(F, n, is_target, x, zero)));
+  int hot = node_op2(F, n, PR_AND, is_target, counts);
+  int dx = node_select(F, n, hot, node_op1(F, n, PR_NEG, seed), zero);
+  set_result_buf(F, 2, node_store(F, n, dx, op->out[2]->type->dt, ~0u));
+  set_result(F, 0,
+             node_rows_total(F, n, node_select(F, n, counts, loss, zero), op->out[0]->type->dt));
+  set_result(F, 1,
+             node_rows_total(F, n, node_select(F, n, counts, one, zero), op->out[1]->type->dt));
+}
+
+void group_row_mask(Fuse *F, const Op *op) {
+  const Type *ty = op->out[0]->type;
+  Node *n = node_rows(F, ty->rank, ty->dim);
+  int x = node_load(F, n, operand(F, 0));
+  int real = node_op2(F, n, PR_LT, node_index(F, n, 0), node_load(F, n, operand(F, 1)));
+  int r = node_select(F, n, real, x, node_const(F, n, reg_of(ty->dt), 0));
+  set_result_buf(F, 0, node_store(F, n, r, ty->dt, ~0u));
+}
+
 /* The lowest index among the largest logits is compared with the target; f32 holds indices below
  * 2^24 exactly. A NaN in a row makes it wrong. */
 void group_accuracy(Fuse *F, const Op *op) {

@@ -1,6 +1,6 @@
 /* save: values that the backward half of a step reads are stored or computed again.
  *
- * Backward begins behind the function's cross_entropy. A forward value is computed again when that
+ * Backward begins behind the function's last loss. A forward value is computed again when that
  * costs no memory and next to no time: a cheap pointwise op (cast, mask, arithmetic; no
  * transcendental) that backward uses pointwise only, of operands that live until then anyway
  * (state, or values that backward reads for their own sake). The copy carries attr recompute, so
@@ -97,7 +97,7 @@ static Value *compute_again(Copier *c, const Op *op) {
 static void save_func(Copier *c, const Func *f, Arena *a) {
   Save s = {.f = f, .loss = f->nop};
   for (int i = 0; i < f->nop; i++)
-    if (f->op[i]->code == OP_cross_entropy)
+    if (op_info(f->op[i]->code)->is_root)
       s.loss = i;
   decide(&s, a);
   copier_func(c, f, f->name);

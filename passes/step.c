@@ -432,12 +432,12 @@ static Status emit_functions(Step *s) {
   return st;
 }
 
-/* Loss targets of one optimizer step. */
-static int64_t count_targets(const Module *m) {
+/* Largest weight_sum of one micro-batch; 0: there is no loss. */
+static int64_t loss_capacity(const Module *m) {
   const Func *f = module_func(m, "train_forward");
   for (int i = 0; f && i < f->nop; i++)
-    if (f->op[i]->code == OP_cross_entropy)
-      return type_elems(f->op[i]->in[1]->type);
+    if (f->op[i]->code == OP_loss_seed)
+      return op_int(f->op[i], "capacity", 1);
   return 0;
 }
 
@@ -449,7 +449,7 @@ Status pass_step(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
     return st;
   s.scaler = module_number(in, "scaler", 0) != 0;
   s.accumulate = (int64_t)module_number(in, "accumulate", 1);
-  s.capacity = count_targets(in) * s.accumulate;
+  s.capacity = loss_capacity(in) * s.accumulate;
   if (!s.capacity || !module_func(in, "init")) {
     diag_error(d, (Loc){0}, 594, "step needs functions init and train_forward with a loss");
     return MPCC_ERR_INTERNAL;

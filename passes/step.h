@@ -51,7 +51,7 @@ typedef struct {
   Arena *scratch;
   Mode mode;
   bool scaler;
-  int64_t accumulate, capacity; /* capacity: loss targets per optimizer step */
+  int64_t accumulate, capacity; /* capacity: largest weight_sum of an optimizer step */
   DType accum;                  /* gradients between micro-batches */
   Optimizer optimizer;
   Tensor **tensors; /* of the new module, by index in the old */

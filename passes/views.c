@@ -204,6 +204,10 @@ static void view_qgrad(Fuse *F, const Op *op) {
   F->view[op->out[0]->id] = operand(F, 0);
 }
 
+static void view_loss(Fuse *F, const Op *op) {
+  F->view[op->out[0]->id] = operand(F, 0);
+}
+
 typedef void ViewFn(Fuse *F, const Op *op);
 #define LOWER_NONE(name) NULL
 #define LOWER_PRODUCT(name) NULL

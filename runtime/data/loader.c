@@ -160,12 +160,6 @@ static int find_field(const mprt__dataset *d, const char *name) {
   return -1;
 }
 
-/* Number of classes: the last dimension of the first output. */
-static int64_t model_classes(const mprt_program *p) {
-  int64_t i = mprt__tensor_of_role(p, ROLE_OUTPUT);
-  return i < 0 || !p->tensor[i].rank ? 0 : p->tensor[i].dim[p->tensor[i].rank - 1];
-}
-
 static void shape_text(char *out, size_t size, int rank, const int64_t *dim) {
   size_t k = (size_t)snprintf(out, size, "[");
   for (int i = 0; i < rank && k < size; i++)
@@ -210,8 +204,8 @@ static Status bind_tensor(mprt__loader *l, int64_t i) {
   b->tensor = i;
   b->field = f;
   b->sample_bytes = elems * (int64_t)dtype_bytes((DType)t->dtype);
-  b->classes = t->dtype == DT_I64 && elems == 1 ? model_classes(p) : 0;
-  b->ignored = mprt__json_int(p->spec, "loss.ignore_index", -100);
+  b->classes = mprt__json_int(p->attrs[i], "classes", 0);
+  b->ignored = mprt__json_int(p->attrs[i], "ignore_index", -100);
   const char *key = strcmp(l->o.split, "train") ? "data.transforms.eval" : "data.transforms.train";
   Status st = mprt__transform_init(&b->transform, mprt__json_get(p->spec, key), source,
                                    (DType)t->dtype, &p->cb);

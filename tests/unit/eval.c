@@ -929,11 +929,11 @@ START_TEST(scalar_rows_run) {
              "  %%0:f64[2] = read {tensor=@x}\n"
              "  %%1:f64[2] = read {tensor=@y}\n"
              "  %%2:f64[2] = %s %%0%s\n"
-             "  %%3:f64[2] = expr %%0, %%1 {body=\"%s\"}\n"
+             "  %%3:f64[2] = expr %%0, %%1, %%0 {body=\"%s\"}\n"
              "  write %%2 {tensor=@z}\n"
              "  write %%3 {tensor=@u}\n"
              "}\n",
-             info->name, info->nin > 1 ? ", %1" : "", info->body);
+             info->name, info->nin > 2 ? ", %1, %0" : info->nin > 1 ? ", %1" : "", info->body);
     Bench b = bench(text, false);
     set(&b, "x", 2, x);
     set(&b, "y", 2, y);

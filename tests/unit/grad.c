@@ -146,6 +146,8 @@ static Value *with_shapes(Net *n, const One *t, Value *a, Value *b) {
                             3, gaps));
     return op_with(n, OP_cat, build_slice(u, b, 0, 0, 3), build_slice(u, a, 0, 3, 4), NULL, 1,
                    &dim);
+  case OP_row_mask:
+    return build2(u, OP_mul, b, build2(u, OP_row_mask, a, build_const(u, 3, DT_I64)));
   default:
     return NULL;
   }
@@ -168,6 +170,9 @@ static Value *one_forward(Net *n, void *tensors, Value *x, bool train) {
     y = with_shapes(n, t, a, b);
   else if (op_info(t->code)->nin == 1)
     y = build1(u, t->code, a);
+  else if (op_info(t->code)->nin == 3)
+    y = build_op(u, t->code, 3, (Value *[]){a, b, build_const(u, 0.7, a->type->dt)}, 0, NULL)
+            ->out[0];
   else /* the second operand is broadcast */
     y = build2(u, t->code, a, t->variant ? build_slice(u, b, 0, 2, 3) : b);
   ck_assert(y != NULL);

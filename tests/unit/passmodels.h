@@ -129,7 +129,9 @@ static inline void loss_and_metrics(Net *n, const Io *io, Value *logits, bool tr
   Builder *b = n->b;
   layer(n, "loss");
   Value *label = build_read(b, io->label), *valid = build_read(b, io->valid);
-  Value *in[4] = {logits, label, build_const(b, 1, DT_F32), valid};
+  Attr whole[2] = {attr_dt(b, "dtype", DT_F32), attr_i(b, "capacity", logits->type->dim[0])};
+  Value *seed = build_op(b, OP_loss_seed, 0, NULL, 2, whole)->out[0];
+  Value *in[4] = {logits, label, seed, valid};
   Attr attr[2] = {attr_f(b, "label_smoothing", 0), attr_i(b, "ignore_index", -100)};
   Op *ce = build_op(b, OP_cross_entropy, 4, in, 2, attr);
   build_write(b, io->loss, ce->out[0]);
