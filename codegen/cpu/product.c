@@ -381,6 +381,28 @@ static bool at_vector(Product *p, Lanes *s, Val sums, Val n, Val count) {
   return stmt_emit_range(s, 0, p->body->nstmt);
 }
 
+/* What the statements touch in memory, asked for before the sums are made: a few lines of each of
+ * many rows, a pattern that no hardware prefetcher follows. */
+static void prefetch_lines(Product *p, Val base, DType dt, const Access *a, Val n0) {
+  Gen *g = p->g;
+  int64_t elem = (int64_t)dtype_bytes(dt);
+  bool rows = false; /* a vector for all rows is near anyway */
+  for (int d = 0; d < row_dims(p); d++)
+    rows |= a->stride[d] != 0;
+  if (!rows || a->stride[row_dims(p)] != 1)
+    return;
+  for (int64_t at = 0; at < p->micro.cs * elem; at += 64)
+    ll_prefetch(g, ll_gepc(g, g->i8, ll_gep(g, ll_mem(g, dt), base, n0), at));
+}
+
+static void prefetch_row(Product *p, Lanes *s, Val row, Val n0) {
+  at_row(p, s, row);
+  for (int k = 2; k < p->group->nin; k++)
+    prefetch_lines(p, s->base_in[k], gen_in_dtype(p->group, k), &p->body->in[k], n0);
+  for (int k = 0; k < p->group->nout; k++)
+    prefetch_lines(p, s->base_out[k], gen_out_dtype(p->group, k), &p->body->out[k], n0);
+}
+
 /* Columns [n0, n0 + width) of one row. */
 static bool finish_row(Product *p, Lanes *s, Val row, Val sums, Val n0) {
   Gen *g = p->g;
@@ -403,7 +425,8 @@ static bool finish_row(Product *p, Lanes *s, Val row, Val sums, Val n0) {
   return ok;
 }
 
-/* Rows of one micro panel times the columns of one group of packed panels. */
+/* Rows of one micro panel times the columns of one group of packed panels: statements on their sums,
+ * or with sums NULL the prefetches for these. */
 static bool finish_panel(Product *p, Val panel, Val group, Val sums) {
   Gen *g = p->g;
   const Op *op = p->group;
@@ -424,10 +447,25 @@ static bool finish_panel(Product *p, Val panel, Val group, Val sums) {
   Val row1 = split_start(g, &p->split, ll_add(g, panel, ll_n(g, 1)));
   Val n0 = ll_mul(g, group, ll_n(g, p->micro.cs));
   Loop r = ll_loop(g, row0, row1, 1);
-  Val at = ll_mul(g, ll_sub(g, r.i, row0), ll_n(g, p->micro.cs));
-  bool ok = finish_row(p, &s, r.i, ll_gep(g, p->c.sum, sums, at), n0);
+  bool ok = true;
+  if (sums) {
+    Val at = ll_mul(g, ll_sub(g, r.i, row0), ll_n(g, p->micro.cs));
+    ok = finish_row(p, &s, r.i, ll_gep(g, p->c.sum, sums, at), n0);
+  } else {
+    prefetch_row(p, &s, r.i, n0);
+  }
   ll_loop_end(g, &r);
   free(memory);
+  return ok;
+}
+
+/* finish_panel in the last k block only. */
+static bool at_last(Product *p, Val last, Val panel, Val group, Val sums) {
+  if (p->kblocks == 1)
+    return finish_panel(p, panel, group, sums);
+  If end = ll_if(p->g, last);
+  bool ok = finish_panel(p, panel, group, sums);
+  ll_endif(p->g, &end);
   return ok;
 }
 
@@ -464,15 +502,9 @@ static bool multiply_block(Product *p, const Tile *t, Val first, Val last) {
     sums = ll_gep(g, p->c.sum, sums0, at);
   }
   Val add = p->micro.add ? ll_xor(g, first, ll_i(g->i1, 1)) : NULL;
+  bool ok = at_last(p, last, i.i, j.i, NULL);
   micro_panel(g, &p->split, p->micro, i.i, a_of_panel(p, t, i.i), b, sums, t->kc, add);
-  bool ok;
-  if (p->kblocks > 1) {
-    If end = ll_if(g, last);
-    ok = finish_panel(p, i.i, j.i, sums);
-    ll_endif(g, &end);
-  } else {
-    ok = finish_panel(p, i.i, j.i, sums);
-  }
+  ok = ok && at_last(p, last, i.i, j.i, sums);
   ll_loop_end(g, &i);
   ll_loop_end(g, &j);
   return ok;
