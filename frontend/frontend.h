@@ -168,6 +168,8 @@ struct Node {
   Node **in;
   Str *in_key;           /* names of operands given as a map, else NULL */
   bool plain;            /* its one operand is the layer before */
+  bool tuple;            /* stands for its parts and is no layer itself */
+  Node **part;           /* tuple: those that others name */
   bool used;             /* something reads it */
   int index;
 };
@@ -297,6 +299,8 @@ typedef struct {
 
 /* Names of a layer type's trained tensors, separated by spaces; "" for none, NULL: type unknown. */
 const char *layer_tensors(const char *type);
+/* Whether the type has several results, of which argument `index` chooses one. */
+bool layer_has_parts(const char *type);
 /* Result of a layer over its operands' values; NULL after a diagnostic. */
 Value *layer_build(Lower *lo, const Node *n);
 /* lower.c gives layers these: a parameter's value, declared at its first use as NAME.tensor ("": NAME);

@@ -108,11 +108,15 @@ static const struct {
   OpCode op; /* where build is NULL: an elementwise op of one operand */
   int least, most;
   const char *tensors;
+  bool parts;
 } kinds[] = {
-#define LAYER(type, least, most, tensors) {#type, layer_##type, OP_COUNT, least, most, tensors},
-#define POINTWISE(type, op) {#type, NULL, OP_##op, 1, 1, ""},
+#define LAYER(type, least, most, tensors)                                                          \
+  {#type, layer_##type, OP_COUNT, least, most, tensors, false},
+#define PARTS(type, least, most) {#type, layer_##type, OP_COUNT, least, most, "", true},
+#define POINTWISE(type, op) {#type, NULL, OP_##op, 1, 1, "", false},
 #include "frontend/layers.def"
 #undef LAYER
+#undef PARTS
 #undef POINTWISE
 };
 
@@ -126,6 +130,11 @@ static int kind_of(const char *type) {
 const char *layer_tensors(const char *type) {
   int k = kind_of(type);
   return k < 0 ? NULL : kinds[k].tensors;
+}
+
+bool layer_has_parts(const char *type) {
+  int k = kind_of(type);
+  return k >= 0 && kinds[k].parts;
 }
 
 Value *layer_build(Lower *lo, const Node *n) {

@@ -7,9 +7,11 @@
 /* Result of a layer over its operands, whose number has been checked; NULL after a diagnostic. */
 typedef Value *LayerFn(Lower *lo, const Node *n, Value *const *in);
 #define LAYER(type, least, most, tensors) LayerFn layer_##type;
+#define PARTS(type, least, most) LayerFn layer_##type;
 #define POINTWISE(type, op)
 #include "frontend/layers.def"
 #undef LAYER
+#undef PARTS
 #undef POINTWISE
 
 /* ---- layers.c ---- */

@@ -21,9 +21,19 @@ Value *layer_Identity(Lower *lo, const Node *n, Value *const *in) {
   return in[0];
 }
 
-/* Sum or product of two or more, from the left. */
+/* Two or more operands joined from the left, or one and the number `other`. */
 static Value *fold(Lower *lo, const Node *n, OpCode code, Value *const *in) {
   Value *v = in[0];
+  const Val *other = val_get(n->args, "other");
+  bool number = other && other->kind == VAL_FLOAT;
+  if ((n->nin == 1) != number) {
+    lay_error(lo, number ? other->loc : n->loc, 310, "'%s' (%s) takes %s", n->name, n->type->key,
+              number ? "one input and 'other', not several" : "two inputs, or one and 'other'");
+    diag_hint(builder_diag(lo->b), "name them: inputs: [a, b]");
+    return NULL;
+  }
+  if (number)
+    return lay_emit1(lo, n, code, 2, (Value *[]){v, build_const(lo->b, other->f, DT_F32)}, 0, NULL);
   for (int i = 1; i < n->nin; i++) {
     int rank;
     int64_t dim[MAX_RANK];
@@ -41,6 +51,135 @@ Value *layer_add(Lower *lo, const Node *n, Value *const *in) {
 
 Value *layer_mul(Lower *lo, const Node *n, Value *const *in) {
   return fold(lo, n, OP_mul, in);
+}
+
+Value *layer_sub(Lower *lo, const Node *n, Value *const *in) {
+  return fold(lo, n, OP_sub, in);
+}
+
+Value *layer_div(Lower *lo, const Node *n, Value *const *in) {
+  return fold(lo, n, OP_div, in);
+}
+
+/* ---- pointwise with numbers ---- */
+
+/* Body over operand a, with numbers in its text. */
+__attribute__((format(printf, 4, 5))) static Value *body(Lower *lo, const Node *n, Value *const *in,
+                                                         const char *fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
+  Attr at = attr_s(lo->b, "body", str_vfmt(builder_strings(lo->b), fmt, ap));
+  va_end(ap);
+  return lay_emit1(lo, n, OP_expr, 1, in, 1, &at);
+}
+
+Value *layer_LeakyReLU(Lower *lo, const Node *n, Value *const *in) {
+  return body(lo, n, in, "a > 0 ? a : %.17g * a", val_get_float(n->args, "negative_slope", 0.01));
+}
+
+/* exp of what is not selected must not overflow: its derivative would be 0 * inf */
+Value *layer_ELU(Lower *lo, const Node *n, Value *const *in) {
+  return body(lo, n, in, "a > 0 ? a : %.17g * (exp(min(a, 0)) - 1)",
+              val_get_float(n->args, "alpha", 1));
+}
+
+Value *layer_Softplus(Lower *lo, const Node *n, Value *const *in) {
+  Builder *b = lo->b;
+  Value *args[3] = {in[0], build_const(b, val_get_float(n->args, "beta", 1), DT_F32),
+                    build_const(b, val_get_float(n->args, "threshold", 20), DT_F32)};
+  return lay_emit1(lo, n, OP_softplus, 3, args, 0, NULL);
+}
+
+Value *layer_pow(Lower *lo, const Node *n, Value *const *in) {
+  Value *args[2] = {in[0], build_const(lo->b, val_get_float(n->args, "exponent", 1), DT_F32)};
+  return lay_emit1(lo, n, OP_pow, 2, args, 0, NULL);
+}
+
+/* One slope, or one for each index of axis 1. */
+Value *layer_PReLU(Lower *lo, const Node *n, Value *const *in) {
+  const Type *x = in[0]->type;
+  int64_t slopes = val_get_int(n->args, "num_parameters", 1), dim[MAX_RANK];
+  if (slopes != 1 && (x->rank < 2 || x->dim[1] != slopes))
+    return lay_misfit(lo, n, lay_loc(n, "num_parameters"), 0, in,
+                      "has num_parameters %lld, not the %lld of axis 1", (long long)slopes,
+                      (long long)(x->rank < 2 ? 1 : x->dim[1]));
+  Value *w = lay_param(lo, n, "weight", 1, &slopes, init_constant(0.25));
+  for (int i = 0; i < x->rank - 1; i++)
+    dim[i] = i ? 1 : slopes;
+  Value *args[2] = {in[0], x->rank > 2 ? build_reshape(lo->b, w, x->rank - 1, dim) : w};
+  return lay_emit1(lo, n, OP_prelu, 2, args, 0, NULL);
+}
+
+/* ---- along an axis ---- */
+
+/* Exchanges axis `at` with the last; the same again puts them back. */
+static Value *axis_last(Builder *b, Value *x, int at) {
+  int64_t perm[MAX_RANK];
+  int last = x->type->rank - 1;
+  for (int i = 0; i <= last; i++)
+    perm[i] = i == at ? last : i == last ? at : i;
+  return at == last ? x : build_permute(b, x, perm);
+}
+
+static Value *along(Lower *lo, const Node *n, OpCode code, Value *const *in) {
+  int axis = lay_axis(lo, n, "dim", lay_int(n, "dim"), in);
+  if (axis < 0)
+    return NULL;
+  if (axis == 0)
+    return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot work along axis 0, the batch");
+  Value *x = axis_last(lo->b, in[0], axis);
+  return axis_last(lo->b, lay_emit1(lo, n, code, 1, &x, 0, NULL), axis);
+}
+
+Value *layer_Softmax(Lower *lo, const Node *n, Value *const *in) {
+  return along(lo, n, OP_softmax, in);
+}
+
+Value *layer_softmax(Lower *lo, const Node *n, Value *const *in) {
+  return along(lo, n, OP_softmax, in);
+}
+
+Value *layer_log_softmax(Lower *lo, const Node *n, Value *const *in) {
+  return along(lo, n, OP_log_softmax, in);
+}
+
+/* ---- made from nothing but a shape ---- */
+
+Value *layer_to(Lower *lo, const Node *n, Value *const *in) {
+  static const struct {
+    const char *word;
+    DType dt;
+  } formats[] = {
+      {"float64", DT_F64}, {"float32", DT_F32}, {"float16", DT_F16}, {"bfloat16", DT_BF16}};
+  const char *word = val_get_str(n->args, "dtype", "float32");
+  DType dt = DT_F32;
+  for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+    if (!strcmp(word, formats[i].word))
+      dt = formats[i].dt;
+  Attr to = attr_dt(lo->b, "to", dt);
+  return in[0]->type->dt == dt ? in[0] : lay_emit1(lo, n, OP_cast, 1, in, 1, &to);
+}
+
+/* Noise of the seed and the steps seen: evaluation has its own, the same in every batch. */
+Value *layer_randn_like(Lower *lo, const Node *n, Value *const *in) {
+  Init normal = {.kind = INIT_NORMAL, .std = 1};
+  const Type *ty = type_with_dtype(builder_types(lo->b), in[0]->type, DT_F32);
+  return init_build(lo->b, &normal, ty, lower_seed(lo), lower_step(lo), lower_stream(lo, n->name));
+}
+
+/* 0, 1, ... along one axis, extents of 1 elsewhere: broadcasts against the input. */
+Value *layer_arange_like(Lower *lo, const Node *n, Value *const *in) {
+  const Type *x = in[0]->type;
+  int axis = lay_axis(lo, n, "dim", lay_int(n, "dim"), in);
+  int64_t dim[MAX_RANK];
+  if (axis < 0)
+    return NULL;
+  if (axis == 0)
+    return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot count along axis 0, the batch");
+  for (int i = 0; i < x->rank; i++)
+    dim[i] = i == axis ? x->dim[i] : 1;
+  Attr at[] = {attr_ints(lo->b, "shape", x->rank, dim), attr_i(lo->b, "dim", axis)};
+  return lay_emit1(lo, n, OP_iota, 0, NULL, 2, at);
 }
 
 /* Elementwise expression: operands by the names of the map, or a, b, c in order. */

@@ -53,7 +53,7 @@ Value *layer_select(Lower *lo, const Node *n, Value *const *in) {
   return build_reshape(lo->b, one, rank, dim);
 }
 
-Value *layer_mean(Lower *lo, const Node *n, Value *const *in) {
+static Value *reduce(Lower *lo, const Node *n, OpCode code, Value *const *in) {
   const Val *dims = val_get(n->args, "dim");
   int64_t axis[MAX_RANK];
   for (int i = 0; i < dims->n; i++) {
@@ -61,12 +61,154 @@ Value *layer_mean(Lower *lo, const Node *n, Value *const *in) {
     if (at < 0)
       return NULL;
     if (at == 0)
-      return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot average over axis 0, the batch");
+      return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot work over axis 0, the batch");
+    for (int k = 0; k < i; k++)
+      if (axis[k] == at)
+        return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "names axis %d twice", at);
     axis[i] = at;
   }
   Attr at[] = {attr_ints(lo->b, "dims", dims->n, axis),
                attr_b(lo->b, "keepdim", val_get_bool(n->args, "keepdim", false))};
-  return lay_emit1(lo, n, OP_mean, 1, in, 2, at);
+  return lay_emit1(lo, n, code, 1, in, 2, at);
+}
+
+Value *layer_mean(Lower *lo, const Node *n, Value *const *in) {
+  return reduce(lo, n, OP_mean, in);
+}
+
+Value *layer_sum(Lower *lo, const Node *n, Value *const *in) {
+  return reduce(lo, n, OP_sum, in);
+}
+
+/* Part `index` of an axis that torch.chunk or torch.split cuts: [from, to). */
+static bool part_of(const Node *n, int64_t size, int64_t index, int64_t *from, int64_t *to) {
+  const Val *sections = val_get(n->args, "split_size_or_sections");
+  int64_t length = 0;
+  *from = *to = 0;
+  if (sections && sections->n > 1) {
+    for (int i = 0; i < sections->n; i++) {
+      *from = i <= index ? length : *from;
+      length += sections->item[i]->i;
+      *to = i <= index ? length : *to;
+    }
+    return length == size && index < sections->n;
+  }
+  int64_t chunks = lay_int(n, "chunks");
+  length = sections ? sections->item[0]->i : (size + chunks - 1) / chunks;
+  *from = index * length;
+  *to = *from + length < size ? *from + length : size;
+  return *from < size;
+}
+
+static Value *cut(Lower *lo, const Node *n, Value *const *in) {
+  const Type *x = in[0]->type;
+  int axis = lay_axis(lo, n, "dim", lay_int(n, "dim"), in);
+  int64_t index = lay_int(n, "index"), from, to;
+  if (axis < 0)
+    return NULL;
+  if (axis == 0)
+    return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot cut axis 0, the batch");
+  if (!part_of(n, x->dim[axis], index, &from, &to))
+    return lay_misfit(lo, n, lay_loc(n, "index"), 0, in,
+                      "has no part %lld: its input has %lld along axis %d", (long long)index,
+                      (long long)x->dim[axis], axis);
+  return build_slice(lo->b, in[0], axis, from, to);
+}
+
+Value *layer_chunk(Lower *lo, const Node *n, Value *const *in) {
+  return cut(lo, n, in);
+}
+
+Value *layer_split(Lower *lo, const Node *n, Value *const *in) {
+  return cut(lo, n, in);
+}
+
+/* The batch stays axis 0: written -1, or its size; one more -1 takes what is left. */
+static Value *reshape(Lower *lo, const Node *n, Value *const *in) {
+  const Val *shape = val_get(n->args, "shape");
+  int64_t dim[MAX_RANK], known = lo->batch, all = type_elems(in[0]->type);
+  int open = -1;
+  if (shape->n < 1 || shape->n > MAX_RANK)
+    return lay_misfit(lo, n, shape->loc, 0, in, "makes %d dimensions, at most %d are possible",
+                      shape->n, MAX_RANK);
+  if (in[0]->type->dim[0] != lo->batch ||
+      (shape->item[0]->i != -1 && shape->item[0]->i != lo->batch))
+    return lay_misfit(lo, n, shape->loc, 0, in, "must keep axis 0, the batch: write -1 there");
+  dim[0] = lo->batch;
+  for (int i = 1; i < shape->n; i++) {
+    dim[i] = shape->item[i]->i;
+    if (dim[i] == 0 || dim[i] < -1 || (dim[i] == -1 && open >= 0))
+      return lay_misfit(lo, n, shape->item[i]->loc, 0, in,
+                        "takes sizes from 1 and one -1 besides the batch");
+    if (dim[i] == -1)
+      open = i;
+    else if (__builtin_mul_overflow(known, dim[i], &known))
+      return lay_misfit(lo, n, shape->loc, 0, in, "makes a too large tensor");
+  }
+  if (open >= 0 && known <= all) {
+    dim[open] = all / known;
+    known *= dim[open];
+  }
+  if (known != all)
+    return lay_misfit(lo, n, shape->loc, 0, in, "cannot see %s in this shape",
+                      lay_shape(lo, in[0]->type));
+  return build_reshape(lo->b, in[0], shape->n, dim);
+}
+
+Value *layer_reshape(Lower *lo, const Node *n, Value *const *in) {
+  return reshape(lo, n, in);
+}
+
+Value *layer_view(Lower *lo, const Node *n, Value *const *in) {
+  return reshape(lo, n, in);
+}
+
+Value *layer_permute(Lower *lo, const Node *n, Value *const *in) {
+  const Val *dims = val_get(n->args, "dims");
+  int64_t perm[MAX_RANK];
+  bool seen[MAX_RANK] = {false}, fits = dims->n == in[0]->type->rank;
+  for (int i = 0; fits && i < dims->n; i++) {
+    int at = lay_axis(lo, n, "dims", dims->item[i]->i, in);
+    if (at < 0)
+      return NULL;
+    fits = !seen[at];
+    seen[at] = true;
+    perm[i] = at;
+  }
+  if (!fits)
+    return lay_misfit(lo, n, dims->loc, 0, in, "must name each axis of its input once");
+  if (perm[0])
+    return lay_misfit(lo, n, dims->loc, 0, in, "cannot move axis 0, the batch");
+  return build_permute(lo->b, in[0], perm);
+}
+
+Value *layer_squeeze(Lower *lo, const Node *n, Value *const *in) {
+  const Type *x = in[0]->type;
+  int axis = lay_axis(lo, n, "dim", lay_int(n, "dim"), in), rank = 0;
+  int64_t dim[MAX_RANK];
+  if (axis < 0)
+    return NULL;
+  if (axis == 0)
+    return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot drop axis 0, the batch");
+  if (x->dim[axis] != 1) /* as torch */
+    return in[0];
+  for (int i = 0; i < x->rank; i++)
+    if (i != axis)
+      dim[rank++] = x->dim[i];
+  return build_reshape(lo->b, in[0], rank, dim);
+}
+
+Value *layer_unsqueeze(Lower *lo, const Node *n, Value *const *in) {
+  const Type *x = in[0]->type;
+  int64_t at = lay_int(n, "dim"), dim[MAX_RANK + 1];
+  at += at < 0 ? x->rank + 1 : 0;
+  if (at < 1 || at > x->rank || x->rank == MAX_RANK)
+    return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot add axis %lld: %s",
+                      (long long)lay_int(n, "dim"),
+                      at == 0 ? "0 is the batch" : "its input has too few or too many");
+  for (int i = 0; i <= x->rank; i++)
+    dim[i] = i == at ? 1 : x->dim[i < at ? i : i - 1];
+  return build_reshape(lo->b, in[0], x->rank + 1, dim);
 }
 
 Value *layer_cat(Lower *lo, const Node *n, Value *const *in) {

@@ -6,10 +6,13 @@
  *
  * A list has an incoming value and an outgoing one. Names resolve in the block, then outward, then
  * among model inputs; `input` is the block's incoming value. Body, shortcut and branches belong to
- * the block they stand in: they give layers no prefix. */
+ * the block they stand in: they give layers no prefix. A layer of several results (chunk, split) is
+ * a tuple, from which layers NAME.0, NAME.1, ... are made as others name them. */
 #include "frontend/frontend.h"
 
-enum { MODEL_MAX_NODES = 200000, MODEL_MAX_DEPTH = 64 };
+#include <stdlib.h>
+
+enum { MODEL_MAX_NODES = 200000, MODEL_MAX_DEPTH = 64, MODEL_MAX_PARTS = 256 };
 
 /* A name a layer can be called by inside a scope. */
 typedef struct {
@@ -71,9 +74,47 @@ static Node *scope_find(Expand *e, const Scope *scope, Str name) {
   return NULL;
 }
 
+static bool append_node(Expand *e, Node *n);
+
+/* Part `h.1` of a tuple `h`, made a layer at its first use; NULL when there is no such tuple. */
+static Node *find_part(Expand *e, const Scope *scope, Str name) {
+  const char *dot = strrchr(name, '.');
+  if (!dot || !dot[1] || strspn(dot + 1, "0123456789") != strlen(dot + 1) || strlen(dot) > 6)
+    return NULL;
+  Node *t = scope_find(e, scope, str_intern(e->c.s, name, (size_t)(dot - name)));
+  int index = atoi(dot + 1);
+  if (!t || !t->tuple || index >= MODEL_MAX_PARTS)
+    return NULL;
+  if (t->part[index])
+    return t->part[index];
+  Node *n = ARENA_NEW(e->c.a, Node);
+  *n = *t;
+  n->tuple = false;
+  n->name = str_fmt(e->c.s, "%s.%d", t->name, index);
+  n->args = val_new(e->c.a, VAL_MAP, t->args->origin, t->args->loc);
+  for (int i = 0; i < t->args->n; i++)
+    val_set(e->c.a, n->args, t->args->key[i], t->args->item[i]);
+  val_set(e->c.a, n->args, str_c(e->c.s, "index"), val_int(e->c.a, index, ORIGIN_IMPLIED, t->loc));
+  if (!append_node(e, n))
+    return NULL;
+  return t->part[index] = n;
+}
+
+static void fail_tuple(Expand *e, Loc loc, const Node *t) {
+  diag_error(e->c.d, loc, 221, "'%s' (%s) has several results", t->name, t->type->key);
+  diag_hint(e->c.d, "name one of them: inputs: %s.0", t->name);
+  e->failed = true;
+}
+
 static Node *resolve(Expand *e, const Scope *scope, const Yaml *y) {
   Str name = check_str(&e->c, y, "a name in 'inputs'");
   Node *node = name ? scope_find(e, scope, name) : NULL;
+  if (node && node->tuple) {
+    fail_tuple(e, y->loc, node);
+    return NULL;
+  }
+  if (name && !node)
+    node = find_part(e, scope, name);
   if (name && !node) {
     const char *known[512];
     size_t n = 0;
@@ -91,13 +132,14 @@ static Node *resolve(Expand *e, const Scope *scope, const Yaml *y) {
   return node;
 }
 
-static Node *add_node(Expand *e, Str name, bool auto_name, Loc loc) {
+/* Puts a node behind those so far; false when there are too many. */
+static bool append_node(Expand *e, Node *n) {
   Model *m = e->m;
   if (m->nnode == e->node_cap) {
     int cap = e->node_cap ? 2 * e->node_cap : 64;
     Node **v = ARENA_ARRAY(e->c.a, Node *, cap);
     if (arena_failed(e->c.a))
-      return NULL;
+      return false;
     if (m->nnode)
       memcpy(v, m->node, (size_t)m->nnode * sizeof *v);
     m->node = v;
@@ -105,21 +147,23 @@ static Node *add_node(Expand *e, Str name, bool auto_name, Loc loc) {
   }
   if (m->nnode >= MODEL_MAX_NODES) {
     if (!e->failed)
-      fail(e, loc, 224, "the model has more than 200000 layers");
-    return NULL;
+      fail(e, n->loc, 224, "the model has more than 200000 layers");
+    return false;
   }
-  Node *n = ARENA_NEW(e->c.a, Node);
-  *n = (Node){.name = name, .auto_name = auto_name, .loc = loc, .index = m->nnode};
+  n->index = m->nnode;
   m->node[m->nnode++] = n;
-  return n;
+  return true;
 }
 
 static void set_inputs(Expand *e, Node *n, int nin, Node *const *in) {
   n->in = ARENA_ARRAY(e->c.a, Node *, nin + 1);
   if (arena_failed(e->c.a))
     return;
-  for (int i = 0; i < nin; i++)
+  for (int i = 0; i < nin; i++) {
     n->in[i] = in[i];
+    if (in[i] && in[i]->tuple)
+      fail_tuple(e, n->loc, in[i]);
+  }
   n->nin = nin;
 }
 
@@ -226,10 +270,8 @@ static Node *expand_layer(Expand *e, Scope *scope, const Yaml *y, int index, Nod
       scope_add(e, scope, rel, flow);
     return flow;
   }
-  Node *n = add_node(e, name, auto_name, y->loc);
-  if (!n)
-    return flow;
-  n->type = type;
+  Node *n = ARENA_NEW(e->c.a, Node);
+  *n = (Node){.type = type, .name = name, .auto_name = auto_name, .loc = y->loc};
   int before = diag_errors(e->c.d);
   n->args = check_section(&e->c, str_fmt(e->c.s, "layer %s", type->key), "every layer", args,
                           y->loc, str_fmt(e->c.s, "layer '%s' (%s)", name, type->key));
@@ -246,6 +288,11 @@ static Node *expand_layer(Expand *e, Scope *scope, const Yaml *y, int index, Nod
     n->precision = precision_mode(&e->c, precision);
     e->failed |= !n->precision;
   }
+  n->tuple = layer_has_parts(type->key) && val_get_int(n->args, "index", -1) < 0;
+  if (n->tuple)
+    n->part = ARENA_ARRAY(e->c.a, Node *, MODEL_MAX_PARTS);
+  else if (!append_node(e, n))
+    return flow;
   scope_add(e, scope, rel, n);
   return n;
 }
@@ -258,10 +305,13 @@ static Node *join(Expand *e, Scope *scope, const Yaml *y, int index, const char 
   Str rel;
   bool auto_name;
   Str name = item_name(e, scope, y, index, &rel, &auto_name);
-  Node *n = name ? add_node(e, name, auto_name, y->loc) : NULL;
-  if (!n)
+  if (!name)
     return in[0];
-  n->type = schema_find("layer", type);
+  Node *n = ARENA_NEW(e->c.a, Node);
+  *n = (Node){
+      .type = schema_find("layer", type), .name = name, .auto_name = auto_name, .loc = y->loc};
+  if (!append_node(e, n))
+    return in[0];
   n->args = args ? args : val_new(e->c.a, VAL_MAP, ORIGIN_IMPLIED, y->loc);
   set_inputs(e, n, nin, in);
   scope_add(e, scope, rel, n);
@@ -687,7 +737,9 @@ bool model_expand(const Check *c, const Yaml *y, Model *out) {
   if (arena_failed(c->a))
     return false;
   Scope scope = {.prefix = str_c(c->s, ""), .input = out->input[0]};
-  expand_list(&e, &scope, layers, "'layers'", out->input[0]);
+  const Node *last = expand_list(&e, &scope, layers, "'layers'", out->input[0]);
+  if (last->tuple && !yaml_get(y, "outputs"))
+    fail_tuple(&e, last->loc, last);
   e.failed |= diag_errors(c->d) > before;
   for (int i = 0; e.blocks && i < e.blocks->n && !e.failed && !arena_failed(c->a); i++)
     if (!e.block_used[i] && strncmp(e.blocks->u.pair[i].key->text, "x-", 2))

@@ -310,6 +310,33 @@ Status ref_row_mask(const Call *c) {
   return MPCC_OK;
 }
 
+/* ---- softmax --------------------------------------------------------------------------------- */
+
+/* y = x - log sum exp(x), or its exponential, per row */
+static Status log_softmax(const Call *c, bool exponential) {
+  const Type *ty = in_type(c, 0);
+  int64_t cols = ty->dim[ty->rank - 1], rows = elems(c, 0) / cols;
+  for (int64_t r = 0; r < rows; r++) {
+    const double *x = c->in[0] + r * cols;
+    double *y = c->out[0] + r * cols, most = -INFINITY, sum = 0;
+    for (int64_t i = 0; i < cols; i++)
+      most = eval_max(most, x[i]);
+    for (int64_t i = 0; i < cols; i++)
+      sum += exp(x[i] - most);
+    for (int64_t i = 0; i < cols; i++)
+      y[i] = exponential ? exp(x[i] - most) / sum : x[i] - most - log(sum);
+  }
+  return MPCC_OK;
+}
+
+Status ref_softmax(const Call *c) {
+  return log_softmax(c, true);
+}
+
+Status ref_log_softmax(const Call *c) {
+  return log_softmax(c, false);
+}
+
 /* ---- losses ---------------------------------------------------------------------------------- */
 
 /* Rows that count: of a sample below `valid`, with a target that is not ignored. */

@@ -254,3 +254,13 @@ Status ref_dropout(const Call *c) {
   }
   return MPCC_OK;
 }
+
+Status ref_iota(const Call *c) {
+  const Type *ty = out_type(c, 0);
+  int64_t i[MAX_RANK] = {0}, n = type_elems(ty), dim = op_int(c->op, "dim", 0);
+  for (int64_t e = 0; e < n; e++) {
+    c->out[0][e] = (double)i[dim];
+    eval_step(ty->rank, ty->dim, i);
+  }
+  return MPCC_OK;
+}

@@ -583,6 +583,12 @@ static bool shape_reduce(Infer *x) {
   return true;
 }
 
+static bool shape_softmax(Infer *x) {
+  const Type *in = operand(x, 0);
+  result(x, in);
+  return want_float(x, 0) && want_axis(x, in->rank - 1, in->rank);
+}
+
 static bool shape_reduce_all(Infer *x) {
   result_scalar(x, DT_F32);
   return want_float(x, 0);
@@ -707,6 +713,14 @@ static bool shape_random(Infer *x) {
   if (!shape || !want_scalar(x, 0, DT_I64) || !want_scalar(x, 1, DT_I64))
     return false;
   result_as(x, DT_F32, shape->u.ints.n, shape->u.ints.v);
+  return true;
+}
+
+static bool shape_iota(Infer *x) {
+  const Attr *shape = want_shape(x), *axis = want_attr(x, "dim", AT_INT);
+  if (!shape || !axis || !want_axis(x, axis->u.i, shape->u.ints.n))
+    return false;
+  result_as(x, DT_I64, shape->u.ints.n, shape->u.ints.v);
   return true;
 }
 

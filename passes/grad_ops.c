@@ -147,6 +147,28 @@ static void grad_mean(Grad *g, const Op *op, Value *const *dy) {
   grad_give(g, op, 0, spread(g, op, v));
 }
 
+/* Sum over the last axis, kept, in the registers' precision. */
+static Value *row_sum(Grad *g, Value *x) {
+  const int64_t last = x->type->rank - 1;
+  Attr attr[3] = {attr_ints(g->b, "dims", 1, &last), attr_b(g->b, "keepdim", true),
+                  attr_dt(g->b, "dtype", x->type->dt == DT_F64 ? DT_F64 : DT_F32)};
+  return build_op(g->b, OP_sum, 1, &x, 3, attr)->out[0];
+}
+
+/* dx = y (dy - sum dy y) */
+static void grad_softmax(Grad *g, const Op *op, Value *const *dy) {
+  Value *y = result(g, op, 0), *in[3] = {y, dy[0], NULL};
+  DType dt = y->type->dt == DT_F64 ? DT_F64 : DT_F32;
+  in[2] = row_sum(g, build_expr(g->b, "a * b", dt, 2, in));
+  grad_give(g, op, 0, build_expr(g->b, "a * (b - c)", grad_dtype(g, op, 0), 3, in));
+}
+
+/* dx = dy - exp(y) sum dy */
+static void grad_log_softmax(Grad *g, const Op *op, Value *const *dy) {
+  Value *in[3] = {result(g, op, 0), dy[0], row_sum(g, dy[0])};
+  grad_give(g, op, 0, build_expr(g->b, "b - exp(a) * c", grad_dtype(g, op, 0), 3, in));
+}
+
 /* ---- precision --------------------------------------------------------------------------------
  */
 

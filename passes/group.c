@@ -102,6 +102,13 @@ void group_dropout(Fuse *F, const Op *op) {
       F, 0, node_store(F, n, node_select(F, n, drop, node_const(F, n, reg, 0), kept), ty->dt, ~0u));
 }
 
+void group_iota(Fuse *F, const Op *op) {
+  const Type *ty = op->out[0]->type;
+  Node *n = node_rows(F, ty->rank, ty->dim);
+  int i = node_index(F, n, (int)op_int(op, "dim", 0));
+  set_result_buf(F, 0, node_store(F, n, i, ty->dt, ~0u));
+}
+
 /* Operand i as the op has it: kinds without statements take no constants and do not convert. */
 static View *stored(Fuse *F, int i) {
   View *v = operand(F, i);

@@ -198,6 +198,28 @@ void group_layer_norm_grad(Fuse *F, const Op *op) {
     set_result_buf(F, 2, node_column_sum(F, n, dy, op->out[2]->type));
 }
 
+/* ---- softmax --------------------------------------------------------------------------------- */
+
+static void softmax(Fuse *F, const Op *op, bool exponential) {
+  const Type *ty = op->out[0]->type;
+  DType reg = reg_of(ty->dt);
+  Node *n = node_rigid(F, ty->rank, ty->dim, 1);
+  int x = node_load_as(F, n, operand(F, 0), reg);
+  int d = node_op2(F, n, PR_SUB, x, node_op1(F, n, PR_RMAX, x));
+  int e = node_op1(F, n, PR_EXP, d), sum = node_op1(F, n, PR_RSUM, e);
+  int y = exponential ? node_op2(F, n, PR_DIV, e, sum)
+                      : node_op2(F, n, PR_SUB, d, node_op1(F, n, PR_LOG, sum));
+  set_result_buf(F, 0, node_store(F, n, y, ty->dt, ~0u));
+}
+
+void group_softmax(Fuse *F, const Op *op) {
+  softmax(F, op, true);
+}
+
+void group_log_softmax(Fuse *F, const Op *op) {
+  softmax(F, op, false);
+}
+
 /* ---- losses -------------------------------------------------------------------------------- */
 
 /* b1: the row's sample is real and its target is not ignored. */

@@ -215,8 +215,8 @@ static void operand(Make *k, const char *word) {
 static void operands(Make *k) {
   Text t = {0};
   substitute(k->inst, k->inst->c->operands, &t);
-  for (char *save = NULL, *w = strtok_r(t.failed ? NULL : t.data, " ", &save); w && !k->failed;
-       w = strtok_r(NULL, " ", &save))
+  for (char *save = NULL, *w = t.failed || !t.len ? NULL : strtok_r(t.data, " ", &save);
+       w && !k->failed; w = strtok_r(NULL, " ", &save))
     operand(k, w);
   text_fini(&t);
 }

@@ -372,6 +372,32 @@ START_TEST(layer_norm_by_hand) {
 }
 END_TEST
 
+/* exp of log 1, log 2, log 5 is 1 : 2 : 5, whatever is added. */
+START_TEST(softmax_by_hand) {
+  Bench b = bench("mpir 1 stage=forward\n"
+                  "tensor @x : f64[2,3] role=input\n"
+                  "tensor @y : f64[2,3] role=output\n"
+                  "tensor @z : f64[2,3] role=output\n"
+                  "tensor @i : i64[2,3] role=output\n"
+                  "func @f {\n"
+                  "  %0:f64[2,3] = read {tensor=@x}\n"
+                  "  %1:f64[2,3] = softmax %0\n"
+                  "  %2:f64[2,3] = log_softmax %0\n"
+                  "  %3:i64[2,3] = iota {dim=1, shape=[2, 3]}\n"
+                  "  write %1 {tensor=@y}\n"
+                  "  write %2 {tensor=@z}\n"
+                  "  write %3 {tensor=@i}\n"
+                  "}\n",
+                  true);
+  SET(&b, "x", log(1), log(2), log(5), 1000 + log(5), 1000 + log(2), 1000);
+  run(&b, "f");
+  expect(&b, "y", 6, (double[]){0.125, 0.25, 0.625, 0.625, 0.25, 0.125}, 1e-12);
+  expect(&b, "z", 3, (double[]){log(0.125), log(0.25), log(0.625)}, 1e-12);
+  EXPECT(&b, "i", 0, 1, 2, 0, 1, 2);
+  bench_end(&b);
+}
+END_TEST
+
 static const char attention_text[] =
     "mpir 1 stage=train\n"
     "tensor @q : f32[2,3,4] role=input\n"
@@ -916,7 +942,7 @@ START_TEST(scalar_rows_run) {
   static const double x[] = {-1.5, 0.75}, y[] = {0.5, -2};
   for (int i = 0; i < OP_COUNT; i++) {
     const OpInfo *info = op_info((OpCode)i);
-    char text[600];
+    char text[1600];
     if (!info->body)
       continue;
     snprintf(text, sizeof text,
@@ -957,6 +983,7 @@ int main(void) {
   tcase_add_test(ops, reductions);
   tcase_add_test(ops, layer_norm_slopes);
   tcase_add_test(ops, layer_norm_by_hand);
+  tcase_add_test(ops, softmax_by_hand);
   tcase_add_test(ops, attention_slopes_agree);
   tcase_add_test(ops, causal_sees_the_past);
   tcase_add_test(ops, cross_entropy_slopes);

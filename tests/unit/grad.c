@@ -139,6 +139,9 @@ static Value *with_shapes(Net *n, const One *t, Value *a, Value *b) {
   case OP_unslice:
     x = op_with(n, OP_unslice, build_slice(u, a, 1, 1, 4), NULL, NULL, 3, hole);
     return build2(u, OP_mul, b, x);
+  case OP_softmax:
+  case OP_log_softmax:
+    return build2(u, OP_mul, b, build1(u, t->code, a));
   case OP_cat:
     if (t->variant)
       return build2(u, OP_mul, b,
@@ -211,7 +214,8 @@ START_TEST(each_op_matches_finite_differences) {
                  : code == OP_cat || op_info(code)->nin == 2                                    ? 2
                                                                                                 : 1;
   bool alone = op_is_scalar(code) || variants > 1 || code == OP_expr || code == OP_expand ||
-               code == OP_slice || code == OP_unslice;
+               code == OP_slice || code == OP_unslice || code == OP_softmax ||
+               code == OP_log_softmax;
   if (!op_info(code)->has_grad || !alone || code == OP_qgrad || code == OP_quantize)
     return; /* in the models above, or in fp8's test */
   for (int v = 0; v < variants; v++) {

@@ -368,8 +368,8 @@ START_TEST(derivatives_of_rows) {
 }
 END_TEST
 
-/* Derivatives given as text equal the numeric ones, and stay finite in f32 where inputs are large.
- */
+/* Derivatives given as text equal the numeric ones where those exist (powers of negative numbers have
+ * none), and stay finite in f32 where inputs are large. */
 START_TEST(given_derivatives) {
   int seen = 0;
   for (int op = 0; op < OP_COUNT; op++) {
@@ -386,12 +386,19 @@ START_TEST(given_derivatives) {
       memcpy(text, part, n);
       text[n] = 0;
       const Scalar *d = parse_with(text, gabc, info->nin + 1);
+      int compared = 0;
       for (double x = -6.05; x < 6; x += 0.1) {
         const double args[3] = {x, 1.3, 0}, up[] = {2.5, x, 1.3, 0};
-        check_close(scalar_eval(d, up, false), 2.5 * difference(s, args, wrt), info->name, wrt);
+        const double want = difference(s, args, wrt);
+        if (isfinite(want))
+          check_close(scalar_eval(d, up, false), 2.5 * want, info->name, wrt);
+        compared += isfinite(want);
       }
+      ck_assert_int_gt(compared, 50);
       for (double x = -1e30; x < 1e31; x += 1e30) {
-        const double up[] = {1, x, 1, 1};
+        const double args[3] = {x, 1, 1}, up[] = {1, x, 1, 1};
+        if (!isfinite(difference(s, args, wrt)))
+          continue;
         ck_assert_msg(isfinite(scalar_eval(d, up, true)), "%s at %g", info->name, x);
       }
       part += n + (part[n] == ';');
