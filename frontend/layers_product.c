@@ -63,5 +63,5 @@ Value *layer_Conv2d(Lower *lo, const Node *n, Value *const *in) {
     args[2] = lay_param(lo, n, "bias", 1, &o, lay_fan_bound(fan_in));
   Attr at[] = {pair_attr(lo, n, "stride"), pair_attr(lo, n, "padding"),
                pair_attr(lo, n, "dilation"), attr_i(lo->b, "groups", groups)};
-  return lay_emit1(lo, n, OP_conv2d, bias ? 3 : 2, args, 4, at);
+  return lay_emit1(lo, n, OP_conv, bias ? 3 : 2, args, 4, at);
 }

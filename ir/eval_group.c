@@ -224,6 +224,19 @@ static Status group_pack(const Call *c) {
   return MPCC_OK;
 }
 
+/* Row `row` of a convolution times column `col`: strides of operand 0 give the row's number. */
+static double accumulate_conv(const Call *c, const ConvGroup *g, int64_t row, int64_t col) {
+  const Body *b = c->op->body;
+  DType compute = c->exact ? DT_F64 : compute_dtype(c->op);
+  int64_t k = op_int(c->op, "k", 0), m = flat_address(b, b->in[0].stride, 0, b->ndim - 1, row);
+  const double *x = c->in[0] + b->in[0].offset;
+  double sum = 0;
+  for (int64_t t = 0; t < k; t++)
+    sum += num_round(g->wgrad ? conv_group_at(g, x, t, m) : conv_group_at(g, x, m, t), compute) *
+           c->in[1][b->in[1].offset + packed(c->op->in[1]->type, col, t)];
+  return sum;
+}
+
 static double accumulate(const Call *c, int64_t row, int64_t col) {
   const Body *b = c->op->body;
   const Access *a = &b->in[0];
@@ -238,7 +251,7 @@ static double accumulate(const Call *c, int64_t row, int64_t col) {
   return sum;
 }
 
-static Status group_product(const Call *c) {
+static Status products(const Call *c, const ConvGroup *conv) {
   const Body *b = c->op->body;
   int last = b->ndim - 1;
   int64_t rows = product_of(b->dim, last);
@@ -248,7 +261,7 @@ static Status group_product(const Call *c) {
   Rows g = {c, b, last, b->dim[last], 0, 1, 0, NULL, NULL}; /* for leaf and address */
   for (int64_t row = 0; row < rows; row++)
     for (int64_t col = 0; col < g.cols; col++) {
-      double acc = accumulate(c, row, col);
+      double acc = conv ? accumulate_conv(c, conv, row, col) : accumulate(c, row, col);
       g.first = row;
       for (int i = 0; i < b->nstmt; i++) {
         const Stmt *s = &b->stmt[i];
@@ -269,6 +282,15 @@ static Status group_product(const Call *c) {
     }
   free(v);
   return MPCC_OK;
+}
+
+static Status group_product(const Call *c) {
+  return products(c, NULL);
+}
+
+static Status group_conv(const Call *c) {
+  ConvGroup g;
+  return conv_group(c->op, &g) ? products(c, &g) : MPCC_ERR_INTERNAL;
 }
 
 /* ---- attention ------------------------------------------------------------------------------- */
@@ -374,6 +396,7 @@ Status eval_group(const Call *c) {
   } kinds[] = {
       {"rows", group_rows},
       {"product", group_product},
+      {"conv", group_conv},
       {"pack", group_pack},
       {"attention", group_attention},
       {"attention_grad", group_attention_grad},

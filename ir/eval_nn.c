@@ -62,53 +62,6 @@ Status ref_qmatmul(const Call *c) {
   return MPCC_OK;
 }
 
-/* Attribute `key`: one integer for both axes, or a list of two. */
-static void two(const Op *op, const char *key, int64_t otherwise, int64_t v[2]) {
-  const Attr *a = op_attr(op, key);
-  bool list = a && a->kind == AT_INTS && a->u.ints.n;
-  v[0] = list ? a->u.ints.v[0] : op_int(op, key, otherwise);
-  v[1] = list && a->u.ints.n > 1 ? a->u.ints.v[1] : v[0];
-}
-
-typedef struct {
-  const double *x, *w;
-  int64_t c, h, wide, kh, kw; /* channels of one group; w is its filter */
-  int64_t stride[2], pad[2], dil[2];
-} Window;
-
-/* Sum of one output element: the filter over the window at (y, x) of an image of one group. */
-static double convolve(const Window *g, int64_t y, int64_t x) {
-  double sum = 0;
-  for (int64_t ch = 0; ch < g->c; ch++)
-    for (int64_t i = 0; i < g->kh; i++)
-      for (int64_t j = 0; j < g->kw; j++) {
-        int64_t sy = y * g->stride[0] - g->pad[0] + i * g->dil[0];
-        int64_t sx = x * g->stride[1] - g->pad[1] + j * g->dil[1];
-        if (sy >= 0 && sy < g->h && sx >= 0 && sx < g->wide)
-          sum += g->x[(ch * g->h + sy) * g->wide + sx] * g->w[(ch * g->kh + i) * g->kw + j];
-      }
-  return sum;
-}
-
-Status ref_conv2d(const Call *c) {
-  const Type *x = in_type(c, 0), *w = in_type(c, 1), *r = c->op->out[0]->type;
-  int64_t outs = w->dim[0], groups = op_int(c->op, "groups", 1), at = 0;
-  Window g = {.c = w->dim[1], .h = x->dim[2], .wide = x->dim[3], .kh = w->dim[2], .kw = w->dim[3]};
-  two(c->op, "stride", 1, g.stride);
-  two(c->op, "padding", 0, g.pad);
-  two(c->op, "dilation", 1, g.dil);
-  for (int64_t n = 0; n < x->dim[0]; n++)
-    for (int64_t o = 0; o < outs; o++) {
-      int64_t group = o / (outs / groups);
-      g.x = c->in[0] + (n * x->dim[1] + group * g.c) * g.h * g.wide;
-      g.w = c->in[1] + o * g.c * g.kh * g.kw;
-      for (int64_t i = 0; i < r->dim[2]; i++)
-        for (int64_t j = 0; j < r->dim[3]; j++)
-          c->out[0][at++] = convolve(&g, i, j) + (c->op->nin > 2 ? c->in[2][o] : 0);
-    }
-  return MPCC_OK;
-}
-
 /* ---- attention ------------------------------------------------------------------------------- */
 
 /* [N, T, H*D] as (n, h, t, d). */

@@ -481,6 +481,40 @@ void copier_func(Copier *c, const Func *f, const char *name); /* starts the func
 Op *copier_op(Copier *c, const Op *op); /* same op over mapped operands, loc, layer, why, attrs */
 static inline Value *copier_get(const Copier *c, const Value *v) { return c->map[v->id]; }
 
+/* ---- conv.c: windows of convolutions --------------------------------------------------------------- */
+
+/* Tap k of position p reads x[(p stride + k dilation - padding) / up] on each of nd axes, where the
+ * division leaves no rest and the place lies inside x, else zero. */
+enum { CONV_AXES = 3 };
+typedef struct {
+  int nd;
+  int64_t size[CONV_AXES], kernel[CONV_AXES]; /* positions, taps */
+  int64_t stride[CONV_AXES], padding[CONV_AXES], dilation[CONV_AXES], up[CONV_AXES];
+} ConvWindow;
+/* From ints `positions` (size) and, with defaults, kernel (1), stride (1), padding (0), dilation (1), up (1);
+ * false when they are no window. padding and dilation may be negative. */
+bool conv_window(const Op *op, ConvWindow *w);
+int64_t conv_taps(const ConvWindow *w);
+int64_t conv_positions(const ConvWindow *w);
+/* Indices that tap number `tap` of position number `position` (row-major) reads in an input of
+ * extents `in`; false: zero. */
+bool conv_reads(const ConvWindow *w, const int64_t *in, int64_t position, int64_t tap, int64_t *at);
+
+/* A `conv` group (docs/groups.md): its first operand as a matrix of batch * positions rows and
+ * taps * channels columns. */
+typedef struct {
+  ConvWindow w;
+  int64_t batch, channels;
+  int64_t x[CONV_AXES];          /* extents of the input */
+  int64_t stride[1 + CONV_AXES]; /* elements between samples and along each axis; channels are dense */
+  int64_t rows, columns;
+  bool wgrad; /* the matrix is the transposed factor: its columns are the product's rows */
+} ConvGroup;
+/* False when attributes are missing or wrong. */
+bool conv_group(const Op *op, ConvGroup *g);
+/* One element of the matrix; x: the operand's first element. */
+double conv_group_at(const ConvGroup *g, const double *x, int64_t row, int64_t column);
+
 /* ---- shape.c: shape_<rule> of ops.def ----------------------------------------------------------- */
 
 /* Result types of an op (types: room for 3); diagnoses misfits naming both operands' layers.

@@ -412,42 +412,116 @@ static bool shape_qmatmul(Infer *x) {
          want_scalar(x, 3, DT_F32) && matmul_result(x, (DType)out->u.i);
 }
 
-/* Element i of a two-element list attribute, or `otherwise`. */
-static int64_t pair_attr(const Infer *x, const char *key, int i, int64_t otherwise) {
+/* Element i of a list attribute with n elements, or `otherwise`. */
+static int64_t list_attr(const Infer *x, const char *key, int i, int n, int64_t otherwise) {
   const Attr *at = find(x, key, AT_INTS);
-  return at && at->u.ints.n == 2 ? at->u.ints.v[i] : otherwise;
+  return at && at->u.ints.n == n ? at->u.ints.v[i] : otherwise;
 }
 
-static bool shape_conv2d(Infer *x) {
-  if (!want_operands(x, 2, 3) || !want_rank(x, 0, 4) || !want_rank(x, 1, 4) || !want_float(x, 0) ||
-      !want_float(x, 1))
+/* Length of axis i of a convolution's result; -1 after a diagnostic. */
+static int64_t conv_length(Infer *x, int i, bool transposed) {
+  const Type *in = operand(x, 0), *w = operand(x, 1);
+  const int nd = in->rank - 2;
+  const int64_t stride = list_attr(x, "stride", i, nd, 1),
+                padding = list_attr(x, "padding", i, nd, 0),
+                end = list_attr(x, "padding_end", i, nd, padding),
+                dilation = list_attr(x, "dilation", i, nd, 1),
+                extra = list_attr(x, "output_padding", i, nd, 0);
+  if (stride < 1 || dilation < 1 || padding < 0 || end < 0 || extra < 0) {
+    fail(x, CODE_ATTR, "%s needs stride and dilation from 1 and padding from 0",
+         op_info(x->code)->name);
+    return -1;
+  }
+  const int64_t window = dilation * (w->dim[2 + i] - 1) + 1;
+  const int64_t room = in->dim[2 + i] + padding + end;
+  const int64_t all = (in->dim[2 + i] - 1) * stride + window + extra - padding - end;
+  if (transposed ? all < 1 : window > room) {
+    if (transposed)
+      fail(x, CODE_SHAPE, "%s has a padding of %lld, which leaves nothing", subject(x),
+           (long long)padding);
+    else
+      fail(x, CODE_SHAPE, "%s has a window of %lld, its padded input has %lld", subject(x),
+           (long long)window, (long long)room);
+    note_operand(x, 0, "the input");
+    return -1;
+  }
+  return transposed ? all : (room - window) / stride + 1;
+}
+
+static bool shape_conv(Infer *x) {
+  if (!want_operands(x, 2, 3) || !want_float(x, 0) || !want_float(x, 1))
     return false;
-  const int64_t *in = operand(x, 0)->dim, *w = operand(x, 1)->dim,
-                groups = int_attr(x, "groups", 1);
-  if (groups < 1 || w[0] % groups || in[1] != w[1] * groups) {
+  const Type *in = operand(x, 0), *w = operand(x, 1);
+  const bool transposed = flag(x, "transposed");
+  const int64_t groups = int_attr(x, "groups", 1);
+  if (in->rank < 3 || in->rank > 2 + CONV_AXES)
+    return fail(x, CODE_SHAPE, "%s has %d dimensions, 3 to 5 are possible", subject(x), in->rank);
+  if (!want_rank(x, 1, in->rank))
+    return false;
+  const int64_t channels = transposed ? w->dim[0] : w->dim[1] * groups;
+  if (groups < 1 || w->dim[0] % groups || in->dim[1] != channels) {
     fail(x, CODE_SHAPE, "%s has in_channels %lld, its input has %lld", subject(x),
-         (long long)(w[1] * groups), (long long)in[1]);
+         (long long)channels, (long long)in->dim[1]);
     note_operand(x, 0, "the input");
     return false;
   }
-  int64_t dim[4] = {in[0], w[0]};
-  for (int i = 0; i < 2; i++) {
-    const int64_t stride = pair_attr(x, "stride", i, 1), padding = pair_attr(x, "padding", i, 0),
-                  dilation = pair_attr(x, "dilation", i, 1);
-    if (stride < 1 || dilation < 1 || padding < 0)
-      return fail(x, CODE_ATTR, "%s needs stride and dilation from 1 and padding from 0",
-                  op_info(x->code)->name);
-    const int64_t window = dilation * (w[2 + i] - 1) + 1, room = in[2 + i] + 2 * padding;
-    if (window > room) {
-      fail(x, CODE_SHAPE, "%s has a window of %lld, its padded input has %lld", subject(x),
-           (long long)window, (long long)room);
-      note_operand(x, 0, "the input");
+  int64_t dim[MAX_RANK] = {in->dim[0], transposed ? w->dim[1] * groups : w->dim[0]};
+  for (int i = 0; i < in->rank - 2; i++)
+    if ((dim[2 + i] = conv_length(x, i, transposed)) < 0)
       return false;
-    }
-    dim[2 + i] = (room - window) / stride + 1;
-  }
-  result_as(x, dtype_attr(x, "out", promote_operands(x, 0, 1)), 4, dim);
-  return x->nin < 3 || want_bias(x, 2, w[0]);
+  result_as(x, dtype_attr(x, "out", promote_operands(x, 0, 1)), in->rank, dim);
+  return x->nin < 3 || want_bias(x, 2, dim[1]);
+}
+
+/* The window of a channels-last convolution, whose operands have its rank; *nd its axes. */
+static bool gather_window(Infer *x, ConvWindow *w) {
+  const Op op = {.code = x->code, .nattr = x->nattr, .attr = (Attr *)x->attr};
+  const int rank = operand(x, 0)->rank;
+  if (!want_float(x, 0) || !want_float(x, 1) || !want_rank(x, 1, rank))
+    return false;
+  if (!conv_window(&op, w) || w->nd != rank - 2)
+    return fail(x, CODE_ATTR, "%s has no window of %d axes", subject(x), rank - 2);
+  return true;
+}
+
+static bool shape_conv_gather(Infer *x) {
+  ConvWindow g;
+  if (!want_operands(x, 2, 3) || !gather_window(x, &g))
+    return false;
+  const Type *in = operand(x, 0), *w = operand(x, 1);
+  const int last = in->rank - 1;
+  bool fits = w->dim[last] == in->dim[last];
+  for (int i = 0; i < g.nd; i++)
+    fits &= w->dim[1 + i] == g.kernel[i];
+  if (!fits)
+    return fail(x, CODE_SHAPE, "%s has weights %s for an input %s", subject(x), shape_text(x, w),
+                shape_text(x, in));
+  int64_t dim[MAX_RANK] = {in->dim[0]};
+  for (int i = 0; i < g.nd; i++)
+    dim[1 + i] = g.size[i];
+  dim[last] = w->dim[0];
+  result_as(x, dtype_attr(x, "out", promote_operands(x, 0, 1)), in->rank, dim);
+  return x->nin < 3 || want_bias(x, 2, w->dim[0]);
+}
+
+static bool shape_conv_wgrad(Infer *x) {
+  ConvWindow g;
+  if (!gather_window(x, &g))
+    return false;
+  const Type *in = operand(x, 0), *dy = operand(x, 1);
+  const int last = in->rank - 1;
+  bool fits = in->dim[0] == dy->dim[0];
+  for (int i = 0; i < g.nd; i++)
+    fits &= dy->dim[1 + i] == g.size[i];
+  if (!fits)
+    return fail(x, CODE_SHAPE, "%s has a gradient %s for an input %s", subject(x),
+                shape_text(x, dy), shape_text(x, in));
+  int64_t dim[MAX_RANK] = {dy->dim[last]};
+  for (int i = 0; i < g.nd; i++)
+    dim[1 + i] = g.kernel[i];
+  dim[last] = in->dim[last];
+  result_as(x, dtype_attr(x, "out", promote_operands(x, 0, 1)), in->rank, dim);
+  return true;
 }
 
 /* q, k, v from operand `first` on, then seed and step when there is dropout. */

@@ -279,6 +279,38 @@ static void check_product(Verify *v) {
   check_stmts(v, true);
 }
 
+/* Every place that taps read inside the input must be an element of operand 0, and the strides of
+ * operand 0 must number the rows of the product. */
+static void check_conv(Verify *v) {
+  const Body *b = v->op->body;
+  ConvGroup g;
+  int64_t k = op_int(v->op, "k", 0);
+  if (b->nin < 2 || b->ndim < 1 || b->ncol != 1 || !conv_group(v->op, &g)) {
+    verify_broken(v, "a convolution has two factors, one column dimension and a window");
+    return;
+  }
+  int64_t rows = g.wgrad ? g.columns : g.rows;
+  if (k != (g.wgrad ? g.rows : g.columns) || product_of(b->dim, b->ndim - 1) != rows) {
+    verify_broken(v, "rows and k are not those of the window");
+    return;
+  }
+  Access number = b->in[0];
+  number.offset = 0;
+  Reach m = reach_dims(b, &number, 0, b->ndim - 1);
+  if (!m.ok || m.lo != 0 || m.hi != rows - 1)
+    verify_broken(v, "operand 0 numbers rows %lld to %lld of %lld", (long long)m.lo,
+                  (long long)m.hi, (long long)rows);
+  Reach r = reach_start(b->in[0].offset);
+  reach_add(&r, g.stride[0], g.batch);
+  for (int i = 0; i < g.w.nd; i++)
+    reach_add(&r, g.stride[1 + i], g.x[i]);
+  reach_add(&r, 1, g.channels);
+  reach_check(v, r, v->op->in[0]->type, "operand", 0);
+  if (!packed_fits(v->op->in[1]->type, b->dim[b->ndim - 1], k) || b->in[1].offset)
+    verify_broken(v, "operand 1 is not packed for this product");
+  check_stmts(v, true);
+}
+
 static void check_pack(Verify *v) {
   const Body *b = v->op->body;
   if (b->nin != 1 || b->nout != 1 || b->ndim != 2 || b->nstmt) {
@@ -379,6 +411,7 @@ void verify_group(Verify *v) {
   } kinds[] = {
       {"rows", check_rows},
       {"product", check_product},
+      {"conv", check_conv},
       {"pack", check_pack},
       {"attention", check_attention_forward},
       {"attention_grad", check_attention_grad},

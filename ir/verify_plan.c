@@ -130,7 +130,7 @@ static bool same_access(const Body *b, const Access *x, const Access *y) {
 static bool in_place(const Op *op, const Memory *x, const Memory *y) {
   const char *kind = op_str(op, "kind", "");
   const Body *b = op->body;
-  int first = !strcmp(kind, "rows") ? 0 : !strcmp(kind, "product") ? 2 : INT_MAX;
+  int first = !strcmp(kind, "rows") ? 0 : !strcmp(kind, "product") || !strcmp(kind, "conv") ? 2 : INT_MAX;
   if (op->code != OP_group || x->lo != y->lo || x->value->type->dt != y->value->type->dt)
     return false;
   for (int i = 0; i < b->nstmt; i++)

@@ -148,7 +148,7 @@ static int64_t group_flops(const Op *op) {
   int64_t elems = 1;
   for (int d = 0; d < op->body->ndim; d++)
     elems *= op->body->dim[d];
-  if (!strcmp(kind, "product"))
+  if (!strcmp(kind, "product") || !strcmp(kind, "conv"))
     return 2 * elems * op_int(op, "k", 0);
   if (!strcmp(kind, "attention"))
     return 4 * elems * op_int(op, "keys", 0);

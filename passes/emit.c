@@ -13,8 +13,8 @@ enum {
 };
 
 static const char *kind_text(NodeKind k) {
-  static const char *const text[] = {"rows",           "product", "pack", "attention",
-                                     "attention_grad", "index",   "move"};
+  static const char *const text[] = {"rows",      "product",        "conv",  "pack",
+                                     "attention", "attention_grad", "index", "move"};
   return text[k];
 }
 
@@ -61,7 +61,7 @@ static void choose_columns(Fuse *F, Node *n) {
     fuse_error(F, n->op, "has too many dimensions that do not lie side by side");
     return;
   }
-  if (n->kind == NODE_PRODUCT) {
+  if (node_is_product(n)) {
     if (n->ndim == 1)
       insert_dim(n, 0, 0);
     n->ncol = 1;
@@ -139,7 +139,7 @@ typedef struct {
 
 /* A product's statements are all element by element. */
 static bool is_flat(const Emit *e) {
-  return e->n->kind == NODE_PRODUCT;
+  return node_is_product(e->n);
 }
 
 static int put(Emit *e, Stmt s) {
@@ -270,7 +270,7 @@ static void put_stmt(Emit *e, int s) {
   default:
     break;
   }
-  st.level = (uint8_t)(n->kind == NODE_PRODUCT ? LV_ELEM : level);
+  st.level = (uint8_t)(node_is_product(n) ? LV_ELEM : level);
   e->map[s] = put(e, st);
 }
 
@@ -280,7 +280,7 @@ static void put_stores(Emit *e) {
     int s = e->map[n->out[i].stmt];
     if (!n->out[i].part) {
       bool columns = varies(n, &n->out[i].at, e->nrow, n->ndim);
-      s = widen(e, s, columns || n->kind == NODE_PRODUCT ? LV_ELEM : LV_ROW);
+      s = widen(e, s, columns || node_is_product(n) ? LV_ELEM : LV_ROW);
       if (!columns && e->stmt[s].level == LV_ELEM && extent(n, e->nrow, n->ndim) > 1)
         fuse_error(e->F, n->op, "column values meet in one element");
     }
@@ -347,7 +347,7 @@ static void fill_body(Fuse *F, Node *n, Body *body) {
   Emit e = {F, n, n->ndim - n->ncol, NULL, 0, 0, ARENA_ARRAY(F->a, int, n->nstmt + 1)};
   if (arena_failed(F->a))
     return;
-  if (n->kind == NODE_ROWS || n->kind == NODE_PRODUCT) {
+  if (node_has_body(n)) {
     for (int s = 0; s < n->nstmt && F->status == MPCC_OK; s++)
       put_stmt(&e, s);
     if (F->status == MPCC_OK)
@@ -401,7 +401,7 @@ void emit_node(Fuse *F, Node *n) {
   if (F->status != MPCC_OK)
     return;
   Body body = {0};
-  if (n->kind == NODE_ROWS || n->kind == NODE_PRODUCT)
+  if (node_has_body(n))
     choose_columns(F, n);
   if (n->kind == NODE_INDEX || n->kind == NODE_MOVE)
     n->ncol = 1;

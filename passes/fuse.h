@@ -42,6 +42,7 @@ typedef struct {
 typedef enum {
   NODE_ROWS,
   NODE_PRODUCT,
+  NODE_CONV, /* a product whose first operand is gathered */
   NODE_PACK,
   NODE_ATTENTION,
   NODE_ATTENTION_GRAD,
@@ -67,7 +68,7 @@ typedef struct {
   int64_t pstride;
 } NodeOut;
 
-enum { NODE_ATTRS = 12 };
+enum { NODE_ATTRS = 16 };
 struct Node {
   NodeKind kind;
   int ndim;
@@ -129,6 +130,15 @@ typedef struct {
   Node **order, **heap, **window; /* graph.c; heap and window are work space */
   int norder, stamp, lowest;
 } Fuse;
+
+/* Two factors, then statements on each element of their product. */
+static inline bool node_is_product(const Node *n) {
+  return n->kind == NODE_PRODUCT || n->kind == NODE_CONV;
+}
+/* Made of statements, may be merged. */
+static inline bool node_has_body(const Node *n) {
+  return n->kind == NODE_ROWS || node_is_product(n);
+}
 
 /* Error of the pass at an op; sticky. */
 void fuse_error(Fuse *F, const Op *op, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
@@ -202,7 +212,16 @@ void set_result(Fuse *F, int i, View *v);
 void set_result_buf(Fuse *F, int i, Buf *b);
 View *operand(Fuse *F, int i);
 
-/* ---- group.c, group_rows.c, group_product.c ------------------------------------------------ */
+/* ---- group_product.c ---------------------------------------------------------------------------- */
+
+/* b [N, K] in the target's panel layout; one pack serves all products that read it the same way. */
+Buf *product_packed(Fuse *F, const View *b, DType compute);
+/* Node of kind `kind` over dim[0..ndim), the last of which are the columns, with its two factors;
+ * *acc is its sum. */
+Node *product_node(Fuse *F, NodeKind kind, int ndim, const int64_t *dim, Buf *a, const Access *at,
+                   Buf *b, DType compute, int64_t k, int *acc);
+
+/* ---- group.c, group_rows.c, group_product.c, group_conv.c ------------------------------------------------ */
 
 /* Lowers one op to nodes (or a view) and sets the views of its results. */
 typedef void GroupFn(Fuse *F, const Op *op);

@@ -84,9 +84,69 @@ static void grad_qlinear(Grad *g, const Op *op, Value *const *dy) {
         qmatmul(g, d, as_rows(g, fwd(g, op, 0)), sd, fwd(g, op, 2), true, grad_dtype(g, op, 1)));
 }
 
-static void grad_conv2d(Grad *g, const Op *op, Value *const *dy) {
+static void grad_conv(Grad *g, const Op *op, Value *const *dy) {
   (void)dy;
   diag_error(g->diag, op->loc, 597, "convolution reached grad: layout has not run");
+}
+
+/* Attributes of the window that goes the other way: what position p of y took from place i of x by
+ * tap k, i takes back from p. `size`: the places of x. */
+static int turned(Grad *g, const ConvWindow *w, const int64_t *size, Attr attr[7]) {
+  int64_t padding[CONV_AXES], dilation[CONV_AXES];
+  for (int i = 0; i < w->nd; i++) {
+    padding[i] = -w->padding[i];
+    dilation[i] = -w->dilation[i];
+  }
+  attr[0] = attr_ints(g->b, "positions", w->nd, size);
+  attr[1] = attr_ints(g->b, "kernel", w->nd, w->kernel);
+  attr[2] = attr_ints(g->b, "stride", w->nd, w->up);
+  attr[3] = attr_ints(g->b, "padding", w->nd, padding);
+  attr[4] = attr_ints(g->b, "dilation", w->nd, dilation);
+  attr[5] = attr_ints(g->b, "up", w->nd, w->stride);
+  return 6;
+}
+
+/* w [O, K..., C] as [C, K..., O] and back. */
+static Value *ends_swapped(Grad *g, Value *w) {
+  int64_t perm[MAX_RANK];
+  int rank = w->type->rank;
+  for (int i = 0; i < rank; i++)
+    perm[i] = i == 0 ? rank - 1 : i == rank - 1 ? 0 : i;
+  return build_permute(g->b, w, perm);
+}
+
+/* dx gathers dy through the turned window. dw sums x (gathered) times dy over positions; where the
+ * window spreads x instead (up > 1, transposed convolutions) dy is the gathered one. */
+static void grad_conv_gather(Grad *g, const Op *op, Value *const *dy) {
+  ConvWindow w;
+  Attr attr[8];
+  if (!conv_window(op, &w))
+    return;
+  Value *x = fwd(g, op, 0), *d = dy[0];
+  if (grad_wants(g, op, 0)) {
+    int n = turned(g, &w, x->type->dim + 1, attr);
+    attr[n++] = attr_dt(g->b, "out", grad_dtype(g, op, 0));
+    Value *in[2] = {d, ends_swapped(g, fwd(g, op, 1))};
+    grad_give(g, op, 0, build_op(g->b, OP_conv_gather, 2, in, n, attr)->out[0]);
+  }
+  if (grad_wants(g, op, 1)) {
+    bool spreads = false;
+    for (int i = 0; i < w.nd; i++)
+      spreads |= w.up[i] > 1;
+    int n = 0;
+    static const char *const keys[] = {"positions", "kernel", "stride", "padding", "dilation", "up"};
+    if (spreads)
+      n = turned(g, &w, x->type->dim + 1, attr);
+    for (size_t i = 0; !spreads && i < sizeof keys / sizeof *keys; i++)
+      if (op_attr(op, keys[i]))
+        attr[n++] = *op_attr(op, keys[i]);
+    attr[n++] = attr_dt(g->b, "out", grad_dtype(g, op, 1));
+    Value *in[2] = {spreads ? d : x, spreads ? x : d};
+    Value *dw = build_op(g->b, OP_conv_wgrad, 2, in, n, attr)->out[0];
+    grad_give(g, op, 1, spreads ? ends_swapped(g, dw) : dw);
+  }
+  if (op->nin > 2)
+    grad_give(g, op, 2, as_rows(g, d));
 }
 
 static void grad_attention(Grad *g, const Op *op, Value *const *dy) {

@@ -41,7 +41,7 @@ void graph_sweep(Fuse *F) {
     Node *n = F->node[i];
     if (n->dead)
       continue;
-    bool fixed = n->kind != NODE_ROWS && n->kind != NODE_PRODUCT, any = false;
+    bool fixed = !node_has_body(n), any = false;
     int k = 0;
     for (int r = 0; r < n->nout; r++)
       any |= n->out[r].buf->nuser > 0 || n->out[r].buf->written;

@@ -9,8 +9,7 @@ static int64_t panel_columns(const TargetCaps *c, DType compute) {
                               : c->panel_cols_f32;
 }
 
-/* b [N, K] in the target's panel layout; one pack serves all products that read it the same way. */
-static Buf *packed(Fuse *F, const View *b, DType compute) {
+Buf *product_packed(Fuse *F, const View *b, DType compute) {
   PackEntry key = {b->buf,          NULL,        compute, b->dim[0], b->dim[1], b->at.stride[0],
                    b->at.stride[1], b->at.offset};
   for (int i = 0; i < F->npack; i++) {
@@ -34,6 +33,27 @@ static Buf *packed(Fuse *F, const View *b, DType compute) {
   return key.packed;
 }
 
+Node *product_node(Fuse *F, NodeKind kind, int ndim, const int64_t *dim, Buf *a, const Access *at,
+                   Buf *b, DType compute, int64_t k, int *acc) {
+  Node *n = node_create(F, kind, ndim, dim);
+  n->rigid = true;
+  n->ncol = 1;
+  n->in = fuse_grow(F, n->in, 1, &n->cin, sizeof *n->in);
+  if (F->status == MPCC_OK) {
+    n->in[0] = (NodeIn){a, *at};
+    n->in[1] = (NodeIn){b, {0}};
+    n->nin = 2;
+  }
+  node_attr_i(F, n, "k", k);
+  node_attr_dt(F, n, "compute", compute);
+  Stmt s = {.prim = PR_ACC,
+            .dt = compute == DT_F64 ? DT_F64 : DT_F32,
+            .arg = {-1, -1, -1, -1},
+            .ref = -1};
+  *acc = node_stmt(F, n, s);
+  return n;
+}
+
 /* a [rows..., K] times b [N, K]: node over [rows..., N]; *acc is its sum. */
 static Node *product(Fuse *F, View *a, View *b, int *acc) {
   if (!a->buf)
@@ -49,26 +69,11 @@ static Node *product(Fuse *F, View *a, View *b, int *acc) {
   for (int i = 0; i < nrow; i++)
     dim[i] = a->dim[i];
   dim[nrow + shift] = b->dim[0];
-  Buf *p = packed(F, b, compute);
-  Node *n = node_create(F, NODE_PRODUCT, nrow + shift + 1, dim);
-  n->rigid = true;
-  n->ncol = 1;
   Access at = a->at;
   at.stride[nrow] = 0;
+  Node *n = product_node(F, NODE_PRODUCT, nrow + shift + 1, dim, a->buf, &at,
+                         product_packed(F, b, compute), compute, b->dim[1], acc);
   n->kstride = a->at.stride[nrow];
-  n->in = fuse_grow(F, n->in, 1, &n->cin, sizeof *n->in);
-  if (F->status == MPCC_OK) {
-    n->in[0] = (NodeIn){a->buf, at};
-    n->in[1] = (NodeIn){p, {0}};
-    n->nin = 2;
-  }
-  node_attr_i(F, n, "k", b->dim[1]);
-  node_attr_dt(F, n, "compute", compute);
-  Stmt s = {.prim = PR_ACC,
-            .dt = compute == DT_F64 ? DT_F64 : DT_F32,
-            .arg = {-1, -1, -1, -1},
-            .ref = -1};
-  *acc = node_stmt(F, n, s);
   return n;
 }
 
@@ -123,8 +128,4 @@ void group_qlinear(Fuse *F, const Op *op) {
   int s;
   Node *n = product(F, operand(F, 0), operand(F, 1), &s);
   finish(F, n, unscaled(F, n, s));
-}
-
-void group_conv2d(Fuse *F, const Op *op) {
-  fuse_error(F, op, "is not a product yet: the layout pass replaces it");
 }

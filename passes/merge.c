@@ -163,7 +163,7 @@ static bool agree(const Node *p, const Node *c, Common *r, int n, bool sibling, 
   }
   if (sibling && (p_lacks || c_lacks))
     return false;
-  if (p->kind == NODE_PRODUCT && (p_lacks || c_lacks || c->rigid))
+  if (node_is_product(p) && (p_lacks || c_lacks || c->rigid))
     return false;
   if (p_lacks && (p->rigid || heavy(p) || used_elsewhere(p, c)))
     return false;
@@ -202,7 +202,7 @@ static void copy_operands(Joiner *j, const Node *n, const Common *r, int nr, boo
                           int *in) {
   for (int i = 0; i < n->nin; i++) {
     Access at = remap(&n->in[i].at, r, nr, producer);
-    if (n->kind == NODE_PRODUCT && i < 2) {
+    if (node_is_product(n) && i < 2) {
       Node *m = j->m;
       m->in = fuse_grow(j->F, m->in, m->nin, &m->cin, sizeof *m->in);
       if (j->F->status != MPCC_OK)
@@ -335,7 +335,7 @@ static bool join(Fuse *F, Node *p, Node *c, const Common *r, int nr, int ncol, b
   m->ncol = m->rigid ? ncol : 0;
   m->fix = p->fix ? p->fix : c->fix;
   m->panels = p->panels ? p->panels : c->panels;
-  if (p->kind == NODE_PRODUCT) {
+  if (node_is_product(p)) {
     m->kstride = p->kstride;
     m->nattr = p->nattr;
     memcpy(m->attr, p->attr, sizeof m->attr);
@@ -351,10 +351,10 @@ static bool join(Fuse *F, Node *p, Node *c, const Common *r, int nr, int ncol, b
   if (F->status != MPCC_OK || m->nin + m->nout > MAX_ARGS || m->nstmt > MAX_STMTS)
     return false;
   node_simplify(F, m);
-  if (m->kind == NODE_PRODUCT && m->ncol != 1)
+  if (node_is_product(m) && m->ncol != 1)
     return false;
   node_clean(F, m);
-  bool principal = p->kind == NODE_PRODUCT || p->nop >= c->nop;
+  bool principal = node_is_product(p) || p->nop >= c->nop;
   m->op = principal ? p->op : c->op;
   m->layer = join_layers(F, p->layer, c->layer);
   m->label = join_labels(F, p, c);
@@ -407,7 +407,7 @@ static bool merge_producer(Fuse *F, Node *p, Node *c, int k) {
   /* What is to be computed again must not move to where its operand is made. */
   if (o->part || p == c || !panels_fit(p, c) || (c->recompute && !p->recompute))
     return false;
-  if (p->kind == NODE_PRODUCT && has_reduction(c))
+  if (node_is_product(p) && has_reduction(c))
     return false;
   if (!common_space(p, &o->at, c, &c->in[k].at, r, &nr) || nr > MAX_DIMS ||
       !agree(p, c, r, nr, false, &ncol))
@@ -444,7 +444,7 @@ static bool merge_siblings(Fuse *F, Node *p, Node *c, const Buf *b) {
 typedef bool StepFn(Fuse *F, Node *n);
 
 static bool step_product(Fuse *F, Node *p) {
-  if (p->kind != NODE_PRODUCT)
+  if (!node_is_product(p))
     return false;
   for (int r = 0; r < p->nout; r++)
     for (int u = 0; u < p->out[r].buf->nuser; u++) {

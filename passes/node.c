@@ -96,7 +96,7 @@ static bool access_equal(const Access *a, const Access *b, int ndim) {
 }
 
 int node_in(Fuse *F, Node *n, Buf *buf, const Access *at) {
-  for (int i = n->kind == NODE_PRODUCT ? 2 : 0; i < n->nin; i++)
+  for (int i = node_is_product(n) ? 2 : 0; i < n->nin; i++)
     if (n->in[i].buf == buf && access_equal(&n->in[i].at, at, n->ndim))
       return i;
   n->in = fuse_grow(F, n->in, n->nin, &n->cin, sizeof *n->in);
@@ -263,7 +263,7 @@ Buf *node_store_at(Fuse *F, Node *n, int stmt, const Type *type, const Access *a
   b->out = n->nout;
   /* Column sums have no other use than their store, which converts too. From f64 to less than f32
    * the value is rounded before it changes registers, which alone would round twice [N1]. */
-  if (n->kind == NODE_ROWS || n->kind == NODE_PRODUCT)
+  if (node_has_body(n))
     if (stmt < n->nstmt && n->stmt[stmt].prim != PR_CSUM) {
       if (node_reg(n, stmt) == DT_F64 && reg_of(type->dt) == DT_F32 && type->dt != DT_F32)
         stmt = node_round(F, n, stmt, type->dt);

@@ -107,7 +107,7 @@ static bool access_equal(const Body *b, const Access *x, const Access *y) {
 static bool in_place(const Op *op, int o, const Value *x) {
   const Body *b = op->body;
   const char *kind = kind_of(op);
-  bool product = !strcmp(kind, "product");
+  bool product = !strcmp(kind, "product") || !strcmp(kind, "conv");
   if ((!product && strcmp(kind, "rows")) || x->type->dt != op->out[o]->type->dt ||
       type_elems(x->type) != type_elems(op->out[o]->type))
     return false;

@@ -91,9 +91,9 @@ static void order_dims(Node *n) {
 
 void node_simplify(Fuse *F, Node *n) {
   (void)F;
-  if (n->kind != NODE_ROWS && n->kind != NODE_PRODUCT)
+  if (!node_has_body(n))
     return;
-  int keep = n->kind == NODE_PRODUCT ? 1 : 0;
+  int keep = node_is_product(n) ? 1 : 0;
   for (int d = n->ndim - 1 - keep; d >= 0; d--)
     if (n->dim[d] == 1)
       drop_dim(n, d);
@@ -167,7 +167,7 @@ static void drop_unused(Fuse *F, Node *n, const int *value) {
       if (n->stmt[s].arg[k] >= 0)
         live[n->stmt[s].arg[k]] = true;
   int nstmt = 0, nin = 0, nlin = 0, nparam = 0;
-  if (n->kind == NODE_PRODUCT)
+  if (node_is_product(n))
     for (; nin < 2; nin++)
       in[nin] = nin;
   NodeIn *new_in = ARENA_ARRAY(F->a, NodeIn, n->nin + 1);
@@ -208,7 +208,7 @@ static void drop_unused(Fuse *F, Node *n, const int *value) {
 }
 
 void node_clean(Fuse *F, Node *n) {
-  if (n->kind != NODE_ROWS && n->kind != NODE_PRODUCT)
+  if (!node_has_body(n))
     return;
   int *value = ARENA_ARRAY(F->a, int, n->nstmt + 1);
   if (arena_failed(F->a))

@@ -19,9 +19,8 @@ static int row_dims(const Product *p) {
   return p->body->ndim - 1;
 }
 
-/* Elements of access a to row m (flat, row-major over the row dimensions), without offset:
- * dimensions that continue each other are taken as one. */
-static Val row_offset(Product *p, const Access *a, Val m) {
+/* Dimensions that continue each other are taken as one. */
+Val product_row(Product *p, const Access *a, Val m) {
   Gen *g = p->g;
   Val sum = ll_n(g, 0);
   int64_t inner = 1;
@@ -43,8 +42,7 @@ static Val row_offset(Product *p, const Access *a, Val m) {
   return sum;
 }
 
-/* The one stride that steps access a from row to row, or -1. */
-static int64_t row_stride(const Product *p, const Access *a) {
+int64_t product_row_stride(const Product *p, const Access *a) {
   int64_t size = 1, stride = 0;
   for (int d = row_dims(p) - 1; d >= 0; d--) {
     if (p->body->dim[d] == 1)
@@ -78,7 +76,7 @@ static void choose_mode(Product *p) {
   const Access *a = &p->body->in[0];
   p->a_dtype = gen_in_dtype(p->group, 0);
   p->a_ks = p->K == 1 ? 1 : a->stride[row_dims(p)];
-  p->a_rs = row_stride(p, a);
+  p->a_rs = product_row_stride(p, a);
   if (p->a_ks != 1 && (p->a_rs == 1 || (p->M == 1)))
     p->mode = A_COLUMNS;
   else
@@ -242,7 +240,7 @@ static void copy_rows(Product *p, const Tile *t) {
   k_count = ll_umin(g, k_count, left);
   Val k_whole = ll_and(g, k_count, ll_n(g, ~(step - 1)));
   Loop rows = ll_loop(g, t->row0, t->row1, 1);
-  Val elems = row_offset(p, &p->body->in[0], rows.i);
+  Val elems = product_row(p, &p->body->in[0], rows.i);
   Val from = a_element(p, t->a, elems, k_first);
   Val at = ll_mul(g, ll_sub(g, rows.i, t->row0), ll_n(g, p->micro.rs));
   Val to = ll_gep(g, p->c.unit, g->scratch, at);
@@ -352,7 +350,7 @@ static bool uses_index(const Body *b) {
 
 static Val access_base(Product *p, int slot, DType dt, const Access *a, Val row) {
   Gen *g = p->g;
-  Val at = ll_add(g, row_offset(p, a, row), ll_n(g, a->offset));
+  Val at = ll_add(g, product_row(p, a, row), ll_n(g, a->offset));
   return ll_gep(g, ll_mem(g, dt), ll_arg_ptr(g, slot), at);
 }
 

@@ -46,6 +46,10 @@ typedef struct {
   Val k0, kc;         /* k block in units */
 } Tile;
 
+/* Elements of access a to row m (flat, row-major over the row dimensions), without offset. */
+Val product_row(Product *p, const Access *a, Val m);
+/* The one stride that steps access a from row to row, or -1. */
+int64_t product_row_stride(const Product *p, const Access *a);
 /* Sizes from M, N, K, units, c and mode, which the caller has set: panels, tiles, k blocks,
  * scratch. Sets g->ntiles and g->scratch_bytes. */
 void product_plan(Product *p);

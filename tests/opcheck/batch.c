@@ -66,7 +66,7 @@ static double group_flops(const Op *op) {
   double n = 2;
   for (int d = 0; d < op->body->ndim; d++)
     n *= (double)op->body->dim[d];
-  if (!strcmp(kind, "product"))
+  if (!strcmp(kind, "product") || !strcmp(kind, "conv"))
     return n * (double)op_int(op, "k", 1);
   if (!strncmp(kind, "attention", 9)) /* two products forward, five backward */
     return n * (double)op_int(op, "keys", 1) * (strlen(kind) > 9 ? 5 : 2);

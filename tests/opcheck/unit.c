@@ -1,7 +1,7 @@
 /* An instance becomes a module of one function: reads of its operands, the program of the case,
  * writes of the results. With gradients, the first result is weighted and becomes the logits of one
  * cross entropy, whose loss pass_grad starts from: every element of the result then has a gradient
- * of its own. conv2d goes through `layout` and nothing else before fuse. */
+ * of its own. conv goes through `layout` and nothing else before fuse. */
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -337,7 +337,7 @@ static Status run_pass(World *w, PassFn *pass, Stage gives, const Module *in, Mo
 
 /* The stage where all ops of the program are legal: those that grad makes come last. */
 static Stage first_stage(const Inst *i) {
-  return strstr(i->c->program, "_grad(") ? STAGE_TRAIN : STAGE_TYPED;
+  return strstr(i->c->program, "grad(") ? STAGE_TRAIN : STAGE_TYPED;
 }
 
 bool is_result(const Tensor *t) {

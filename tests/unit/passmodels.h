@@ -234,7 +234,7 @@ static inline Value *vit_forward(Net *n, void *tensors, Value *x, bool train) {
   const int64_t stride[2] = {VIT_PATCH, VIT_PATCH}, zero[2] = {0, 0}, one[2] = {1, 1};
   Attr conv[4] = {attr_ints(b, "stride", 2, stride), attr_ints(b, "padding", 2, zero),
                   attr_ints(b, "dilation", 2, one), attr_i(b, "groups", 1)};
-  x = op_with(n, OP_conv2d, x, build_read(b, t->conv_w), build_read(b, t->conv_b), 4, conv);
+  x = op_with(n, OP_conv, x, build_read(b, t->conv_w), build_read(b, t->conv_b), 4, conv);
   x = build_reshape(b, x, 3, (const int64_t[]){B, C, T});
   x = build_permute(b, x, (const int64_t[]){0, 2, 1});
   layer(n, "class_token");

@@ -191,18 +191,18 @@ START_TEST(misfits_name_where_operands_come_from) {
 END_TEST
 
 START_TEST(convolution) {
-  check_op(OP_conv2d, "f32[2,3,32,30] f32[8,3,5,3]", 0, NULL, "f32[2,8,28,28]");
+  check_op(OP_conv, "f32[2,3,32,30] f32[8,3,5,3]", 0, NULL, "f32[2,8,28,28]");
   const Attr at[] = {attr_ints(b, "stride", 2, (int64_t[]){2, 1}),
                      attr_ints(b, "padding", 2, (int64_t[]){1, 2}),
                      attr_ints(b, "dilation", 2, (int64_t[]){1, 2})};
   /* (32 + 2 - 3) / 2 + 1 = 16; (30 + 4 - 5) / 1 + 1 = 30 */
-  check_op(OP_conv2d, "f32[2,3,32,30] f32[8,3,3,3] f32[8]", 3, at, "f32[2,8,16,30]");
+  check_op(OP_conv, "f32[2,3,32,30] f32[8,3,3,3] f32[8]", 3, at, "f32[2,8,16,30]");
   const Attr groups = attr_i(b, "groups", 2);
-  check_op(OP_conv2d, "bf16[2,4,8,8] bf16[6,2,1,1]", 1, &groups, "bf16[2,6,8,8]");
-  check_error(OP_conv2d, "f32[2,3,8,8] f32[8,4,3,3]", 0, NULL,
-              "shapes do not fit: conv2d has in_channels 4, its input has 3");
-  check_error(OP_conv2d, "f32[2,3,8,2] f32[8,3,3,3]", 0, NULL,
-              "shapes do not fit: conv2d has a window of 3, its padded input has 2");
+  check_op(OP_conv, "bf16[2,4,8,8] bf16[6,2,1,1]", 1, &groups, "bf16[2,6,8,8]");
+  check_error(OP_conv, "f32[2,3,8,8] f32[8,4,3,3]", 0, NULL,
+              "shapes do not fit: conv has in_channels 4, its input has 3");
+  check_error(OP_conv, "f32[2,3,8,2] f32[8,3,3,3]", 0, NULL,
+              "shapes do not fit: conv has a window of 3, its padded input has 2");
 }
 END_TEST
 
