@@ -158,6 +158,34 @@ bool codegen_is_copies(const Op *op) {
   return true;
 }
 
+static int by_start(const void *x, const void *y) {
+  const MovePart *a = x, *b = y;
+  return a->start < b->start ? -1 : a->start > b->start;
+}
+
+int codegen_move_parts(const Op *group, MovePart *part) {
+  const Attr *starts = op_attr(group, "starts"), *sizes = op_attr(group, "sizes");
+  const int64_t length = group->body->dim[op_int(group, "axis", 0)];
+  int n = group->nin, count = n;
+  int64_t at = 0;
+  if (!starts || !sizes || starts->u.ints.n < n || sizes->u.ints.n < n)
+    return -1;
+  for (int k = 0; k < n; k++)
+    part[k] = (MovePart){k, starts->u.ints.v[k], sizes->u.ints.v[k]};
+  if (!op_int(group, "zero", 0))
+    return n;
+  qsort(part, (size_t)n, sizeof *part, by_start);
+  for (int k = 0; k < n; k++) {
+    if (part[k].start > at)
+      part[count++] = (MovePart){-1, at, part[k].start - at};
+    if (part[k].start + part[k].size > at)
+      at = part[k].start + part[k].size;
+  }
+  if (at < length)
+    part[count++] = (MovePart){-1, at, length - at};
+  return count;
+}
+
 Status codegen_kernels(const Module *m, Arena *a, KernelTable *out) {
   int groups = 0;
   *out = (KernelTable){0, NULL};

@@ -42,10 +42,17 @@ typedef struct {
   Kernel *kernel;
 } KernelTable;
 Status codegen_kernels(const Module *m, Arena *a, KernelTable *out);
-/* By content; -1: there is none, -2: memory is short. */
 /* A `move` of many contiguous pieces of its result's dtype: package writes it as one copy command a
  * piece, since a kernel's code would grow with their number. It has no kernel. */
 bool codegen_is_copies(const Op *group);
+/* Elements [start, start + size) of a move's axis are those of an operand, or zero (operand -1).
+ * part: room for 2 nin + 1. Gives their number; -1 when the group lacks starts or sizes. */
+typedef struct {
+  int operand;
+  int64_t start, size;
+} MovePart;
+int codegen_move_parts(const Op *group, MovePart *part);
+/* By content; -1: there is none, -2: memory is short. */
 int kernel_index(const KernelTable *t, const Op *group);
 
 /* ---- package.c ------------------------------------------------------------------------------------ */

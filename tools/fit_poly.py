@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Fits the polynomials of codegen/cpu/math.c and writes codegen/cpu/coeff.h.
+"""Fits the polynomials of codegen/cpu/math.c and writes codegen/coeff.h.
 
-Usage: tools/fit_poly.py > codegen/cpu/coeff.h
+Usage: tools/fit_poly.py > codegen/coeff.h
 
 Each fit is minimax: the Remez exchange (second algorithm) on a weighted error
 weight(x) * (p(x) - f(x)), in 60-digit decimal arithmetic, then rounded to the coefficient format.

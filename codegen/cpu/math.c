@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "codegen/cpu/coeff.h"
+#include "codegen/coeff.h"
 #include "codegen/cpu/llvm.h"
 
 #define POLY(g, x, c) poly(g, x, c, (int)(sizeof(c) / sizeof(c)[0]))

@@ -5,12 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Elements [start, start + size) of the axis; operand -1: zero. */
-typedef struct {
-  int operand;
-  int64_t start, size;
-} Part;
-
 static void axis_last(int64_t *list, int ndim, int axis) {
   int64_t v = list[axis];
   for (int d = axis; d + 1 < ndim; d++)
@@ -18,7 +12,7 @@ static void axis_last(int64_t *list, int ndim, int axis) {
   list[ndim - 1] = v;
 }
 
-static void part_stmts(const Op *group, const Part *p, Stmt stmt[2]) {
+static void part_stmts(const Op *group, const MovePart *p, Stmt stmt[2]) {
   DType dt = p->operand < 0 ? gen_out_dtype(group, 0) : gen_in_dtype(group, p->operand);
   stmt[0] = (Stmt){.prim = PR_CONST,
                    .level = LV_ELEM,
@@ -33,7 +27,7 @@ static void part_stmts(const Op *group, const Part *p, Stmt stmt[2]) {
 }
 
 /* The rows group of one part; arrays are the caller's. */
-static Body part_body(const Op *group, const Part *p, int axis, Access *in, Access *out,
+static Body part_body(const Op *group, const MovePart *p, int axis, Access *in, Access *out,
                       Stmt *stmt) {
   const Body *from = group->body;
   Body b = {.ndim = from->ndim,
@@ -58,37 +52,6 @@ static Body part_body(const Op *group, const Part *p, int axis, Access *in, Acce
   return b;
 }
 
-static int by_start(const void *x, const void *y) {
-  const Part *a = x, *b = y;
-  return a->start < b->start ? -1 : a->start > b->start;
-}
-
-/* Parts of the operands in order of place; with zero, also what lies between. At most 2 nin + 1. */
-static int find_parts(Gen *g, const Op *group, int axis, Part *part) {
-  const Attr *starts = op_attr(group, "starts"), *sizes = op_attr(group, "sizes");
-  if (!starts || !sizes || starts->u.ints.n < group->nin || sizes->u.ints.n < group->nin) {
-    gen_fail(g, "a move group needs starts and sizes for each operand");
-    return 0;
-  }
-  int n = group->nin;
-  for (int k = 0; k < n; k++)
-    part[k] = (Part){k, starts->u.ints.v[k], sizes->u.ints.v[k]};
-  if (!op_int(group, "zero", 0))
-    return n;
-  qsort(part, (size_t)n, sizeof *part, by_start);
-  int64_t at = 0;
-  int count = n;
-  for (int k = 0; k < n; k++) {
-    if (part[k].start > at)
-      part[count++] = (Part){-1, at, part[k].start - at};
-    if (part[k].start + part[k].size > at)
-      at = part[k].start + part[k].size;
-  }
-  if (at < group->body->dim[axis])
-    part[count++] = (Part){-1, at, group->body->dim[axis] - at};
-  return count;
-}
-
 static bool emit_parts(Gen *g, Rows *rows, int n) {
   for (int k = 0; k < n; k++)
     if (!rows_begin(&rows[k]))
@@ -110,15 +73,16 @@ static bool emit_parts(Gen *g, Rows *rows, int n) {
 
 bool cpu_move(Gen *g, const Op *group) {
   int axis = (int)op_int(group, "axis", 0), n = 0;
-  size_t most = 2 * (size_t)group->nin + 2;
-  Part *part = calloc(most, sizeof *part);
+  const size_t most = 2 * (size_t)group->nin + 2;
+  MovePart *part = calloc(most, sizeof *part);
   Rows *rows = calloc(most, sizeof *rows);
   Access *in = calloc((size_t)group->nin + 1, sizeof *in);
   bool ok = part && rows && in;
   if (!ok)
     gen_fail(g, "out of memory");
-  int count = ok ? find_parts(g, group, axis, part) : 0;
-  ok = ok && !g->error[0];
+  int count = ok ? codegen_move_parts(group, part) : 0;
+  if (ok && count < 0)
+    ok = gen_fail(g, "a move group needs starts and sizes for each operand");
   for (int k = 0; k < count && ok; k++) {
     Access out;
     Stmt stmt[2];

@@ -1,0 +1,61 @@
+/* Private header of codegen/cuda: one emitter of CUDA text per group kind, and statements as text. */
+#ifndef MPCC_CUDA_GEN_H
+#define MPCC_CUDA_GEN_H
+
+#include "codegen/codegen.h"
+
+/* One kernel being written. */
+typedef struct {
+  Text out;        /* its text so far */
+  bool exact;      /* the body rounds explicitly: no contraction of a * b + c */
+  int threads;     /* of a block; filled by the emitter */
+  int64_t blocks;  /* along x: one per panel; along y: columns are split */
+  int64_t blocks_y;
+  char error[256]; /* first failure */
+} CudaGen;
+
+/* Remembers the first failure; false. */
+bool cuda_fail(CudaGen *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- emitters: cuda_<kind> ---------------------------------------------------------------------------
+ * Each writes the whole kernel `symbol` and sets threads and blocks. False with g->error on failure. */
+
+typedef bool CudaEmit(CudaGen *g, const Op *group, const char *symbol);
+#define KIND(name) CudaEmit cuda_##name;
+#include "codegen/cuda/kinds.def"
+#undef KIND
+
+/* ---- program.c ----------------------------------------------------------------------------------------- */
+
+/* Starts g and writes the whole CUDA program of one kernel to g->out, which the caller frees (text_fini)
+ * in every case. False with g->error on failure. */
+bool cuda_program(CudaGen *g, const Op *group, const char *symbol);
+
+/* ---- stmt.c: statements as CUDA expressions ------------------------------------------------------------
+ * Values are variables v<i>, or elements v<i>[k] of an array of registers; operand k is i<k>, a pointer
+ * to its first element, result k is o<k>, parameter k is p<k>. Indices along dimension d are x<d>. */
+
+typedef struct {
+  CudaGen *g;
+  const Op *group;
+  const bool *is_array; /* per statement; NULL: none */
+} CudaBody;
+
+const char *cuda_register(int dt);   /* float, double, i64, bool */
+const char *cuda_storage(DType dt);  /* float, double, u16, u8, int, i64 */
+/* v<i> or v<i>[k] */
+void cuda_value(const CudaBody *b, int i, Text *out);
+/* The value of statement i: not reductions, stores. */
+bool cuda_expression(const CudaBody *b, int i, Text *out);
+/* Element offset over dimensions [from, to): 0 when nothing varies. */
+void cuda_offset(const Body *b, const Access *a, int from, int to, Text *out);
+/* "o<k>[offset] = put_<dtype>(value);" over all dimensions. */
+void cuda_store(const CudaBody *b, int i, int from, int to, const char *more, Text *out);
+/* Declares x<from>.. x<to - 1> from the flat index `flat`. */
+void cuda_indices(const Body *b, int from, int to, const char *flat, Text *out);
+/* "extern "C" __global__ void __launch_bounds__(threads) symbol(arguments) {" */
+void cuda_head(CudaGen *g, const Op *group, const char *symbol);
+/* Rounds to a dtype visibly: then a fused multiply-add would not give the reference's bits. */
+bool cuda_is_exact(const Body *b);
+
+#endif

@@ -1,0 +1,22 @@
+/* NVRTC, found at run time: CUDA text to PTX and cubin. Only nvrtc.c sees the library. */
+#ifndef MPCC_CUDA_NVRTC_H
+#define MPCC_CUDA_NVRTC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct Nvrtc Nvrtc;
+
+/* Opens the library: $MPCC_NVRTC, then by its name, then below $CUDA_HOME and the toolkit's usual
+ * folder. NULL when it is not there or too old, with the reason in error[256]. Never closed: it
+ * cannot be unloaded safely. Thread safe. */
+const Nvrtc *nvrtc_open(char *error);
+/* "13.0" as one text for cache keys: borrowed. */
+const char *nvrtc_version(const Nvrtc *n);
+/* Compiles for arch "sm_90": ptx (zero-terminated) and cubin, each malloc'ed and may be NULL when
+ * not wanted. *log: what the compiler said (registers, spills, shared memory of each kernel), also
+ * on failure; malloc'ed or NULL. False on failure. Thread safe. */
+bool nvrtc_compile(const Nvrtc *n, const char *text, const char *arch, bool exact, char **ptx,
+                   void **cubin, size_t *cubin_bytes, char **log);
+
+#endif

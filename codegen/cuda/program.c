@@ -1,0 +1,55 @@
+/* One kernel as a whole CUDA program: polynomials, device helpers, the kernel. */
+#include "codegen/coeff.h"
+#include "codegen/cuda/gen.h"
+
+#include <string.h>
+
+extern const char mpcc_cuda_prelude[]; /* prelude.cuh */
+
+/* #define POLY_exp_f32(x) fma_(fma_(c2, x, c1), x, c0) */
+static void put_poly(Text *t, const char *name, const double *c, int n) {
+  const char *suffix = strstr(name, "f32") ? "f" : "";
+  text_printf(t, "#define POLY_%s(x) ", name);
+  for (int i = 1; i < n; i++)
+    text_puts(t, "fma_(");
+  text_printf(t, "%a%s", c[n - 1], suffix);
+  for (int i = n - 2; i >= 0; i--)
+    text_printf(t, ", x, %a%s)", c[i], suffix);
+  text_puts(t, "\n");
+}
+
+static void put_prelude(Text *t) {
+#define POLY(name) put_poly(t, #name, name, (int)(sizeof(name) / sizeof(name)[0]))
+  POLY(exp_f32);
+  POLY(sin_f32);
+  POLY(cos_f32);
+  POLY(erf_f32);
+  POLY(erfc_f32);
+  POLY(log_f32);
+  POLY(exp_f64);
+  POLY(sin_f64);
+  POLY(cos_f64);
+  POLY(erf_f64);
+  POLY(erfc_f64);
+  POLY(atanh_f64);
+#undef POLY
+  text_puts(t, mpcc_cuda_prelude);
+}
+
+bool cuda_program(CudaGen *g, const Op *group, const char *symbol) {
+  static const struct {
+    const char *kind;
+    CudaEmit *emit;
+  } kinds[] = {
+#define KIND(name) {#name, cuda_##name},
+#include "codegen/cuda/kinds.def"
+#undef KIND
+  };
+  const char *kind = op_str(group, "kind", "");
+  *g = (CudaGen){.exact = cuda_is_exact(group->body), .blocks = 1, .blocks_y = 1};
+  put_prelude(&g->out);
+  for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+    if (!strcmp(kind, kinds[i].kind))
+      return kinds[i].emit(g, group, symbol) && (!g->out.failed || cuda_fail(g, "out of memory"));
+  return cuda_fail(g, "target cuda has no kernels of kind '%s'", kind);
+}
