@@ -26,7 +26,7 @@ check include "$leaf|mpcc/[a-z]+\.h"
 check ir "$ir|ir/[a-z_]+\.h"
 check frontend "$ir|frontend/[a-z_]+\.(h|def)|yaml\.h"
 check passes "$ir|passes/[a-z_]+\.(h|def)"
-check codegen "$ir|codegen/[a-z_]+\.h|codegen/cpu/[a-z_]+\.(h|def)|llvm-c/.*\.h|llvm/Config/.*\.h"
+check codegen "$ir|codegen/[a-z_]+\.h|codegen/(cpu|cuda)/[a-z_]+\.(h|def)|dlfcn\.h|llvm-c/.*\.h|llvm/Config/.*\.h"
 check runtime "$leaf|mpcc/runtime\.h|runtime/.*\.(h|def)|jansson\.h|zlib\.h|libdeflate\.h"
 check lib "$ir|mpcc/mpcc\.h|(frontend|passes|codegen|lib)/[a-z_]+\.(h|def)"
 check report "$leaf|mpcc/runtime\.h|report/[a-z_]+\.h|jansson\.h"
@@ -44,6 +44,7 @@ only() { # header, allowed files
 }
 only yaml.h 'frontend/yaml\.c'
 only llvm-c 'codegen/cpu/[a-z_]+\.(c|h)'
+only dlfcn.h 'codegen/cuda/nvrtc\.c|runtime/cuda/[a-z]+\.c'
 only zlib.h 'runtime/.*\.c'
 only libdeflate.h 'runtime/data/[a-z]+\.c'
 

@@ -1,4 +1,5 @@
-/* Private header of codegen/cuda: one emitter of CUDA text per group kind, and statements as text. */
+/* Private header of codegen/cuda: one emitter of CUDA text per group kind, and statements as text.
+ */
 #ifndef MPCC_CUDA_GEN_H
 #define MPCC_CUDA_GEN_H
 
@@ -6,10 +7,10 @@
 
 /* One kernel being written. */
 typedef struct {
-  Text out;        /* its text so far */
-  bool exact;      /* the body rounds explicitly: no contraction of a * b + c */
-  int threads;     /* of a block; filled by the emitter */
-  int64_t blocks;  /* along x: one per panel; along y: columns are split */
+  Text out;       /* its text so far */
+  bool exact;     /* the body rounds explicitly: no contraction of a * b + c */
+  int threads;    /* of a block; filled by the emitter */
+  int64_t blocks; /* along x: one per panel; along y: columns are split */
   int64_t blocks_y;
   char error[256]; /* first failure */
 } CudaGen;
@@ -17,23 +18,26 @@ typedef struct {
 /* Remembers the first failure; false. */
 bool cuda_fail(CudaGen *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* ---- emitters: cuda_<kind> ---------------------------------------------------------------------------
- * Each writes the whole kernel `symbol` and sets threads and blocks. False with g->error on failure. */
+/* ---- emitters: cuda_<kind>
+ * --------------------------------------------------------------------------- Each writes the whole
+ * kernel `symbol` and sets threads and blocks. False with g->error on failure. */
 
 typedef bool CudaEmit(CudaGen *g, const Op *group, const char *symbol);
 #define KIND(name) CudaEmit cuda_##name;
 #include "codegen/cuda/kinds.def"
 #undef KIND
 
-/* ---- program.c ----------------------------------------------------------------------------------------- */
+/* ---- program.c
+ * ----------------------------------------------------------------------------------------- */
 
-/* Starts g and writes the whole CUDA program of one kernel to g->out, which the caller frees (text_fini)
- * in every case. False with g->error on failure. */
+/* Starts g and writes the whole CUDA program of one kernel to g->out, which the caller frees
+ * (text_fini) in every case. False with g->error on failure. */
 bool cuda_program(CudaGen *g, const Op *group, const char *symbol);
 
-/* ---- stmt.c: statements as CUDA expressions ------------------------------------------------------------
- * Values are variables v<i>, or elements v<i>[k] of an array of registers; operand k is i<k>, a pointer
- * to its first element, result k is o<k>, parameter k is p<k>. Indices along dimension d are x<d>. */
+/* ---- stmt.c: statements as CUDA expressions
+ * ------------------------------------------------------------ Values are variables v<i>, or
+ * elements v<i>[k] of an array of registers; operand k is i<k>, a pointer to its first element,
+ * result k is o<k>, parameter k is p<k>. Indices along dimension d are x<d>. */
 
 typedef struct {
   CudaGen *g;
@@ -41,8 +45,8 @@ typedef struct {
   const bool *is_array; /* per statement; NULL: none */
 } CudaBody;
 
-const char *cuda_register(int dt);   /* float, double, i64, bool */
-const char *cuda_storage(DType dt);  /* float, double, u16, u8, int, i64 */
+const char *cuda_register(int dt);  /* float, double, i64, bool */
+const char *cuda_storage(DType dt); /* float, double, u16, u8, int, i64 */
 /* v<i> or v<i>[k] */
 void cuda_value(const CudaBody *b, int i, Text *out);
 /* The value of statement i: not reductions, stores. */

@@ -16,8 +16,8 @@ bool cuda_index(CudaGen *g, const Op *group, const char *symbol) {
   g->threads = 256;
   g->blocks = (n + g->threads - 1) / g->threads;
   cuda_head(g, group, symbol);
-  text_printf(t, "const u32 e = blockIdx.x * %du + threadIdx.x;\nif (e >= %lldu)\nreturn;\n", g->threads,
-              (long long)n);
+  text_printf(t, "const u32 e = blockIdx.x * %du + threadIdx.x;\nif (e >= %lldu)\nreturn;\n",
+              g->threads, (long long)n);
   cuda_indices(b, 0, b->ndim, "e", t);
   text_printf(t, "const i64 id = put_i64(get_%s(i0[", dtype_text(group->in[0]->type->dt));
   cuda_offset(b, &b->in[0], 0, last, t);

@@ -121,8 +121,8 @@ bool nvrtc_compile(const Nvrtc *n, const char *text, const char *arch, bool exac
   char arch_option[40];
   snprintf(arch_option, sizeof arch_option, "-arch=%s", arch);
   /* 177: helpers that a program does not use */
-  const char *options[] = {arch_option, "-minimal", "-diag-suppress=177", "-Xptxas", "-v",
-                           exact ? "--fmad=false" : "--fmad=true"};
+  const char *options[] = {arch_option, "-minimal", "-diag-suppress=177",
+                           "-Xptxas",   "-v",       exact ? "--fmad=false" : "--fmad=true"};
   const int count = (int)(sizeof options / sizeof *options);
   NvrtcProgram p = NULL;
   size_t bytes;

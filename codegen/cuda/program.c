@@ -36,6 +36,25 @@ static void put_prelude(Text *t) {
   text_puts(t, mpcc_cuda_prelude);
 }
 
+/* Two spaces a brace: the text is read by people too (--emit=cuda). */
+static void indent(Text *t, size_t from) {
+  Text out = {0};
+  int depth = 0;
+  text_put(&out, t->data, from);
+  for (const char *line = t->data + from; *line;) {
+    const size_t n = strcspn(line, "\n");
+    const bool flat = *line == '}';
+    for (int k = flat; k < depth; k++)
+      text_puts(&out, "  ");
+    text_printf(&out, "%.*s\n", (int)n, line);
+    for (size_t k = 0; k < n; k++)
+      depth += line[k] == '{' ? 1 : line[k] == '}' ? -1 : 0;
+    line += n + (line[n] == '\n');
+  }
+  text_fini(t);
+  *t = out;
+}
+
 bool cuda_program(CudaGen *g, const Op *group, const char *symbol) {
   static const struct {
     const char *kind;
@@ -48,8 +67,14 @@ bool cuda_program(CudaGen *g, const Op *group, const char *symbol) {
   const char *kind = op_str(group, "kind", "");
   *g = (CudaGen){.exact = cuda_is_exact(group->body), .blocks = 1, .blocks_y = 1};
   put_prelude(&g->out);
+  const size_t prelude = g->out.len;
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-    if (!strcmp(kind, kinds[i].kind))
-      return kinds[i].emit(g, group, symbol) && (!g->out.failed || cuda_fail(g, "out of memory"));
+    if (!strcmp(kind, kinds[i].kind)) {
+      if (!kinds[i].emit(g, group, symbol))
+        return false;
+      if (!g->out.failed)
+        indent(&g->out, prelude);
+      return !g->out.failed || cuda_fail(g, "out of memory");
+    }
   return cuda_fail(g, "target cuda has no kernels of kind '%s'", kind);
 }

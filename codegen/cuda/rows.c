@@ -3,9 +3,9 @@
  * The block is P groups of G threads; each group takes one row at a time, its threads take every
  * G-th column. A row is gone through in passes, since a reduction over the columns must end before
  * its result is used. When a thread's columns are few (`unrolled`) their loop is unrolled and what
- * a later pass needs stays in registers; else it is computed again from memory. Elements are stored in
- * the last pass, so a result may be in place of an operand. Without row reductions wide rows are split
- * over blocks along y. All sums run in an order that depends on shapes alone. */
+ * a later pass needs stays in registers; else it is computed again from memory. Elements are stored
+ * in the last pass, so a result may be in place of an operand. Without row reductions wide rows are
+ * split over blocks along y. All sums run in an order that depends on shapes alone. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,11 +13,11 @@
 #include "codegen/cuda/gen.h"
 
 enum {
-  BLOCK = 256,      /* threads of a block whose rows are narrow */
-  WIDEST = 1024,    /* threads of a row */
-  KEPT = 16,        /* columns per thread, when values are kept in registers */
-  KEPT_SUMS = 64,   /* the same for column sums */
-  SPLIT = 4,        /* columns per thread where rows are split over blocks */
+  BLOCK = 256,    /* threads of a block whose rows are narrow */
+  WIDEST = 1024,  /* threads of a row */
+  KEPT = 16,      /* columns per thread, when values are kept in registers */
+  KEPT_SUMS = 64, /* the same for column sums */
+  SPLIT = 4,      /* columns per thread where rows are split over blocks */
 };
 
 typedef struct {
@@ -30,10 +30,10 @@ typedef struct {
   int group, parallel, per_thread; /* threads of a row, rows at a time, columns of a thread */
   bool unrolled, split;
   int npass;
-  int *ready;      /* pass before which the value can be had */
-  bool *kept;      /* in an array of registers */
-  bool *computed;  /* elements: by an earlier pass */
-  bool *needed;    /* elements: in the pass being written */
+  int *ready;     /* pass before which the value can be had */
+  bool *kept;     /* in an array of registers */
+  bool *computed; /* elements: by an earlier pass */
+  bool *needed;   /* elements: in the pass being written */
 } Rows;
 
 static bool is_row_reduction(int p) {
@@ -61,13 +61,15 @@ static int power_of_two_from(int64_t n) {
   return p;
 }
 
-/* Whether rows may be shared out to several blocks: nothing is combined or stored per row or panel. */
+/* Whether rows may be shared out to several blocks: nothing is combined or stored per row or panel.
+ */
 static bool can_split(const Body *b) {
   for (int i = 0; i < b->nstmt; i++) {
     const Stmt *s = &b->stmt[i];
     if (is_row_reduction(s->prim) || is_panel_reduction(s->prim))
       return false;
-    if (s->prim == PR_STORE && (b->stmt[s->arg[0]].level == LV_ROW || b->stmt[s->arg[0]].level == LV_ALL))
+    if (s->prim == PR_STORE &&
+        (b->stmt[s->arg[0]].level == LV_ROW || b->stmt[s->arg[0]].level == LV_ALL))
       return false;
   }
   return true;
@@ -116,8 +118,8 @@ static bool lay_out(Rows *r) {
 
 /* In the loop over the columns of the last pass. */
 static bool acts_on_elements(const Rows *r, const Stmt *s) {
-  return s->prim == PR_CSUM || ((s->prim == PR_STORE || is_panel_reduction(s->prim)) &&
-                                level_of_arg(r, s) == LV_ELEM);
+  return s->prim == PR_CSUM ||
+         ((s->prim == PR_STORE || is_panel_reduction(s->prim)) && level_of_arg(r, s) == LV_ELEM);
 }
 
 static void find_passes(Rows *r) {
@@ -134,8 +136,8 @@ static void find_passes(Rows *r) {
   }
 }
 
-/* Marks what elements pass `pass` computes for statement i; at the border to an earlier pass the value
- * is kept when the loop is unrolled. */
+/* Marks what elements pass `pass` computes for statement i; at the border to an earlier pass the
+ * value is kept when the loop is unrolled. */
 static void need(Rows *r, int i) {
   const Stmt *s = stmt(r, i);
   if (s->level != LV_ELEM || r->needed[i])
@@ -165,7 +167,8 @@ static void find_needed(Rows *r, int pass) {
       need(r, stmt(r, i)->arg[0]);
 }
 
-/* ---- text -------------------------------------------------------------------------------------- */
+/* ---- text --------------------------------------------------------------------------------------
+ */
 
 static const char *combiner(int p) {
   return p == PR_RMAX || p == PR_AMAX ? "Max" : p == PR_RMIN || p == PR_AMIN ? "Min" : "Sum";
@@ -178,7 +181,8 @@ static void put_identity(Text *t, const Stmt *s) {
   else if (s->dt == DT_I64)
     text_puts(t, *word == 'M' && word[1] == 'a' ? "-0x7fffffffffffffffll" : "0x7fffffffffffffffll");
   else
-    text_printf(t, "%s(%s)__int_as_float(0x7f800000)", word[1] == 'a' ? "-" : "", cuda_register(s->dt));
+    text_printf(t, "%s(%s)__int_as_float(0x7f800000)", word[1] == 'a' ? "-" : "",
+                cuda_register(s->dt));
 }
 
 /* v<i> = Sum::of(v<i>, argument) */
@@ -217,10 +221,13 @@ static bool put_elements(Rows *r, int pass) {
   const Body *b = r->b;
   find_needed(r, pass);
   if (r->unrolled)
-    text_printf(t, "if (on) {\n#pragma unroll\nfor (int k = 0; k < %d; k++) {\nconst u32 c = first_col + lane + k * %du;\n",
+    text_printf(t,
+                "if (on) {\n#pragma unroll\nfor (int k = 0; k < %d; k++) {\nconst u32 c = "
+                "first_col + lane + k * %du;\n",
                 r->per_thread, r->group);
   else
-    text_printf(t, "if (on) {\nfor (u32 c = lane; c < %lldu; c += %du) {\n", (long long)r->cols, r->group);
+    text_printf(t, "if (on) {\nfor (u32 c = lane; c < %lldu; c += %du) {\n", (long long)r->cols,
+                r->group);
   if (r->unrolled && (r->split || r->cols % r->group))
     text_printf(t, "if (c < %lldu) {\n", (long long)r->cols);
   else
@@ -317,7 +324,8 @@ static bool put_rows(Rows *r) {
   Text *t = &r->g->out;
   text_printf(t, "for (u32 turn = 0; turn < %lldu; turn++) {\n",
               (long long)((r->panel + r->parallel - 1) / r->parallel));
-  text_printf(t, "const u32 in_panel = turn * %du + sub, row = first_row + in_panel;\n", r->parallel);
+  text_printf(t, "const u32 in_panel = turn * %du + sub, row = first_row + in_panel;\n",
+              r->parallel);
   text_printf(t, "const bool on = in_panel < %lldu && row < %lldu;\n", (long long)r->panel,
               (long long)r->rows);
   cuda_indices(r->b, 0, r->nrow, "row", t);
@@ -347,8 +355,10 @@ static void put_column_result(Rows *r, int store) {
   text_printf(t, "#pragma unroll\nfor (int k = 0; k < %d; k++) {\n", r->per_thread);
   text_printf(t, "const u32 c = first_col + lane + k * %du;\n", r->group);
   if (r->parallel > 1) {
-    text_printf(t, "__syncthreads();\nsums_%s[threadIdx.x] = v%d[k];\n__syncthreads();\n", type, s->arg[0]);
-    text_printf(t, "if (sub == 0)\nfor (int i = 1; i < %d; i++)\nv%d[k] += sums_%s[i * %d + lane];\n",
+    text_printf(t, "__syncthreads();\nsums_%s[threadIdx.x] = v%d[k];\n__syncthreads();\n", type,
+                s->arg[0]);
+    text_printf(t,
+                "if (sub == 0)\nfor (int i = 1; i < %d; i++)\nv%d[k] += sums_%s[i * %d + lane];\n",
                 r->parallel, s->arg[0], type, r->group);
   }
   text_printf(t, "if (sub == 0 && c < %lldu) {\n", (long long)r->cols);
@@ -409,7 +419,8 @@ static bool put_kernel(Rows *r, const char *symbol) {
   find_kept(r);
   cuda_head(r->g, r->op, symbol);
   put_room(r);
-  text_printf(t, "const u32 lane = threadIdx.x %% %du, sub = threadIdx.x / %du;\n", r->group, r->group);
+  text_printf(t, "const u32 lane = threadIdx.x %% %du, sub = threadIdx.x / %du;\n", r->group,
+              r->group);
   text_printf(t, "const u32 first_row = blockIdx.x * %lldu;\n", (long long)r->panel);
   text_printf(t, "const u32 first_col = %s%d%s;\n", r->split ? "blockIdx.y * " : "",
               r->split ? r->group * r->per_thread : 0, r->split ? "u" : "");

@@ -64,14 +64,14 @@ void cuda_indices(const Body *b, int from, int to, const char *flat, Text *out) 
       text_printf(out, " / %lldu", (long long)below);
     if (d > from)
       text_printf(out, " %% %lldu", (long long)b->dim[d]);
-    text_puts(out, "; ");
+    text_puts(out, ";\n");
   }
-  text_puts(out, "\n");
 }
 
 void cuda_head(CudaGen *g, const Op *group, const char *symbol) {
   const char *comma = "";
-  text_printf(&g->out, "extern \"C\" __global__ void __launch_bounds__(%d) %s(", g->threads, symbol);
+  text_printf(&g->out, "extern \"C\" __global__ void __launch_bounds__(%d) %s(", g->threads,
+              symbol);
   for (int k = 0; k < group->nout; k++, comma = ", ")
     text_printf(&g->out, "%s%s *o%d", comma, cuda_storage(group->out[k]->type->dt), k);
   for (int k = 0; k < group->nin; k++, comma = ", ")
@@ -81,25 +81,30 @@ void cuda_head(CudaGen *g, const Op *group, const char *symbol) {
   text_puts(&g->out, ") {\n");
 }
 
-/* ---- expressions ------------------------------------------------------------------------------- */
+/* ---- expressions -------------------------------------------------------------------------------
+ */
 
 static void constant(const Stmt *s, Text *out) {
   if (s->dt == DT_I64 || s->dt == DT_B1)
     text_printf(out, "%lldll", (long long)s->imm);
   else if (isfinite(s->imm))
-    text_printf(out, s->dt == DT_F64 ? "(%a)" : "(%af)", s->dt == DT_F64 ? s->imm : (double)(float)s->imm);
+    text_printf(out, s->dt == DT_F64 ? "(%a)" : "(%af)",
+                s->dt == DT_F64 ? s->imm : (double)(float)s->imm);
   else if (s->dt == DT_F64)
     text_printf(out, "__longlong_as_double(0x%sll)",
-                isnan(s->imm) ? "7ff8000000000000" : s->imm > 0 ? "7ff0000000000000"
-                                                                : "fff0000000000000");
+                isnan(s->imm) ? "7ff8000000000000"
+                : s->imm > 0  ? "7ff0000000000000"
+                              : "fff0000000000000");
   else
     text_printf(out, "__int_as_float(0x%s)",
-                isnan(s->imm) ? "7fc00000" : s->imm > 0 ? "7f800000" : "ff800000");
+                isnan(s->imm) ? "7fc00000"
+                : s->imm > 0  ? "7f800000"
+                              : "ff800000");
 }
 
 static const char *infix(Prim p) {
   static const char *const word[PR_COUNT] = {
-      [PR_ADD] = "+", [PR_SUB] = "-", [PR_MUL] = "*",  [PR_DIV] = "/", [PR_LT] = "<",
+      [PR_ADD] = "+", [PR_SUB] = "-", [PR_MUL] = "*", [PR_DIV] = "/", [PR_LT] = "<",
       [PR_LE] = "<=", [PR_EQ] = "==", [PR_NE] = "!=", [PR_AND] = "&", [PR_OR] = "|"};
   return word[p];
 }

@@ -4,9 +4,10 @@
  *   FOLDER     input         what runs
  *   parse      CASE.mpir     module_parse, module_print
  *   frontend   CASE.yaml     spec_parse, spec_lower, module_print
+ *   cuda       CASE.mpir     cuda_program of each group; the kernels without the device helpers
  *   <pass>     CASE.mpir     that pass alone, module_print
  *
- * CASE.want holds the printed module, or CASE.err every diagnostic as text when it fails;
+ * CASE.want holds the printed module, or the kernels, or CASE.err every diagnostic as text when it fails;
  * CASE.warn, where it exists, the diagnostics of a case that succeeds. Words in the first line of
  * the input (a comment) are options: `strict`, `no_reuse`, `bf16_dot`, `precision=MODE`,
  * `set=PATH=VALUE`. GOLDEN_UPDATE=1 in the environment writes the expected files instead. */
@@ -16,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "codegen/cuda/gen.h"
 #include "frontend/frontend.h"
 #include "ir/ir.h"
 #include "passes/passes.h"
@@ -142,6 +144,30 @@ static Status frontend_case(Case *c, Arena *a, StrTable *s, Diag *d, Module **ou
   return status ? status : spec_lower(spec, s, d, out);
 }
 
+/* The text of each kernel behind the device helpers, which are the same for all. */
+static Status cuda_case(const Case *c, StrTable *s, Diag *d, Text *out) {
+  Module *m = NULL;
+  Status status = parse_case(c, s, d, &m);
+  for (int f = 0; !status && f < m->nfunc; f++)
+    for (int i = 0; !status && i < m->func[f]->nop; i++) {
+      const Op *op = m->func[f]->op[i];
+      CudaGen g;
+      if (op->code != OP_group)
+        continue;
+      char symbol[32];
+      snprintf(symbol, sizeof symbol, "kernel_%d", i);
+      if (cuda_program(&g, op, symbol))
+        text_printf(out, "/* %lld x %lld blocks of %d threads */\n%s", (long long)g.blocks,
+                    (long long)g.blocks_y, g.threads, strstr(g.out.data, "extern \"C\""));
+      else
+        diag_error(d, op->loc, 900, "%s", g.error);
+      status = g.error[0] ? MPCC_ERR_INTERNAL : MPCC_OK;
+      text_fini(&g.out);
+    }
+  module_destroy(m);
+  return status;
+}
+
 /* ---- comparing ------------------------------------------------------------------------------- */
 
 static bool same_as_file(const Case *c, const char *ext, const Text *got) {
@@ -201,28 +227,26 @@ static bool reads_back(const Case *c, const Text *text) {
 }
 
 /* A case that is expected to fail must fail, and the other way round. */
-static bool check(const Case *c, const Module *m, const Diag *d) {
-  Text text = {0}, said = {0};
+static bool check(const Case *c, bool done, const Module *m, const Text *text, const Diag *d) {
+  Text said = {0};
   for (const DiagMessage *msg = diag_first(d); msg; msg = msg->next) {
     diag_render(d, msg, false, &said);
     text_puts(&said, said.len && said.data[said.len - 1] != '\n' ? "\n" : "");
   }
   bool ok;
-  if (m) {
-    module_print(m, d, &text);
-    ok = same_as_file(c, "want", &text);
-    ok &= reads_back(c, &text);
+  if (done) {
+    ok = same_as_file(c, "want", text);
+    ok &= !m || reads_back(c, text);
     if (case_file_exists(c, "warn"))
       ok &= same_as_file(c, "warn", &said);
   } else {
     ok = same_as_file(c, "err", &said);
   }
-  if (!getenv("GOLDEN_UPDATE") && case_file_exists(c, m ? "err" : "want")) {
-    printf("%s/%s: %s\n%s", c->folder, c->name, m ? "should fail" : "fails",
+  if (!getenv("GOLDEN_UPDATE") && case_file_exists(c, done ? "err" : "want")) {
+    printf("%s/%s: %s\n%s", c->folder, c->name, done ? "should fail" : "fails",
            said.data ? said.data : "");
     ok = false;
   }
-  text_fini(&text);
   text_fini(&said);
   return ok;
 }
@@ -241,13 +265,20 @@ static bool run_case(Case *c) {
   StrTable *s = str_table_create(a);
   Diag *d = diag_create(a, s);
   Module *m = NULL;
+  Text text = {0};
+  Status status;
   if (!strcmp(c->folder, "frontend"))
-    frontend_case(c, a, s, d, &m);
+    status = frontend_case(c, a, s, d, &m);
   else if (!strcmp(c->folder, "parse"))
-    parse_case(c, s, d, &m);
+    status = parse_case(c, s, d, &m);
+  else if (!strcmp(c->folder, "cuda"))
+    status = cuda_case(c, s, d, &text);
   else
-    pass_case(c, s, d, &m);
-  bool ok = check(c, m, d);
+    status = pass_case(c, s, d, &m);
+  if (m)
+    module_print(m, d, &text);
+  bool ok = check(c, status == MPCC_OK && !diag_errors(d), m, &text, d);
+  text_fini(&text);
   module_destroy(m);
   arena_destroy(a);
   free(c->text);
