@@ -12,8 +12,7 @@ const Target *target_by_name(const char *name) {
   if (!strcmp(name, target_cpu.name))
     return &target_cpu;
 #endif
-  (void)name;
-  return NULL;
+  return !strcmp(name, target_cuda.name) ? &target_cuda : NULL;
 }
 
 /* ---- content ------------------------------------------------------------------------------- */

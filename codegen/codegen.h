@@ -13,8 +13,11 @@
 typedef struct {
   const Op *group;      /* representative */
   const char *symbol;   /* "rows_3f2a..": kind and content hash */
-  int64_t ntiles;       /* filled by the target */
-  int64_t scratch_bytes; /* filled by the target */
+  /* Filled by the target. */
+  int64_t ntiles;        /* panels; cuda: blocks along x */
+  int64_t scratch_bytes; /* of each thread; cuda: dynamic shared memory of a block */
+  int64_t columns;       /* cuda: blocks along y */
+  int threads;           /* cuda: of a block */
 } Kernel;
 
 typedef struct {
@@ -26,14 +29,17 @@ typedef struct {
   /* Fastest level of this machine; NULL when none of the levels runs here. */
   const char *(*host_level)(void);
   const char *(*level_needs)(const char *level); /* MpccCode.needs */
-  /* Emits all kernels (malloc'ed bytes), through the cache in cache_dir unless it is NULL; fills
-   * ntiles and scratch_bytes. jobs: compile threads. form: "object" (MpccArchive of abi.h, what goes
-   * into MpccCode.object), "asm", "llvm-ir" (text of all kernels). */
-  Status (*emit)(const char *level, Kernel *kernels, int n, int opt_level, int jobs,
-                 const char *cache_dir, const char *form, Diag *d, void **bytes, size_t *len);
+  /* Compiles one kernel: malloc'ed bytes in the form asked for, and the kernel's facts. form:
+   * "object" (what goes into an MpccArchive of abi.h), or a text that people read: cpu "asm",
+   * "llvm-ir"; cuda "cuda", "ptx". On failure false with words in error[256]. Thread safe. */
+  bool (*compile)(const char *level, Kernel *k, int opt_level, const char *form, char *error,
+                  void **bytes, size_t *len);
+  /* Appends what decides, beside the kernel, the bytes that compile gives. */
+  void (*compiler)(const char *level, int opt_level, Text *out);
 } Target;
 const Target *target_by_name(const char *name); /* NULL when unknown */
 extern const Target target_cpu; /* codegen/cpu/object.c; absent without MPCC_LLVM */
+extern const Target target_cuda; /* codegen/cuda/object.c; compiling needs NVRTC at run time */
 
 /* Kernels of a planned module, duplicates merged; kernel_of[op index in function order] through
  * kernel_index(). Arena-allocated. */
@@ -54,6 +60,24 @@ typedef struct {
 int codegen_move_parts(const Op *group, MovePart *part);
 /* By content; -1: there is none, -2: memory is short. */
 int kernel_index(const KernelTable *t, const Op *group);
+
+/* ---- emit.c: all kernels of a program ------------------------------------------------------------------- */
+
+/* Compiles n kernels in `jobs` threads, through the cache in cache_dir unless it is NULL. Gives an
+ * MpccArchive of their objects, or for other forms their texts one behind the other (malloc'ed).
+ * errors  ERR_TARGET (unknown level), ERR_INTERNAL (a kernel, at its place), ERR_NOMEM */
+Status codegen_emit(const Target *t, const char *level, Kernel *kernels, int n, int opt_level,
+                    int jobs, const char *cache_dir, const char *form, Diag *d, void **bytes,
+                    size_t *len);
+
+/* ---- cache.c: compiled kernels on disk ------------------------------------------------------------------ */
+
+/* Text that decides a kernel's code: group without places, level, optimization, compiler build. */
+void cache_key(const Kernel *k, const Target *t, const char *level, int opt_level, Text *out);
+/* True when dir holds an intact entry for key: fills the kernel's facts and *bytes (malloc'ed). */
+bool cache_get(const char *dir, const Text *key, Kernel *k, void **bytes, size_t *len);
+/* Writes an entry (atomically, by rename); failures are of no consequence. */
+void cache_put(const char *dir, const Text *key, const Kernel *k, const void *bytes, size_t len);
 
 /* ---- package.c ------------------------------------------------------------------------------------ */
 

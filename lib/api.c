@@ -313,8 +313,8 @@ static Status emit_level(Compilation *c, const Target *t, const char *level, con
   const char *dir = c->o->no_cache ? NULL : lib_cache_dir(c->o->cache_dir, cache, sizeof cache);
   int jobs = c->o->jobs > 0 ? c->o->jobs : (int)sysconf(_SC_NPROCESSORS_ONLN);
   if (st == MPCC_OK)
-    st = t->emit(level, kernels.kernel, kernels.n, c->o->opt_level, jobs, dir,
-                 form ? form : "object", c->diag, &object, &bytes);
+    st = codegen_emit(t, level, kernels.kernel, kernels.n, c->o->opt_level, jobs, dir,
+                      form ? form : "object", c->diag, &object, &bytes);
   if (st == MPCC_OK)
     st = form ? blob_append(blob, object, bytes)
               : append_image(c, t, level, &kernels, object, bytes, blob);

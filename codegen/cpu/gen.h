@@ -85,13 +85,4 @@ typedef enum { FORM_OBJECT, FORM_ASM, FORM_LLVM_IR } CpuForm;
 bool cpu_compile(const CpuLevel *level, Kernel *k, int opt_level, CpuForm form, char *error,
                  void **bytes, size_t *len);
 
-/* ---- cache.c: compiled kernels on disk ------------------------------------------------------------------ */
-
-/* Text that decides a kernel's code: group without places, level, optimization, compiler build. */
-void cache_key(const Kernel *k, const CpuLevel *level, int opt_level, Text *out);
-/* True when dir holds an intact entry for key: fills the kernel's facts and *bytes (malloc'ed). */
-bool cache_get(const char *dir, const Text *key, Kernel *k, void **bytes, size_t *len);
-/* Writes an entry (atomically, by rename); failures are of no consequence. */
-void cache_put(const char *dir, const Text *key, const Kernel *k, const void *bytes, size_t len);
-
 #endif

@@ -1,14 +1,13 @@
-/* Kernels become objects: one LLVM module per kernel, a small pass pipeline, one object in memory.
- * Modules are compiled by several threads (each with its own context and target machine) and put
- * into one archive (abi.h). Nothing of LLVM is started when every kernel comes from the cache. */
+/* Kernels become objects: one LLVM module per kernel, a small pass pipeline, one object in memory,
+ * each with its own context and target machine. */
 #include <elf.h>
 #include <llvm-c/Analysis.h>
 #include <llvm-c/Error.h>
 #include <llvm-c/Target.h>
 #include <llvm-c/TargetMachine.h>
 #include <llvm-c/Transforms/PassBuilder.h>
+#include <llvm/Config/llvm-config.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -259,138 +258,18 @@ bool cpu_compile(const CpuLevel *level, Kernel *k, int opt_level, CpuForm form, 
   return ok;
 }
 
-/* ---- all kernels ---- */
+/* ---- the target ---- */
 
-typedef struct {
-  void *bytes;
-  size_t len;
-  bool failed;
-  char error[256];
-} Piece;
-
-typedef struct {
-  const CpuLevel *level;
-  Kernel *kernel;
-  Piece *piece;
-  int n, opt_level;
-  CpuForm form;
-  const char *cache_dir;
-  atomic_int next;
-} Job;
-
-static void compile_one(Job *job, int i) {
-  Kernel *k = &job->kernel[i];
-  Piece *p = &job->piece[i];
-  Text key = {0};
-  bool cached = job->cache_dir && job->form == FORM_OBJECT;
-  if (cached)
-    cache_key(k, job->level, job->opt_level, &key);
-  cached = cached && !key.failed;
-  if (!cached || !cache_get(job->cache_dir, &key, k, &p->bytes, &p->len)) {
-    p->failed =
-        !cpu_compile(job->level, k, job->opt_level, job->form, p->error, &p->bytes, &p->len);
-    if (cached && !p->failed)
-      cache_put(job->cache_dir, &key, k, p->bytes, p->len);
-  }
-  text_fini(&key);
+static bool compile(const char *level, Kernel *k, int opt_level, const char *form, char *error,
+                    void **bytes, size_t *len) {
+  CpuForm f = !strcmp(form, "asm")       ? FORM_ASM
+              : !strcmp(form, "llvm-ir") ? FORM_LLVM_IR
+                                         : FORM_OBJECT;
+  return cpu_compile(cpu_level(level), k, opt_level, f, error, bytes, len);
 }
 
-static void *worker(void *user) {
-  Job *job = user;
-  for (int i; (i = atomic_fetch_add(&job->next, 1)) < job->n;)
-    compile_one(job, i);
-  return NULL;
-}
-
-static void run_jobs(Job *job, int jobs) {
-  enum { MAX_JOBS = 64 };
-  pthread_t thread[MAX_JOBS];
-  int started = 0;
-  jobs = jobs < job->n ? jobs : job->n;
-  while (started < jobs - 1 && started < MAX_JOBS &&
-         !pthread_create(&thread[started], NULL, worker, job))
-    started++;
-  worker(job);
-  for (int i = 0; i < started; i++)
-    pthread_join(thread[i], NULL);
-}
-
-static size_t aligned(size_t n) {
-  return (n + 63) & ~(size_t)63;
-}
-
-/* MpccArchive of the objects in kernel order. */
-static bool archive(const Piece *piece, int n, void **bytes, size_t *len) {
-  size_t head = sizeof(MpccArchive) + (size_t)n * sizeof(MpccArchiveEntry), total = aligned(head);
-  for (int i = 0; i < n; i++)
-    total += aligned(piece[i].len);
-  char *out = calloc(1, total + 1);
-  if (!out)
-    return false;
-  MpccArchive a = {.magic = MPCC_ARCHIVE_MAGIC, .count = (uint64_t)n};
-  memcpy(out, &a, sizeof a);
-  size_t at = aligned(head);
-  for (int i = 0; i < n; i++) {
-    MpccArchiveEntry e = {at, piece[i].len};
-    memcpy(out + sizeof a + (size_t)i * sizeof e, &e, sizeof e);
-    memcpy(out + at, piece[i].bytes, piece[i].len);
-    at += aligned(piece[i].len);
-  }
-  *bytes = out;
-  *len = total;
-  return true;
-}
-
-static bool concatenate(const Piece *piece, int n, void **bytes, size_t *len) {
-  Text t = {0};
-  text_puts(&t, "");
-  for (int i = 0; i < n; i++)
-    text_put(&t, piece[i].bytes, piece[i].len);
-  *bytes = t.data;
-  *len = t.len;
-  return !t.failed && t.data;
-}
-
-static Status collect(const Job *job, Diag *d, void **bytes, size_t *len) {
-  for (int i = 0; i < job->n; i++) {
-    if (!job->piece[i].failed)
-      continue;
-    const Op *op = job->kernel[i].group;
-    diag_error(d, op->loc, 900, "kernel %s (%s): %s", job->kernel[i].symbol,
-               op_str(op, "label", "no label"), job->piece[i].error);
-    return MPCC_ERR_INTERNAL;
-  }
-  bool ok = job->form == FORM_OBJECT ? archive(job->piece, job->n, bytes, len)
-                                     : concatenate(job->piece, job->n, bytes, len);
-  return ok ? MPCC_OK : MPCC_ERR_NOMEM;
-}
-
-static Status cpu_emit(const char *level, Kernel *kernels, int n, int opt_level, int jobs,
-                       const char *cache_dir, const char *form, Diag *d, void **bytes,
-                       size_t *len) {
-  *bytes = NULL;
-  *len = 0;
-  Job job = {.level = cpu_level(level),
-             .kernel = kernels,
-             .n = n,
-             .opt_level = opt_level,
-             .cache_dir = cache_dir};
-  if (!job.level) {
-    diag_error(d, (Loc){0}, 901, "target cpu has no level '%s'", level);
-    return MPCC_ERR_TARGET;
-  }
-  job.form = !strcmp(form, "asm")       ? FORM_ASM
-             : !strcmp(form, "llvm-ir") ? FORM_LLVM_IR
-                                        : FORM_OBJECT;
-  job.piece = calloc((size_t)n + 1, sizeof *job.piece);
-  if (!job.piece)
-    return MPCC_ERR_NOMEM;
-  run_jobs(&job, jobs);
-  Status s = collect(&job, d, bytes, len);
-  for (int i = 0; i < n; i++)
-    free(job.piece[i].bytes);
-  free(job.piece);
-  return s;
+static void compiler(const char *level, int opt_level, Text *out) {
+  text_printf(out, "llvm %s %s -O%d", LLVM_VERSION_STRING, cpu_level(level)->features, opt_level);
 }
 
 const Target target_cpu = {
@@ -400,5 +279,6 @@ const Target target_cpu = {
     .caps = cpu_caps,
     .host_level = cpu_host_level,
     .level_needs = cpu_level_needs,
-    .emit = cpu_emit,
+    .compile = compile,
+    .compiler = compiler,
 };

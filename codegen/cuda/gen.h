@@ -5,6 +5,8 @@
 
 #include "codegen/codegen.h"
 
+enum { CUDA_TILE = 64 }; /* rows and columns of a product's tile; columns of a packed panel */
+
 /* One kernel being written. */
 typedef struct {
   Text out;       /* its text so far */

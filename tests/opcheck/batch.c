@@ -140,7 +140,7 @@ Status batch_build(World *w, const Unit *const *units, int n, const char *level,
   size_t bytes = 0, image_bytes = 0;
   Status s = plan(w, units, n, level, strict, &m, &t, out);
   if (s == MPCC_OK)
-    s = target_cpu.emit(level, t.kernel, t.n, 2, 2, NULL, "object", w->diag, &object, &bytes);
+    s = codegen_emit(&target_cpu, level, t.kernel, t.n, 2, 2, NULL, "object", w->diag, &object, &bytes);
   if (s == MPCC_OK) {
     Code code = {"cpu", level, target_cpu.level_needs(level), object, bytes};
     s = package_image(m, &t, &code, 1, "{}", w->diag, &out->image, &image_bytes);

@@ -81,7 +81,7 @@ static void clean(void) {
 static Status emit(Kernels *ks, const char *cache, const char *form, int jobs, void **bytes,
                    size_t *len) {
   Words w = words_new();
-  Status s = target_cpu.emit("x86-64-v3", ks->kernel, 3, 2, jobs, cache, form, w.diag, bytes, len);
+  Status s = codegen_emit(&target_cpu, "x86-64-v3", ks->kernel, 3, 2, jobs, cache, form, w.diag, bytes, len);
   ck_assert_int_eq(diag_errors(w.diag), s != MPCC_OK);
   arena_destroy(w.arena);
   return s;
@@ -174,7 +174,7 @@ START_TEST(cache_is_used) {
   const char mark[] = "not from a compiler";
   for (int k = 0; k < 3; k++) {
     Text key = {0};
-    cache_key(&ks.kernel[k], cpu_level("x86-64-v3"), 2, &key);
+    cache_key(&ks.kernel[k], &target_cpu, "x86-64-v3", 2, &key);
     ks.kernel[k].ntiles = 41;
     ks.kernel[k].scratch_bytes = 64;
     cache_put(folder, &key, &ks.kernel[k], mark, sizeof mark);
@@ -201,14 +201,14 @@ END_TEST
 START_TEST(keys) {
   Kernels ks;
   kernels_new(&ks);
-  const CpuLevel *v3 = cpu_level("x86-64-v3"), *v4 = cpu_level("x86-64-v4");
+  const char *v3 = "x86-64-v3", *v4 = "x86-64-v4";
   Text a = {0}, b = {0};
 #define KEY_DIFFERS(change, level, opt, differs)                                                   \
   do {                                                                                             \
     a.len = b.len = 0;                                                                             \
-    cache_key(&ks.kernel[0], v3, 2, &a);                                                           \
+    cache_key(&ks.kernel[0], &target_cpu, v3, 2, &a);                                                    \
     change;                                                                                        \
-    cache_key(&ks.kernel[0], level, opt, &b);                                                      \
+    cache_key(&ks.kernel[0], &target_cpu, level, opt, &b);                                                    \
     ck_assert_int_eq(a.len != b.len || memcmp(a.data, b.data, a.len), differs);                    \
   } while (0)
   Group *t = ks.group[0];
@@ -268,12 +268,12 @@ START_TEST(errors_are_words) {
   void *bytes = &ks;
   size_t len = 1;
   ck_assert_int_eq(
-      target_cpu.emit("x86-64-v9", ks.kernel, 3, 2, 1, NULL, "object", w.diag, &bytes, &len),
+      codegen_emit(&target_cpu, "x86-64-v9", ks.kernel, 3, 2, 1, NULL, "object", w.diag, &bytes, &len),
       MPCC_ERR_TARGET);
   ck_assert(!bytes && !len && diag_errors(w.diag) == 1);
   ks.group[1]->op.attr[0].u.s = "weather";
   ck_assert_int_eq(
-      target_cpu.emit("x86-64-v3", ks.kernel, 3, 2, 2, NULL, "object", w.diag, &bytes, &len),
+      codegen_emit(&target_cpu, "x86-64-v3", ks.kernel, 3, 2, 2, NULL, "object", w.diag, &bytes, &len),
       MPCC_ERR_INTERNAL);
   const DiagMessage *m = diag_first(w.diag)->next;
   ck_assert(strstr(m->text, "weather") && strstr(m->text, "rows_b"));

@@ -4,14 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
-#include <llvm/Config/llvm-config.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "codegen/cpu/gen.h"
+#include "codegen/codegen.h"
 
 /* ---- key ---- */
 
@@ -93,10 +92,12 @@ static void put_attr(const Attr *a, Text *out) {
   }
 }
 
-void cache_key(const Kernel *k, const CpuLevel *level, int opt_level, Text *out) {
-  text_printf(out, "mpcc %s llvm %s build ", MPCC_VERSION, LLVM_VERSION_STRING);
+void cache_key(const Kernel *k, const Target *t, const char *level, int opt_level, Text *out) {
+  text_printf(out, "mpcc %s build ", MPCC_VERSION);
   dl_iterate_phdr(find_build, out);
-  text_printf(out, "\n%s -O%d %s\n", level->features, opt_level, k->symbol);
+  text_printf(out, "\n%s ", t->name);
+  t->compiler(level, opt_level, out);
+  text_printf(out, "\n%s\n", k->symbol);
   put_body(k->group, out);
   for (int i = 0; i < k->group->nattr; i++)
     if (strcmp(k->group->attr[i].key, "label"))
@@ -106,12 +107,12 @@ void cache_key(const Kernel *k, const CpuLevel *level, int opt_level, Text *out)
 
 /* ---- files ---- */
 
-static const char cache_magic[8] = "MPCCKRN1";
+static const char cache_magic[8] = "MPCCKRN2";
 
 typedef struct {
   char magic[8];
   uint64_t key_bytes, object_bytes;
-  int64_t ntiles, scratch_bytes;
+  int64_t ntiles, scratch_bytes, columns, threads;
   uint64_t sum; /* of the object */
 } Entry;
 
@@ -170,6 +171,8 @@ bool cache_get(const char *dir, const Text *key, Kernel *k, void **bytes, size_t
     *len = e.object_bytes;
     k->ntiles = e.ntiles;
     k->scratch_bytes = e.scratch_bytes;
+    k->columns = e.columns;
+    k->threads = (int)e.threads;
     return true;
   }
   free(data);
@@ -225,6 +228,8 @@ void cache_put(const char *dir, const Text *key, const Kernel *k, const void *by
                .object_bytes = len,
                .ntiles = k->ntiles,
                .scratch_bytes = k->scratch_bytes,
+               .columns = k->columns,
+               .threads = k->threads,
                .sum = hash(bytes, len, key->len)};
     memcpy(e.magic, cache_magic, sizeof e.magic);
     bool ok = write_all(fd, &e, sizeof e) && write_all(fd, key->data, key->len) &&
