@@ -1,6 +1,6 @@
 /* libFuzzer target for specs: any bytes are refused with an error or become a spec whose resolved
- * text is a spec of the same meaning, and whose module prints and parses back. Build: cmake
- * -DMPCC_FUZZ=ON with clang; run: fuzz_yaml COPY_OF_tests/golden/frontend. */
+ * text is a spec of the same meaning, and whose module prints and parses back. Seeds:
+ * tests/golden/frontend. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

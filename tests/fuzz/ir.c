@@ -1,6 +1,6 @@
 /* libFuzzer target for the IR text: any bytes are refused with an error or parsed into a module
  * whose text is a fixed point of print and parse, and which the interpreter runs when it is small.
- * Build: cmake -DMPCC_FUZZ=ON with clang; run: fuzz_ir COPY_OF_tests/golden/parse. */
+ * Seeds: tests/golden/parse. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
