@@ -195,24 +195,37 @@ static const Type *scalar_type(Lower *lo, DType dt) {
   return type_get(builder_types(lo->b), dt, 0, NULL);
 }
 
-/* Data field bound to a model input or target. */
+/* Data field bound to a model input or target; several columns are joined by newlines. */
 static Str field_of(const Spec *s, Str name) {
-  const Val *fields = val_get(s->root, "data.fields");
+  const Val *fields = val_get(s->root, "data.fields"), *v = NULL;
   for (int i = 0; fields && fields->kind == VAL_MAP && i < fields->n; i++)
     if (fields->key[i] == name)
-      return fields->item[i]->s;
-  return name;
+      v = fields->item[i];
+  if (!v)
+    return name;
+  if (v->kind != VAL_LIST)
+    return v->s;
+  Text t = {0};
+  for (int i = 0; i < v->n; i++)
+    text_printf(&t, "%s%s", i ? "\n" : "", v->item[i]->s);
+  return text_take(s->c.a, s->c.s, &t);
 }
 
-/* Fields of image formats; others of this version have the same. */
-static bool check_field(Lower *lo, Loc loc, Str name, Str field, const char *want) {
-  if (!strcmp(field, "image") || !strcmp(field, "label"))
+/* Whether the format of the training samples has the field; formats whose files name their fields are
+ * asked when the files are open. */
+static bool check_field(Lower *lo, Loc loc, Str name, Str field) {
+  Str format = val_get_str(lo->spec->root, "data.train.format", "");
+  const SchemaRow *row = schema_find("data source", format);
+  size_t len = strlen(field);
+  if (!row || !*row->range)
     return true;
+  for (const char *p = row->range; (p = strstr(p, field)); p += len ? len : 1)
+    if (len && (p == row->range || p[-1] == ' ') && (!p[len] || p[len] == ' '))
+      return true;
   diag_error(builder_diag(lo->b), loc, 344, "data has no field '%s' for '%s'", field, name);
   diag_hint(builder_diag(lo->b),
-            "images have the fields image and label; bind one with data: "
-            "{fields: {%s: %s}}",
-            name, want);
+            "samples of format %s have: %s; bind one with data: {fields: {%s: %.*s}}", format,
+            row->range, name, (int)strcspn(row->range, " "), row->range);
   lo->failed = true;
   return false;
 }
@@ -226,7 +239,7 @@ Value *lower_field(Lower *lo, const Source *from, const Type *type, int64_t clas
   if (!f) {
     Str field = field_of(lo->spec, from->name);
     f = ARENA_NEW(builder_arena(b), LoweredField);
-    if (!f || !check_field(lo, from->loc, from->name, field, "label"))
+    if (!f || !check_field(lo, from->loc, from->name, field))
       return build_const(b, 0, type->dt);
     *f = (LoweredField){.name = from->name, .next = lo->field};
     lo->field = f;
@@ -262,7 +275,7 @@ static void declare_inputs(Lower *lo, Tensors *t) {
     for (int k = 0; k < n->shape->n; k++)
       dim[1 + k] = n->shape->item[k]->i;
     Str field = field_of(s, n->name);
-    check_field(lo, n->loc, n->name, field, "image");
+    check_field(lo, n->loc, n->name, field);
     t->input[i] =
         build_tensor(b, str_fmt(builder_strings(b), "io.%s", n->name),
                      type_get(builder_types(b), DT_F32, 1 + n->shape->n, dim), ROLE_INPUT, n->loc);

@@ -343,6 +343,24 @@ static Val *check_list(const Check *c, const SchemaRow *row, const Yaml *y, cons
   return ok ? list : NULL;
 }
 
+/* A word of a map to words, or a list of them. */
+static Val *check_word_value(const Check *c, const SchemaRow *row, const YamlPair *p) {
+  Str what = str_fmt(c->s, "'%s' in '%s'", p->key->text, row->key);
+  if (strcmp(row->arg, "lists") || p->value->kind != YAML_LIST || !p->value->n) {
+    Str s = check_str(c, p->value, what);
+    return s ? val_str(c->a, s, ORIGIN_FILE, p->value->loc) : NULL;
+  }
+  Val *list = val_new(c->a, VAL_LIST, ORIGIN_FILE, p->value->loc);
+  bool ok = true;
+  for (int i = 0; i < p->value->n; i++) {
+    Str s = check_str(c, p->value->u.item[i], what);
+    ok &= s != NULL;
+    if (s)
+      val_add(c->a, list, val_str(c->a, s, ORIGIN_FILE, p->value->u.item[i]->loc));
+  }
+  return ok ? list : NULL;
+}
+
 static Val *check_words(const Check *c, const SchemaRow *row, const Yaml *y) {
   if (y->kind != YAML_MAP) {
     diag_error(c->d, y->loc, 201, "'%s' takes a map, not %s", row->key, yaml_kind_text(y));
@@ -354,10 +372,10 @@ static Val *check_words(const Check *c, const SchemaRow *row, const Yaml *y) {
     const YamlPair *p = &y->u.pair[i];
     if (!strncmp(p->key->text, "x-", 2))
       continue;
-    Str s = check_str(c, p->value, str_fmt(c->s, "'%s' in '%s'", p->key->text, row->key));
-    ok &= s != NULL;
-    if (s)
-      val_set(c->a, map, p->key->text, val_str(c->a, s, ORIGIN_FILE, p->value->loc));
+    Val *v = check_word_value(c, row, p);
+    ok &= v != NULL;
+    if (v)
+      val_set(c->a, map, p->key->text, v);
   }
   return ok ? map : NULL;
 }

@@ -127,12 +127,31 @@ static void check_transforms(const Check *c, const Val *list, const Model *m) {
   }
 }
 
+/* Rules between windows of tokens and the rest. */
+static void check_sequences(const Check *c, const Val *data, const Model *m) {
+  const Val *length = val_get(data, "train.sequence_length"), *from = val_get(data, "val.from");
+  const Node *in = m && m->ninput ? m->input[0] : NULL;
+  if (length && length->kind == VAL_INT && in && in->shape && in->shape->n == 1 &&
+      in->shape->item[0]->i != length->i) {
+    diag_error(c->d, length->loc, 341, "samples have %lld tokens, input '%s' has %lld",
+               (long long)length->i, in->name, (long long)in->shape->item[0]->i);
+    diag_note(c->d, in->shape->loc, "the input's shape");
+  }
+  if (from && from->kind == VAL_STR &&
+      !strcmp(val_get_str(data, "train.sampling", "sequential"), "random")) {
+    diag_error(c->d, from->loc, 345,
+               "windows at random places of data.train would overlap those of data.val");
+    diag_hint(c->d, "give data.val files of its own, or say sampling: sequential");
+  }
+}
+
 static void read_data(const Check *c, const Yaml *y, Val *out, const Model *m) {
   read_val_split(c, y, out);
   read_transforms(c, y, out);
   check_transforms(c, val_get(out, "transforms.train"), m);
   if (val_get(out, "transforms.eval") != val_get(out, "transforms.train"))
     check_transforms(c, val_get(out, "transforms.eval"), m);
+  check_sequences(c, out, m);
   const Val *shape = val_get(out, "train.shape");
   const Node *in = m && m->ninput ? m->input[0] : NULL;
   if (!shape || shape->kind != VAL_LIST || !in || !in->shape)

@@ -14,6 +14,11 @@ int64_t mprt__limited_batches(const mprt_program *p, const char *split, int64_t 
   char key[64];
   snprintf(key, sizeof key, "trainer.limit_%s_batches", split);
   const json_t *v = mprt__json_get(p->spec, key);
+  int64_t of_split;
+  snprintf(key, sizeof key, "data.%s.limit_batches", split);
+  of_split = mprt__json_int(p->spec, key, batches);
+  if (of_split < batches)
+    batches = of_split;
   if (json_is_integer(v) && json_integer_value(v) < batches)
     return json_integer_value(v);
   if (json_is_real(v) && json_real_value(v) < 1)

@@ -191,6 +191,7 @@ static inline int64_t mprt__tensor_elems(const MpccTensor *t) {
 }
 /* Attribute of a tensor: NULL when absent. */
 const char *mprt__attr_string(const mprt_program *p, int64_t i, const char *key);
+int64_t mprt__attr_int(const mprt_program *p, int64_t i, const char *key, int64_t otherwise);
 /* Scalar tensor of any number format by name, as the nearest value; otherwise when there is none */
 double mprt__get_scalar(const mprt_program *p, const char *name, double otherwise);
 int64_t mprt__get_int(const mprt_program *p, const char *name, int64_t otherwise);

@@ -72,6 +72,11 @@ const char *mprt__attr_string(const mprt_program *p, int64_t i, const char *key)
   return json_string_value(json_object_get(p->attrs[i], key));
 }
 
+int64_t mprt__attr_int(const mprt_program *p, int64_t i, const char *key, int64_t otherwise) {
+  const json_t *v = json_object_get(p->attrs[i], key);
+  return json_is_integer(v) ? json_integer_value(v) : otherwise;
+}
+
 /* ---- scalars ---- */
 
 static int64_t scalar_index(const mprt_program *p, const char *name) {

@@ -1,5 +1,5 @@
 /* Private to runtime/: where samples come from. A data set reads whole samples by number; a loader
- * turns a data set, an order and transforms into batches on a thread of its own. */
+ * turns a data set, an order and transforms into batches on threads of its own. */
 #ifndef MPCC_RUNTIME_DATA_H
 #define MPCC_RUNTIME_DATA_H
 
@@ -9,17 +9,20 @@ enum { MPRT__MAX_FIELDS = 8 };
 
 /* One thing a sample has. */
 typedef struct {
-  char name[32]; /* "image", "label" */
-  DType dtype;   /* as stored */
+  const char *name; /* "image", "label"; lives as long as the data set */
+  DType dtype;      /* as stored */
   int rank;
   int64_t dim[MPCC_MAX_RANK]; /* of one sample; images [C, H, W] */
   int64_t elems;
+  bool columns; /* made of columns of a table: fits any shape of as many elements */
 } mprt__field;
 
 /* What a thread that reads samples owns: room for one field of a sample, and why a read failed. */
 typedef struct {
-  void *scratch; /* scratch_bytes of the data set, aligned for any type */
+  int64_t epoch, seed; /* set by the caller: what random samples may depend on */
+  void *scratch;       /* scratch_bytes of the data set, aligned for any type */
   Status error;
+  bool corrupt; /* the sample itself is damaged: it may be left out */
   char message[300];
 } mprt__reader;
 
@@ -30,9 +33,14 @@ struct mprt__dataset {
   int nfield;
   mprt__field field[MPRT__MAX_FIELDS];
   size_t scratch_bytes; /* what read needs of reader->scratch; 0: nothing */
+  bool costly;          /* reading is work for several threads */
   /* Bytes of field f of sample i (0 <= i < nsample): inside the data set, or in r->scratch until
    * the next call with r. Changes nothing but *r. NULL: r->error and r->message tell why. */
   const void *(*read)(const mprt__dataset *d, mprt__reader *r, int64_t i, int f);
+  /* Where element `elem` of the field lies, in words for messages ("x.bin, byte 17"); may be NULL.
+   */
+  void (*where)(const mprt__dataset *d, const mprt__reader *r, int64_t i, int f, int64_t elem,
+                char *out, size_t size);
   void (*destroy)(mprt__dataset *d);
 };
 
@@ -44,6 +52,10 @@ typedef struct {
   const char *dir; /* "" or a folder without trailing slash */
   int64_t seed;
   const mprt_callbacks *cb;
+  /* Fields that the model's inputs name; formats with many read these alone. NULL: all. */
+  const char *const *want;
+  int nwant;
+  bool skip_corrupt; /* data.loader.corrupt is skip */
 } mprt__data_source;
 
 /* Formats, by the word in `format:`; one row each in formats.def. */
@@ -73,20 +85,76 @@ uint64_t mprt__random_below(int64_t seed, int64_t stream, int64_t counter, uint6
 /* Fisher-Yates shuffle of order[0..n), decided by seed and stream alone. */
 void mprt__shuffle(int64_t *order, int64_t n, int64_t seed, int64_t stream);
 
+/* ---- files.c ---- */
+
+typedef struct {
+  int n;
+  char **path;
+} mprt__paths;
+/* Files that `key` of the split names: one, or all that match a pattern (* ? [ ]) in the order of
+ * their bytes. errors: ERR_FILE (nothing matches), ERR_NOMEM; *out is empty then */
+Status mprt__paths_of(const mprt__data_source *s, const char *key, mprt__paths *out);
+Status mprt__paths_add(mprt__paths *p, const char *path, const mprt_callbacks *cb);
+void mprt__paths_free(mprt__paths *p);
+
+/* A regular file that any thread reads at offsets. */
+typedef struct {
+  int fd; /* -1: closed */
+  char *path;
+  uint64_t bytes;
+} mprt__file;
+Status mprt__file_open(const char *path, const mprt_callbacks *cb, mprt__file *out);
+void mprt__file_close(mprt__file *f); /* closed already is fine */
+/* 0, or an errno (EIO: the file has become shorter). */
+int mprt__file_get(const mprt__file *f, uint64_t at, void *to, size_t bytes);
+/* All bytes of a file, decompressed when it is gzip; malloc'ed. errors: ERR_FILE, ERR_DATA,
+ * ERR_NOMEM */
+Status mprt__file_whole(const char *path, const mprt_callbacks *cb, uint8_t **data, size_t *bytes);
+
 /* ---- transforms.c ---- */
 
-/* Bytes to values of an input tensor. ToTensor and Normalize depend on one byte and its channel
- * alone, so u8 images go through a table [channels][256] of target elements. */
+/* Values of an input tensor from a field of a sample, through the transforms of the spec. */
+typedef struct mprt__transform mprt__transform;
+/* What decides random transforms: results are a pure function of it. */
 typedef struct {
-  DType from, to;
-  int64_t elems, channels;
-  uint8_t *table; /* NULL: plain conversion */
-} mprt__transform;
-/* list: array of transforms of the spec, or NULL. errors: ERR_DATA, ERR_NOMEM */
-Status mprt__transform_init(mprt__transform *t, const json_t *list, const mprt__field *f, DType to,
-                            const mprt_callbacks *cb);
-void mprt__transform_fini(mprt__transform *t);
-void mprt__transform_apply(const mprt__transform *t, const void *from, void *to);
+  int64_t seed, epoch, sample;
+} mprt__sample_key;
+/* Room that a thread lends to transforms; all zero at first. */
+typedef struct {
+  void *buffer[2];
+  size_t bytes[2];
+} mprt__transform_work;
+void mprt__transform_work_fini(mprt__transform_work *w);
+/* list: array of transforms of the spec, or NULL; they apply to images, u8 fields of rank 2 and 3.
+ * seen: the field as it comes out. errors: ERR_DATA, ERR_NOMEM, *out = NULL then */
+Status mprt__transform_create(const mprt_callbacks *cb, const json_t *list, const mprt__field *f,
+                              DType to, mprt__transform **out, mprt__field *seen);
+void mprt__transform_destroy(mprt__transform *t); /* NULL is fine */
+DType mprt__transform_dtype(const mprt__transform *t);
+/* false: r->error and r->message tell why. */
+bool mprt__transform_apply(const mprt__transform *t, mprt__transform_work *w, mprt__reader *r,
+                           const void *from, mprt__sample_key key, void *to);
+
+/* ---- bind.c ---- */
+
+/* An io tensor and the field that fills it. */
+typedef struct {
+  int64_t tensor;
+  int field;
+  int64_t elems, sample_bytes;
+  mprt__transform *transform;
+  bool integer, target;
+  int64_t limit; /* integers must lie in [0, limit) or be `ignored`; 0: any */
+  int64_t ignored;
+} mprt__binding;
+/* Binds every input of the program; b has room for MPRT__MAX_FIELDS. *n counts those to unbind,
+ * also after a failure. errors: ERR_DATA (no such field, other shape), ERR_INPUT, ERR_NOMEM */
+Status mprt__bind(mprt_program *p, const mprt__dataset *d, const char *split, int64_t batch,
+                  mprt__binding *b, int *n);
+void mprt__unbind(mprt__binding *b, int n);
+/* Whether the model can take the values `to` that were made `from` the sample; else r tells why. */
+bool mprt__binding_check(const mprt__binding *b, const mprt__dataset *d, const char *split,
+                         const void *from, const void *to, int64_t sample, mprt__reader *r);
 
 /* ---- loader.c ---- */
 
@@ -100,7 +168,8 @@ typedef struct {
   int64_t epoch, sample; /* where to begin: a resumed run goes on in the middle */
   int64_t limit;         /* batches of an epoch to use; 0: all */
   bool endless;          /* after an epoch the next begins; else the loader ends */
-  int prefetch;          /* batches made ahead, >= 1 */
+  int prefetch;          /* batches made ahead by each thread, >= 1 */
+  int workers;           /* threads; 0: the spec's, or chosen */
 } mprt__loader_options;
 /* Fields of the program's input tensors must exist in the data with fitting shapes; integer targets
  * are checked against `classes` (0: unknown). errors: ERR_DATA, ERR_NOMEM */

@@ -61,6 +61,12 @@ static const void *source_read(const mprt__dataset *d, mprt__reader *r, int64_t 
   return whole->read(whole, r, i, f);
 }
 
+static void source_where(const mprt__dataset *d, const mprt__reader *r, int64_t i, int f,
+                         int64_t elem, char *out, size_t size) {
+  const mprt__dataset *whole = ((const Source *)d)->whole;
+  whole->where(whole, r, i, f, elem, out, size);
+}
+
 static void source_free(Source *s) {
   if (s->whole)
     s->whole->destroy(s->whole);
@@ -92,6 +98,12 @@ typedef struct {
 static const void *part_read(const mprt__dataset *d, mprt__reader *r, int64_t i, int f) {
   const Part *p = (const Part *)d;
   return p->whole->read(p->whole, r, p->index[i], f);
+}
+
+static void part_where(const mprt__dataset *d, const mprt__reader *r, int64_t i, int f,
+                       int64_t elem, char *out, size_t size) {
+  const Part *p = (const Part *)d;
+  p->whole->where(p->whole, r, p->index[i], f, elem, out, size);
 }
 
 static void part_destroy(mprt__dataset *d) {
@@ -129,6 +141,7 @@ static Status part_create(mprt__dataset *whole, const char *split, double fracti
   p->base = *whole;
   p->base.nsample = count;
   p->base.read = part_read;
+  p->base.where = whole->where ? part_where : NULL;
   p->base.destroy = part_destroy;
   p->whole = whole;
   p->index = index;
@@ -159,8 +172,13 @@ bool mprt_has_split(const mprt_program *p, const char *split) {
   return json_is_object(mprt__json_get(mprt__json_get(p->spec, "data"), split));
 }
 
+/* Keys of a split that name files: `path` and those of `files`; of idx its own two. */
 static bool is_file_key(const char *key, const json_t *value) {
-  return json_is_string(value) && strcmp(key, "format") && strcmp(key, "from");
+  static const char *const keys[] = {"path", "images", "labels"};
+  for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+    if (!strcmp(keys[i], key))
+      return json_is_string(value);
+  return false;
 }
 
 /* A word of --data, SPLIT=FOLDER or SPLIT.KEY=FILE, names something that is read. */
@@ -174,13 +192,16 @@ static Status check_override(const mprt_program *p, const char *word) {
     return mprt__fail(&p->cb, MPCC_ERR_USAGE, "--data %s: the spec has no data.%s", word, split);
   const json_t *config = mprt__json_get(mprt__json_get(p->spec, "data"), split);
   const char *from = mprt__json_string(config, "from", NULL), *name;
+  if (json_is_object(json_object_get(config, "files")))
+    config = json_object_get(config, "files");
+  bool map = config != mprt__json_get(mprt__json_get(p->spec, "data"), split);
   if (from)
     return mprt__fail(&p->cb, MPCC_ERR_USAGE, "--data %s: data.%s is a part of data.%s; name that",
                       word, split, from);
   json_t *value;
   bool found = false;
   json_object_foreach((json_t *)config, name, value) {
-    if (!is_file_key(name, value))
+    if (!map && !is_file_key(name, value))
       continue;
     size_t n = strlen(known);
     snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", name);
@@ -211,22 +232,44 @@ static json_t *with_overrides(const mprt_program *p, const char *split, const ch
       *dir = eq + 1;
     } else if (word[n] == '.') {
       char *key = mprt__format("%.*s", (int)(eq - word - (long)n - 1), word + n + 1);
-      if (!key || json_object_set_new(config, key, json_string(eq + 1)))
+      json_t *files = json_object_get(config, "files");
+      if (!key || json_object_set_new(files ? files : config, key, json_string(eq + 1)))
         *st = mprt__nomem(&p->cb, "data set");
       free(key);
     }
   }
+  json_object_del(config, "limit_batches"); /* no matter of what is read */
   if (*st == MPCC_OK)
     return config;
   json_decref(config);
   return NULL;
 }
 
+/* Fields that the program's inputs name, each once. */
+static int wanted_fields(const mprt_program *p, const char *want[MPRT__MAX_FIELDS]) {
+  int n = 0;
+  for (uint32_t i = 0; i < p->ntensor; i++) {
+    const char *field = p->tensor[i].role == ROLE_INPUT ? mprt__attr_string(p, i, "field") : NULL;
+    bool known = !field || n == MPRT__MAX_FIELDS;
+    for (int k = 0; k < n && !known; k++)
+      known = !strcmp(want[k], field);
+    if (!known)
+      want[n++] = field;
+  }
+  return n;
+}
+
 static Status open_format(mprt_program *p, const char *split, const json_t *config, const char *dir,
                           mprt__dataset **out) {
-  mprt__data_source s = {
-      .split = split, .config = config, .dir = dir, .seed = p->seed, .cb = &p->cb};
-  const char *format = mprt__json_string(config, "format", "");
+  const char *want[MPRT__MAX_FIELDS], *format = mprt__json_string(config, "format", "");
+  mprt__data_source s = {.split = split,
+                         .config = config,
+                         .dir = dir,
+                         .seed = p->seed,
+                         .cb = &p->cb,
+                         .want = want,
+                         .nwant = wanted_fields(p, want)};
+  s.skip_corrupt = !strcmp(mprt__json_string(p->spec, "data.loader.corrupt", "error"), "skip");
   for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
     if (!strcmp(formats[i].name, format))
       return formats[i].open(&s, out);
@@ -260,6 +303,7 @@ static Status open_source(mprt_program *p, const char *split, json_t *config, co
   }
   s->base = *s->whole;
   s->base.read = source_read;
+  s->base.where = s->whole->where ? source_where : NULL;
   s->base.destroy = source_destroy;
   s->next = p->sources;
   p->sources = s;

@@ -48,14 +48,14 @@ static Status apply_list(const json_t *list, int64_t channel, int64_t channels, 
   return MPCC_OK;
 }
 
-Status mprt__transform_init(mprt__transform *t, const json_t *list, const mprt__field *f, DType to,
-                            const mprt_callbacks *cb) {
-  *t = (mprt__transform){.from = f->dtype, .to = to, .elems = f->elems, .channels = 1};
-  if (f->dtype != DT_U8 || !dtype_is_float(to))
-    return MPCC_OK;
-  if (f->rank == 3)
-    t->channels = f->dim[0];
-  size_t bytes = dtype_bytes(to);
+struct mprt__transform {
+  DType from, to;
+  int64_t elems, channels;
+  uint8_t *table; /* [channels][256] of target elements; NULL: plain conversion */
+};
+
+static Status make_table(mprt__transform *t, const json_t *list, const mprt_callbacks *cb) {
+  size_t bytes = dtype_bytes(t->to);
   t->table = malloc((size_t)t->channels * 256 * bytes);
   if (!t->table)
     return mprt__nomem(cb, "transforms");
@@ -63,18 +63,48 @@ Status mprt__transform_init(mprt__transform *t, const json_t *list, const mprt__
     for (int b = 0; b < 256; b++) {
       float value = (float)b;
       Status st = apply_list(list, c, t->channels, &value, cb);
-      if (st != MPCC_OK) {
-        mprt__transform_fini(t);
+      if (st != MPCC_OK)
         return st;
-      }
-      num_store(t->table + (size_t)(c * 256 + b) * bytes, to, value);
+      num_store(t->table + (size_t)(c * 256 + b) * bytes, t->to, value);
     }
   return MPCC_OK;
 }
 
-void mprt__transform_fini(mprt__transform *t) {
-  free(t->table);
-  t->table = NULL;
+Status mprt__transform_create(const mprt_callbacks *cb, const json_t *list, const mprt__field *f,
+                              DType to, mprt__transform **out, mprt__field *seen) {
+  *out = NULL;
+  *seen = *f;
+  mprt__transform *t = calloc(1, sizeof *t);
+  if (!t)
+    return mprt__nomem(cb, "transforms");
+  *t = (mprt__transform){.from = f->dtype, .to = to, .elems = f->elems, .channels = 1};
+  Status st = MPCC_OK;
+  if (f->dtype == DT_U8 && dtype_is_float(to)) {
+    if (f->rank == 3)
+      t->channels = f->dim[0];
+    st = make_table(t, list, cb);
+  }
+  if (st != MPCC_OK) {
+    mprt__transform_destroy(t);
+    return st;
+  }
+  *out = t;
+  return MPCC_OK;
+}
+
+void mprt__transform_destroy(mprt__transform *t) {
+  if (t)
+    free(t->table);
+  free(t);
+}
+
+void mprt__transform_work_fini(mprt__transform_work *w) {
+  free(w->buffer[0]);
+  free(w->buffer[1]);
+}
+
+DType mprt__transform_dtype(const mprt__transform *t) {
+  return t->to;
 }
 
 /* From a table of elements of type T. */
@@ -86,7 +116,9 @@ void mprt__transform_fini(mprt__transform *t) {
         ((T *)to)[i] = table[c * 256 + bytes[i]];                                                  \
   } while (0)
 
-void mprt__transform_apply(const mprt__transform *t, const void *from, void *to) {
+bool mprt__transform_apply(const mprt__transform *t, mprt__transform_work *w, mprt__reader *r,
+                           const void *from, mprt__sample_key key, void *to) {
+  (void)w, (void)r, (void)key;
   const uint8_t *bytes = from;
   int64_t plane = t->elems / t->channels;
   if (!t->table) {
@@ -108,4 +140,5 @@ void mprt__transform_apply(const mprt__transform *t, const void *from, void *to)
       LOOK_UP(uint64_t);
     }
   }
+  return true;
 }

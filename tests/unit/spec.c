@@ -44,7 +44,7 @@ START_TEST(json_has_every_key_with_its_default) {
   HAS(j, "\"trainer\": {\"max_epochs\": 1, \"max_steps\": null, \"accumulate_grad_batches\": 1");
   HAS(j, "\"val_check_interval\": 1.0");
   HAS(j, "\"train\": {\"format\": \"synthetic\", \"shape\": [1, 4, 4], \"classes\": 3, "
-         "\"samples\": 1024, \"seed\": 0}");
+         "\"samples\": 1024, \"seed\": 0, \"limit_batches\": null}");
   HAS(j, "\"val\": null");
   HAS(j, "\"transforms\": {\"train\": [{\"type\": \"ToTensor\"}], \"eval\": [{\"type\": "
          "\"ToTensor\"}]}");

@@ -1,0 +1,148 @@
+/* Which field of the data fills which io tensor of the program, and whether they fit. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mpcc/num.h"
+#include "runtime/data/data.h"
+
+static int find_field(const mprt__dataset *d, const char *name) {
+  for (int i = 0; i < d->nfield; i++)
+    if (!strcmp(d->field[i].name, name))
+      return i;
+  return -1;
+}
+
+/* "'image', 'label'" */
+static void field_names(const mprt__dataset *d, char *out, size_t size) {
+  size_t k = 0;
+  *out = 0;
+  for (int i = 0; i < d->nfield && k < size; i++)
+    k += (size_t)snprintf(out + k, size - k, "%s'%s'", i ? ", " : "", d->field[i].name);
+}
+
+/* Sizes of 1 in front do not count: a format that knows no channels has one. A vector of columns
+ * fits any shape of as many elements. */
+static bool same_shape(const mprt__field *f, int rank, const int64_t *dim) {
+  int ra = f->rank;
+  const int64_t *a = f->dim;
+  int64_t elems = 1;
+  for (int i = 0; i < rank; i++)
+    elems *= dim[i];
+  if (f->columns)
+    return elems == f->elems;
+  for (; ra > rank && a[0] == 1; ra--)
+    a++;
+  for (; rank > ra && dim[0] == 1; rank--)
+    dim++;
+  return ra == rank && !memcmp(a, dim, (size_t)ra * sizeof *a);
+}
+
+static Status bind_one(mprt_program *p, const mprt__dataset *d, const char *split, int64_t batch,
+                       int64_t i, mprt__binding *b) {
+  const MpccTensor *t = &p->tensor[i];
+  const char *name = mprt__string(p, t->name), *field = mprt__attr_string(p, i, "field");
+  if (!field)
+    return mprt__fail(&p->cb, MPCC_ERR_INPUT, "input %s names no data field", name);
+  int f = find_field(d, field);
+  if (f < 0) {
+    char known[200];
+    field_names(d, known, sizeof known);
+    return mprt__fail(&p->cb, MPCC_ERR_DATA,
+                      "data.%s has no field '%s', which input %s needs; it has %s", split, field,
+                      name, known);
+  }
+  if (!t->rank || t->dim[0] != batch)
+    return mprt__fail(&p->cb, MPCC_ERR_INPUT, "input %s has no batch of %lld samples", name,
+                      (long long)batch);
+  const char *key = strcmp(split, "train") ? "data.transforms.eval" : "data.transforms.train";
+  const mprt__field *source = &d->field[f];
+  *b = (mprt__binding){.tensor = i, .field = f, .elems = mprt__tensor_elems(t) / batch};
+  mprt__field seen;
+  Status st = mprt__transform_create(&p->cb, mprt__json_get(p->spec, key), source, (DType)t->dtype,
+                                     &b->transform, &seen);
+  if (st != MPCC_OK)
+    return st;
+  if (!same_shape(&seen, (int)t->rank - 1, t->dim + 1)) {
+    char have[120], want[120];
+    mprt__shape_text(seen.rank, seen.dim, have, sizeof have);
+    mprt__shape_text((int)t->rank - 1, t->dim + 1, want, sizeof want);
+    return mprt__fail(&p->cb, MPCC_ERR_DATA,
+                      "data.%s: '%s' has shape [%s], the model was built for [%s]", split, field,
+                      have, want);
+  }
+  b->sample_bytes = b->elems * (int64_t)dtype_bytes((DType)t->dtype);
+  b->integer = !dtype_is_float((DType)t->dtype);
+  b->target = t->dtype == DT_I64 && b->elems == 1;
+  b->limit = mprt__attr_int(p, i, "classes", 0);
+  b->ignored = mprt__attr_int(p, i, "ignore_index", -100);
+  return MPCC_OK;
+}
+
+Status mprt__bind(mprt_program *p, const mprt__dataset *d, const char *split, int64_t batch,
+                  mprt__binding *b, int *n) {
+  Status st = MPCC_OK;
+  *n = 0;
+  for (uint32_t i = 0; st == MPCC_OK && i < p->ntensor; i++) {
+    if (p->tensor[i].role != ROLE_INPUT)
+      continue;
+    if (*n == MPRT__MAX_FIELDS)
+      return mprt__fail(&p->cb, MPCC_ERR_INPUT, "more than %d inputs", MPRT__MAX_FIELDS);
+    b[*n].transform = NULL;
+    st = bind_one(p, d, split, batch, i, &b[(*n)++]);
+  }
+  return st;
+}
+
+void mprt__unbind(mprt__binding *b, int n) {
+  for (int i = 0; i < n; i++)
+    mprt__transform_destroy(b[i].transform);
+}
+
+/* ---- values that the model cannot take ---- */
+
+bool mprt__binding_check(const mprt__binding *b, const mprt__dataset *d, const char *split,
+                         const void *from, const void *to, int64_t sample, mprt__reader *r) {
+  const mprt__field *f = &d->field[b->field];
+  if (!b->integer || (!b->limit && !dtype_is_float(f->dtype)))
+    return true;
+  DType dtype = mprt__transform_dtype(b->transform);
+  size_t size = dtype_bytes(dtype);
+  for (int64_t k = 0; k < b->elems; k++) {
+    int64_t v = 0;
+    if (dtype == DT_I64)
+      memcpy(&v, (const uint8_t *)to + (size_t)k * 8, 8);
+    else
+      v = (int64_t)num_load((const uint8_t *)to + (size_t)k * size, dtype);
+    double stored =
+        dtype_is_float(f->dtype)
+            ? num_load((const uint8_t *)from + (size_t)k * dtype_bytes(f->dtype), f->dtype)
+            : 0;
+    bool whole = !dtype_is_float(f->dtype) || stored == floor(stored);
+    if (whole && (!b->limit || v == b->ignored || (v >= 0 && v < b->limit)))
+      continue;
+    char place[160] = "";
+    if (d->where) {
+      snprintf(place, sizeof place, " (");
+      d->where(d, r, sample, b->field, k, place + 2, sizeof place - 4);
+      strcat(place, ")");
+    }
+    r->error = MPCC_ERR_DATA;
+    if (!whole)
+      snprintf(r->message, sizeof r->message,
+               "data.%s: '%s' of sample %lld is %g, the model takes whole numbers%s", split,
+               f->name, (long long)sample, stored, place);
+    else if (b->target)
+      snprintf(r->message, sizeof r->message,
+               "data.%s: label %lld of sample %lld is outside the %lld classes of the model%s",
+               split, (long long)v, (long long)sample, (long long)b->limit, place);
+    else
+      snprintf(r->message, sizeof r->message,
+               "data.%s: '%s' of sample %lld has %lld at place %lld, outside the %lld of the "
+               "model%s",
+               split, f->name, (long long)sample, (long long)v, (long long)k, (long long)b->limit,
+               place);
+    return false;
+  }
+  return true;
+}
