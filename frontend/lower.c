@@ -375,9 +375,7 @@ static void module_attrs(Lower *lo) {
   Str algorithm = val_get_str(root, "trainer.gradient_clip_algorithm", "norm");
   build_module_attr(b, attr_s(b, "clip_algorithm", clip > 0 ? algorithm : "none"));
   build_module_attr(b, attr_f(b, "clip_val", clip));
-  /* without weight decay Adam is AdamW (the schema allows no other Adam) */
-  Str type = val_get_str(optimizer, "type", "SGD");
-  build_module_attr(b, attr_s(b, "optimizer", !strcmp(type, "SGD") ? "SGD" : "AdamW"));
+  build_module_attr(b, attr_s(b, "optimizer", val_get_str(optimizer, "type", "SGD")));
   group_attrs(b, 0, optimizer);
   const Val *groups = val_get(optimizer, "param_groups");
   for (int i = 0; i < groups->n; i++)

@@ -1,63 +1,235 @@
-/* The optimizers, over one flat tensor per parameter group. Arithmetic is FP32 (FP64 in 64-true)
- * whatever the storage [N12]; nothing is written when the step is not finite [N11]. Learning rate
- * and bias corrections come from the step table in f64, row taken mod 4096.
- * Sources: AdamW: Loshchilov and Hutter 2019, algorithm 2, in the order of torch.optim.AdamW;
- * SGD: torch.optim.SGD (PyTorch 2), momentum buffer initialised with the first gradient. */
+/* The optimizers, over one flat tensor per parameter group: one row of optimizers.def each.
+ *
+ * A row's update is a list of statements `name = expression`, carried out in order. Names are
+ *   numbers    hyperparameters and what is computed from them alone: f64, while compiling
+ *   scalars    lr and bias corrections of this step, `taken`, and what is computed from them: f64
+ *   tensors    p (parameter), g (gradient, unscaled and clipped), the states: FP32, FP64 in
+ * 64-true, whatever the storage [N12]; numbers and scalars are rounded once where they meet them
+ * `[name] statement` is left out where the number `name` is 0. Whatever p and the states are at the
+ * end is written, unless the step is not applied [N11]. Learning rates and bias corrections come
+ * from the step table, row taken mod 4096. */
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "passes/step.h"
 
-enum { TABLE_ROWS = 4096 };
+enum { TABLE_ROWS = 4096, MAX_NAMES = 48 };
 
-static const Optimizer optimizers[] = {
-    {"AdamW", 2, {"exp_avg", "exp_avg_sq"}},
-    {"SGD", 1, {"momentum_buffer"}},
+static const OptimizerRow optimizers[] = {
+#define OPTIMIZER(name, hyper, columns, update, ...) {#name, hyper, columns, {__VA_ARGS__}, update},
+#include "passes/optimizers.def"
+#undef OPTIMIZER
 };
 
-static bool is_adam(const Step *s) {
-  return s->optimizer.nmoment == 2;
-}
+/* ---- rows ---- */
 
-static bool is_sgd(const Step *s) {
-  return !is_adam(s);
+static bool any_group(const Step *s, const char *key) {
+  for (int k = 0; k < s->ngroup; k++)
+    if (step_group_number(s, k, key, 0) != 0)
+      return true;
+  return false;
 }
 
 Status optim_named(Step *s) {
   const char *name = module_str(s->in, "optimizer", "SGD");
-  for (size_t i = 0; i < sizeof optimizers / sizeof *optimizers; i++)
-    if (!strcmp(optimizers[i].name, name)) {
-      s->optimizer = optimizers[i];
-      bool momentum = false;
-      for (int k = 0; k < s->ngroup; k++)
-        momentum |= step_group_number(s, k, "momentum", 0) != 0;
-      if (is_sgd(s) && !momentum)
-        s->optimizer.nmoment = 0;
-      return MPCC_OK;
-    }
+  for (size_t i = 0; i < sizeof optimizers / sizeof *optimizers; i++) {
+    const OptimizerRow *row = &optimizers[i];
+    if (strcmp(row->name, name))
+      continue;
+    s->optimizer = row;
+    for (int k = 0; k < MAX_MOMENTS && row->state[k].name; k++)
+      if (!row->state[k].when || any_group(s, row->state[k].when))
+        s->moment[s->nmoment++] = &row->state[k];
+    return MPCC_OK;
+  }
   diag_error(s->diag, (Loc){0}, 195, "optimizer %s is not supported yet", name);
   return MPCC_ERR_INPUT;
 }
 
-/* State has the parameters' dtype; only Adam's second moment is FP32 in 16-true, where squares of
- * gradients below 0.005 would round to zero [N12]. */
+/* State has the parameters' dtype; sums of squares are FP32 in 16-true, where squares of gradients
+ * below 0.005 would round to zero [N12]. */
 DType optim_moment_dtype(const Step *s, int moment) {
-  if (s->mode.param == DT_F16 && moment == 1 && !s->mode.lightning)
+  if (s->mode.param == DT_F16 && s->moment[moment]->square && !s->mode.lightning)
     return DT_F32;
   return s->mode.param;
+}
+
+double optim_moment_start(const Step *s, int group, int moment) {
+  const char *key = s->moment[moment]->start;
+  return key ? step_group_number(s, group, key, 0) : 0;
+}
+
+/* Calls f for each word of a list; the word ends at a space. */
+static const char *next_word(const char *list, size_t *len) {
+  list += strspn(list, " ");
+  *len = strcspn(list, " ");
+  return *len ? list : NULL;
 }
 
 Str optim_columns(Step *s, int *n) {
   Text t = {0};
   *n = 0;
-  for (int k = 0; k < s->ngroup; k++) {
-    int g = s->group[k].index; /* groups without trained parameters have no columns */
-    text_printf(&t, is_adam(s) ? "%slr.%d bc1.%d bc2.%d" : "%slr.%d", k ? " " : "", g, g, g);
-    *n += is_adam(s) ? 3 : 1;
+  for (int k = 0; k < s->ngroup; k++) { /* groups without trained parameters have no columns */
+    size_t len;
+    for (const char *w = s->optimizer->columns; (w = next_word(w, &len)); w += len, ++*n)
+      text_printf(&t, "%s%.*s.%d", *n ? " " : "", (int)len, w, s->group[k].index);
   }
   Str r = str_intern(builder_strings(s->b), t.data ? t.data : "", t.len);
   text_fini(&t);
   return r;
 }
+
+/* ---- names ---- */
+
+typedef enum { NUMBER, SCALAR, TENSOR } Kind;
+typedef struct {
+  Str name;
+  Kind kind;
+  double number;
+  Value *value;
+} Name;
+
+typedef struct {
+  Step *s;
+  int n;
+  Name name[MAX_NAMES];
+} Env;
+
+static Name *find(Env *e, const char *name, size_t len) {
+  for (int i = 0; i < e->n; i++)
+    if (strlen(e->name[i].name) == len && !memcmp(e->name[i].name, name, len))
+      return &e->name[i];
+  return NULL;
+}
+
+static void set(Env *e, const char *name, size_t len, Name v) {
+  Name *old = find(e, name, len);
+  if (!old && e->n == MAX_NAMES)
+    return; /* rows are ours: optim_update asserts that p came out */
+  v.name = str_intern(builder_strings(e->s->b), name, len);
+  *(old ? old : &e->name[e->n++]) = v;
+}
+
+static void set_value(Env *e, const char *name, Kind kind, Value *v) {
+  set(e, name, strlen(name), (Name){.kind = kind, .value = v});
+}
+
+/* Hyperparameters of group k, "name=default" separated by spaces. */
+static void set_numbers(Env *e, int k) {
+  size_t len;
+  for (const char *w = e->s->optimizer->hyper; (w = next_word(w, &len)); w += len) {
+    size_t name = strcspn(w, "=");
+    char key[64];
+    snprintf(key, sizeof key, "%.*s", (int)name, w);
+    double v = step_group_number(e->s, k, key, strtod(w + name + 1, NULL));
+    set(e, key, name, (Name){.kind = NUMBER, .number = v});
+  }
+}
+
+/* ---- statements ---- */
+
+static bool starts_word(const char *c) {
+  return isalpha((unsigned char)*c) || *c == '_';
+}
+
+static size_t word(const char *c) {
+  size_t n = 0;
+  while (isalnum((unsigned char)c[n]) || c[n] == '_')
+    n++;
+  return n;
+}
+
+/* An expression with its names replaced: numbers by their digits, values by operand letters. */
+typedef struct {
+  Text text;
+  int n;
+  Name *use[8];
+  Kind kind;
+} Expr;
+
+static void put_name(Env *e, Expr *x, const char *c, size_t len) {
+  Name *v = find(e, c, len);
+  if (c[len] == '(' || !v) { /* a function; an unknown name is diagnosed by the parser */
+    text_printf(&x->text, "%.*s", (int)len, c);
+    return;
+  }
+  if (v->kind == NUMBER) {
+    text_printf(&x->text, v->number < 0 ? "(%.17g)" : "%.17g", v->number);
+    return;
+  }
+  int i = 0;
+  while (i < x->n && x->use[i] != v)
+    i++;
+  if (i == x->n && x->n < 8)
+    x->use[x->n++] = v;
+  text_printf(&x->text, "%c", 'a' + i);
+  x->kind = v->kind > x->kind ? v->kind : x->kind;
+}
+
+static Expr rewrite(Env *e, const char *c, const char *end) {
+  Expr x = {.kind = NUMBER};
+  while (c < end) {
+    size_t len = word(c);
+    if (len && starts_word(c))
+      put_name(e, &x, c, len);
+    else
+      text_printf(&x.text, "%.*s", (int)(len ? len : 1), c);
+    c += len ? len : 1;
+  }
+  return x;
+}
+
+static double evaluate(Step *s, const char *text) {
+  Scalar *body;
+  if (scalar_parse(s->scratch, s->diag, (Loc){0}, text, NULL, 0, &body) != MPCC_OK)
+    return 0;
+  return scalar_eval(body, NULL, false);
+}
+
+static void assign(Env *e, const char *name, size_t len, const char *text, const char *end) {
+  Step *s = e->s;
+  text += strspn(text, " ");
+  Name *alias = starts_word(text) && text + word(text) == end ? find(e, text, word(text)) : NULL;
+  if (alias) {
+    set(e, name, len, *alias);
+    return;
+  }
+  Expr x = rewrite(e, text, end);
+  Name result = {.kind = x.kind};
+  DType dt = x.kind == TENSOR ? s->mode.math : DT_F64;
+  Value *in[8];
+  for (int i = 0; i < x.n; i++)
+    in[i] = build_cast(s->b, x.use[i]->value, dt);
+  if (x.text.data && x.kind == NUMBER)
+    result.number = evaluate(s, x.text.data);
+  else if (x.text.data)
+    result.value = build_expr(s->b, x.text.data, dt, x.n, in);
+  text_fini(&x.text);
+  set(e, name, len, result);
+}
+
+static void run(Env *e, const char *c) {
+  while (*c) {
+    c += strspn(c, " ;");
+    const char *end = c + strcspn(c, ";");
+    bool wanted = true;
+    if (*c == '[') {
+      size_t len = strcspn(c, "]") - 1;
+      const Name *guard = find(e, c + 1, len);
+      wanted = guard && guard->number != 0;
+      c += len + 2;
+      c += strspn(c, " ");
+    }
+    size_t len = word(c);
+    if (wanted && len)
+      assign(e, c, len, strchr(c, '=') + 1, end);
+    c = end;
+  }
+}
+
+/* ---- the update ---- */
 
 /* This step's row of the table, f64[columns] */
 static Value *table_row(Step *s) {
@@ -70,84 +242,51 @@ static Value *table_row(Step *s) {
   return build_op(b, OP_embedding, 2, in, 0, NULL)->out[0];
 }
 
-static Value *column(Step *s, Value *row, int i) {
-  return build_reshape(s->b, build_slice(s->b, row, 0, i, i + 1), 0, NULL);
-}
-
 /* new when the step is applied, else old; stored as dt */
 static Value *choose(Step *s, const Clip *c, Value *new_value, Value *old, DType dt) {
   Value *in[3] = {new_value, build_cast(s->b, old, s->mode.math), c->ok};
   return build_cast(s->b, build_expr(s->b, "c != 0 ? a : b", s->mode.math, 3, in), dt);
 }
 
-/* m += (g - m)(1 - beta1); v = v beta2 + (1 - beta2) g g;
- * p = p (1 - lr wd) - lr / bc1 * m / (sqrt(v) / bc2 + eps) */
-static Value *adamw(Step *s, const Clip *c, int k, Value *p, Value *g, Value *row) {
-  Builder *b = s->b;
-  DType math = s->mode.math;
-  StrTable *st = builder_strings(b);
-  double beta1 = step_group_number(s, k, "beta1", 0.9);
-  double beta2 = step_group_number(s, k, "beta2", 0.999);
-  double eps = step_group_number(s, k, "eps", 1e-8);
-  double decay = step_group_number(s, k, "weight_decay", 0.01);
-  Group *gr = &s->group[k];
-  Value *m0 = build_read(b, gr->moment[0]), *v0 = build_read(b, gr->moment[1]);
-  Value *lr = column(s, row, 3 * k), *lr_bc1[2] = {lr, column(s, row, 3 * k + 1)};
-  step_at(s, "optimizer: AdamW");
-  Value *keep = build_expr(b, str_fmt(st, "1 - a * %.17g", decay), DT_F64, 1, &lr);
-  Value *step = build_expr(b, "a / b", DT_F64, 2, lr_bc1);
-  Value *m_in[2] = {build_cast(b, m0, math), g}, *v_in[2] = {build_cast(b, v0, math), g};
-  /* torch's lerp takes the end that is nearer */
-  Str lerp = 1 - beta1 < 0.5 ? str_fmt(st, "a + %.17g * (b - a)", 1 - beta1)
-                             : str_fmt(st, "b - (b - a) * %.17g", beta1);
-  Value *m = build_expr(b, lerp, math, 2, m_in);
-  Value *v =
-      build_expr(b, str_fmt(st, "a * %.17g + %.17g * b * b", beta2, 1 - beta2), math, 2, v_in);
-  Value *in[6] = {build_cast(b, p, math),
-                  m,
-                  v,
-                  build_cast(b, keep, math),
-                  build_cast(b, step, math),
-                  build_cast(b, column(s, row, 3 * k + 2), math)};
-  Value *next =
-      build_expr(b, str_fmt(st, "a * d - e * b / (sqrt(c) / f + %.17g)", eps), math, 6, in);
-  build_write(b, gr->moment[0], choose(s, c, m, m0, gr->moment[0]->type->dt));
-  build_write(b, gr->moment[1], choose(s, c, v, v0, gr->moment[1]->type->dt));
-  return next;
+static void set_columns(Env *e, int k, Value *row) {
+  size_t len;
+  int n = 0, at = 0;
+  for (const char *w = e->s->optimizer->columns; (w = next_word(w, &len)); w += len)
+    n++;
+  for (const char *w = e->s->optimizer->columns; (w = next_word(w, &len)); w += len, at++) {
+    Value *v = build_slice(e->s->b, row, 0, n * k + at, n * k + at + 1);
+    set(e, w, len, (Name){.kind = SCALAR, .value = build_reshape(e->s->b, v, 0, NULL)});
+  }
 }
 
-/* g += wd p; buf = momentum buf + (1 - dampening) g; d = nesterov ? g + momentum buf : buf;
- * p -= lr d */
-static Value *sgd(Step *s, const Clip *c, int k, Value *p, Value *g, Value *row) {
+/* Group k: the new parameters, in math dtype; states are written. */
+static Value *update_group(Step *s, const Clip *c, int k, Value *p, Value *g, Value *row) {
   Builder *b = s->b;
-  DType math = s->mode.math;
-  StrTable *st = builder_strings(b);
-  double momentum = step_group_number(s, k, "momentum", 0);
-  double dampening = step_group_number(s, k, "dampening", 0);
-  double decay = step_group_number(s, k, "weight_decay", 0);
-  Group *gr = &s->group[k];
-  Value *lr = build_cast(b, column(s, row, k), math);
-  step_at(s, "optimizer: SGD");
-  p = build_cast(b, p, math);
-  if (decay != 0)
-    g = build_expr(b, str_fmt(st, "a + %.17g * b", decay), math, 2, (Value *[]){g, p});
-  Value *d = g;
-  if (s->optimizer.nmoment && momentum != 0) {
-    Value *buf0 = build_read(b, gr->moment[0]);
-    Value *in[3] = {build_cast(b, buf0, math), g, NULL};
-    int nin = 2;
-    Str text = str_fmt(st, "%.17g * a + %.17g * b", momentum, 1 - dampening);
-    if (dampening != 0) { /* the first gradient enters whole */
-      in[nin++] = build_cast(b, build_cast(b, build_read(b, s->taken), DT_F64), math);
-      text = str_fmt(st, "c == 0 ? b : %.17g * a + %.17g * b", momentum, 1 - dampening);
-    }
-    Value *buf = build_expr(b, text, math, nin, in);
-    build_write(b, gr->moment[0], choose(s, c, buf, buf0, gr->moment[0]->type->dt));
-    d = buf;
-    if (step_group_number(s, k, "nesterov", 0) != 0)
-      d = build_expr(b, str_fmt(st, "a + %.17g * b", momentum), math, 2, (Value *[]){g, buf});
+  Env e = {.s = s};
+  Value *old[MAX_MOMENTS], *wide[MAX_MOMENTS];
+  const char *update = s->optimizer->update;
+  step_at(s, str_fmt(builder_strings(b), "optimizer: %s", s->optimizer->name));
+  set_numbers(&e, k);
+  set_columns(&e, k, row);
+  if (strstr(update, "taken"))
+    set_value(&e, "taken", SCALAR, build_cast(b, build_read(b, s->taken), DT_F64));
+  set_value(&e, "p", TENSOR, build_cast(b, p, s->mode.math));
+  set_value(&e, "g", TENSOR, g);
+  for (int i = 0; i < s->nmoment; i++) {
+    old[i] = build_read(b, s->group[k].moment[i]);
+    wide[i] = build_cast(b, old[i], s->mode.math);
+    set_value(&e, s->moment[i]->name, TENSOR, wide[i]);
   }
-  return build_expr(b, "a - b * c", math, 3, (Value *[]){p, lr, d});
+  if (step_group_number(s, k, "maximize", 0) != 0)
+    run(&e, "g = -g");
+  run(&e, update);
+  for (int i = 0; i < s->nmoment; i++) {
+    Tensor *t = s->group[k].moment[i];
+    Value *v = find(&e, s->moment[i]->name, strlen(s->moment[i]->name))->value;
+    if (v != wide[i]) /* a group may do without a state that another one has */
+      build_write(b, t, choose(s, c, v, old[i], t->type->dt));
+  }
+  return find(&e, "p", 1)->value;
 }
 
 void optim_update(Step *s, const Clip *c, Value *const *grad, Value **flat) {
@@ -157,7 +296,7 @@ void optim_update(Step *s, const Clip *c, Value *const *grad, Value **flat) {
     Group *gr = &s->group[k];
     step_at(s, "optimizer: unscaled and clipped gradient");
     Value *p = build_read(b, gr->flat), *g = clip_apply(s, c, grad[k]);
-    Value *next = is_adam(s) ? adamw(s, c, k, p, g, row) : sgd(s, c, k, p, g, row);
+    Value *next = update_group(s, c, k, p, g, row);
     flat[k] = choose(s, c, next, p, gr->flat->type->dt);
     build_write(b, gr->flat, flat[k]);
   }

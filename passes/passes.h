@@ -18,8 +18,8 @@
  *                   scaler_growth_interval scaler_min_scale
  *   batch           samples per micro-batch; accumulate: micro-batches per step
  *   clip_algorithm  none | norm | value; clip_val
- *   optimizer       SGD | AdamW; group.<k>.<key> = hyperparameters of parameter group k
- *                   (weight_decay, betas as beta1 beta2, eps, momentum, dampening, nesterov)
+ *   optimizer       a row of optim.c; group.<k>.<key> = hyperparameters of parameter group k
+ *                   (lr, weight_decay, betas as beta1 beta2, eps, momentum ...)
  *   name, mpcc, target.* (TargetCaps, set before fuse)
  * Parameters carry attr group=<k> and init=...; see docs/ir.md. */
 

@@ -29,12 +29,12 @@ void step_at(Step *s, const char *why) {
   build_at(s->b, (Loc){0}, str_c(st, ""), str_c(st, why));
 }
 
-Value *step_zeros(Step *s, const Type *t) {
-  Value *zero = build_const(s->b, 0, t->dt);
+Value *step_filled(Step *s, const Type *t, double value) {
+  Value *v = build_const(s->b, value, t->dt);
   if (t->rank == 0)
-    return zero;
+    return v;
   Attr shape = attr_ints(s->b, "shape", t->rank, t->dim);
-  return build_op(s->b, OP_expand, 1, &zero, 1, &shape)->out[0];
+  return build_op(s->b, OP_expand, 1, &v, 1, &shape)->out[0];
 }
 
 /* ---- groups -----------------------------------------------------------------------------------
@@ -117,8 +117,8 @@ static void declare_views(Step *s, Group *g) {
 
 static void declare_moments(Step *s, Group *g) {
   Builder *b = s->b;
-  for (int k = 0; k < s->optimizer.nmoment; k++) {
-    const char *kind = s->optimizer.moment[k];
+  for (int k = 0; k < s->nmoment; k++) {
+    const char *kind = s->moment[k]->name;
     DType dt = optim_moment_dtype(s, k);
     Str name = str_fmt(builder_strings(b), "flat.%d.%s", g->index, kind);
     g->moment[k] =
@@ -319,8 +319,10 @@ static Status emit_init(Step *s) {
     copier_op(&c, f->op[i]);
   step_at(s, "state of the step");
   for (int k = 0; k < s->ngroup; k++)
-    for (int j = 0; j < s->optimizer.nmoment; j++)
-      build_write(b, s->group[k].moment[j], step_zeros(s, s->group[k].moment[j]->type));
+    for (int j = 0; j < s->nmoment; j++) {
+      Tensor *t = s->group[k].moment[j];
+      build_write(b, t, step_filled(s, t->type, optim_moment_start(s, k, j)));
+    }
   init_scalar(s, f, s->seen, 0);
   init_scalar(s, f, s->taken, 0);
   init_scalar(s, f, s->skipped, 0);
@@ -331,12 +333,10 @@ static Status emit_init(Step *s) {
   for (int i = 0; i < s->in->ntensor; i++) {
     Tensor *t = s->tensors[i];
     if (t->role == ROLE_AMAX)
-      build_write(b, t, step_zeros(s, t->type));
+      build_write(b, t, step_filled(s, t->type, 0));
     if (t->role != ROLE_SCALE)
       continue;
-    Value *one = build_const(b, 1, DT_F32);
-    Attr shape = attr_ints(b, "shape", t->type->rank, t->type->dim);
-    build_write(b, t, build_op(b, OP_expand, 1, &one, 1, &shape)->out[0]);
+    build_write(b, t, step_filled(s, t->type, 1));
   }
   return MPCC_OK;
 }

@@ -4,13 +4,13 @@
  *   accum.c      one micro-batch: forward and backward, and what becomes of its results
  *   lossscale.c  seed, unscaling factor, scaler           [N7]
  *   clip.c       gradient norm, finite check, clipping    [N11]
- *   optim.c      AdamW, SGD                               [N6, N12] */
+ *   optim.c      the table of optimizers                  [N6, N12] */
 #ifndef MPCC_PASSES_STEP_H
 #define MPCC_PASSES_STEP_H
 
 #include "passes/passes.h"
 
-enum { MAX_MOMENTS = 2, FLAT_ALIGN = 64 /* elements */ };
+enum { MAX_MOMENTS = 3, FLAT_ALIGN = 64 /* elements */ };
 
 /* A trained parameter at elements [at, at + elems) of its group's flat tensors. */
 typedef struct {
@@ -28,11 +28,17 @@ typedef struct {
   Tensor *moment[MAX_MOMENTS];
 } Group;
 
+/* A state of an optimizer beside each parameter. */
 typedef struct {
-  const char *name;
-  int nmoment;
-  const char *moment[MAX_MOMENTS];
-} Optimizer;
+  const char *name, *when; /* when: only if this hyperparameter is not 0 in some group */
+  bool square;             /* sum of squared gradients */
+  const char *start;       /* hyperparameter it starts from; NULL: 0 */
+} OptimizerState;
+typedef struct {
+  const char *name, *hyper, *columns; /* "name=default ...", columns of the step table */
+  OptimizerState state[MAX_MOMENTS];
+  const char *update;
+} OptimizerRow;
 
 /* A value of state alone that is kept in segment `derived`. */
 typedef struct {
@@ -53,7 +59,9 @@ typedef struct {
   bool scaler;
   int64_t accumulate, capacity; /* capacity: largest weight_sum of an optimizer step */
   DType accum;                  /* gradients between micro-batches */
-  Optimizer optimizer;
+  const OptimizerRow *optimizer;
+  int nmoment;
+  const OptimizerState *moment[MAX_MOMENTS]; /* those in use */
   Tensor **tensors; /* of the new module, by index in the old */
   int ngroup;
   Group *group;
@@ -78,7 +86,7 @@ typedef struct {
 double step_group_number(const Step *s, int group, const char *key, double otherwise);
 /* Following ops are the step's own: no layer, the reason given. */
 void step_at(Step *s, const char *why);
-Value *step_zeros(Step *s, const Type *t);
+Value *step_filled(Step *s, const Type *t, double value);
 
 /* ---- derived.c ---- */
 void derived_collect(Step *s);
@@ -120,6 +128,7 @@ Value *clip_apply(Step *s, const Clip *c, Value *grad); /* unscaled and clipped,
 /* ---- optim.c ---- */
 Status optim_named(Step *s);
 DType optim_moment_dtype(const Step *s, int moment);
+double optim_moment_start(const Step *s, int group, int moment);
 Str optim_columns(Step *s, int *n);
 /* Writes parameters, moments, counters of group k; flat[k]: new parameters. */
 void optim_update(Step *s, const Clip *c, Value *const *grad, Value **flat);

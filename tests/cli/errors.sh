@@ -80,8 +80,8 @@ write_spec a.yaml 's/32-true/32-ture/'
 located a.yaml 18:19 0204 "unknown precision '32-ture'" "did you mean '32-true'?"
 write_spec a.yaml 's/^trainer:/ema: {decay: 0.9}\ntrainer:/'
 located a.yaml 17:1 0190 "'ema' in the spec is not supported yet"
-write_spec a.yaml 's/SGD/Lion/'
-located a.yaml 16:19 0190 "optimizer type 'Lion' is not supported yet"
+write_spec a.yaml 's/SGD/Muon/'
+located a.yaml 16:19 0190 "optimizer type 'Muon' is not supported yet"
 write_spec a.yaml 's/params: {n: 32}/params: {n: 32, unused: 1}/'
 located a.yaml 3:17 0216 "parameter 'unused'"
 write_spec a.yaml 's/lr: 0.1/lr: -0.1/'

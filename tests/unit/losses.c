@@ -137,6 +137,48 @@ START_TEST(mistakes_are_located) {
 }
 END_TEST
 
+/* Forward and backward of a large vocabulary are one kernel that writes the gradient over the
+ * logits: in the plan of train_step nothing else has the logits' size. */
+START_TEST(a_large_vocabulary_has_one_buffer) {
+  enum { ROWS = 8, WORDS = 50257 };
+  static const char *const modes[] = {"32-true", "bf16-mixed", "16-true", "64-true"};
+  char text[900];
+  snprintf(
+      text, sizeof text,
+      "mpcc: 1\nname: t\nmodel:\n  inputs: {image: {shape: [4]}}\n"
+      "  layers: [{Linear: 16}, GELU, {Linear: %d, bias: false}]\n"
+      "loss: {type: CrossEntropyLoss, ignore_index: 0, label_smoothing: 0.1}\n"
+      "data:\n  train: {format: synthetic, shape: [4], classes: 5}\n  loader: {batch_size: %d}\n"
+      "optimizer: {type: AdamW, lr: 0.1}\ntrainer: {max_epochs: 1}\nprecision: %s\n",
+      WORDS, ROWS, modes[_i]);
+  static const TargetCaps caps = {"cpu", "x86-64-v3", 32, false, 8, 16, 16, 1, 64 << 10};
+  Spec *spec = spec_text(&s, text);
+  Module *m = NULL;
+  const char *failed;
+  PassOpts o = {.caps = &caps, .opt_level = 2};
+  PassRun r = {0};
+  if (!spec || spec_lower(spec, s.strings, s.diag, &m) != MPCC_OK ||
+      passes_run(m, &o, &r, s.diag, &m, &failed) != MPCC_OK)
+    dump(&s);
+  ck_assert(m && m->stage == STAGE_PLANNED);
+  const Func *f = module_func(m, "train_step");
+  const Value *first = NULL;
+  int found = 0;
+  for (int i = 0; i < f->nop; i++)
+    for (int k = 0; k < f->op[i]->nout; k++) {
+      const Value *v = f->op[i]->out[k];
+      if (type_elems(v->type) != (int64_t)ROWS * WORDS)
+        continue;
+      first = found++ ? first : v;
+      ck_assert_str_eq(op_str(v->def, "kind", ""), found == 1 ? "product" : "rows");
+      ck_assert_int_eq(v->type->dt, first->type->dt);
+      ck_assert(v->offset >= 0 && v->offset == first->offset);
+    }
+  ck_assert_int_eq(found, 2);
+  module_destroy(m);
+}
+END_TEST
+
 int main(void) {
   Suite *suite = suite_create("losses");
   TCase *t = tcase_create("all");
@@ -144,6 +186,7 @@ int main(void) {
   tcase_add_loop_test(t, values_and_slopes_are_torch_s, 0, sizeof losses / sizeof *losses);
   tcase_add_loop_test(t, low_formats_compute_the_loss_in_fp32, 0, sizeof losses / sizeof *losses);
   tcase_add_loop_test(t, mistakes_are_located, 0, sizeof refused / sizeof *refused);
+  tcase_add_loop_test(t, a_large_vocabulary_has_one_buffer, 0, 4);
   suite_add_tcase(suite, t);
   return check_run(suite);
 }

@@ -161,14 +161,14 @@ END_TEST
 START_TEST(failure_leaves_the_module_before) {
   Session s = session_open();
   PassOpts o = {.caps = &caps};
-  Setting set[] = {{"mode", "32-true", 0}, {"optimizer", "Lion", 0}};
+  Setting set[] = {{"mode", "32-true", 0}, {"optimizer", "Muon", 0}};
   Module *m;
   const char *failed;
   Status st = passes_run(mlp(&s, set, 2, 2, 3, 4, 5), &o, NULL, s.diag, &m, &failed);
   ck_assert_int_eq(st, MPCC_ERR_INPUT);
   ck_assert_str_eq(failed, "step");
   ck_assert_int_eq(m->stage, STAGE_TRAIN);
-  ck_assert(strstr(diag_first(s.diag)->text, "Lion") != NULL);
+  ck_assert(strstr(diag_first(s.diag)->text, "Muon") != NULL);
   module_destroy(m);
   session_close(&s);
 }

@@ -49,7 +49,7 @@ START_TEST(json_has_every_key_with_its_default) {
   HAS(j, "\"transforms\": {\"train\": [{\"type\": \"ToTensor\"}], \"eval\": [{\"type\": "
          "\"ToTensor\"}]}");
   HAS(j, "\"loader\": {\"batch_size\": 2, \"shuffle\": false");
-  HAS(j, "\"optimizer\": {\"type\": \"SGD\", \"lr\": 0.1, \"momentum\": 0.0");
+  HAS(j, "\"optimizer\": {\"type\": \"SGD\", \"lr\": 0.1, \"weight_decay\": 0.0");
   HAS(j, "\"scheduler\": null");
   HAS(j, "\"metrics\": [{\"type\": \"Accuracy\", \"task\": \"multiclass\", \"top_k\": 1");
   HAS(j, "\"loss\": {\"type\": \"CrossEntropyLoss\", \"inputs\": {\"input\": \"logits\", "
