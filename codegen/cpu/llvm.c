@@ -478,10 +478,24 @@ void ll_store_strided(Gen *g, Val v, Val at, Val stride, Val count) {
   ll_loop_end(g, &l);
 }
 
-void ll_prefetch(Gen *g, Val at) {
-  Val args[] = {at, LLVMConstInt(g->i32, 0, 0), LLVMConstInt(g->i32, 3, 0),
+static void prefetch(Gen *g, Val at, int write) {
+  Val args[] = {at, LLVMConstInt(g->i32, (unsigned)write, 0), LLVMConstInt(g->i32, 3, 0),
                 LLVMConstInt(g->i32, 1, 0)};
   ll_call(g, "llvm.prefetch", g->ptr, 4, args);
+}
+
+void ll_prefetch(Gen *g, Val at) {
+  prefetch(g, at, 0);
+}
+
+void ll_prefetch_store(Gen *g, Val at) {
+  prefetch(g, at, 1);
+}
+
+Val ll_opaque(Gen *g, Val at) {
+  Ty type = LLVMFunctionType(g->ptr, &g->ptr, 1, 0);
+  Val nothing = LLVMGetInlineAsm(type, "", 0, "=r,0", 4, 0, 0, LLVMInlineAsmDialectATT, 0);
+  return LLVMBuildCall2(g->b, type, nothing, &at, 1, "");
 }
 
 /* ---- control ---- */

@@ -118,6 +118,8 @@ Val ll_load_strided(Gen *g, Ty elem, int lanes, Val at, Val stride, Val count);
 void ll_store_strided(Gen *g, Val v, Val at, Val stride, Val count);
 Val ll_mask(Gen *g, int lanes, Val count); /* <lanes x i1>, or i1 for 1 lane; NULL count: all true */
 void ll_prefetch(Gen *g, Val at);
+void ll_prefetch_store(Gen *g, Val at); /* what will be written */
+Val ll_opaque(Gen *g, Val at);          /* the same address; LLVM does not know */
 
 /* ---- conversions of storage dtypes [N1, N2] --------------------------------------------------------- */
 

@@ -3,15 +3,17 @@
  *
  * Sums stay in registers as loop phis: mr rows times nv vectors, 28 of 32 registers with AVX-512
  * and 12 of 16 with AVX2, so that two loads of B and the broadcast elements of A fit beside them. A
- * is read in place through two constant strides; it need not be interleaved because its elements
- * are broadcast one by one. Kernels are internal functions: one object holds each variant once. */
+ * is read through two constant strides, in place or from a copy whose rows are neighbours: short
+ * offsets make short instructions. What limits is often not multiplication but the rate at which
+ * instructions are issued, above all where two threads of a core share it. Kernels are internal
+ * functions: one object holds each variant once. */
 #include "codegen/cpu/micro.h"
 
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_MR = 28, MAX_NV = 8, PARAMS = 6 };
+enum { MAX_MR = 28, MAX_NV = 8, PARAMS = 6, LINE = 64 };
 
 DType micro_dtype(const Op *group) {
   const char *word = op_str(group, "compute", NULL);
@@ -121,36 +123,54 @@ static Val multiply_add(Gen *g, const Micro *m, Val a, Val b, Val sum) {
   return ll_call(g, "llvm.x86.avx512bf16.dpbf16ps.512", NULL, 3, args);
 }
 
-/* k whose part of B is prefetched: a panel that comes from afar is used by few rows when M is
- * small. */
+/* k whose part of B is prefetched by kernels of few rows, which use what they fetch but once. */
 enum { AHEAD = 24 };
 
-/* One k: sum[i][j] += a[i] b[j]. */
-static void step(Gen *g, const Micro *m, Val a, Val b, Val sum[MAX_MR][MAX_NV]) {
-  Val bv[MAX_NV];
-  int line_vectors = m->c.vl * m->c.unit_bytes < 64 ? 2 : 1;
-  for (int j = 0; j < m->nv; j += line_vectors)
-    ll_prefetch(g, ll_gepc(g, m->c.unit, b, b_offset(m, j) + AHEAD * m->bs));
-  for (int j = 0; j < m->nv; j++)
-    bv[j] = ll_load(g, m->c.unit, m->c.vl, ll_gepc(g, m->c.unit, b, b_offset(m, j)), NULL);
-  for (int i = 0; i < m->mr; i++) {
-    Val x = ll_load(g, m->c.unit, 1, ll_gepc(g, m->c.unit, a, i * m->rs), NULL);
-    Val av = ll_splat(g, x, m->c.vl);
-    for (int j = 0; j < m->nv; j++)
-      sum[i][j] = multiply_add(g, m, av, bv[j], sum[i][j]);
-  }
+/* Rows whose elements are broadcast by the multiplications themselves, once per vector, instead of
+ * by an instruction of their own that all vectors share: fewer instructions per multiplication,
+ * more loads. Four rows of five keep both below what a core with a busy sibling thread can do. Only
+ * AVX-512 has the form. */
+static bool folds(const Gen *g, const Micro *m) {
+  return g->level->avx512 && m->nv == 2 && m->mr >= 5;
 }
 
 typedef struct {
   Val left, a, b;
+  Val twin; /* equal to a, which LLVM does not know: it would load once and broadcast to a register
+             */
+  Val next;
   Val sum[MAX_MR][MAX_NV];
 } State;
+
+static Val a_vector(Gen *g, const Micro *m, Val a, int i) {
+  Val x = ll_load(g, m->c.unit, 1, ll_gepc(g, m->c.unit, a, i * m->rs), NULL);
+  return ll_splat(g, x, m->c.vl);
+}
+
+/* One k: sum[i][j] += a[i] b[j]. */
+static void step(Gen *g, const Micro *m, State *s) {
+  Val bv[MAX_NV];
+  int line_vectors = m->c.vl * m->c.unit_bytes < 64 ? 2 : 1;
+  for (int j = 0; m->nv > 2 && j < m->nv; j += line_vectors)
+    ll_prefetch(g, ll_gepc(g, m->c.unit, s->b, b_offset(m, j) + AHEAD * m->bs));
+  for (int j = 0; j < m->nv; j++)
+    bv[j] = ll_load(g, m->c.unit, m->c.vl, ll_gepc(g, m->c.unit, s->b, b_offset(m, j)), NULL);
+  for (int i = 0; i < m->mr; i++) {
+    Val av = a_vector(g, m, s->a, i), again = av;
+    if (s->twin && i % 5 != 4)
+      again = a_vector(g, m, s->twin, i);
+    for (int j = 0; j < m->nv; j++)
+      s->sum[i][j] = multiply_add(g, m, j ? again : av, bv[j], s->sum[i][j]);
+  }
+}
 
 static State state_phis(Gen *g, const Micro *m) {
   State s;
   s.left = LLVMBuildPhi(g->b, g->i64, "");
   s.a = LLVMBuildPhi(g->b, g->ptr, "");
   s.b = LLVMBuildPhi(g->b, g->ptr, "");
+  s.twin = folds(g, m) ? LLVMBuildPhi(g->b, g->ptr, "") : NULL;
+  s.next = m->next ? LLVMBuildPhi(g->b, g->ptr, "") : NULL;
   for (int i = 0; i < m->mr; i++)
     for (int j = 0; j < m->nv; j++)
       s.sum[i][j] = LLVMBuildPhi(g->b, ll_vec(m->c.sum, m->c.vl), "");
@@ -161,6 +181,10 @@ static void state_incoming(const Micro *m, State *phi, State *from, LLVMBasicBlo
   LLVMAddIncoming(phi->left, &from->left, &block, 1);
   LLVMAddIncoming(phi->a, &from->a, &block, 1);
   LLVMAddIncoming(phi->b, &from->b, &block, 1);
+  if (phi->twin)
+    LLVMAddIncoming(phi->twin, &from->twin, &block, 1);
+  if (phi->next)
+    LLVMAddIncoming(phi->next, &from->next, &block, 1);
   for (int i = 0; i < m->mr; i++)
     for (int j = 0; j < m->nv; j++)
       LLVMAddIncoming(phi->sum[i][j], &from->sum[i][j], &block, 1);
@@ -177,7 +201,12 @@ static void micro_body(Gen *g, const Micro *m, Val fn) {
   LLVMBasicBlockRef entry = LLVMGetInsertBlock(g->b);
   LLVMBasicBlockRef loop = LLVMAppendBasicBlockInContext(g->ctx, fn, "k");
   LLVMBasicBlockRef done = LLVMAppendBasicBlockInContext(g->ctx, fn, "done");
-  State start = {.left = kc, .a = LLVMGetParam(fn, 0), .b = LLVMGetParam(fn, 1)}, loaded = start;
+  State start = {.left = kc, .a = LLVMGetParam(fn, 0), .b = LLVMGetParam(fn, 1)};
+  if (folds(g, m))
+    start.twin = ll_opaque(g, start.a);
+  if (m->next)
+    start.next = LLVMGetParam(fn, m->add ? 5 : 4);
+  State loaded = start;
   for (int i = 0; i < m->mr; i++)
     for (int j = 0; j < m->nv; j++)
       start.sum[i][j] = LLVMConstNull(ll_vec(m->c.sum, m->c.vl));
@@ -194,11 +223,16 @@ static void micro_body(Gen *g, const Micro *m, Val fn) {
 
   LLVMPositionBuilderAtEnd(g->b, loop);
   State phi = state_phis(g, m), next = phi;
+  for (int line = 0; m->next && line < m->next_lines; line++)
+    ll_prefetch(g, ll_gepc(g, g->i8, phi.next, line * LINE));
   for (int u = 0; u < unroll; u++) {
-    step(g, m, next.a, next.b, next.sum);
+    step(g, m, &next);
     next.a = ll_gepc(g, m->c.unit, phi.a, (u + 1) * m->ks);
     next.b = ll_gepc(g, m->c.unit, phi.b, (u + 1) * m->bs);
+    next.twin = phi.twin ? ll_gepc(g, m->c.unit, phi.twin, (u + 1) * m->ks) : NULL;
   }
+  if (m->next)
+    next.next = ll_gepc(g, g->i8, phi.next, m->next_lines * LINE);
   next.left = ll_sub(g, phi.left, ll_n(g, unroll));
   LLVMBuildCondBr(g->b, ll_icmp(g, LLVMIntSGT, next.left, ll_n(g, 0)), loop, done);
   state_incoming(m, &phi, &start, entry);
@@ -214,13 +248,18 @@ static void micro_body(Gen *g, const Micro *m, Val fn) {
 
 static Val micro_get(Gen *g, const Micro *m, Ty *type) {
   assert(m->mr >= 1 && m->mr <= MAX_MR && m->nv >= 1 && m->nv <= MAX_NV);
-  Ty param[PARAMS] = {g->ptr, g->ptr, g->ptr, g->i64, g->i1};
-  int nparam = m->add ? 5 : 4;
+  Ty param[PARAMS] = {g->ptr, g->ptr, g->ptr, g->i64};
+  int nparam = 4;
+  if (m->add)
+    param[nparam++] = g->i1;
+  if (m->next)
+    param[nparam++] = g->ptr;
   *type = LLVMFunctionType(g->none, param, (unsigned)nparam, 0);
   char name[160];
-  snprintf(name, sizeof name, "micro_%s_%dx%d_a%lld_%lld_b%lld_%lld_c%lld%s%s", dtype_text(m->c.in),
-           m->mr, m->nv, (long long)m->rs, (long long)m->ks, (long long)m->bs, (long long)m->bp,
-           (long long)m->cs, m->odd ? "_odd" : "", m->add ? "_add" : "");
+  snprintf(name, sizeof name, "micro_%s_%dx%d_a%lld_%lld_b%lld_%lld_c%lld%s%s_p%d",
+           dtype_text(m->c.in), m->mr, m->nv, (long long)m->rs, (long long)m->ks, (long long)m->bs,
+           (long long)m->bp, (long long)m->cs, m->odd ? "_odd" : "", m->add ? "_add" : "",
+           m->next ? m->next_lines : 0);
   FnSave save;
   Val fn = micro_fn(g, name, nparam, param, &save);
   if (!fn)
@@ -233,8 +272,13 @@ static Val micro_get(Gen *g, const Micro *m, Ty *type) {
 void micro_call(Gen *g, const Micro *m, Val a, Val b, Val c, Val kc, Val add) {
   Ty type;
   Val fn = micro_get(g, m, &type);
-  Val arg[] = {a, b, c, kc, add};
-  LLVMBuildCall2(g->b, type, fn, arg, m->add ? 5 : 4, "");
+  Val arg[PARAMS] = {a, b, c, kc};
+  unsigned n = 4;
+  if (m->add)
+    arg[n++] = add;
+  if (m->next)
+    arg[n++] = m->next;
+  LLVMBuildCall2(g->b, type, fn, arg, n, "");
 }
 
 void micro_panel(Gen *g, const Split *s, Micro m, Val panel, Val a, Val b, Val c, Val kc, Val add) {

@@ -34,6 +34,8 @@ typedef struct {
   int64_t cs;     /* C: between rows */
   bool odd;       /* kc may be odd */
   bool add;       /* the call says whether sums start from C; else from zero */
+  Val next;       /* memory that is needed next, prefetched as the kernel goes along; NULL: none */
+  int next_lines; /* cache lines of it per two k (odd: per k) */
 } Micro;
 
 /* Largest mr that keeps nv vectors of sums per row in registers. */

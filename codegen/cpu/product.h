@@ -11,6 +11,7 @@
 typedef enum {
   A_DIRECT,         /* in place */
   A_ROWS,           /* rows copied to scratch, converted, k contiguous */
+  A_INTERLEAVED,    /* rows transposed into [panel][k][rows of panel] in scratch */
   A_COLUMNS,        /* contiguous along the rows in memory: [panel][k][rows of panel] in scratch */
   A_GATHER,         /* convolutions: gathered into scratch, k contiguous */
   A_GATHER_COLUMNS, /* gathered into scratch, rows contiguous: k is the position of the window */
@@ -32,9 +33,10 @@ typedef struct {
   int group_panels; /* packed panels one micro-kernel call covers */
   int64_t ngroup;   /* groups of packed panels */
   int64_t row_tiles, col_tiles;
+  int64_t merged;                              /* most tiles of the same rows computed together */
   int64_t kblocks, kblock;                     /* k blocks and units in each but the last */
-  int64_t tile_panels, tile_rows, tile_groups; /* largest of any tile */
-  int64_t a_panel;                             /* A_COLUMNS: units between panels */
+  int64_t tile_panels, tile_rows, tile_groups; /* largest of merged tiles */
+  int64_t a_panel;                             /* A_COLUMNS, A_INTERLEAVED: units between panels */
   int64_t c_offset;                            /* bytes: sums behind A in scratch */
 } Product;
 
@@ -46,15 +48,19 @@ typedef struct {
   Val k0, kc;         /* k block in units */
 } Tile;
 
-/* Elements of access a to row m (flat, row-major over the row dimensions), without offset. */
-Val product_row(Product *p, const Access *a, Val m);
 /* The one stride that steps access a from row to row, or -1. */
 int64_t product_row_stride(const Product *p, const Access *a);
 /* Sizes from M, N, K, units, c and mode, which the caller has set: panels, tiles, k blocks,
  * scratch. Sets g->ntiles and g->scratch_bytes. */
 void product_plan(Product *p);
+static inline int product_row_dims(const Product *p) {
+  return p->body->ndim - 1;
+}
+/* Elements of access a to row m (flat, row-major over the row dimensions), without offset. */
+Val product_row(Product *p, const Access *a, Val m);
 /* Loops over tiles and k blocks; `bring` emits what brings A of one k block into scratch. */
 typedef void ProductBring(Product *p, const Tile *t);
 bool product_emit(Product *p, Val a, ProductBring *bring);
+ProductBring product_bring; /* A_DIRECT, A_ROWS, A_INTERLEAVED, A_COLUMNS */
 
 #endif
