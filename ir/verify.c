@@ -5,6 +5,7 @@
 #include "ir/verify.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { E_VERIFY = 701 };
@@ -65,11 +66,30 @@ static void check_attrs(Verify *v, const char *of, const Attr *attr, int n) {
 static void check_tensor(Verify *v, const Tensor *t, int i) {
   if (t->index != i)
     verify_broken(v, "tensor '%s' has index %d at position %d", t->name, t->index, i);
-  if (module_tensor(v->m, t->name) != t)
-    verify_broken(v, "two tensors are named '%s'", t->name);
   if (t->base)
     check_view(v, t);
   check_attrs(v, "tensor ", t->attr, t->nattr);
+}
+
+static int by_name(const void *a, const void *b) {
+  const Tensor *x = *(const Tensor *const *)a, *y = *(const Tensor *const *)b;
+  int order = strcmp(x->name, y->name);
+  return order ? order : x->index - y->index;
+}
+
+static void check_names(Verify *v) {
+  const Module *m = v->m;
+  const Tensor **sorted = calloc((size_t)m->ntensor + 1, sizeof *sorted);
+  if (!sorted) {
+    verify_broken(v, "out of memory");
+    return;
+  }
+  memcpy(sorted, m->tensor, (size_t)m->ntensor * sizeof *sorted);
+  qsort(sorted, (size_t)m->ntensor, sizeof *sorted, by_name);
+  for (int i = 1; i < m->ntensor; i++)
+    if (!strcmp(sorted[i]->name, sorted[i - 1]->name))
+      verify_broken(v, "two tensors are named '%s'", sorted[i]->name);
+  free(sorted);
 }
 
 /* ---- structure of a function ----------------------------------------------------------------- */
@@ -280,6 +300,8 @@ Status module_verify(const Module *m, Diag *d) {
     return MPCC_ERR_NOMEM;
   for (int i = 0; i < m->ntensor; i++)
     check_tensor(&v, m->tensor[i], i);
+  if (diag_errors(d) == before)
+    check_names(&v);
   if (m->stage == STAGE_PLANNED && diag_errors(d) == before)
     verify_segments(&v);
   for (int i = 0; i < m->nfunc && diag_errors(d) == before; i++) {

@@ -168,6 +168,7 @@ Status compilation_passes(Compilation *c, const TargetCaps *caps, const char *st
   PassOpts opts = {.caps = caps,
                    .strict = c->o->strict,
                    .no_reuse = c->o->no_reuse,
+                   .called_only = !c->o->all_functions,
                    .opt_level = c->o->opt_level};
   PassRun run = {.stop_after = stop_after,
                  .print_before = c->o->print_before,

@@ -417,11 +417,21 @@ static bool merge_producer(Fuse *F, Node *p, Node *c, int k) {
   return join(F, p, c, r, nr, ncol, false);
 }
 
-/* p and c read b the same way and do not depend on each other. */
+static bool one_element(const Node *n) {
+  for (int d = 0; d < n->ndim; d++)
+    if (n->dim[d] != 1)
+      return false;
+  return true;
+}
+
+/* p and c read b the same way and do not depend on each other. A scalar is no reason to share a
+ * loop: all initialisers read the seed, and a kernel of dozens of them would grow with depth. */
 static bool merge_siblings(Fuse *F, Node *p, Node *c, const Buf *b) {
   Common r[MAX_COMMON];
   int nr, ncol;
   if (p == c || !panels_fit(p, c) || p->recompute != c->recompute)
+    return false;
+  if (b->type->rank == 0 && !one_element(c))
     return false;
   if (p->pos > c->pos) {
     Node *t = p;

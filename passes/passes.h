@@ -28,6 +28,7 @@ typedef struct {
   bool strict;             /* --numerics=strict [N10] */
   bool no_reuse;           /* plan mode for tests: every buffer its own bytes */
   int opt_level;
+  bool called_only; /* step leaves out what no training loop calls: micro-batches of steps of one */
 } PassOpts;
 
 typedef Status PassFn(const Module *in, const PassOpts *o, Builder *out, Diag *d);

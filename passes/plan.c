@@ -31,10 +31,17 @@ typedef struct {
   bool has_pieces;
 } Place;
 
+/* Operand k of op i is (part of) a tensor as it was when the function started. */
+typedef struct {
+  int op, k;
+} Use;
+
 typedef struct {
   const Func *f;
   Arena *a;
   Place *place; /* by value id */
+  Use *use; /* of all reads: those of tensors in base i are use[first_use[i] .. first_use[i + 1]) */
+  int *first_use;
   bool no_reuse;
   int nblock;
   Block **block;
@@ -122,20 +129,47 @@ static bool in_place(const Op *op, int o, const Value *x) {
   return true;
 }
 
+static int base_index(const Tensor *t) {
+  return t->base ? t->base->index : t->index;
+}
+
+/* Sorts the uses of reads by base tensor, in program order. */
+static void collect_uses(Plan *p, int ntensor) {
+  const Func *f = p->f;
+  int n = 0;
+  int *at = p->first_use = ARENA_ARRAY(p->a, int, ntensor + 2);
+  if (arena_failed(p->a))
+    return;
+  for (int i = 0; i < f->nop; i++)
+    for (int k = 0; k < f->op[i]->nin; k++)
+      if (f->op[i]->in[k]->def->code == OP_read) {
+        at[base_index(tensor_of(f->op[i]->in[k]->def)) + 2]++;
+        n++;
+      }
+  p->use = ARENA_ARRAY(p->a, Use, n + 1);
+  if (arena_failed(p->a))
+    return;
+  for (int i = 1; i < ntensor + 2; i++)
+    at[i] += at[i - 1];
+  for (int i = 0; i < f->nop; i++)
+    for (int k = 0; k < f->op[i]->nin; k++)
+      if (f->op[i]->in[k]->def->code == OP_read)
+        p->use[at[base_index(tensor_of(f->op[i]->in[k]->def)) + 1]++] = (Use){i, k};
+}
+
 /* May tensor t be overwritten when value v is made (its first piece at op `first`)? */
 static bool may_overwrite(const Plan *p, const Value *v, int first, const Tensor *t) {
-  const Func *f = p->f;
-  for (int i = 0; i < f->nop; i++) {
-    const Op *op = f->op[i];
-    for (int k = 0; k < op->nin; k++) {
-      const Value *x = op->in[k];
-      if (x->def->code != OP_read || !overlap(tensor_of(x->def), t) || i < first)
-        continue;
-      if (op->code == OP_write && tensor_of(op) == tensor_of(x->def))
-        continue; /* keeps what it has */
-      if (i != v->def->index || first != i || tensor_of(x->def) != t || !in_place(op, v->out, x))
-        return false;
-    }
+  int base = base_index(t);
+  for (int u = p->first_use[base]; u < p->first_use[base + 1]; u++) {
+    int i = p->use[u].op;
+    const Op *op = p->f->op[i];
+    const Value *x = op->in[p->use[u].k];
+    if (i < first || !overlap(tensor_of(x->def), t))
+      continue;
+    if (op->code == OP_write && tensor_of(op) == tensor_of(x->def))
+      continue; /* keeps what it has */
+    if (i != v->def->index || first != i || tensor_of(x->def) != t || !in_place(op, v->out, x))
+      return false;
   }
   return true;
 }
@@ -332,7 +366,7 @@ static void apply(const Plan *p, const Copier *c) {
     }
 }
 
-static Status plan_func(Copier *c, const Func *f, const PassOpts *o) {
+static Status plan_func(Copier *c, const Func *f, int ntensor, const PassOpts *o) {
   Plan p = {.f = f, .a = arena_create(), .no_reuse = o->no_reuse};
   if (!p.a)
     return MPCC_ERR_NOMEM;
@@ -341,6 +375,7 @@ static Status plan_func(Copier *c, const Func *f, const PassOpts *o) {
     copier_op(c, f->op[i]);
   p.place = ARENA_ARRAY(p.a, Place, f->nvalue + 1);
   p.block = ARENA_ARRAY(p.a, Block *, f->nvalue + 1);
+  collect_uses(&p, ntensor);
   Status s = MPCC_OK;
   if (!arena_failed(p.a) && !builder_failed(c->b)) {
     lifetimes(&p);
@@ -369,7 +404,7 @@ Status pass_plan(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   place_tensors(m);
   int64_t work = 0;
   for (int i = 0; i < in->nfunc; i++) {
-    Status s = plan_func(&c, in->func[i], o);
+    Status s = plan_func(&c, in->func[i], in->ntensor, o);
     if (s != MPCC_OK)
       return s;
     int64_t bytes = build_current(out)->work_bytes;

@@ -107,6 +107,8 @@ static void declare_views(Step *s, Group *g) {
         type_get(builder_types(b), g->flat->type->dt, m->param->type->rank, m->param->type->dim);
     m->view = copy_tensor(b, m->param, m->param->name, ty, g->flat, m->at, NULL);
     s->tensors[m->param->index] = m->view;
+    if (!s->micro)
+      continue;
     m->grad_view =
         build_tensor_view(b, m->grad->name, type_with_dtype(builder_types(b), ty, s->accum),
                           ROLE_GRAD, g->grad, m->at, m->grad->loc);
@@ -188,12 +190,13 @@ static Status declare_tensors(Step *s) {
   for (int k = 0; k < s->ngroup; k++) {
     Group *g = &s->group[k];
     g->flat = flat_tensor(s, g, "flat.%d", s->mode.param, ROLE_PARAM);
-    g->grad = flat_tensor(s, g, "grad.flat.%d", s->accum, ROLE_GRAD);
+    if (s->micro)
+      g->grad = flat_tensor(s, g, "grad.flat.%d", s->accum, ROLE_GRAD);
     declare_views(s, g);
   }
   for (int i = 0; i < in->ntensor; i++) {
     const Tensor *t = in->tensor[i];
-    if (s->tensors[i])
+    if (s->tensors[i] || (!s->micro && (t->role == ROLE_GRAD || t->role == ROLE_SUM)))
       continue;
     const Type *ty = type_get(builder_types(b), t->type->dt, t->type->rank, t->type->dim);
     Tensor *base = t->base ? s->tensors[t->base->index] : NULL;
@@ -202,7 +205,8 @@ static Status declare_tensors(Step *s) {
   for (int k = 0; k < s->ngroup; k++)
     declare_moments(s, &s->group[k]);
   declare_state(s);
-  declare_sums(s);
+  if (s->micro)
+    declare_sums(s);
   return MPCC_OK;
 }
 
@@ -268,7 +272,7 @@ static Status emit_update(Step *s, Value *const *grad, const Micro *m, bool roll
   build_write(b, s->scale_metric, lossscale_scale(s));
   build_write(b, s->finite_metric, build_cast(b, clip.ok, DT_F32));
   for (int i = 0; i < s->in->ntensor; i++)
-    if (s->sum[i] && m->written[i])
+    if (s->in->tensor[i]->role == ROLE_METRIC && m->written[i])
       build_write(b, s->tensors[i], build_cast(b, m->written[i], s->tensors[i]->type->dt));
   return MPCC_OK;
 }
@@ -332,9 +336,9 @@ static Status emit_init(Step *s) {
   }
   for (int i = 0; i < s->in->ntensor; i++) {
     Tensor *t = s->tensors[i];
-    if (t->role == ROLE_AMAX)
+    if (t && t->role == ROLE_AMAX)
       build_write(b, t, step_filled(s, t->type, 0));
-    if (t->role != ROLE_SCALE)
+    if (!t || t->role != ROLE_SCALE)
       continue;
     build_write(b, t, step_filled(s, t->type, 1));
   }
@@ -415,10 +419,11 @@ static Status emit_functions(Step *s) {
     return st;
   build_func(s->b, "refresh");
   derived_write(s, DERIVED_ALL, NULL);
-  st = emit_micro(s, MICRO_FIRST, "micro_first");
-  if (st == MPCC_OK)
+  if (s->micro)
+    st = emit_micro(s, MICRO_FIRST, "micro_first");
+  if (st == MPCC_OK && s->micro)
     st = emit_micro(s, MICRO_NEXT, "micro_next");
-  if (st == MPCC_OK)
+  if (st == MPCC_OK && s->micro)
     st = emit_update_step(s);
   if (st == MPCC_OK)
     st = emit_train_step(s);
@@ -442,13 +447,13 @@ static int64_t loss_capacity(const Module *m) {
 }
 
 Status pass_step(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
-  (void)o;
   Step s = {.in = in, .b = out, .diag = d};
   Status st = mode_get(in, d, &s.mode);
   if (st != MPCC_OK)
     return st;
   s.scaler = module_number(in, "scaler", 0) != 0;
   s.accumulate = (int64_t)module_number(in, "accumulate", 1);
+  s.micro = s.accumulate > 1 || !o->called_only;
   s.capacity = loss_capacity(in) * s.accumulate;
   if (!s.capacity || !module_func(in, "init")) {
     diag_error(d, (Loc){0}, 594, "step needs functions init and train_forward with a loss");

@@ -57,12 +57,13 @@ typedef struct {
   Arena *scratch;
   Mode mode;
   bool scaler;
+  bool micro;                   /* with the functions of single micro-batches, and what they keep */
   int64_t accumulate, capacity; /* capacity: largest weight_sum of an optimizer step */
   DType accum;                  /* gradients between micro-batches */
   const OptimizerRow *optimizer;
   int nmoment;
   const OptimizerState *moment[MAX_MOMENTS]; /* those in use */
-  Tensor **tensors; /* of the new module, by index in the old */
+  Tensor **tensors; /* of the new module, by index in the old; NULL: without `micro` not needed */
   int ngroup;
   Group *group;
   int nderived;

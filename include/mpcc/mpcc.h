@@ -50,6 +50,7 @@ typedef struct {
   const char *print_before, *print_after, *stop_after;
   bool time_passes, check_passes, no_reuse;
   bool host_level_only;             /* mpcc run */
+  bool all_functions;               /* micro-batches also where no training loop calls them */
 } mpcc_options;
 
 mpcc_session *mpcc_session_create(const mpcc_options *o, const mpcc_callbacks *cb); /* NULL: memory */

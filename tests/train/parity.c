@@ -105,8 +105,12 @@ static void *compile(const char *model, const char *mode, const char *opt, size_
     set[n++] = "precision.policy=cpu";
   if (!strcmp(mode, "16-mixed")) /* grows within the 20 steps */
     set[n++] = "precision.grad_scaler={init_scale: 4096, growth_interval: 5}";
-  mpcc_options o = {
-      .precision = mode, .set = set, .nset = n, .host_level_only = true, .strict = low};
+  mpcc_options o = {.precision = mode,
+                    .set = set,
+                    .nset = n,
+                    .host_level_only = true,
+                    .strict = low,
+                    .all_functions = true};
   mpcc_callbacks cb = {.message = on_message};
   mpcc_session *s = mpcc_session_create(&o, &cb);
   void *image = NULL;

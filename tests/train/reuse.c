@@ -37,7 +37,8 @@ static void *compile(const char *model, const char *mode, bool no_reuse, size_t 
   ck_assert(f != NULL);
   size_t len = fread(text, 1, sizeof text - 1, f);
   fclose(f);
-  mpcc_options o = {.precision = mode, .host_level_only = true, .no_reuse = no_reuse};
+  mpcc_options o = {
+      .precision = mode, .host_level_only = true, .no_reuse = no_reuse, .all_functions = true};
   mpcc_callbacks cb = {.message = on_message};
   mpcc_session *s = mpcc_session_create(&o, &cb);
   void *image = NULL;

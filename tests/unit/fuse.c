@@ -199,7 +199,7 @@ static const Case cases[] = {
                                                                                "%3, %4\n"
                                                                                "  write %5 "
                                                                                "{tensor=@y}\n}\n"},
-    {"quantized_product", 4, 1,
+    {"quantized_product", 5, 1,
      TENSORS(
          "tensor @x : f32[16,32] role=input\ntensor @w : f32[16,32] role=param\n"
          "tensor @s : f32[] role=scale\ntensor @y : bf16[16,16] role=output\n"
