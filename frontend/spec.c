@@ -87,8 +87,14 @@ static Val *default_transforms(const Check *c) {
   return list;
 }
 
-/* One list serves both; the evaluation list defaults to the training one, which knows no random
- * transforms yet. */
+static const Val *random_transform(const Val *list) {
+  for (int i = 0; i < list->n; i++)
+    if (!strncmp(val_get_str(list->item[i], "type", ""), "Random", 6))
+      return list->item[i];
+  return NULL;
+}
+
+/* One list serves both; the evaluation list defaults to the training one, unless that is random. */
 static void read_transforms(const Check *c, const Yaml *data, Val *out) {
   const Yaml *y = yaml_get(data, "transforms");
   Val *v = NULL;
@@ -106,6 +112,12 @@ static void read_transforms(const Check *c, const Yaml *data, Val *out) {
   bool has_train = train && train->kind == VAL_LIST, has_eval = eval && eval->kind == VAL_LIST;
   if (!has_train)
     val_set(c->a, v, key(c, "train"), default_transforms(c));
+  const Val *random = has_train && !has_eval ? random_transform(train) : NULL;
+  if (random && (yaml_get(data, "val") || yaml_get(data, "test"))) {
+    diag_error(c->d, random->loc, 346, "evaluation would be random too: '%s'",
+               val_get_str(random, "type", ""));
+    diag_hint(c->d, "give data.transforms.eval its own list beside train");
+  }
   if (!has_eval)
     val_set(c->a, v, key(c, "eval"), has_train ? train : default_transforms(c));
   val_set(c->a, out, key(c, "transforms"), v);
@@ -117,6 +129,11 @@ static void check_transforms(const Check *c, const Val *list, const Model *m) {
                          : 0;
   for (int i = 0; list && list->kind == VAL_LIST && i < list->n; i++) {
     const Val *t = list->item[i], *mean = val_get(t, "mean"), *std = val_get(t, "std");
+    const Val *size = val_get(t, "size"), *pad = val_get(t, "padding");
+    if (size && size->kind == VAL_LIST && (size->n < 1 || size->n > 2))
+      diag_error(c->d, size->loc, 201, "'size' takes 1 or 2 elements, not %d", size->n);
+    if (pad && pad->kind == VAL_LIST && pad->n != 1 && pad->n != 2 && pad->n != 4)
+      diag_error(c->d, pad->loc, 201, "'padding' takes 1, 2 or 4 elements, not %d", pad->n);
     if (!mean || mean->kind != VAL_LIST || !std || std->kind != VAL_LIST)
       continue;
     if (mean->n != std->n)

@@ -24,7 +24,4 @@ int maker_op(Maker *m, Prim p, int x, int y, int z); /* what p does not take is 
 /* The statements that `result` needs, in canonical order (result last). */
 Scalar *maker_finish(Maker *m, int result);
 
-/* Philox4x32-10: ten rounds on `counter` under `key`. */
-void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
-
 #endif

@@ -19,7 +19,7 @@ check() {
 }
 
 standard='(assert|ctype|dirent|elf|errno|fcntl|fnmatch|glob|inttypes|limits|math|pthread|sched|signal|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdlib|string|time|unistd|cpuid|immintrin|xmmintrin|link|float|sys/[a-z]+|linux/[a-z]+)\.h'
-leaf='mpcc/(status|dtype|num|abi|hash)\.h|mpcc/(dtype|roles)\.def|(dtype|roles)\.def'
+leaf='mpcc/(status|dtype|num|abi|hash|philox)\.h|mpcc/(dtype|roles)\.def|(dtype|roles)\.def'
 ir="ir/(ir|target)\.h|ir/[a-z]+\.def|$leaf"
 
 check include "$leaf|mpcc/[a-z]+\.h"

@@ -63,6 +63,10 @@ static Status bind_one(mprt_program *p, const mprt__dataset *d, const char *spli
                                      &b->transform, &seen);
   if (st != MPCC_OK)
     return st;
+  for (int k = 0; k < seen.rank; k++)
+    if (!seen.dim[k] && (int)t->rank - 1 == seen.rank)
+      seen.dim[k] = t->dim[1 + k];
+  mprt__transform_expect(b->transform, seen.rank, seen.dim);
   if (!same_shape(&seen, (int)t->rank - 1, t->dim + 1)) {
     char have[120], want[120];
     mprt__shape_text(seen.rank, seen.dim, have, sizeof have);

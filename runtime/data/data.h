@@ -12,15 +12,16 @@ typedef struct {
   const char *name; /* "image", "label"; lives as long as the data set */
   DType dtype;      /* as stored */
   int rank;
-  int64_t dim[MPCC_MAX_RANK]; /* of one sample; images [C, H, W] */
-  int64_t elems;
-  bool columns; /* made of columns of a table: fits any shape of as many elements */
+  int64_t dim[MPCC_MAX_RANK]; /* of one sample; images [C, H, W], sizes that differ are 0 */
+  int64_t elems;              /* product of dim */
+  bool columns;               /* made of columns of a table: fits any shape of as many elements */
 } mprt__field;
 
 /* What a thread that reads samples owns: room for one field of a sample, and why a read failed. */
 typedef struct {
   int64_t epoch, seed; /* set by the caller: what random samples may depend on */
   void *scratch;       /* scratch_bytes of the data set, aligned for any type */
+  int64_t size[2];     /* height and width of the image just read, where the field has them as 0 */
   Status error;
   bool corrupt; /* the sample itself is damaged: it may be left out */
   char message[300];
@@ -120,20 +121,24 @@ typedef struct {
   int64_t seed, epoch, sample;
 } mprt__sample_key;
 /* Room that a thread lends to transforms; all zero at first. */
+enum { MPRT__WORK_BUFFERS = 3 }; /* two images in turn, and one plane half done */
 typedef struct {
-  void *buffer[2];
-  size_t bytes[2];
+  void *buffer[MPRT__WORK_BUFFERS];
+  size_t bytes[MPRT__WORK_BUFFERS];
 } mprt__transform_work;
 void mprt__transform_work_fini(mprt__transform_work *w);
 /* list: array of transforms of the spec, or NULL; they apply to images, u8 fields of rank 2 and 3.
- * seen: the field as it comes out. errors: ERR_DATA, ERR_NOMEM, *out = NULL then */
+ * seen: the field as it comes out; sizes that differ by sample are 0. errors: ERR_DATA, ERR_NOMEM,
+ * *out = NULL then */
 Status mprt__transform_create(const mprt_callbacks *cb, const json_t *list, const mprt__field *f,
                               DType to, mprt__transform **out, mprt__field *seen);
+/* Shape that every sample must have where `seen` has sizes of 0. */
+void mprt__transform_expect(mprt__transform *t, int rank, const int64_t *dim);
 void mprt__transform_destroy(mprt__transform *t); /* NULL is fine */
 DType mprt__transform_dtype(const mprt__transform *t);
-/* false: r->error and r->message tell why. */
+/* from: field f as it was read with r. false: r->error and r->message tell why. */
 bool mprt__transform_apply(const mprt__transform *t, mprt__transform_work *w, mprt__reader *r,
-                           const void *from, mprt__sample_key key, void *to);
+                           const mprt__field *f, const void *from, mprt__sample_key key, void *to);
 
 /* ---- bind.c ---- */
 

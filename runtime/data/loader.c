@@ -82,7 +82,8 @@ static bool fill_sample(Worker *w, Slot *s, int64_t sample, int64_t to) {
     const mprt__binding *b = &l->binding[k];
     uint8_t *data = s->data[k] + to * b->sample_bytes;
     const void *from = d->read(d, r, sample, b->field);
-    if (!from || !mprt__transform_apply(b->transform, &w->work, r, from, key, data) ||
+    if (!from ||
+        !mprt__transform_apply(b->transform, &w->work, r, &d->field[b->field], from, key, data) ||
         !mprt__binding_check(b, d, l->o.split, from, data, sample, r))
       return false;
   }

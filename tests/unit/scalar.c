@@ -5,6 +5,7 @@
 
 #include "ir/ir.h"
 #include "ir/scalar.h"
+#include "mpcc/philox.h"
 #include "tests/check_run.h"
 
 static const char *const abc[] = {"a", "b", "c"};

@@ -1,0 +1,11 @@
+/* libFuzzer target for tables. */
+#include "tests/fuzz/input.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  InputFile file = input_file(data, size);
+  char config[200];
+  snprintf(config, sizeof config, "{\"path\": \"%s\"}", file.path);
+  input_dataset(mprt__csv_open, config);
+  close(file.fd);
+  return 0;
+}

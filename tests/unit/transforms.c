@@ -1,0 +1,149 @@
+/* Transforms beside torchvision's results (tests/data/transforms). What Pillow computes in integers
+ * is equal to the bit; floats are as near as the rounding of different orders of summation. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/data/data.h"
+#include "tests/check_run.h"
+#include "tests/runtime/image.h"
+
+enum { SEED = 5, EPOCH = 3 };
+
+typedef struct {
+  mprt__field field;
+  uint8_t *image;
+  json_t *list;
+  char *line;
+} Case;
+
+static void read_case(Case *c, const char *line, char *values) {
+  int channels, h, w, at;
+  ck_assert_int_eq(sscanf(line, "case %d %d %d %n", &channels, &h, &w, &at), 3);
+  json_decref(c->list);
+  free(c->image);
+  free(c->line);
+  c->line = strdup(line);
+  c->list = json_loads(line + at, 0, NULL);
+  ck_assert(c->list != NULL);
+  c->field = (mprt__field){"image", DT_U8, 3, {channels, h, w}, channels * h * w, false};
+  c->image = malloc((size_t)c->field.elems);
+  for (int64_t i = 0; i < c->field.elems; i++)
+    c->image[i] = (uint8_t)strtol(values, &values, 10);
+}
+
+static void check_sample(const Case *c, const char *line, char *values) {
+  int sample, h, w;
+  ck_assert_int_eq(sscanf(line, "sample %d %d %d", &sample, &h, &w), 3);
+  TestLog log = {0};
+  mprt_callbacks cb = {.log = test_log, .user = &log};
+  mprt__transform *t;
+  mprt__field seen;
+  ck_assert_msg(mprt__transform_create(&cb, c->list, &c->field, DT_F32, &t, &seen) == MPCC_OK,
+                "%s: %s", c->line, log.text);
+  ck_assert_int_eq(seen.dim[0], c->field.dim[0]);
+  ck_assert_msg(seen.dim[1] == h && seen.dim[2] == w, "%s: %d x %d, torchvision has %d x %d",
+                c->line, (int)seen.dim[1], (int)seen.dim[2], h, w);
+  mprt__transform_work work = {0};
+  mprt__reader r = {0};
+  mprt__sample_key key = {SEED, EPOCH, sample};
+  int64_t n = seen.dim[0] * h * w;
+  float *got = malloc((size_t)n * sizeof *got);
+  ck_assert_msg(mprt__transform_apply(t, &work, &r, &c->field, c->image, key, got), "%s",
+                r.message);
+  for (int64_t i = 0; i < n; i++) {
+    double want = strtod(values, &values);
+    ck_assert_msg(fabs(got[i] - want) <= 2e-6 * (1 + fabs(want)),
+                  "%ssample %d, element %d: %.9g, torchvision has %.9g", c->line, sample, (int)i,
+                  (double)got[i], want);
+  }
+  free(got);
+  mprt__transform_work_fini(&work);
+  mprt__transform_destroy(t);
+}
+
+START_TEST(as_torchvision) {
+  FILE *f = fopen(SOURCE_DIR "/tests/data/transforms/transforms.want", "r");
+  ck_assert(f != NULL);
+  char *line = NULL, *values = NULL;
+  size_t cap = 0, values_cap = 0;
+  Case c = {0};
+  int cases = 0, samples = 0;
+  while (getline(&line, &cap, f) > 0) {
+    ck_assert(getline(&values, &values_cap, f) > 0);
+    if (!strncmp(line, "case", 4)) {
+      read_case(&c, line, values);
+      cases++;
+    } else {
+      check_sample(&c, line, values);
+      samples++;
+    }
+  }
+  ck_assert_int_ge(cases, 40);
+  ck_assert_int_gt(samples, cases);
+  json_decref(c.list);
+  free(c.image);
+  free(c.line);
+  free(line);
+  free(values);
+  fclose(f);
+}
+END_TEST
+
+/* The list applied to an image of h x w that must become want_h x want_w; "" or the complaint. */
+static void apply(const char *list, int64_t h, int64_t w, int64_t want_h, int64_t want_w,
+                  char message[300]) {
+  TestLog log = {0};
+  mprt_callbacks cb = {.log = test_log, .user = &log};
+  json_t *json = json_loads(list, 0, NULL);
+  mprt__field f = {"image", DT_U8, 3, {1, 0, 0}, 0, false}, seen; /* sizes that differ */
+  mprt__transform *t;
+  strcpy(message, "");
+  if (mprt__transform_create(&cb, json, &f, DT_F32, &t, &seen) != MPCC_OK) {
+    snprintf(message, 300, "%.290s", log.text);
+  } else {
+    uint8_t *image = calloc(1, (size_t)(h * w));
+    float *to = malloc((size_t)(want_h * want_w) * sizeof *to);
+    mprt__transform_work work = {0};
+    mprt__reader r = {.size = {h, w}};
+    mprt__transform_expect(t, 3, (int64_t[]){1, want_h, want_w});
+    if (!mprt__transform_apply(t, &work, &r, &f, image, (mprt__sample_key){0}, to))
+      snprintf(message, 300, "%s", r.message);
+    free(image);
+    free(to);
+    mprt__transform_work_fini(&work);
+    mprt__transform_destroy(t);
+  }
+  json_decref(json);
+}
+
+START_TEST(sizes) {
+  char m[300];
+  apply("[\"ToTensor\"]", 5, 4, 5, 4, m);
+  ck_assert_str_eq(m, "");
+  apply("[\"ToTensor\"]", 5, 4, 4, 4, m);
+  ck_assert_msg(strstr(m, "is 5x4 behind the transforms, the model takes 4x4") != NULL, "%s", m);
+  apply("[{\"type\": \"Resize\", \"size\": [8]}, \"ToTensor\"]", 5, 4, 8, 8, m);
+  ck_assert_msg(strstr(m, "is 10x8 behind") != NULL, "%s", m);
+  apply("[{\"type\": \"Resize\", \"size\": [8]}, {\"type\": \"CenterCrop\", \"size\": [8, 8]}]", 5,
+        4, 8, 8, m);
+  ck_assert_str_eq(m, "");
+  apply("[{\"type\": \"RandomCrop\", \"size\": [8, 8]}]", 5, 9, 8, 8, m);
+  ck_assert_msg(strstr(m, "5x9 is smaller than 8x8; add Resize or padding") != NULL, "%s", m);
+  apply("[{\"type\": \"Resize\", \"size\": [0]}]", 5, 9, 8, 8, m);
+  ck_assert_msg(strstr(m, "size must lie in") != NULL, "%s", m);
+  apply("[{\"type\": \"Resize\", \"size\": [30000]}]", 5, 9, 8, 8, m);
+  ck_assert_msg(strstr(m, "cannot make an image of 30000x54000") != NULL, "%s", m);
+  apply("[{\"type\": \"ColorJitter\"}]", 5, 9, 8, 8, m);
+  ck_assert_msg(strstr(m, "cannot do transform 'ColorJitter'") != NULL, "%s", m);
+}
+END_TEST
+
+int main(void) {
+  Suite *s = suite_create("transforms");
+  TCase *tc = tcase_create("transforms");
+  tcase_add_test(tc, as_torchvision);
+  tcase_add_test(tc, sizes);
+  suite_add_tcase(s, tc);
+  return check_run(s);
+}
