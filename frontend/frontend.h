@@ -162,6 +162,7 @@ struct Node {
   Loc loc;
   Val *args;             /* checked arguments, with `precision` and `init` of every layer */
   Val *init;             /* {tensor name: initialiser}; "" names the tensor of Parameter */
+  struct Node *tie;      /* layer whose weight this one uses, or NULL */
   Str precision;         /* canonical mode set by `precision:` or an override, or NULL */
   Val *shape;            /* model inputs: dimensions without the batch */
   int nin;
@@ -201,6 +202,7 @@ typedef struct {
   InitKind kind;
   double a, b;      /* constant: a; uniform: [a, b); trunc_normal: cut to [a, b] */
   double mean, std;
+  int64_t zero_row; /* row that starts as zeros, counted from 1; 0: none */
 } Init;
 
 /* `zeros`, `{normal: {std: 0.02}}`, `{constant: 0.5}`, `{type: normal, std: 0.02}`: a map with `type`

@@ -176,8 +176,8 @@ static Value *trunc_normal_of(Builder *b, const Init *init, const Type *type, Va
   return build_expr(b, scale, DT_F32, 4, in);
 }
 
-Value *init_build(Builder *b, const Init *init, const Type *type, Value *seed, Value *step,
-                  int64_t stream) {
+static Value *value_of(Builder *b, const Init *init, const Type *type, Value *seed, Value *step,
+                       int64_t stream) {
   if (init->kind == INIT_NORMAL)
     return normal_of(b, init, type, seed, step, stream);
   if (init->kind == INIT_TRUNC_NORMAL)
@@ -190,4 +190,16 @@ Value *init_build(Builder *b, const Init *init, const Type *type, Value *seed, V
   Value *c = build_const(b, init->a, DT_F32);
   Attr shape = attr_ints(b, "shape", type->rank, type->dim);
   return type->rank ? build_op(b, OP_expand, 1, &c, 1, &shape)->out[0] : c;
+}
+
+Value *init_build(Builder *b, const Init *init, const Type *type, Value *seed, Value *step,
+                  int64_t stream) {
+  Value *v = value_of(b, init, type, seed, step, stream);
+  if (!init->zero_row)
+    return v;
+  const int64_t rows[2] = {type->dim[0], 1};
+  Attr at[] = {attr_ints(b, "shape", 2, rows), attr_i(b, "dim", 0)};
+  Value *in[2] = {build_op(b, OP_iota, 0, NULL, 2, at)->out[0], v};
+  Str text = str_fmt(builder_strings(b), "a == %lld ? 0 : b", (long long)(init->zero_row - 1));
+  return build_expr(b, text, DT_F32, 2, in);
 }

@@ -93,6 +93,14 @@ bool lay_agrees(Lower *lo, const Node *n, const char *key, int64_t size, Value *
 
 Value *lay_param(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
                  Init otherwise) {
+  if (n->tie && !strcmp(tensor, "weight")) {
+    Value *v = lower_param(lo, n->tie, tensor, rank, dim, otherwise);
+    const Type *want = type_get(builder_types(lo->b), v->type->dt, rank, dim);
+    if (!type_same_shape(v->type, want) && !builder_failed(lo->b))
+      lay_misfit(lo, n, n->loc, n->nin, NULL, "has weight %s, that of '%s' is %s",
+                 lay_shape(lo, want), n->tie->name, lay_shape(lo, v->type));
+    return v;
+  }
   const Val *given = NULL; /* tensor names may hold dots: no val_get */
   for (int i = 0; n->init && i < n->init->n; i++)
     if (!strcmp(n->init->key[i], tensor))

@@ -78,7 +78,9 @@ static LoweredParam *declare(Lower *lo, const Node *n, Str name, const Type *typ
   p->owner = n;
   p->init = init;
   p->tensor = build_tensor(b, name, type, ROLE_PARAM, n->loc);
-  build_tensor_attr(b, p->tensor, attr_i(b, "group", group_of(lo, name, type->rank)));
+  int group = group_of(lo, name, type->rank);
+  bool frozen = val_get_bool(n->args, "freeze", false);
+  build_tensor_attr(b, p->tensor, attr_i(b, "group", frozen ? -1 : group));
   init_describe(b, p->tensor, &init);
   return p;
 }
@@ -276,9 +278,10 @@ static void declare_inputs(Lower *lo, Tensors *t) {
       dim[1 + k] = n->shape->item[k]->i;
     Str field = field_of(s, n->name);
     check_field(lo, n->loc, n->name, field);
+    DType dt = strcmp(val_get_str(n->args, "dtype", "float32"), "float32") ? DT_I64 : DT_F32;
     t->input[i] =
         build_tensor(b, str_fmt(builder_strings(b), "io.%s", n->name),
-                     type_get(builder_types(b), DT_F32, 1 + n->shape->n, dim), ROLE_INPUT, n->loc);
+                     type_get(builder_types(b), dt, 1 + n->shape->n, dim), ROLE_INPUT, n->loc);
     build_tensor_attr(b, t->input[i], attr_s(b, "field", field));
   }
 }
@@ -439,7 +442,8 @@ static void check_expect(Lower *lo) {
   const Val *want = lo->spec->model.expect ? val_get(lo->spec->model.expect, "parameters") : NULL;
   int64_t n = 0;
   for (int i = 0; i < lo->nparam; i++)
-    n += type_elems(lo->param[i].tensor->type);
+    if (tensor_int(lo->param[i].tensor, "group", 0) >= 0)
+      n += type_elems(lo->param[i].tensor->type);
   if (!want || want->kind != VAL_INT || want->i == n || lo->spec->defines)
     return;
   diag_error(builder_diag(lo->b), want->loc, 312, "the model has %lld parameters, not %lld",

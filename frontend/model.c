@@ -34,7 +34,9 @@ typedef struct {
   Model *m;
   int node_cap;
   const Yaml *blocks;
-  bool *block_used, *block_wrong;      /* by index in blocks */
+  bool *block_used, *block_wrong; /* by index in blocks */
+  const Yaml *init;               /* `default` of the model's init, and its values in order */
+  Val *init_value;
   const char *active[MODEL_MAX_DEPTH]; /* blocks being expanded */
   int depth;
   bool failed;
@@ -238,6 +240,40 @@ static Val *layer_init(Expand *e, const Node *n, const Yaml *y) {
   return map;
 }
 
+static bool has_table(const Node *n) {
+  return !strcmp(n->type->key, "Linear") || !strcmp(n->type->key, "Embedding");
+}
+
+/* What `init.default` of the model says of tensors that the layer does not. */
+static void default_init(Expand *e, Node *n) {
+  const Yaml *y = e->init;
+  for (int i = 0; y && has_table(n) && i < y->n; i++) {
+    Str tensor = y->u.pair[i].key->text;
+    Val *v = e->init_value->item[i];
+    bool bias = !strcmp(tensor, "bias");
+    if (bias && (!strcmp(n->type->key, "Embedding") || !val_get_bool(n->args, "bias", true)))
+      continue;
+    if (!n->init)
+      n->init = val_new(e->c.a, VAL_MAP, ORIGIN_FILE, y->loc);
+    if (!val_get(n->init, tensor))
+      val_set(e->c.a, n->init, tensor, v);
+  }
+}
+
+/* `tie_weight:` names an earlier layer of the same kind of table. */
+static void layer_tie(Expand *e, const Scope *scope, Node *n, const Yaml *y) {
+  n->tie = resolve(e, scope, y);
+  if (!n->tie)
+    return;
+  if (!has_table(n) || !n->tie->type || !has_table(n->tie)) {
+    diag_error(e->c.d, y->loc, 103, "'%s' and '%s' cannot share a weight", n->name, n->tie->name);
+    diag_hint(e->c.d, "tie_weight is for Linear and Embedding");
+    e->failed = true;
+  }
+  while (n->tie->tie)
+    n->tie = n->tie->tie;
+}
+
 /* Name of the item at `index` of a list: `name:` or the index, behind the scope's prefix. */
 static Str item_name(Expand *e, const Scope *scope, const Yaml *y, int index, Str *rel,
                      bool *auto_name) {
@@ -280,9 +316,12 @@ static Node *expand_layer(Expand *e, Scope *scope, const Yaml *y, int index, Nod
     n->nin = 0;
   else
     layer_inputs(e, scope, n, yaml_get(args, "inputs"), flow);
-  const Yaml *init = yaml_get(args, "init");
+  const Yaml *init = yaml_get(args, "init"), *tie = yaml_get(args, "tie_weight");
   if (init)
     n->init = layer_init(e, n, init);
+  default_init(e, n);
+  if (tie && tie->kind != YAML_NULL)
+    layer_tie(e, scope, n, tie);
   const Val *precision = val_get(n->args, "precision");
   if (precision && precision->kind == VAL_STR) {
     n->precision = precision_mode(&e->c, precision);
@@ -606,6 +645,30 @@ static void expand_inputs(Expand *e, const Yaml *y) {
   }
 }
 
+static void check_default_init(Expand *e, const Yaml *y) {
+  if (!y || y->kind == YAML_NULL)
+    return;
+  if (y->kind != YAML_MAP) {
+    fail(e, y->loc, 201, "'default' of 'init' takes a map {weight: ..., bias: ...}");
+    return;
+  }
+  e->init_value = val_new(e->c.a, VAL_LIST, ORIGIN_FILE, y->loc);
+  for (int i = 0; i < y->n; i++) {
+    const YamlPair *p = &y->u.pair[i];
+    if (strcmp(p->key->text, "weight") && strcmp(p->key->text, "bias")) {
+      diag_error(e->c.d, p->key->loc, 102, "unknown tensor '%s' in 'default' of 'init'",
+                 p->key->text);
+      diag_hint(e->c.d, "Linear and Embedding have weight and bias");
+      e->failed = true;
+    }
+    Val *one = init_check(&e->c, p->value, str_fmt(e->c.s, "init of '%s'", p->key->text));
+    e->failed |= !one;
+    val_add(e->c.a, e->init_value, one);
+  }
+  if (!e->failed)
+    e->init = y;
+}
+
 Node *model_find(const Model *m, const char *name) {
   for (int i = 0; i < m->noutput; i++)
     if (!strcmp(m->output_name[i], name))
@@ -736,6 +799,7 @@ bool model_expand(const Check *c, const Yaml *y, Model *out) {
   e.block_wrong = ARENA_ARRAY(c->a, bool, nblock + 1);
   if (arena_failed(c->a))
     return false;
+  check_default_init(&e, yaml_get(yaml_get(y, "init"), "default"));
   Scope scope = {.prefix = str_c(c->s, ""), .input = out->input[0]};
   const Node *last = expand_list(&e, &scope, layers, "'layers'", out->input[0]);
   if (last->tuple && !yaml_get(y, "outputs"))
@@ -784,6 +848,14 @@ static Val *node_value(const Check *c, const Model *m, const Node *n) {
   }
   if (n->init && n->init->n)
     val_set(c->a, v, str_c(c->s, "init"), *n->init->key[0] ? n->init : n->init->item[0]);
+  if (n->tie)
+    val_set(c->a, v, str_c(c->s, "tie_weight"), val_str(c->a, n->tie->name, ORIGIN_FILE, n->loc));
+  static const char *const set[] = {"freeze", "pad_to_multiple_of"};
+  for (int i = 0; i < 2; i++) {
+    Val *arg = val_get(n->args, set[i]);
+    if (arg && arg->origin != ORIGIN_DEFAULT && arg->kind != VAL_NULL)
+      val_set(c->a, v, str_c(c->s, set[i]), arg);
+  }
   if (n->precision)
     val_set(c->a, v, str_c(c->s, "precision"), val_str(c->a, n->precision, ORIGIN_FILE, n->loc));
   return v;

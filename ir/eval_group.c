@@ -364,6 +364,26 @@ static Status group_index(const Call *c) {
   return MPCC_OK;
 }
 
+/* errors  ERR_DATA for an id outside the result */
+static Status group_scatter(const Call *c) {
+  const Body *b = c->op->body;
+  const Access *ids = &b->in[0], *from = &b->in[1];
+  int last = b->ndim - 1;
+  int64_t width = b->dim[last], n = product_of(b->dim, last), rows = op_int(c->op, "rows", 0);
+  int64_t skip = op_int(c->op, "skip", -1);
+  for (int64_t i = 0; i < rows * width; i++)
+    c->out[0][i] = b->nin > 2 ? c->in[2][i] : 0;
+  for (int64_t r = 0; r < n; r++) {
+    double id = c->in[0][ids->offset + flat_address(b, ids->stride, 0, last, r)];
+    int64_t at = from->offset + flat_address(b, from->stride, 0, last, r);
+    if (!(id >= 0 && id < (double)rows))
+      return MPCC_ERR_DATA;
+    for (int64_t col = 0; col < width && id != (double)skip; col++)
+      c->out[0][(int64_t)id * width + col] += c->in[1][at + col * from->stride[last]];
+  }
+  return MPCC_OK;
+}
+
 static Status group_move(const Call *c) {
   const Body *b = c->op->body;
   const Attr *starts = op_attr(c->op, "starts"), *sizes = op_attr(c->op, "sizes");
@@ -401,6 +421,7 @@ Status eval_group(const Call *c) {
       {"attention", group_attention},
       {"attention_grad", group_attention_grad},
       {"index", group_index},
+      {"scatter", group_scatter},
       {"move", group_move},
   };
   const char *kind = op_str(c->op, "kind", "");

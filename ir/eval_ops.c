@@ -120,6 +120,23 @@ Status ref_embedding(const Call *c) {
   return MPCC_OK;
 }
 
+Status ref_embedding_grad(const Call *c) {
+  const Type *r = out_type(c, 0);
+  int64_t n = type_elems(in_type(c, 0)), width = r->dim[1],
+          padding = op_int(c->op, "padding_idx", -1);
+  memset(c->out[0], 0, (size_t)type_elems(r) * sizeof(double));
+  if (c->op->nin > 2)
+    copy(c->out[0], c->in[2], type_elems(r));
+  for (int64_t i = 0; i < n; i++) {
+    double id = c->in[0][i];
+    if (!(id >= 0 && id < (double)r->dim[0]))
+      return MPCC_ERR_DATA;
+    for (int64_t k = 0; k < width && id != (double)padding; k++)
+      c->out[0][(int64_t)id * width + k] += c->in[1][i * width + k];
+  }
+  return MPCC_OK;
+}
+
 /* ---- pointwise ------------------------------------------------------------------------------- */
 
 Status ref_expr(const Call *c) {

@@ -949,6 +949,19 @@ static bool shape_embedding(Infer *x) {
   return true;
 }
 
+static bool shape_embedding_grad(Infer *x) {
+  const Attr *rows = want_attr(x, "rows", AT_INT), *out = want_attr(x, "out", AT_DTYPE);
+  if (!rows || !out || !want_operands(x, 2, 3) || !want_integer(x, 0) || !want_float(x, 1))
+    return false;
+  const Type *ids = operand(x, 0), *dy = operand(x, 1);
+  if (dy->rank != ids->rank + 1 || memcmp(dy->dim, ids->dim, (size_t)ids->rank * sizeof *dy->dim))
+    return fail(x, CODE_SHAPE, "%s has ids %s and gradient %s", subject(x), shape_text(x, ids),
+                shape_text(x, dy));
+  const int64_t dim[2] = {rows->u.i, dy->dim[ids->rank]};
+  result_as(x, (DType)out->u.i, 2, dim);
+  return x->nin < 3 || (want_dtype(x, 2, (DType)out->u.i) && want_same_shape(x, 2, x->out[0]));
+}
+
 /* ---- the table
  * ------------------------------------------------------------------------------------- */
 

@@ -379,6 +379,23 @@ static void check_index(Verify *v) {
   out_bounds(v, 0, 0, b->ndim);
 }
 
+static void check_scatter(Verify *v) {
+  const Op *op = v->op;
+  const Body *b = op->body;
+  int64_t rows = op_int(op, "rows", 0);
+  if (b->nin < 2 || b->nin > 3 || b->nout != 1 || b->ndim < 1 || b->nstmt || rows < 1) {
+    verify_broken(v, "scatter has ids, rows to add (, a base), one result and attribute rows");
+    return;
+  }
+  int64_t size;
+  const Type *r = op->out[0]->type;
+  if (__builtin_mul_overflow(rows, b->dim[b->ndim - 1], &size) || size != type_elems(r) ||
+      (b->nin > 2 && (op->in[2]->type->dt != r->dt || type_elems(op->in[2]->type) != size)))
+    verify_broken(v, "result or base is not rows x columns");
+  in_bounds(v, 0, 0, b->ndim - 1);
+  in_bounds(v, 1, 0, b->ndim);
+}
+
 static void check_move(Verify *v) {
   const Op *op = v->op;
   const Body *b = op->body;
@@ -416,6 +433,7 @@ void verify_group(Verify *v) {
       {"attention", check_attention_forward},
       {"attention_grad", check_attention_grad},
       {"index", check_index},
+      {"scatter", check_scatter},
       {"move", check_move},
   };
   const Body *b = v->op->body;

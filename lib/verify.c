@@ -33,7 +33,8 @@ static void case_fini(Case *k) {
 static double operand_value(const Op *op, int operand, int64_t i) {
   const Type *t = op->in[operand]->type;
   double u = scalar_rand(1, operand, i, 7);
-  bool ids = t->rank || !strcmp(op_str(op, "kind", ""), "index");
+  const char *kind = op_str(op, "kind", "");
+  bool ids = t->rank || !strcmp(kind, "index") || !strcmp(kind, "scatter");
   if (!dtype_is_float(t->dt))
     return ids ? (double)(i % 8) : 65536.0;
   return num_round(t->rank ? 2 * u - 1 : 0.5 + u / 2, t->dt);

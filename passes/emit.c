@@ -14,7 +14,8 @@ enum {
 
 static const char *kind_text(NodeKind k) {
   static const char *const text[] = {"rows",      "product",        "conv",  "pack",
-                                     "attention", "attention_grad", "index", "move"};
+                                     "attention", "attention_grad", "index", "scatter",
+                                     "move"};
   return text[k];
 }
 
@@ -403,7 +404,7 @@ void emit_node(Fuse *F, Node *n) {
   Body body = {0};
   if (node_has_body(n))
     choose_columns(F, n);
-  if (n->kind == NODE_INDEX || n->kind == NODE_MOVE)
+  if (n->kind == NODE_INDEX || n->kind == NODE_SCATTER || n->kind == NODE_MOVE)
     n->ncol = 1;
   if (n->kind == NODE_ROWS || n->kind == NODE_INDEX || n->kind == NODE_MOVE) {
     body.panel_rows = choose_panel(n, F->o->caps);

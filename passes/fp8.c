@@ -66,7 +66,9 @@ static bool wants_fp8(const Fp8 *s, const Op *op) {
 /* First size of the product that is no multiple of 16; 0 when all are. *what names it. */
 static int64_t misfit(const Op *op, const char **what) {
   const Type *x = op->in[0]->type, *w = op->in[1]->type;
-  const int64_t size[3] = {w->dim[1], w->dim[0], type_elems(x) / x->dim[x->rank - 1]};
+  /* padded outputs would be zero, so nothing but their number matters */
+  int64_t pad = op_int(op, "pad_to_multiple_of", 1), wide = (w->dim[0] + pad - 1) / pad * pad;
+  const int64_t size[3] = {w->dim[1], wide, type_elems(x) / x->dim[x->rank - 1]};
   static const char *const name[3] = {"in_features", "out_features", "rows"};
   for (int i = 0; i < 3; i++)
     if (size[i] % FP8_MULTIPLE) {

@@ -47,6 +47,7 @@ typedef enum {
   NODE_ATTENTION,
   NODE_ATTENTION_GRAD,
   NODE_INDEX,
+  NODE_SCATTER,
   NODE_MOVE
 } NodeKind;
 

@@ -1,9 +1,9 @@
 /* grad: appends the backward computation to train_forward, in the dtypes its forward ran in.
  *
  * Reverse mode: ops are visited last to first; when an op is reached all uses of its results have
- * added their part of the gradient. It begins at the ops that the table calls roots: `loss`, and the
- * losses that make their gradient together with their value (cross_entropy). Values that depend on
- * no trained parameter get no gradient.
+ * added their part of the gradient. It begins at the ops that the table calls roots: `loss`, and
+ * the losses that make their gradient together with their value (cross_entropy). Values that depend
+ * on no trained parameter get no gradient.
  *
  * Dtypes. A gradient has its value's dtype, except along cast, view and quantize chains that start
  * at a parameter: there every use produces it in the parameter's own gradient dtype, so products
@@ -113,6 +113,15 @@ static Value *padded(Grad *g, const Value *v, const Part *p) {
   return build_op(g->b, OP_unslice, 1, (Value *[]){p->g}, 3, attr)->out[0];
 }
 
+/* sum + x; rows that are added at ids are added to the sum itself. */
+static Value *plus(Grad *g, Value *sum, Value *x) {
+  const Op *op = x->def;
+  if (op->code != OP_embedding_grad || op->nin > 2 || sum->type != x->type)
+    return build2(g->b, OP_add, sum, x);
+  Value *in[3] = {op->in[0], op->in[1], sum};
+  return build_op(g->b, OP_embedding_grad, 3, in, op->nattr, op->attr)->out[0];
+}
+
 /* The whole gradient of v, NULL when nothing gave to it. */
 static Value *gather(Grad *g, const Value *v) {
   Part *list = g->part[v->id];
@@ -132,7 +141,8 @@ static Value *gather(Grad *g, const Value *v) {
     if (tile && p->dim >= 0)
       continue;
     Value *x = padded(g, v, p);
-    sum = sum ? build2(g->b, OP_add, sum, x) : x;
+    bool rows = sum && sum->def->code == OP_embedding_grad && x->def->code != OP_embedding_grad;
+    sum = !sum ? x : rows ? plus(g, x, sum) : plus(g, sum, x);
   }
   return sum;
 }
@@ -176,7 +186,7 @@ static void write_grads(Grad *g, const Module *in, const Func *f, const Mode *m)
         continue;
       Value *x = gather(g, op->out[0]);
       if (x)
-        sum = sum ? build2(b, OP_add, sum, x) : x;
+        sum = sum ? plus(g, sum, x) : x;
     }
     if (!sum) {
       diag_warning(g->diag, t->loc, "unused-parameter",

@@ -331,6 +331,15 @@ static void grad_cat(Grad *g, const Op *op, Value *const *dy) {
   }
 }
 
+static void grad_embedding(Grad *g, const Op *op, Value *const *dy) {
+  Attr attr[3] = {attr_i(g->b, "rows", op->in[1]->type->dim[0]),
+                  attr_dt(g->b, "out", grad_dtype(g, op, 1)),
+                  attr_i(g->b, "padding_idx", op_int(op, "padding_idx", -1))};
+  Value *in[2] = {fwd(g, op, 0), dy[0]};
+  if (grad_wants(g, op, 1))
+    grad_give(g, op, 1, build_op(g->b, OP_embedding_grad, 2, in, 3, attr)->out[0]);
+}
+
 /* ---- elementwise ------------------------------------------------------------------------------
  */
 

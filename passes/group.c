@@ -186,6 +186,45 @@ void group_embedding(Fuse *F, const Op *op) {
   set_result_buf(F, 0, node_store_at(F, n, 0, ty, &at));
 }
 
+/* Sums are made in registers' precision; a narrower result, and what it adds to, are another node.
+ */
+void group_embedding_grad(Fuse *F, const Op *op) {
+  const Type *ty = op->in[1]->type, *r = op->out[0]->type;
+  DType reg = reg_of(r->dt);
+  bool narrow = r->dt != reg, base = op->nin > 2;
+  View *ids = stored(F, 0), *dy = stored(F, 1);
+  Node *n = node_create(F, NODE_SCATTER, ty->rank, ty->dim);
+  int last = ty->rank - 1;
+  Access row = ids->at;
+  row.stride[last] = 0;
+  node_in(F, n, ids->buf, &row);
+  n->in = fuse_grow(F, n->in, n->nin, &n->cin, sizeof *n->in);
+  if (F->status != MPCC_OK)
+    return;
+  n->in[n->nin++] = (NodeIn){dy->buf, dy->at}; /* node_in would join equal operands */
+  Access at = {0};
+  at.stride[last] = 1;
+  if (base && !narrow) {
+    View *b = view_materialize(F, stored(F, 2));
+    n->in = fuse_grow(F, n->in, n->nin, &n->cin, sizeof *n->in);
+    if (F->status != MPCC_OK)
+      return;
+    n->in[n->nin++] = (NodeIn){b->buf, at};
+  }
+  node_attr_i(F, n, "rows", r->dim[0]);
+  node_attr_i(F, n, "skip", op_int(op, "padding_idx", -1));
+  Buf *sum = node_store_at(F, n, 0, type_with_dtype(builder_types(F->b), r, reg), &at);
+  if (!narrow) {
+    set_result_buf(F, 0, sum);
+    return;
+  }
+  Node *m = node_rows(F, 2, r->dim);
+  int s = node_load(F, m, view_whole(F, sum));
+  if (base)
+    s = node_op2(F, m, PR_ADD, s, node_load_as(F, m, operand(F, 2), reg));
+  set_result_buf(F, 0, node_store(F, m, s, r->dt, ~0u));
+}
+
 /* [N, T, H*D] seen as [N, H, T, D]. */
 static Access heads_access(const View *v, int64_t d) {
   return (Access){v->at.offset,

@@ -115,6 +115,8 @@ static bool in_place(const Op *op, int o, const Value *x) {
   const Body *b = op->body;
   const char *kind = kind_of(op);
   bool product = !strcmp(kind, "product") || !strcmp(kind, "conv");
+  if (!strcmp(kind, "scatter"))
+    return op->nin > 2 && op->in[2] == x && op->in[1] != x;
   if ((!product && strcmp(kind, "rows")) || x->type->dt != op->out[o]->type->dt ||
       type_elems(x->type) != type_elems(op->out[o]->type))
     return false;
@@ -214,6 +216,15 @@ static void place_pieces(Plan *p, const Op *op) {
   w->has_pieces = true;
 }
 
+/* What a scatter adds to lies where its result does: tables are large, and few rows change. */
+static void place_base(Plan *p, const Op *op, const Tensor *t, Tensor *alias) {
+  const Value *x = op->in[2];
+  Place *q = &p->place[x->id];
+  if (is_group(x) && !q->alias && !q->parent && !q->has_pieces && q->last == op->index &&
+      in_place(op, 0, x) && may_overwrite(p, x, q->first, t))
+    q->alias = alias;
+}
+
 /* Values that end in a tensor and may live there. */
 static void place_writes(Plan *p, Tensor *const *tensors) {
   const Func *f = p->f;
@@ -229,6 +240,8 @@ static void place_writes(Plan *p, Tensor *const *tensors) {
     if (!p->no_reuse && !q->alias && !q->parent && v->type->dt == t->type->dt &&
         may_overwrite(p, v, q->first, t)) {
       q->alias = tensors[t->index];
+      if (!strcmp(kind_of(v->def), "scatter") && v->def->nin > 2)
+        place_base(p, v->def, t, q->alias);
       continue;
     }
     /* Copied when the function ends, out of wherever it lies. */

@@ -13,16 +13,19 @@ static void teardown(void) {
   session_close(&s);
 }
 
-/* Module of a model with one input of this shape and these layers; NULL after an error. */
+/* Module of a model with one input of this shape ("i[5]": integers) and these layers; NULL after an
+ * error. */
 static Module *lower(const char *shape, const char *layers) {
   Text t = {0};
+  bool integers = *shape == 'i';
+  shape += integers;
   text_printf(&t,
-              "mpcc: 1\nmodel:\n  inputs: {image: {shape: %s}}\n  layers: %s\n"
+              "mpcc: 1\nmodel:\n  inputs: {image: {shape: %s%s}}\n  layers: %s\n"
               "loss: CrossEntropyLoss\n"
               "data:\n  train: {format: synthetic, shape: %s, classes: 3}\n"
               "  loader: {batch_size: 2}\noptimizer: {type: SGD, lr: 0.1}\n"
               "trainer: {max_epochs: 1}\n",
-              shape, layers, shape);
+              shape, integers ? ", dtype: int64" : "", layers, shape);
   Spec *spec = spec_text(&s, t.data);
   Module *m = NULL;
   if (spec) {
@@ -167,6 +170,24 @@ static const struct {
     {"[4]", "[randn_like, {name: p, arange_like: 1}, {type: add, inputs: [image, p]}, {Linear: 3}]",
      15},
     {"[4]", "[{arange_like: 0}, {Linear: 3}]", -311},
+    {"i[5]", "[{Embedding: 7, embedding_dim: 4}, {mean: 1}, {Linear: 3}]", 28 + 15},
+    {"i[5]", "[{Embedding: 7, embedding_dim: 4, padding_idx: -1}, {mean: 1}, {Linear: 3}]", 43},
+    {"i[5]", "[{Embedding: 7, embedding_dim: 4, padding_idx: 7}, {mean: 1}, {Linear: 3}]", -311},
+    {"[5]", "[{Embedding: 7, embedding_dim: 4}, {mean: 1}, {Linear: 3}]", -311},
+    {"i[5]",
+     "[{arange_like: 1}, {Embedding: 5, embedding_dim: 4}, {type: add, inputs: [\"1\", t]}]", -221},
+    {"i[5]", "[{arange_like: 1}, {Embedding: 4, embedding_dim: 4}, {mean: 1}, {Linear: 3}]", -311},
+    {"i[5]",
+     "[{name: t, Embedding: 7, embedding_dim: 4}, {mean: 1}, {Linear: 7, bias: false, tie_weight: "
+     "t, pad_to_multiple_of: 16}]",
+     28},
+    {"i[5]", "[{name: t, Embedding: 7, embedding_dim: 4}, {mean: 1}, {Linear: 6, tie_weight: t}]",
+     -311},
+    {"i[5]", "[{name: t, Embedding: 7, embedding_dim: 4}, {mean: 1, tie_weight: t}, {Linear: 3}]",
+     -103},
+    {"[4]", "[{Linear: 3, tie_weight: image}]", -103},
+    {"[4]", "[{name: a, Linear: 4}, {Linear: 3, tie_weight: b}]", -221},
+    {"[4]", "[{name: a, Linear: 4, freeze: true}, {Linear: 3}]", 20 + 15},
     {"[4]", "[{expr: a * a}, {Linear: 3}]", 15},
     {"[4]", "[{expr: x + 1, inputs: {x: image}}, {Linear: 3}]", 15},
     {"[4]", "[{expr: y + 1, inputs: {x: image}}, {Linear: 3}]", -1},
@@ -308,6 +329,20 @@ START_TEST(given_initialisers) {
 }
 END_TEST
 
+START_TEST(tables_start_as_pytorchs) {
+  Module *m = lower("i[5]", "[{name: e, Embedding: 200, embedding_dim: 50, padding_idx: 3}, {mean: "
+                            "1}, {Linear: 3}]");
+  Eval *e = run_init(m, 7);
+  expect(e, m, "e.weight", 0, 1, 0);
+  const double *w = eval_tensor(e, module_tensor(m, "e.weight"));
+  for (int i = 0; i < 50; i++)
+    ck_assert(w[3 * 50 + i] == 0 && w[2 * 50 + i] != 0);
+  ck_assert_int_eq(tensor_int(module_tensor(m, "io.image"), "classes", 0), 200);
+  eval_destroy(e);
+  module_destroy(m);
+}
+END_TEST
+
 START_TEST(fans_count_the_window) {
   const int64_t dim[4] = {6, 5, 3, 2};
   double in, out;
@@ -328,6 +363,7 @@ int main(void) {
   tcase_add_loop_test(c, models_have_these_parameters, 0, sizeof models / sizeof *models);
   tcase_add_test(c, defaults_are_pytorchs);
   tcase_add_test(c, given_initialisers);
+  tcase_add_test(c, tables_start_as_pytorchs);
   tcase_add_test(c, fans_count_the_window);
   suite_add_tcase(suite, c);
   return check_run(suite);
