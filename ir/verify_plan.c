@@ -126,13 +126,13 @@ static bool same_access(const Body *b, const Access *x, const Access *y) {
 }
 
 /* Group op `op` may write result x over operand y: every use of y by it has x's access, and is a
- * use element by element (all of `rows` but partial results, the epilogue of `product`). */
+ * use element by element (all of `rows` but partial results, the epilogue of a product, the base of
+ * `scatter`). */
 static bool in_place(const Op *op, const Memory *x, const Memory *y) {
   const char *kind = op_str(op, "kind", "");
   const Body *b = op->body;
-  int first = !strcmp(kind, "rows")                               ? 0
-              : !strcmp(kind, "product") || !strcmp(kind, "conv") ? 2
-                                                                  : INT_MAX;
+  bool behind = !strcmp(kind, "product") || !strcmp(kind, "conv") || !strcmp(kind, "scatter");
+  int first = !strcmp(kind, "rows") ? 0 : behind ? 2 : INT_MAX;
   if (op->code != OP_group || x->lo != y->lo || x->value->type->dt != y->value->type->dt)
     return false;
   for (int i = 0; i < b->nstmt; i++)
