@@ -233,9 +233,9 @@ static const struct {
             "dim 4 6 cols 1 panel 1\nin 0: 0 + 6 1\nin 1: 0 + 0 0\nout 0: 0 + 1 0\n"
             "s0:f32 elem = load 0 s1:f32 all = asum s0 store 0 s1"),
      "result 0 reaches elements 0 to 3 of 2"},
-    {KERNEL("kind=\"scatter\"", "%2:f32[4,6]",
+    {KERNEL("kind=\"weave\"", "%2:f32[4,6]",
             "dim 4 6 cols 1 panel 1\nin 0: 0 + 6 1\nin 1: 0 + 0 0\nout 0: 0 + 6 1\n"),
-     "unknown kind 'scatter'"},
+     "unknown kind 'weave'"},
     {KERNEL("k=6, kind=\"product\"", "%2:f32[4,6]",
             "dim 4 6 cols 1 panel 1\nin 0: 0 + 6 1\nin 1: 0 + 0 0\nout 0: 0 + 6 1\n"),
      "operand 1 is not packed"},
