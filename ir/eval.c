@@ -102,6 +102,7 @@ static RefFn *const ref_table[] = {
 #define REF_INDEX(name) ref_##name
 #define REF_MOVE(name) ref_##name
 #define REF_PACK(name) ref_##name
+#define REF_WINDOW(name) ref_##name
 #define OP(name, nin, nout, shape, cuda, cpu, grad, kind, doc) REF_##kind(name),
 #define SCALAR(name, nin, text, deriv, cuda, cpu, doc) eval_scalar,
 #include "ir/ops.def"

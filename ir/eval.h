@@ -25,6 +25,7 @@ typedef Status RefFn(const Call *c);
 #define REF_INDEX(name) RefFn ref_##name;
 #define REF_MOVE(name) RefFn ref_##name;
 #define REF_PACK(name) RefFn ref_##name;
+#define REF_WINDOW(name) RefFn ref_##name;
 #define OP(name, nin, nout, shape, cuda, cpu, grad, kind, doc) REF_##kind(name)
 #include "ir/ops.def"
 #undef OP
@@ -37,9 +38,11 @@ typedef Status RefFn(const Call *c);
 #undef REF_INDEX
 #undef REF_MOVE
 #undef REF_PACK
+#undef REF_WINDOW
 
 RefFn eval_scalar; /* any elementwise row, and expr */
 RefFn eval_group;
+RefFn eval_window; /* groups of kind window */
 
 /* Row-major strides of ty: dimension d of the type, in elements. */
 void eval_strides(const Type *ty, int64_t stride[MAX_RANK]);

@@ -423,6 +423,7 @@ Status eval_group(const Call *c) {
       {"index", group_index},
       {"scatter", group_scatter},
       {"move", group_move},
+      {"window", eval_window},
   };
   const char *kind = op_str(c->op, "kind", "");
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)

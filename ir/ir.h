@@ -248,7 +248,7 @@ typedef enum { POL_LOW, POL_F32, POL_F32OUT, POL_WIDEST, POL_SAME, POL_STATE } P
 /* How fuse treats an op. ELEM: pointwise with broadcasting. VIEW: no kernel when the access is
  * affine. ROWS/PRODUCT/ATTENTION/INDEX/MOVE/PACK: lowered by group_<op>. NONE: read, write, group. */
 typedef enum {
-  OK_NONE, OK_ELEM, OK_VIEW, OK_ROWS, OK_PRODUCT, OK_ATTENTION, OK_INDEX, OK_MOVE, OK_PACK
+  OK_NONE, OK_ELEM, OK_VIEW, OK_ROWS, OK_PRODUCT, OK_ATTENTION, OK_INDEX, OK_MOVE, OK_PACK, OK_WINDOW
 } OpKind;
 
 typedef struct {
@@ -514,6 +514,31 @@ typedef struct {
 bool conv_group(const Op *op, ConvGroup *g);
 /* One element of the matrix; x: the operand's first element. */
 double conv_group_at(const ConvGroup *g, const double *x, int64_t row, int64_t column);
+
+/* ---- window.c: static windows ------------------------------------------------------------------------ */
+
+/* One axis: place o of what is made reads places index[e] of what is read, e in [start[o],
+ * start[o + 1]), with a weight and the number of the tap. */
+typedef struct {
+  int64_t from, to; /* extents of what is read and made */
+  int64_t *start, *index, *tap;
+  double *weight;
+} WindowAxis;
+typedef struct {
+  int nd;
+  WindowAxis axis[CONV_AXES];
+  int64_t kernel[CONV_AXES]; /* tap (k0, k1) has number k0 * kernel[1] + k1 */
+} WindowTables;
+typedef enum { WINDOW_MAX, WINDOW_MAX_GRAD, WINDOW_SUM, WINDOW_WEIGH, WINDOW_MODES } WindowMode;
+/* Axes of an op or group with ints `extents` (of the input) and `positions` (of the result); 0: it has
+ * no window. */
+int window_axes(const Op *op);
+/* Tables from str `rule`: taps (default; ints kernel, stride, padding, dilation), average (the same,
+ * count_pad, divisor), adaptive, nearest, linear (align_corners; floats scale_0 ... as given).
+ * turned: from positions back to extents. errors: ERR_NOMEM, ERR_INTERNAL. On the heap, for _fini. */
+Status window_tables(const Op *op, bool turned, WindowTables *t);
+void window_tables_fini(WindowTables *t);
+WindowMode window_mode(const Op *group); /* attribute `mode` of a `window` group */
 
 /* ---- shape.c: shape_<rule> of ops.def ----------------------------------------------------------- */
 

@@ -524,6 +524,61 @@ static bool shape_conv_wgrad(Infer *x) {
   return true;
 }
 
+/* Operand 0 is [N, C, axes...] with the extents of attribute `from`; dim becomes that of `to`. */
+static bool window_dims(Infer *x, const char *from, const char *to, int64_t dim[MAX_RANK]) {
+  const Op op = {.code = x->code, .nattr = x->nattr, .attr = (Attr *)x->attr};
+  const Type *in = operand(x, 0);
+  const int nd = window_axes(&op);
+  if (!nd)
+    return fail(x, CODE_ATTR, "%s has no window", op_info(x->code)->name);
+  if (!want_float(x, 0) || !want_rank(x, 0, 2 + nd))
+    return false;
+  memcpy(dim, in->dim, sizeof in->dim);
+  for (int i = 0; i < nd; i++) {
+    if (in->dim[2 + i] != list_attr(x, from, i, nd, 0))
+      return fail(x, CODE_SHAPE, "%s has a window over %lld, its input has %lld", subject(x),
+                  (long long)list_attr(x, from, i, nd, 0), (long long)in->dim[2 + i]);
+    dim[2 + i] = list_attr(x, to, i, nd, 0);
+  }
+  return true;
+}
+
+static DType tap_dtype(const Infer *x, int nd) {
+  int64_t taps = 1;
+  for (int i = 0; i < nd; i++)
+    taps *= list_attr(x, "kernel", i, nd, 1);
+  return taps <= 256 ? DT_U8 : DT_I32;
+}
+
+static bool shape_max_pool(Infer *x) {
+  int64_t dim[MAX_RANK];
+  if (!window_dims(x, "extents", "positions", dim))
+    return false;
+  const int rank = operand(x, 0)->rank;
+  result_as(x, operand(x, 0)->dt, rank, dim);
+  result_as(x, tap_dtype(x, rank - 2), rank, dim);
+  return true;
+}
+
+static bool shape_max_pool_grad(Infer *x) {
+  int64_t dim[MAX_RANK];
+  const Type *dy = operand(x, 0);
+  if (!window_dims(x, "positions", "extents", dim) || !want_same_shape(x, 1, dy) ||
+      !want_dtype(x, 1, tap_dtype(x, dy->rank - 2)))
+    return false;
+  result_as(x, dy->dt, dy->rank, dim);
+  return true;
+}
+
+static bool shape_resample(Infer *x) {
+  int64_t dim[MAX_RANK];
+  const bool turned = flag(x, "turned");
+  if (!window_dims(x, turned ? "positions" : "extents", turned ? "extents" : "positions", dim))
+    return false;
+  result_as(x, operand(x, 0)->dt, operand(x, 0)->rank, dim);
+  return true;
+}
+
 /* q, k, v from operand `first` on, then seed and step when there is dropout. */
 static bool check_attention(Infer *x, int first) {
   const Attr *p = attr_find(x->attr, x->nattr, "dropout_p");

@@ -134,14 +134,14 @@ static const struct {
   const char *key;
   AttrKind kind;
 } attr_kinds[] = {
-    {"dims", AT_INTS},      {"shape", AT_INTS},    {"perm", AT_INTS},   {"dim", AT_INT},
-    {"start", AT_INT},      {"end", AT_INT},       {"size", AT_INT},    {"axes", AT_INT},
-    {"heads", AT_INT},      {"stream", AT_INT},    {"groups", AT_INT},  {"ignore_index", AT_INT},
-    {"keepdim", AT_BOOL},   {"causal", AT_BOOL},   {"ta", AT_BOOL},     {"tb", AT_BOOL},
-    {"to", AT_DTYPE},       {"dtype", AT_DTYPE},   {"out", AT_DTYPE},   {"compute", AT_DTYPE},
-    {"eps", AT_FLOAT},      {"p", AT_FLOAT},       {"scale", AT_FLOAT}, {"dropout_p", AT_FLOAT},
-    {"positions", AT_INTS}, {"kernel", AT_INTS},   {"up", AT_INTS},     {"body", AT_STR},
-    {"kind", AT_STR},       {"tensor", AT_TENSOR},
+    {"dims", AT_INTS},      {"shape", AT_INTS},  {"perm", AT_INTS},     {"dim", AT_INT},
+    {"start", AT_INT},      {"end", AT_INT},     {"size", AT_INT},      {"axes", AT_INT},
+    {"heads", AT_INT},      {"stream", AT_INT},  {"groups", AT_INT},    {"ignore_index", AT_INT},
+    {"keepdim", AT_BOOL},   {"causal", AT_BOOL}, {"ta", AT_BOOL},       {"tb", AT_BOOL},
+    {"to", AT_DTYPE},       {"dtype", AT_DTYPE}, {"out", AT_DTYPE},     {"compute", AT_DTYPE},
+    {"eps", AT_FLOAT},      {"p", AT_FLOAT},     {"scale", AT_FLOAT},   {"dropout_p", AT_FLOAT},
+    {"positions", AT_INTS}, {"kernel", AT_INTS}, {"extents", AT_INTS},  {"up", AT_INTS},
+    {"body", AT_STR},       {"kind", AT_STR},    {"tensor", AT_TENSOR},
 };
 
 static bool kind_fits(AttrKind want, AttrKind is) {
@@ -218,10 +218,9 @@ static const struct {
   OpCode op;
   Stage first, last;
 } stage_ops[] = {
-    {OP_group, STAGE_KERNELS, STAGE_PLANNED},  {OP_conv, STAGE_FORWARD, STAGE_TYPED},
+    {OP_group, STAGE_KERNELS, STAGE_PLANNED},   {OP_conv, STAGE_FORWARD, STAGE_TYPED},
     {OP_conv_gather, STAGE_TYPED, STAGE_SAVED}, {OP_conv_wgrad, STAGE_TRAIN, STAGE_SAVED},
-    {OP_qgrad, STAGE_FORWARD, STAGE_TRAIN},
-    {OP_loss_seed, STAGE_FORWARD, STAGE_TRAIN},
+    {OP_qgrad, STAGE_FORWARD, STAGE_TRAIN},     {OP_loss_seed, STAGE_FORWARD, STAGE_TRAIN},
 };
 
 static void check_stage(Verify *v) {

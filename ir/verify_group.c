@@ -421,6 +421,37 @@ static void check_move(Verify *v) {
   }
 }
 
+/* dims [N, axes..., C]; operand 0 (and the taps of max_grad) over the extents that are read. */
+static void check_window(Verify *v) {
+  const Op *op = v->op;
+  const Body *b = op->body;
+  WindowMode mode = window_mode(op);
+  int nd = window_axes(op);
+  bool turned = op_int(op, "turned", 0);
+  int nin = mode == WINDOW_MAX_GRAD || mode == WINDOW_WEIGH ? 2 : 1;
+  const Attr *from = op_attr(op, turned ? "positions" : "extents");
+  const Attr *to = op_attr(op, turned ? "extents" : "positions");
+  if (mode == WINDOW_MODES || !nd || b->ndim != nd + 2 || b->nin != nin || b->nstmt ||
+      b->nout < 1 || b->nout > (mode == WINDOW_MAX ? 2 : 1) || b->panel_rows < 1) {
+    verify_broken(v, "a window has a mode, its tables and one or two operands");
+    return;
+  }
+  for (int i = 0; i < nd; i++)
+    if (b->dim[1 + i] != to->u.ints.v[i])
+      verify_broken(v, "axis %d of %lld makes %lld", i, (long long)to->u.ints.v[i],
+                    (long long)b->dim[1 + i]);
+  for (int k = 0; k < b->nin; k++) {
+    if (k == 1 && mode == WINDOW_WEIGH)
+      continue;
+    Reach r = reach_start(b->in[k].offset);
+    for (int d = 0; d < b->ndim; d++)
+      reach_add(&r, b->in[k].stride[d], d == 0 || d > nd ? b->dim[d] : from->u.ints.v[d - 1]);
+    reach_check(v, r, op->in[k]->type, "operand", k);
+  }
+  for (int k = 0; k < b->nout; k++)
+    out_bounds(v, k, 0, b->ndim);
+}
+
 void verify_group(Verify *v) {
   static const struct {
     const char *kind;
@@ -435,6 +466,7 @@ void verify_group(Verify *v) {
       {"index", check_index},
       {"scatter", check_scatter},
       {"move", check_move},
+      {"window", check_window},
   };
   const Body *b = v->op->body;
   int64_t all = 1;

@@ -15,7 +15,7 @@ enum {
 static const char *kind_text(NodeKind k) {
   static const char *const text[] = {"rows",      "product",        "conv",  "pack",
                                      "attention", "attention_grad", "index", "scatter",
-                                     "move"};
+                                     "move",      "window"};
   return text[k];
 }
 
@@ -384,8 +384,8 @@ static void fill_body(Fuse *F, Node *n, Body *body) {
 static void clear_unit_strides(Node *n) {
   for (int d = 0; d < n->ndim; d++)
     if (n->dim[d] == 1) {
-      for (int i = 0; i < n->nin; i++)
-        n->in[i].at.stride[d] = 0;
+      for (int i = 0; i < n->nin && n->kind != NODE_WINDOW; i++)
+        n->in[i].at.stride[d] = 0; /* a window reads more places than it makes */
       for (int i = 0; i < n->nout; i++)
         n->out[i].at.stride[d] = 0;
     }
@@ -404,9 +404,11 @@ void emit_node(Fuse *F, Node *n) {
   Body body = {0};
   if (node_has_body(n))
     choose_columns(F, n);
-  if (n->kind == NODE_INDEX || n->kind == NODE_SCATTER || n->kind == NODE_MOVE)
+  if (n->kind == NODE_INDEX || n->kind == NODE_SCATTER || n->kind == NODE_MOVE ||
+      n->kind == NODE_WINDOW)
     n->ncol = 1;
-  if (n->kind == NODE_ROWS || n->kind == NODE_INDEX || n->kind == NODE_MOVE) {
+  if (n->kind == NODE_ROWS || n->kind == NODE_INDEX || n->kind == NODE_MOVE ||
+      n->kind == NODE_WINDOW) {
     body.panel_rows = choose_panel(n, F->o->caps);
     int64_t rows = extent(n, 0, n->ndim - n->ncol);
     n->npanel = body.panel_rows > 0 ? (rows + body.panel_rows - 1) / body.panel_rows : 0;

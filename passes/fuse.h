@@ -48,7 +48,8 @@ typedef enum {
   NODE_ATTENTION_GRAD,
   NODE_INDEX,
   NODE_SCATTER,
-  NODE_MOVE
+  NODE_MOVE,
+  NODE_WINDOW
 } NodeKind;
 
 typedef struct {
@@ -237,6 +238,7 @@ GroupFn group_op, group_elem;
 #define GROUP_MOVE(name) GroupFn group_##name;
 #define GROUP_INDEX(name) GroupFn group_##name;
 #define GROUP_PACK(name) GroupFn group_##name;
+#define GROUP_WINDOW(name) GroupFn group_##name;
 #define OP(name, nin, nout, shape, cuda, cpu, grad, kind, doc) GROUP_##kind(name)
 #define SCALAR(name, nin, text, deriv, cuda, cpu, doc)
 #include "ir/ops.def"

@@ -149,6 +149,24 @@ static void grad_conv_gather(Grad *g, const Op *op, Value *const *dy) {
     grad_give(g, op, 2, as_rows(g, d));
 }
 
+/* Each element goes back to the place its window took it from. */
+static void grad_max_pool(Grad *g, const Op *op, Value *const *dy) {
+  if (!dy[0])
+    return;
+  Value *in[2] = {dy[0], result(g, op, 1)};
+  grad_give(g, op, 0, build_op(g->b, OP_max_pool_grad, 2, in, op->nattr, op->attr)->out[0]);
+}
+
+static void grad_resample(Grad *g, const Op *op, Value *const *dy) {
+  Attr attr[16];
+  int n = 0;
+  for (int i = 0; i < op->nattr && n < 15; i++)
+    if (strcmp(op->attr[i].key, "turned") != 0)
+      attr[n++] = op->attr[i];
+  attr[n++] = attr_b(g->b, "turned", !op_int(op, "turned", 0));
+  grad_give(g, op, 0, build_op(g->b, OP_resample, 1, (Value *[]){dy[0]}, n, attr)->out[0]);
+}
+
 static void grad_attention(Grad *g, const Op *op, Value *const *dy) {
   if (!dy[0])
     return;

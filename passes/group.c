@@ -296,6 +296,7 @@ void group_attention_grad(Fuse *F, const Op *op) {
 #define ROW_ATTENTION(name) group_##name
 #define ROW_ROWS(name) group_##name
 #define ROW_MOVE(name) group_##name
+#define ROW_WINDOW(name) group_##name
 #define ROW_INDEX(name) group_##name
 #define ROW_PACK(name) group_##name
 

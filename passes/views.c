@@ -218,6 +218,7 @@ typedef void ViewFn(Fuse *F, const Op *op);
 #define LOWER_MOVE(name) NULL
 #define LOWER_INDEX(name) NULL
 #define LOWER_PACK(name) NULL
+#define LOWER_WINDOW(name) NULL
 static ViewFn *const view_fn[OP_COUNT] = {
 #define OP(name, nin, nout, shape, cuda, cpu, grad, kind, doc) [OP_##name] = LOWER_##kind(name),
 #define SCALAR(name, nin, text, deriv, cuda, cpu, doc)
