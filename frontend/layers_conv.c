@@ -1,0 +1,357 @@
+/* Layers over the space of an image (a line, a solid): convolutions and static windows. Shapes are
+ * [N, C, S...] with one to three axes S; names, defaults and rules are torch.nn's. */
+#include "frontend/layers.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { AXES = 3 };
+
+/* Argument `key` for axis i; `otherwise` where it is null. */
+static int64_t axis_arg(const Node *n, const char *key, int i, int64_t otherwise) {
+  const Val *v = val_get(n->args, key);
+  return v && v->kind == VAL_LIST && i < v->n && v->item[i]->kind == VAL_INT ? v->item[i]->i
+                                                                             : otherwise;
+}
+
+static const char *axes_text(int nd) {
+  static const char *const text[] = {"[N, C, L]", "[N, C, H, W]", "[N, C, D, H, W]"};
+  return text[nd - 1];
+}
+
+static bool wants_space(Lower *lo, const Node *n, int nd, Value *const *in) {
+  if (in[0]->type->rank == 2 + nd)
+    return true;
+  lay_misfit(lo, n, n->loc, 0, in, "works on %s", axes_text(nd));
+  return false;
+}
+
+/* ---- convolutions ---- */
+
+typedef struct {
+  int nd;
+  int64_t kernel[AXES], stride[AXES], padding[AXES], end[AXES], dilation[AXES];
+} Space;
+
+/* `padding: same` keeps the size: what an even window lacks goes behind, as in PyTorch. */
+static bool padding_of(Lower *lo, const Node *n, Space *s) {
+  const Val *v = val_get(n->args, "padding");
+  for (int i = 0; i < s->nd; i++) {
+    const char *word = v->item[i]->kind == VAL_STR ? v->item[i]->s : NULL;
+    int64_t all = s->dilation[i] * (s->kernel[i] - 1);
+    if (word && v->item[i] != v->item[0]) {
+      lay_error(lo, v->loc, 201, "'padding' takes one word or %d numbers", s->nd);
+      return false;
+    }
+    if (word && !strcmp(word, "same") && s->stride[i] != 1) {
+      lay_error(lo, v->loc, 201, "padding: same is not defined for a stride of %lld",
+                (long long)s->stride[i]);
+      return false;
+    }
+    bool same = word && !strcmp(word, "same");
+    s->padding[i] = same ? all / 2 : word ? 0 : v->item[i]->i;
+    s->end[i] = same ? all - all / 2 : s->padding[i];
+  }
+  return true;
+}
+
+static bool window_fits(Lower *lo, const Node *n, const Space *s, Value *const *in) {
+  for (int i = 0; i < s->nd; i++) {
+    int64_t window = (s->kernel[i] - 1) * s->dilation[i] + 1;
+    int64_t room = in[0]->type->dim[2 + i] + s->padding[i] + s->end[i];
+    if (window > room) {
+      lay_misfit(lo, n, lay_loc(n, "kernel_size"), 0, in,
+                 "has a window of %lld, its padded input has %lld", (long long)window,
+                 (long long)room);
+      return false;
+    }
+  }
+  return true;
+}
+
+static bool groups_divide(Lower *lo, const Node *n, int64_t c, int64_t o, Value *const *in) {
+  int64_t groups = lay_int(n, "groups");
+  if (c % groups == 0 && o % groups == 0)
+    return true;
+  lay_misfit(lo, n, lay_loc(n, "groups"), 0, in,
+             "has %lld groups, which do not divide %lld and %lld channels", (long long)groups,
+             (long long)c, (long long)o);
+  return false;
+}
+
+/* Weights of shape dim, bias, and the op; transposed convolutions have output_padding. */
+static Value *convolve(Lower *lo, const Node *n, const Space *s, bool transposed,
+                       const int64_t *dim, Value *const *in) {
+  Builder *b = lo->b;
+  double fan_in, fan_out;
+  int64_t o = lay_int(n, "out_channels"), extra[AXES];
+  init_fans(2 + s->nd, dim, &fan_in, &fan_out);
+  Value *args[3] = {in[0], lay_param(lo, n, "weight", 2 + s->nd, dim, lay_fan_bound(fan_in)), NULL};
+  bool bias = val_get_bool(n->args, "bias", true);
+  if (bias)
+    args[2] = lay_param(lo, n, "bias", 1, &o, lay_fan_bound(fan_in));
+  Attr at[8] = {
+      attr_ints(b, "stride", s->nd, s->stride), attr_ints(b, "padding", s->nd, s->padding),
+      attr_ints(b, "dilation", s->nd, s->dilation), attr_i(b, "groups", lay_int(n, "groups"))};
+  int nat = 4;
+  if (memcmp(s->padding, s->end, (size_t)s->nd * sizeof *s->end) != 0)
+    at[nat++] = attr_ints(b, "padding_end", s->nd, s->end);
+  if (transposed) {
+    for (int i = 0; i < s->nd; i++)
+      extra[i] = axis_arg(n, "output_padding", i, 0);
+    at[nat++] = attr_b(b, "transposed", true);
+    at[nat++] = attr_ints(b, "output_padding", s->nd, extra);
+  }
+  return lay_emit1(lo, n, OP_conv, bias ? 3 : 2, args, nat, at);
+}
+
+static Value *conv(Lower *lo, const Node *n, int nd, Value *const *in) {
+  Space s = {.nd = nd};
+  if (!wants_space(lo, n, nd, in))
+    return NULL;
+  int64_t c = in[0]->type->dim[1], o = lay_int(n, "out_channels");
+  if (!lay_agrees(lo, n, "in_channels", c, in) || !groups_divide(lo, n, c, o, in))
+    return NULL;
+  int64_t dim[2 + AXES] = {o, c / lay_int(n, "groups")};
+  for (int i = 0; i < nd; i++) {
+    dim[2 + i] = s.kernel[i] = axis_arg(n, "kernel_size", i, 1);
+    s.stride[i] = axis_arg(n, "stride", i, 1);
+    s.dilation[i] = axis_arg(n, "dilation", i, 1);
+  }
+  if (!padding_of(lo, n, &s) || !window_fits(lo, n, &s, in))
+    return NULL;
+  return convolve(lo, n, &s, false, dim, in);
+}
+
+Value *layer_Conv1d(Lower *lo, const Node *n, Value *const *in) {
+  return conv(lo, n, 1, in);
+}
+
+Value *layer_Conv2d(Lower *lo, const Node *n, Value *const *in) {
+  return conv(lo, n, 2, in);
+}
+
+Value *layer_Conv3d(Lower *lo, const Node *n, Value *const *in) {
+  return conv(lo, n, 3, in);
+}
+
+static Value *conv_transpose(Lower *lo, const Node *n, int nd, Value *const *in) {
+  Space s = {.nd = nd};
+  if (!wants_space(lo, n, nd, in))
+    return NULL;
+  int64_t c = in[0]->type->dim[1], o = lay_int(n, "out_channels");
+  if (!lay_agrees(lo, n, "in_channels", c, in) || !groups_divide(lo, n, c, o, in))
+    return NULL;
+  int64_t dim[2 + AXES] = {c, o / lay_int(n, "groups")};
+  for (int i = 0; i < nd; i++) {
+    dim[2 + i] = s.kernel[i] = axis_arg(n, "kernel_size", i, 1);
+    s.stride[i] = axis_arg(n, "stride", i, 1);
+    s.dilation[i] = axis_arg(n, "dilation", i, 1);
+    s.padding[i] = s.end[i] = axis_arg(n, "padding", i, 0);
+    int64_t extra = axis_arg(n, "output_padding", i, 0);
+    if (extra >= s.stride[i] && extra >= s.dilation[i])
+      return lay_error(lo, lay_loc(n, "output_padding"), 201,
+                       "output_padding %lld must be smaller than stride %lld or dilation %lld",
+                       (long long)extra, (long long)s.stride[i], (long long)s.dilation[i]);
+    int64_t size = (in[0]->type->dim[2 + i] - 1) * s.stride[i] - 2 * s.padding[i] +
+                   s.dilation[i] * (s.kernel[i] - 1) + extra + 1;
+    if (size < 1)
+      return lay_misfit(lo, n, lay_loc(n, "padding"), 0, in,
+                        "has a padding of %lld, which leaves nothing", (long long)s.padding[i]);
+  }
+  return convolve(lo, n, &s, true, dim, in);
+}
+
+Value *layer_ConvTranspose1d(Lower *lo, const Node *n, Value *const *in) {
+  return conv_transpose(lo, n, 1, in);
+}
+
+Value *layer_ConvTranspose2d(Lower *lo, const Node *n, Value *const *in) {
+  return conv_transpose(lo, n, 2, in);
+}
+
+Value *layer_ConvTranspose3d(Lower *lo, const Node *n, Value *const *in) {
+  return conv_transpose(lo, n, 3, in);
+}
+
+/* ---- pooling ---- */
+
+/* Number of windows along an axis of length `in`. With ceil_mode the last may hang over the end,
+ * but must start inside the image or the padding in front of it. */
+static int64_t windows(const Node *n, int64_t in, int64_t kernel, int64_t stride, int64_t padding,
+                       int64_t dilation) {
+  bool up = val_get_bool(n->args, "ceil_mode", false);
+  int64_t room = in + 2 * padding - dilation * (kernel - 1) - 1;
+  if (room < 0)
+    return 0;
+  int64_t out = (room + (up ? stride - 1 : 0)) / stride + 1;
+  return up && (out - 1) * stride >= in + padding ? out - 1 : out;
+}
+
+/* Attributes of the window of a pooling layer; 0 after a diagnostic. */
+static int pool_window(Lower *lo, const Node *n, int nd, Value *const *in, Attr *at) {
+  int64_t kernel[AXES], stride[AXES], padding[AXES], dilation[AXES], out[AXES];
+  const int64_t *size = in[0]->type->dim + 2;
+  if (!wants_space(lo, n, nd, in))
+    return 0;
+  for (int i = 0; i < nd; i++) {
+    kernel[i] = axis_arg(n, "kernel_size", i, 1);
+    stride[i] = axis_arg(n, "stride", i, kernel[i]);
+    padding[i] = axis_arg(n, "padding", i, 0);
+    dilation[i] = axis_arg(n, "dilation", i, 1);
+    if (2 * padding[i] > dilation[i] * (kernel[i] - 1) + 1) {
+      lay_error(lo, lay_loc(n, "padding"), 201,
+                "padding %lld is more than half of the window of %lld", (long long)padding[i],
+                (long long)(dilation[i] * (kernel[i] - 1) + 1));
+      return 0;
+    }
+    out[i] = windows(n, size[i], kernel[i], stride[i], padding[i], dilation[i]);
+    if (out[i] < 1) {
+      lay_misfit(lo, n, lay_loc(n, "kernel_size"), 0, in,
+                 "has a window of %lld, its padded input has %lld",
+                 (long long)(dilation[i] * (kernel[i] - 1) + 1),
+                 (long long)(size[i] + 2 * padding[i]));
+      return 0;
+    }
+  }
+  at[0] = attr_ints(lo->b, "extents", nd, size);
+  at[1] = attr_ints(lo->b, "positions", nd, out);
+  at[2] = attr_ints(lo->b, "kernel", nd, kernel);
+  at[3] = attr_ints(lo->b, "stride", nd, stride);
+  at[4] = attr_ints(lo->b, "padding", nd, padding);
+  at[5] = attr_ints(lo->b, "dilation", nd, dilation);
+  return 6;
+}
+
+static Value *max_pool(Lower *lo, const Node *n, int nd, Value *const *in) {
+  Attr at[8];
+  int k = pool_window(lo, n, nd, in, at);
+  return k ? lay_emit1(lo, n, OP_max_pool, 1, in, k, at) : NULL;
+}
+
+Value *layer_MaxPool2d(Lower *lo, const Node *n, Value *const *in) {
+  return max_pool(lo, n, 2, in);
+}
+
+Value *layer_MaxPool3d(Lower *lo, const Node *n, Value *const *in) {
+  return max_pool(lo, n, 3, in);
+}
+
+Value *layer_AvgPool2d(Lower *lo, const Node *n, Value *const *in) {
+  Attr at[10];
+  int k = pool_window(lo, n, 2, in, at);
+  if (!k)
+    return NULL;
+  at[k++] = attr_s(lo->b, "rule", "average");
+  at[k++] = attr_b(lo->b, "count_pad", val_get_bool(n->args, "count_include_pad", true));
+  if (lay_int(n, "divisor_override"))
+    at[k++] = attr_i(lo->b, "divisor", lay_int(n, "divisor_override"));
+  return lay_emit1(lo, n, OP_resample, 1, in, k, at);
+}
+
+Value *layer_AdaptiveAvgPool2d(Lower *lo, const Node *n, Value *const *in) {
+  int64_t out[2];
+  if (!wants_space(lo, n, 2, in))
+    return NULL;
+  const int64_t *size = in[0]->type->dim + 2;
+  for (int i = 0; i < 2; i++)
+    out[i] = axis_arg(n, "output_size", i, size[i]);
+  Attr at[] = {attr_s(lo->b, "rule", "adaptive"), attr_ints(lo->b, "extents", 2, size),
+               attr_ints(lo->b, "positions", 2, out)};
+  return lay_emit1(lo, n, OP_resample, 1, in, 3, at);
+}
+
+/* ---- interpolation, padding ---- */
+
+/* torch.nn.functional.interpolate: `size`, or floor(size * scale_factor) with that factor's inverse
+ * as the step. */
+static Value *interpolate(Lower *lo, const Node *n, Value *const *in) {
+  static const char *const linear[] = {"linear", "bilinear", "trilinear"};
+  static const char *const factor[] = {"scale_0", "scale_1", "scale_2"};
+  Builder *b = lo->b;
+  int nd = in[0]->type->rank - 2;
+  const Val *size = val_get(n->args, "size"), *scale = val_get(n->args, "scale_factor");
+  bool has_size = size && size->kind == VAL_LIST, has_scale = scale && scale->kind == VAL_LIST;
+  const char *mode = val_get_str(n->args, "mode", "nearest");
+  if (nd < 1 || nd > AXES)
+    return lay_misfit(lo, n, n->loc, 0, in, "works on [N, C, S...] with one to three axes S");
+  if (has_size == has_scale)
+    return lay_error(lo, n->loc, 201, "'%s' needs either size or scale_factor", n->name);
+  const Val *given = has_size ? size : scale;
+  if (given->n != 1 && given->n != nd)
+    return lay_error(lo, given->loc, 201, "'%s' has %d sizes for %d axes", n->name, given->n, nd);
+  bool nearest = !strcmp(mode, "nearest"), align = val_get_bool(n->args, "align_corners", false);
+  if (!nearest && strcmp(mode, linear[nd - 1]) != 0)
+    return lay_error(lo, lay_loc(n, "mode"), 201,
+                     "mode '%s' does not work on %s: '%s' or 'nearest'", mode, axes_text(nd),
+                     linear[nd - 1]);
+  if (nearest && align)
+    return lay_error(lo, lay_loc(n, "align_corners"), 201,
+                     "align_corners has no meaning for mode 'nearest'");
+  int64_t out[AXES];
+  Attr at[10];
+  int k = 0;
+  for (int i = 0; i < nd; i++) {
+    const Val *v = given->item[given->n == 1 ? 0 : i];
+    int64_t in_size = in[0]->type->dim[2 + i];
+    out[i] = has_size ? v->i : (int64_t)floor((double)in_size * v->f);
+    if (out[i] < 1)
+      return lay_misfit(lo, n, v->loc, 0, in, "makes nothing of %lld", (long long)in_size);
+    if (has_scale)
+      at[k++] = attr_f(b, factor[i], v->f);
+  }
+  at[k++] = attr_s(b, "rule", nearest ? "nearest" : "linear");
+  at[k++] = attr_ints(b, "extents", nd, in[0]->type->dim + 2);
+  at[k++] = attr_ints(b, "positions", nd, out);
+  if (align)
+    at[k++] = attr_b(b, "align_corners", true);
+  return lay_emit1(lo, n, OP_resample, 1, in, k, at);
+}
+
+Value *layer_Upsample(Lower *lo, const Node *n, Value *const *in) {
+  return interpolate(lo, n, in);
+}
+
+Value *layer_interpolate(Lower *lo, const Node *n, Value *const *in) {
+  return interpolate(lo, n, in);
+}
+
+/* x with `before` and `after` zeros (negative: cropped) along axis dim. */
+static Value *pad_axis(Lower *lo, const Node *n, Value *x, int dim, int64_t before, int64_t after) {
+  int64_t size = x->type->dim[dim];
+  int64_t first = before < 0 ? -before : 0, last = after < 0 ? size + after : size;
+  if (first || last < size)
+    x = build_slice(lo->b, x, dim, first, last);
+  if (before <= 0 && after <= 0)
+    return x;
+  before = before > 0 ? before : 0;
+  after = after > 0 ? after : 0;
+  Attr at[] = {attr_i(lo->b, "dim", dim), attr_i(lo->b, "start", before),
+               attr_i(lo->b, "size", before + x->type->dim[dim] + after)};
+  return lay_emit1(lo, n, OP_unslice, 1, &x, 3, at);
+}
+
+/* torch.nn.functional.pad: pairs from the last axis on. */
+Value *layer_pad(Lower *lo, const Node *n, Value *const *in) {
+  const Val *pad = val_get(n->args, "pad");
+  double value = val_get_float(n->args, "value", 0);
+  Value *x = in[0];
+  DType dt = x->type->dt;
+  int rank = x->type->rank;
+  if (pad->n % 2 || pad->n / 2 >= rank)
+    return lay_error(lo, pad->loc, 201, "'pad' takes two numbers for each of up to %d axes",
+                     rank - 1);
+  Str text = str_fmt(builder_strings(lo->b), "a - %.17g", value);
+  if (value != 0)
+    x = build_expr(lo->b, text, dt, 1, &x);
+  for (int i = 0; i < pad->n / 2; i++) {
+    int64_t before = pad->item[2 * i]->i, after = pad->item[2 * i + 1]->i;
+    int64_t size = x->type->dim[rank - 1 - i];
+    if (size + before + after < 1 || size + (before < 0 ? before : 0) + (after < 0 ? after : 0) < 1)
+      return lay_misfit(lo, n, pad->item[2 * i]->loc, 0, in, "leaves nothing of %lld",
+                        (long long)size);
+    x = pad_axis(lo, n, x, rank - 1 - i, before, after);
+  }
+  text = str_fmt(builder_strings(lo->b), "a + %.17g", value);
+  return value != 0 ? build_expr(lo->b, text, dt, 1, &x) : x;
+}
