@@ -289,8 +289,11 @@ static Val *check_scalar(const Check *c, const SchemaRow *row, const Yaml *y, co
   const Val *v = substitute(c, y);
   if (!v)
     return NULL;
-  if ((row->type <= KT_FLOAT || row->type == KT_INTS) && v->kind == VAL_STR && *row->arg) {
-    int found = word_in(row->arg, v->s);
+  const char *also = row->type <= KT_FLOAT ? row->arg
+                     : row->type == KT_INTS ? strchr(row->arg, ' ')
+                                            : NULL;
+  if (also && *also && v->kind == VAL_STR) {
+    int found = word_in(also, v->s);
     if (found == 1)
       return val_str(c->a, v->s, ORIGIN_FILE, y->loc);
     if (found == 2) {
