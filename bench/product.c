@@ -7,132 +7,7 @@
  * are medians over the rounds of GFLOP/s and of their ratio, and the best ratio. Packing is timed
  * as a part of the product; `pack` is its share. */
 #include "codegen/cpu/micro.h"
-#include "tests/kernel_run.h"
-
-#include <immintrin.h>
-#include <pthread.h>
-
-enum { MAX_ROUNDS = 101, MAX_THREADS = 64 };
-
-/* ---- peaks
- * -------------------------------------------------------------------------------------------- */
-
-#define CHAINS 24
-/* Loops over the chains are unrolled so that chains are registers. */
-#define EACH_CHAIN _Pragma("GCC unroll 32") for (int i = 0; i < CHAINS; i++)
-#define PEAK_LOOP(vector, init, op)                                                                \
-  vector a[CHAINS];                                                                                \
-  EACH_CHAIN a[i] = init;                                                                          \
-  EACH_CHAIN __asm__ volatile("" : "+v"(a[i])); /* not known to be equal */                        \
-  for (long n = 0; n < turns; n++) {                                                               \
-    EACH_CHAIN a[i] = op;                                                                          \
-    __asm__ volatile("" : "+v"(a[0]));                                                             \
-  }                                                                                                \
-  EACH_CHAIN __asm__ volatile("" ::"v"(a[i]))
-
-__attribute__((target("avx512f"))) static double peak_f32(long turns) {
-  __m512 x = _mm512_set1_ps(0.9999f), y = _mm512_set1_ps(1e-3f);
-  PEAK_LOOP(__m512, y, _mm512_fmadd_ps(a[i], x, y));
-  return 2.0 * 16 * CHAINS * (double)turns;
-}
-
-__attribute__((target("avx512f"))) static double peak_f64(long turns) {
-  __m512d x = _mm512_set1_pd(0.9999), y = _mm512_set1_pd(1e-3);
-  PEAK_LOOP(__m512d, y, _mm512_fmadd_pd(a[i], x, y));
-  return 2.0 * 8 * CHAINS * (double)turns;
-}
-
-__attribute__((target("avx512bf16"))) static double peak_bf16(long turns) {
-  __m512 one = _mm512_set1_ps(1.0f);
-  __m512bh x = (__m512bh)_mm512_set1_epi32(0x3c003c00), y = x;
-  PEAK_LOOP(__m512, one, _mm512_dpbf16_ps(a[i], x, y));
-  return 2.0 * 32 * CHAINS * (double)turns;
-}
-
-#undef CHAINS
-#define CHAINS 12
-__attribute__((target("avx2,fma"))) static double peak_avx2_f32(long turns) {
-  __m256 x = _mm256_set1_ps(0.9999f), y = _mm256_set1_ps(1e-3f);
-  PEAK_LOOP(__m256, y, _mm256_fmadd_ps(a[i], x, y));
-  return 2.0 * 8 * CHAINS * (double)turns;
-}
-
-__attribute__((target("avx2,fma"))) static double peak_avx2_f64(long turns) {
-  __m256d x = _mm256_set1_pd(0.9999), y = _mm256_set1_pd(1e-3);
-  PEAK_LOOP(__m256d, y, _mm256_fmadd_pd(a[i], x, y));
-  return 2.0 * 4 * CHAINS * (double)turns;
-}
-
-typedef double Peak(long turns);
-
-static Peak *peak_of(const CpuLevel *level, DType compute) {
-  if (compute == DT_BF16)
-    return peak_bf16;
-  if (compute == DT_F64)
-    return level->avx512 ? peak_f64 : peak_avx2_f64;
-  return level->avx512 ? peak_f32 : peak_avx2_f32;
-}
-
-/* ---- threads
- * ------------------------------------------------------------------------------------------ */
-
-typedef struct {
-  Peak *peak; /* or: */
-  const Run *run;
-  const MpccArg *args;
-  int64_t first, end;
-  void *scratch;
-  double flop;
-} Work;
-
-static void *work_main(void *user) {
-  Work *w = user;
-  if (w->peak)
-    w->flop = w->peak(100000);
-  else
-    w->run->fn(w->args, w->first, w->end, w->scratch);
-  return NULL;
-}
-
-/* One thread: its own cpu time, so that neighbours on the same core do not count; more: wall time.
- */
-static double work_clock(int threads) {
-  struct timespec t;
-  clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static double all_threads(Work *w, int threads) {
-  pthread_t thread[MAX_THREADS];
-  double start = work_clock(threads);
-  for (int i = 1; i < threads; i++)
-    run_check(!pthread_create(&thread[i], NULL, work_main, &w[i]), "no thread");
-  work_main(&w[0]);
-  for (int i = 1; i < threads; i++)
-    pthread_join(thread[i], NULL);
-  return work_clock(threads) - start;
-}
-
-static double launch(const Run *r, const MpccArg *args, int threads, void **scratch) {
-  Work w[MAX_THREADS] = {0};
-  for (int i = 0; i < threads; i++)
-    w[i] = (Work){.run = r,
-                  .args = args,
-                  .first = r->ntiles * i / threads,
-                  .end = r->ntiles * (i + 1) / threads,
-                  .scratch = scratch[i]};
-  return all_threads(w, threads);
-}
-
-static double peak_rate(Peak *peak, int threads) {
-  Work w[MAX_THREADS] = {0};
-  for (int i = 0; i < threads; i++)
-    w[i].peak = peak;
-  double s = all_threads(w, threads), flop = 0;
-  for (int i = 0; i < threads; i++)
-    flop += w[i].flop;
-  return flop / s;
-}
+#include "bench/bench.h"
 
 /* ---- one case
  * ------------------------------------------------------------------------------------------ */
@@ -143,27 +18,6 @@ typedef struct {
   DType store, compute; /* of the operands; of the multiplication */
   bool epilogue;        /* bias and gelu */
 } Case;
-
-static int by_value(const void *a, const void *b) {
-  double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
-static void fill(void *p, DType dt, int64_t n) {
-  uint32_t s = 1;
-  for (int64_t i = 0; i < n; i++) {
-    s = s * 1664525u + 1013904223u;
-    float f = (float)((int)(s >> 9) % 2001 - 1000) / 1000.0f;
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    if (dt == DT_F64)
-      ((double *)p)[i] = f;
-    else if (dt == DT_F32)
-      ((float *)p)[i] = f;
-    else
-      ((uint16_t *)p)[i] = (uint16_t)(bits >> 16);
-  }
-}
 
 static Group *pack_group(const Case *c, int64_t packed) {
   Group *t = group_new("pack", 2, (int64_t[]){c->N, c->K}, 2);
@@ -197,13 +51,6 @@ static Group *product_group(const Case *c, int64_t packed) {
   }
   group_stmt(t, PR_STORE, reg, 0, 0, v, -1, -1, -1);
   return t;
-}
-
-static void *tensor(DType dt, int64_t elems) {
-  size_t bytes = (size_t)elems * dtype_bytes(dt);
-  void *p = aligned_alloc(4096, (bytes / 4096 + 2) * 4096);
-  run_check(p != NULL, "no memory");
-  return p;
 }
 
 static void measure(const Case *c, const char *level, int threads, int rounds) {
