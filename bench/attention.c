@@ -78,12 +78,13 @@ static void measure(const Case *c, const char *level, int threads, int rounds) {
   for (int k = 0; k < 2; k++) {
     qsort(rate[k], (size_t)rounds, sizeof **rate, by_value);
     qsort(ratio[k], (size_t)rounds, sizeof **ratio, by_value);
-    printf("%-14s N %3lld H %2lld T %4lld D %3lld %-6s %-4s: %6.1f of %6.1f GFLOP/s, %5.1f %%, "
+    printf("%-14s N %3lld H %2lld T %4lld D %3lld %-6s %-4s: %6.1f of %6.1f GFLOP/s, %5.1f %% "
+           "(quiet %5.1f), "
            "compile %5.1f ms, code %5.1f KiB, %lld tiles\n",
            k ? "attention_grad" : "attention", (long long)c->N, (long long)c->H, (long long)c->T,
            (long long)c->D, c->causal ? "causal" : "", dtype_text(c->dt), rate[k][mid] / 1e9,
-           peaks[mid] / 1e9, 100 * ratio[k][mid], 1e3 * r[k].compile_s,
-           (double)r[k].code_bytes / 1024, (long long)r[k].ntiles);
+           peaks[mid] / 1e9, 100 * ratio[k][mid], 100 * rate[k][rounds - 1] / peaks[rounds - 1],
+           1e3 * r[k].compile_s, (double)r[k].code_bytes / 1024, (long long)r[k].ntiles);
   }
   fflush(stdout);
   for (int k = 0; k < 2; k++) {

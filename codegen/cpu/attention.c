@@ -67,18 +67,18 @@ static void softmax(Attn *a, const Space *w, const Heads *lse, Val q0, Val count
   Ty t = ll_vec(a->c.sum, a->c.vl);
   Loop v = ll_loop(g, ll_n(g, 0), count, a->c.vl);
   Val scores = ll_gep(g, a->c.sum, w->scores, v.i), queries = attn_query_lanes(a, q0, v.i), most;
-  attn_normalizer(a, scores, queries, limit, &most);
-  Val sum = exponentials(a, scores, queries, limit, most, drop);
+  Val own = attn_vector_limit(a, q0, v.i, limit);
+  attn_normalizer(a, scores, queries, own, &most);
+  Val sum = exponentials(a, scores, queries, own, most, drop);
   Val inverse = ll_fdiv(g, ll_f(t, 1), sum);
   store_lse(a, lse, q0, v.i, count, ll_fadd(g, most, ll_log(g, sum)));
   ll_store(g, inverse, ll_gep(g, a->c.sum, w->inverse, v.i), NULL);
   if (a->round != DT_COUNT)
-    round_scores(a, scores, queries, limit, inverse, drop);
+    round_scores(a, scores, queries, own, inverse, drop);
   /* The product below takes keys in pairs. */
-  Val past = ll_gep(g, a->c.sum, scores, ll_mul(g, limit, ll_n(g, a->qs)));
-  If odd = ll_if(g, ll_trunc(g, limit, g->i1));
-  ll_store(g, ll_f(t, 0), past, NULL);
-  ll_endif(g, &odd);
+  Loop z = ll_loop(g, own, attn_round_up(a, limit, 2), 1);
+  ll_store(g, ll_f(t, 0), ll_gep(g, a->c.sum, scores, ll_mul(g, z.i, ll_n(g, a->qs))), NULL);
+  ll_loop_end(g, &z);
   ll_loop_end(g, &v);
 }
 
@@ -94,11 +94,11 @@ static void attend(Attn *a, const Space *w, const Head *x, Val block) {
   Val count = ll_umin(g, ll_n(g, a->queries), ll_sub(g, ll_n(g, a->T), q0));
   Val limit = attn_limit(a, q0, count), even = attn_round_up(a, limit, 2);
   Val lanes = attn_lanes(a, count);
-  attn_read(a, &x->q, q0, count, lanes, w->q);
+  attn_read(a, &x->q, &x->o, q0, count, lanes, w->q);
   attn_transpose(a, w->q, lanes, w->qt);
-  attn_scores(a, w->k, w->qt, w->scores, lanes, limit);
+  attn_scores(a, w->k, w->qt, w->scores, lanes, limit, q0);
   softmax(a, w, &x->lse, q0, count, limit, &x->drop);
-  attn_by_query(a, w->scores, w->v, w->o, count, even);
+  attn_by_query(a, w->scores, w->v, w->o, count, even, q0);
   attn_write(a, &x->o, q0, count, w->o, a->round == DT_COUNT ? w->inverse : NULL);
 }
 
@@ -125,8 +125,8 @@ bool cpu_attention(Gen *g, const Op *group) {
     seen = attn_limit(&a, ll_mul(g, block0, ll_n(g, a.queries)), ll_n(g, a.queries));
   }
   Val even = attn_round_up(&a, seen, 2);
-  attn_read(&a, &x.k, zero, seen, even, w.k);
-  attn_read(&a, &x.v, zero, seen, even, w.v);
+  attn_read(&a, &x.k, NULL, zero, seen, even, w.k);
+  attn_read(&a, &x.v, NULL, zero, seen, even, w.v);
   Loop block = ll_loop(g, block0, block1, 1);
   attend(&a, &w, &x, block.i);
   ll_loop_end(g, &block);

@@ -35,20 +35,16 @@ typedef struct {
   Dropout drop;
 } Block;
 
-/* shift[query] = sum over d of do o; zero for padding. o goes through the scratch of dq. */
+/* shift[query] = sum over d of do o; zero for padding. */
 static void row_sums(Attn *a, const Space *w, const Block *b) {
   Gen *g = a->g;
-  Ty t = ll_vec(a->c.sum, a->c.vl);
-  attn_read(a, &b->o, b->q0, b->count, b->lanes, w->dq);
   Loop r = ll_loop(g, ll_n(g, 0), b->lanes, 1);
-  Val sum = ll_var(g, ll_f(t, 0)), row = ll_mul(g, r.i, ll_n(g, a->ds));
-  Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, a->width), a->c.vl);
-  Val at = ll_add(g, row, d.i);
-  Val x = ll_load(g, a->c.sum, a->c.vl, ll_gep(g, a->c.sum, w->dout, at), NULL);
-  Val y = ll_load(g, a->c.sum, a->c.vl, ll_gep(g, a->c.sum, w->dq, at), NULL);
-  ll_var_set(g, sum, ll_fma(g, x, y, ll_var_get(g, sum)));
-  ll_loop_end(g, &d);
-  ll_store(g, ll_hsum(g, ll_var_get(g, sum)), ll_gep(g, a->c.sum, w->shift, r.i), NULL);
+  Val to = ll_gep(g, a->c.sum, w->shift, r.i), row = ll_mul(g, r.i, ll_n(g, a->ds));
+  ll_store(g, ll_f(a->c.sum, 0), to, NULL);
+  If some = ll_if(g, ll_icmp(g, LLVMIntSLT, r.i, b->count));
+  ll_store(g, attn_dot(a, &b->o, ll_add(g, b->q0, r.i), ll_gep(g, a->c.sum, w->dout, row)), to,
+           NULL);
+  ll_endif(g, &some);
   ll_loop_end(g, &r);
 }
 
@@ -91,13 +87,13 @@ static void score_gradients(Attn *a, const Space *w, const Block *b, Val v) {
   Gen *g = a->g;
   Ty t = ll_vec(a->c.sum, a->c.vl), e = a->c.sum;
   Val queries = attn_query_lanes(a, b->q0, v), p0 = ll_gep(g, e, w->p, v);
-  Val ds0 = ll_gep(g, e, w->ds, v), norm;
+  Val ds0 = ll_gep(g, e, w->ds, v), norm, own = attn_vector_limit(a, b->q0, v, b->limit);
   if (too_coarse(a, b))
-    norm = compute_norm(a, p0, queries, b->limit);
+    norm = compute_norm(a, p0, queries, own);
   else
     norm = ll_load(g, e, a->c.vl, ll_gep(g, e, w->norm, v), NULL);
   Val shift = ll_load(g, e, a->c.vl, ll_gep(g, e, w->shift, v), NULL);
-  Loop s = ll_loop(g, ll_n(g, 0), b->limit, 1);
+  Loop s = ll_loop(g, ll_n(g, 0), own, 1);
   Val at = ll_mul(g, s.i, ll_n(g, a->qs)), p_at = ll_gep(g, e, p0, at);
   Val ds_at = ll_gep(g, e, ds0, at), seen = attn_seen(a, queries, s.i);
   Val x = ll_fmul(g, ll_load(g, e, a->c.vl, p_at, NULL), ll_f(t, a->scale));
@@ -115,7 +111,7 @@ static void score_gradients(Attn *a, const Space *w, const Block *b, Val v) {
   ll_store(g, a->round == DT_COUNT ? pd : ll_round(g, a->round, pd), p_at, NULL);
   ll_store(g, ds, ds_at, NULL);
   ll_loop_end(g, &s);
-  Loop z = ll_loop(g, b->limit, attn_padded(a, b->limit), 1);
+  Loop z = ll_loop(g, own, attn_padded(a, b->limit), 1);
   Val row = ll_mul(g, z.i, ll_n(g, a->qs));
   ll_store(g, ll_f(t, 0), ll_gep(g, e, p0, row), NULL);
   ll_store(g, ll_f(t, 0), ll_gep(g, e, ds0, row), NULL);
@@ -132,21 +128,21 @@ static void clear(Attn *a, Val to, int64_t elems) {
 static void grad_block(Attn *a, const Space *w, const Block *b, const Heads *q, const Heads *dout,
                        const Heads *dq) {
   Gen *g = a->g;
-  attn_read(a, q, b->q0, b->count, b->lanes, w->q);
-  attn_read(a, dout, b->q0, b->count, b->lanes, w->dout);
+  attn_read(a, q, dq, b->q0, b->count, b->lanes, w->q);
+  attn_read(a, dout, &b->o, b->q0, b->count, b->lanes, w->dout);
   attn_transpose(a, w->q, b->lanes, w->qt);
   attn_transpose(a, w->dout, b->lanes, w->doutt);
   row_sums(a, w, b);
   if (!too_coarse(a, b))
     read_norms(a, w, b);
-  attn_scores(a, w->k, w->qt, w->p, b->lanes, b->limit);
-  attn_scores(a, w->v, w->doutt, w->ds, b->lanes, b->limit);
+  attn_scores(a, w->k, w->qt, w->p, b->lanes, b->limit, b->q0);
+  attn_scores(a, w->v, w->doutt, w->ds, b->lanes, b->limit, b->q0);
   Loop v = ll_loop(g, ll_n(g, 0), b->count, a->c.vl);
   score_gradients(a, w, b, v.i);
   ll_loop_end(g, &v);
-  attn_by_key(a, w->p, w->dout, w->dv, b->count, b->limit);
-  attn_by_key(a, w->ds, w->q, w->dk, b->count, b->limit);
-  attn_by_query(a, w->ds, w->k, w->dq, b->count, b->even);
+  attn_by_key(a, w->p, w->dout, w->dv, b->count, b->limit, b->q0);
+  attn_by_key(a, w->ds, w->q, w->dk, b->count, b->limit, b->q0);
+  attn_by_query(a, w->ds, w->k, w->dq, b->count, b->even, b->q0);
   attn_write(a, dq, b->q0, b->count, w->dq, NULL);
 }
 
@@ -166,10 +162,12 @@ bool cpu_attention_grad(Gen *g, const Op *group) {
   Heads dk = attn_out(&a, 1, n, h), dv = attn_out(&a, 2, n, h);
   Block b = {.o = attn_in(&a, IN_O, n, h), .lse = attn_in(&a, IN_LSE, n, h)};
   b.drop = attn_dropout(&a, tile.i);
-  attn_read(&a, &k, zero, keys, ll_n(g, a.keys), w.k);
-  attn_read(&a, &v, zero, keys, ll_n(g, a.keys), w.v);
-  clear(&a, w.dk, a.keys * a.ds);
-  clear(&a, w.dv, a.keys * a.ds);
+  attn_read(&a, &k, &dk, zero, keys, ll_n(g, a.keys), w.k);
+  attn_read(&a, &v, &dv, zero, keys, ll_n(g, a.keys), w.v);
+  if (a.causal) {
+    clear(&a, w.dk, a.keys * a.ds);
+    clear(&a, w.dv, a.keys * a.ds);
+  }
   Loop q0 = ll_loop(g, zero, ll_n(g, a.T), a.queries);
   b.q0 = q0.i;
   b.count = ll_umin(g, ll_n(g, a.queries), ll_sub(g, ll_n(g, a.T), q0.i));

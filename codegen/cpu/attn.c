@@ -9,14 +9,32 @@
 
 #include <math.h>
 
-enum { BLOCK = 64 };
+enum { MOST_VECTORS = 6, BLOCK_COST = 4 }; /* of a block of queries; in lanes */
 
-/* Vectors per micro-kernel call that cover n vectors evenly; odd counts above 3 are padded. */
-static int vectors(int64_t *n) {
-  if (*n <= 3)
-    return (int)*n;
+/* Vectors per micro-kernel call that cover n vectors evenly; where none does, n is padded. */
+static int vectors(const Gen *g, int64_t *n) {
+  for (int v = g->level->avx512 ? 5 : 3; v > 1; v--)
+    if (*n % v == 0 && v != 4)
+      return v;
+  if (*n == 1)
+    return 1;
   *n = round_up(*n, 2);
   return 2;
+}
+
+/* Queries of a block: as few lanes as possible are computed for padding. */
+static int64_t block_queries(const Attn *a) {
+  int64_t best = 0, best_cost = INT64_MAX;
+  for (int64_t n = MOST_VECTORS; n >= 1; n--) {
+    int64_t whole = n, queries = n * a->c.vl < a->T ? n * a->c.vl : a->T;
+    int nv = vectors(a->g, &whole);
+    int64_t blocks = ceil_div(a->T, queries), last = a->T - (blocks - 1) * queries;
+    int64_t cost =
+        (blocks - 1) * whole * a->c.vl + round_up(last, nv * a->c.vl) + blocks * BLOCK_COST;
+    if (cost < best_cost)
+      best_cost = cost, best = queries;
+  }
+  return best;
 }
 
 /* An odd number of cache lines, so that rows spread over all sets. */
@@ -56,11 +74,11 @@ bool attn_plan(Attn *a, Gen *g, const Op *group, int q) {
     a->round = (DType)op_int(group, "round", DT_COUNT);
   if (a->round == DT_F64 || (a->round == DT_F32 && !wide))
     a->round = DT_COUNT;
-  a->queries = a->T < BLOCK ? a->T : BLOCK;
+  a->queries = block_queries(a);
   a->blocks = ceil_div(a->T, a->queries);
   int64_t nq = ceil_div(a->queries, a->c.vl), nd = ceil_div(a->D, a->c.vl);
-  a->lanes_nv = vectors(&nq);
-  a->width_nv = vectors(&nd);
+  a->lanes_nv = vectors(g, &nq);
+  a->width_nv = vectors(g, &nd);
   a->lanes = nq * a->c.vl;
   a->width = nd * a->c.vl;
   a->keys = round_up(a->S, 2);
@@ -102,8 +120,8 @@ static Val row_address(Attn *a, const Heads *x, Val row) {
   return ll_gep(g, ll_mem(g, x->dt), x->base, ll_mul(g, row, ll_n(g, x->row)));
 }
 
-/* One vector of a row from column d on; `valid` columns exist. */
-static void read_vector(Attn *a, const Heads *x, Val row, Val d, int64_t valid, Val to) {
+/* Columns [d, d + valid) of a row, up to a vector, as sums dtype; zero behind. */
+static Val get_vector(Attn *a, const Heads *x, Val row, Val d, int64_t valid) {
   Gen *g = a->g;
   int vl = a->c.vl;
   Val count = valid < vl ? ll_n(g, valid) : NULL, v;
@@ -117,15 +135,44 @@ static void read_vector(Attn *a, const Heads *x, Val row, Val d, int64_t valid, 
   v = micro_convert(g, &a->c, v);
   if (count)
     v = ll_sel(g, ll_mask(g, vl, count), v, LLVMConstNull(LLVMTypeOf(v)));
-  ll_store(g, v, ll_gep(g, a->c.sum, to, d), NULL);
+  return v;
 }
 
-void attn_read(Attn *a, const Heads *x, Val from, Val count, Val padded, Val to) {
+static void read_vector(Attn *a, const Heads *x, Val row, Val d, int64_t valid, Val to) {
+  ll_store(a->g, get_vector(a, x, row, d, valid), ll_gep(a->g, a->c.sum, to, d), NULL);
+}
+
+Val attn_dot(Attn *a, const Heads *x, Val row, Val with) {
+  Gen *g = a->g;
+  Val from = row_address(a, x, row), sum = NULL;
+  for (int64_t d = 0; d < a->D; d += a->c.vl) {
+    Val v = get_vector(a, x, from, ll_n(g, d), a->D - d);
+    Val y = ll_load(g, a->c.sum, a->c.vl, ll_gepc(g, a->c.sum, with, d), NULL);
+    sum = sum ? ll_fma(g, v, y, sum) : ll_fmul(g, v, y);
+  }
+  return ll_hsum(g, sum);
+}
+
+/* Lines of one row. */
+static void prefetch_row(Attn *a, const Heads *x, Val row) {
+  Gen *g = a->g;
+  Val at = row_address(a, x, row);
+  for (int64_t b = 0; x->col == 1 && b < a->D * (int64_t)dtype_bytes(x->dt); b += 64)
+    ll_prefetch(g, ll_gepc(g, g->i8, at, b));
+}
+
+enum { ROWS_AHEAD = 8 };
+
+void attn_read(Attn *a, const Heads *x, const Heads *later, Val from, Val count, Val padded,
+               Val to) {
   Gen *g = a->g;
   int64_t whole = a->D / a->c.vl * a->c.vl;
   Val zero = LLVMConstNull(ll_vec(a->c.sum, a->c.vl));
   Loop r = ll_loop(g, ll_n(g, 0), count, 1);
-  Val row = row_address(a, x, ll_add(g, from, r.i));
+  Val number = ll_add(g, from, r.i), row = row_address(a, x, number);
+  prefetch_row(a, x, ll_add(g, number, ll_n(g, ROWS_AHEAD)));
+  if (later)
+    prefetch_row(a, later, number);
   Val out = ll_gep(g, a->c.sum, to, ll_mul(g, r.i, ll_n(g, a->ds)));
   if (whole) {
     Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, whole), a->c.vl);
@@ -223,29 +270,55 @@ static Val panels_below(Attn *a, const Split *s, Val limit) {
   return ll_sel(g, ll_icmp(g, LLVMIntSGT, limit, ll_n(g, high)), m, n);
 }
 
+/* What a product leaves out because no query sees a key behind it: rows of keys behind the queries
+ * of a group of lanes; the sum's keys behind a panel of queries; its queries in front of a panel of
+ * keys.
+ */
+typedef enum { CUT_KEY_ROWS, CUT_KEYS, CUT_QUERIES } Cut;
+
 typedef struct {
   const Split *rows;
   Micro m;
   Val cols; /* of B and C */
   Val a, b, c, kc, add;
   Val limit; /* rows wanted */
+  Cut cut;
+  Val q0; /* of the block, when causal */
 } Product;
+
+static Val below(Gen *g, Val limit, Val end) {
+  return ll_sel(g, ll_icmp(g, LLVMIntSLT, end, limit), end, limit);
+}
 
 static void multiply(Attn *a, const Product *p) {
   Gen *g = a->g;
   Ty t = a->c.sum;
-  Val end = panels_below(a, p->rows, p->limit);
-  Loop j = ll_loop(g, ll_n(g, 0), p->cols, (int64_t)p->m.nv * a->c.vl);
-  Loop i = ll_loop(g, ll_n(g, 0), end, 1);
+  int64_t width = (int64_t)p->m.nv * a->c.vl;
+  Loop j = ll_loop(g, ll_n(g, 0), p->cols, width);
+  Val limit = p->limit, kc = p->kc;
+  if (a->causal && p->cut == CUT_KEY_ROWS)
+    limit = below(g, limit, ll_add(g, ll_add(g, p->q0, j.i), ll_n(g, width)));
+  Loop i = ll_loop(g, ll_n(g, 0), panels_below(a, p->rows, limit), 1);
   Val row = split_start(g, p->rows, i.i);
   Val from = ll_gep(g, t, p->a, ll_mul(g, row, ll_n(g, p->m.rs)));
+  Val b = ll_gep(g, t, p->b, j.i);
   Val to = ll_gep(g, t, p->c, ll_add(g, ll_mul(g, row, ll_n(g, p->m.cs)), j.i));
-  micro_panel(g, p->rows, p->m, i.i, from, ll_gep(g, t, p->b, j.i), to, p->kc, p->add);
+  if (a->causal && p->cut == CUT_KEYS) {
+    Val end = ll_add(g, ll_add(g, p->q0, row), ll_n(g, p->rows->hi));
+    kc = below(g, kc, attn_round_up(a, end, 2));
+  } else if (a->causal && p->cut == CUT_QUERIES) {
+    Val skip = ll_and(g, ll_sub(g, row, p->q0), ll_n(g, ~(int64_t)1));
+    skip = ll_sel(g, ll_icmp(g, LLVMIntSGT, skip, ll_n(g, 0)), skip, ll_n(g, 0));
+    from = ll_gep(g, t, from, ll_mul(g, skip, ll_n(g, p->m.ks)));
+    b = ll_gep(g, t, b, ll_mul(g, skip, ll_n(g, p->m.bs)));
+    kc = ll_sub(g, kc, skip);
+  }
+  micro_panel(g, p->rows, p->m, i.i, from, b, to, kc, p->add);
   ll_loop_end(g, &i);
   ll_loop_end(g, &j);
 }
 
-void attn_scores(Attn *a, Val rows, Val packed, Val out, Val lanes, Val limit) {
+void attn_scores(Attn *a, Val rows, Val packed, Val out, Val lanes, Val limit, Val q0) {
   Micro m = {.c = a->c,
              .nv = a->lanes_nv,
              .rs = a->ds,
@@ -253,13 +326,15 @@ void attn_scores(Attn *a, Val rows, Val packed, Val out, Val lanes, Val limit) {
              .bs = a->qs,
              .cs = a->qs,
              .odd = a->D % 2 != 0};
-  Product p = {&a->key_rows, m, lanes, rows, packed, out, ll_n(a->g, a->D), NULL, limit};
+  Val kc = ll_n(a->g, a->D);
+  Product p = {&a->key_rows, m, lanes, rows, packed, out, kc, NULL, limit, CUT_KEY_ROWS, q0};
   multiply(a, &p);
 }
 
-void attn_by_query(Attn *a, Val p, Val rows, Val out, Val count, Val limit) {
+void attn_by_query(Attn *a, Val p, Val rows, Val out, Val count, Val limit, Val q0) {
   Micro m = {.c = a->c, .nv = a->width_nv, .rs = 1, .ks = a->qs, .bs = a->ds, .cs = a->ds};
-  Product q = {&a->query_rows, m, ll_n(a->g, a->width), p, rows, out, limit, NULL, count};
+  Val cols = ll_n(a->g, a->width);
+  Product q = {&a->query_rows, m, cols, p, rows, out, limit, NULL, count, CUT_KEYS, q0};
   multiply(a, &q);
 }
 
@@ -267,11 +342,10 @@ Val attn_round_up(Attn *a, Val n, int64_t m) {
   return ll_and(a->g, ll_add(a->g, n, ll_n(a->g, m - 1)), ll_n(a->g, ~(m - 1)));
 }
 
-/* Three vectors go together only as all there are. */
 Val attn_lanes(Attn *a, Val count) {
-  if (a->lanes_nv == 3)
-    return ll_n(a->g, a->lanes);
-  return attn_round_up(a, count, (int64_t)a->lanes_nv * a->c.vl);
+  Gen *g = a->g;
+  int64_t step = (int64_t)a->lanes_nv * a->c.vl;
+  return ll_mul(g, ll_udiv(g, ll_add(g, count, ll_n(g, step - 1)), step), ll_n(g, step));
 }
 
 Val attn_padded(Attn *a, Val limit) {
@@ -281,11 +355,18 @@ Val attn_padded(Attn *a, Val limit) {
   return ll_sel(g, ll_icmp(g, LLVMIntSGT, end, even), end, even);
 }
 
-void attn_by_key(Attn *a, Val p, Val rows, Val out, Val count, Val limit) {
-  Micro m = {
-      .c = a->c, .nv = a->width_nv, .rs = a->qs, .ks = 1, .bs = a->ds, .cs = a->ds, .add = true};
-  Val one = ll_i(a->g->i1, 1), kc = attn_round_up(a, count, 2);
-  Product q = {&a->key_wide, m, ll_n(a->g, a->width), p, rows, out, kc, one, limit};
+void attn_by_key(Attn *a, Val p, Val rows, Val out, Val count, Val limit, Val q0) {
+  Gen *g = a->g;
+  Micro m = {.c = a->c,
+             .nv = a->width_nv,
+             .rs = a->qs,
+             .ks = 1,
+             .bs = a->ds,
+             .cs = a->ds,
+             .add = a->blocks > 1};
+  Val add = a->causal ? ll_i(g->i1, 1) : ll_icmp(g, LLVMIntSGT, q0, ll_n(g, 0));
+  Val kc = attn_round_up(a, count, 2), cols = ll_n(g, a->width);
+  Product q = {&a->key_wide, m, cols, p, rows, out, kc, add, limit, CUT_QUERIES, q0};
   multiply(a, &q);
 }
 
@@ -325,6 +406,11 @@ Val attn_limit(Attn *a, Val q0, Val count) {
   if (!a->causal)
     return ll_n(a->g, a->S);
   return ll_umin(a->g, ll_add(a->g, q0, count), ll_n(a->g, a->S));
+}
+
+Val attn_vector_limit(Attn *a, Val q0, Val v, Val limit) {
+  Gen *g = a->g;
+  return a->causal ? below(g, limit, ll_add(g, ll_add(g, q0, v), ll_n(g, a->c.vl))) : limit;
 }
 
 Val attn_seen(Attn *a, Val queries, Val key) {

@@ -47,23 +47,28 @@ Heads attn_in(Attn *a, int k, Val n, Val h);
 Heads attn_out(Attn *a, int k, Val n, Val h);
 
 /* Rows [from, from + count) of x as sums dtype into to[.][ds]; columns are padded with zeros, and
- * so are rows [count, padded). */
-void attn_read(Attn *a, const Heads *x, Val from, Val count, Val padded, Val to);
+ * so are rows [count, padded). The same rows of `later` (NULL: none) are prefetched. */
+void attn_read(Attn *a, const Heads *x, const Heads *later, Val from, Val count, Val padded,
+               Val to);
+/* Sum of the products of a row of x and with[width]. */
+Val attn_dot(Attn *a, const Heads *x, Val row, Val with);
 /* The first count rows of from[.][ds], times row_scale[row] unless it is NULL, to rows from
  * `first`. */
 void attn_write(Attn *a, const Heads *x, Val first, Val count, Val from, Val row_scale);
 /* to[width][qs] = transpose of the first `lanes` rows of from[.][ds]. */
 void attn_transpose(Attn *a, Val from, Val lanes, Val to);
+/* The products of a block of queries that starts at q0. When causal, what no query of a part sees may
+ * be left out: scores behind attn_vector_limit are not written, and must be zero for the other two. */
 /* out[key][query] = sum over d of rows[key][d] packed[d][query], for keys < limit, queries < lanes.
  */
-void attn_scores(Attn *a, Val rows, Val packed, Val out, Val lanes, Val limit);
+void attn_scores(Attn *a, Val rows, Val packed, Val out, Val lanes, Val limit, Val q0);
 /* out[query][d] = sum over keys < limit (an even number) of p[key][query] rows[key][d]. */
-void attn_by_query(Attn *a, Val p, Val rows, Val out, Val count, Val limit);
+void attn_by_query(Attn *a, Val p, Val rows, Val out, Val count, Val limit, Val q0);
 /* Where rows of scores from limit on must be zero for the next two: up to this key. */
 Val attn_padded(Attn *a, Val limit);
-/* out[key][d] += sum over queries < count of p[key][query] rows[query][d], for keys < limit. With
+/* out[key][d] (+)= sum over queries < count of p[key][query] rows[query][d], for keys < limit. With
  * an odd count one more query is read, whose row must be zero. */
-void attn_by_key(Attn *a, Val p, Val rows, Val out, Val count, Val limit);
+void attn_by_key(Attn *a, Val p, Val rows, Val out, Val count, Val limit, Val q0);
 
 /* n rounded up to a multiple of m, a power of two. */
 Val attn_round_up(Attn *a, Val n, int64_t m);
@@ -81,6 +86,8 @@ Val attn_keep(Attn *a, const Dropout *d, Val queries, Val key);
 Val attn_limit(Attn *a, Val q0, Val count);
 /* Down a column of scores: m = max and sum of exp(scale * score - m) of a vector of queries. */
 void attn_normalizer(Attn *a, Val scores, Val queries, Val limit, Val *most);
+/* Keys that a vector of queries at lane v sees. */
+Val attn_vector_limit(Attn *a, Val q0, Val v, Val limit);
 /* Lanes where the key is seen by its query; NULL when all are. */
 Val attn_seen(Attn *a, Val queries, Val key);
 
