@@ -17,10 +17,11 @@ enum { STEPS = 20 };
 
 /* Tolerances, relative to the largest magnitude of the tensor compared. 64-true and 32-true: sums
  * of a few hundred terms in another order, a few dozen eps; parameters pile up 20 steps of it.
- * 16-bit modes: the same roundings happen at other places of a sum, and training amplifies them.
- * The reference itself is some distance d from its own 64-true run; a run that is no less exact
- * differs from it by at most 2 d (triangle inequality). So the bound is 2 d, measured from the
- * stored runs, and never below one eps of the format. */
+ * Below 64 bits the same roundings happen at other places of a sum, and training amplifies them.
+ * The reference itself is some distance d from its own 64-true run (32-true, SGD, step 12 of the
+ * ViT: 2.6e-6 in the loss); a run that is no less exact differs from it by at most 2 d (triangle
+ * inequality). So the bound is 2 d, measured from the stored runs, and never below the numbers here
+ * (16 bits: one eps of the format). */
 typedef struct {
   const char *mode;
   double loss, grad, param;
@@ -28,7 +29,7 @@ typedef struct {
 } Tolerance;
 static const Tolerance tolerances[] = {
     {"64-true", 1e-12, 1e-12, 1e-11, false},
-    {"32-true", 2e-6, 1e-5, 2e-5, false},
+    {"32-true", 2e-6, 1e-5, 2e-5, true},
     {"bf16-mixed", 0x1p-7, 0x1p-7, 0x1p-7, true},
     {"16-mixed", 0x1p-10, 0x1p-10, 0x1p-10, true},
 };
