@@ -1,4 +1,5 @@
 /* The mpcc command. */
+#include <malloc.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,8 +85,8 @@ static const struct {
   const char *emit;
   mpcc_output kind;
   const char *suffix;
-} kinds[] = {{"exe", MPCC_OUT_IMAGE, ""},       {"image", MPCC_OUT_IMAGE, ".mpcimg"},
-             {"obj", MPCC_OUT_OBJECT, ".o"},    {"asm", MPCC_OUT_ASM, ".s"},
+} kinds[] = {{"exe", MPCC_OUT_IMAGE, ""},          {"image", MPCC_OUT_IMAGE, ".mpcimg"},
+             {"obj", MPCC_OUT_OBJECT, ".o"},       {"asm", MPCC_OUT_ASM, ".s"},
              {"llvm-ir", MPCC_OUT_LLVM_IR, ".ll"}, {"ir", MPCC_OUT_IR, ".mpir"},
              {"plan", MPCC_OUT_PLAN, ".plan"}};
 
@@ -191,6 +192,10 @@ static int one_input(Args *a, const char *input) {
 }
 
 int main(int argc, char **argv) {
+  /* Passes drop one module and make the next of the same size: what is freed is kept, not given
+   * back to the system page by page. */
+  mallopt(M_MMAP_THRESHOLD, 1 << 28);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
   Args a;
   int code = args_parse(&a, argc, argv);
   if (!code && a.help)

@@ -154,7 +154,7 @@ static bool check_attr_kinds(Verify *v) {
   check_attrs(v, "", op->attr, op->nattr);
   for (int i = 0; i < op->nattr; i++)
     for (size_t k = 0; k < sizeof attr_kinds / sizeof *attr_kinds; k++)
-      if (!strcmp(op->attr[i].key, attr_kinds[k].key) &&
+      if (*op->attr[i].key == *attr_kinds[k].key && !strcmp(op->attr[i].key, attr_kinds[k].key) &&
           !kind_fits(attr_kinds[k].kind, op->attr[i].kind)) {
         verify_broken(v, "attribute '%s' has the wrong kind of value", op->attr[i].key);
       }

@@ -204,5 +204,14 @@ static bool way(const Node *p, const Node *c, bool direct, int stamp) {
 }
 
 bool graph_reaches(Fuse *F, const Node *p, const Node *c, bool direct) {
+  /* Most of p's results have no reader before c: no way, without walking there. */
+  bool any = false;
+  for (int r = 0; r < p->nout && !any; r++)
+    for (int u = 0; u < p->out[r].buf->nuser && !any; u++) {
+      const Node *x = p->out[r].buf->user[u];
+      any = x == c ? !direct : !x->dead && x->pos < c->pos;
+    }
+  if (!any)
+    return false;
   return way(p, c, direct, ++F->stamp);
 }
