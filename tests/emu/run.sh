@@ -1,0 +1,29 @@
+#!/bin/sh
+# tools/emu-run: an unchanged program finds the stand-ins, and is told clearly what is missing.
+set -eu
+probe=$1 build=$2
+run="$(dirname "$0")/../../tools/emu-run --build $build"
+unset LD_LIBRARY_PATH EMU_SEED EMU_ARCH EMU_FAIL
+
+expect() { # status, words, command
+  want=$1 words=$2
+  shift 2
+  status=0
+  out=$("$@" 2>&1) || status=$?
+  if [ "$status" != "$want" ] || ! echo "$out" | grep -q "$words"; then
+    echo "$*: status $status, expected $want and '$words'; printed: $out"
+    exit 1
+  fi
+}
+expect 0 "mpcc emulated sm_90, cuBLASLt 130100" $run "$probe"
+expect 0 "emulated sm_80" $run --arch 80 "$probe"
+expect 1 "no NVIDIA driver: .*libcuda.so.1" $run --without cuda "$probe"
+expect 1 "no cuBLASLt: .*libcublasLt.so.13" $run --without cublasLt "$probe"
+expect 1 "for CUDA 12.4; this program needs CUDA 13.0" $run EMU_DRIVER_VERSION=12040 "$probe"
+expect 1 "sees no GPU" $run EMU_DEVICES=0 "$probe"
+expect 1 "first device: CUDA_ERROR_OUT_OF_MEMORY (2)" \
+  $run --fail cuDevicePrimaryCtxRetain:1:2 "$probe"
+expect 7 "" $run sh -c 'exit 7'
+expect 2 "emu-run \[OPTIONS\]" $run
+expect 2 "emu-run \[OPTIONS\]" $run --seed
+expect 4 "build first" $run --build /nonexistent "$probe"
