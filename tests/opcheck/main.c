@@ -1,6 +1,6 @@
 /* opcheck [NAME] [DTYPE] [SHAPE] [data=KIND] [seed=N] [strict|fused] [level=LEVEL] [--list]
  * [--quick]
- * [--bench]: runs all instances that fit, prints a line that reruns each one that fails. */
+ * [--bench] [--support]: runs all instances that fit, prints a line that reruns each one that fails. */
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -201,12 +201,14 @@ static void bench(const Inst *i, const Options *o) {
 
 typedef struct {
   const char *name, *dtype, *shape, *level;
-  bool list, quick, bench;
+  bool list, quick, bench, support;
   Options o;
 } Args;
 
 static bool read_arg(Args *a, const char *s) {
-  if (!strcmp(s, "--list") || !strcmp(s, "--quick") || !strcmp(s, "--bench")) {
+  if (!strcmp(s, "--support")) {
+    a->support = true;
+  } else if (!strcmp(s, "--list") || !strcmp(s, "--quick") || !strcmp(s, "--bench")) {
     a->list |= s[2] == 'l';
     a->quick |= s[2] == 'q';
     a->bench |= s[2] == 'b';
@@ -283,10 +285,14 @@ int main(int argc, char **argv) {
     if (!read_arg(&a, argv[i])) {
       fprintf(stderr,
               "opcheck: '%s' is not understood\nopcheck [NAME [DTYPE]] [SHAPE] [data=KIND] "
-              "[seed=N] [strict|fused] [level=LEVEL] [--list] [--quick] [--bench]\n",
+              "[seed=N] [strict|fused] [level=LEVEL] [--list] [--quick] [--bench] [--support]\n",
               argv[i]);
       return 2;
     }
+  if (a.support) {
+    print_support();
+    return 0;
+  }
   Inst *list;
   int n = inst_list(a.name, a.dtype, a.shape, a.quick, &list);
   if (n <= 0) {
