@@ -1,6 +1,6 @@
 /* Speed of generated products beside the multiply-add peak of the same moment.
  *
- *   bench_product [-t THREADS] [-r ROUNDS] [-l LEVEL] [M N K]...
+ *   bench_product [-t THREADS] [-r ROUNDS] [-l LEVEL] [-d STORED_DTYPE] [M N K]...
  *
  * Every round measures the peak (a loop of independent fused multiply-adds on registers, or of
  * vdpbf16ps), then packing plus product, so that both see the same clock and neighbours. Printed
@@ -110,12 +110,14 @@ static void measure(const Case *c, const char *level, int threads, int rounds) {
     free(scratch[i]);
 }
 
-static void measure_all(int64_t M, int64_t N, int64_t K, const char *level, int threads,
+static void measure_all(int64_t M, int64_t N, int64_t K, const char *level, DType only, int threads,
                         int rounds) {
   static const DType kinds[][2] = {
       {DT_F32, DT_F32}, {DT_BF16, DT_F32}, {DT_BF16, DT_BF16}, {DT_F64, DT_F64}};
   for (int k = 0; k < 4; k++) {
     if (kinds[k][1] == DT_BF16 && !cpu_level(level)->bf16)
+      continue;
+    if (only != DT_COUNT && kinds[k][0] != only)
       continue;
     for (int t = 0; t < 3; t++) {
       Case c = {M, N, K, t == 2, t == 1, kinds[k][0], kinds[k][1], false};
@@ -128,6 +130,7 @@ static void measure_all(int64_t M, int64_t N, int64_t K, const char *level, int 
 
 int main(int argc, char **argv) {
   int threads = 1, rounds = 15, i = 1;
+  DType only = DT_COUNT;
   const char *level = run_levels() ? cpu_level_names[run_levels() - 1] : NULL;
   for (; i + 1 < argc && argv[i][0] == '-'; i += 2) {
     if (argv[i][1] == 't')
@@ -136,19 +139,23 @@ int main(int argc, char **argv) {
       rounds = atoi(argv[i + 1]);
     else if (argv[i][1] == 'l')
       level = argv[i + 1];
+    else if (argv[i][1] == 'd')
+      only = dtype_from_text(argv[i + 1]);
   }
   if (!level || !cpu_level(level) || threads < 1 || threads > MAX_THREADS || rounds < 1 ||
       rounds > MAX_ROUNDS) {
-    fprintf(stderr, "usage: %s [-t THREADS] [-r ROUNDS] [-l LEVEL] [M N K]...\n", argv[0]);
+    fprintf(stderr, "usage: %s [-t THREADS] [-r ROUNDS] [-l LEVEL] [-d STORED_DTYPE] [M N K]...\n",
+            argv[0]);
     return 2;
   }
   printf("level %s, %d thread(s), median of %d rounds\n", level, threads, rounds);
   if (i == argc) {
-    measure_all(1024, 1024, 1024, level, threads, rounds);
-    measure_all(4096, 1024, 1024, level, threads, rounds);
+    measure_all(1024, 1024, 1024, level, only, threads, rounds);
+    measure_all(4096, 1024, 1024, level, only, threads, rounds);
     return 0;
   }
   for (; i + 2 < argc; i += 3)
-    measure_all(atoll(argv[i]), atoll(argv[i + 1]), atoll(argv[i + 2]), level, threads, rounds);
+    measure_all(atoll(argv[i]), atoll(argv[i + 1]), atoll(argv[i + 2]), level, only, threads,
+                rounds);
   return 0;
 }

@@ -231,8 +231,13 @@ static void micro_body(Gen *g, const Micro *m, Val fn) {
     next.b = ll_gepc(g, m->c.unit, phi.b, (u + 1) * m->bs);
     next.twin = phi.twin ? ll_gepc(g, m->c.unit, phi.twin, (u + 1) * m->ks) : NULL;
   }
+  /* LLVM would count all pointers with one register, and a multiplication whose operand in memory
+   * has an index register is issued as two instructions. */
+  next.a = ll_opaque(g, next.a);
+  next.b = ll_opaque(g, next.b);
+  next.twin = phi.twin ? ll_opaque(g, next.twin) : NULL;
   if (m->next)
-    next.next = ll_gepc(g, g->i8, phi.next, m->next_lines * LINE);
+    next.next = ll_opaque(g, ll_gepc(g, g->i8, phi.next, m->next_lines * LINE));
   next.left = ll_sub(g, phi.left, ll_n(g, unroll));
   LLVMBuildCondBr(g->b, ll_icmp(g, LLVMIntSGT, next.left, ll_n(g, 0)), loop, done);
   state_incoming(m, &phi, &start, entry);
