@@ -282,6 +282,12 @@ FN i64 shuffle(i64 v, int o) {
   u32 lo = __shfl_xor_sync(0xffffffffu, (u32)v, o), hi = __shfl_xor_sync(0xffffffffu, (u32)((u64)v >> 32), o);
   return (i64)((u64)hi << 32 | lo);
 }
+FN float from_lane(float v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
+FN double from_lane(double v, int lane) {
+  i64 b = __double_as_longlong(v);
+  u32 lo = __shfl_sync(0xffffffffu, (u32)b, lane), hi = __shfl_sync(0xffffffffu, (u32)((u64)b >> 32), lane);
+  return __longlong_as_double((i64)((u64)hi << 32 | lo));
+}
 /* Over WIDTH consecutive lanes (a power of two up to 32); every one of them gets the result. */
 template <class Op, int WIDTH, class T> FN T over_lanes(T v) {
 #pragma unroll

@@ -40,12 +40,14 @@ static void put_prelude(Text *t) {
 static void indent(Text *t, size_t from) {
   Text out = {0};
   int depth = 0;
+  bool open = false; /* the line before is an if or for without a brace */
   text_put(&out, t->data, from);
   for (const char *line = t->data + from; *line;) {
     const size_t n = strcspn(line, "\n");
     const bool flat = *line == '}';
-    for (int k = flat; k < depth; k++)
+    for (int k = flat; k < depth + open; k++)
       text_puts(&out, "  ");
+    open = n > 3 && line[n - 1] == ')' && (!strncmp(line, "if (", 4) || !strncmp(line, "for (", 5));
     text_printf(&out, "%.*s\n", (int)n, line);
     for (size_t k = 0; k < n; k++)
       depth += line[k] == '{' ? 1 : line[k] == '}' ? -1 : 0;

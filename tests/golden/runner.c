@@ -4,7 +4,7 @@
  *   FOLDER     input         what runs
  *   parse      CASE.mpir     module_parse, module_print
  *   frontend   CASE.yaml     spec_parse, spec_lower, module_print
- *   cuda       CASE.mpir     cuda_program of each group; the kernels without the device helpers
+ *   cuda       CASE.mpir     fuse, cuda_program of each group: kernels without device helpers
  *   <pass>     CASE.mpir     that pass alone, module_print
  *
  * CASE.want holds the printed module, or the kernels, or CASE.err every diagnostic as text when it fails;
@@ -91,14 +91,14 @@ static Status parse_case(const Case *c, StrTable *s, Diag *d, Module **out) {
   return module_parse(s, d, index, c->text, c->len, out);
 }
 
-static Status pass_case(const Case *c, StrTable *s, Diag *d, Module **out) {
-  static const TargetCaps plain = {"cpu", "x86-64-v3", 32, false, 8, 16, 16, 2, 32768};
+static Status pass_case(const Case *c, const char *name, const TargetCaps *target, StrTable *s,
+                        Diag *d, Module **out) {
   int n;
   const PassInfo *pass = pass_table(&n);
-  while (n > 0 && strcmp(pass->name, c->folder))
+  while (n > 0 && strcmp(pass->name, name))
     pass++, n--;
   if (!n) {
-    diag_error(d, (Loc){0}, 690, "no pass is named '%s'", c->folder);
+    diag_error(d, (Loc){0}, 690, "no pass is named '%s'", name);
     return MPCC_ERR_USAGE;
   }
   Module *in = NULL;
@@ -108,8 +108,8 @@ static Status pass_case(const Case *c, StrTable *s, Diag *d, Module **out) {
   if (in->stage != pass->needs)
     diag_error(d, (Loc){0}, 690, "pass '%s' needs stage %s, this is %s", pass->name,
                stage_name(pass->needs), stage_name(in->stage));
-  TargetCaps caps = plain;
-  caps.bf16_dot = option(c, "bf16_dot");
+  TargetCaps caps = *target;
+  caps.bf16_dot |= option(c, "bf16_dot");
   PassOpts o = {&caps, option(c, "strict"), option(c, "no_reuse"), 2};
   Builder *b = builder_create(s, d, pass->gives);
   status = pass->run(in, &o, b, d);
@@ -144,10 +144,15 @@ static Status frontend_case(Case *c, Arena *a, StrTable *s, Diag *d, Module **ou
   return status ? status : spec_lower(spec, s, d, out);
 }
 
+static const TargetCaps plain = {"cpu", "x86-64-v3", 32, false, 8, 16, 16, 2, 32768};
+
 /* The text of each kernel behind the device helpers, which are the same for all. */
 static Status cuda_case(const Case *c, StrTable *s, Diag *d, Text *out) {
   Module *m = NULL;
-  Status status = parse_case(c, s, d, &m);
+  TargetCaps caps;
+  Status status = target_cuda.caps("sm_90", &caps);
+  if (!status)
+    status = pass_case(c, "fuse", &caps, s, d, &m);
   for (int f = 0; !status && f < m->nfunc; f++)
     for (int i = 0; !status && i < m->func[f]->nop; i++) {
       const Op *op = m->func[f]->op[i];
@@ -274,7 +279,7 @@ static bool run_case(Case *c) {
   else if (!strcmp(c->folder, "cuda"))
     status = cuda_case(c, s, d, &text);
   else
-    status = pass_case(c, s, d, &m);
+    status = pass_case(c, c->folder, &plain, s, d, &m);
   if (m)
     module_print(m, d, &text);
   bool ok = check(c, status == MPCC_OK && !diag_errors(d), m, &text, d);

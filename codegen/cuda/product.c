@@ -1,0 +1,220 @@
+/* cuda_product, cuda_conv, cuda_pack: tiles of 64 x 64 sums by 256 threads, 16 of k at a time
+ * through shared memory. A convolution differs in how an element of A is found. Plain
+ * multiply-adds, for every dtype: sums in f32, in f64 for f64; the order of a sum depends on k
+ * alone. */
+#include "codegen/cuda/gen.h"
+
+enum { TILE = CUDA_TILE, TILE_K = 16, THREADS = 256 };
+
+typedef struct {
+  CudaGen *g;
+  const Op *group;
+  const Body *b;
+  const char *type; /* of sums */
+  int64_t rows, cols, k;
+} Product;
+
+static const int64_t *ints(const Op *op, const char *key) {
+  static const int64_t none[MAX_DIMS];
+  const Attr *a = op_attr(op, key);
+  return a && a->kind == AT_INTS ? a->u.ints.v : none;
+}
+
+/* ---- A ------------------------------------------------------------------------------------------
+ */
+
+/* "const <type> get(row, k)": an element of a matrix with strides. */
+static void put_matrix(const Product *p) {
+  const Access *a = &p->b->in[0];
+  const int last = p->b->ndim - 1;
+  Text *t = &p->g->out;
+  text_puts(t, "auto a_row = [&](u32 row) {\n");
+  cuda_indices(p->b, 0, last, "row", t);
+  text_puts(t, "return ");
+  cuda_offset(p->b, a, 0, last, t);
+  text_printf(t,
+              ";\n};\nauto a_get = [&](i64 row, u32 k) {\nreturn (%s)get_%s(i0[row + (i64)k * "
+              "%lldll]);\n};\n",
+              p->type, dtype_text(p->group->in[0]->type->dt), (long long)a->stride[last]);
+}
+
+/* Index along one axis of the image, from position and tap; `in` says whether it exists. */
+static void put_axis(const Product *p, int i) {
+  const int64_t up = ints(p->group, "up")[i];
+  Text *t = &p->g->out;
+  text_printf(t, "int at%d = (int)(p%d_ * %lldu + t%d_ * %lldu) - %lld;\n", i, i,
+              (long long)ints(p->group, "stride")[i], i, (long long)ints(p->group, "dilation")[i],
+              (long long)ints(p->group, "padding")[i]);
+  if (up > 1)
+    text_printf(t, "in = in && at%d >= 0 && at%d %% %lld == 0;\nat%d /= %lld;\n", i, i,
+                (long long)up, i, (long long)up);
+  text_printf(t, "in = in && at%d >= 0 && at%d < %lld;\n", i, i, (long long)ints(p->group, "x")[i]);
+}
+
+/* Splits `flat` into indices <name>0_ .. of sizes size[0..n); what is left is `rest`. */
+static void put_split(Text *t, const char *flat, const char *name, const int64_t *size, int n,
+                      const char *rest) {
+  int64_t below = 1;
+  for (int i = n; i-- > 0; below *= size[i])
+    text_printf(t, "const u32 %s%d_ = %s / %lldu %% %lldu;\n", name, i, flat, (long long)below,
+                (long long)size[i]);
+  if (rest)
+    text_printf(t, "const u32 %s = %s / %lldu;\n", rest, flat, (long long)below);
+}
+
+/* Element of window w (sample and position) and tap-and-channel q; zero outside the image. */
+static void put_window(const Product *p) {
+  const Attr *positions = op_attr(p->group, "positions");
+  const int axes = positions ? positions->u.ints.n : 0;
+  const int64_t channels = op_int(p->group, "channels", 1), *strides = ints(p->group, "strides");
+  Text *t = &p->g->out;
+  text_puts(t, "auto gather = [&](u32 w, u32 q) {\n");
+  put_split(t, "w", "p", ints(p->group, "positions"), axes, "n_");
+  text_printf(t, "const u32 c_ = q %% %lldu, tap_ = q / %lldu;\n", (long long)channels,
+              (long long)channels);
+  put_split(t, "tap_", "t", ints(p->group, "kernel"), axes, NULL);
+  text_puts(t, "bool in = true;\n");
+  for (int i = 0; i < axes; i++)
+    put_axis(p, i);
+  text_printf(t, "return !in ? 0 : (%s)get_%s(i0[(i64)n_ * %lldll", p->type,
+              dtype_text(p->group->in[0]->type->dt), (long long)strides[0]);
+  for (int i = 0; i < axes; i++)
+    text_printf(t, " + (i64)at%d * %lldll", i, (long long)strides[1 + i]);
+  text_puts(t, " + (i64)c_]);\n};\n");
+}
+
+static void put_image(const Product *p) {
+  Text *t = &p->g->out;
+  const int last = p->b->ndim - 1;
+  put_window(p);
+  text_puts(t, "auto a_row = [&](u32 row) {\n");
+  cuda_indices(p->b, 0, last, "row", t);
+  text_puts(t, "return ");
+  cuda_offset(p->b, &p->b->in[0], 0, last, t);
+  text_printf(t, ";\n};\nauto a_get = [&](i64 row, u32 k) {\nreturn %s;\n};\n",
+              op_int(p->group, "wgrad", 0) ? "gather(k, (u32)row)" : "gather((u32)row, k)");
+}
+
+/* ---- the kernel
+ * ------------------------------------------------------------------------------------ */
+
+static void put_sums(const Product *p) {
+  Text *t = &p->g->out;
+  const char *b_dtype = dtype_text(p->group->in[1]->type->dt);
+  text_printf(t, "__shared__ %s a_tile[%d][%d], b_tile[%d][%d];\n", p->type, TILE_K, TILE + 4,
+              TILE_K, TILE);
+  text_printf(t, "const u32 tx = threadIdx.x %% 16u, ty = threadIdx.x / 16u;\n");
+  text_printf(t, "const u32 row0 = blockIdx.x * %du, panel = blockIdx.y;\n", TILE);
+  text_printf(t, "const u32 mine = threadIdx.x / 4u, my_k = threadIdx.x %% 4u * 4u;\n");
+  text_printf(t, "const bool have = row0 + mine < %lldu;\n", (long long)p->rows);
+  text_printf(t, "const i64 at = have ? (i64)a_row(row0 + mine) : 0;\n");
+  text_printf(t, "%s acc[4][4] = {};\n", p->type);
+  text_printf(t, "for (u32 k0 = 0; k0 < %lldu; k0 += %du) {\n__syncthreads();\n", (long long)p->k,
+              TILE_K);
+  text_puts(t, "#pragma unroll\nfor (int j = 0; j < 4; j++) {\n");
+  text_printf(t,
+              "const u32 k = k0 + my_k + j;\na_tile[my_k + j][mine] = have && k < %lldu ? "
+              "a_get(at, k) : 0;\n",
+              (long long)p->k);
+  text_printf(t, "const u32 e = threadIdx.x + j * %du, kb = k0 + e / %du;\n", THREADS, TILE);
+  text_printf(t,
+              "b_tile[e / %du][e %% %du] = kb < %lldu ? (%s)get_%s(i1[((i64)panel * %lldll + kb) * "
+              "%d + e %% %du]) : 0;\n",
+              TILE, TILE, (long long)p->k, p->type, b_dtype, (long long)p->k, TILE, TILE);
+  text_printf(t, "}\n__syncthreads();\n#pragma unroll\nfor (int k = 0; k < %d; k++) {\n", TILE_K);
+  text_puts(t, "#pragma unroll\nfor (int i = 0; i < 4; i++) {\n#pragma unroll\nfor (int j = 0; j < "
+               "4; j++) {\n"
+               "acc[i][j] = fma_(a_tile[k][ty * 4u + i], b_tile[k][tx + 16u * j], "
+               "acc[i][j]);\n}\n}\n}\n}\n");
+}
+
+static bool put_statements(const Product *p) {
+  Text *t = &p->g->out;
+  const CudaBody text = {p->g, p->group, NULL};
+  const int last = p->b->ndim - 1;
+  text_puts(t, "#pragma unroll\nfor (int i = 0; i < 4; i++) {\n#pragma unroll\nfor (int j = 0; j < "
+               "4; j++) {\n");
+  text_printf(t, "const u32 row = row0 + ty * 4u + i, x%d = panel * %du + tx + 16u * j;\n", last,
+              TILE);
+  text_printf(t, "if (row < %lldu && x%d < %lldu) {\n", (long long)p->rows, last,
+              (long long)p->cols);
+  cuda_indices(p->b, 0, last, "row", t);
+  for (int i = 0; i < p->b->nstmt; i++) {
+    const Stmt *s = &p->b->stmt[i];
+    if (s->prim == PR_STORE) {
+      cuda_store(&text, i, 0, p->b->ndim, "", t);
+      continue;
+    }
+    text_printf(t, "const %s v%d = ", cuda_register(s->dt), i);
+    if (s->prim == PR_ACC)
+      text_puts(t, "acc[i][j]");
+    else if (!cuda_expression(&text, i, t))
+      return false;
+    text_puts(t, ";\n");
+  }
+  text_puts(t, "}\n}\n}\n");
+  return true;
+}
+
+static bool product(CudaGen *g, const Op *group, const char *symbol,
+                    void (*put_a)(const Product *)) {
+  const Body *b = group->body;
+  const Attr *compute = op_attr(group, "compute");
+  if (b->ndim < 1 || group->nin < 2 || group->in[1]->type->rank != 4 ||
+      group->in[1]->type->dim[2] != TILE || group->in[1]->type->dim[3] != 1)
+    return cuda_fail(g, "a product needs B in panels of %d columns", TILE);
+  Product p = {.g = g,
+               .group = group,
+               .b = b,
+               .rows = 1,
+               .cols = b->dim[b->ndim - 1],
+               .k = op_int(group, "k", 0)};
+  for (int d = 0; d + 1 < b->ndim; d++)
+    p.rows *= b->dim[d];
+  p.type = compute && compute->u.i == DT_F64 ? "double" : "float";
+  if (p.rows >= INT32_MAX || p.cols >= (int64_t)UINT16_MAX * TILE)
+    return cuda_fail(g, "a product of %lld x %lld is too large", (long long)p.rows,
+                     (long long)p.cols);
+  g->threads = THREADS;
+  g->blocks = (p.rows + TILE - 1) / TILE;
+  g->blocks_y = (p.cols + TILE - 1) / TILE;
+  cuda_head(g, group, symbol);
+  put_a(&p);
+  put_sums(&p);
+  const bool ok = put_statements(&p);
+  text_puts(&g->out, "}\n");
+  return ok;
+}
+
+bool cuda_product(CudaGen *g, const Op *group, const char *symbol) {
+  return product(g, group, symbol, put_matrix);
+}
+
+bool cuda_conv(CudaGen *g, const Op *group, const char *symbol) {
+  return product(g, group, symbol, put_image);
+}
+
+/* A thread per element of the panels; zero outside of N and K. */
+bool cuda_pack(CudaGen *g, const Op *group, const char *symbol) {
+  const Body *b = group->body;
+  const Type *to = group->out[0]->type;
+  const int64_t n = type_elems(to);
+  if (to->rank != 4 || to->dim[3] != 1 || n >= INT32_MAX)
+    return cuda_fail(g, "panels of this shape are not supported");
+  Text *t = &g->out;
+  g->threads = THREADS;
+  g->blocks = (n + THREADS - 1) / THREADS;
+  cuda_head(g, group, symbol);
+  text_printf(t, "const u32 e = blockIdx.x * %du + threadIdx.x;\nif (e >= %lldu)\nreturn;\n",
+              THREADS, (long long)n);
+  text_printf(t, "const u32 k = e / %lldu %% %lldu, n = e / %lldu * %lldu + e %% %lldu;\n",
+              (long long)to->dim[2], (long long)to->dim[1], (long long)(to->dim[1] * to->dim[2]),
+              (long long)to->dim[2], (long long)to->dim[2]);
+  text_printf(t,
+              "o0[e] = put_%s(n < %lldu && k < %lldu ? (%s)get_%s(i0[(i64)n * %lldll + (i64)k * "
+              "%lldll]) : 0);\n}\n",
+              dtype_text(to->dt), (long long)b->dim[0], (long long)b->dim[1],
+              to->dt == DT_F64 ? "double" : "float", dtype_text(group->in[0]->type->dt),
+              (long long)b->in[0].stride[0], (long long)b->in[0].stride[1]);
+  return true;
+}
