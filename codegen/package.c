@@ -392,7 +392,9 @@ static void put_kernels(Package *p) {
     MpccKernel row = {.symbol = string(p, k->symbol),
                       .nargs = (uint32_t)(k->group->nout + k->group->nin + k->group->body->nparam),
                       .ntiles = (uint64_t)k->ntiles,
-                      .scratch_bytes = (uint64_t)k->scratch_bytes};
+                      .scratch_bytes = (uint64_t)k->scratch_bytes,
+                      .threads = (uint32_t)k->threads,
+                      .columns = (uint32_t)k->columns};
     text_put(&p->kernel_rows, (const char *)&row, sizeof row);
   }
 }

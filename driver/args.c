@@ -7,7 +7,7 @@
 #include "runner/program.h"
 
 typedef enum {
-  O_OUTPUT, O_EMIT, O_OPT, O_NUMERICS, O_TARGET, O_MARCH, O_PRECISION, O_DEFINE, O_SET, O_WARN,
+  O_OUTPUT, O_EMIT, O_OPT, O_NUMERICS, O_TARGET, O_GPU_ARCH, O_MARCH, O_PRECISION, O_DEFINE, O_SET, O_WARN,
   O_MAX_ERRORS, O_DIAG_FORMAT, O_COLOR, O_INCLUDE, O_JOBS, O_CACHE_DIR, O_NO_CACHE, O_TIME_PASSES,
   O_PRINT_BEFORE, O_PRINT_AFTER, O_STOP_AFTER, O_CHECK_PASSES, O_NO_REUSE, O_VERBOSE,
   O_LINK, O_HELP, O_VERSION, O_LICENSES, O_COUNT
@@ -25,11 +25,13 @@ static const struct {
   const char *arg, *doc;
 } table[O_COUNT] = {
     [O_OUTPUT] = {"output", "o", V_VALUE, "FILE", "output; - is standard output"},
-    [O_EMIT] = {"emit", NULL, V_VALUE, "KIND", "exe (default), obj, asm, llvm-ir, ir, plan, image"},
+    [O_EMIT] = {"emit", NULL, V_VALUE, "KIND", "exe (default), obj, asm, llvm-ir, cuda, ptx, ir, plan, image"},
     [O_OPT] = {"optimize", "O", V_VALUE, "0..3", "effort of the code generator, default 2"},
     [O_NUMERICS] = {"numerics", NULL, V_VALUE, "fused|strict",
                     "strict rounds at every op boundary, as op-by-op execution does"},
-    [O_TARGET] = {"target", NULL, V_VALUE, "cpu", "targets the program can run on"},
+    [O_TARGET] = {"target", NULL, V_VALUE, "cpu,cuda", "what the program can run on, default cpu"},
+    [O_GPU_ARCH] = {"gpu-arch", NULL, V_VALUE, "sm_90,...",
+                    "GPU generations in the program; default: sm_80, sm_89, sm_90"},
     [O_MARCH] = {"march", "march=", V_VALUE, "LEVEL,...",
                  "cpu levels in the program: native, x86-64-v3, ...; default: host's and baseline"},
     [O_PRECISION] = {"precision", NULL, V_VALUE, "MODE", "overrides precision.mode of the spec"},
@@ -110,19 +112,24 @@ static void split(const char **list, int *n, const char *value) {
   }
 }
 
+static int targets(const mpcc_options *o) {
+  for (int i = 0; i < o->ntarget; i++) {
+    int code = choice(o->target[i], "cpu|cuda");
+    if (code)
+      return code;
+  }
+  return 0;
+}
+
 static int take(Args *a, int id, const char *v) {
   mpcc_options *o = &a->options;
   switch (id) {
   case O_OUTPUT: a->output = v; return 0;
-  case O_EMIT: a->emit = v; return choice(v, "exe|obj|asm|llvm-ir|ir|plan|image");
+  case O_EMIT: a->emit = v; return choice(v, "exe|obj|asm|llvm-ir|cuda|ptx|ir|plan|image");
   case O_OPT: o->opt_set = true; return number(v, 0, 3, &o->opt_level);
   case O_NUMERICS: o->strict = !strcmp(v, "strict"); return choice(v, "fused|strict");
-  case O_TARGET:
-    if (strstr(v, "cuda")) {
-      fputs("mpcc: error: target cuda is not supported yet; use --target=cpu\n", stderr);
-      return 3;
-    }
-    return choice(v, "cpu");
+  case O_TARGET: o->ntarget = 0; split(a->list[4], &o->ntarget, v); return targets(o);
+  case O_GPU_ARCH: split(a->list[5], &o->narch, v); return 0;
   case O_MARCH: split(a->list[3], &o->nlevel, v); return 0;
   case O_PRECISION: o->precision = v; return 0;
   case O_DEFINE: a->list[0][o->ndefine++] = v; return 0;
@@ -182,24 +189,27 @@ static int find(const char *word, const char **value) {
 
 static int allocate(Args *a, int argc) {
   size_t n = (size_t)argc + 1;
-  for (int i = 0; i < 3; i++)
-    a->list[i] = calloc(n, sizeof **a->list);
-  a->list[3] = calloc(n + MAX_LEVEL_WORDS, sizeof **a->list);
+  bool ok = true;
+  for (int i = 0; i < ARGS_NLIST; i++) {
+    a->list[i] = calloc(n + MAX_LEVEL_WORDS, sizeof **a->list);
+    ok = ok && a->list[i];
+  }
   a->input = calloc(n, sizeof *a->input);
   a->rest = calloc(n, sizeof *a->rest);
   a->options.warning = calloc(n, sizeof *a->options.warning);
-  if (!a->list[0] || !a->list[1] || !a->list[2] || !a->list[3] || !a->input || !a->rest ||
-      !a->options.warning)
+  if (!ok || !a->input || !a->rest || !a->options.warning)
     return 11;
   a->options.define = a->list[0];
   a->options.set = a->list[1];
   a->options.include = a->list[2];
   a->options.level = a->list[3];
+  a->options.target = a->list[4];
+  a->options.arch = a->list[5];
   return 0;
 }
 
 void args_free(Args *a) {
-  for (int i = 0; i < 4; i++)
+  for (int i = 0; i < ARGS_NLIST; i++)
     free(a->list[i]);
   free(a->input);
   free(a->rest);
@@ -210,6 +220,19 @@ void args_free(Args *a) {
 static bool for_program(const Args *a, const char *word, int option) {
   return a->command == CMD_RUN && a->ninput &&
          (option < 0 || !strcmp(word, "--help") || !strcmp(word, "--version"));
+}
+
+/* `mpcc run --device cuda:0` compiles for what it runs on. */
+static void target_of_device(Args *a) {
+  for (int i = 1; i < a->nrest && a->command == CMD_RUN && !a->options.ntarget; i++) {
+    const char *word = a->rest[i], *value = NULL;
+    if (!strncmp(word, "--device=", 9))
+      value = word + 9;
+    else if (!strcmp(word, "--device") && i + 1 < a->nrest)
+      value = a->rest[i + 1];
+    if (value && !strncmp(value, "cuda", 4))
+      a->list[4][a->options.ntarget++] = "cuda";
+  }
 }
 
 int args_parse(Args *a, int argc, char **argv) {
@@ -252,6 +275,7 @@ int args_parse(Args *a, int argc, char **argv) {
     if (bad)
       return bad;
   }
+  target_of_device(a);
   return 0;
 }
 

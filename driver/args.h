@@ -11,6 +11,8 @@ typedef enum {
   CMD_COMPILE, CMD_RUN, CMD_CHECK, CMD_RESOLVE, CMD_EXPLAIN, CMD_VERIFY, CMD_INSPECT
 } Command;
 
+enum { ARGS_NLIST = 6 }; /* options that are lists */
+
 typedef struct {
   Command command;
   const char **input; /* spec files, in order */
@@ -25,7 +27,7 @@ typedef struct {
   mpcc_options options;    /* lists point into storage below */
   char **rest;             /* run: program options, rest[0] unused for a name */
   int nrest;
-  const char **list[4];    /* owned arrays behind options' lists */
+  const char **list[ARGS_NLIST];    /* owned arrays behind options' lists */
 } Args;
 
 /* 0, or the exit code after a message on stderr. */

@@ -240,28 +240,38 @@ static void meta_json(Compilation *c, const char *level, const KernelTable *kern
   text_fini(&yaml);
 }
 
-static Status no_target(Compilation *c) {
-  diag_error(c->diag, (Loc){0}, 503, "this build of mpcc has no cpu target");
+static Status no_target(Compilation *c, const char *name) {
+  diag_error(c->diag, (Loc){0}, 503, "this build of mpcc has no target %s", name);
   return MPCC_ERR_TARGET;
 }
 
-/* Levels to compile, best first: those asked for, or the host's and the baseline. */
+/* Name of target i of those asked for; NULL behind the last. */
+static const char *target_name(const Compilation *c, int i) {
+  return i < c->o->ntarget ? c->o->target[i] : i == 0 ? "cpu" : NULL;
+}
+
+/* Levels to compile, best first: those asked for, or the host's and the baseline; of a GPU, all. */
 static Status choose_levels(Compilation *c, const Target *t, const char **level, int *n) {
   *n = 0;
-  const char *host = t->host_level();
-  for (int i = 0; i < c->o->nlevel && i < LIB_MAX_LEVELS; i++) {
-    const char *want = !strcmp(c->o->level[i], "native") ? host : c->o->level[i];
+  const bool gpu = !strcmp(t->name, "cuda");
+  const char *host = t->host_level(), *const *asked = gpu ? c->o->arch : c->o->level;
+  const int nasked = gpu ? c->o->narch : c->o->nlevel;
+  for (int i = 0; i < nasked && i < LIB_MAX_LEVELS; i++) {
+    const char *want = !strcmp(asked[i], "native") ? host : asked[i];
     int before = *n;
     for (int k = 0; want && k < t->nlevel; k++)
       if (!strcmp(want, t->level[k]))
         level[(*n)++] = t->level[k];
     if (*n == before) {
-      diag_error(c->diag, (Loc){0}, 501, "unknown level '%s' of target %s", c->o->level[i],
-                 t->name);
+      diag_error(c->diag, (Loc){0}, 501, "unknown level '%s' of target %s", asked[i], t->name);
       return MPCC_ERR_USAGE;
     }
   }
-  if (c->o->nlevel)
+  if (nasked)
+    return MPCC_OK;
+  for (int k = t->nlevel; gpu && !c->o->host_level_only && k-- > 0;)
+    level[(*n)++] = t->level[k];
+  if (*n)
     return MPCC_OK;
   if (host)
     level[(*n)++] = host;
@@ -323,14 +333,36 @@ static Status emit_level(Compilation *c, const Target *t, const char *level, con
   return st;
 }
 
-/* One image per level, one behind the other, best first: mprt_open takes the first that runs. */
+typedef struct {
+  const Target *target;
+  const char *level;
+} Goal;
+
+/* What to compile for, in the order of the images: GPUs first, each target's best level first. */
+static Status choose_goals(Compilation *c, Goal *goal, int *n) {
+  const char *level[LIB_MAX_LEVELS + 1], *name;
+  Status st = MPCC_OK;
+  *n = 0;
+  for (int gpu = 1; gpu >= 0; gpu--)
+    for (int i = 0; st == MPCC_OK && (name = target_name(c, i)); i++) {
+      const Target *t = target_by_name(name);
+      int count = 0;
+      if (!t)
+        return no_target(c, name);
+      if (strcmp(name, "cuda") == !gpu)
+        continue;
+      st = choose_levels(c, t, level, &count);
+      for (int k = 0; k < count; k++)
+        goal[(*n)++] = (Goal){t, level[k]};
+    }
+  return st;
+}
+
+/* One image per level, one behind the other: mprt_open takes the first that runs. */
 static Status emit_all(Compilation *c, const char *form, Blob *blob) {
-  const Target *t = target_by_name("cpu");
-  if (!t)
-    return no_target(c);
-  const char *level[LIB_MAX_LEVELS + 1];
+  Goal goal[2 * (LIB_MAX_LEVELS + 1)];
   int n = 0;
-  Status st = choose_levels(c, t, level, &n);
+  Status st = choose_goals(c, goal, &n);
   if (st != MPCC_OK)
     return st;
   if (form)
@@ -346,7 +378,7 @@ static Status emit_all(Compilation *c, const char *form, Blob *blob) {
       st = saved.failed ? MPCC_ERR_NOMEM : module_again(c, saved.data, saved.len, &c->module);
     }
     if (st == MPCC_OK)
-      st = emit_level(c, t, level[i], form, blob);
+      st = emit_level(c, goal[i].target, goal[i].level, form, blob);
   }
   text_fini(&saved);
   return st;
@@ -364,7 +396,7 @@ static Status take_text(Text *t, void **out, size_t *bytes) {
 
 /* IR asked for: all passes unless --stop-after names one; fuse and plan for the first level. */
 static Status emit_ir(Compilation *c, void **out, size_t *bytes) {
-  const Target *t = target_by_name("cpu");
+  const Target *t = target_by_name(target_name(c, 0));
   const char *level[LIB_MAX_LEVELS + 1];
   int n = 0;
   TargetCaps caps;
@@ -384,9 +416,9 @@ static Status emit_ir(Compilation *c, void **out, size_t *bytes) {
 static Status first_level(Compilation *c, const Target **t, const char **level) {
   const char *levels[LIB_MAX_LEVELS + 1];
   int n = 0;
-  *t = target_by_name("cpu");
+  *t = target_by_name(target_name(c, 0));
   if (!*t)
-    return no_target(c);
+    return no_target(c, target_name(c, 0));
   Status st = choose_levels(c, *t, levels, &n);
   *level = n ? levels[0] : NULL;
   return st;
@@ -412,7 +444,8 @@ static Status emit_plan(Compilation *c, void **out, size_t *bytes) {
 
 static Status compile_kind(Compilation *c, mpcc_output kind, void **out, size_t *bytes) {
   static const char *const forms[] = {
-      [MPCC_OUT_OBJECT] = "object", [MPCC_OUT_ASM] = "asm", [MPCC_OUT_LLVM_IR] = "llvm-ir"};
+      [MPCC_OUT_OBJECT] = "object", [MPCC_OUT_ASM] = "asm", [MPCC_OUT_LLVM_IR] = "llvm-ir",
+      [MPCC_OUT_CUDA] = "cuda",     [MPCC_OUT_PTX] = "ptx"};
   if (kind == MPCC_OUT_CHECK) /* through the step: most errors of a spec show by then */
     return c->module->stage < STAGE_SAVED ? compilation_passes(c, NULL, "save") : MPCC_OK;
   if (kind == MPCC_OUT_IR)

@@ -31,7 +31,7 @@ static const struct {
     [PO_MAX_EPOCHS] = {"max-epochs", "N", ARG_NUMBER, "stop after N epochs; schedules stay the spec's"},
     [PO_RESUME] = {"resume", "[=DIR]", ARG_OPTIONAL, "go on from a checkpoint, by default the newest"},
     [PO_OUT] = {"out", "DIR", ARG_TEXT, "run folder"},
-    [PO_DEVICE] = {"device", "auto|cpu", ARG_TEXT, "where to run"},
+    [PO_DEVICE] = {"device", "auto|cpu|cuda:N", ARG_TEXT, "where to run"},
     [PO_THREADS] = {"threads", "N", ARG_NUMBER, "threads; results do not depend on it"},
     [PO_SEED] = {"seed", "N", ARG_NUMBER, "seed instead of the spec's"},
     [PO_LOG_EVERY] = {"log-every", "N", ARG_NUMBER, "log every N steps"},
@@ -242,6 +242,12 @@ static mpcc_status act(mprt_program *rt, const Args *a) {
 }
 
 /* Options that print and leave; -1: none was given. */
+/* auto, cpu, cuda, cuda:N */
+static bool is_device(const char *s) {
+  const size_t digits = !strncmp(s, "cuda:", 5) ? strspn(s + 5, "0123456789") : 0;
+  return !strcmp(s, "auto") || !strcmp(s, "cpu") || !strcmp(s, "cuda") || (digits && !s[5 + digits]);
+}
+
 static int answer(const Program *p, const Args *a) {
   if (a->given[PO_HELP]) {
     char *help = program_options_help();
@@ -257,12 +263,8 @@ static int answer(const Program *p, const Args *a) {
     fputs(p->license, stdout);
     return 0;
   }
-  if (a->given[PO_DEVICE] && strcmp(a->text[PO_DEVICE], "auto") && strcmp(a->text[PO_DEVICE], "cpu")) {
-    bool known = !strncmp(a->text[PO_DEVICE], "cuda", 4);
-    fprintf(stderr, known ? "%s: this program has no code for device '%s'\n"
-                          : "%s: unknown device '%s'\n", p->name, a->text[PO_DEVICE]);
-    return known ? 3 : 2;
-  }
+  if (a->given[PO_DEVICE] && !is_device(a->text[PO_DEVICE]))
+    return usage(p, "unknown device '%s'", a->text[PO_DEVICE]);
   if (a->given[PO_EXPORT_DTYPE] && (dtype_from_text(a->text[PO_EXPORT_DTYPE]) == DT_COUNT ||
                                     !dtype_is_float(dtype_from_text(a->text[PO_EXPORT_DTYPE]))))
     return usage(p, "unknown dtype '%s'", a->text[PO_EXPORT_DTYPE]);
@@ -287,6 +289,7 @@ static void set_options(mprt_options *o, const Program *p, const Args *a) {
     o->log_every = a->number[PO_LOG_EVERY];
   o->threads = (int)a->number[PO_THREADS];
   o->level = a->text[PO_LEVEL];
+  o->device = a->text[PO_DEVICE];
   o->plan_mode = a->given[PO_PLAN_MODE];
 }
 

@@ -515,10 +515,8 @@ static Status prepare_state(mprt_program *p, const Source *source) {
     whole &= source[i].tensor || !is_state(p, i);
   if (!whole)
     return mprt__init_state(p);
-  if (p->segment[MPCC_SEG_STATE].bytes > 0)
-    memset(p->segment[MPCC_SEG_STATE].data, 0, p->segment[MPCC_SEG_STATE].bytes);
   p->initialized = true;
-  return MPCC_OK;
+  return mprt__clear_state(p);
 }
 
 static Status read_tensors(mprt_program *p, const Source *source) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/cuda/device.h"
 #include "runtime/rt.h"
 
 /* ---- words ---- */
@@ -48,6 +49,7 @@ static void options_free(mprt_options *o) {
   free((char *)o->resume);
   free((char *)o->weights);
   free((char *)o->level);
+  free((char *)o->device);
   for (int i = 0; o->data && i < o->ndata; i++)
     free((char *)o->data[i]);
   free((char **)o->data);
@@ -68,6 +70,7 @@ static bool options_copy(const mprt_options *from, mprt_options *to) {
   ok &= own(&to->resume);
   ok &= own(&to->weights);
   ok &= own(&to->level);
+  ok &= own(&to->device);
   to->data = NULL;
   if (from->ndata > 0 && from->data) {
     const char **data = calloc((size_t)from->ndata, sizeof *data);
@@ -90,7 +93,7 @@ static const char *const segment_names[MPCC_SEG_COUNT] = {"state", "derived", "a
 /* Scratch of one worker: the largest any kernel asks for. */
 static uint64_t scratch_bytes(const mprt_program *p) {
   uint64_t most = 0;
-  for (uint32_t i = 0; i < p->nkernel; i++)
+  for (uint32_t i = 0; i < p->nkernel && !p->cuda; i++)
     if (p->kernel[i].scratch_bytes > most)
       most = p->kernel[i].scratch_bytes;
   return most;
@@ -161,13 +164,15 @@ static Status open_image(mprt_program *p, const uint8_t *image, size_t bytes) {
 static Status open_all(mprt_program *p, const void *image, size_t bytes) {
   int threads = p->options.threads > 0 ? p->options.threads : mprt__cpu_count();
   Status s = open_image(p, image, bytes);
-  if (s == MPCC_OK)
+  if (s == MPCC_OK && !p->cuda)
     s = check_memory(p, threads);
   if (s == MPCC_OK)
     s = open_segments(p);
   if (s == MPCC_OK)
-    s = open_pool(p, threads);
-  if (s == MPCC_OK && p->options.plan_mode)
+    s = open_pool(p, p->cuda ? 1 : threads);
+  if (s == MPCC_OK && p->cuda)
+    s = mprt__cuda_load(p, p->cuda);
+  if (s == MPCC_OK && p->options.plan_mode && !p->cuda)
     s = mprt__plan_create(p);
   if (s != MPCC_OK)
     return s;

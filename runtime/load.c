@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "mpcc/hash.h"
+#include "runtime/cuda/device.h"
 #include "runtime/rt.h"
 
 static const char *const segment_text[] = {"state", "derived", "accum", "work", "io"};
@@ -302,15 +303,29 @@ static const char *lacking(const char *needs, size_t *len) {
   return NULL;
 }
 
+/* Whether code of `target` may be taken for options.device. */
+static bool device_has(const char *device, const char *target) {
+  return !device || !strcmp(device, "auto") || !strncmp(device, target, strlen(target));
+}
+
 static Status choose_code(mprt_program *p, const char *level, bool quiet) {
   const MpccCode *refused = NULL;
-  const char *word = NULL;
+  const char *word = NULL, *device = p->options.device;
   size_t len = 0;
   for (uint32_t i = 0; i < p->ncode && !p->chosen; i++) {
     const MpccCode *c = &p->code[i];
-    if (strcmp(mprt__string(p, c->target), "cpu") != 0 ||
-        (level && strcmp(mprt__string(p, c->level), level) != 0))
+    const char *target = mprt__string(p, c->target), *own = mprt__string(p, c->level);
+    if (!device_has(device, target) || (level && strcmp(own, level) != 0))
       continue;
+    if (!strcmp(target, "cuda")) {
+      const bool any = !device || !strcmp(device, "auto");
+      Status s = mprt__cuda_create(p, any ? "cuda" : device, own, any || quiet, &p->cuda);
+      if (s == MPCC_OK)
+        p->chosen = c;
+      else if (s != MPCC_ERR_TARGET || !(any || quiet))
+        return s;
+      continue;
+    }
     const char *lacks = lacking(mprt__string(p, c->needs), &len);
     if (!lacks)
       p->chosen = c;
@@ -322,8 +337,8 @@ static Status choose_code(mprt_program *p, const char *level, bool quiet) {
   if (quiet)
     return MPCC_ERR_TARGET;
   if (!refused)
-    return mprt__fail(&p->cb, MPCC_ERR_TARGET, "this program has no code for %s",
-                      level ? level : "cpu");
+    return mprt__fail(&p->cb, MPCC_ERR_TARGET, "this program has no code for %s%s",
+                      level ? "" : "device ", level ? level : device ? device : "cpu");
   return mprt__fail(&p->cb, MPCC_ERR_TARGET,
                     "this program's code for %s needs '%.*s', which this machine does not have",
                     mprt__string(p, refused->level), (int)len, word);
@@ -333,6 +348,8 @@ Status mprt__load_code(mprt_program *p, const char *level, bool quiet) {
   Status s = choose_code(p, level, quiet);
   if (s != MPCC_OK)
     return s;
+  if (p->cuda)
+    return MPCC_OK;
   const char *name = mprt__string(p, p->chosen->level);
   s = mprt__code_map(p->image + p->chosen->object.offset, (size_t)p->chosen->object.count, name,
                      &p->cb, &p->mapped);
@@ -350,6 +367,8 @@ Status mprt__load_code(mprt_program *p, const char *level, bool quiet) {
 }
 
 void mprt__unload(mprt_program *p) {
+  mprt__cuda_destroy(p->cuda);
+  p->cuda = NULL;
   mprt__code_unmap(&p->mapped);
   for (uint32_t i = 0; p->attrs && i < p->ntensor; i++)
     json_decref(p->attrs[i]);

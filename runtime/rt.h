@@ -87,6 +87,8 @@ Status mprt__code_map(const void *object, size_t bytes, const char *where, const
 void mprt__code_unmap(mprt__code *c);
 MpccKernelFn mprt__code_symbol(const mprt__code *c, const char *name); /* NULL: absent */
 
+typedef struct mprt__cuda mprt__cuda; /* cuda/device.h */
+
 /* ---- context.c: the program ---- */
 
 /* Where the training loop is in its data, and what it remembers between runs: filled by fit.c,
@@ -122,7 +124,8 @@ struct mprt_program {
   uint32_t *by_name; /* tensor indices sorted by name */
   bool *flat;        /* per tensor: storage that others are views of; not a tensor users know */
 
-  mprt__memory segment[MPCC_SEG_COUNT];
+  mprt__memory segment[MPCC_SEG_COUNT]; /* with a GPU: the host's mirror */
+  mprt__cuda *cuda;                     /* the GPU it runs on; NULL: the host */
   mprt__code mapped;
   MpccKernelFn *fn; /* per kernel */
   MpccArg *arg;     /* per argref, addresses resolved */
@@ -180,9 +183,12 @@ int64_t mprt__tensor_index(const mprt_program *p, const char *name);
 /* First tensor of a role that is no flat storage, or -1. */
 int64_t mprt__tensor_of_role(const mprt_program *p, mprt__role role);
 const char *mprt__role_text(uint32_t role);
-static inline void *mprt__tensor_data(const mprt_program *p, int64_t i) {
-  return p->segment[p->tensor[i].segment].data + p->tensor[i].offset;
-}
+/* Its values on the host, to read and write until the next run; what fails on a device shows there. */
+void *mprt__tensor_data(const mprt_program *p, int64_t i);
+/* The same, to read alone. */
+const void *mprt__tensor_look(const mprt_program *p, int64_t i);
+/* Zeroes the state. */
+Status mprt__clear_state(mprt_program *p);
 static inline int64_t mprt__tensor_elems(const MpccTensor *t) {
   int64_t n = 1;
   for (uint32_t d = 0; d < t->rank; d++)

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "mpcc/num.h"
+#include "runtime/cuda/device.h"
 #include "runtime/rt.h"
 
 enum { MAX_NAMED = 8 }; /* problems of one kind that are named one by one */
@@ -41,6 +42,21 @@ int64_t mprt__tensor_of_role(const mprt_program *p, mprt__role role) {
     if (p->tensor[i].role == (uint32_t)role && !p->flat[i])
       return i;
   return -1;
+}
+
+/* A device that fails keeps failing: the next run says so. */
+static void *values(const mprt_program *p, int64_t i, bool write) {
+  if (p->cuda)
+    (void)mprt__cuda_share(p, p->cuda, (uint32_t)i, write);
+  return p->segment[p->tensor[i].segment].data + p->tensor[i].offset;
+}
+
+void *mprt__tensor_data(const mprt_program *p, int64_t i) {
+  return values(p, i, true);
+}
+
+const void *mprt__tensor_look(const mprt_program *p, int64_t i) {
+  return values(p, i, false);
 }
 
 int mprt_tensor_count(const mprt_program *p) {
@@ -86,13 +102,13 @@ static int64_t scalar_index(const mprt_program *p, const char *name) {
 
 double mprt__get_scalar(const mprt_program *p, const char *name, double otherwise) {
   int64_t i = scalar_index(p, name);
-  return i < 0 ? otherwise : num_load(mprt__tensor_data(p, i), (DType)p->tensor[i].dtype);
+  return i < 0 ? otherwise : num_load(mprt__tensor_look(p, i), (DType)p->tensor[i].dtype);
 }
 
 int64_t mprt__get_int(const mprt_program *p, const char *name, int64_t otherwise) {
   int64_t i = scalar_index(p, name), v = otherwise;
   if (i >= 0 && p->tensor[i].dtype == DT_I64)
-    memcpy(&v, mprt__tensor_data(p, i), sizeof v);
+    memcpy(&v, mprt__tensor_look(p, i), sizeof v);
   else if (i >= 0)
     v = (int64_t)num_round(mprt__get_scalar(p, name, 0), DT_I32);
   return v;
@@ -146,6 +162,14 @@ void mprt__convert(const void *from, DType from_dtype, void *to, DType to_dtype,
 
 /* ---- first values ---- */
 
+Status mprt__clear_state(mprt_program *p) {
+  if (p->cuda)
+    return mprt__cuda_clear(p, p->cuda, MPCC_SEG_STATE);
+  if (p->segment[MPCC_SEG_STATE].bytes > 0)
+    memset(p->segment[MPCC_SEG_STATE].data, 0, p->segment[MPCC_SEG_STATE].bytes);
+  return MPCC_OK;
+}
+
 Status mprt__refresh(mprt_program *p) {
   const MpccFunction *f = mprt__function(p, "refresh");
   return f ? mprt__run(p, f, NULL, NULL) : MPCC_OK;
@@ -160,9 +184,9 @@ void mprt__set_seed(mprt_program *p, int64_t seed) {
 
 Status mprt__init_state(mprt_program *p) {
   mprt__set_seed(p, p->seed);
-  if (p->segment[MPCC_SEG_STATE].bytes > 0)
-    memset(p->segment[MPCC_SEG_STATE].data, 0, p->segment[MPCC_SEG_STATE].bytes);
-  Status s = mprt_run(p, "init");
+  Status s = mprt__clear_state(p);
+  if (s == MPCC_OK)
+    s = mprt_run(p, "init");
   p->initialized = s == MPCC_OK;
   return s;
 }

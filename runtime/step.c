@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/cuda/device.h"
 #include "runtime/rt.h"
 
 enum { COPY_TILE = 256 << 10, CANARY = 256, POISON = 0xff, GRANULE = 4 };
@@ -337,6 +338,8 @@ static void plan_begin(mprt_program *p, const MpccFunction *f) {
 /* ---- running ---- */
 
 Status mprt__run(mprt_program *p, const MpccFunction *f, mprt__observer observe, void *user) {
+  if (p->cuda)
+    return mprt__cuda_run(p, p->cuda, f, observe, user);
   if (p->plan)
     plan_begin(p, f);
   for (uint32_t i = 0; i < f->ncommands; i++) {
@@ -367,6 +370,8 @@ mpcc_status mprt_run(mprt_program *p, const char *function) {
 }
 
 mpcc_status mprt_run_kernel(mprt_program *p, const char *symbol, const MpccArg *args) {
+  if (p->cuda)
+    return mprt__fail(&p->cb, MPCC_ERR_USAGE, "single kernels run on the host alone");
   for (uint32_t i = 0; i < p->nkernel; i++)
     if (!strcmp(mprt__string(p, p->kernel[i].symbol), symbol)) {
       mprt__pool_run(p->pool, p->fn[i], args, (int64_t)p->kernel[i].ntiles);

@@ -44,7 +44,6 @@ only() { # header, allowed files
 }
 only yaml.h 'frontend/yaml\.c'
 only llvm-c 'codegen/cpu/[a-z_]+\.(c|h)'
-only dlfcn.h 'codegen/cuda/nvrtc\.c|runtime/cuda/[a-z]+\.c'
 only dlfcn.h '(runtime|codegen)/cuda/[a-z_]+\.c'
 only zlib.h 'runtime/.*\.c'
 only libdeflate.h 'runtime/data/[a-z]+\.c'

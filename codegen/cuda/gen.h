@@ -10,6 +10,7 @@ enum { CUDA_TILE = 64 }; /* rows and columns of a product's tile; columns of a p
 /* One kernel being written. */
 typedef struct {
   Text out;       /* its text so far */
+  size_t kernel;  /* where it begins in the text, behind the device helpers */
   bool exact;     /* the body rounds explicitly: no contraction of a * b + c */
   int threads;    /* of a block; filled by the emitter */
   int64_t blocks; /* along x: one per panel; along y: columns are split */

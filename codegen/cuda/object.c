@@ -24,9 +24,11 @@ static bool compile(const char *level, Kernel *k, int opt_level, const char *for
   if (!ok) {
     snprintf(error, 256, "%s", g.error);
   } else if (!strcmp(form, "cuda")) {
-    *len = g.out.len;
-    *bytes = g.out.data;
-    g.out = (Text){0};
+    *len = g.out.len - g.kernel;
+    *bytes = malloc(*len + 1);
+    ok = *bytes != NULL;
+    if (ok)
+      memcpy(*bytes, g.out.data + g.kernel, *len + 1);
   } else {
     const Nvrtc *n = nvrtc_open(error);
     ok = n != NULL;
@@ -67,8 +69,9 @@ static Status caps(const char *level, TargetCaps *out) {
   return MPCC_OK;
 }
 
+/* PTX of the oldest runs on all. */
 static const char *host_level(void) {
-  return NULL;
+  return level_names[0];
 }
 
 static const char *level_needs(const char *level) {

@@ -69,13 +69,13 @@ bool cuda_program(CudaGen *g, const Op *group, const char *symbol) {
   const char *kind = op_str(group, "kind", "");
   *g = (CudaGen){.exact = cuda_is_exact(group->body), .blocks = 1, .blocks_y = 1};
   put_prelude(&g->out);
-  const size_t prelude = g->out.len;
+  g->kernel = g->out.len;
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
     if (!strcmp(kind, kinds[i].kind)) {
       if (!kinds[i].emit(g, group, symbol))
         return false;
       if (!g->out.failed)
-        indent(&g->out, prelude);
+        indent(&g->out, g->kernel);
       return !g->out.failed || cuda_fail(g, "out of memory");
     }
   return cuda_fail(g, "target cuda has no kernels of kind '%s'", kind);

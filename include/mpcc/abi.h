@@ -11,7 +11,7 @@ extern "C" {
 #endif
 
 #define MPCC_IMAGE_MAGIC "MPCCIMG\n"
-enum { MPCC_ABI_VERSION = 1, MPCC_MAX_RANK = 8, MPCC_ALIGN = 64 };
+enum { MPCC_ABI_VERSION = 2, MPCC_MAX_RANK = 8, MPCC_ALIGN = 64 };
 
 /* Segments: each is allocated once at load.
  * state: what a checkpoint is. derived: pure function of state, rebuilt by `refresh`. accum: sums
@@ -85,11 +85,14 @@ typedef struct {
 typedef struct {
   uint32_t symbol;
   uint32_t nargs;
-  uint64_t ntiles;        /* depends on shapes only */
-  uint64_t scratch_bytes; /* per thread, 64-byte aligned */
+  uint64_t ntiles;        /* depends on shapes only; cuda: blocks along x */
+  uint64_t scratch_bytes; /* per thread, 64-byte aligned; cuda: dynamic shared memory of a block */
+  uint32_t threads, columns; /* cuda: threads of a block, blocks along y; else 0 */
 } MpccKernel;
 
-/* Machine code of one target level. `object` is an archive (MpccArchive) of ELF relocatable objects,
+/* Machine code of one target level. On target cuda: MpccArchive of zero-terminated PTX texts, one per
+ * kernel in their order; needs and level: "sm_90", the least the device must be.
+ * On the cpu: `object` is an archive (MpccArchive) of ELF relocatable objects,
  * each with one or more kernels as global function symbols; relocations are R_X86_64_PC32 and
  * R_X86_64_PLT32 between sections of the same object only, nothing is undefined. `needs`: cpu feature words, space separated ("avx2 fma f16c
  * bmi2", "avx512f avx512bf16"). Listed best level first; the loader takes the first that runs. */

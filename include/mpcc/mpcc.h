@@ -40,8 +40,12 @@ typedef struct {
   bool max_errors_set;
   bool colour;
   bool strict;                      /* --numerics=strict */
+  const char *const *target;        /* --target: "cpu", "cuda"; none: cpu */
+  int ntarget;
   const char *const *level;         /* -march; NULL: baseline and the host's */
   int nlevel;
+  const char *const *arch;          /* --gpu-arch: "sm_90"; NULL: all that are known */
+  int narch;
   int opt_level;                    /* -O; default 2 when zero-initialised means opt_set is false */
   bool opt_set;
   int jobs;                         /* 0: number of cpus */
@@ -61,6 +65,7 @@ typedef enum {
   MPCC_OUT_IMAGE,    /* program image (abi.h) */
   MPCC_OUT_IR,       /* text of the module after the last pass run */
   MPCC_OUT_OBJECT, MPCC_OUT_ASM, MPCC_OUT_LLVM_IR, /* kernels of the first level */
+  MPCC_OUT_CUDA, MPCC_OUT_PTX,                     /* the same on target cuda */
   MPCC_OUT_PLAN,     /* explain text */
   MPCC_OUT_CHECK     /* nothing: parse, type and shape check only */
 } mpcc_output;

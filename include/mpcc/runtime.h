@@ -70,6 +70,7 @@ typedef struct {
   int threads;                 /* 0: what affinity and the cgroup quota allow */
   bool plan_mode;              /* tests: canaries around buffers, NaN fill at death */
   const char *level;           /* force a code level; NULL: best that runs here */
+  const char *device;          /* "cpu", "cuda", "cuda:N"; "auto", NULL: the first that has code here */
 } mprt_options;
 void mprt_options_default(mprt_options *o);
 

@@ -22,7 +22,7 @@ ldd prog | grep -vqE 'linux-vdso|libc\.so|libm\.so|ld-linux|libpthread' && fail 
 ./prog --print-spec >again.yaml
 "$mpcc" again.yaml --emit=image -o again.img || fail "the printed spec does not compile"
 expect 2 "unknown option '--frob'" ./prog --frob
-expect 3 'no code for device' ./prog --device cuda:0
+expect 3 'no code for device cuda:0' ./prog --device cuda:0
 expect 0 '--max-steps' ./prog --help
 ./prog --licenses | grep -q Apache || fail "no licence"
 

@@ -7,7 +7,7 @@ expect 2 "unknown word 'elf'" "$mpcc" "$here/tiny.yaml" --emit=elf
 expect 2 'takes no value' "$mpcc" --version=1
 expect 2 'one spec at a time' "$mpcc" "$here/tiny.yaml" "$here/tiny.yaml"
 expect 2 "no help on 'nonsense'" "$mpcc" --help=nonsense
-expect 3 'cuda is not supported yet' "$mpcc" "$here/tiny.yaml" --target=cuda
+expect 2 "'tpu'" "$mpcc" "$here/tiny.yaml" --target=tpu
 expect 4 'cannot read' "$mpcc" absent.yaml
 expect 4 'cannot write' "$mpcc" "$here/tiny.yaml" -o no/such/folder/prog
 expect 1 'fp32' "$mpcc" check "$here/tiny.yaml" --precision fp32

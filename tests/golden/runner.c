@@ -163,7 +163,7 @@ static Status cuda_case(const Case *c, StrTable *s, Diag *d, Text *out) {
       snprintf(symbol, sizeof symbol, "kernel_%d", i);
       if (cuda_program(&g, op, symbol))
         text_printf(out, "/* %lld x %lld blocks of %d threads */\n%s", (long long)g.blocks,
-                    (long long)g.blocks_y, g.threads, strstr(g.out.data, "extern \"C\""));
+                    (long long)g.blocks_y, g.threads, g.out.data + g.kernel);
       else
         diag_error(d, op->loc, 900, "%s", g.error);
       status = g.error[0] ? MPCC_ERR_INTERNAL : MPCC_OK;

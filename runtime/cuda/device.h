@@ -1,0 +1,24 @@
+/* A GPU as the device of a program: private to runtime/. */
+#ifndef MPCC_RUNTIME_CUDA_DEVICE_H
+#define MPCC_RUNTIME_CUDA_DEVICE_H
+
+#include "runtime/rt.h"
+
+/* Takes hold of device "cuda" or "cuda:N" when it can run code of `level`; quiet: no words when it
+ * cannot. errors: ERR_TARGET (no driver, no such device, too old), ERR_RUN, ERR_NOMEM; *out = NULL
+ */
+Status mprt__cuda_create(const mprt_program *p, const char *device, const char *level, bool quiet,
+                         mprt__cuda **out);
+void mprt__cuda_destroy(mprt__cuda *g); /* NULL is fine */
+/* Kernels of p->chosen, and zeroed segments. errors: ERR_INPUT, ERR_RUN, ERR_NOMEM */
+Status mprt__cuda_load(const mprt_program *p, mprt__cuda *g);
+/* Brings a tensor into the mirror; write: what the host then puts there goes to the device before
+ * the next run. errors: ERR_RUN */
+Status mprt__cuda_share(const mprt_program *p, mprt__cuda *g, uint32_t tensor, bool write);
+/* Zeroes a segment on the device. */
+Status mprt__cuda_clear(const mprt_program *p, mprt__cuda *g, int segment);
+/* mprt__run on the device; returns before it is done. */
+Status mprt__cuda_run(mprt_program *p, mprt__cuda *g, const MpccFunction *f, mprt__observer observe,
+                      void *user);
+
+#endif
