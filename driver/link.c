@@ -10,6 +10,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <jansson.h>
+
+#include "mpcc/abi.h"
 #include "runner/trailer.h"
 
 static int complain(const char *what, const char *path) {
@@ -73,10 +76,29 @@ static char *assemble(const void *front, size_t front_bytes, const void *image, 
   return p;
 }
 
+/* Whether the program reads compressed images: some split of its spec says format: image-folder. */
+static int reads_images(const void *image) {
+  MpccImage h;
+  memcpy(&h, image, sizeof h);
+  json_t *meta = json_loads((const char *)image + h.strings.offset + h.meta, 0, NULL);
+  const json_t *data = json_object_get(json_object_get(meta, "spec"), "data");
+  const char *key;
+  json_t *split;
+  int found = 0;
+  json_object_foreach((json_t *)data, key, split) {
+    const char *format = json_string_value(json_object_get(split, "format"));
+    found |= format && !strcmp(format, "image-folder");
+  }
+  json_decref(meta);
+  return found;
+}
+
 int write_program(const char *path, const void *image, size_t bytes) {
   size_t total;
-  char *p = assemble(mpcc_runner_begin, (size_t)(mpcc_runner_end - mpcc_runner_begin), image, bytes,
-                     &total);
+  int images = reads_images(image);
+  const char *front = images ? mpcc_images_runner_begin : mpcc_runner_begin;
+  const char *end = images ? mpcc_images_runner_end : mpcc_runner_end;
+  char *p = assemble(front, (size_t)(end - front), image, bytes, &total);
   if (!p)
     return 11;
   int code = write_file(path, p, total, 1);
@@ -126,17 +148,20 @@ int link_with_cc(const char *path, const void *image, size_t bytes, int verbose)
   char folder[4096], dir[] = "/tmp/mpcc-link-XXXXXX";
   if (library_folder(folder, sizeof folder) || !mkdtemp(dir))
     return complain("make a temporary folder for", path);
-  char image_file[64], text_file[64], asm_file[64], text[400], lib[3][4200];
+  char image_file[64], text_file[64], asm_file[64], text[600], lib[4][4200];
+  int images = reads_images(image);
   snprintf(image_file, sizeof image_file, "%s/image", dir);
   snprintf(text_file, sizeof text_file, "%s/license", dir);
   snprintf(asm_file, sizeof asm_file, "%s/image.s", dir);
   snprintf(text, sizeof text,
            ".section .rodata\n.global mpcc_image_begin, mpcc_image_end, mpcc_license_text\n"
            ".balign 64\nmpcc_image_begin:\n.incbin \"%s\"\nmpcc_image_end:\n"
-           "mpcc_license_text:\n.incbin \"%s\"\n.byte 0\n.section .note.GNU-stack,\"\",@progbits\n",
-           image_file, text_file);
-  static const char *const names[] = {"mpcc_program", "mpcc_report", "mpcc_rt"};
-  for (int i = 0; i < 3; i++)
+           "mpcc_license_text:\n.incbin \"%s\"\n.byte 0\n"
+           ".section .data.rel.ro,\"aw\"\n.balign 8\n.global mpcc_image_decode\n"
+           "mpcc_image_decode:\n.quad %s\n.section .note.GNU-stack,\"\",@progbits\n",
+           image_file, text_file, images ? "mprt_decode_image" : "0");
+  static const char *const names[] = {"mpcc_program", "mpcc_report", "mpcc_rt", "mpcc_codec"};
+  for (int i = 0; i < 4; i++)
     snprintf(lib[i], sizeof lib[i], "%s/lib%s.a", folder, names[i]);
   /* beside the output and renamed, so that a failing linker leaves a good program alone */
   char linked[4200];
@@ -145,8 +170,17 @@ int link_with_cc(const char *path, const void *image, size_t bytes, int verbose)
     errno = ENAMETOOLONG;
     return complain("write", path);
   }
-  char *argv[] = {"cc",        "-o",  linked,      asm_file,    lib[0], lib[1], lib[2],
-                  "-ljansson", "-lz", "-ldeflate", "-lpthread", "-lm",  NULL};
+  char *argv[20] = {"cc", "-o", linked, asm_file, lib[0], lib[1], lib[2]};
+  static const char *const codecs[] = {"-ljpeg", "-lpng"};
+  static const char *const always[] = {"-ljansson", "-lz", "-ldeflate", "-lpthread", "-lm"};
+  int n = 7;
+  if (images) {
+    argv[n++] = lib[3];
+    for (int i = 0; i < 2; i++)
+      argv[n++] = (char *)codecs[i];
+  }
+  for (int i = 0; i < 5; i++)
+    argv[n++] = (char *)always[i];
   int code = write_file(image_file, image, bytes, 0);
   code = code ? code : write_file(text_file, mpcc_license_begin, strlen(mpcc_license_begin), 0);
   code = code ? code : write_file(asm_file, text, strlen(text), 0);

@@ -6,11 +6,12 @@
 
 /* The runner and licence text inside mpcc (driver/runner_blob.S). */
 extern const char mpcc_runner_begin[], mpcc_runner_end[], mpcc_license_begin[];
+extern const char mpcc_images_runner_begin[], mpcc_images_runner_end[]; /* with the image codecs */
 
 /* Writes bytes to path ("-": standard output) under a temporary name, then renames, so that a good
  * file is never replaced by a broken one. 0, or 4 after a message. */
 int write_file(const char *path, const void *data, size_t bytes, int executable);
-/* Executable: runner, images, licence, trailer. */
+/* Executable: the runner that the spec's data needs, images, licence, trailer. */
 int write_program(const char *path, const void *image, size_t bytes);
 /* The same linked by cc from the installed or built libmpcc_rt; 0 or an exit code. */
 int link_with_cc(const char *path, const void *image, size_t bytes, int verbose);

@@ -147,7 +147,8 @@ static int run_now(const Args *a, mpcc_session *s, const char *input, const char
                  .image_bytes = bytes,
                  .data_dir = slash ? folder : NULL,
                  .license = mpcc_license_begin,
-                 .version = mpcc_version()};
+                 .version = mpcc_version(),
+                 .decode = mprt_decode_image};
     a->rest[0] = name;
     code = program_main(&p, a->nrest, a->rest);
   }

@@ -10,6 +10,11 @@
 #include "runner/program.h"
 #include "runner/trailer.h"
 
+/* The runner of programs that read image folders is built with it (CMakeLists.txt). */
+#ifndef RUNNER_DECODE
+#define RUNNER_DECODE NULL
+#endif
+
 static int fail(const char *name, const char *what) {
   fprintf(stderr, "%s: %s\n", name, what);
   return 4;
@@ -34,6 +39,7 @@ int main(int argc, char **argv) {
                .image = (char *)map + t.offset,
                .image_bytes = t.bytes,
                .license = (char *)map + t.offset + t.bytes,
-               .version = MPCC_VERSION};
+               .version = MPCC_VERSION,
+               .decode = RUNNER_DECODE};
   return program_main(&p, argc, argv);
 }

@@ -290,6 +290,7 @@ static void set_options(mprt_options *o, const Program *p, const Args *a) {
   o->threads = (int)a->number[PO_THREADS];
   o->level = a->text[PO_LEVEL];
   o->device = a->text[PO_DEVICE];
+  o->decode = p->decode;
   o->plan_mode = a->given[PO_PLAN_MODE];
 }
 

@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+#include "mpcc/runtime.h"
+
 typedef struct {
   const char *name;     /* argv[0] of built programs, "mpcc run SPEC" else */
   const void *image;    /* images, best level first (abi.h) */
@@ -11,6 +13,7 @@ typedef struct {
   const char *data_dir; /* base of relative data paths when --data does not say; NULL: here */
   const char *license;  /* text for --licenses */
   const char *version;
+  mprt_decode_fn *decode; /* of image folders; NULL: the program has no codecs */
 } Program;
 
 /* Parses argv[1..] and does what it says; returns the exit code of spec.md section 1. */

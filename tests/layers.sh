@@ -18,7 +18,7 @@ check() {
   fi
 }
 
-standard='(assert|ctype|dirent|elf|errno|fcntl|fnmatch|glob|inttypes|limits|math|pthread|sched|signal|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdlib|string|time|unistd|cpuid|immintrin|xmmintrin|link|float|malloc|sys/[a-z]+|linux/[a-z]+)\.h'
+standard='(assert|ctype|dirent|elf|errno|fcntl|fnmatch|glob|inttypes|limits|math|pthread|sched|setjmp|signal|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdlib|string|strings|time|unistd|cpuid|immintrin|xmmintrin|link|float|malloc|sys/[a-z]+|linux/[a-z]+)\.h'
 leaf='mpcc/(status|dtype|num|abi|hash|philox)\.h|mpcc/(dtype|roles)\.def|(dtype|roles)\.def'
 ir="ir/(ir|target)\.h|ir/[a-z]+\.def|$leaf"
 
@@ -27,7 +27,7 @@ check ir "$ir|ir/[a-z_]+\.h"
 check frontend "$ir|frontend/[a-z_]+\.(h|def)|yaml\.h"
 check passes "$ir|passes/[a-z_]+\.(h|def)"
 check codegen "$ir|codegen/[a-z_]+\.h|codegen/(cpu|cuda)/[a-z_]+\.(h|def)|dlfcn\.h|llvm-c/.*\.h|llvm/Config/.*\.h"
-check runtime "$leaf|mpcc/runtime\.h|runtime/.*\.(h|def)|jansson\.h|zlib\.h|libdeflate\.h|dlfcn\.h"
+check runtime "$leaf|mpcc/runtime\.h|runtime/.*\.(h|def)|jansson\.h|zlib\.h|libdeflate\.h|jpeglib\.h|jerror\.h|png\.h|dlfcn\.h"
 check lib "$ir|mpcc/mpcc\.h|(frontend|passes|codegen|lib)/[a-z_]+\.(h|def)"
 check report "$leaf|mpcc/runtime\.h|report/[a-z_]+\.h|jansson\.h"
 check driver "$leaf|mpcc/(mpcc|runtime)\.h|(driver|report|runner)/[a-z_]+\.h|jansson\.h"
@@ -46,6 +46,8 @@ only yaml.h 'frontend/yaml\.c'
 only llvm-c 'codegen/cpu/[a-z_]+\.(c|h)'
 only dlfcn.h '(runtime|codegen)/cuda/[a-z_]+\.c'
 only zlib.h 'runtime/.*\.c'
+only jpeglib.h 'runtime/codec/jpeg\.c'
+only png.h 'runtime/codec/png\.c'
 only libdeflate.h 'runtime/data/[a-z]+\.c'
 
 found=$(grep -rnE '\b(printf|puts|putchar|perror|exit|_exit|abort|signal|sigaction)\(|\bf(printf|puts|putc)\((stdout|stderr)' \

@@ -57,6 +57,19 @@ typedef struct {
   void *user;
 } mprt_callbacks;
 
+/* A decoded image: bytes [3][height][width], red first. pixels: malloc'ed with `room` bytes, grown by
+ * the decoder and used again; freed by the owner. message: why decoding failed. */
+typedef struct {
+  uint8_t *pixels;
+  size_t room;
+  int64_t height, width;
+  char message[200];
+} mprt_image;
+/* Decodes a compressed image; false after filling out->message. Called on several threads at once. */
+typedef bool mprt_decode_fn(const uint8_t *data, size_t bytes, mprt_image *out);
+/* JPEG and PNG; in libmpcc_codec, which needs libjpeg and libpng. */
+mprt_decode_fn mprt_decode_image;
+
 typedef struct {
   const char *data_dir;        /* base of relative data paths; NULL: current folder */
   const char *const *data;     /* "SPLIT=FOLDER" or "SPLIT.KEY=FILE" overrides */
@@ -71,6 +84,7 @@ typedef struct {
   bool plan_mode;              /* tests: canaries around buffers, NaN fill at death */
   const char *level;           /* force a code level; NULL: best that runs here */
   const char *device;          /* "cpu", "cuda", "cuda:N"; "auto", NULL: the first that has code here */
+  mprt_decode_fn *decode;      /* of image folders: mprt_decode_image, or NULL where there are none */
 } mprt_options;
 void mprt_options_default(mprt_options *o);
 

@@ -4,6 +4,7 @@
 #include "runner/program.h"
 
 /* Defined by the assembly that driver/link.c writes. */
+extern mprt_decode_fn *const mpcc_image_decode;
 extern const char mpcc_image_begin[], mpcc_image_end[], mpcc_license_text[];
 
 int main(int argc, char **argv) {
@@ -11,6 +12,7 @@ int main(int argc, char **argv) {
                .image = mpcc_image_begin,
                .image_bytes = (size_t)(mpcc_image_end - mpcc_image_begin),
                .license = mpcc_license_text,
-               .version = MPCC_VERSION};
+               .version = MPCC_VERSION,
+               .decode = mpcc_image_decode};
   return program_main(&p, argc, argv);
 }

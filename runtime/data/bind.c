@@ -38,6 +38,13 @@ static bool same_shape(const mprt__field *f, int rank, const int64_t *dim) {
   return ra == rank && !memcmp(a, dim, (size_t)ra * sizeof *a);
 }
 
+/* The field's name for messages: columns, which newlines separate, with commas. */
+static void show_name(const char *name, char *out, size_t size) {
+  snprintf(out, size, "%s", name);
+  for (char *p = out; (p = strchr(p, '\n'));)
+    *p = ',';
+}
+
 static Status bind_one(mprt_program *p, const mprt__dataset *d, const char *split, int64_t batch,
                        int64_t i, mprt__binding *b) {
   const MpccTensor *t = &p->tensor[i];
@@ -68,11 +75,12 @@ static Status bind_one(mprt_program *p, const mprt__dataset *d, const char *spli
       seen.dim[k] = t->dim[1 + k];
   mprt__transform_expect(b->transform, seen.rank, seen.dim);
   if (!same_shape(&seen, (int)t->rank - 1, t->dim + 1)) {
-    char have[120], want[120];
+    char have[120], want[120], shown[120];
     mprt__shape_text(seen.rank, seen.dim, have, sizeof have);
+    show_name(field, shown, sizeof shown);
     mprt__shape_text((int)t->rank - 1, t->dim + 1, want, sizeof want);
     return mprt__fail(&p->cb, MPCC_ERR_DATA,
-                      "data.%s: '%s' has shape [%s], the model was built for [%s]", split, field,
+                      "data.%s: '%s' has shape [%s], the model was built for [%s]", split, shown,
                       have, want);
   }
   b->sample_bytes = b->elems * (int64_t)dtype_bytes((DType)t->dtype);

@@ -134,20 +134,24 @@ static Status find_columns(const Csv *c, const char *want, char *const *names, i
 typedef struct {
   int ntable, ncolumn;
   Table *table;
-  int *use;    /* per column: 1 if some table has it */
-  double *row; /* values of the row */
+  int *use;     /* per column: 1 if some table has it */
+  double *row;  /* values of the row */
+  char bad[64]; /* the cell that is complained about */
   int64_t count, room;
 } Rows;
 
-/* Reads one row into r->row. Returns a complaint about it, or NULL; *column: where. */
+/* Reads one row into r->row. Returns a complaint about it, or NULL; *column: where, -1 the number
+ * of cells, -2 the row as a whole. */
 static const char *read_row(Csv *c, Rows *r, int *column) {
   const char *why = NULL;
   int i = 0;
+  *r->bad = 0;
   do {
     if (!next_cell(c))
-      return *column = i, "a quote is never closed";
+      return *column = -2, "a quote is never closed";
     if (i < r->ncolumn && r->use[i] && !why && !read_number(c->cell, &r->row[i])) {
       why = *c->cell ? "is not a number" : "is empty";
+      snprintf(r->bad, sizeof r->bad, "%.60s", c->cell);
       *column = i;
     }
     i++;
@@ -192,8 +196,10 @@ static Status read_rows(Csv *c, Rows *r, char *const *names, int64_t *skipped) {
     }
     if (why && column >= 0)
       return mprt__fail(c->s->cb, MPCC_ERR_DATA, "%s:%lld: column '%s' %s%s%s%s", c->path,
-                        (long long)line, names[column], why, *c->cell ? ": '" : "", c->cell,
-                        *c->cell ? "'" : "");
+                        (long long)line, names[column], why, *r->bad ? ": '" : "", r->bad,
+                        *r->bad ? "'" : "");
+    if (why && column == -2)
+      return mprt__fail(c->s->cb, MPCC_ERR_DATA, "%s:%lld: %s", c->path, (long long)line, why);
     if (why)
       return mprt__fail(c->s->cb, MPCC_ERR_DATA, "%s:%lld: %s, expected %d", c->path,
                         (long long)line, why, r->ncolumn);

@@ -22,6 +22,9 @@ typedef struct {
   int64_t epoch, seed; /* set by the caller: what random samples may depend on */
   void *scratch;       /* scratch_bytes of the data set, aligned for any type */
   int64_t size[2];     /* height and width of the image just read, where the field has them as 0 */
+  mprt_image image; /* decoded, and the file it came from */
+  uint8_t *file;
+  size_t file_room;
   Status error;
   bool corrupt; /* the sample itself is damaged: it may be left out */
   char message[300];
@@ -57,6 +60,7 @@ typedef struct {
   const char *const *want;
   int nwant;
   bool skip_corrupt; /* data.loader.corrupt is skip */
+  mprt_decode_fn *decode; /* of compressed images; NULL: the host has none */
 } mprt__data_source;
 
 /* Formats, by the word in `format:`; one row each in formats.def. */

@@ -38,7 +38,9 @@ Status mprt__reader_init(mprt__reader *r, const mprt__dataset *d, const mprt_cal
 
 void mprt__reader_fini(mprt__reader *r) {
   free(r->scratch);
-  r->scratch = NULL;
+  free(r->image.pixels);
+  free(r->file);
+  *r = (mprt__reader){0};
 }
 
 /* ---- one data set for all splits that read the same files
@@ -267,6 +269,7 @@ static Status open_format(mprt_program *p, const char *split, const json_t *conf
                          .dir = dir,
                          .seed = p->seed,
                          .cb = &p->cb,
+                         .decode = p->options.decode,
                          .want = want,
                          .nwant = wanted_fields(p, want)};
   s.skip_corrupt = !strcmp(mprt__json_string(p->spec, "data.loader.corrupt", "error"), "skip");

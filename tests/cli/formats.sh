@@ -1,0 +1,111 @@
+# Data formats from the command line: image folders and their runner, transforms, what is left out,
+# what does not fit.
+. "$(dirname "$0")/lib.sh"
+images=$here/../data/images
+readers=$here/../data/readers
+
+# ---- image folders ------------------------------------------------------------------------------------
+mkdir -p all/grey all/colour
+cp "$images"/j420.jpg "$images"/j444.jpg "$images"/prgb.png "$images"/palpha.png all/colour
+cp "$images"/jgrey.jpeg "$images"/pgrey.png "$images"/pbits.png all/grey
+cat >folder.yaml <<'EOF'
+mpcc: 1
+name: folder
+model:
+  inputs: {image: {shape: [3, 8, 8]}}
+  layers: [Flatten, {Linear: 2}]
+loss: CrossEntropyLoss
+data:
+  train: {format: image-folder, path: all}
+  transforms:
+    - {Resize: [12, 10]}
+    - {RandomCrop: 8, padding: 1}
+    - RandomHorizontalFlip
+    - ToTensor
+  loader: {batch_size: 3, shuffle: true}
+optimizer: {type: SGD, lr: 0.1}
+trainer: {max_epochs: 3, log_every_n_steps: 1}
+EOF
+losses() { sed -n 's/.*"loss":\([^,]*\).*/\1/p' "$1/metrics.jsonl"; }
+expect 0 '' "$mpcc" run folder.yaml --quiet --out direct
+losses direct >want.txt
+[ "$(wc -l <want.txt)" = 9 ] || fail "not 9 steps: $(cat want.txt)"
+for workers in 1 2 5; do
+  expect 0 '' "$mpcc" run --set data.loader.num_workers=$workers folder.yaml --quiet --out w$workers
+  losses w$workers | cmp - want.txt || fail "$workers threads give other images"
+done
+"$mpcc" folder.yaml -march=native -o images
+expect 0 '' ./images --quiet --out built
+losses built | cmp - want.txt || fail "a built program sees other images"
+expect 0 '' ./images --quiet --out stopped --max-steps 4
+expect 0 '' ./images --quiet --out stopped --resume
+losses stopped | cmp - want.txt || fail "a resumed run sees other images"
+if command -v cc >/dev/null && [ -z "${ASAN_OPTIONS:-}" ] && "$mpcc" folder.yaml -march=native --link=cc -o linked 2>err.txt; then
+  expect 0 '' ./linked --quiet --out linked-run
+  losses linked-run | cmp - want.txt || fail "a linked program sees other images"
+elif ! grep -q asan err.txt; then
+  fail "--link=cc: $(cat err.txt)"
+fi
+"$mpcc" "$here/tiny.yaml" -march=native -o plain
+[ "$(stat -c %s plain)" -lt "$(stat -c %s images)" ] || fail "every program carries the codecs"
+if strings -a plain 2>/dev/null | grep -q 'libpng\|JPEG'; then fail "a plain program carries the codecs"; fi
+
+# damaged images stop the run, or are left out and counted
+head -c 500 "$images/j444.jpg" >all/colour/a-cut.jpg
+expect 4 'all/colour/a-cut.jpg: Premature end of JPEG file' "$mpcc" run folder.yaml --quiet --out bad
+expect 0 '1 corrupt samples left out in epoch 2' "$mpcc" run --set data.loader.corrupt=skip folder.yaml --quiet --out skip
+grep -q 'a-cut.jpg' err.txt || fail "the damaged file is not named: $(cat err.txt)"
+mkdir -p all/third && cp "$images/j420.jpg" all/third
+expect 4 'label 2 of sample 8 is outside the 2 classes of the model (all/third/j420.jpg)' "$mpcc" run --set data.loader.corrupt=skip folder.yaml --quiet --out many
+sed 's/{Resize.*/{Resize: 9}/; /RandomCrop/d' folder.yaml >noresize.yaml
+rm -r all/third all/colour/a-cut.jpg
+expect 4 'an image is 9x10 behind the transforms, the model takes 8x8; images of different sizes need Resize' "$mpcc" run noresize.yaml --quiet --out bad
+sed 's/^  train: .*/&\n  val: {from: train, fraction: 0.3}/' folder.yaml >random.yaml
+expect 1 "random.yaml:12:7: error: evaluation would be random too: 'RandomCrop'" "$mpcc" check random.yaml
+
+# ---- tables, arrays, fields -----------------------------------------------------------------------------
+cat >table.yaml <<'EOF'
+mpcc: 1
+name: table
+model:
+  inputs: {x: {shape: [2]}}
+  layers: [{Linear: 3}]
+loss: CrossEntropyLoss
+data:
+  train: {format: csv, path: table.csv}
+  fields: {x: [age, in*]}
+  loader: {batch_size: 4}
+optimizer: {type: SGD, lr: 0}
+trainer: {max_epochs: 1}
+EOF
+cp "$readers/table.csv" table.csv
+expect 0 '' "$mpcc" run table.yaml --quiet --out t
+expect 4 "table.csv: has no column 'height'" "$mpcc" run --set 'data.fields.x=[age, height]' table.yaml --quiet --out t
+expect 4 "'age,in*,label' has shape [3], the model was built for [2]" "$mpcc" run --set 'data.fields.x=[age, in*, label]' table.yaml --quiet --out t
+expect 4 'data.train has 5 samples, fewer than one batch of 8' "$mpcc" run --set data.loader.batch_size=8 --set data.loader.drop_last=true table.yaml --quiet --out t
+expect 0 '' "$mpcc" run --set data.loader.batch_size=8 table.yaml --quiet --out t
+printf 'age,income,label\n1,2,0\n3,x,1\n4,5\n6,7,2\n' >table.csv
+expect 4 "table.csv:3: column 'income' is not a number: 'x'" "$mpcc" run table.yaml --quiet --out t
+expect 0 'table.csv: 2 of 4 rows are corrupt and skipped' "$mpcc" run --set data.loader.corrupt=skip table.yaml --quiet --out t
+printf 'age,income,label\n1,2,0\n3,4,1.5\n' >table.csv
+expect 4 "'label' of sample 1 is 1.5, the model takes whole numbers" "$mpcc" run table.yaml --quiet --out t
+cat >npz.yaml <<'EOF'
+mpcc: 1
+name: npz
+model:
+  inputs: {x: {shape: [3]}}
+  layers: [{Linear: 5}]
+loss: CrossEntropyLoss
+data:
+  train: {format: npz, path: data.npz}
+  fields: {label: y}
+  loader: {batch_size: 4}
+optimizer: {type: SGD, lr: 0}
+trainer: {max_epochs: 1}
+EOF
+cp "$readers/deflated.npz" data.npz
+expect 0 '' "$mpcc" run npz.yaml --quiet --out n
+expect 0 '' "$mpcc" run npz.yaml --quiet --out n --data train.path="$readers/stored.npz"
+expect 4 "data.train has no field 'z'" "$mpcc" run --set data.fields.label=z npz.yaml --quiet --out n
+expect 2 "data.train has no file 'images'; it has path" "$mpcc" run npz.yaml --quiet --out n --data train.images=x
+finish
