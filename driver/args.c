@@ -10,7 +10,7 @@ typedef enum {
   O_OUTPUT, O_EMIT, O_OPT, O_NUMERICS, O_TARGET, O_GPU_ARCH, O_MARCH, O_PRECISION, O_DEFINE, O_SET, O_WARN,
   O_MAX_ERRORS, O_DIAG_FORMAT, O_COLOR, O_INCLUDE, O_JOBS, O_CACHE_DIR, O_NO_CACHE, O_TIME_PASSES,
   O_PRINT_BEFORE, O_PRINT_AFTER, O_STOP_AFTER, O_CHECK_PASSES, O_NO_REUSE, O_VERBOSE,
-  O_LINK, O_HELP, O_VERSION, O_LICENSES, O_COUNT
+  O_LINK, O_DIFF, O_HELP, O_VERSION, O_LICENSES, O_COUNT
 } OptionId;
 
 enum { MAX_LEVEL_WORDS = 64 };
@@ -54,6 +54,7 @@ static const struct {
     [O_NO_REUSE] = {"no-reuse", NULL, V_NONE, NULL, "give every buffer its own memory, for tests"},
     [O_VERBOSE] = {"verbose", "v", V_NONE, NULL, "show the commands that are run (with --link=cc)"},
     [O_LINK] = {"link", NULL, V_VALUE, "cc", "link the program with cc instead of the built-in runner"},
+    [O_DIFF] = {"diff", NULL, V_VALUE, "A,B", "explain: what changes between two modes"},
     [O_HELP] = {"help", "h", V_OPTIONAL, "[=TOPIC]",
                 "this text; topics: spec layers precisions warnings targets passes MPC0102"},
     [O_VERSION] = {"version", NULL, V_NONE, NULL, "version"},
@@ -67,7 +68,7 @@ static const struct {
     {"run", "run SPEC.yaml [program options]", "compile in memory and train", CMD_RUN},
     {"check", "check SPEC.yaml...", "parse, type- and shape-check only", CMD_CHECK},
     {"resolve", "resolve SPEC.yaml", "the effective spec, each value with its origin", CMD_RESOLVE},
-    {"explain", "explain SPEC.yaml", "ops, dtypes, casts and why, kernels, memory",
+    {"explain", "explain SPEC.yaml [--diff=A,B]", "ops, dtypes, casts and why, kernels, memory",
      CMD_EXPLAIN},
     {"verify", "verify SPEC.yaml", "each kernel of this model beside its reference", CMD_VERIFY},
     {"inspect", "inspect FILE", "what is in a checkpoint, safetensors, .npy or program", CMD_INSPECT},
@@ -121,6 +122,17 @@ static int targets(const mpcc_options *o) {
   return 0;
 }
 
+/* "A,B": two words; the text is cut in place (argv is ours). */
+static int take_diff(Args *a, const char *v) {
+  char *comma = strchr(v, ',');
+  if (!comma || comma == v || !comma[1] || strchr(comma + 1, ','))
+    return usage("--diff takes two modes, as in bf16-mixed,transformer-engine; not '%s'", v);
+  *comma = 0;
+  a->diff[0] = v;
+  a->diff[1] = comma + 1;
+  return 0;
+}
+
 static int take(Args *a, int id, const char *v) {
   mpcc_options *o = &a->options;
   switch (id) {
@@ -152,6 +164,7 @@ static int take(Args *a, int id, const char *v) {
   case O_NO_REUSE: o->no_reuse = true; return 0;
   case O_VERBOSE: a->verbose = true; return 0;
   case O_LINK: a->link = v; return choice(v, "cc");
+  case O_DIFF: return take_diff(a, v);
   case O_HELP: a->help = v ? v : ""; return 0;
   case O_VERSION: a->version = true; return 0;
   case O_LICENSES: a->licenses = true; return 0;
@@ -276,6 +289,8 @@ int args_parse(Args *a, int argc, char **argv) {
       return bad;
   }
   target_of_device(a);
+  if (a->diff[0] && a->command != CMD_EXPLAIN)
+    return usage("--diff belongs to mpcc %s", "explain");
   return 0;
 }
 

@@ -20,6 +20,7 @@ typedef struct {
   const char *output;      /* -o; NULL: the spec's name */
   const char *emit;        /* "exe" ... */
   const char *link;        /* "cc" or NULL */
+  const char *diff[2];     /* explain: two modes, or NULL */
   bool json, verbose;
   int color;               /* -1 auto, 0 never, 1 always */
   const char *help;        /* "" for plain --help; topic; NULL: not asked */

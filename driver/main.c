@@ -167,6 +167,18 @@ static int resolve(const Args *a, mpcc_session *s, const char *input, const char
   return code;
 }
 
+static int explain_diff(const Args *a, mpcc_session *s, const char *input, const char *text,
+                        size_t len) {
+  void *out = NULL;
+  size_t bytes = 0;
+  int code =
+      exit_code(mpcc_explain_diff(s, input, text, len, a->diff[0], a->diff[1], &out, &bytes));
+  if (!code)
+    code = write_file(a->output ? a->output : "-", out, bytes, 0);
+  free(out);
+  return code;
+}
+
 static int one_input(Args *a, const char *input) {
   if (a->command == CMD_INSPECT)
     return inspect_file(input);
@@ -184,6 +196,8 @@ static int one_input(Args *a, const char *input) {
     code = run_now(a, s, input, text, len);
   else if (a->command == CMD_RESOLVE)
     code = resolve(a, s, input, text, len);
+  else if (a->diff[0])
+    code = explain_diff(a, s, input, text, len);
   else if (a->command == CMD_VERIFY)
     code = verify_spec(s, input, text, len);
   else

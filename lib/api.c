@@ -77,6 +77,15 @@ static bool compilation_begin(Compilation *c, mpcc_session *s) {
   return true;
 }
 
+Status compilation_begin_mode(Compilation *c, mpcc_session *s, const char *precision) {
+  if (!compilation_begin(c, s))
+    return MPCC_ERR_NOMEM;
+  c->own = s->o;
+  c->own.precision = precision;
+  c->o = &c->own;
+  return MPCC_OK;
+}
+
 static const char *const warnings[] = {
 #define WARNING(name, text) name,
 #include "lib/messages.def"
@@ -117,7 +126,7 @@ static void compilation_fini(Compilation *c) {
   arena_destroy(c->arena);
 }
 
-static Status compilation_end(Compilation *c, mpcc_session *s, Status st) {
+Status compilation_end(Compilation *c, mpcc_session *s, Status st) {
   if (st == MPCC_OK && arena_failed(c->arena))
     st = MPCC_ERR_NOMEM;
   if (st == MPCC_OK && diag_errors(c->diag))
@@ -152,8 +161,7 @@ static bool is_ir(const char *path) {
   return n > 5 && !strcmp(path + n - 5, ".mpir");
 }
 
-/* Front half: text to a module, of stage forward for a spec, of any stage for IR text. */
-static Status compilation_front(Compilation *c, const char *path, const char *text, size_t len) {
+Status compilation_front(Compilation *c, const char *path, const char *text, size_t len) {
   if (is_ir(path)) {
     uint32_t file = diag_file(c->diag, path, text, len);
     return module_parse(c->strings, c->diag, file, text, len, &c->module);
@@ -422,6 +430,13 @@ static Status first_level(Compilation *c, const Target **t, const char **level) 
   Status st = choose_levels(c, *t, levels, &n);
   *level = n ? levels[0] : NULL;
   return st;
+}
+
+Status compilation_plan(Compilation *c, KernelTable *kernels) {
+  const Target *t;
+  const char *level;
+  Status st = first_level(c, &t, &level);
+  return st == MPCC_OK ? plan_level(c, t, level, kernels) : st;
 }
 
 static Status emit_plan(Compilation *c, void **out, size_t *bytes) {

@@ -42,7 +42,7 @@ static bool is_bookkeeping(const Op *op) {
   return k == OK_NONE || (k == OK_VIEW && op->code != OP_qgrad);
 }
 
-static void explain_op(const Compilation *c, const Op *op, Text *out) {
+static void explain_op(const Compilation *c, const Op *op, bool places, Text *out) {
   text_printf(out, "  %-*s %-*s ", COL_LAYER, shown_layer(op), COL_OP, op_info(op->code)->name);
   if (op->code == OP_cast)
     text_printf(out, "%-5s -> %-5s", dtype_text(op->in[0]->type->dt),
@@ -52,8 +52,11 @@ static void explain_op(const Compilation *c, const Op *op, Text *out) {
                 dtype_text(op->out[0]->type->dt));
   text_puts(out, "  ");
   put_shape(out, op->out[0]->type);
-  put_place(out, c->diag, op->loc);
-  if (op->why)
+  if (places)
+    put_place(out, c->diag, op->loc);
+  if (op->why && !places)
+    text_printf(out, "  because %s", op->why);
+  else if (op->why)
     text_printf(out, "\n  %-*s   because %s", COL_LAYER, "", op->why);
   text_puts(out, "\n");
 }
@@ -66,7 +69,7 @@ static void explain_forward(const Compilation *c, Text *out) {
               COL_OP, "op", "in", "stores");
   for (int i = 0; i < f->nop; i++)
     if (!is_bookkeeping(f->op[i]))
-      explain_op(c, f->op[i], out);
+      explain_op(c, f->op[i], true, out);
 }
 
 /* ---- head ------------------------------------------------------------------------------------------ */
@@ -141,31 +144,6 @@ static void explain_saved(const Compilation *c, Text *out) {
 
 /* ---- kernels and memory ------------------------------------------------------------------------------------- */
 
-/* Floating-point operations of one group: 2 per multiply-add of products; attention forward is two
- * products, backward five. Pointwise work is not counted, as is customary. */
-static int64_t group_flops(const Op *op) {
-  const char *kind = op_str(op, "kind", "");
-  int64_t elems = 1;
-  for (int d = 0; d < op->body->ndim; d++)
-    elems *= op->body->dim[d];
-  if (!strcmp(kind, "product") || !strcmp(kind, "conv"))
-    return 2 * elems * op_int(op, "k", 0);
-  if (!strcmp(kind, "attention"))
-    return 4 * elems * op_int(op, "keys", 0);
-  if (!strcmp(kind, "attention_grad"))
-    return 10 * elems * op_int(op, "keys", 0);
-  return 0;
-}
-
-static int64_t group_bytes(const Op *op) {
-  int64_t n = 0;
-  for (int i = 0; i < op->nin; i++)
-    n += type_bytes(op->in[i]->type);
-  for (int i = 0; i < op->nout; i++)
-    n += type_bytes(op->out[i]->type);
-  return n;
-}
-
 static void explain_group(const Compilation *c, const KernelTable *k, const Op *op, Text *out) {
   if (codegen_is_copies(op)) {
     text_printf(out, "  %-4s %-14s %-*s %s: %d copies\n", "-", "copy", COL_LAYER, shown_layer(op),
@@ -191,8 +169,8 @@ static void explain_function(const Compilation *c, const KernelTable *k, const F
   for (int i = 0; i < f->nop; i++)
     if (f->op[i]->code == OP_group) {
       groups++;
-      flops += group_flops(f->op[i]);
-      bytes += group_bytes(f->op[i]);
+      flops += cost_flops(f->op[i]);
+      bytes += cost_bytes(f->op[i]);
     }
   text_printf(out, "\n%s: %d kernel launches, %lld FLOPs in products, %lld bytes touched\n",
               f->name, groups, (long long)flops, (long long)bytes);
@@ -220,6 +198,7 @@ Status explain_planned(Compilation *c, const KernelTable *kernels, Text *out) {
     if (f)
       explain_function(c, kernels, f, out);
   }
+  cost_explain(c->module, out);
   explain_memory(c, out);
   return out->failed ? MPCC_ERR_NOMEM : MPCC_OK;
 }
@@ -238,5 +217,24 @@ Status explain_to_saved(Compilation *c, Text *out) {
   if (st != MPCC_OK)
     return st;
   explain_saved(c, out);
-  return out->failed ? MPCC_ERR_NOMEM : MPCC_OK;
+  MemoryUse use;
+  st = memory_use(c, &use);
+  if (st == MPCC_OK)
+    memory_explain(&use, out);
+  return st != MPCC_OK ? st : out->failed ? MPCC_ERR_NOMEM : MPCC_OK;
+}
+
+Status explain_facts(Compilation *c, Text *forward, MemoryUse *use, KernelTable *kernels) {
+  Status st = MPCC_OK;
+  if (c->module->stage < STAGE_TYPED)
+    st = compilation_passes(c, NULL, "castopt");
+  const Func *f = st == MPCC_OK ? module_func(c->module, "train_forward") : NULL;
+  for (int i = 0; f && i < f->nop; i++)
+    if (!is_bookkeeping(f->op[i]))
+      explain_op(c, f->op[i], false, forward);
+  if (st == MPCC_OK && c->module->stage < STAGE_SAVED)
+    st = compilation_passes(c, NULL, "save");
+  if (st == MPCC_OK)
+    st = memory_use(c, use);
+  return st == MPCC_OK ? compilation_plan(c, kernels) : st;
 }

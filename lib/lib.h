@@ -5,6 +5,7 @@
 #include "codegen/codegen.h"
 #include "frontend/frontend.h"
 #include "ir/ir.h"
+#include "mpcc/abi.h"
 #include "mpcc/mpcc.h"
 
 enum { LIB_MAX_LEVELS = 8 };
@@ -19,17 +20,59 @@ typedef struct {
   Spec *spec;     /* NULL when the input was IR text */
   Module *module; /* newest */
   Text plan;      /* explain's first half */
+  mpcc_options own; /* with `precision` replaced (compilation_begin_mode) */
 } Compilation;
 
 /* ---- api.c ---- */
 /* Runs passes on c->module; on failure delivers a reproducer as dump "reproducer". */
 Status compilation_passes(Compilation *c, const TargetCaps *caps, const char *stop_after);
+/* A compilation with the session's options but another precision; after OK, compilation_end. */
+Status compilation_begin_mode(Compilation *c, mpcc_session *s, const char *precision);
+/* Front half: text to a module, of stage forward for a spec, of any stage for IR text. */
+Status compilation_front(Compilation *c, const char *path, const char *text, size_t len);
+/* Fuse, plan and collect kernels for the first level asked for. */
+Status compilation_plan(Compilation *c, KernelTable *kernels);
+/* Delivers messages and frees everything; st, or what warnings make of it. */
+Status compilation_end(Compilation *c, mpcc_session *s, Status st);
 
 /* ---- explain.c ---- */
 /* The plan in words. First half: runs the passes up to `save` and tells ops, dtypes, casts and why,
  * and what is recomputed. Second half, of a planned module: kernels, FLOPs, bytes, memory. */
 Status explain_to_saved(Compilation *c, Text *out);
 Status explain_planned(Compilation *c, const KernelTable *kernels, Text *out);
+
+/* ---- memory.c ---- */
+typedef struct {
+  const char *what;
+  int64_t bytes;
+  char formula[160];
+} MemoryRow;
+typedef struct {
+  MemoryRow row[8];
+  int n;
+} MemoryUse;
+/* Of a module of stage saved. */
+Status memory_use(Compilation *c, MemoryUse *u);
+void memory_explain(const MemoryUse *u, Text *out);
+
+/* The same two halves for comparing: lines of the forward pass without places, memory, kernels. */
+Status explain_facts(Compilation *c, Text *forward, MemoryUse *use, KernelTable *kernels);
+
+/* ---- cost.c ---- */
+typedef struct {
+  const char *name;
+  int64_t flops, bytes;
+  double compute, memory, cycles; /* cycles: per kernel the larger of the two, summed */
+} LayerCost;
+int64_t cost_flops(const Op *group); /* of products; 0 for other kinds */
+int64_t cost_bytes(const Op *group); /* operands and results */
+int cost_product_rate(const Module *m, DType compute); /* FLOPs a cycle */
+/* Layers of a function of a planned module, in order of first appearance; in arena a. */
+LayerCost *cost_layers(const Module *m, const char *func, Arena *a, int *n);
+const char *cost_bound(const LayerCost *l); /* "compute" or "memory" */
+bool cost_known(const Module *m); /* there is a model of its target: the cpu */
+void cost_model(const Module *m, Text *out);
+void cost_explain(const Module *m, Text *out);
 
 /* ---- verify.c ---- */
 /* Each distinct kernel of the planned module beside the interpreter; ERR_RUN when one deviates. */

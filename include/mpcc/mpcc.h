@@ -74,6 +74,9 @@ typedef enum {
  * terminated beside its length; NULL for MPCC_OUT_CHECK and on failure. */
 mpcc_status mpcc_compile(mpcc_session *s, const char *path, const char *text, size_t len,
                          mpcc_output kind, void **out, size_t *bytes);
+/* What changes between two precision modes of a spec, in words and figures. */
+mpcc_status mpcc_explain_diff(mpcc_session *s, const char *path, const char *text, size_t len,
+                              const char *mode_a, const char *mode_b, void **out, size_t *bytes);
 /* YAML of the effective spec with the origin of each value. */
 mpcc_status mpcc_resolve(mpcc_session *s, const char *path, const char *text, size_t len,
                          void **out, size_t *bytes);

@@ -7,4 +7,18 @@ for mode in bf16-mixed transformer-engine; do
   [ -z "${GOLDEN_UPDATE:-}" ] || cp $mode.txt "$here/explain/$mode.want"
   diff -u "$here/explain/$mode.want" $mode.txt || fail "explain $mode"
 done
+# What two modes differ in, with what bounds each layer; 32-true beside a mixed mode, and FP8.
+for modes in 32-true,bf16-mixed bf16-mixed,transformer-engine; do
+  (cd "$here/../.." && "$mpcc" explain tests/cli/tiny.yaml --diff=$modes -march=x86-64-v3 \
+    -Wno-fp8-fallback) >diff-$modes.txt
+  [ -z "${GOLDEN_UPDATE:-}" ] || cp diff-$modes.txt "$here/explain/diff-$modes.want"
+  diff -u "$here/explain/diff-$modes.want" diff-$modes.txt || fail "explain --diff=$modes"
+done
+# A mode beside itself differs in nothing.
+"$mpcc" explain "$here/tiny.yaml" --diff=32-true,32-true -march=x86-64-v3 >none.txt
+grep -q '^[-+] ' none.txt && fail "32-true differs from itself"
+grep -q 'about as fast' none.txt || fail "32-true is not as fast as itself"
+expect 2 'takes two modes' "$mpcc" explain "$here/tiny.yaml" --diff=32-true
+expect 2 'belongs to mpcc explain' "$mpcc" "$here/tiny.yaml" --diff=32-true,64-true
+expect 1 "bf17" "$mpcc" explain "$here/tiny.yaml" --diff=32-true,bf17
 finish
