@@ -262,6 +262,16 @@ typedef struct LoweredField {
   struct LoweredField *next;
 } LoweredField;
 
+typedef struct MetricKind MetricKind;
+typedef struct {
+  const Val *v;
+  const MetricKind *kind;
+  Str name;
+  Sources in;
+} MetricTerm;
+/* metrics.c: checks `metrics:` (NULL: absent), behind the losses; resolves its names. */
+void metrics_read(Spec *s, const Yaml *y);
+void metrics_resolve(Spec *s);
 /* Checks `loss:`, a loss or a list; its names are resolved when the model is known. */
 void losses_read(Spec *s, const Yaml *y);
 void losses_resolve(Spec *s);
@@ -321,6 +331,13 @@ Value *class_logits(Lower *lo, const Sources *s, const char *what);
 Value *class_target(Lower *lo, const Sources *s, const Value *logits, int64_t ignore);
 /* Operands of pointwise ones (in: room for 8); false after a diagnostic. */
 bool pointwise_operands(Lower *lo, const Sources *s, bool same_shape, Value **in);
+/* Number of targets that count, f32[]. */
+Value *count_targets(Lower *lo, Value *target, Value *valid, int64_t ignore);
+/* Expression in FP32: of operands a, b, c ...; of the spec's (NULL after a diagnostic). */
+Value *loss_formula(Lower *lo, const char *text, int nin, Value *const *in);
+Value *loss_expression(Lower *lo, const Val *v, const Sources *s, Value *const *in);
+/* metrics.c: writes the metrics of the current function. */
+void metrics_build(Lower *lo, Tensor *valid);
 /* Pointwise op in FP32, and the sum over real samples. */
 Value *pointwise(Lower *lo, OpCode code, Value *a, Value *b);
 Value *masked_sum(Lower *lo, Value *x, Value *valid);
@@ -369,6 +386,8 @@ struct Spec {
   bool model_ok;
   int nloss;
   LossTerm *loss;
+  int nmetric;
+  MetricTerm *metric;
   Parents parents;
   bool defines; /* -D was given: `expect` does not hold */
 };

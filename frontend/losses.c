@@ -148,7 +148,7 @@ static Value *pinned(Lower *lo, OpCode code, int nin, Value *const *in, int natt
   return build_op(lo->b, code, nin, in, nattr, all)->out[0];
 }
 
-static Value *formula(Lower *lo, const char *text, int nin, Value *const *in) {
+Value *loss_formula(Lower *lo, const char *text, int nin, Value *const *in) {
   Attr body = attr_s(lo->b, "body", text);
   return pinned(lo, OP_expr, nin, in, 1, &body);
 }
@@ -159,7 +159,7 @@ static Value *number(Lower *lo, double v) {
 
 /* x times k; x itself when k is 1 */
 static Value *times(Lower *lo, Value *x, double k) {
-  return k == 1 ? x : formula(lo, "a * b", 2, (Value *[]){x, number(lo, k)});
+  return k == 1 ? x : loss_formula(lo, "a * b", 2, (Value *[]){x, number(lo, k)});
 }
 
 Value *masked_sum(Lower *lo, Value *x, Value *valid) {
@@ -248,28 +248,31 @@ static Value *bce(Lowering *w, const LossTerm *t, Value *const *in) {
   Value *scale = class_list(w, t, "weight", in[0]->type);
   Value *args[3] = {in[0], in[1], pos ? pos : number(w->lo, 1)};
   Value *loss = pinned(w->lo, OP_bce_with_logits, 3, args, 0, NULL);
-  return scale ? formula(w->lo, "a * b", 2, (Value *[]){loss, scale}) : loss;
+  return scale ? loss_formula(w->lo, "a * b", 2, (Value *[]){loss, scale}) : loss;
 }
 
-static Value *expression(Lowering *w, const LossTerm *t, Value *const *in) {
+Value *loss_expression(Lower *lo, const Val *v, const Sources *s, Value *const *in) {
   static const char *const letters[] = {"a", "b", "c", "d", "e", "f", "g", "h"};
-  Lower *lo = w->lo;
-  const Val *text = val_get(t->v, "expr");
+  const Val *text = val_get(v, "expr");
   Scalar *body = NULL;
-  if (scalar_parse(builder_arena(lo->b), builder_diag(lo->b), text->loc, text->s, t->in.key,
-                   t->in.n, &body) != MPCC_OK) {
+  if (scalar_parse(builder_arena(lo->b), builder_diag(lo->b), text->loc, text->s, s->key, s->n,
+                   &body) != MPCC_OK) {
     lo->failed = true;
     return NULL;
   }
   Text out = {0};
   scalar_print(body, letters, &out);
-  Value *v =
-      formula(lo, text_take(builder_arena(lo->b), builder_strings(lo->b), &out), t->in.n, in);
-  if (!builder_failed(lo->b) && (!v->type->rank || v->type->dim[0] != lo->batch)) {
-    misfit(lo, text->loc, "an expression of a loss gives a value for each sample");
+  Str canonical = text_take(builder_arena(lo->b), builder_strings(lo->b), &out);
+  Value *e = loss_formula(lo, canonical, s->n, in);
+  if (!builder_failed(lo->b) && (!e->type->rank || e->type->dim[0] != lo->batch)) {
+    misfit(lo, text->loc, "an expression of a loss or metric gives a value for each sample");
     return NULL;
   }
-  return v;
+  return e;
+}
+
+static Value *expression(Lowering *w, const LossTerm *t, Value *const *in) {
+  return loss_expression(w->lo, t->v, &t->in, in);
 }
 
 static const LossKind kinds[] = {
@@ -369,12 +372,11 @@ static Reduction reduction_of(const LossTerm *t) {
   return !strcmp(word, "sum") ? SUM : !strcmp(word, "batchmean") ? BATCHMEAN : MEAN;
 }
 
-/* Number of class targets that count, known before the loss is. */
-static Value *count_targets(Lowering *w, Value *target, int64_t ignore) {
+Value *count_targets(Lower *lo, Value *target, Value *valid, int64_t ignore) {
   char text[64];
   snprintf(text, sizeof text, "a == %lld ? 0 : 1", (long long)ignore);
-  Value *x = build_cast(w->lo->b, target, DT_F32);
-  return masked_sum(w->lo, formula(w->lo, text, 1, &x), w->valid);
+  Value *x = build_cast(lo->b, target, DT_F32);
+  return masked_sum(lo, loss_formula(lo, text, 1, &x), valid);
 }
 
 /* The loss over class numbers times k (times `scale`, NULL: 1); *count: its targets. alone: the
@@ -389,19 +391,20 @@ static Value *class_term(Lowering *w, const LossTerm *t, Value *x, Value *seed, 
   double k = val_get_float(t->v, "factor", 1);
   Value *scale = NULL;
   if (!alone && reduction_of(t) == MEAN)
-    scale = formula(lo, "a / b", 2, (Value *[]){valid_float(w), count_targets(w, target, ignore)});
+    scale = loss_formula(lo, "a / b", 2,
+                         (Value *[]){valid_float(w), count_targets(lo, target, w->valid, ignore)});
   else if (!alone)
     scale = valid_float(w);
   seed = times(lo, seed, k);
   if (scale)
-    seed = formula(lo, "a * b", 2, (Value *[]){seed, scale});
+    seed = loss_formula(lo, "a * b", 2, (Value *[]){seed, scale});
   Value *in[4] = {x, target, seed, w->valid};
   Attr at[2] = {attr_i(lo->b, "ignore_index", ignore),
                 attr_f(lo->b, "label_smoothing", val_get_float(t->v, "label_smoothing", 0))};
   Op *op = build_op(lo->b, t->kind->op, 4, in, t->kind->op == OP_cross_entropy ? 2 : 1, at);
   *count = op->out[1];
   Value *sum = times(lo, op->out[0], k);
-  return scale ? formula(lo, "a * b", 2, (Value *[]){sum, scale}) : sum;
+  return scale ? loss_formula(lo, "a * b", 2, (Value *[]){sum, scale}) : sum;
 }
 
 /* Sum over the real elements as the reduction wants it, times the factor. */
@@ -419,12 +422,12 @@ static Value *point_term(Lowering *w, const LossTerm *t, bool alone) {
   Value *sum = masked_sum(lo, e, w->valid);
   sum = times(lo, sum, val_get_float(t->v, "factor", 1) / (r == MEAN ? per : 1));
   if (r == SUM && !alone)
-    sum = formula(lo, "a * b", 2, (Value *[]){sum, valid_float(w)});
+    sum = loss_formula(lo, "a * b", 2, (Value *[]){sum, valid_float(w)});
   return sum;
 }
 
 static Value *add(Lower *lo, Value *a, Value *b) {
-  return a ? formula(lo, "a + b", 2, (Value *[]){a, b}) : b;
+  return a ? loss_formula(lo, "a + b", 2, (Value *[]){a, b}) : b;
 }
 
 static Value *seed_of(Lower *lo, int64_t capacity) {

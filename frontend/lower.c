@@ -106,7 +106,7 @@ Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const
 /* ---- functions ---- */
 
 typedef struct {
-  Tensor *valid, *loss_sum, *weight_sum, *correct;
+  Tensor *valid, *loss_sum, *weight_sum;
   Tensor **input, **output;
   Tensor *counter[3];
 } Tensors;
@@ -139,21 +139,6 @@ static void forward(Lower *lo) {
 
 Value *lower_value(const Lower *lo, const Node *n) {
   return n->type ? lo->value[n->index] : lo->input[-1 - n->index];
-}
-
-static void loss_and_metrics(Lower *lo, const Tensors *t) {
-  const Spec *s = lo->spec;
-  Builder *b = lo->b;
-  losses_build(lo, t->valid, t->loss_sum, t->weight_sum);
-  const LossTerm *first = &s->loss[0];
-  if (lo->failed || builder_failed(b) || !loss_has_classes(first))
-    return;
-  build_at(b, first->v->loc, str_c(builder_strings(b), "metrics"), NULL);
-  int64_t ignore = val_get_int(first->v, "ignore_index", -100);
-  Value *logits = class_logits(lo, &first->in, "Accuracy");
-  Value *args[3] = {logits, class_target(lo, &first->in, logits, ignore), build_read(b, t->valid)};
-  Attr at = attr_i(b, "ignore_index", ignore);
-  build_write(b, t->correct, build_op(b, OP_accuracy, 3, args, 1, &at)->out[0]);
 }
 
 static void build_predict(Lower *lo, Tensors *t) {
@@ -213,8 +198,8 @@ static Str field_of(const Spec *s, Str name) {
   return text_take(s->c.a, s->c.s, &t);
 }
 
-/* Whether the format of the training samples has the field; formats whose files name their fields are
- * asked when the files are open. */
+/* Whether the format of the training samples has the field; formats whose files name their fields
+ * are asked when the files are open. */
 static bool check_field(Lower *lo, Loc loc, Str name, Str field) {
   Str format = val_get_str(lo->spec->root, "data.train.format", "");
   const SchemaRow *row = schema_find("data source", format);
@@ -298,8 +283,6 @@ static void declare_io(Lower *lo, Tensors *t) {
   lo->seed_tensor = build_tensor(b, "io.seed", scalar_type(lo, DT_I64), ROLE_SEED, (Loc){0});
   t->loss_sum = build_tensor(b, "metric.loss_sum", scalar_type(lo, DT_F32), ROLE_METRIC, loc);
   t->weight_sum = build_tensor(b, "metric.weight_sum", scalar_type(lo, DT_F32), ROLE_METRIC, loc);
-  if (loss_has_classes(&s->loss[0]))
-    t->correct = build_tensor(b, "metric.correct", scalar_type(lo, DT_F32), ROLE_METRIC, loc);
   const char *const counters[3] = {"count.seen", "count.taken", "count.skipped"};
   for (int i = 0; i < 3; i++)
     t->counter[i] = build_tensor(b, counters[i], scalar_type(lo, DT_I64), ROLE_COUNTER, (Loc){0});
@@ -462,7 +445,9 @@ static void build_all(Lower *lo) {
     forward(lo);
     if (lo->failed || builder_failed(lo->b))
       return;
-    loss_and_metrics(lo, &t);
+    losses_build(lo, t.valid, t.loss_sum, t.weight_sum);
+    if (!lo->failed)
+      metrics_build(lo, t.valid);
   }
   check_groups(lo);
   check_expect(lo);

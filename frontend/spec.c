@@ -230,6 +230,8 @@ static void check_chain(const Check *c, const Val *v) {
     const Val *s = list->item[i], *warm = val_get(s, "warmup_steps");
     if (!strcmp(val_get_str(s, "type", ""), "SequentialLR") || (warm && warm->kind == VAL_INT))
       diag_error(c->d, s->loc, 190, "a chain of schedulers inside a chain is not supported yet");
+    if (!strcmp(val_get_str(s, "type", ""), "ReduceLROnPlateau"))
+      diag_error(c->d, s->loc, 330, "ReduceLROnPlateau cannot be part of a chain");
   }
 }
 
@@ -240,6 +242,8 @@ static Val *expand_warmup(const Check *c, Val *v) {
   const Val *list = val_get(v, "schedulers");
   for (int i = 0; list && list->kind == VAL_LIST && i < list->n; i++)
     val_remove(list->item[i], "interval");
+  if (wanted && !strcmp(val_get_str(v, "type", ""), "ReduceLROnPlateau"))
+    diag_error(c->d, warm->loc, 330, "warmup_steps does not go with ReduceLROnPlateau");
   if (wanted && list) {
     diag_error(c->d, warm->loc, 190, "warmup_steps of a SequentialLR is not supported yet");
     diag_hint(c->d, "put a LinearLR first in its schedulers");
@@ -278,26 +282,44 @@ static Val *expand_warmup(const Check *c, Val *v) {
 
 /* ---- rules across sections ---- */
 
-/* `limit_*_batches`: 1.0 is all of them, written as null; other shares come later. */
+/* `limit_*_batches`: 1.0 is all of them, written as null. */
 static void check_limits(const Check *c, Val *trainer) {
   static const char *const keys[] = {"limit_train_batches", "limit_val_batches",
-                                     "limit_test_batches"};
+                                     "limit_test_batches", "overfit_batches"};
   for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
     Val *v = val_get(trainer, keys[i]);
     if (!v || v->kind != VAL_FLOAT)
       continue;
-    if (v->f != 1.0) {
-      diag_error(c->d, v->loc, 190, "'%s' as a share of the data is not supported yet", keys[i]);
-      diag_hint(c->d, "give a number of batches");
+    if (v->f > 1) {
+      diag_error(c->d, v->loc, 202, "'%s' is a share up to 1.0 or a whole number of batches",
+                 keys[i]);
+      continue;
     }
-    v->kind = VAL_NULL;
+    if (v->f == 1.0)
+      v->kind = VAL_NULL;
   }
 }
 
-static void check_trainer(const Check *c, const Val *root, Loc loc) {
+/* `fast_dev_run`: false, true or a number of batches; in the effective spec a number, 0 for none.
+ */
+static void read_dev_run(const Check *c, const Yaml *root, Val *trainer) {
+  const Yaml *section = yaml_get(root, "trainer");
+  const Yaml *y = section && section->kind == YAML_MAP ? yaml_get(section, "fast_dev_run") : NULL;
+  Val *v = y && y->kind != YAML_NULL ? check_free(c, y) : NULL;
+  bool number = v && (v->kind == VAL_INT || v->kind == VAL_BOOL) && v->i >= 0 && v->i <= 1000000;
+  if (v && !number)
+    diag_error(c->d, y->loc, 201, "'fast_dev_run' takes true, false or a number of batches");
+  Loc loc = y ? y->loc : (Loc){0};
+  val_set(c->a, trainer, key(c, "fast_dev_run"),
+          val_int(c->a, number ? v->i : 0, y ? ORIGIN_FILE : ORIGIN_DEFAULT, loc));
+}
+
+static void check_trainer(const Check *c, const Val *root, const Yaml *yaml) {
+  Loc loc = yaml->loc;
   Val *t = val_get(root, "trainer");
   if (!t)
     return;
+  read_dev_run(c, yaml, t);
   check_limits(c, t);
   if (t->origin == ORIGIN_IMPLIED) /* has unknown keys: one of them may be the end */
     return;
@@ -309,26 +331,28 @@ static void check_trainer(const Check *c, const Val *root, Loc loc) {
   }
 }
 
-static void check_monitor(const Check *c, const Val *root) {
-  const Val *v = val_get(root, "checkpoint.monitor"), *metrics = val_get(root, "metrics");
+/* A metric that something watches: measured, and on data there is. */
+static void check_monitor(const Check *c, const Val *root, const char *path) {
+  const Val *v = val_get(root, path), *metrics = val_get(root, "metrics");
   if (!v || v->kind != VAL_STR)
     return;
-  const char *known[16] = {"val/loss"};
+  const char *known[32] = {"val/loss"};
   size_t n = 1;
-  for (int i = 0; metrics && i < metrics->n && n < 16; i++)
-    known[n++] = str_fmt(c->s, "val/%s", val_get_str(metrics->item[i], "name", "acc"));
+  for (int i = 0; metrics && metrics->kind == VAL_LIST && i < metrics->n && n < 32; i++)
+    known[n++] = str_fmt(c->s, "val/%s", val_get_str(metrics->item[i], "name", ""));
   bool found = false;
   for (size_t i = 0; i < n; i++)
     found |= !strcmp(known[i], v->s);
+  Loc loc = v->loc.file ? v->loc : val_get(root, "scheduler")->loc;
   if (!found) {
-    diag_error(c->d, v->loc, 204, "nothing measures '%s'", v->s);
+    diag_error(c->d, loc, 204, "nothing measures '%s'", v->s);
     const char *near = diag_suggest(v->s, known, n);
     diag_hint(c->d, "%s '%s'", near ? "did you mean" : "there is", near ? near : known[n - 1]);
     return;
   }
   const Val *val = val_get(root, "data.val");
   if (!strncmp(v->s, "val/", 4) && val && val->kind == VAL_NULL) {
-    diag_error(c->d, v->loc, 342, "'%s' needs validation data", v->s);
+    diag_error(c->d, loc, 342, "'%s' needs validation data", v->s);
     diag_hint(c->d, "give data.val, like {from: train, fraction: 0.1}");
   }
 }
@@ -376,6 +400,7 @@ static void check_all(Spec *s, const SpecSource *src, const Yaml *root) {
     return;
   if (yaml_get(root, "loss"))
     losses_read(s, yaml_get(root, "loss"));
+  metrics_read(s, yaml_get(root, "metrics"));
   const Yaml *model = yaml_get(root, "model");
   s->model_ok = model && model_expand(c, model, &s->model);
   Val *data = val_get(s->root, "data"), *optimizer = val_get(s->root, "optimizer");
@@ -387,11 +412,14 @@ static void check_all(Spec *s, const SpecSource *src, const Yaml *root) {
   if (scheduler && scheduler->kind == VAL_MAP)
     val_set(c->a, s->root, key(c, "scheduler"), expand_warmup(c, scheduler));
   check_name(c, s->root, src);
-  check_trainer(c, s->root, root->loc);
-  check_monitor(c, s->root);
+  check_trainer(c, s->root, root);
+  check_monitor(c, s->root, "checkpoint.monitor");
+  check_monitor(c, s->root, "scheduler.monitor");
+  check_monitor(c, s->root, "early_stopping.monitor");
   check_logging(c, s->root);
   if (s->model_ok) {
     losses_resolve(s);
+    metrics_resolve(s);
     model_check_used(c, &s->model);
   }
   if (precision && precision->kind == VAL_MAP) {

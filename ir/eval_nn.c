@@ -348,19 +348,49 @@ Status ref_nll_loss(const Call *c) {
   return MPCC_OK;
 }
 
+/* Index of the largest of n values, the lowest on ties; -1 when one is NaN: none is the largest
+ * then */
+static int64_t largest(const double *z, int64_t n) {
+  int64_t best = 0;
+  for (int64_t i = 0; i < n; i++) {
+    if (isnan(z[i]))
+      return -1;
+    best = z[i] > z[best] ? i : best;
+  }
+  return best;
+}
+
+/* Place of the target among the logits, from 0: lower indices win ties. */
+static int64_t place(const double *z, int64_t n, int64_t target) {
+  int64_t at = 0;
+  for (int64_t i = 0; i < n; i++)
+    at += z[i] > z[target] || (z[i] == z[target] && i < target);
+  return at;
+}
+
 Status ref_accuracy(const Call *c) {
   const Type *x = in_type(c, 0);
   int64_t classes = x->dim[x->rank - 1], rows = elems(c, 1), right = 0;
   for (int64_t r = 0; r < rows; r++) {
-    const double *z = c->in[0] + r * classes;
-    int64_t best = 0;
-    bool number = true; /* where a logit is NaN no other is the largest */
-    for (int64_t i = 0; i < classes; i++) {
-      best = z[i] > z[best] ? i : best;
-      number &= !isnan(z[i]);
-    }
-    right += number && row_counts(c, r, rows, c->in[2][0]) && (double)best == c->in[1][r];
+    const double *z = c->in[0] + r * classes, target = c->in[1][r];
+    bool known = target >= 0 && target < (double)classes && largest(z, classes) >= 0;
+    right += known && row_counts(c, r, rows, c->in[2][0]) &&
+             place(z, classes, (int64_t)target) < op_int(c->op, "top_k", 1);
   }
   c->out[0][0] = (double)right;
+  return MPCC_OK;
+}
+
+Status ref_class_hot(const Call *c) {
+  const Type *x = in_type(c, 0);
+  int64_t classes = x->dim[x->rank - 1], rows = elems(c, 1);
+  for (int64_t r = 0; r < rows; r++) {
+    int64_t best = largest(c->in[0] + r * classes, classes);
+    bool counts = row_counts(c, r, rows, c->in[2][0]);
+    for (int64_t i = 0; i < classes; i++) {
+      c->out[0][r * classes + i] = counts && (double)i == c->in[1][r];
+      c->out[1][r * classes + i] = i == best;
+    }
+  }
   return MPCC_OK;
 }

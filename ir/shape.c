@@ -769,6 +769,14 @@ static bool shape_row_mask(Infer *x) {
   return operand(x, 0)->rank > 0 || fail(x, CODE_SHAPE, "%s has no rows to mask", subject(x));
 }
 
+static bool shape_class_hot(Infer *x) {
+  if (!check_logits(x) || !want_scalar(x, 2, DT_I64))
+    return false;
+  result(x, type_with_dtype(x->types, operand(x, 0), DT_F32));
+  result(x, type_with_dtype(x->types, operand(x, 0), DT_F32));
+  return true;
+}
+
 static bool shape_accuracy(Infer *x) {
   result_scalar(x, DT_F32);
   return check_logits(x) && want_scalar(x, 2, DT_I64);

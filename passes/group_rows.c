@@ -309,20 +309,56 @@ void group_row_mask(Fuse *F, const Op *op) {
 
 /* The lowest index among the largest logits is compared with the target; f32 holds indices below
  * 2^24 exactly. A NaN in a row makes it wrong. */
+/* Row level: lowest index among the largest of x; past the end when one of them is NaN. */
+static int best_index(Fuse *F, Node *n, int x, DType reg) {
+  int max = node_op1(F, n, PR_RMAX, x);
+  int index = node_cvt(F, n, node_index(F, n, n->ndim - 1), reg);
+  int far = node_const(F, n, reg, (double)n->dim[n->ndim - 1]);
+  return node_op1(F, n, PR_RMIN, node_select(F, n, node_op2(F, n, PR_EQ, x, max), index, far));
+}
+
+/* Fewer than k logits are before the target: larger, or as large with a lower index. No NaN in the
+ * row: then the largest is none. */
+static int among(Fuse *F, Node *n, int x, int target, DType reg, int64_t k) {
+  int zero = node_const(F, n, reg, 0), one = node_const(F, n, reg, 1);
+  int index = node_index(F, n, n->ndim - 1);
+  int own = node_select(F, n, node_op2(F, n, PR_EQ, index, target), x, zero);
+  int xt = node_op1(F, n, PR_RSUM, own);
+  int tie =
+      node_op2(F, n, PR_AND, node_op2(F, n, PR_EQ, x, xt), node_op2(F, n, PR_LT, index, target));
+  int before = node_op2(F, n, PR_OR, node_op2(F, n, PR_LT, xt, x), tie);
+  int count = node_op1(F, n, PR_RSUM, node_select(F, n, before, one, zero));
+  int max = node_op1(F, n, PR_RMAX, x);
+  return node_op2(F, n, PR_AND, node_op2(F, n, PR_EQ, max, max),
+                  node_op2(F, n, PR_LT, count, node_const(F, n, reg, (double)k)));
+}
+
 void group_accuracy(Fuse *F, const Op *op) {
   const Type *ty = op->in[0]->type;
   DType reg = reg_of(ty->dt);
   Node *n = node_rigid(F, ty->rank, ty->dim, 1);
   int x = node_load(F, n, operand(F, 0)), target = load_target(F, n, 1);
   int counts = row_counts(F, n, target, operand(F, 2), op_int(op, "ignore_index", -100));
-  int max = node_op1(F, n, PR_RMAX, x);
-  int index = node_cvt(F, n, node_index(F, n, n->ndim - 1), reg);
-  int far = node_const(F, n, reg, (double)ty->dim[ty->rank - 1]);
-  int best = node_op1(F, n, PR_RMIN, node_select(F, n, node_op2(F, n, PR_EQ, x, max), index, far));
-  int hit =
-      node_op2(F, n, PR_AND, counts, node_op2(F, n, PR_EQ, best, node_cvt(F, n, target, reg)));
+  int64_t k = op_int(op, "top_k", 1);
+  int right = k > 1 ? among(F, n, x, target, reg, k)
+                    : node_op2(F, n, PR_EQ, best_index(F, n, x, reg), node_cvt(F, n, target, reg));
+  int hit = node_op2(F, n, PR_AND, counts, right);
   int one = node_select(F, n, hit, node_const(F, n, reg, 1), node_const(F, n, reg, 0));
   set_result(F, 0, node_rows_total(F, n, one, op->out[0]->type->dt));
+}
+
+void group_class_hot(Fuse *F, const Op *op) {
+  const Type *ty = op->in[0]->type;
+  DType reg = reg_of(ty->dt);
+  Node *n = node_rigid(F, ty->rank, ty->dim, 1);
+  int x = node_load(F, n, operand(F, 0)), target = load_target(F, n, 1);
+  int counts = row_counts(F, n, target, operand(F, 2), op_int(op, "ignore_index", -100));
+  int zero = node_const(F, n, DT_F32, 0), one = node_const(F, n, DT_F32, 1);
+  int index = node_index(F, n, n->ndim - 1);
+  int hot = node_op2(F, n, PR_AND, node_op2(F, n, PR_EQ, index, target), counts);
+  int best = node_op2(F, n, PR_EQ, node_cvt(F, n, index, reg), best_index(F, n, x, reg));
+  set_result_buf(F, 0, node_store(F, n, node_select(F, n, hot, one, zero), DT_F32, ~0u));
+  set_result_buf(F, 1, node_store(F, n, node_select(F, n, best, one, zero), DT_F32, ~0u));
 }
 
 /* ---- 8-bit formats ------------------------------------------------------------------------- */

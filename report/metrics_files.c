@@ -8,8 +8,14 @@
 
 #include "report/report.h"
 
-static const char csv_header[] =
-    "step,epoch,split,loss,accuracy,lr,grad_norm,scale,skipped,throughput,data_wait,memory\n";
+/* Columns: the metrics of the spec stand between loss and lr; a confusion matrix has none. */
+static void put_header(FILE *f, const mprt_event *e) {
+  fputs("step,epoch,split,loss", f);
+  for (int i = 0; i < e->nmetric; i++)
+    if (!e->metric[i].classes)
+      fprintf(f, ",%s", e->metric[i].name);
+  fputs(",lr,grad_norm,scale,skipped,throughput,data_wait,memory\n", f);
+}
 
 /* Step number of a row of either file; -1 for the header or anything else. */
 static long long row_step(const char *line, bool jsonl) {
@@ -23,8 +29,9 @@ static long long row_step(const char *line, bool jsonl) {
   return end == p ? -1 : v;
 }
 
-static FILE *open_cut(const char *dir, const char *name, bool jsonl, int64_t step, char *error,
-                      size_t size) {
+static FILE *open_cut(const char *dir, const char *name, bool jsonl, const mprt_event *e,
+                      char *error, size_t size) {
+  int64_t step = e->step;
   char path[4096];
   if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path) {
     snprintf(error, size, "path too long: %s/%s", dir, name);
@@ -51,18 +58,18 @@ static FILE *open_cut(const char *dir, const char *name, bool jsonl, int64_t ste
       snprintf(error, size, "cannot cut %s: %s", path, strerror(errno));
   }
   if (!jsonl && ftell(f) == 0)
-    fputs(csv_header, f);
+    put_header(f, e);
   return f;
 }
 
-bool metrics_files_open(MetricsFiles *m, const char *dir, bool jsonl, bool csv, int64_t step,
-                        char *error, size_t size) {
+bool metrics_files_open(MetricsFiles *m, bool jsonl, bool csv, const mprt_event *e, char *error,
+                        size_t size) {
   metrics_files_close(m);
   error[0] = 0;
   if (jsonl)
-    m->jsonl = open_cut(dir, "metrics.jsonl", true, step, error, size);
+    m->jsonl = open_cut(e->path, "metrics.jsonl", true, e, error, size);
   if (csv)
-    m->csv = open_cut(dir, "metrics.csv", false, step, error, size);
+    m->csv = open_cut(e->path, "metrics.csv", false, e, error, size);
   return !error[0];
 }
 
@@ -73,6 +80,25 @@ static void put_json(FILE *f, const char *key, double v) {
     fprintf(f, ",\"%s\":%s", key, isnan(v) ? "NaN" : v > 0 ? "Infinity" : "-Infinity");
 }
 
+/* A number, or the rows of a matrix; what was not measured is left out. */
+static void put_metric(FILE *f, const mprt_metric *m) {
+  if (!isnan(m->value))
+    put_json(f, m->name, m->value);
+  if (!m->matrix)
+    return;
+  fprintf(f, ",\"%s\":", m->name);
+  for (int i = 0; i < m->classes; i++)
+    for (int k = 0; k < m->classes; k++)
+      fprintf(f, "%s%.15g%s",
+              k   ? ","
+              : i ? ",["
+                  : "[[",
+              m->matrix[(size_t)i * (size_t)m->classes + (size_t)k],
+              k + 1 < m->classes   ? ""
+              : i + 1 < m->classes ? "]"
+                                   : "]]");
+}
+
 void metrics_files_row(MetricsFiles *m, const mprt_event *e) {
   bool step = e->kind == MPRT_EVENT_STEP;
   if (m->jsonl) {
@@ -81,8 +107,9 @@ void metrics_files_row(MetricsFiles *m, const mprt_event *e) {
     if (!step)
       fprintf(f, ",\"split\":\"%s\"", e->split);
     put_json(f, "loss", e->loss);
-    if (!isnan(e->accuracy))
-      put_json(f, "accuracy", e->accuracy);
+    for (int i = 0; i < e->nmetric; i++)
+      if (!step || !e->metric[i].classes)
+        put_metric(f, &e->metric[i]);
     if (step) {
       put_json(f, "lr", e->lr);
       put_json(f, "grad_norm", e->grad_norm);
@@ -98,10 +125,11 @@ void metrics_files_row(MetricsFiles *m, const mprt_event *e) {
   }
   if (m->csv) {
     FILE *f = m->csv;
-    fprintf(f, "%lld,%lld,%s,%.9g,", (long long)e->step, (long long)e->epoch,
+    fprintf(f, "%lld,%lld,%s,%.9g", (long long)e->step, (long long)e->epoch,
             step ? "train" : e->split, e->loss);
-    if (!isnan(e->accuracy))
-      fprintf(f, "%.9g", e->accuracy);
+    for (int i = 0; i < e->nmetric; i++)
+      if (!e->metric[i].classes)
+        fprintf(f, isnan(e->metric[i].value) ? "," : ",%.9g", e->metric[i].value);
     if (step)
       fprintf(f, ",%.9g,%.9g,%.9g,%lld,%.9g,%.9g,%lld\n", e->lr, e->grad_norm, e->scale,
               (long long)e->skipped, e->samples_per_s, e->data_wait, (long long)e->memory_bytes);

@@ -133,8 +133,9 @@ static void draw_step(Report *r, const mprt_event *e) {
 static void draw_eval(Report *r, const mprt_event *e) {
   line_end(r);
   fprintf(r->o.out, "%s  step %lld  loss %.4f", e->split, (long long)e->step, e->loss);
-  if (!isnan(e->accuracy))
-    fprintf(r->o.out, "  acc %.4f", e->accuracy);
+  for (int i = 0; i < e->nmetric; i++)
+    if (!isnan(e->metric[i].value))
+      fprintf(r->o.out, "  %s %.4f", e->metric[i].name, e->metric[i].value);
   fputc('\n', r->o.out);
   fflush(r->o.out);
 }
@@ -144,8 +145,7 @@ void report_event(void *report, const mprt_event *e) {
   char error[400];
   switch (e->kind) {
   case MPRT_EVENT_START:
-    if (e->path && !metrics_files_open(&r->files, e->path, r->o.jsonl, r->o.csv, e->step, error,
-                                       sizeof error))
+    if (e->path && !metrics_files_open(&r->files, r->o.jsonl, r->o.csv, e, error, sizeof error))
       report_log(r, MPRT_LOG_WARNING, error);
     break;
   case MPRT_EVENT_STEP:

@@ -34,10 +34,11 @@ void report_progress_text(const mprt_event *e, char *buffer, size_t size);
 typedef struct {
   FILE *jsonl, *csv;
 } MetricsFiles;
-/* Opens for appending in folder dir; rows of steps later than `step` are cut (a resumed run). A file
+/* Opens for appending in folder e->path; rows of steps later than e->step are cut (a resumed run), the
+ * columns are of its metrics. A file
  * that cannot be opened is left NULL and its path and reason put into error. */
-bool metrics_files_open(MetricsFiles *m, const char *dir, bool jsonl, bool csv, int64_t step,
-                        char *error, size_t size);
+bool metrics_files_open(MetricsFiles *m, bool jsonl, bool csv, const mprt_event *e, char *error,
+                        size_t size);
 void metrics_files_row(MetricsFiles *m, const mprt_event *e);
 void metrics_files_close(MetricsFiles *m);
 

@@ -179,14 +179,18 @@ static int exit_code(mpcc_status st) {
 }
 
 static mpcc_status evaluate(mprt_program *rt, const char *split, FILE *out) {
-  double loss = 0, accuracy = NAN;
-  mpcc_status st = mprt_evaluate(rt, split, &loss, &accuracy);
+  double loss = 0;
+  int n = mprt_metric_count(rt);
+  mprt_metric *metric = calloc((size_t)n + 1, sizeof *metric);
+  mpcc_status st = metric ? mprt_evaluate(rt, split, &loss, metric) : MPCC_ERR_NOMEM;
   if (st == MPCC_OK) {
     fprintf(out, "%s: loss %.4f", split, loss);
-    if (!isnan(accuracy))
-      fprintf(out, "  acc %.4f", accuracy);
+    for (int i = 0; i < n; i++)
+      if (!isnan(metric[i].value))
+        fprintf(out, "  %s %.4f", metric[i].name, metric[i].value);
     fputc('\n', out);
   }
+  free(metric);
   return st;
 }
 

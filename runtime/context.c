@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "runtime/cuda/device.h"
-#include "runtime/rt.h"
+#include "runtime/fit.h"
 
 /* ---- words ---- */
 
@@ -216,6 +216,7 @@ void mprt_close(mprt_program *p) {
     mprt__memory_destroy(&p->segment[i]);
   free(p->arg);
   json_decref(p->fit_state);
+  mprt__metrics_close(p);
   mprt__unload(p);
   options_free(&p->options);
   free(p);

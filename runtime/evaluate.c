@@ -10,10 +10,20 @@ static int64_t batch_of(const mprt_program *p) {
   return i >= 0 && p->tensor[i].rank ? p->tensor[i].dim[0] : 1;
 }
 
+bool mprt__overfits(const mprt_program *p) {
+  const json_t *v = mprt__json_get(p->spec, "trainer.overfit_batches");
+  return json_is_number(v) && json_number_value(v) > 0;
+}
+
 int64_t mprt__limited_batches(const mprt_program *p, const char *split, int64_t batches) {
   char key[64];
   snprintf(key, sizeof key, "trainer.limit_%s_batches", split);
+  if (mprt__overfits(p) && strcmp(split, "test"))
+    snprintf(key, sizeof key, "trainer.overfit_batches");
   const json_t *v = mprt__json_get(p->spec, key);
+  int64_t dev_run = mprt__json_int(p->spec, "trainer.fast_dev_run", 0);
+  if (dev_run > 0 && dev_run < batches)
+    return dev_run;
   int64_t of_split;
   snprintf(key, sizeof key, "data.%s.limit_batches", split);
   of_split = mprt__json_int(p->spec, key, batches);
@@ -21,8 +31,10 @@ int64_t mprt__limited_batches(const mprt_program *p, const char *split, int64_t 
     batches = of_split;
   if (json_is_integer(v) && json_integer_value(v) < batches)
     return json_integer_value(v);
-  if (json_is_real(v) && json_real_value(v) < 1)
-    return (int64_t)((double)batches * json_real_value(v));
+  if (json_is_real(v) && json_real_value(v) < 1) {
+    int64_t n = (int64_t)((double)batches * json_real_value(v));
+    return n > 0 ? n : 1;
+  }
   return batches;
 }
 
@@ -32,16 +44,18 @@ static Status split_loader(mprt_program *p, mprt__dataset *d, const char *split,
   return mprt__loader_create(p, &o, out);
 }
 
-Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split, double *loss,
-                           double *accuracy) {
+Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split, double *loss) {
   const MpccFunction *f = mprt__function(p, "eval_step");
   if (!f)
     return mprt__fail(&p->cb, MPCC_ERR_INPUT, "the program has no eval_step");
   mprt__loader *l;
   Status st = split_loader(p, d, split, &l);
+  if (st == MPCC_OK)
+    st = mprt__metrics_open(p);
   if (st != MPCC_OK)
     return st;
-  double loss_sum = 0, weight_sum = 0, correct = 0, waited;
+  mprt__metrics_clear(p);
+  double loss_sum = 0, weight_sum = 0, waited;
   int64_t valid = 1, epoch, sample;
   int64_t batches = mprt__batches(d->nsample, batch_of(p), false);
   batches = mprt__limited_batches(p, split, batches);
@@ -52,22 +66,24 @@ Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split,
     st = mprt__run(p, f, NULL, NULL);
     loss_sum += mprt__get_scalar(p, "metric.loss_sum", NAN);
     weight_sum += mprt__get_scalar(p, "metric.weight_sum", NAN);
-    correct += mprt__get_scalar(p, "metric.correct", NAN);
+    mprt__metrics_add(p, false);
   }
   mprt__loader_destroy(l);
   *loss = loss_sum / weight_sum;
   if (isnan(*loss))
     *loss = NAN; /* the sign of a NaN says nothing and is printed */
-  *accuracy = correct / weight_sum;
+  mprt__metrics_settle(p, false);
   return st;
 }
 
-mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, double *accuracy) {
+mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, mprt_metric *metric) {
   mprt__dataset *d;
-  *loss = *accuracy = NAN;
+  *loss = NAN;
   Status st = mprt__data_open(p, split, &d);
   if (st == MPCC_OK)
-    st = mprt__evaluate_data(p, d, split, loss, accuracy);
+    st = mprt__evaluate_data(p, d, split, loss);
+  for (int i = 0; st == MPCC_OK && metric && i < p->metrics.n; i++)
+    metric[i] = p->metrics.value[i];
   mprt__data_close(d);
   return st;
 }

@@ -16,9 +16,9 @@ typedef struct {
   mprt__loader *loader;
   char *out_dir;
   int64_t step, epoch, sample; /* steps seen; position behind the newest batch */
-  bool epoch_over;
-  int bad;            /* non-finite steps in a row */
-  int64_t saved_step; /* step of the newest checkpoint */
+  bool epoch_over, stop;       /* stop: early stopping said so */
+  int bad;                     /* non-finite steps in a row */
+  int64_t saved_step;          /* step of the newest checkpoint */
   double started, window_start, window_wait;
   int64_t window_samples, first_step;
 } Fit;
@@ -52,6 +52,8 @@ static void settle_facts(Fit *f) {
   r->spec_steps = spec_steps >= 0 ? least(spec_steps, by_epochs) : by_epochs;
   r->epochs = spec_steps >= 0 && spec_epochs < 0 ? 0 : spec_epochs;
   r->last_step = r->spec_steps;
+  if (mprt__json_int(p->spec, "trainer.fast_dev_run", 0) > 0)
+    r->last_step = least(r->last_step, r->steps_per_epoch);
   if (p->options.max_steps >= 0 || p->options.max_epochs >= 0) {
     int64_t steps = p->options.max_steps >= 0 ? p->options.max_steps : INT64_MAX;
     int64_t epochs =
@@ -98,7 +100,8 @@ static void emit(Fit *f, mprt_event_kind kind, const mprt__step_result *r, const
                   .loss = r ? r->loss : NAN,
                   .grad_norm = r ? r->grad_norm : NAN,
                   .scale = r && f->facts.has_scaler ? r->scale : 0,
-                  .accuracy = r ? r->accuracy : NAN,
+                  .nmetric = p->metrics.n,
+                  .metric = p->metrics.value,
                   .samples_per_s = window > 0 ? (double)f->window_samples / window : 0,
                   .data_wait = window > 0 ? f->window_wait / window : 0,
                   .eta_s = done > 0 ? (now - f->started) / (double)done * (double)left : -1,
@@ -141,10 +144,9 @@ static Status run_named(Fit *f, const char *name) {
 }
 
 static void read_result(Fit *f, mprt__step_result *r) {
-  const mprt_program *p = f->p;
+  mprt_program *p = f->p;
   double weight = mprt__get_scalar(p, "metric.weight_sum", NAN);
   r->loss = mprt__get_scalar(p, "metric.loss_sum", NAN) / weight;
-  r->accuracy = mprt__get_scalar(p, "metric.correct", NAN) / weight;
   r->grad_norm = mprt__get_scalar(p, "metric.grad_norm", NAN);
   if (isnan(r->loss))
     r->loss = NAN; /* the sign of a NaN says nothing and is printed */
@@ -152,6 +154,9 @@ static void read_result(Fit *f, mprt__step_result *r) {
     r->grad_norm = NAN;
   r->scale = mprt__get_scalar(p, "metric.scale", 0);
   r->applied = mprt__get_scalar(p, "metric.finite", 1) != 0;
+  mprt__metrics_clear(p);
+  mprt__metrics_add(p, true);
+  mprt__metrics_settle(p, true);
 }
 
 /* First step of an FP8 program: scales are calibrated on its own batch [N8]. */
@@ -213,7 +218,7 @@ static void prune(Fit *f, int64_t previous) {
 
 static Status save(Fit *f, bool best) {
   mprt_program *p = f->p;
-  if (f->saved_step == f->step && !best)
+  if ((f->saved_step == f->step && !best) || mprt__json_int(p->spec, "trainer.fast_dev_run", 0) > 0)
     return MPCC_OK;
   int64_t previous = f->saved_step, old_best = p->cursor.best_step;
   set_cursor(f);
@@ -222,7 +227,9 @@ static Status save(Fit *f, bool best) {
   char *dir = mprt__format("%s/checkpoints/step-%08lld", f->out_dir, (long long)f->step);
   if (!dir)
     return mprt__nomem(&p->cb, "checkpoint");
-  Status st = mprt_save_checkpoint(p, dir);
+  Status st = mprt__fit_remember(p);
+  if (st == MPCC_OK)
+    st = mprt_save_checkpoint(p, dir);
   if (st == MPCC_OK)
     st = mprt__checkpoint_link(dir, "last", &p->cb);
   if (st == MPCC_OK && best)
@@ -238,14 +245,6 @@ static Status save(Fit *f, bool best) {
   return st;
 }
 
-/* "val/acc", "val/loss": value of the monitored quantity, NaN when it is another. */
-static double monitored(Fit *f, double loss, double accuracy) {
-  const char *key = mprt__json_string(f->p->spec, "checkpoint.monitor", "val/loss");
-  const char *slash = strchr(key, '/');
-  const char *name = slash ? slash + 1 : key;
-  return !strcmp(name, "loss") || !strcmp(name, "val_loss") ? loss : accuracy;
-}
-
 static bool improves(Fit *f, double value) {
   mprt__cursor *c = &f->p->cursor;
   bool max = !strcmp(mprt__json_string(f->p->spec, "checkpoint.mode", "min"), "max");
@@ -256,20 +255,37 @@ static bool improves(Fit *f, double value) {
   return true;
 }
 
+/* Of a section that has `monitor`: "val/acc", "val/loss" */
+static double monitored(const mprt_program *p, const json_t *section, double loss) {
+  return mprt__metric_value(p, mprt__json_string(section, "monitor", "val/loss"), loss);
+}
+
 static Status evaluate(Fit *f) {
-  if (!f->val)
+  mprt_program *p = f->p;
+  if (!f->val && !mprt__overfits(p))
     return MPCC_OK;
   mprt__step_result r = {.grad_norm = NAN};
   double before = mprt__seconds();
-  Status st = mprt__evaluate_data(f->p, f->val, "val", &r.loss, &r.accuracy);
+  Status st = mprt__evaluate_data(p, mprt__overfits(p) ? f->train : f->val, "val", &r.loss);
   if (st != MPCC_OK)
     return st;
   double spent = mprt__seconds() - before; /* not training time */
   f->started += spent;
   f->window_start += spent;
   emit(f, MPRT_EVENT_EVAL, &r, "val", NULL);
-  bool keeps = mprt__json_int(f->p->spec, "checkpoint.save_top_k", 1) != 0;
-  if (keeps && improves(f, monitored(f, r.loss, r.accuracy)))
+  const json_t *plateau = mprt__plateau(p), *stopping = mprt__json_get(p->spec, "early_stopping");
+  if (plateau)
+    mprt__plateau_step(p, monitored(p, plateau, r.loss));
+  if (json_is_object(stopping)) {
+    double value = monitored(p, stopping, r.loss);
+    const char *why = mprt__early_stop(p, value);
+    f->stop = why != NULL;
+    if (why)
+      mprt__log(&p->cb, MPRT_LOG_INFO, "early stopping at step %lld: %s (%.6g) %s",
+                (long long)f->step, mprt__json_string(stopping, "monitor", "val/loss"), value, why);
+  }
+  bool keeps = mprt__json_int(p->spec, "checkpoint.save_top_k", 1) != 0;
+  if (keeps && improves(f, monitored(p, mprt__json_get(p->spec, "checkpoint"), r.loss)))
     st = save(f, true);
   return st;
 }
@@ -329,7 +345,7 @@ static Status check_finite(Fit *f, const mprt__step_result *r) {
 static Status loop(Fit *f) {
   mprt_program *p = f->p;
   Status st = MPCC_OK;
-  while (st == MPCC_OK && f->step < f->facts.last_step) {
+  while (st == MPCC_OK && f->step < f->facts.last_step && !f->stop) {
     mprt__step_result r;
     st = one_step(f, &r);
     if (st != MPCC_OK)
@@ -365,19 +381,22 @@ static Status begin(Fit *f) {
   f->saved_step = f->step > 0 ? f->step : -1;
   f->epoch = p->cursor.epoch;
   f->sample = p->cursor.sample;
-  st = mprt__run_folder(p, &f->out_dir);
-  mprt__loader_options o = {.data = f->train,
-                            .split = "train",
-                            .shuffle = mprt__json_bool(p->spec, "data.loader.shuffle", true),
-                            .drop_last = drop_last(p),
-                            .batch = f->facts.batch,
-                            .seed = p->seed,
-                            .epoch = f->epoch,
-                            .sample = f->sample,
-                            .endless = true,
-                            .limit = f->facts.batches,
-                            .prefetch =
-                                (int)mprt__json_int(p->spec, "data.loader.prefetch_factor", 2)};
+  mprt__fit_recall(p);
+  st = mprt__metrics_open(p);
+  if (st == MPCC_OK)
+    st = mprt__run_folder(p, &f->out_dir);
+  mprt__loader_options o = {
+      .data = f->train,
+      .split = "train",
+      .shuffle = mprt__json_bool(p->spec, "data.loader.shuffle", true) && !mprt__overfits(p),
+      .drop_last = drop_last(p),
+      .batch = f->facts.batch,
+      .seed = p->seed,
+      .epoch = f->epoch,
+      .sample = f->sample,
+      .endless = true,
+      .limit = f->facts.batches,
+      .prefetch = (int)mprt__json_int(p->spec, "data.loader.prefetch_factor", 2)};
   if (st == MPCC_OK)
     st = mprt__loader_create(p, &o, &f->loader);
   return st;

@@ -20,7 +20,7 @@ typedef struct {
 
 /* What one step reported; read from the io segment after it ran. */
 typedef struct {
-  double loss, grad_norm, scale, accuracy;
+  double loss, grad_norm, scale;
   bool applied;
   int64_t samples;
 } mprt__step_result;
@@ -33,13 +33,37 @@ double mprt__schedule_lr(const mprt_program *p, int group, int64_t taken, int64_
 void mprt__schedule_fill(mprt_program *p, int64_t taken, int64_t total_steps,
                          int64_t steps_per_epoch);
 
+/* ---- monitor.c ---- */
+/* The spec's scheduler when it is ReduceLROnPlateau, else NULL. */
+const json_t *mprt__plateau(const mprt_program *p);
+void mprt__plateau_step(mprt_program *p, double metric); /* after each validation */
+/* A base rate after the reductions so far; one that changes less than eps is left out. */
+double mprt__plateau_lr(const mprt_program *p, double rate);
+/* Whether training ends for the spec's early_stopping: why, or NULL. Call once per validation. */
+const char *mprt__early_stop(mprt_program *p, double metric);
+/* The above into p->fit_state, and back after a resume. errors: ERR_NOMEM */
+Status mprt__fit_remember(mprt_program *p);
+void mprt__fit_recall(mprt_program *p);
+
 /* ---- evaluate.c ---- */
+/* trainer.overfit_batches: the same few training batches, in order, for training and validation. */
+bool mprt__overfits(const mprt_program *p);
 /* Batches of a split that are used: trainer.limit_SPLIT_batches is a count when it is an integer, a
  * share when it is a fraction, as in Lightning. */
 int64_t mprt__limited_batches(const mprt_program *p, const char *split, int64_t batches);
-/* Sum over a whole split: mean loss, accuracy (NaN when the program does not count it). */
-Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split, double *loss,
-                           double *accuracy);
+/* Mean loss over a whole split; p->metrics holds its metrics. */
+Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split, double *loss);
+
+/* ---- metrics.c ---- */
+Status mprt__metrics_open(mprt_program *p); /* nothing when open. errors: ERR_NOMEM */
+void mprt__metrics_close(mprt_program *p);
+/* From nothing; the sums of the function that ran; the values of all sums. training: of those alone
+ * that training steps write, the others are NaN. */
+void mprt__metrics_clear(mprt_program *p);
+void mprt__metrics_add(mprt_program *p, bool training);
+void mprt__metrics_settle(mprt_program *p, bool training);
+/* Value of "val/NAME" as it was settled last, `loss` for other names. */
+double mprt__metric_value(const mprt_program *p, const char *name, double loss);
 
 /* ---- runfolder.c ---- */
 /* The run folder (made if absent) and its files that do not grow: spec.resolved.yaml, plan.txt,

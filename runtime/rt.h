@@ -100,6 +100,27 @@ typedef struct {
   double best_value; /* NaN: none yet */
 } mprt__cursor;
 
+/* What ReduceLROnPlateau or early stopping remembers; saved in state.json. */
+typedef struct {
+  bool seen; /* best is a value */
+  double best;
+  int64_t bad; /* checks in a row without improvement */
+  int64_t cooldown, reductions;
+} mprt__patience;
+
+/* A metric tensor and its sums over batches. */
+typedef struct {
+  int64_t tensor, counter; /* counter: tensor of what was summed, or -1 */
+  int64_t n, elems;        /* n: first dimension */
+  bool training;           /* training steps write it too */
+  double *sum, count;
+} mprt__metric;
+typedef struct {
+  int n;
+  mprt__metric *item;
+  mprt_metric *value;
+} mprt__metrics;
+
 struct mprt_program {
   /* The image, in place. Counts are those of the spans. */
   const uint8_t *image;
@@ -137,6 +158,8 @@ struct mprt_program {
   int64_t seed;     /* of all random streams */
   bool initialized; /* the state holds values: init ran */
   mprt__cursor cursor;
+  mprt__patience plateau, stopping;
+  mprt__metrics metrics; /* opened by the first who measures */
   json_t *fit_state; /* owned object or NULL: further facts fit.c wants in state.json */
   void *fit;         /* fit.c's own; freed through fit_destroy at close */
   void (*fit_destroy)(mprt_program *p);

@@ -7,19 +7,17 @@
 
 #include "runtime/fit.h"
 
-typedef struct {
-  const json_t *config;
-  int64_t total; /* where `auto` lengths end, in the scheduler's own unit */
-} Schedule;
+/* Rate at t; total: where `auto` lengths end, in the scheduler's own unit. */
+typedef double RateFn(const json_t *s, double base, int64_t t, int64_t total);
 
-static double rate_at(const json_t *s, double base, int64_t t, int64_t total);
-
-static double constant_lr(const json_t *s, double base, int64_t t) {
+static double constant_lr(const json_t *s, double base, int64_t t, int64_t total) {
+  (void)total;
   return t < mprt__json_int(s, "total_iters", 5) ? base * mprt__json_double(s, "factor", 1.0 / 3)
                                                  : base;
 }
 
-static double linear_lr(const json_t *s, double base, int64_t t) {
+static double linear_lr(const json_t *s, double base, int64_t t, int64_t total) {
+  (void)total;
   double start = mprt__json_double(s, "start_factor", 1.0 / 3);
   double end = mprt__json_double(s, "end_factor", 1.0);
   int64_t n = mprt__json_int(s, "total_iters", 5);
@@ -27,14 +25,101 @@ static double linear_lr(const json_t *s, double base, int64_t t) {
   return base * (start + (end - start) * x);
 }
 
+static double step_lr(const json_t *s, double base, int64_t t, int64_t total) {
+  (void)total;
+  int64_t n = mprt__json_int(s, "step_size", 1);
+  return base * pow(mprt__json_double(s, "gamma", 0.1), (double)(t / (n > 0 ? n : 1)));
+}
+
+static double multi_step_lr(const json_t *s, double base, int64_t t, int64_t total) {
+  (void)total;
+  const json_t *marks = json_object_get(s, "milestones");
+  int passed = 0;
+  for (size_t i = 0; i < json_array_size(marks); i++)
+    passed += json_integer_value(json_array_get(marks, i)) <= t;
+  return base * pow(mprt__json_double(s, "gamma", 0.1), passed);
+}
+
+static double exponential_lr(const json_t *s, double base, int64_t t, int64_t total) {
+  (void)total;
+  return base * pow(mprt__json_double(s, "gamma", 1.0), (double)t);
+}
+
+static double polynomial_lr(const json_t *s, double base, int64_t t, int64_t total) {
+  int64_t n = mprt__json_int(s, "total_iters", total); /* the word auto is no number */
+  double left = t >= n ? 0 : 1 - (double)t / (double)n;
+  return base * pow(left, mprt__json_double(s, "power", 1.0));
+}
+
 /* Beyond T_max the rate stays at eta_min: `auto` schedules end with the spec's own end. */
 static double cosine_lr(const json_t *s, double base, int64_t t, int64_t total) {
-  int64_t n = mprt__json_int(s, "T_max", total); /* the word auto is no number */
+  int64_t n = mprt__json_int(s, "T_max", total);
   double min = mprt__json_double(s, "eta_min", 0.0);
   if (t >= n && !json_is_integer(json_object_get(s, "T_max")))
     return min;
   return min + (base - min) * (1 + cos(M_PI * (double)t / (double)(n > 0 ? n : 1))) / 2;
 }
+
+/* Periods of T_0, T_0 T_mult, T_0 T_mult^2 ... */
+static double restarts_lr(const json_t *s, double base, int64_t t, int64_t total) {
+  (void)total;
+  int64_t n = mprt__json_int(s, "T_0", 1), times = mprt__json_int(s, "T_mult", 1);
+  double min = mprt__json_double(s, "eta_min", 0.0);
+  n = n > 0 ? n : 1;
+  if (times <= 1)
+    t %= n;
+  for (; times > 1 && t >= n; n *= times)
+    t -= n;
+  return min + (base - min) * (1 + cos(M_PI * (double)t / (double)n)) / 2;
+}
+
+static double anneal(const json_t *s, double from, double to, double x) {
+  if (!strcmp(mprt__json_string(s, "anneal_strategy", "cos"), "linear"))
+    return from + (to - from) * x;
+  return to + (from - to) / 2 * (1 + cos(M_PI * x));
+}
+
+/* Up to max_lr, down again, far down (Smith and Topin 2018); the base rate plays no part. */
+static double one_cycle_lr(const json_t *s, double base, int64_t t, int64_t total) {
+  (void)base;
+  double top = mprt__json_double(s, "max_lr", 1), share = mprt__json_double(s, "pct_start", 0.3);
+  double low = top / mprt__json_double(s, "div_factor", 25);
+  double last = low / mprt__json_double(s, "final_div_factor", 1e4);
+  double n = (double)mprt__json_int(s, "total_steps", total);
+  bool three = mprt__json_bool(s, "three_phase", false);
+  const double end[3] = {share * n - 1, three ? 2 * share * n - 2 : n - 1, n - 1};
+  const double rate[4] = {low, top, three ? low : last, last};
+  double begin = 0;
+  for (int k = 0, phases = three ? 3 : 2; k < phases; k++) {
+    if ((double)t <= end[k])
+      return anneal(s, rate[k], rate[k + 1], ((double)t - begin) / (end[k] - begin));
+    begin = end[k];
+  }
+  return last;
+}
+
+/* Warmup, stable, decay (Hu et al. 2024): up linearly, the base rate, down to min_lr_ratio of it.
+ */
+static double wsd_lr(const json_t *s, double base, int64_t t, int64_t total) {
+  int64_t warm = mprt__json_int(s, "num_warmup_steps", 0);
+  int64_t decay = mprt__json_int(s, "num_decay_steps", 1);
+  int64_t stable = mprt__json_int(s, "num_stable_steps", total - warm - decay);
+  double x = 1, low = mprt__json_double(s, "min_lr_ratio", 0);
+  if (t < warm) {
+    x = (double)t / (double)warm;
+  } else if (t >= warm + stable) {
+    double p = fmin((double)(t - warm - stable) / (double)decay, 1);
+    const char *type = mprt__json_string(s, "decay_type", "cosine");
+    x = !strcmp(type, "linear")   ? 1 - p
+        : !strcmp(type, "1-sqrt") ? 1 - sqrt(p)
+                                  : 0.5 * (1 + cos(M_PI * p));
+  } else {
+    return base;
+  }
+  return base * (x * (1 - low) + low);
+}
+
+static double rate_at(const json_t *s, double base, int64_t t, int64_t total);
 
 /* The scheduler whose milestone was passed last, with its own time. */
 static double sequential_lr(const json_t *s, double base, int64_t t, int64_t total) {
@@ -49,15 +134,26 @@ static double sequential_lr(const json_t *s, double base, int64_t t, int64_t tot
 }
 
 static double rate_at(const json_t *s, double base, int64_t t, int64_t total) {
+  static const struct {
+    const char *type;
+    RateFn *rate;
+  } rows[] = {
+      {"ConstantLR", constant_lr},
+      {"LinearLR", linear_lr},
+      {"StepLR", step_lr},
+      {"MultiStepLR", multi_step_lr},
+      {"ExponentialLR", exponential_lr},
+      {"PolynomialLR", polynomial_lr},
+      {"CosineAnnealingLR", cosine_lr},
+      {"CosineAnnealingWarmRestarts", restarts_lr},
+      {"OneCycleLR", one_cycle_lr},
+      {"WSD", wsd_lr},
+      {"SequentialLR", sequential_lr},
+  };
   const char *type = mprt__json_string(s, "type", "");
-  if (!strcmp(type, "LinearLR"))
-    return linear_lr(s, base, t);
-  if (!strcmp(type, "CosineAnnealingLR"))
-    return cosine_lr(s, base, t, total);
-  if (!strcmp(type, "SequentialLR"))
-    return sequential_lr(s, base, t, total);
-  if (!strcmp(type, "ConstantLR"))
-    return constant_lr(s, base, t);
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+    if (!strcmp(type, rows[i].type))
+      return rows[i].rate(s, base, t, total);
   return base;
 }
 
@@ -70,6 +166,8 @@ double mprt__schedule_lr(const mprt_program *p, int group, int64_t taken, int64_
   const json_t *s = mprt__json_get(p->spec, "scheduler");
   if (!json_is_object(s))
     return base;
+  if (mprt__plateau(p))
+    return mprt__plateau_lr(p, base);
   bool by_epoch = !strcmp(mprt__json_string(s, "interval", "step"), "epoch");
   if (by_epoch && steps_per_epoch > 0)
     return rate_at(s, base, taken / steps_per_epoch,

@@ -22,11 +22,20 @@ typedef struct mprt_program mprt_program;
 
 typedef enum { MPRT_LOG_ERROR, MPRT_LOG_WARNING, MPRT_LOG_INFO } mprt_log_level;
 
+/* A metric of the spec. value: NaN when it was not measured. matrix: counts by target and prediction,
+ * classes * classes of them (value is NaN then), or NULL; lives as long as the event. */
+typedef struct {
+  const char *name;
+  double value;
+  int classes;
+  const double *matrix;
+} mprt_metric;
+
 /* One logged training step, evaluation, or end of run. Strings live during the callback only. */
 typedef enum {
   MPRT_EVENT_START,      /* before the first step; total_steps known */
   MPRT_EVENT_STEP,       /* after every step (cheap); `logged` on log_every_n_steps */
-  MPRT_EVENT_EVAL,       /* after an evaluation: split, loss, accuracy */
+  MPRT_EVENT_EVAL,       /* after an evaluation: split, loss, metrics */
   MPRT_EVENT_CHECKPOINT, /* path written */
   MPRT_EVENT_DIVERGED,   /* text: the report, several lines */
   MPRT_EVENT_END
@@ -39,7 +48,8 @@ typedef struct {
   int64_t epoch, total_epochs;    /* from 0; total 0 when max_steps rules */
   int64_t taken, skipped;
   double loss, grad_norm, scale;  /* scale 0: no loss scaler */
-  double accuracy;                /* NaN when not measured */
+  int nmetric;                    /* the same ones in every event */
+  const mprt_metric *metric;
   double lr;                      /* of parameter group 0 */
   double samples_per_s, data_wait; /* data_wait: share of wall time, 0..1 */
   double eta_s;
@@ -112,7 +122,9 @@ mpcc_status mprt_resume(mprt_program *p, const char *dir);
 /* The training loop of the spec: data, steps, evaluation, checkpoints, metrics files.
  * Returns OK, ERR_DIVERGED, ERR_INTERRUPTED, ERR_REQUEUE, or an error. */
 mpcc_status mprt_fit(mprt_program *p);
-mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, double *accuracy);
+/* metric: room for mprt_metric_count() of them, or NULL; matrices live until the next evaluation. */
+int mprt_metric_count(const mprt_program *p);
+mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, mprt_metric *metric);
 /* Whether the spec has data for the split. */
 bool mprt_has_split(const mprt_program *p, const char *split);
 /* Predictions of the split (or the file given by --data) as .npy, f32 [samples, ...]. */

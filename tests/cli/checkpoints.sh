@@ -121,7 +121,7 @@ for link in last best; do
 done
 build accuracy --set checkpoint.monitor=val/acc --set checkpoint.mode=max --set checkpoint.save_top_k=-1
 ./accuracy --quiet --threads 1 --out acc_out >/dev/null
-highest=$(grep '"split":"val"' acc_out/metrics.jsonl | sed 's/.*"step":\([0-9]*\).*"accuracy":\([0-9.]*\).*/\2 \1/' |
+highest=$(grep '"split":"val"' acc_out/metrics.jsonl | sed 's/.*"step":\([0-9]*\).*"acc":\([0-9.]*\).*/\2 \1/' |
   sort -k1,1nr -k2,2n | head -1 | cut -d' ' -f2)
 [ "$(readlink acc_out/checkpoints/best)" = "$(printf 'step-%08d' "$highest")" ] || fail "best by accuracy"
 build never --set checkpoint.save_top_k=0 --set checkpoint.save_last=false

@@ -33,7 +33,7 @@ START_TEST(tensors_and_functions_are_there) {
       {"io.image", ROLE_INPUT, DT_F32, 4},         {"io.label", ROLE_INPUT, DT_I64, 1},
       {"io.valid", ROLE_VALID, DT_I64, 0},         {"io.seed", ROLE_SEED, DT_I64, 0},
       {"metric.loss_sum", ROLE_METRIC, DT_F32, 0}, {"metric.weight_sum", ROLE_METRIC, DT_F32, 0},
-      {"metric.correct", ROLE_METRIC, DT_F32, 0},  {"count.seen", ROLE_COUNTER, DT_I64, 0},
+      {"metric.acc", ROLE_METRIC, DT_F32, 0},  {"count.seen", ROLE_COUNTER, DT_I64, 0},
       {"count.taken", ROLE_COUNTER, DT_I64, 0},    {"count.skipped", ROLE_COUNTER, DT_I64, 0},
       {"1.weight", ROLE_PARAM, DT_F32, 2},         {"1.bias", ROLE_PARAM, DT_F32, 1},
       {"output.logits", ROLE_OUTPUT, DT_F32, 2}};
@@ -196,7 +196,7 @@ START_TEST(functions_compute_what_the_model_says) {
   ck_assert_int_eq(eval_run(e, module_func(m, "eval_forward")), MPCC_OK);
   ck_assert_double_eq_tol(scalar_of(e, m, "metric.loss_sum"), loss, 1e-12);
   ck_assert_double_eq(scalar_of(e, m, "metric.weight_sum"), 2);
-  ck_assert_double_eq(scalar_of(e, m, "metric.correct"), correct);
+  ck_assert_double_eq(scalar_of(e, m, "metric.acc"), correct);
   ck_assert_int_eq(eval_run(e, module_func(m, "train_forward")), MPCC_OK);
   ck_assert(fabs(scalar_of(e, m, "metric.loss_sum") - loss) > 1e-3); /* dropout */
   eval_destroy(e);

@@ -39,6 +39,10 @@ static void check_file(const char *path, const char *want) {
   free(text);
 }
 
+static const double counts[4] = {5, 1, 0, 7};
+static const mprt_metric none[2] = {{"acc", NAN, 0, NULL}, {"confusion", NAN, 2, counts}};
+static const mprt_metric half[2] = {{"acc", 0.5, 0, NULL}, {"confusion", NAN, 2, counts}};
+
 static mprt_event step_event(int64_t step) {
   return (mprt_event){.kind = MPRT_EVENT_STEP,
                       .logged = true,
@@ -47,7 +51,8 @@ static mprt_event step_event(int64_t step) {
                       .skipped = 1,
                       .loss = 0.5,
                       .grad_norm = 1.25,
-                      .accuracy = NAN,
+                      .nmetric = 2,
+                      .metric = none,
                       .lr = 0.001,
                       .samples_per_s = 100,
                       .data_wait = 0.25,
@@ -59,13 +64,16 @@ static mprt_event eval_event(int64_t step) {
                       .step = step,
                       .epoch = 2,
                       .loss = 0.75,
-                      .accuracy = 0.5,
+                      .nmetric = 2,
+                      .metric = half,
                       .split = "val"};
 }
 
 static void open_files(MetricsFiles *m, int64_t step) {
   char error[200];
-  ck_assert_msg(metrics_files_open(m, dir, true, true, step, error, sizeof error), "%s", error);
+  mprt_event e = {
+      .kind = MPRT_EVENT_START, .step = step, .path = dir, .nmetric = 2, .metric = none};
+  ck_assert_msg(metrics_files_open(m, true, true, &e, error, sizeof error), "%s", error);
 }
 
 /* Steps 1 to n, an evaluation after each tenth. */
@@ -81,7 +89,7 @@ static void write_run(MetricsFiles *m, int64_t from, int64_t to) {
 }
 
 #define CSV_HEADER                                                                                 \
-  "step,epoch,split,loss,accuracy,lr,grad_norm,scale,skipped,throughput,data_wait,memory\n"
+  "step,epoch,split,loss,acc,lr,grad_norm,scale,skipped,throughput,data_wait,memory\n"
 
 START_TEST(rows) {
   MetricsFiles m = {0};
@@ -89,7 +97,7 @@ START_TEST(rows) {
   mprt_event e = step_event(7);
   metrics_files_row(&m, &e);
   e.scale = 65536;
-  e.accuracy = 0.5;
+  e.metric = half;
   e.loss = NAN;
   e.grad_norm = INFINITY;
   metrics_files_row(&m, &e);
@@ -102,10 +110,11 @@ START_TEST(rows) {
   check_file(jsonl,
              "{\"step\":7,\"epoch\":2,\"loss\":0.5,\"lr\":0.001,\"grad_norm\":1.25,\"skipped\":1,"
              "\"throughput\":100,\"data_wait\":0.25,\"memory\":4096}\n"
-             "{\"step\":7,\"epoch\":2,\"loss\":NaN,\"accuracy\":0.5,\"lr\":0.001,"
+             "{\"step\":7,\"epoch\":2,\"loss\":NaN,\"acc\":0.5,\"lr\":0.001,"
              "\"grad_norm\":Infinity,\"scale\":65536,\"skipped\":1,\"throughput\":100,"
              "\"data_wait\":0.25,\"memory\":4096}\n"
-             "{\"step\":7,\"epoch\":2,\"split\":\"val\",\"loss\":0.75,\"accuracy\":0.5}\n");
+             "{\"step\":7,\"epoch\":2,\"split\":\"val\",\"loss\":0.75,\"acc\":0.5,\"confusion\":[["
+             "5,1],[0,7]]}\n");
 }
 END_TEST
 
@@ -203,7 +212,8 @@ END_TEST
 START_TEST(folder_absent) {
   MetricsFiles m = {0};
   char error[200];
-  ck_assert(!metrics_files_open(&m, "/nowhere/at/all", true, true, 0, error, sizeof error));
+  mprt_event start = {.kind = MPRT_EVENT_START, .path = "/nowhere/at/all"};
+  ck_assert(!metrics_files_open(&m, true, true, &start, error, sizeof error));
   ck_assert(strstr(error, "/nowhere/at/all/metrics") != NULL);
   mprt_event e = step_event(1);
   metrics_files_row(&m, &e); /* nothing to write to is no harm */

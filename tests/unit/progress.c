@@ -15,7 +15,6 @@ static mprt_event event(void) {
                       .total_epochs = 10,
                       .loss = 0.412,
                       .grad_norm = 0.93,
-                      .accuracy = NAN,
                       .lr = 2.7e-5,
                       .samples_per_s = 1842.4,
                       .data_wait = 0.012,
@@ -95,10 +94,15 @@ static char *printed(bool quiet, const mprt_event *events, int n) {
 START_TEST(lines_on_a_pipe) {
   mprt_event step = event(), silent = event();
   silent.logged = false;
-  mprt_event eval = {
-      .kind = MPRT_EVENT_EVAL, .step = 7, .split = "val", .loss = 0.5, .accuracy = 0.25};
+  mprt_metric acc = {.name = "acc", .value = 0.25};
+  mprt_event eval = {.kind = MPRT_EVENT_EVAL,
+                     .step = 7,
+                     .split = "val",
+                     .loss = 0.5,
+                     .nmetric = 1,
+                     .metric = &acc};
   mprt_event no_accuracy = eval;
-  no_accuracy.accuracy = NAN;
+  no_accuracy.nmetric = 0;
   const mprt_event list[] = {step, silent, eval, no_accuracy, {.kind = MPRT_EVENT_END}};
   char line[400], want[1000];
   report_progress_text(&step, line, sizeof line);

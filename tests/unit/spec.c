@@ -51,9 +51,11 @@ START_TEST(json_has_every_key_with_its_default) {
   HAS(j, "\"loader\": {\"batch_size\": 2, \"shuffle\": false");
   HAS(j, "\"optimizer\": {\"type\": \"SGD\", \"lr\": 0.1, \"weight_decay\": 0.0");
   HAS(j, "\"scheduler\": null");
-  HAS(j, "\"metrics\": [{\"type\": \"Accuracy\", \"task\": \"multiclass\", \"top_k\": 1");
-  HAS(j, "\"loss\": {\"type\": \"CrossEntropyLoss\", \"inputs\": {\"input\": \"logits\", "
-         "\"target\": \"label\"}, \"factor\": 1.0, \"label_smoothing\": 0.0, \"ignore_index\": -100");
+  HAS(j, "\"metrics\": [{\"type\": \"Accuracy\", \"name\": \"acc\", \"inputs\": {\"input\": "
+         "\"logits\", \"target\": \"label\"}, \"task\": \"multiclass\", \"ignore_index\": null, \"top_k\": 1");
+  HAS(j,
+      "\"loss\": {\"type\": \"CrossEntropyLoss\", \"inputs\": {\"input\": \"logits\", "
+      "\"target\": \"label\"}, \"factor\": 1.0, \"label_smoothing\": 0.0, \"ignore_index\": -100");
   HAS(j, "\"outputs\": {\"logits\": \"1\"}");
   HAS(j,
       "\"layers\": [{\"type\": \"Flatten\", \"name\": \"0\", \"start_dim\": 1, \"end_dim\": -1}, "
