@@ -290,6 +290,13 @@ typedef struct {
   Value *read; /* in the function being built */
 } LoweredParam;
 
+/* State of a layer that is not trained: running statistics. */
+typedef struct {
+  Tensor *tensor;
+  const Node *owner;
+  double init;
+} LoweredBuffer;
+
 /* Lowering of one module; a layer function reads and extends it. */
 typedef struct {
   const Spec *spec;
@@ -297,12 +304,14 @@ typedef struct {
   bool train;  /* the function being built drops out */
   bool failed; /* a diagnostic was given; the module is abandoned */
   int64_t batch;
-  Tensor *seed_tensor, *seen_tensor;
+  Tensor *seed_tensor, *seen_tensor, *valid_tensor;
   Value *seed, *step;  /* of random numbers; NULL until needed */
   Value **input;       /* by model input */
   Value **value;       /* by node */
   int nparam, param_cap;
   LoweredParam *param;
+  int nbuffer, buffer_cap;
+  LoweredBuffer *buffer;
   KeyMap param_of; /* index in param by tensor name */
   KeyMap stream_of, stream_taken; /* stream by path; numbers in use */
   int *group_use;      /* parameters in each optimizer group */
@@ -319,6 +328,9 @@ Value *layer_build(Lower *lo, const Node *n);
  * operands of random ops; a stream number of a path. */
 Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
                    Init init);
+/* State NAME.tensor that is not trained and starts as `init`; NULL when memory is short. */
+Tensor *lower_buffer(Lower *lo, const Node *n, const char *tensor, DType dt, int rank,
+                     const int64_t *dim, double init);
 Value *lower_value(const Lower *lo, const Node *n);
 /* Data field as a batch of this type, declared at its first use. classes (0: none) and ignore: what
  * its class numbers must be. */

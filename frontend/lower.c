@@ -103,6 +103,28 @@ Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const
   return p->read;
 }
 
+Tensor *lower_buffer(Lower *lo, const Node *n, const char *tensor, DType dt, int rank,
+                     const int64_t *dim, double init) {
+  Builder *b = lo->b;
+  Str name = str_fmt(builder_strings(b), "%s.%s", n->name, tensor);
+  for (int i = 0; i < lo->nbuffer; i++)
+    if (lo->buffer[i].tensor->name == name)
+      return lo->buffer[i].tensor;
+  if (lo->nbuffer == lo->buffer_cap) {
+    int cap = lo->buffer_cap ? 2 * lo->buffer_cap : 32;
+    LoweredBuffer *v = ARENA_ARRAY(builder_arena(b), LoweredBuffer, cap);
+    if (arena_failed(builder_arena(b)))
+      return NULL;
+    if (lo->nbuffer)
+      memcpy(v, lo->buffer, (size_t)lo->nbuffer * sizeof *v);
+    lo->buffer = v;
+    lo->buffer_cap = cap;
+  }
+  Tensor *t = build_tensor(b, name, type_get(builder_types(b), dt, rank, dim), ROLE_BUFFER, n->loc);
+  lo->buffer[lo->nbuffer++] = (LoweredBuffer){t, n, init};
+  return t;
+}
+
 /* ---- functions ---- */
 
 typedef struct {
@@ -170,6 +192,16 @@ static void build_init(Lower *lo, const Tensors *t) {
     int64_t stream = random ? lower_stream(lo, p->tensor->name) : 0;
     Value *seed = random ? lower_seed(lo) : NULL;
     build_write(b, p->tensor, init_build(b, &p->init, p->tensor->type, seed, step, stream));
+  }
+  for (int i = 0; i < lo->nbuffer; i++) {
+    const LoweredBuffer *p = &lo->buffer[i];
+    const Type *ty = p->tensor->type;
+    build_at(b, p->tensor->loc, p->tensor->name, NULL);
+    Value *v = build_const(b, p->init, ty->dt);
+    Attr shape = attr_ints(b, "shape", ty->rank, ty->dim);
+    if (ty->rank)
+      v = build_op(b, OP_expand, 1, &v, 1, &shape)->out[0];
+    build_write(b, p->tensor, v);
   }
   build_at(b, (Loc){0}, str_c(builder_strings(b), ""), NULL);
   for (int i = 0; i < 3; i++)
@@ -280,6 +312,7 @@ static void declare_io(Lower *lo, Tensors *t) {
     return;
   Loc loc = val_get(s->root, "loss")->loc;
   t->valid = build_tensor(b, "io.valid", scalar_type(lo, DT_I64), ROLE_VALID, (Loc){0});
+  lo->valid_tensor = t->valid;
   lo->seed_tensor = build_tensor(b, "io.seed", scalar_type(lo, DT_I64), ROLE_SEED, (Loc){0});
   t->loss_sum = build_tensor(b, "metric.loss_sum", scalar_type(lo, DT_F32), ROLE_METRIC, loc);
   t->weight_sum = build_tensor(b, "metric.weight_sum", scalar_type(lo, DT_F32), ROLE_METRIC, loc);

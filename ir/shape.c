@@ -687,6 +687,68 @@ static bool shape_layer_norm_grad(Infer *x) {
   return true;
 }
 
+/* Operand i is one value per channel of x. */
+static bool want_channels(Infer *x, int i, const Type *ty) {
+  const int64_t c = ty->dim[1];
+  return want_float(x, i) && want_same_shape(x, i, type_get(x->types, DT_F32, 1, &c));
+}
+
+static bool want_images(Infer *x, int i) {
+  if (!want_float(x, i))
+    return false;
+  if (operand(x, i)->rank < 2)
+    return fail(x, CODE_SHAPE, "%s works on [N, C, ...]", subject(x));
+  return true;
+}
+
+static bool shape_batch_norm(Infer *x) {
+  if (!want_operands(x, 2, 4) || !want_images(x, 0) || !want_scalar(x, 1, DT_I64))
+    return false;
+  const Type *in = operand(x, 0);
+  for (int i = 2; i < x->nin; i++)
+    if (!want_channels(x, i, in))
+      return false;
+  result(x, in);
+  result_as(x, wide(in->dt), 1, in->dim + 1);
+  result_as(x, wide(in->dt), 1, in->dim + 1);
+  return true;
+}
+
+static bool shape_batch_norm_grad(Infer *x) {
+  if (!want_operands(x, 5, 6) || !want_images(x, 1) || !want_float(x, 0))
+    return false;
+  const Type *in = operand(x, 1);
+  if (!want_same_shape(x, 0, in) || !want_channels(x, 2, in) || !want_channels(x, 3, in) ||
+      !want_scalar(x, 4, DT_I64) || (x->nin > 5 && !want_channels(x, 5, in)))
+    return false;
+  result(x, type_with_dtype(x->types, in, operand(x, 0)->dt));
+  for (int i = 0; i < 2 && x->nin > 5; i++)
+    result(x, operand(x, 5));
+  return true;
+}
+
+static bool shape_batch_affine(Infer *x) {
+  if (!want_operands(x, 3, 5) || !want_images(x, 0))
+    return false;
+  for (int i = 1; i < x->nin; i++)
+    if (!want_channels(x, i, operand(x, 0)))
+      return false;
+  result(x, operand(x, 0));
+  return true;
+}
+
+static bool shape_running_stats(Infer *x) {
+  for (int i = 0; i < 4; i++)
+    if (!want_float(x, i) || !want_same_shape(x, i, operand(x, 0)))
+      return false;
+  if (!want_scalar(x, 4, DT_I64) || !want_scalar(x, 5, DT_I64))
+    return false;
+  result(x, operand(x, 2));
+  result(x, operand(x, 3));
+  result_scalar(x, DT_I64);
+  return true;
+}
+
 static bool shape_reduce(Infer *x) {
   const Attr *dims = want_attr(x, "dims", AT_INTS);
   if (!dims)

@@ -197,7 +197,9 @@ static void cast_tensors(Cast *s) {
     const Tensor *t = in->tensor[i];
     const Type *ty = t->type;
     bool wide = t->role == ROLE_METRIC && s->mode.math == DT_F64; /* losses of 64-true keep it */
-    if ((t->role == ROLE_PARAM || wide) && dtype_is_float(ty->dt))
+    /* Running statistics are buffers of the module: *-true modes convert them with the weights. */
+    bool model = t->role == ROLE_PARAM || (t->role == ROLE_BUFFER && !s->mode.mixed);
+    if ((model || wide) && dtype_is_float(ty->dt))
       ty = type_with_dtype(builder_types(b), ty, wide ? DT_F64 : s->mode.param);
     else
       ty = type_get(builder_types(b), ty->dt, ty->rank, ty->dim);

@@ -134,7 +134,8 @@ static void grad_conv_gather(Grad *g, const Op *op, Value *const *dy) {
     for (int i = 0; i < w.nd; i++)
       spreads |= w.up[i] > 1;
     int n = 0;
-    static const char *const keys[] = {"positions", "kernel", "stride", "padding", "dilation", "up"};
+    static const char *const keys[] = {"positions", "kernel",   "stride",
+                                       "padding",   "dilation", "up"};
     if (spreads)
       n = turned(g, &w, x->type->dim + 1, attr);
     for (size_t i = 0; !spreads && i < sizeof keys / sizeof *keys; i++)
@@ -190,6 +191,20 @@ static void grad_layer_norm(Grad *g, const Op *op, Value *const *dy) {
   Op *d = build_op(g->b, OP_layer_norm_grad, nin, in, op->nattr, op->attr);
   for (int i = 0; i < op->nin; i++)
     grad_give(g, op, i, d->out[i]);
+}
+
+/* The statistics are functions of x: their share is in dx. */
+static void grad_batch_norm(Grad *g, const Op *op, Value *const *dy) {
+  if (!dy[0])
+    return;
+  Value *in[6] = {dy[0], fwd(g, op, 0), result(g, op, 1), result(g, op, 2), fwd(g, op, 1)};
+  int nin = 5;
+  if (op->nin > 2)
+    in[nin++] = fwd(g, op, 2);
+  Op *d = build_op(g->b, OP_batch_norm_grad, nin, in, op->nattr, op->attr);
+  grad_give(g, op, 0, d->out[0]);
+  for (int i = 2; i < op->nin; i++)
+    grad_give(g, op, i, d->out[i - 1]);
 }
 
 static bool reduced(const Op *op, int axis) {
