@@ -79,7 +79,8 @@ CUresult cuDriverGetVersion(int *version) {
 
 /* NVRTC asks a driver that it finds for private tables and reads their first word, their size in
  * bytes, whatever the answer. This one has nothing behind its size. */
-__attribute__((visibility("default"))) CUresult cuGetExportTable(const void **table, const void *id);
+__attribute__((visibility("default"))) CUresult cuGetExportTable(const void **table,
+                                                                 const void *id);
 CUresult cuGetExportTable(const void **table, const void *id) {
   static const uint64_t empty[1] = {sizeof empty};
   (void)id;

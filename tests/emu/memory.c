@@ -194,12 +194,12 @@ static inline bool other(uint32_t tag, uint32_t me) {
 static Found read_granules(ShadowPage *p, uint32_t first, uint32_t n, uint32_t tag, bool nc,
                            uint32_t *other_block) {
   uint32_t *writer = p->writer + first, *reader = p->reader + first;
-  const uint32_t epoch = tag >> TAG_EPOCH_SHIFT, block = tag & TAG_BLOCK;
+  const uint32_t epoch = tag >> TAG_EPOCH_SHIFT, block = tag & TAG_BLOCK, other_path = nc;
   uint32_t bad = 0;
-  for (uint32_t g = 0; g < n; g++) {
-    const uint32_t v = writer[g];
-    const bool now = v >> TAG_EPOCH_SHIFT == epoch;
-    bad |= (v == 0) | (now & (nc | ((v & TAG_BLOCK) != block)));
+  for (uint32_t g = 0; g < n; g++) { /* plain integers, so that it becomes vectors */
+    const uint32_t v = writer[g], now = v >> TAG_EPOCH_SHIFT == epoch,
+                   foreign = (v & TAG_BLOCK) != block, never = v == 0;
+    bad |= never | (now & (other_path | foreign));
   }
   if (__builtin_expect(bad, 0))
     for (uint32_t g = 0; g < n; g++) {
@@ -212,10 +212,9 @@ static Found read_granules(ShadowPage *p, uint32_t first, uint32_t n, uint32_t t
         return FOUND_NC_WRITTEN;
     }
   for (uint32_t g = 0; g < n; g++) {
-    const uint32_t v = reader[g];
-    const bool now = v >> TAG_EPOCH_SHIFT == epoch;
-    const uint32_t flag = (now & ((v & TAG_BLOCK) != block)) ? TAG_FLAG : v & TAG_FLAG;
-    reader[g] = tag | (now ? flag : 0);
+    const uint32_t v = reader[g], now = 0 - (uint32_t)(v >> TAG_EPOCH_SHIFT == epoch),
+                   foreign = 0 - (uint32_t)((v & TAG_BLOCK) != block);
+    reader[g] = tag | (now & TAG_FLAG & (v | foreign));
   }
   return FOUND_NOTHING;
 }
@@ -223,13 +222,13 @@ static Found read_granules(ShadowPage *p, uint32_t first, uint32_t n, uint32_t t
 static Found write_granules(ShadowPage *p, uint32_t first, uint32_t n, uint32_t tag, bool atomic,
                             uint32_t *other_block) {
   uint32_t *writer = p->writer + first, *reader = p->reader + first;
-  const uint32_t epoch = tag >> TAG_EPOCH_SHIFT, block = tag & TAG_BLOCK;
+  const uint32_t epoch = tag >> TAG_EPOCH_SHIFT, block = tag & TAG_BLOCK, must_be = atomic;
   uint32_t bad = 0;
   for (uint32_t g = 0; g < n; g++) {
-    const uint32_t v = writer[g], r = reader[g];
-    bad |= (v >> TAG_EPOCH_SHIFT == epoch) & ((v & TAG_BLOCK) != block);
-    bad |= (r >> TAG_EPOCH_SHIFT == epoch) & (((r & TAG_BLOCK) != block) | ((r & TAG_FLAG) != 0));
-    bad |= atomic & (v == 0);
+    const uint32_t v = writer[g], r = reader[g], v_now = v >> TAG_EPOCH_SHIFT == epoch,
+                   v_foreign = (v & TAG_BLOCK) != block, r_now = r >> TAG_EPOCH_SHIFT == epoch,
+                   r_foreign = (r & (TAG_BLOCK | TAG_FLAG)) != block, never = v == 0;
+    bad |= (v_now & v_foreign) | (r_now & r_foreign) | (must_be & never);
   }
   if (__builtin_expect(bad, 0))
     for (uint32_t g = 0; g < n; g++) {

@@ -85,34 +85,45 @@ static inline void multiply(int K, float a[16][32], float b[32][8], float c[16][
   }
 }
 
-/* p: elements in a register; AQ, BQ: registers of A and B a lane. */
+/* p: elements in a register; AQ, BQ: registers of A and B a lane. Lanes are walked as 8 groups of
+ * 4, whose places the compiler then knows. */
+#define GROUPS                                                                                     \
+  for (int g = 0; g < 8; g++)                                                                      \
+  _Pragma("GCC unroll 4") for (int t = 0; t < 4; t++)
 #define MMA(name, p, AQ, BQ, open_a, open_b)                                                       \
   void name(Warp *w, const Insn *in) {                                                             \
     float a[16][32], b[32][8], c[16][8];                                                           \
-    for (int q = 0; q < AQ; q++) {                                                                 \
+    _Pragma("GCC unroll 4") for (int q = 0; q < AQ; q++) {                                         \
       const uint32_t *v = reg32(w, in, 4 + q);                                                     \
-      for (int l = 0; l < LANES; l++)                                                              \
-        open_a(v[l], &a[l / 4 + 8 * (q % 2)][p * (l % 4 + 4 * (q / 2))]);                          \
+      GROUPS open_a(v[4 * g + t], &a[g + 8 * (q % 2)][p * (t + 4 * (q / 2))]);                     \
     }                                                                                              \
-    for (int q = 0; q < BQ; q++) {                                                                 \
+    _Pragma("GCC unroll 2") for (int q = 0; q < BQ; q++) {                                         \
       const uint32_t *v = reg32(w, in, 4 + AQ + q);                                                \
-      for (int l = 0; l < LANES; l++) {                                                            \
+      GROUPS {                                                                                     \
         float e[4];                                                                                \
-        open_b(v[l], e);                                                                           \
+        open_b(v[4 * g + t], e);                                                                   \
         for (int k = 0; k < p; k++)                                                                \
-          b[p * (l % 4 + 4 * q) + k][l / 4] = e[k];                                                \
+          b[p * (t + 4 * q) + k][g] = e[k];                                                        \
       }                                                                                            \
     }                                                                                              \
+    const float *from[4];                                                                          \
+    float *to[4];                                                                                  \
     for (int q = 0; q < 4; q++) {                                                                  \
-      const float *v = regf(w, in, 4 + AQ + BQ + q);                                               \
-      for (int l = 0; l < LANES; l++)                                                              \
-        c[l / 4 + 8 * (q / 2)][l % 4 * 2 + q % 2] = v[l];                                          \
+      from[q] = regf(w, in, 4 + AQ + BQ + q);                                                      \
+      to[q] = regf(w, in, q);                                                                      \
+    }                                                                                              \
+    GROUPS {                                                                                       \
+      c[g][2 * t] = from[0][4 * g + t];                                                            \
+      c[g][2 * t + 1] = from[1][4 * g + t];                                                        \
+      c[g + 8][2 * t] = from[2][4 * g + t];                                                        \
+      c[g + 8][2 * t + 1] = from[3][4 * g + t];                                                    \
     }                                                                                              \
     multiply(p * 4 * BQ, a, b, c);                                                                 \
-    for (int q = 0; q < 4; q++) {                                                                  \
-      float *v = regf(w, in, q);                                                                   \
-      for (int l = 0; l < LANES; l++)                                                              \
-        v[l] = c[l / 4 + 8 * (q / 2)][l % 4 * 2 + q % 2];                                          \
+    GROUPS {                                                                                       \
+      to[0][4 * g + t] = c[g][2 * t];                                                              \
+      to[1][4 * g + t] = c[g][2 * t + 1];                                                          \
+      to[2][4 * g + t] = c[g + 8][2 * t];                                                          \
+      to[3][4 * g + t] = c[g + 8][2 * t + 1];                                                      \
     }                                                                                              \
   }
 MMA(op_mma_bf16, 2, 4, 2, open_bf16, open_bf16)

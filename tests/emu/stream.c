@@ -171,7 +171,8 @@ void stream_finish_blocking(void) {
 
 static void enqueue(CUstream s, const Work *w) {
   if (s->first + s->n == s->cap) {
-    memmove(s->queue, s->queue + s->first, s->n * sizeof *s->queue);
+    if (s->n)
+      memmove(s->queue, s->queue + s->first, s->n * sizeof *s->queue);
     s->first = 0;
     if (s->n == s->cap) {
       s->cap = s->cap ? 2 * s->cap : 64;

@@ -631,18 +631,23 @@ START_TEST(refused_addresses) {
                    CUBLAS_STATUS_INVALID_VALUE);
   layout(g->c, CUBLASLT_MATRIX_LAYOUT_LD, 40, 8); /* in place, another layout */
   ck_assert_int_eq(multiply(A.p, B.p, D.p, D.p, 1, NULL, 0, 0), CUBLAS_STATUS_INVALID_VALUE);
+  plan_drop(g);
   fresh(F32, F32);
   ATTR(g, EPILOGUE, uint32_t, CUBLASLT_EPILOGUE_RELU); /* an algorithm of another problem */
   ck_assert_int_eq(multiply(A.p, B.p, D.p, D.p, 0, &r[0].algo, 0, 0), CUBLAS_STATUS_NOT_SUPPORTED);
+  plan_drop(g);
   fresh(E4M3, BF16);
   ck_assert_int_eq(multiply(A.p + 8, B.p, D.p, D.p, 0, NULL, 0, 0), CUBLAS_STATUS_NOT_SUPPORTED);
   layout(g->d, CUBLASLT_MATRIX_LAYOUT_TYPE, E4M3, 4);
   ck_assert_int_eq(multiply(A.p, B.p, A.p, D.p, 1, NULL, 0, 0), CUBLAS_STATUS_NOT_SUPPORTED);
   OK(cu.cuCtxSynchronize());
+  plan_drop(g);
   fresh(F32, F32); /* what is accepted and wrong is noticed later */
   OK(multiply(A.p, never, D.p, D.p, 0, NULL, 0, 0));
   ck_assert_int_eq(cu.cuCtxSynchronize(), CUDA_ERROR_ILLEGAL_ADDRESS);
   ck_assert_int_eq(cu.cuMemAlloc_v2(&small, 64), CUDA_ERROR_ILLEGAL_ADDRESS);
+  plan_drop(g);
+  free(A.v), free(B.v), free(D.v);
 }
 END_TEST
 
@@ -673,6 +678,10 @@ START_TEST(captured) {
   for (int k = 0; k < 43; k++)
     want += 2 * A.v[k * 37] * B.v[k];
   near(want, D.v[0], 1e-5, "D", &good);
+  OK(cu.cuGraphExecDestroy(exec));
+  OK(cu.cuGraphDestroy(graph));
+  drop(&A), drop(&B), drop(&D);
+  plan_drop(g);
 }
 END_TEST
 
