@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Training steps of mpcc beside PyTorch, interleaved in one run.
 
-    python3 bench/vs_torch.py [--threads 2] [--rounds 5] [--build build] [--out FILE]
+    python3 bench/vs_torch.py [--threads 2] [--rounds 5] [--build build] [--only M:P] [--out FILE]
 
 Needs torch and a build with -DMPCC_BENCH=ON. A step is forward, backward and AdamW on a fixed batch:
 no data loading on either side. Every contender is a process of its own that waits while the others
@@ -147,12 +147,15 @@ def main():
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--build", default=os.path.join(ROOT, "build"))
+    p.add_argument("--only", default="", help="model:precision, to run one row of comparisons")
     p.add_argument("--out")
     args = p.parse_args()
     out = open(args.out, "w") if args.out else sys.stdout
-    mine = {(m, q): compare(args, m, q, out) for m in STEPS for q in ("32-true", "bf16-mixed")}
-    print(f"vit 32-true / bf16-mixed of mpcc: {mine['vit', '32-true'] / mine['vit', 'bf16-mixed']:.2f}",
-          file=out)
+    mine = {(m, q): compare(args, m, q, out) for m in STEPS for q in ("32-true", "bf16-mixed")
+            if args.only in ("", f"{m}:{q}")}
+    if not args.only:
+        print(f"vit 32-true / bf16-mixed of mpcc: {mine['vit', '32-true'] / mine['vit', 'bf16-mixed']:.2f}",
+              file=out)
 
 
 main()

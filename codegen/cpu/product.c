@@ -63,12 +63,13 @@ enum {
   SUM_BYTES = 320 << 10, /* sums that wait there */
   FAR_BYTES = 768 << 10, /* a packed B beyond this does not stay there */
   K_BYTES = 4096,        /* of a row in one k block */
-  DIRECT_COLS = 512,     /* fewer columns do not pay for a copy of A */
+  DIRECT_COLS = 512,     /* fewer columns do not pay for a copy of A, */
+  DIRECT_ROWS = 800,     /* nor do fewer rows: threads would copy the same ones */
 };
 
-/* Rows far apart by a multiple of half a page share few cache sets. */
+/* Rows far apart by a multiple of a page share one set of the first-level cache. */
 static bool stride_is_bad(int64_t bytes) {
-  return bytes % 2048 == 0;
+  return bytes % 4096 == 0;
 }
 
 /* Rows of neighbours in k become neighbours in memory: needs whole vectors of k. */
@@ -91,7 +92,8 @@ static void choose_mode(Product *p) {
   bool units = p->a_dtype == p->c.in && p->K % p->c.pair == 0 && p->a_rs % p->c.pair == 0;
   int64_t bytes = p->a_rs * (int64_t)dtype_bytes(p->a_dtype);
   bool spread = !stride_is_bad(bytes) || p->M <= FEW_ROWS;
-  if (units && p->a_ks == 1 && p->a_rs >= 0 && spread && (p->N < DIRECT_COLS || p->mode == A_ROWS))
+  if (units && p->a_ks == 1 && p->a_rs >= 0 && spread &&
+      (p->N < DIRECT_COLS || p->M < DIRECT_ROWS || p->mode == A_ROWS))
     p->mode = A_DIRECT;
 }
 
@@ -132,12 +134,12 @@ static int64_t group_bytes(const Product *p, int64_t k) {
   return p->group_panels * p->c.cols * p->c.unit_bytes * k;
 }
 
-/* Cycles a tile takes, roughly: two vectors of multiplications each; A comes from afar and is
- * copied (ten bytes a cycle when neighbouring tiles share the copy), B streams in (sixteen); start.
- */
+/* Cycles a tile takes, roughly: two vectors of multiplications each; bytes of A come from afar or
+ * are copied, which neighbouring tiles share in part; B streams in (sixteen a cycle); start. */
 static double tile_cost(const Product *p, double rows, double cols) {
   double k = (double)p->units, multiply = rows * cols * k / (2 * p->c.vl);
-  return multiply + (rows / 10 + cols / 16) * k * p->c.unit_bytes + 2000;
+  double a = p->mode == A_DIRECT ? 0.05 : p->mode == A_COLUMNS ? 0.1 : 0.2;
+  return multiply + (rows * a + cols / 16) * k * p->c.unit_bytes + 2000;
 }
 
 /* Time relative to perfect sharing, summed over numbers of threads; few threads count more. */

@@ -4,7 +4,7 @@
 #include "codegen/cpu/product.h"
 
 /* Vectors of A fetched ahead of their use. */
-enum { AHEAD = 64 };
+enum { AHEAD = 160 };
 
 static Val a_element(Product *p, Val base, Val row_elems, Val k) {
   Gen *g = p->g;

@@ -64,7 +64,7 @@ static uint32_t share_end(uint32_t ntiles, int w, int nworker) {
   return (uint32_t)((uint64_t)ntiles * (uint64_t)(w + 1) / (uint64_t)nworker);
 }
 
-/* Takes tiles from share `v` of `run`, a quarter of what is left at a time: few calls at first,
+/* Takes tiles from share `v` of `run`, half of what is left at a time: few calls at first,
  * single tiles at the end, where others may help. Returns 0 when nothing is left. */
 static uint32_t take(mprt__pool *pool, int v, uint32_t run, uint32_t *first) {
   _Atomic uint64_t *word = &pool->worker[v].word;
@@ -77,7 +77,7 @@ static uint32_t take(mprt__pool *pool, int v, uint32_t run, uint32_t *first) {
     uint32_t end = share_end(ntiles, v, pool->nworker);
     if (next >= end)
       return 0;
-    uint32_t n = (end - next + 3) / 4;
+    uint32_t n = (end - next + 1) / 2;
     if (atomic_compare_exchange_weak_explicit(word, &seen, seen + n, memory_order_acq_rel,
                                               memory_order_acquire)) {
       *first = next;
