@@ -10,7 +10,7 @@ typedef enum {
   O_OUTPUT, O_EMIT, O_OPT, O_NUMERICS, O_TARGET, O_GPU_ARCH, O_MARCH, O_PRECISION, O_DEFINE, O_SET, O_WARN,
   O_MAX_ERRORS, O_DIAG_FORMAT, O_COLOR, O_INCLUDE, O_JOBS, O_CACHE_DIR, O_NO_CACHE, O_TIME_PASSES,
   O_PRINT_BEFORE, O_PRINT_AFTER, O_STOP_AFTER, O_CHECK_PASSES, O_NO_REUSE, O_VERBOSE,
-  O_LINK, O_DIFF, O_HELP, O_VERSION, O_LICENSES, O_COUNT
+  O_LINK, O_DIFF, O_TOKENIZER, O_DTYPE, O_HEADER, O_SEPARATOR, O_HELP, O_VERSION, O_LICENSES, O_COUNT
 } OptionId;
 
 enum { MAX_LEVEL_WORDS = 64 };
@@ -55,6 +55,10 @@ static const struct {
     [O_VERBOSE] = {"verbose", "v", V_NONE, NULL, "show the commands that are run (with --link=cc)"},
     [O_LINK] = {"link", NULL, V_VALUE, "cc", "link the program with cc instead of the built-in runner"},
     [O_DIFF] = {"diff", NULL, V_VALUE, "A,B", "explain: what changes between two modes"},
+    [O_TOKENIZER] = {"tokenizer", NULL, V_VALUE, "FILE", "tokenizer.json (convert); else bytes are tokens"},
+    [O_DTYPE] = {"dtype", NULL, V_VALUE, "DTYPE", "of convert's result: uint16, uint32; float32, bfloat16 ..."},
+    [O_HEADER] = {"header", NULL, V_VALUE, "llmc|none", "of token files (convert)"},
+    [O_SEPARATOR] = {"separator", NULL, V_VALUE, "TOKEN", "put before each text (convert)"},
     [O_HELP] = {"help", "h", V_OPTIONAL, "[=TOPIC]",
                 "this text; topics: spec layers precisions warnings targets passes MPC0102"},
     [O_VERSION] = {"version", NULL, V_NONE, NULL, "version"},
@@ -71,6 +75,7 @@ static const struct {
     {"explain", "explain SPEC.yaml [--diff=A,B]", "ops, dtypes, casts and why, kernels, memory",
      CMD_EXPLAIN},
     {"verify", "verify SPEC.yaml", "each kernel of this model beside its reference", CMD_VERIFY},
+    {"convert", "convert IN... OUT", "tokenize and pack texts, change formats", CMD_CONVERT},
     {"inspect", "inspect FILE", "what is in a checkpoint, safetensors, .npy or program", CMD_INSPECT},
 };
 
@@ -165,6 +170,10 @@ static int take(Args *a, int id, const char *v) {
   case O_VERBOSE: a->verbose = true; return 0;
   case O_LINK: a->link = v; return choice(v, "cc");
   case O_DIFF: return take_diff(a, v);
+  case O_TOKENIZER: a->tokenizer = v; return 0;
+  case O_DTYPE: a->dtype = v; return 0;
+  case O_HEADER: a->header = v; return choice(v, "llmc|none");
+  case O_SEPARATOR: a->separator = v; return 0;
   case O_HELP: a->help = v ? v : ""; return 0;
   case O_VERSION: a->version = true; return 0;
   case O_LICENSES: a->licenses = true; return 0;

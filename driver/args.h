@@ -8,7 +8,7 @@
 #include "mpcc/mpcc.h"
 
 typedef enum {
-  CMD_COMPILE, CMD_RUN, CMD_CHECK, CMD_RESOLVE, CMD_EXPLAIN, CMD_VERIFY, CMD_INSPECT
+  CMD_COMPILE, CMD_RUN, CMD_CHECK, CMD_RESOLVE, CMD_EXPLAIN, CMD_VERIFY, CMD_INSPECT, CMD_CONVERT
 } Command;
 
 enum { ARGS_NLIST = 6 }; /* options that are lists */
@@ -21,6 +21,7 @@ typedef struct {
   const char *emit;        /* "exe" ... */
   const char *link;        /* "cc" or NULL */
   const char *diff[2];     /* explain: two modes, or NULL */
+  const char *tokenizer, *dtype, *header, *separator; /* of convert; NULL: not given */
   bool json, verbose;
   int color;               /* -1 auto, 0 never, 1 always */
   const char *help;        /* "" for plain --help; topic; NULL: not asked */

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "driver/args.h"
+#include "driver/convert.h"
 #include "driver/inspect.h"
 #include "driver/link.h"
 #include "driver/verify.h"
@@ -220,10 +221,12 @@ int main(int argc, char **argv) {
     printf("mpcc %s\n", mpcc_version());
   else if (!code && a.licenses)
     fputs(mpcc_license_begin, stdout);
-  else if (!code && (!a.ninput || (a.ninput > 1 && a.command != CMD_CHECK))) {
+  else if (!code && (!a.ninput || (a.ninput > 1 && a.command != CMD_CHECK && a.command != CMD_CONVERT))) {
     fprintf(stderr, "mpcc: error: %s\nmpcc: see mpcc --help\n",
             a.ninput ? "one spec at a time" : "no input file");
     code = 2;
+  } else if (!code && a.command == CMD_CONVERT) {
+    code = convert_files(&a);
   } else if (!code) {
     const char *no_color = getenv("NO_COLOR");
     a.options.colour = a.color >= 0 ? a.color : isatty(2) && !(no_color && *no_color);

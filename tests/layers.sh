@@ -30,13 +30,14 @@ check codegen "$ir|codegen/[a-z_]+\.h|codegen/(cpu|cuda)/[a-z_]+\.(h|def)|dlfcn\
 check runtime "$leaf|mpcc/runtime\.h|runtime/.*\.(h|def)|jansson\.h|zlib\.h|libdeflate\.h|jpeglib\.h|jerror\.h|png\.h|dlfcn\.h"
 check lib "$ir|mpcc/mpcc\.h|(frontend|passes|codegen|lib)/[a-z_]+\.(h|def)"
 check report "$leaf|mpcc/runtime\.h|report/[a-z_]+\.h|jansson\.h"
-check driver "$leaf|mpcc/(mpcc|runtime)\.h|(driver|report|runner)/[a-z_]+\.h|jansson\.h"
+check convert "$leaf|convert/[a-z_]+\.(h|def)|jansson\.h"
+check driver "$leaf|mpcc/(mpcc|runtime)\.h|(driver|report|runner|convert)/[a-z_]+\.h|jansson\.h"
 check runner "$leaf|mpcc/runtime\.h|(report|runner)/[a-z_]+\.h"
 
 # third-party headers and the only files that see them
 only() { # header, allowed files
   found=$(grep -rlE "^ *# *include +<$1" --include='*.c' --include='*.h' include ir frontend passes \
-    codegen runtime lib report driver runner | grep -vE "^($2)\$" || true)
+    codegen runtime lib report convert driver runner | grep -vE "^($2)\$" || true)
   if [ -n "$found" ]; then
     echo "<$1> is only for $2, not for:" $found
     bad=1
@@ -51,7 +52,7 @@ only png.h 'runtime/codec/png\.c'
 only libdeflate.h 'runtime/data/[a-z]+\.c'
 
 found=$(grep -rnE '\b(printf|puts|putchar|perror|exit|_exit|abort|signal|sigaction)\(|\bf(printf|puts|putc)\((stdout|stderr)' \
-  --include='*.c' ir frontend passes codegen runtime lib | grep -vE 'text_(printf|puts)|__attribute__' || true)
+  --include='*.c' ir frontend passes codegen runtime lib convert | grep -vE 'text_(printf|puts)|__attribute__' || true)
 if [ -n "$found" ]; then
   echo "library code may not print, exit, abort or install handlers:"
   echo "$found"

@@ -115,6 +115,11 @@ mpcc_status mprt_init(mprt_program *p);
 mpcc_status mprt_load_weights(mprt_program *p, const char *path, bool strict);
 mpcc_status mprt_save_weights(mprt_program *p, const char *path, DType dtype);
 
+/* Floats of a safetensors file as `dtype` in another file, under the same names; other tensors stay as
+ * they are. errors: ERR_FILE, ERR_DATA, ERR_NOMEM */
+mpcc_status mprt_convert_weights(const char *from, const char *to, DType dtype,
+                                 const mprt_callbacks *cb);
+
 /* Whole checkpoint folder: model.safetensors, optimizer.safetensors, state.json, DONE last. */
 mpcc_status mprt_save_checkpoint(mprt_program *p, const char *dir);
 mpcc_status mprt_resume(mprt_program *p, const char *dir);
