@@ -19,6 +19,10 @@ expect 0 "mpcc emulated sm_90, cuBLASLt 130100" $run "$probe"
 expect 0 "emulated sm_80" $run --arch 80 "$probe"
 expect 1 "no NVIDIA driver: .*libcuda.so.1" $run --without cuda "$probe"
 expect 1 "no cuBLASLt: .*libcublasLt.so.13" $run --without cublasLt "$probe"
+expect 1 "the NVIDIA driver has no function cuInit; a newer one" \
+  env LD_LIBRARY_PATH="$build/tests/emu/bare_cuda.so.1" "$probe"
+expect 1 "libcublasLt.so.13 has no function cublasLtCreate; a newer one" \
+  env LD_LIBRARY_PATH="$build/tests/emu/bare_cublasLt.so.13:$build/tests/emu" "$probe"
 expect 1 "for CUDA 12.4; this program needs CUDA 13.0" $run EMU_DRIVER_VERSION=12040 "$probe"
 expect 1 "sees no GPU" $run EMU_DEVICES=0 "$probe"
 expect 1 "first device: CUDA_ERROR_OUT_OF_MEMORY (2)" \
