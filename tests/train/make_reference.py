@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Makes the reference runs of tests/train with PyTorch; a developer runs it, tests only read files.
 
-    python3 tests/train/make_reference.py        (needs torch and numpy)
+    python3 tests/train/make_reference.py [MODEL ...]       (needs torch and numpy)
 
 Writes data/MODEL.safetensors (initial weights and batches, f64) and data/MODEL-MODE-OPT.safetensors:
-loss of each step, gradients of step 1 (unscaled, before clipping), parameters after the last step,
+loss of each step, gradients of step 1 (unscaled, before clipping), parameters and running statistics
+after the last step,
 and for 16-mixed the loss scale of each step. Autocast runs on the CPU lists, as policy: cpu does.
 """
-import json, os, struct
+import json, os, struct, sys
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -111,6 +112,40 @@ class Vit:
         return F.linear(x, p["heads.head.weight"], p["heads.head.bias"])
 
 
+class Cnn:
+    name, batch, shape, smoothing, clip = "cnn", 6, (2, 8, 8), 0.0, None
+    sgd = dict(lr=0.05, momentum=0.9)
+
+    def init(self, g):
+        p = {"conv1.weight": uniform(g, (6, 2, 3, 3), 0.24), "conv2.weight": uniform(g, (6, 3, 3, 3), 0.19),
+             "conv3.weight": uniform(g, (8, 6, 3, 3), 0.14), "conv3.bias": uniform(g, (8,), 0.14),
+             "up.weight": uniform(g, (8, 5, 3, 3), 0.15), "up.bias": uniform(g, (5,), 0.15),
+             "fc.weight": uniform(g, (5, 20), 0.22), "fc.bias": uniform(g, (5,), 0.22)}
+        for bn in ("bn1", "bn2"):
+            p[bn + ".weight"] = 1 + uniform(g, (6,), 0.1)
+            p[bn + ".bias"] = uniform(g, (6,), 0.1)
+        return round32(p)
+
+    def state(self, dtype):
+        self.buffers = {f"{bn}.{k}": f(6, dtype=dtype) for bn in ("bn1", "bn2")
+                        for k, f in (("running_mean", torch.zeros), ("running_var", torch.ones))}
+        return self.buffers
+
+    def norm(self, p, bn, x, momentum, eps):
+        return F.batch_norm(x, self.buffers[bn + ".running_mean"], self.buffers[bn + ".running_var"],
+                            p[bn + ".weight"], p[bn + ".bias"], True, momentum, eps)
+
+    def forward(self, p, x):
+        x = F.relu(self.norm(p, "bn1", F.conv2d(x, p["conv1.weight"], padding=1), 0.1, 1e-5))
+        x = F.max_pool2d(x, 2)
+        y = F.conv2d(x, p["conv2.weight"], padding=1, groups=2)
+        x = F.relu(x + self.norm(p, "bn2", y, 0.3, 1e-3))
+        x = F.relu(F.conv2d(x, p["conv3.weight"], p["conv3.bias"], stride=2, padding=1))
+        x = F.conv_transpose2d(x, p["up.weight"], p["up.bias"], stride=2, padding=1, output_padding=1)
+        x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+        return F.linear(x.flatten(1), p["fc.weight"], p["fc.bias"])
+
+
 MODES = {"64-true": (torch.float64, None), "32-true": (torch.float32, None),
          "bf16-mixed": (torch.float32, torch.bfloat16), "16-mixed": (torch.float32, torch.float16)}
 
@@ -123,6 +158,7 @@ def run(model, init, xs, ys, mode, opt):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0 ** 12, growth_interval=5,
                                   enabled=mode == "16-mixed")
     out, losses, scales = {}, [], []
+    buffers = model.state(dtype) if hasattr(model, "state") else {}
     for step in range(STEPS):
         x, y = xs[step].to(dtype), ys[step]
         o.zero_grad()
@@ -141,6 +177,7 @@ def run(model, init, xs, ys, mode, opt):
     out["loss"] = np.array(losses)
     out["scale"] = np.array(scales)
     out.update({"final." + k: v.detach().double().numpy() for k, v in p.items()})
+    out.update({"buffer." + k: v.double().numpy() for k, v in buffers.items()})
     if mode != "64-true":  # FP32 numbers need no more than FP32
         out = {k: v.astype(np.float32) for k, v in out.items()}
     save(os.path.join(HERE, f"{model.name}-{mode}-{opt}.safetensors"), out)
@@ -151,7 +188,9 @@ def main():
     torch.manual_seed(0)
     torch.set_num_threads(1)
     os.makedirs(HERE, exist_ok=True)
-    for model in (Mlp(), Vit()):
+    for model in (Mlp(), Vit(), Cnn()):
+        if len(sys.argv) > 1 and model.name not in sys.argv[1:]:
+            continue
         g = torch.Generator().manual_seed(7)
         init = model.init(g)
         ys = torch.randint(0, 5, (STEPS, model.batch), generator=g)
