@@ -73,6 +73,8 @@ static Status write_optimizer(const mprt_program *p, const char *path, DType dty
     n++;
   }
   if (s == MPCC_OK)
+    s = mprt__device_status(p);
+  if (s == MPCC_OK)
     s = mprt__st_write(path, items, n, NULL, &p->cb);
   for (size_t i = 0; names && i < n; i++)
     free(names[i]);

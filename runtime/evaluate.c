@@ -67,6 +67,8 @@ Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split,
     loss_sum += mprt__get_scalar(p, "metric.loss_sum", NAN);
     weight_sum += mprt__get_scalar(p, "metric.weight_sum", NAN);
     mprt__metrics_add(p, false);
+    if (st == MPCC_OK)
+      st = mprt__device_status(p);
   }
   mprt__loader_destroy(l);
   *loss = loss_sum / weight_sum;
@@ -122,7 +124,9 @@ static Status predict_all(mprt_program *p, mprt__loader *l, int64_t output, mprt
     if (st != MPCC_OK || !valid)
       break;
     st = mprt__run(p, f, NULL, NULL);
-    mprt__convert(mprt__tensor_data(p, output), (DType)t->dtype, values, DT_F32, valid * row);
+    mprt__convert(mprt__tensor_look(p, output), (DType)t->dtype, values, DT_F32, valid * row);
+    if (st == MPCC_OK)
+      st = mprt__device_status(p);
     mprt__writer_put(w, values, (size_t)(valid * row) * sizeof *values);
   }
   free(values);

@@ -188,7 +188,7 @@ static Status one_step(Fit *f, mprt__step_result *r) {
   }
   read_result(f, r);
   f->step++;
-  return st;
+  return st == MPCC_OK ? mprt__device_status(f->p) : st;
 }
 
 mpcc_status mprt_train_step(mprt_program *p) {

@@ -138,7 +138,7 @@ void mprt__metrics_close(mprt_program *p) {
 static double element(const mprt_program *p, int64_t tensor, int64_t k) {
   double v = NAN;
   DType dt = (DType)p->tensor[tensor].dtype;
-  const char *at = (const char *)mprt__tensor_data(p, tensor) + (size_t)k * dtype_bytes(dt);
+  const char *at = (const char *)mprt__tensor_look(p, tensor) + (size_t)k * dtype_bytes(dt);
   if (dt == DT_F32) {
     float f;
     memcpy(&f, at, sizeof f);

@@ -210,6 +210,9 @@ const char *mprt__role_text(uint32_t role);
 void *mprt__tensor_data(const mprt_program *p, int64_t i);
 /* The same, to read alone. */
 const void *mprt__tensor_look(const mprt_program *p, int64_t i);
+/* What a device failed with since the program was opened, told when it happened: values read since
+ * are worth nothing. */
+Status mprt__device_status(const mprt_program *p);
 /* Zeroes the state. */
 Status mprt__clear_state(mprt_program *p);
 static inline int64_t mprt__tensor_elems(const MpccTensor *t) {

@@ -59,6 +59,10 @@ const void *mprt__tensor_look(const mprt_program *p, int64_t i) {
   return values(p, i, false);
 }
 
+Status mprt__device_status(const mprt_program *p) {
+  return p->cuda ? mprt__cuda_status(p->cuda) : MPCC_OK;
+}
+
 int mprt_tensor_count(const mprt_program *p) {
   return (int)p->ntensor;
 }
@@ -300,6 +304,8 @@ Status mprt__write_model(const mprt_program *p, const char *path, DType dtype) {
     if (mprt__is_model_tensor(p, i))
       items[n++] = mprt__item(p, i, p->tensor[i].role == ROLE_PARAM ? dtype : DT_COUNT);
   if (s == MPCC_OK)
+    s = mprt__device_status(p);
+  if (s == MPCC_OK)
     s = mprt__st_write(path, items, n, metadata, &p->cb);
   free(items);
   json_decref(metadata);
@@ -315,7 +321,7 @@ mprt__st_item mprt__item(const mprt_program *p, uint32_t i, DType dtype) {
                          .file_dtype = convert ? dtype : own,
                          .rank = (int)t->rank,
                          .dim = t->dim,
-                         .data = mprt__tensor_data(p, i)};
+                         .data = mprt__tensor_look(p, i)};
 }
 
 mpcc_status mprt_save_weights(mprt_program *p, const char *path, DType dtype) {

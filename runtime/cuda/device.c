@@ -23,15 +23,19 @@ struct mprt__cuda {
   bool *dirty;          /* per tensor: the mirror is newer */
   bool any_dirty;
   const char *last; /* label of the newest launch: an error may be noticed late */
+  Status failure;   /* the first; a context that failed stays so */
 };
 
 /* ---- errors -------------------------------------------------------------------------------- */
 
-static Status failed(const mprt_program *p, const mprt__cuda *g, CUresult r, const char *doing) {
+static Status failed(const mprt_program *p, mprt__cuda *g, CUresult r, const char *doing) {
   char why[MPRT__CUDA_WHY];
+  if (g->failure != MPCC_OK)
+    return g->failure;
+  g->failure = r == CUDA_ERROR_OUT_OF_MEMORY ? MPCC_ERR_NOMEM : MPCC_ERR_RUN;
   mprt__cuda_error(&g->api, r, doing, why);
-  return mprt__fail(&p->cb, r == CUDA_ERROR_OUT_OF_MEMORY ? MPCC_ERR_NOMEM : MPCC_ERR_RUN,
-                    g->last ? "%s (noticed after '%s')" : "%s%s", why, g->last ? g->last : "");
+  return mprt__fail(&p->cb, g->failure, g->last ? "%s (noticed after '%s')" : "%s%s", why,
+                    g->last ? g->last : "");
 }
 
 #define TRY(call, doing)                                                                           \
@@ -216,6 +220,10 @@ static Status push(const mprt_program *p, mprt__cuda *g) {
     TRY(g->api.cuStreamSynchronize(g->stream), "the device failed");
   g->any_dirty = false;
   return MPCC_OK;
+}
+
+Status mprt__cuda_status(const mprt__cuda *g) {
+  return g->failure;
 }
 
 Status mprt__cuda_share(const mprt_program *p, mprt__cuda *g, uint32_t tensor, bool write) {

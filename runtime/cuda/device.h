@@ -17,6 +17,8 @@ Status mprt__cuda_load(const mprt_program *p, mprt__cuda *g);
 Status mprt__cuda_share(const mprt_program *p, mprt__cuda *g, uint32_t tensor, bool write);
 /* Zeroes a segment on the device. */
 Status mprt__cuda_clear(const mprt_program *p, mprt__cuda *g, int segment);
+/* The first failure so far: the context is lost then. */
+Status mprt__cuda_status(const mprt__cuda *g);
 /* mprt__run on the device; returns before it is done. */
 Status mprt__cuda_run(mprt_program *p, mprt__cuda *g, const MpccFunction *f, mprt__observer observe,
                       void *user);

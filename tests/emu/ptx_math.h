@@ -130,6 +130,13 @@ static inline uint32_t bits_insert(uint32_t field, uint32_t into, uint32_t at, u
   const uint32_t mask = bits_mask(n) << at;
   return (into & ~mask) | (field << at & mask);
 }
+static inline uint64_t bits_insert_wide(uint64_t field, uint64_t into, uint32_t at, uint32_t n) {
+  at &= 255, n &= 255;
+  if (at > 63)
+    return into;
+  const uint64_t mask = (n > 63 ? UINT64_MAX : (UINT64_C(1) << n) - 1) << at;
+  return (into & ~mask) | (field << at & mask);
+}
 static inline uint32_t bits_extract(uint32_t a, uint32_t at, uint32_t n) {
   at &= 255, n &= 255;
   return at > 31 ? 0 : a >> at & bits_mask(n);

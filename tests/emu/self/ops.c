@@ -301,9 +301,9 @@ static bool bit_op(const char *op, const Name *p, Type t, const uint64_t in[4], 
       r |= (uint64_t)(s & 8 ? (byte >> 7) * 255 : byte) << (8 * k);
     }
   } else if (strcmp(op, "bfi") == 0) {
-    r = b;
-    for (uint32_t i = 0, at = c & 255; i < (d & 255) && i + at < 32; i++)
-      r = (r & ~(UINT64_C(1) << (i + at))) | (uint64_t)(i < 32 ? a >> i & 1 : 0) << (i + at);
+    r = t.bits == 64 ? in[1] : b;
+    for (uint32_t i = 0, at = c & 255; i < (d & 255) && i + at < (uint32_t)t.bits; i++)
+      r = (r & ~(UINT64_C(1) << (i + at))) | (in[0] >> i & 1) << (i + at);
   } else if (strcmp(op, "bfe") == 0) {
     const uint32_t at = b & 255, n = c & 255;
     for (uint32_t i = 0; i < 32; i++) {

@@ -1,0 +1,49 @@
+# One mode on the stand-in for a GPU: losses beside the CPU's, the same bits whatever the order of blocks,
+# after stopping and resuming; what is missing or fails has a clear error and leaves checkpoints intact.
+. "$(dirname "$0")/lib.sh"
+mode=$3 emu=$4 bound=$5
+gpu() { LD_LIBRARY_PATH=$emu EMU_REPORT=$work/report.txt "$@"; }
+
+if ! "$mpcc" "$here/tiny.yaml" --target=cuda --gpu-arch=sm_80 --emit=ptx -o probe.ptx 2>probe.txt; then
+  grep -q 'NVRTC was not found' probe.txt || { cat probe.txt; exit 1; }
+  echo "not run: this machine has no NVRTC to compile kernels with"
+  exit 77
+fi
+"$mpcc" "$here/tiny.yaml" --precision "$mode" --target=cpu,cuda --gpu-arch=sm_80 -march=native \
+  -Wno-fp8-fallback -o prog
+
+losses() { sed -n 's/.*"loss":\([^,]*\),.*"grad_norm":\([^,]*\),.*/\1 \2/p' "$1/metrics.jsonl"; }
+final() { cat "$1"/checkpoints/step-00000010/*.safetensors | sha256sum; }
+
+./prog --device cpu --quiet --out cpu --max-steps 10 --log-every 1 >/dev/null
+gpu ./prog --device cuda:0 --quiet --out gpu --max-steps 10 --log-every 1 >/dev/null
+losses cpu >cpu.txt
+losses gpu >gpu.txt
+[ "$(wc -l <gpu.txt)" -ge 10 ] || fail "$mode: no losses"
+paste -d' ' cpu.txt gpu.txt | awk -v bound="$bound" '
+  function far(a, b) { d = a - b; return (d < 0 ? -d : d) > bound * (b < 0 ? -b : b) }
+  far($3, $1) || far($4, $2) { print "step " NR ": loss, gradient norm " $3, $4 ", on the CPU " $1, $2; bad = 1 }
+  END { exit bad }' || fail "$mode: further from the CPU than $bound"
+
+EMU_SEED=7 gpu ./prog --device cuda --quiet --out shuffled --max-steps 10 >/dev/null
+gpu ./prog --device cuda --quiet --out part --max-steps 4 >/dev/null
+gpu ./prog --device cuda --quiet --out part --max-steps 10 --resume >/dev/null
+for run in shuffled part; do
+  [ "$(final $run)" = "$(final gpu)" ] || fail "$mode: run '$run' ends in other bits"
+done
+[ ! -s report.txt ] || { fail "$mode: the interpreter found something"; head -20 report.txt; }
+
+if [ "$mode" = 32-true ]; then
+  before=$(final part)
+  LD_LIBRARY_PATH=$work/none expect 3 'no NVIDIA driver' ./prog --device cuda --max-steps 1
+  expect_gpu() { export LD_LIBRARY_PATH="$emu"; expect "$@"; unset LD_LIBRARY_PATH; }
+  EMU_DEVICES=0 expect_gpu 3 'sees no GPU' ./prog --device cuda --max-steps 1
+  expect_gpu 3 "no device 'cuda:5'" ./prog --device cuda:5 --max-steps 1
+  EMU_DRIVER_VERSION=12040 expect_gpu 3 'needs CUDA 13.0' ./prog --device cuda --max-steps 1
+  EMU_OOM=1 expect_gpu 11 'out of device memory' ./prog --device cuda --max-steps 1
+  EMU_LAUNCH_ERROR=120 expect_gpu 1 'CUDA_ERROR_LAUNCH_FAILED' ./prog --device cuda --out part --resume
+  EMU_ILLEGAL_ADDRESS=100 expect_gpu 1 'CUDA_ERROR_ILLEGAL_ADDRESS' ./prog --device cuda --out part --resume
+  EMU_DEVICES=0 expect_gpu 0 '' ./prog --device auto --quiet --out auto --max-steps 1
+  [ "$(final part)" = "$before" ] || fail "a failed run changed a checkpoint"
+fi
+finish
