@@ -10,7 +10,8 @@ typedef enum {
   O_OUTPUT, O_EMIT, O_OPT, O_NUMERICS, O_TARGET, O_GPU_ARCH, O_MARCH, O_PRECISION, O_DEFINE, O_SET, O_WARN,
   O_MAX_ERRORS, O_DIAG_FORMAT, O_COLOR, O_INCLUDE, O_JOBS, O_CACHE_DIR, O_NO_CACHE, O_TIME_PASSES,
   O_PRINT_BEFORE, O_PRINT_AFTER, O_STOP_AFTER, O_CHECK_PASSES, O_NO_REUSE, O_VERBOSE,
-  O_LINK, O_DIFF, O_TOKENIZER, O_DTYPE, O_HEADER, O_SEPARATOR, O_HELP, O_VERSION, O_LICENSES, O_COUNT
+  O_LINK, O_SAVE_TEMPS, O_DIFF, O_TOKENIZER, O_DTYPE, O_HEADER, O_SEPARATOR, O_HELP,
+  O_VERSION, O_LICENSES, O_COUNT
 } OptionId;
 
 enum { MAX_LEVEL_WORDS = 64 };
@@ -54,13 +55,15 @@ static const struct {
     [O_NO_REUSE] = {"no-reuse", NULL, V_NONE, NULL, "give every buffer its own memory, for tests"},
     [O_VERBOSE] = {"verbose", "v", V_NONE, NULL, "show the commands that are run (with --link=cc)"},
     [O_LINK] = {"link", NULL, V_VALUE, "cc", "link the program with cc instead of the built-in runner"},
+    [O_SAVE_TEMPS] = {"save-temps", NULL, V_NONE, NULL,
+                      "keep the planned IR, LLVM IR, assembly and object beside the program"},
     [O_DIFF] = {"diff", NULL, V_VALUE, "A,B", "explain: what changes between two modes"},
     [O_TOKENIZER] = {"tokenizer", NULL, V_VALUE, "FILE", "tokenizer.json (convert); else bytes are tokens"},
     [O_DTYPE] = {"dtype", NULL, V_VALUE, "DTYPE", "of convert's result: uint16, uint32; float32, bfloat16 ..."},
     [O_HEADER] = {"header", NULL, V_VALUE, "llmc|none", "of token files (convert)"},
     [O_SEPARATOR] = {"separator", NULL, V_VALUE, "TOKEN", "put before each text (convert)"},
     [O_HELP] = {"help", "h", V_OPTIONAL, "[=TOPIC]",
-                "this text; topics: spec layers precisions warnings targets passes MPC0102"},
+                "this text; topics: spec layers precisions warnings targets passes man MPC0102"},
     [O_VERSION] = {"version", NULL, V_NONE, NULL, "version"},
     [O_LICENSES] = {"licenses", NULL, V_NONE, NULL, "licence of mpcc and of what it carries"},
 };
@@ -169,6 +172,7 @@ static int take(Args *a, int id, const char *v) {
   case O_NO_REUSE: o->no_reuse = true; return 0;
   case O_VERBOSE: a->verbose = true; return 0;
   case O_LINK: a->link = v; return choice(v, "cc");
+  case O_SAVE_TEMPS: a->save_temps = true; return 0;
   case O_DIFF: return take_diff(a, v);
   case O_TOKENIZER: a->tokenizer = v; return 0;
   case O_DTYPE: a->dtype = v; return 0;
@@ -305,17 +309,24 @@ int args_parse(Args *a, int argc, char **argv) {
 
 /* ---- help ------------------------------------------------------------------------------------------ */
 
+enum { SPELLING_BYTES = 64 };
+
+/* "-oFILE, --output=FILE" */
+static void spelling(int i, char left[SPELLING_BYTES]) {
+  const char *b = table[i].brief, *arg = table[i].arg ? table[i].arg : "";
+  if (table[i].kind == V_NONE)
+    snprintf(left, SPELLING_BYTES, "%s%s%s--%s", b ? "-" : "", b ? b : "", b ? ", " : "",
+             table[i].name);
+  else
+    snprintf(left, SPELLING_BYTES, "%s%s%s%s--%s%s%s", b ? "-" : "", b ? b : "",
+             b && table[i].kind == V_VALUE ? arg : "", b ? ", " : "", table[i].name,
+             table[i].kind == V_OPTIONAL ? "" : "=", arg);
+}
+
 static void help_options(FILE *out) {
   for (int i = 0; i < O_COUNT; i++) {
-    char left[64] = "";
-    const char *b = table[i].brief, *arg = table[i].arg ? table[i].arg : "";
-    if (table[i].kind == V_NONE)
-      snprintf(left, sizeof left, "%s%s%s--%s", b ? "-" : "", b ? b : "", b ? ", " : "",
-               table[i].name);
-    else
-      snprintf(left, sizeof left, "%s%s%s%s--%s%s%s", b ? "-" : "", b ? b : "",
-               b && table[i].kind == V_VALUE ? arg : "", b ? ", " : "", table[i].name,
-               table[i].kind == V_OPTIONAL ? "" : "=", arg);
+    char left[SPELLING_BYTES];
+    spelling(i, left);
     if (strlen(left) > 28)
       fprintf(out, "  %s\n  %-28s %s\n", left, "", table[i].doc);
     else
@@ -323,7 +334,89 @@ static void help_options(FILE *out) {
   }
 }
 
+/* Text of a man page: minus signs stay ASCII, no line begins a request. */
+static void man_text(FILE *out, const char *text, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    if (!i && (text[i] == '.' || text[i] == '\''))
+      fputs("\\&", out);
+    if (text[i] == '-')
+      fputs("\\-", out);
+    else if (text[i] == '\\')
+      fputs("\\e", out);
+    else
+      putc(text[i], out);
+  }
+  putc('\n', out);
+}
+
+static void man_item(FILE *out, const char *left, size_t n, const char *doc, size_t ndoc) {
+  fputs(".TP\n.B ", out);
+  man_text(out, left, n);
+  man_text(out, doc, ndoc);
+}
+
+/* Lines "  --name ARG    doc" as program_options_help gives them. */
+static void man_program_options(FILE *out, const char *lines) {
+  for (const char *p = lines; *p;) {
+    size_t len = strcspn(p, "\n"), n;
+    const char *left = p + strspn(p, " "), *doc = strstr(left, "  ");
+    if (!doc || doc > p + len)
+      doc = strchr(left, ' ');
+    n = (size_t)(doc - left);
+    doc += strspn(doc, " ");
+    man_item(out, left, n, doc, (size_t)(p + len - doc));
+    p += len + (p[len] == '\n');
+  }
+}
+
+static const char *const exit_codes[][2] = {
+    {"0", "success"},
+    {"1", "errors in the spec, or a failure while running"},
+    {"2", "wrong usage"},
+    {"3", "known, but impossible on this target"},
+    {"4", "a file that cannot be read or written, or bad data"},
+    {"5", "internal error; a report file is named"},
+    {"10", "program: training diverged; diverged/ has the report"},
+    {"11", "out of memory"},
+    {"75", "program: stopped by SIGTERM or SIGUSR1, checkpoint written"},
+    {"130", "interrupted; a program has written a checkpoint"},
+};
+
+static int man_page(FILE *out) {
+  fprintf(out, ".TH MPCC 1 \"\" \"mpcc %s\" \"User Commands\"\n.SH NAME\n", mpcc_version());
+  fputs("mpcc \\- compile a YAML spec into a program that trains a model\n.SH SYNOPSIS\n", out);
+  fputs(".B mpcc\n[options] SPEC.yaml\n", out);
+  for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+    fputs(".br\n.B mpcc ", out);
+    man_text(out, commands[i].usage, strlen(commands[i].usage));
+  }
+  fputs(".SH COMMANDS\n", out);
+  for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+    man_item(out, commands[i].name, strlen(commands[i].name), commands[i].doc,
+             strlen(commands[i].doc));
+  fputs(".SH OPTIONS\n", out);
+  for (int i = 0; i < O_COUNT; i++) {
+    char left[SPELLING_BYTES];
+    spelling(i, left);
+    man_item(out, left, strlen(left), table[i].doc, strlen(table[i].doc));
+  }
+  fputs(".SH OPTIONS OF PROGRAMS\nAlso of\n.B mpcc run\nbehind the spec.\n", out);
+  char *program = program_options_help();
+  if (!program)
+    return 11;
+  man_program_options(out, program);
+  free(program);
+  fputs(".SH EXIT STATUS\n", out);
+  for (size_t i = 0; i < sizeof exit_codes / sizeof *exit_codes; i++)
+    man_item(out, exit_codes[i][0], strlen(exit_codes[i][0]), exit_codes[i][1],
+             strlen(exit_codes[i][1]));
+  fputs(".SH SEE ALSO\n.B mpcc \\-\\-help=spec\nprints the reference of the spec language.\n", out);
+  return 0;
+}
+
 int args_help(const char *topic, FILE *out) {
+  if (!strcmp(topic, "man"))
+    return man_page(out);
   if (*topic) {
     char *text = mpcc_help(topic);
     if (!text)

@@ -22,7 +22,7 @@ typedef struct {
   const char *link;        /* "cc" or NULL */
   const char *diff[2];     /* explain: two modes, or NULL */
   const char *tokenizer, *dtype, *header, *separator; /* of convert; NULL: not given */
-  bool json, verbose;
+  bool json, verbose, save_temps;
   int color;               /* -1 auto, 0 never, 1 always */
   const char *help;        /* "" for plain --help; topic; NULL: not asked */
   bool version, licenses;

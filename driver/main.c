@@ -111,6 +111,32 @@ static int write_result(const Args *a, const char *input, const char *emit, cons
   return write_program(path, out, bytes);
 }
 
+/* OUTPUT.mpir, .ll, .s, .o: what the program was made of, for the first level. The session is one
+ * without messages: all were delivered when the program was made. */
+static int save_temps(const Args *a, const char *input, const char *text, size_t len) {
+  static const char *const kept[] = {"ir", "llvm-ir", "asm", "obj"};
+  char base[4096], path[4200];
+  mpcc_callbacks silent = {0};
+  mpcc_session *s = mpcc_session_create(&a->options, &silent);
+  int code = s ? 0 : 11;
+  default_output(a->output ? a->output : input, "", base, sizeof base);
+  if (a->output && strcmp(a->output, "-"))
+    snprintf(base, sizeof base, "%s", a->output);
+  for (size_t i = 0; i < sizeof kept / sizeof *kept && !code; i++) {
+    size_t k = 0, bytes = 0;
+    void *out = NULL;
+    while (strcmp(kinds[k].emit, kept[i]))
+      k++;
+    code = exit_code(mpcc_compile(s, input, text, len, kinds[k].kind, &out, &bytes));
+    snprintf(path, sizeof path, "%s%s", base, kinds[k].suffix);
+    if (!code)
+      code = write_file(path, out, bytes, 0);
+    free(out);
+  }
+  mpcc_session_destroy(s);
+  return code;
+}
+
 static int compile_one(const Args *a, mpcc_session *s, const char *input, const char *text,
                        size_t len) {
   const char *emit = a->command == CMD_EXPLAIN ? "plan" : a->emit;
@@ -126,6 +152,8 @@ static int compile_one(const Args *a, mpcc_session *s, const char *input, const 
     code = write_file(a->output ? a->output : "-", out, bytes, 0);
   else if (st == MPCC_OK && a->command == CMD_COMPILE)
     code = write_result(a, input, emit, kinds[k].suffix, out, bytes);
+  if (st == MPCC_OK && !code && a->save_temps && a->command == CMD_COMPILE)
+    code = save_temps(a, input, text, len);
   free(out);
   return code;
 }

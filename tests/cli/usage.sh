@@ -38,6 +38,21 @@ cmp a.img b.img || fail "images differ with the number of jobs"
 "$mpcc" step.mpir --emit=ir -o c.mpir
 expect 0 '' "$mpcc" check step.mpir
 
+# what a program was made of lies beside it
+"$mpcc" "$here/tiny.yaml" -march=x86-64-v3 --save-temps -o kept
+for suffix in mpir ll s o; do [ -s kept.$suffix ] || fail "--save-temps: no kept.$suffix"; done
+expect 0 '' "$mpcc" check kept.mpir
+
+# the man page has every option, and what is installed works from where it is
+"$mpcc" --help=man >mpcc.1
+"$mpcc" --help | sed -n 's/^  \(-[^ ]*, \)\{0,1\}--\([a-z-]*\).*/\2/p' | while read -r name; do
+  grep -q -- "$(echo "--$name" | sed 's/-/\\\\-/g')" mpcc.1 || echo "$name"
+done >lacking
+[ ! -s lacking ] || { fail "the man page lacks:"; cat lacking; }
+cmake --install "$(dirname "$mpcc")" --prefix "$work/there" >/dev/null
+cmp mpcc.1 there/share/man/man1/mpcc.1 || fail "the man page that is installed is another"
+expect 0 '' there/bin/mpcc check "$here/tiny.yaml"
+
 # machine form of messages
 "$mpcc" check "$here/tiny.yaml" --set trainer.max_epoch=1 --diagnostics-format=json 2>err.json && fail "accepted"
 grep -q '"code"' err.json || fail "no JSON"
