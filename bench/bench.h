@@ -131,6 +131,46 @@ static inline double peak_rate(Peak *peak, int threads) {
   return flop / s;
 }
 
+/* Wall seconds (one thread: its own) from when all threads stand ready until the last has done
+ * job(user, thread, threads). */
+typedef void Job(void *user, int thread, int threads);
+typedef struct {
+  Job *job;
+  void *user;
+  int thread, threads;
+  pthread_barrier_t *ready;
+  double start, end;
+} JobWork;
+
+static inline void *job_main(void *user) {
+  JobWork *w = user;
+  pthread_barrier_wait(w->ready);
+  w->start = work_clock(w->threads);
+  w->job(w->user, w->thread, w->threads);
+  w->end = work_clock(w->threads);
+  return NULL;
+}
+
+static inline double job_seconds(int threads, Job *job, void *user) {
+  pthread_t thread[MAX_THREADS];
+  JobWork w[MAX_THREADS];
+  pthread_barrier_t ready;
+  run_check(!pthread_barrier_init(&ready, NULL, (unsigned)threads), "no barrier");
+  for (int i = 0; i < threads; i++)
+    w[i] = (JobWork){job, user, i, threads, &ready, 0, 0};
+  for (int i = 1; i < threads; i++)
+    run_check(!pthread_create(&thread[i], NULL, job_main, &w[i]), "no thread");
+  job_main(&w[0]);
+  double start = w[0].start, end = w[0].end;
+  for (int i = 1; i < threads; i++) {
+    pthread_join(thread[i], NULL);
+    start = w[i].start < start ? w[i].start : start;
+    end = w[i].end > end ? w[i].end : end;
+  }
+  pthread_barrier_destroy(&ready);
+  return end - start;
+}
+
 /* ---- numbers and memory
  * ------------------------------------------------------------------------------------------ */
 

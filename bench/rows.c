@@ -1,12 +1,18 @@
-/* Rows kernels beside copying: bytes touched per second (each tensor once), one thread, best of
- * many runs, with the same bytes copied in between. Usage: bench_rows [level [kilobytes [columns]]]
- */
+/* Rows kernels beside copying the same bytes and beside the exponentials of the same moment.
+ *
+ *   bench_rows [-t THREADS] [-r ROUNDS] [-l LEVEL] [-k KILOBYTES] [-c COLUMNS] [NAME]
+ *
+ * Every round measures copying as many bytes as the kernel touches (each tensor once), the kernel,
+ * our exponential and that of the C library's vector part on numbers in the nearest cache. Printed
+ * are medians: GB/s of the kernel and of the copy, millions of elements a second of both
+ * exponentials, and the kernel's part of its roof: the copy, and for kernels with n functions like
+ * exp an element at most 1/n of the faster exponential. */
+#include <dlfcn.h>
 #include <math.h>
-#include <stdio.h>
 
-#include "tests/kernel_run.h"
+#include "bench/bench.h"
 
-enum { MAX_OPERANDS = 12 };
+enum { MAX_OPERANDS = 12, EXP_ELEMS = 4096, EXP_TURNS = 64 };
 
 static int64_t cols = 768;
 
@@ -36,6 +42,19 @@ static int load(Build *b, DType dt, Level level) {
   int i = put(b, PR_LOAD, level == LV_COL ? LV_ELEM : level, -1, -1);
   b->t->body.stmt[i].ref = b->t->op.nin - 1;
   return i;
+}
+
+static void store_turned(Build *b, DType dt, int v) {
+  group_out(b->t, dt, b->rows * cols, (Access){.stride = {1, b->rows}});
+  int i = put(b, PR_STORE, LV_ELEM, v, -1);
+  b->t->body.stmt[i].ref = b->t->op.nout - 1;
+}
+
+/* One element a panel. */
+static void store_part(Build *b, int v) {
+  group_out(b->t, DT_F32, b->rows / b->t->body.panel_rows + 1, (Access){.stride = {1}});
+  int i = put(b, PR_STORE, LV_ALL, v, -1);
+  b->t->body.stmt[i].ref = b->t->op.nout - 1;
 }
 
 static void store(Build *b, DType dt, Level level, int v) {
@@ -114,16 +133,50 @@ static void from_low(Build *b, DType dt) {
   store(b, DT_F32, LV_ELEM, load(b, dt, LV_ELEM));
 }
 
-static void gelu_tanh(Build *b, DType dt) {
-  int x = load(b, dt, LV_ELEM), cube = E2(PR_MUL, E2(PR_MUL, x, x), x);
+static void turned(Build *b, DType dt) {
+  store_turned(b, dt, load(b, DT_F32, LV_ELEM));
+}
+
+/* Codes, and the largest magnitude of a panel. */
+static void quantize(Build *b, DType from, DType to) {
+  int x = load(b, from, LV_ELEM);
+  store(b, to, LV_ELEM, E2(PR_MUL, x, number(b, 8)));
+  store_part(b, put(b, PR_AMAX, LV_ALL, E1(PR_ABS, x), -1));
+}
+
+static void quantize_f32(Build *b, DType dt) {
+  quantize(b, DT_F32, dt);
+}
+
+static void quantize_bf16(Build *b, DType dt) {
+  quantize(b, DT_BF16, dt);
+}
+
+/* x Phi(x) of x + bias. */
+static void bias_gelu(Build *b, DType dt) {
+  int x = E2(PR_ADD, load(b, dt, LV_ELEM), load(b, DT_F32, LV_COL));
+  int e = E1(PR_ERF, E2(PR_MUL, x, number(b, 0.70710678)));
+  store(b, dt, LV_ELEM, E2(PR_MUL, E2(PR_MUL, x, number(b, 0.5)), E2(PR_ADD, number(b, 1), e)));
+}
+
+static void bias_gelu_tanh(Build *b, DType dt) {
+  int x = E2(PR_ADD, load(b, dt, LV_ELEM), load(b, DT_F32, LV_COL));
+  int cube = E2(PR_MUL, E2(PR_MUL, x, x), x);
   int u = E2(PR_MUL, E2(PR_ADD, x, E2(PR_MUL, cube, number(b, 0.044715))), number(b, 0.797885));
   int half = E2(PR_MUL, x, number(b, 0.5));
   store(b, dt, LV_ELEM, E2(PR_MUL, half, E2(PR_ADD, number(b, 1), E1(PR_TANH, u))));
 }
 
-static void gelu_erf(Build *b, DType dt) {
-  int x = load(b, dt, LV_ELEM), e = E1(PR_ERF, E2(PR_MUL, x, number(b, 0.70710678)));
-  store(b, dt, LV_ELEM, E2(PR_MUL, E2(PR_MUL, x, number(b, 0.5)), E2(PR_ADD, number(b, 1), e)));
+/* dx = dy (Phi(x) + x phi(x)) and its column sums. */
+static void bias_gelu_grad(Build *b, DType dt) {
+  int dy = load(b, dt, LV_ELEM), x = load(b, dt, LV_ELEM), half = number(b, 0.5);
+  int e = E1(PR_ERF, E2(PR_MUL, x, number(b, 0.70710678)));
+  int cdf = E2(PR_MUL, half, E2(PR_ADD, number(b, 1), e));
+  int pdf = E1(PR_EXP, E2(PR_MUL, E2(PR_MUL, x, x), number(b, -0.5)));
+  int slope = E2(PR_ADD, cdf, E2(PR_MUL, E2(PR_MUL, x, number(b, 0.39894228)), pdf));
+  int dx = E2(PR_MUL, dy, slope);
+  store(b, dt, LV_ELEM, dx);
+  store(b, DT_F32, LV_COL, put(b, PR_CSUM, LV_COL, dx, -1));
 }
 
 static void exponential(Build *b, DType dt) {
@@ -135,37 +188,122 @@ static void softmax(Build *b, DType dt) {
   store(b, dt, LV_ELEM, E2(PR_MUL, e, R2(PR_DIV, number(b, 1), R1(PR_RSUM, e))));
 }
 
+/* Loss, and the gradient of the logits. */
+static void cross_entropy(Build *b, DType dt) {
+  int x = load(b, dt, LV_ELEM), index = put(b, PR_INDEX, LV_ELEM, -1, -1);
+  int target = put(b, PR_INDEX, LV_ROW, -1, -1);
+  b->t->body.stmt[index].dt = b->t->body.stmt[target].dt = DT_I64;
+  b->t->body.stmt[index].ref = 1;
+  b->t->body.stmt[target].ref = 0;
+  int hit = E2(PR_EQ, index, target), zero = number(b, 0), max = R1(PR_RMAX, x);
+  b->t->body.stmt[hit].dt = DT_B1;
+  int e = E1(PR_EXP, E2(PR_SUB, x, max)), sum = R1(PR_RSUM, e);
+  int picked = E2(PR_SELECT, hit, x), hot = E2(PR_SELECT, hit, number(b, 1));
+  b->t->body.stmt[picked].arg[2] = b->t->body.stmt[hot].arg[2] = zero;
+  int loss = R2(PR_SUB, R2(PR_ADD, max, R1(PR_LOG, sum)), R1(PR_RSUM, picked));
+  store(b, dt, LV_ELEM, E2(PR_SUB, E2(PR_MUL, e, R2(PR_DIV, number(b, 1), sum)), hot));
+  store_part(b, put(b, PR_ASUM, LV_ALL, loss, -1));
+}
+
+/* exps: functions of the cost of exp for each element. */
 static const struct {
   const char *name;
   void (*build)(Build *, DType);
   DType dt;
+  int exps;
 } cases[] = {
-    {"copy f32", copy, DT_F32},
-    {"layer_norm f32", layer_norm, DT_F32},
-    {"layer_norm bf16", layer_norm, DT_BF16},
-    {"layer_norm_grad f32", layer_norm_grad, DT_F32},
-    {"layer_norm_grad bf16", layer_norm_grad, DT_BF16},
-    {"adamw f32", adamw, DT_F32},
-    {"adamw bf16", adamw, DT_BF16},
-    {"column sums f32", bias_sum, DT_F32},
-    {"column sums bf16", bias_sum, DT_BF16},
-    {"f32 to bf16", to_low, DT_BF16},
-    {"bf16 to f32", from_low, DT_BF16},
-    {"f32 to f16", to_low, DT_F16},
-    {"f16 to f32", from_low, DT_F16},
-    {"f32 to e4m3", to_low, DT_E4M3},
-    {"e4m3 to f32", from_low, DT_E4M3},
-    {"f32 to e5m2", to_low, DT_E5M2},
-    {"exp f32", exponential, DT_F32},
-    {"gelu_tanh f32", gelu_tanh, DT_F32},
-    {"gelu erf f32", gelu_erf, DT_F32},
-    {"softmax f32", softmax, DT_F32},
+    {"copy f32", copy, DT_F32, 0},
+    {"layer_norm f32", layer_norm, DT_F32, 0},
+    {"layer_norm bf16", layer_norm, DT_BF16, 0},
+    {"layer_norm_grad f32", layer_norm_grad, DT_F32, 0},
+    {"layer_norm_grad bf16", layer_norm_grad, DT_BF16, 0},
+    {"adamw f32", adamw, DT_F32, 0},
+    {"adamw bf16 copy", adamw, DT_BF16, 0},
+    {"column sums f32", bias_sum, DT_F32, 0},
+    {"column sums bf16", bias_sum, DT_BF16, 0},
+    {"f32 to bf16", to_low, DT_BF16, 0},
+    {"bf16 to f32", from_low, DT_BF16, 0},
+    {"f32 to f16", to_low, DT_F16, 0},
+    {"f16 to f32", from_low, DT_F16, 0},
+    {"f32 to e4m3", to_low, DT_E4M3, 0},
+    {"e4m3 to f32", from_low, DT_E4M3, 0},
+    {"f32 to e5m2", to_low, DT_E5M2, 0},
+    {"e5m2 to f32", from_low, DT_E5M2, 0},
+    {"quantize f32 e4m3", quantize_f32, DT_E4M3, 0},
+    {"quantize f32 e5m2", quantize_f32, DT_E5M2, 0},
+    {"quantize bf16 e4m3", quantize_bf16, DT_E4M3, 0},
+    {"quantize bf16 e5m2", quantize_bf16, DT_E5M2, 0},
+    {"f32 transposed", turned, DT_F32, 0},
+    {"f32 to bf16 transposed", turned, DT_BF16, 0},
+    {"f32 to e4m3 transposed", turned, DT_E4M3, 0},
+    {"exp f32", exponential, DT_F32, 1},
+    {"bias+gelu f32", bias_gelu, DT_F32, 1},
+    {"bias+gelu bf16", bias_gelu, DT_BF16, 1},
+    {"bias+gelu_tanh f32", bias_gelu_tanh, DT_F32, 1},
+    {"bias+gelu_grad f32", bias_gelu_grad, DT_F32, 2},
+    {"bias+gelu_grad bf16", bias_gelu_grad, DT_BF16, 2},
+    {"softmax f32", softmax, DT_F32, 1},
+    {"cross_entropy f32", cross_entropy, DT_F32, 1},
 };
 
-static double best_of(double *best, double t) {
-  if (t < *best)
-    *best = t;
-  return *best;
+/* ---- what kernels are held against
+ * ------------------------------------------------------------------------------------- */
+
+typedef struct {
+  char *to, *from;
+  int64_t bytes;
+} Copy;
+
+static void copy_job(void *user, int thread, int threads) {
+  const Copy *c = user;
+  int64_t first = c->bytes * thread / threads, end = c->bytes * (thread + 1) / threads;
+  memcpy(c->to + first, c->from + first, (size_t)(end - first));
+}
+
+typedef struct {
+  const Run *run; /* kernels */
+  const MpccArg *args;
+  void **scratch;
+  void *library; /* the C library's vector exp, by vector bytes */
+  int vector_bytes;
+  float *in[MAX_THREADS], *out[MAX_THREADS];
+} Kernels;
+
+static void kernel_job(void *user, int thread, int threads) {
+  const Kernels *w = user;
+  int64_t n = w->run->ntiles;
+  w->run->fn(w->args, n * thread / threads, n * (thread + 1) / threads, w->scratch[thread]);
+}
+
+static void exp_job(void *user, int thread, int threads) {
+  (void)threads;
+  const Kernels *w = user;
+  MpccArg args[] = {{.p = w->out[thread]}, {.p = w->in[thread]}};
+  for (int i = 0; i < EXP_TURNS; i++)
+    w->run->fn(args, 0, w->run->ntiles, w->scratch[thread]);
+}
+
+__attribute__((target("avx512f"))) static void library_exp_512(void *fn, float *out,
+                                                               const float *in) {
+  __m512 (*f)(__m512);
+  memcpy(&f, &fn, sizeof f);
+  for (int i = 0; i < EXP_ELEMS; i += 16)
+    _mm512_storeu_ps(out + i, f(_mm512_loadu_ps(in + i)));
+}
+
+__attribute__((target("avx2"))) static void library_exp_256(void *fn, float *out, const float *in) {
+  __m256 (*f)(__m256);
+  memcpy(&f, &fn, sizeof f);
+  for (int i = 0; i < EXP_ELEMS; i += 8)
+    _mm256_storeu_ps(out + i, f(_mm256_loadu_ps(in + i)));
+}
+
+static void library_job(void *user, int thread, int threads) {
+  (void)threads;
+  const Kernels *w = user;
+  for (int i = 0; i < EXP_TURNS; i++)
+    (w->vector_bytes == 64 ? library_exp_512 : library_exp_256)(w->library, w->out[thread],
+                                                                w->in[thread]);
 }
 
 /* The operand's own bytes; realistic values: small normal numbers. */
@@ -188,53 +326,144 @@ static void *operand(const Value *v, int64_t *bytes) {
   return p;
 }
 
-int main(int argc, char **argv) {
-  const char *level = argc > 1 ? argv[1] : cpu_host_level();
-  int64_t kilobytes = argc > 2 ? atoll(argv[2]) : 512;
-  if (argc > 3)
-    cols = atoll(argv[3]);
-  printf("%s, about %lld kB per kernel\n%-22s %8s %8s %6s %8s\n", level, (long long)kilobytes,
-         "kernel", "GB/s", "copy", "ratio", "code ms");
-  for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-    Build b = {.rows = kilobytes * 1024 / cols / 8};
-    b.t = group_new("rows", 2, (int64_t[]){b.rows, cols}, 1);
-    b.t->body.panel_rows = 16;
-    cases[c].build(&b, cases[c].dt);
-    Run r = run_compile(b.t, level);
-    MpccArg args[2 * MAX_OPERANDS];
-    int n = 0;
-    int64_t bytes = 0;
-    for (int k = 0; k < b.t->op.nout; k++)
-      args[n++].p = operand(b.t->op.out[k], &bytes);
-    for (int k = 0; k < b.t->op.nin; k++)
-      args[n++].p = operand(b.t->op.in[k], &bytes);
-    char *from = aligned_alloc(64, (size_t)bytes / 2 / 64 * 64 + 64), *to;
-    to = aligned_alloc(64, (size_t)bytes / 2 / 64 * 64 + 64);
-    run_check(from && to, "no memory");
-    memset(from, 1, (size_t)bytes / 2);
-    double kernel = 1e9, plain = 1e9;
-    for (int i = 0; i < 60; i++) {
-      for (int rep = 0; rep < 3; rep++) {
-        double start = run_clock();
-        r.fn(args, 0, r.ntiles, r.scratch);
-        best_of(&kernel, run_clock() - start);
-      }
-      for (int rep = 0; rep < 3; rep++) {
-        double start = run_clock();
-        memcpy(to, from, (size_t)bytes / 2);
-        best_of(&plain, run_clock() - start);
-        from[i] = to[i + 1];
-      }
-    }
-    double rate = (double)bytes / kernel * 1e-9, roof = (double)bytes / plain * 1e-9;
-    printf("%-22s %8.1f %8.1f %6.2f %8.1f\n", cases[c].name, rate, roof, rate / roof,
-           1e3 * r.compile_s);
-    free(from);
-    free(to);
-    while (n > 0)
-      free(args[--n].p);
-    run_free(&r);
-    group_free(b.t);
+static Group *exp_group(void) {
+  Group *t = group_new("rows", 2, (int64_t[]){1, EXP_ELEMS}, 1);
+  Build b = {t, 1};
+  int64_t keep = cols;
+  cols = EXP_ELEMS;
+  t->body.panel_rows = 1;
+  exponential(&b, DT_F32);
+  cols = keep;
+  return t;
+}
+
+typedef struct {
+  const char *level;
+  int threads, rounds;
+  int64_t kilobytes;
+  Kernels exp; /* the exponentials */
+} Bench;
+
+static double median(double *v, int n) {
+  qsort(v, (size_t)n, sizeof *v, by_value);
+  return v[n / 2];
+}
+
+static void measure(Bench *m, size_t c) {
+  Build b = {.rows = m->kilobytes * 1024 / cols / 8};
+  b.t = group_new("rows", 2, (int64_t[]){b.rows, cols}, 1);
+  b.t->body.panel_rows = 16;
+  cases[c].build(&b, cases[c].dt);
+  Run r = run_compile(b.t, m->level);
+  MpccArg args[2 * MAX_OPERANDS];
+  int n = 0;
+  int64_t bytes = 0;
+  for (int k = 0; k < b.t->op.nout; k++)
+    args[n++].p = operand(b.t->op.out[k], &bytes);
+  for (int k = 0; k < b.t->op.nin; k++)
+    args[n++].p = operand(b.t->op.in[k], &bytes);
+  Copy copy = {tensor(DT_U8, bytes / 2), tensor(DT_U8, bytes / 2), bytes / 2};
+  memset(copy.from, 1, (size_t)copy.bytes);
+  memset(copy.to, 1, (size_t)copy.bytes);
+  void *scratch[MAX_THREADS];
+  for (int i = 0; i < m->threads; i++)
+    scratch[i] = tensor(DT_U8, r.scratch_bytes);
+  Kernels w = {.run = &r, .args = args, .scratch = scratch};
+  double rate[MAX_ROUNDS], roof[MAX_ROUNDS], own[MAX_ROUNDS], lib[MAX_ROUNDS], part[MAX_ROUNDS];
+  double elems = (double)b.rows * (double)cols, exps = (double)EXP_ELEMS * EXP_TURNS * m->threads;
+  for (int i = -1; i < m->rounds; i++) {
+    double copied = job_seconds(m->threads, copy_job, &copy);
+    double ran = job_seconds(m->threads, kernel_job, &w);
+    double ours = job_seconds(m->threads, exp_job, &m->exp);
+    double theirs = m->exp.library ? job_seconds(m->threads, library_job, &m->exp) : INFINITY;
+    if (i < 0)
+      continue;
+    rate[i] = (double)bytes / ran;
+    roof[i] = (double)bytes / copied;
+    own[i] = exps / ours;
+    lib[i] = exps / theirs;
+    double fastest = own[i] > lib[i] ? own[i] : lib[i], least = copied;
+    double computed = elems * cases[c].exps / fastest;
+    part[i] = (least > computed ? least : computed) / ran;
   }
+  printf("%-24s %7.1f %7.1f %7.0f %7.0f  %5.2f\n", cases[c].name, median(rate, m->rounds) / 1e9,
+         median(roof, m->rounds) / 1e9, median(own, m->rounds) / 1e6, median(lib, m->rounds) / 1e6,
+         median(part, m->rounds));
+  fflush(stdout);
+  for (int i = 0; i < m->threads; i++)
+    free(scratch[i]);
+  free(copy.from);
+  free(copy.to);
+  while (n > 0)
+    free(args[--n].p);
+  run_free(&r);
+  group_free(b.t);
+}
+
+static void usage(const char *name) {
+  fprintf(stderr,
+          "usage: %s [-t THREADS] [-r ROUNDS] [-l LEVEL] [-k KILOBYTES] [-c COLUMNS] [NAME]\n",
+          name);
+  exit(2);
+}
+
+int main(int argc, char **argv) {
+  Bench m = {.level = run_levels() ? cpu_host_level() : "",
+             .threads = 1,
+             .rounds = 15,
+             .kilobytes = 16384};
+  int a = 1;
+  for (; a + 1 < argc && argv[a][0] == '-'; a += 2) {
+    int64_t v = atoll(argv[a + 1]);
+    switch (argv[a][1]) {
+    case 't':
+      m.threads = (int)v;
+      break;
+    case 'r':
+      m.rounds = (int)v;
+      break;
+    case 'l':
+      m.level = argv[a + 1];
+      break;
+    case 'k':
+      m.kilobytes = v;
+      break;
+    case 'c':
+      cols = v;
+      break;
+    default:
+      usage(*argv);
+    }
+  }
+  const CpuLevel *level = cpu_level(m.level);
+  if (!level || m.threads < 1 || m.threads > MAX_THREADS || m.rounds < 1 || m.rounds > MAX_ROUNDS ||
+      cols < 1 || m.kilobytes * 1024 / cols / 8 < 1)
+    usage(*argv);
+  Group *t = exp_group();
+  Run r = run_compile(t, m.level);
+  void *lib = dlopen("libmvec.so.1", RTLD_NOW), *scratch[MAX_THREADS];
+  m.exp = (Kernels){.run = &r, .scratch = scratch, .vector_bytes = level->vector_bytes};
+  m.exp.library =
+      lib ? dlsym(lib, level->vector_bytes == 64 ? "_ZGVeN16v_expf" : "_ZGVdN8v_expf") : NULL;
+  for (int i = 0; i < m.threads; i++) {
+    scratch[i] = tensor(DT_U8, r.scratch_bytes);
+    m.exp.in[i] = tensor(DT_F32, EXP_ELEMS);
+    m.exp.out[i] = tensor(DT_F32, EXP_ELEMS);
+    for (int k = 0; k < EXP_ELEMS; k++)
+      m.exp.in[i][k] = (float)(k % 1000) * -0.01f;
+  }
+  printf("%s, %d thread(s), %lld columns, %lld kB a tensor of 8 bytes an element, median of %d\n",
+         m.level, m.threads, (long long)cols, (long long)m.kilobytes, m.rounds);
+  printf("%-24s %7s %7s %7s %7s  %5s\n", "kernel", "GB/s", "copy", "exp M/s", "C lib", "roof");
+  for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+    if (a >= argc || strstr(cases[c].name, argv[a]))
+      measure(&m, c);
+  for (int i = 0; i < m.threads; i++) {
+    free(scratch[i]);
+    free(m.exp.in[i]);
+    free(m.exp.out[i]);
+  }
+  run_free(&r);
+  group_free(t);
   return 0;
 }
