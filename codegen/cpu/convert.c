@@ -115,27 +115,30 @@ static Val encode_bf16(Gen *g, Val x) {
   return fast ? encode_bf16_branch(g, x) : encode_bf16_bits(g, x);
 }
 
-/* Normal results round by adding half of the last place to the bits; subnormal ones by adding a
- * power of two whose last place is the format's; then saturate, then NaN. */
+/* Adding 2^(23 - mbits) times the power of two at or below |x| (or below the smallest normal number)
+ * rounds |x| to the format's last place there; the low bits of the sum then hold the significand,
+ * leading one included, which the exponent field less one is added to. Saturation comes first. */
 static Val encode_fp8(Gen *g, DType dt, Val x) {
-  int mbits = dt == DT_E5M2 ? 2 : 3, bias = dt == DT_E5M2 ? 15 : 7;
-  int largest = dt == DT_E5M2 ? 0x7b : 0x7e;
+  int mbits = dt == DT_E5M2 ? 2 : 3, bias = dt == DT_E5M2 ? 15 : 7, drop = 23 - mbits;
+  double largest = dt == DT_E5M2 ? 57344 : 448;
   Val b = ll_bits(g, x, g->i32);
-  Ty t = LLVMTypeOf(b);
+  Ty t = LLVMTypeOf(b), f = LLVMTypeOf(x);
   Val sign = ll_and(g, ll_lshr(g, b, 24), ll_i(t, 0x80));
-  Val a = ll_and(g, b, ll_i(t, 0x7fffffff));
-  Val odd = ll_and(g, ll_lshr(g, a, 23 - mbits), ll_i(t, 1));
-  int64_t rebias = (int64_t)(bias - 127) * (1 << 23) + (1 << (22 - mbits)) - 1;
-  Val normal = ll_lshr(g, ll_add(g, ll_add(g, a, ll_i(t, rebias)), odd), 23 - mbits);
-  normal = ll_umin(g, normal, ll_i(t, largest));
-  int64_t magic = (int64_t)(127 - bias + 23 - mbits + 1) << 23;
-  Val m = ll_i(t, magic);
-  Val shifted = LLVMBuildFAdd(g->b, ll_bits(g, a, g->f32), ll_bits(g, m, g->f32), "");
-  Val subnormal = ll_sub(g, ll_bits(g, shifted, g->i32), m);
-  Val small = ll_icmp(g, LLVMIntULT, a, ll_i(t, (int64_t)(128 - bias) << 23));
-  Val code = ll_or(g, ll_sel(g, small, subnormal, normal), sign);
-  code = ll_sel(g, ll_icmp(g, LLVMIntUGT, a, ll_i(t, 0x7f800000)), ll_i(t, 0x7f), code);
-  return ll_trunc(g, code, g->i8);
+  Val a = ll_fabs(g, x), top = ll_f(f, largest);
+  a = ll_sel(g, ll_fcmp(g, LLVMRealOLT, a, top), a, top); /* NaN too: keeps the sum a number */
+  Val e = ll_and(g, ll_bits(g, a, g->i32), ll_i(t, 0x7f800000)), least = ll_i(t, (128 - bias) << 23);
+  e = ll_sel(g, ll_icmp(g, LLVMIntSGT, e, least), e, least);
+  Val magic = ll_add(g, e, ll_i(t, (int64_t)drop << 23));
+  Val sum = LLVMBuildFAdd(g->b, a, ll_bits(g, magic, g->f32), "");
+  Val field = ll_sub(g, ll_lshr(g, e, drop), ll_i(t, (int64_t)(128 - bias) << mbits));
+  Val code = ll_add(g, ll_sub(g, ll_bits(g, sum, g->i32), magic), field);
+  Val nan = ll_fcmp(g, LLVMRealUNO, x, x);
+  if (g->level->avx512)
+    return ll_trunc(g, ll_sel(g, nan, ll_i(t, 0x7f), ll_or(g, code, sign)), g->i8);
+  /* A select would be moved behind the narrowing, to where masks are dear. */
+  nan = ll_sext(g, nan, g->i32);
+  sign = ll_and(g, sign, ll_xor(g, nan, ll_i(t, -1)));
+  return ll_trunc(g, ll_or(g, ll_or(g, code, ll_lshr(g, nan, 25)), sign), g->i8);
 }
 
 /* Floats stay; integers and booleans become f32. */
