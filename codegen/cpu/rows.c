@@ -10,6 +10,7 @@
 #include "codegen/cpu/rows.h"
 
 #include <math.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,11 +38,31 @@ static Val *slot(Val *list, int i, int u) {
 
 /* ---- reductions ---- */
 
+/* No sign bit is set in the f32 value of statement i: as integers such numbers have the same order,
+ * and NaN comes last. */
+static bool is_magnitude(const Rows *r, int i) {
+  const Stmt *s = &r->body.stmt[i];
+  if (s->dt != DT_F32)
+    return false;
+  if (s->prim == PR_CONST)
+    return s->imm >= 0 && !signbit(s->imm);
+  if (s->prim == PR_SELECT)
+    return is_magnitude(r, s->arg[1]) && is_magnitude(r, s->arg[2]);
+  return s->prim == PR_ABS;
+}
+
+static bool is_max_of_magnitudes(const Rows *r, int i) {
+  const Stmt *s = &r->body.stmt[i];
+  return (s->prim == PR_RMAX || s->prim == PR_AMAX) && is_magnitude(r, s->arg[0]);
+}
+
 static Val neutral(Rows *r, int i, int lanes) {
   const Stmt *s = &r->body.stmt[i];
   Ty t = ll_vec(ll_reg(r->g, (DType)s->dt), lanes);
   bool max = s->prim == PR_RMAX || s->prim == PR_AMAX;
   bool min = s->prim == PR_RMIN || s->prim == PR_AMIN;
+  if (is_max_of_magnitudes(r, i))
+    return ll_f(t, 0);
   if (s->dt == DT_I64)
     return ll_i(t, max ? INT64_MIN : min ? INT64_MAX : 0);
   return ll_f(t, max ? -INFINITY : min ? INFINITY : 0);
@@ -52,6 +73,10 @@ static Val combine(Rows *r, int i, Val a, Val b) {
   const Stmt *s = &r->body.stmt[i];
   bool max = s->prim == PR_RMAX || s->prim == PR_AMAX;
   bool min = s->prim == PR_RMIN || s->prim == PR_AMIN;
+  if (is_max_of_magnitudes(r, i)) {
+    Val x = ll_bits(g, a, g->i32), y = ll_bits(g, b, g->i32);
+    return ll_bits(g, ll_sel(g, ll_icmp(g, LLVMIntSGT, x, y), x, y), g->f32);
+  }
   if (s->dt == DT_I64 && (max || min))
     return ll_sel(g, ll_icmp(g, max ? LLVMIntSGT : LLVMIntSLT, a, b), a, b);
   if (s->dt == DT_I64)

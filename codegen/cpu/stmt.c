@@ -179,6 +179,17 @@ static Val index_value(Lanes *s, int dim) {
   return ll_add(s->g, ll_splat(s->g, i, s->lanes), ll_iota(s->g->i64, s->lanes));
 }
 
+/* index == v for the index along the lanes and one number for all lanes: 64-bit lanes are dear.
+ * NULL when it is something else. */
+static Val is_lane(Lanes *s, const Stmt *st, Val v) {
+  Gen *g = s->g;
+  const Stmt *index = &s->body->stmt[st->arg[0]];
+  if (index->prim != PR_INDEX || index->ref != s->lane_dim || ll_lanes(v) > 1 || s->lanes == 1)
+    return NULL;
+  Val lane = ll_umin(g, ll_sub(g, v, s->index[s->lane_dim]), ll_n(g, s->lanes));
+  return ll_icmp(g, LLVMIntEQ, ll_iota(g->i32, s->lanes), ll_trunc(g, lane, g->i32));
+}
+
 static Val is_finite(Gen *g, Val a) {
   Ty t = LLVMTypeOf(a);
   if (ll_elem(a) == g->i64)
@@ -216,9 +227,12 @@ bool stmt_emit(Lanes *s, int i) {
   case PR_PARAM:
     v = ll_arg_int(g, gen_param_slot(s->group, st->ref));
     break;
+  case PR_EQ:
+    v = is_lane(s, st, a[1]);
+    v = v ? v : compare(g, p, a[0], a[1]);
+    break;
   case PR_LT:
   case PR_LE:
-  case PR_EQ:
   case PR_NE:
     v = compare(g, p, a[0], a[1]);
     break;
