@@ -1,19 +1,31 @@
 /* Normalisation layers. */
 #include "frontend/layers.h"
 
-Value *layer_LayerNorm(Lower *lo, const Node *n, Value *const *in) {
+/* Axes of `normalized_shape`, which must agree with the last ones; 0 after a diagnostic. */
+static int norm_axes(Lower *lo, const Node *n, Value *const *in) {
   const Type *x = in[0]->type;
   const Val *shape = val_get(n->args, "normalized_shape");
   int axes = shape && shape->kind == VAL_LIST ? shape->n : 1;
-  if (axes < 1 || axes >= x->rank)
-    return lay_misfit(lo, n, n->loc, 0, in,
-                      "normalises %d axes, its input has %d besides the batch", axes, x->rank - 1);
+  if (axes < 1 || axes >= x->rank) {
+    lay_misfit(lo, n, n->loc, 0, in, "normalises %d axes, its input has %d besides the batch", axes,
+               x->rank - 1);
+    return 0;
+  }
   const int64_t *dim = x->dim + x->rank - axes;
   for (int i = 0; shape && shape->kind == VAL_LIST && i < axes; i++)
-    if (shape->item[i]->i != dim[i])
-      return lay_misfit(lo, n, shape->item[i]->loc, 0, in,
-                        "has normalized_shape %lld, its input has %lld",
-                        (long long)shape->item[i]->i, (long long)dim[i]);
+    if (shape->item[i]->i != dim[i]) {
+      lay_misfit(lo, n, shape->item[i]->loc, 0, in, "has normalized_shape %lld, its input has %lld",
+                 (long long)shape->item[i]->i, (long long)dim[i]);
+      return 0;
+    }
+  return axes;
+}
+
+Value *layer_LayerNorm(Lower *lo, const Node *n, Value *const *in) {
+  int axes = norm_axes(lo, n, in);
+  if (!axes)
+    return NULL;
+  const int64_t *dim = in[0]->type->dim + in[0]->type->rank - axes;
   Value *args[3] = {in[0], NULL, NULL};
   int nin = 1;
   if (val_get_bool(n->args, "elementwise_affine", true)) {
@@ -98,4 +110,17 @@ Value *layer_BatchNorm2d(Lower *lo, const Node *n, Value *const *in) {
 Value *layer_BatchNorm3d(Lower *lo, const Node *n, Value *const *in) {
   return in[0]->type->rank == 5 ? batch_norm(lo, n, in)
                                 : lay_misfit(lo, n, n->loc, 0, in, "works on [N, C, D, H, W]");
+}
+
+Value *layer_RMSNorm(Lower *lo, const Node *n, Value *const *in) {
+  int axes = norm_axes(lo, n, in), nin = 1;
+  if (!axes)
+    return NULL;
+  const int64_t *dim = in[0]->type->dim + in[0]->type->rank - axes;
+  Value *args[2] = {in[0], NULL};
+  if (val_get_bool(n->args, "elementwise_affine", true))
+    args[nin++] = lay_param(lo, n, "weight", axes, dim, init_constant(1));
+  Attr at[] = {attr_f(lo->b, "eps", val_get_float(n->args, "eps", 1e-7)),
+               attr_i(lo->b, "axes", axes)};
+  return lay_emit1(lo, n, OP_rms_norm, nin, args, 2, at);
 }

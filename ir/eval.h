@@ -67,6 +67,8 @@ typedef struct {
   double scale, dropout_p;
   bool causal;
   int64_t seed, step, stream;
+  int64_t kv_heads;    /* of k and v; 0: heads */
+  const Strided *mask; /* added to scaled scores, over (n, h, t, s); NULL: nothing */
   DType round; /* P is rounded to it before P V; DT_F64: not at all */
 } AttentionSize;
 /* P = softmax(scale q k^T), dropped; o = P v; lse over [n, heads, queries], natural logarithm.

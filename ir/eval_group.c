@@ -295,8 +295,13 @@ static Status group_conv(const Call *c) {
 
 /* ---- attention ------------------------------------------------------------------------------- */
 
-/* seed and step are operands `seed`, seed + 1. */
-static AttentionSize attention_size(const Call *c, int seed) {
+static Strided operand(const Call *c, int k) {
+  return (Strided){c->in[k], NULL, c->op->body->in[k]};
+}
+
+/* The mask, if any, is operand `next`; seed and step are behind it. */
+static AttentionSize attention_size(const Call *c, int next, Strided *mask) {
+  int seed = next + (op_int(c->op, "mask", 0) != 0);
   const Op *op = c->op;
   const Body *b = op->body;
   const Attr *round = op_attr(op, "round");
@@ -306,6 +311,11 @@ static AttentionSize attention_size(const Call *c, int seed) {
   z.dropout_p = op_float(op, "dropout_p", 0);
   z.causal = op_int(op, "causal", 0);
   z.stream = b->nparam ? b->param[0] : 0;
+  z.kv_heads = op_int(op, "kv_heads", z.heads);
+  if (seed > next) {
+    *mask = operand(c, next);
+    z.mask = mask;
+  }
   if (round && round->kind == AT_DTYPE && !c->exact)
     z.round = (DType)round->u.i;
   if (z.dropout_p > 0) {
@@ -315,25 +325,22 @@ static AttentionSize attention_size(const Call *c, int seed) {
   return z;
 }
 
-static Strided operand(const Call *c, int k) {
-  return (Strided){c->in[k], NULL, c->op->body->in[k]};
-}
-
 static Strided result(const Call *c, int k) {
   return (Strided){NULL, k < c->op->nout ? c->out[k] : NULL,
                    k < c->op->nout ? c->op->body->out[k] : (Access){0}};
 }
 
 static Status group_attention(const Call *c) {
-  AttentionSize z = attention_size(c, 3);
+  Strided mask;
+  AttentionSize z = attention_size(c, 3, &mask);
   Strided q = operand(c, 0), k = operand(c, 1), v = operand(c, 2);
   Strided o = result(c, 0), lse = result(c, 1);
   return eval_attention(&z, &q, &k, &v, &o, &lse);
 }
 
 static Status group_attention_grad(const Call *c) {
-  AttentionSize z = attention_size(c, 6);
-  Strided from[6], grad[3];
+  Strided from[6], grad[3], mask;
+  AttentionSize z = attention_size(c, 6, &mask);
   for (int k = 0; k < 6; k++)
     from[k] = operand(c, k);
   for (int k = 0; k < 3; k++)
@@ -414,14 +421,10 @@ Status eval_group(const Call *c) {
     const char *kind;
     RefFn *run;
   } kinds[] = {
-      {"rows", group_rows},
-      {"product", group_product},
-      {"conv", group_conv},
-      {"pack", group_pack},
-      {"attention", group_attention},
-      {"attention_grad", group_attention_grad},
-      {"index", group_index},
-      {"scatter", group_scatter},
+      {"rows", group_rows},           {"product", group_product},
+      {"conv", group_conv},           {"pack", group_pack},
+      {"attention", group_attention}, {"attention_grad", group_attention_grad},
+      {"index", group_index},         {"scatter", group_scatter},
       {"move", group_move},
       {"window", eval_window},
   };

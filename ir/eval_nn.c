@@ -74,8 +74,9 @@ static Strided lse_of(const AttentionSize *z, const double *data, double *write)
 }
 
 /* Sizes from q at operand `first`, k behind it, seed and step behind v. */
-static AttentionSize attention_size(const Call *c, int first) {
+static AttentionSize attention_size(const Call *c, int first, Strided *mask) {
   const Op *op = c->op;
+  bool masked = op_int(op, "mask", 0);
   const Type *q = in_type(c, first), *k = in_type(c, first + 1);
   int64_t heads = op_int(op, "heads", 1), width = q->dim[2] / heads;
   AttentionSize z = {q->dim[0], heads, q->dim[1], k->dim[1], width};
@@ -84,16 +85,25 @@ static AttentionSize attention_size(const Call *c, int first) {
   z.dropout_p = op_float(op, "dropout_p", 0);
   z.causal = op_int(op, "causal", 0);
   z.stream = op_int(op, "stream", 0);
+  z.kv_heads = op_int(op, "kv_heads", heads);
+  if (masked) {
+    const Type *ty = in_type(c, first + 3);
+    *mask = (Strided){c->in[first + 3], NULL, {0}};
+    eval_strides(ty, mask->at.stride);
+    for (int d = 0; d < 4; d++)
+      mask->at.stride[d] = ty->dim[d] == 1 ? 0 : mask->at.stride[d];
+    z.mask = mask;
+  }
   if (z.dropout_p > 0) {
-    z.seed = (int64_t)c->in[first + 3][0];
-    z.step = (int64_t)c->in[first + 4][0];
+    z.seed = (int64_t)c->in[first + 3 + masked][0];
+    z.step = (int64_t)c->in[first + 4 + masked][0];
   }
   return z;
 }
 
 Status ref_attention(const Call *c) {
-  AttentionSize z = attention_size(c, 0);
-  Strided in[3];
+  Strided in[3], mask;
+  AttentionSize z = attention_size(c, 0, &mask);
   for (int k = 0; k < 3; k++)
     in[k] = heads_of(in_type(c, k), z.width, c->in[k], NULL);
   Strided o = heads_of(in_type(c, 0), z.width, NULL, c->out[0]);
@@ -102,8 +112,8 @@ Status ref_attention(const Call *c) {
 }
 
 Status ref_attention_grad(const Call *c) {
-  AttentionSize z = attention_size(c, 3);
-  Strided from[6], grad[3];
+  Strided from[6], grad[3], mask;
+  AttentionSize z = attention_size(c, 3, &mask);
   for (int k = 0; k < 6; k++)
     from[k] =
         k == 2 ? lse_of(&z, c->in[2], NULL) : heads_of(in_type(c, k), z.width, c->in[k], NULL);
@@ -117,13 +127,24 @@ static int64_t at(const Strided *s, int64_t n, int64_t h, int64_t t, int64_t d) 
   return s->at.offset + n * st[0] + h * st[1] + t * st[2] + d * st[3];
 }
 
-/* sum over d of a(n, h, t, d) b(n, h, s, d) */
+/* Head of k and v that head h reads. */
+static int64_t kv_head(const AttentionSize *z, int64_t h) {
+  return z->kv_heads ? h / (z->heads / z->kv_heads) : h;
+}
+
+/* sum over d of a(n, h, t, d) b(n, g, s, d), g the head of keys that h reads */
 static double dot(const AttentionSize *z, const Strided *a, int64_t t, const Strided *b, int64_t s,
                   int64_t n, int64_t h) {
   double sum = 0;
   for (int64_t d = 0; d < z->width; d++)
-    sum += a->data[at(a, n, h, t, d)] * b->data[at(b, n, h, s, d)];
+    sum += a->data[at(a, n, h, t, d)] * b->data[at(b, n, kv_head(z, h), s, d)];
   return sum;
+}
+
+static double score(const AttentionSize *z, const Strided *q, int64_t t, const Strided *k,
+                    int64_t s, int64_t n, int64_t h) {
+  return z->scale * dot(z, q, t, k, s, n, h) +
+         (z->mask ? z->mask->data[at(z->mask, n, h, t, s)] : 0);
 }
 
 /* Factor dropout puts on P: 0 or 1 / (1 - p). */
@@ -150,29 +171,30 @@ Status eval_attention(const AttentionSize *z, const Strided *q, const Strided *k
     int64_t seen = keys_seen(z, t);
     double most = -INFINITY, sum = 0;
     for (int64_t s = 0; s < seen; s++) {
-      p[s] = z->scale * dot(z, q, t, k, s, n, h);
+      p[s] = score(z, q, t, k, s, n, h);
       most = eval_max(most, p[s]);
     }
+    bool blind = z->mask && most == -INFINITY; /* sees nothing: P is 0, as torch's */
     for (int64_t s = 0; s < seen; s++)
-      sum += p[s] = exp(p[s] - most);
+      sum += p[s] = blind ? 0 : exp(p[s] - most);
     for (int64_t s = 0; s < seen; s++)
-      p[s] = eval_round(p[s] / sum * keep(z, n, h, t, s), z->round);
+      p[s] = blind ? 0 : eval_round(p[s] / sum * keep(z, n, h, t, s), z->round);
     for (int64_t d = 0; d < z->width; d++) {
       double y = 0;
       for (int64_t s = 0; s < seen; s++)
-        y += p[s] * v->data[at(v, n, h, s, d)];
+        y += p[s] * v->data[at(v, n, kv_head(z, h), s, d)];
       o->write[at(o, n, h, t, d)] = y;
     }
     if (lse->write)
-      lse->write[at(lse, n, h, t, 0)] = most + log(sum);
+      lse->write[at(lse, n, h, t, 0)] = blind ? -INFINITY : most + log(sum);
   }
   free(p);
   return MPCC_OK;
 }
 
-static void clear(const AttentionSize *z, const Strided *x, int64_t length) {
+static void clear(const AttentionSize *z, const Strided *x, int64_t heads, int64_t length) {
   for (int64_t n = 0; n < z->n; n++)
-    for (int64_t h = 0; h < z->heads; h++)
+    for (int64_t h = 0; h < heads; h++)
       for (int64_t t = 0; t < length; t++)
         for (int64_t d = 0; d < z->width; d++)
           x->write[at(x, n, h, t, d)] = 0;
@@ -183,21 +205,27 @@ static void clear(const AttentionSize *z, const Strided *x, int64_t length) {
 Status eval_attention_grad(const AttentionSize *z, const Strided from[6], const Strided grad[3]) {
   const Strided *dout = &from[0], *o = &from[1], *lse = &from[2];
   const Strided *q = &from[3], *k = &from[4], *v = &from[5];
-  clear(z, &grad[0], z->queries);
-  clear(z, &grad[1], z->keys);
-  clear(z, &grad[2], z->keys);
+  int64_t kv = z->kv_heads ? z->kv_heads : z->heads;
+  clear(z, &grad[0], z->heads, z->queries);
+  clear(z, &grad[1], kv, z->keys);
+  clear(z, &grad[2], kv, z->keys);
   int64_t rows = z->n * z->heads * z->queries;
   for (int64_t row = 0; row < rows; row++) {
     int64_t t = row % z->queries, h = row / z->queries % z->heads, n = row / z->queries / z->heads;
-    double shift = dot(z, dout, t, o, t, n, h), norm = lse->data[at(lse, n, h, t, 0)];
+    int64_t g = kv_head(z, h);
+    double shift = 0, norm = lse->data[at(lse, n, h, t, 0)];
+    for (int64_t d = 0; d < z->width; d++)
+      shift += dout->data[at(dout, n, h, t, d)] * o->data[at(o, n, h, t, d)];
+    if (z->mask && norm == -INFINITY)
+      continue;
     for (int64_t s = 0; s < keys_seen(z, t); s++) {
-      double p = exp(z->scale * dot(z, q, t, k, s, n, h) - norm), kept = keep(z, n, h, t, s);
+      double p = exp(score(z, q, t, k, s, n, h) - norm), kept = keep(z, n, h, t, s);
       double ds = z->scale * p * (dot(z, dout, t, v, s, n, h) * kept - shift);
       double pd = eval_round(p * kept, z->round);
       for (int64_t d = 0; d < z->width; d++) {
-        grad[0].write[at(&grad[0], n, h, t, d)] += ds * k->data[at(k, n, h, s, d)];
-        grad[1].write[at(&grad[1], n, h, s, d)] += ds * q->data[at(q, n, h, t, d)];
-        grad[2].write[at(&grad[2], n, h, s, d)] += pd * dout->data[at(dout, n, h, t, d)];
+        grad[0].write[at(&grad[0], n, h, t, d)] += ds * k->data[at(k, n, g, s, d)];
+        grad[1].write[at(&grad[1], n, g, s, d)] += ds * q->data[at(q, n, h, t, d)];
+        grad[2].write[at(&grad[2], n, g, s, d)] += pd * dout->data[at(dout, n, h, t, d)];
       }
     }
   }
@@ -260,6 +288,61 @@ Status ref_row_mask(const Call *c) {
   int64_t n = elems(c, 0), row = n / in_type(c, 0)->dim[0];
   for (int64_t i = 0; i < n; i++)
     c->out[0][i] = (double)(i / row) < c->in[1][0] ? c->in[0][i] : 0;
+  return MPCC_OK;
+}
+
+/* ---- root mean square, rotation -------------------------------------------------------------- */
+
+Status ref_rms_norm(const Call *c) {
+  int64_t cols = eval_tail(in_type(c, 0), (int)op_int(c->op, "axes", 1)), rows = elems(c, 0) / cols;
+  for (int64_t r = 0; r < rows; r++) {
+    const double *x = c->in[0] + r * cols;
+    double square = 0;
+    for (int64_t i = 0; i < cols; i++)
+      square += x[i] * x[i] / (double)cols;
+    double rstd = 1 / sqrt(square + op_float(c->op, "eps", 0));
+    for (int64_t i = 0; i < cols; i++)
+      c->out[0][r * cols + i] = x[i] * rstd * (c->op->nin > 1 ? c->in[1][i] : 1);
+    c->out[1][r] = rstd;
+  }
+  return MPCC_OK;
+}
+
+/* dx = rstd (g - xhat mean(g xhat)) with g = dy w, xhat = x rstd; dw = sum dy xhat.
+ * source  Zhang and Sennrich 2019, differentiated */
+Status ref_rms_norm_grad(const Call *c) {
+  int64_t cols = eval_tail(in_type(c, 1), (int)op_int(c->op, "axes", 1)), rows = elems(c, 1) / cols;
+  const double *w = c->op->nin > 3 ? c->in[3] : NULL;
+  if (c->op->nout > 1)
+    memset(c->out[1], 0, (size_t)cols * sizeof(double));
+  for (int64_t r = 0; r < rows; r++) {
+    const double *dy = c->in[0] + r * cols, *x = c->in[1] + r * cols;
+    double rstd = c->in[2][r], mean = 0;
+    for (int64_t i = 0; i < cols; i++) {
+      mean += dy[i] * (w ? w[i] : 1) * x[i] * rstd / (double)cols;
+      if (c->op->nout > 1)
+        c->out[1][i] += dy[i] * x[i] * rstd;
+    }
+    for (int64_t i = 0; i < cols; i++)
+      c->out[0][r * cols + i] = rstd * (dy[i] * (w ? w[i] : 1) - x[i] * rstd * mean);
+  }
+  return MPCC_OK;
+}
+
+Status ref_rotary(const Call *c) {
+  const Type *x = in_type(c, 0);
+  int64_t heads = op_int(c->op, "heads", 1), half = x->dim[2] / heads / 2,
+          rows = elems(c, 0) / half / 2;
+  bool pairs = op_int(c->op, "interleaved", 0);
+  double sign = op_int(c->op, "inverse", 0) ? -1 : 1;
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t i = 0; i < half; i++) {
+      int64_t t = r / heads % x->dim[1], a = r * 2 * half + (pairs ? 2 * i : i);
+      int64_t b = pairs ? a + 1 : a + half;
+      double cs = c->in[1][t * half + i], sn = sign * c->in[2][t * half + i];
+      c->out[0][a] = c->in[0][a] * cs - c->in[0][b] * sn;
+      c->out[0][b] = c->in[0][b] * cs + c->in[0][a] * sn;
+    }
   return MPCC_OK;
 }
 

@@ -583,25 +583,34 @@ static bool shape_resample(Infer *x) {
 static bool check_attention(Infer *x, int first) {
   const Attr *p = attr_find(x->attr, x->nattr, "dropout_p");
   const bool dropout = p && p->kind == AT_FLOAT && p->u.f > 0;
-  const int nin = first + 3 + (dropout ? 2 : 0);
+  const bool mask = flag(x, "mask");
+  const int nin = first + 3 + mask + (dropout ? 2 : 0);
   if (!want_operands(x, nin, nin))
     return false;
   for (int i = first; i < first + 3; i++)
     if (!want_rank(x, i, 3) || !want_float(x, i))
       return false;
   const Type *q = operand(x, first), *k = operand(x, first + 1);
-  const int64_t heads = int_attr(x, "heads", 1);
-  if (heads < 1 || q->dim[2] % heads)
+  const int64_t heads = int_attr(x, "heads", 1), kv = int_attr(x, "kv_heads", heads);
+  if (heads < 1 || kv < 1 || heads % kv || q->dim[2] % heads)
     return fail(x, CODE_SHAPE, "%s has width %lld, which %lld heads do not divide", subject(x),
                 (long long)q->dim[2], (long long)heads);
-  if (k->dim[0] != q->dim[0] || k->dim[2] != q->dim[2]) {
+  if (k->dim[0] != q->dim[0] || k->dim[2] != q->dim[2] / heads * kv) {
     fail(x, CODE_SHAPE, "%s has query %s and key %s", subject(x), shape_text(x, q),
          shape_text(x, k));
-    diag_hint(x->d, "batch and width of query, key and value must be equal");
+    diag_hint(x->d, "batch and width of a head must be equal in query, key and value");
     note_operand(x, first, "the query");
     note_operand(x, first + 1, "the key");
     return false;
   }
+  const int64_t scores[4] = {q->dim[0], heads, q->dim[1], k->dim[1]};
+  if (mask && (!want_rank(x, first + 3, 4) || !want_float(x, first + 3)))
+    return false;
+  for (int d = 0; mask && d < 4; d++)
+    if (operand(x, first + 3)->dim[d] != 1 && operand(x, first + 3)->dim[d] != scores[d])
+      return fail(x, CODE_SHAPE, "%s has scores %s and mask %s", subject(x),
+                  shape_text(x, type_get(x->types, q->dt, 4, scores)),
+                  shape_text(x, operand(x, first + 3)));
   return want_same_shape(x, first + 2, k) &&
          (!dropout || (want_scalar(x, nin - 2, DT_I64) && want_scalar(x, nin - 1, DT_I64)));
 }
@@ -622,7 +631,7 @@ static bool shape_attention(Infer *x) {
 }
 
 static bool shape_attention_grad(Infer *x) {
-  if (!want_operands(x, 6, 8) || !check_attention(x, 3))
+  if (!want_operands(x, 6, 9) || !check_attention(x, 3))
     return false;
   const Type *q = operand(x, 3);
   const int64_t lse[] = {q->dim[0], int_attr(x, "heads", 1), q->dim[1]};
@@ -747,6 +756,51 @@ static bool shape_running_stats(Infer *x) {
   result(x, operand(x, 3));
   result_scalar(x, DT_I64);
   return true;
+}
+
+static bool shape_rms_norm(Infer *x) {
+  int axes;
+  if (!want_operands(x, 1, 2) || !want_float(x, 0))
+    return false;
+  const Type *in = operand(x, 0);
+  if (!want_axes(x, in, &axes) ||
+      (x->nin > 1 && (!want_float(x, 1) || !want_trailing(x, 1, in, axes))))
+    return false;
+  result(x, in);
+  result_as(x, wide(in->dt), in->rank - axes, in->dim);
+  return true;
+}
+
+static bool shape_rms_norm_grad(Infer *x) {
+  int axes;
+  if (!want_operands(x, 3, 4))
+    return false;
+  const Type *in = operand(x, 1);
+  if (!want_axes(x, in, &axes) || !want_same_shape(x, 0, in) ||
+      !want_same_shape(x, 2, type_get(x->types, wide(in->dt), in->rank - axes, in->dim)))
+    return false;
+  result(x, in);
+  if (x->nin == 4) {
+    if (!want_trailing(x, 3, in, axes))
+      return false;
+    result(x, operand(x, 3));
+  }
+  return true;
+}
+
+static bool shape_rotary(Infer *x) {
+  const Type *in = operand(x, 0);
+  const int64_t heads = int_attr(x, "heads", 1);
+  if (!want_float(x, 0) || !want_rank(x, 0, 3))
+    return false;
+  if (heads < 1 || in->dim[2] % (2 * heads))
+    return fail(x, CODE_SHAPE, "%s has width %lld, which is not %lld heads of an even width",
+                subject(x), (long long)in->dim[2], (long long)heads);
+  const int64_t dim[2] = {in->dim[1], in->dim[2] / heads / 2};
+  result(x, in);
+  return want_float(x, 1) && want_float(x, 2) &&
+         want_same_shape(x, 1, type_get(x->types, in->dt, 2, dim)) &&
+         want_same_shape(x, 2, type_get(x->types, in->dt, 2, dim));
 }
 
 static bool shape_reduce(Infer *x) {

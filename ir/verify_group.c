@@ -323,12 +323,12 @@ static void check_pack(Verify *v) {
 }
 
 /* Operand over [N, H, length, D]. */
-static void check_heads(Verify *v, const Access *a, const Type *ty, int64_t length,
+static void check_heads(Verify *v, const Access *a, const Type *ty, int64_t heads, int64_t length,
                         const char *what, int i) {
   const Body *b = v->op->body;
   Reach r = reach_start(a->offset);
   for (int d = 0; d < 4; d++)
-    reach_add(&r, a->stride[d], d == 2 ? length : b->dim[d]);
+    reach_add(&r, a->stride[d], d == 1 ? heads : d == 2 ? length : b->dim[d]);
   reach_check(v, r, ty, what, i);
 }
 
@@ -337,9 +337,10 @@ static void check_attention(Verify *v, int q, int nout) {
   const Op *op = v->op;
   const Body *b = op->body;
   int64_t keys = op_int(op, "keys", 0);
-  int random = op_float(op, "dropout_p", 0) > 0 ? 2 : 0;
-  if (b->ndim != 4 || b->nin != q + 3 + random || b->nout != nout || keys < 1 || b->nstmt ||
-      (random && !b->nparam)) {
+  int random = op_float(op, "dropout_p", 0) > 0 ? 2 : 0, mask = op_int(op, "mask", 0) != 0;
+  int64_t heads = b->ndim > 1 ? b->dim[1] : 1, kv = op_int(op, "kv_heads", heads);
+  if (b->ndim != 4 || b->nin != q + 3 + mask + random || kv < 1 || heads % kv || b->nout != nout ||
+      keys < 1 || b->nstmt || (random && !b->nparam)) {
     verify_broken(v, "operands, results or attributes of attention are incomplete");
     return;
   }
@@ -347,15 +348,22 @@ static void check_attention(Verify *v, int q, int nout) {
     if (q == 3 && k == 2) /* lse */
       in_bounds(v, k, 0, 3);
     else
-      check_heads(v, &b->in[k], op->in[k]->type, k > q ? keys : b->dim[2], "operand", k);
+      check_heads(v, &b->in[k], op->in[k]->type, k > q ? kv : heads, k > q ? keys : b->dim[2],
+                  "operand", k);
   }
-  for (int k = q + 3; k < b->nin; k++)
+  if (mask) {
+    Reach r = reach_dims(b, &b->in[q + 3], 0, 3);
+    reach_add(&r, b->in[q + 3].stride[3], keys);
+    reach_check(v, r, op->in[q + 3]->type, "operand", q + 3);
+  }
+  for (int k = q + 3 + mask; k < b->nin; k++)
     in_bounds(v, k, 0, 0);
   for (int k = 0; k < nout; k++) {
     if (q == 0 && k == 1)
       out_bounds(v, k, 0, 3);
     else
-      check_heads(v, &b->out[k], op->out[k]->type, k ? keys : b->dim[2], "result", k);
+      check_heads(v, &b->out[k], op->out[k]->type, k ? kv : heads, k ? keys : b->dim[2], "result",
+                  k);
   }
 }
 

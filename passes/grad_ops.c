@@ -171,9 +171,11 @@ static void grad_resample(Grad *g, const Op *op, Value *const *dy) {
 static void grad_attention(Grad *g, const Op *op, Value *const *dy) {
   if (!dy[0])
     return;
-  Value *in[8] = {dy[0], result(g, op, 0), result(g, op, 1)};
-  for (int i = 0; i < op->nin && i < 5; i++)
+  Value *in[9] = {dy[0], result(g, op, 0), result(g, op, 1)};
+  for (int i = 0; i < op->nin && i < 6; i++)
     in[3 + i] = fwd(g, op, i);
+  if (op_int(op, "mask", 0) && grad_wants(g, op, 3))
+    diag_error(g->diag, op->loc, 196, "training of an attention mask is not supported yet");
   Op *d = build_op(g->b, OP_attention_grad, 3 + op->nin, in, op->nattr, op->attr);
   for (int i = 0; i < 3; i++)
     grad_give(g, op, i, d->out[i]);
@@ -205,6 +207,27 @@ static void grad_batch_norm(Grad *g, const Op *op, Value *const *dy) {
   grad_give(g, op, 0, d->out[0]);
   for (int i = 2; i < op->nin; i++)
     grad_give(g, op, i, d->out[i - 1]);
+}
+
+static void grad_rms_norm(Grad *g, const Op *op, Value *const *dy) {
+  if (!dy[0])
+    return;
+  Value *in[4] = {dy[0], fwd(g, op, 0), result(g, op, 1)};
+  int nin = 3;
+  if (op->nin > 1)
+    in[nin++] = fwd(g, op, 1);
+  Op *d = build_op(g->b, OP_rms_norm_grad, nin, in, op->nattr, op->attr);
+  for (int i = 0; i < op->nin; i++)
+    grad_give(g, op, i, d->out[i]);
+}
+
+/* Turning back is the transpose; the tables are no parameters. */
+static void grad_rotary(Grad *g, const Op *op, Value *const *dy) {
+  Value *in[3] = {dy[0], fwd(g, op, 1), fwd(g, op, 2)};
+  Attr attr[3] = {attr_i(g->b, "heads", op_int(op, "heads", 1)),
+                  attr_b(g->b, "interleaved", op_int(op, "interleaved", 0)),
+                  attr_b(g->b, "inverse", !op_int(op, "inverse", 0))};
+  grad_give(g, op, 0, build_op(g->b, OP_rotary, 3, in, 3, attr)->out[0]);
 }
 
 static bool reduced(const Op *op, int axis) {

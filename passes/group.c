@@ -235,6 +235,14 @@ static Access heads_store(int64_t t, int64_t h, int64_t d) {
   return (Access){0, {t * h * d, d, h * d, 1}};
 }
 
+/* [N, H, T, S], 1 where it is the same for all */
+static Access mask_access(const View *v) {
+  Access at = {.offset = v->at.offset};
+  for (int d = 0; d < 4; d++)
+    at.stride[d] = v->dim[d] == 1 ? 0 : v->at.stride[d];
+  return at;
+}
+
 /* Shared by attention and attention_grad: q, k, v are operands q0..q0 + 2; extra operands (of the
  * gradient) come first. */
 static Node *attention_node(Fuse *F, const Op *op, NodeKind kind, int q0) {
@@ -244,13 +252,16 @@ static Node *attention_node(Fuse *F, const Op *op, NodeKind kind, int q0) {
   Node *n = node_create(F, kind, 4, dim);
   n->ncol = 1;
   double p = op_float(op, "dropout_p", 0);
+  bool mask = op_int(op, "mask", 0);
   for (int i = 0; i < op->nin; i++) {
-    if (i >= q0 + 3 && p == 0)
+    if (i >= q0 + 3 + mask && p == 0)
       break;
     View *v = stored(F, i);
     Access at = {0};
     if (i == 2 && q0 == 3) /* lse [N, H, T] */
       at = v->at;
+    else if (mask && i == q0 + 3)
+      at = mask_access(v);
     else if (i < q0 + 3)
       at = heads_access(v, d);
     n->in = fuse_grow(F, n->in, n->nin, &n->cin, sizeof *n->in);
@@ -262,6 +273,10 @@ static Node *attention_node(Fuse *F, const Op *op, NodeKind kind, int q0) {
   node_attr_f(F, n, "scale", op_float(op, "scale", 1 / sqrt((double)d)));
   node_attr_f(F, n, "dropout_p", p);
   node_attr_i(F, n, "keys", k->dim[1]);
+  if (op_int(op, "kv_heads", heads) != heads)
+    node_attr_i(F, n, "kv_heads", op_int(op, "kv_heads", heads));
+  if (mask)
+    node_attr_b(F, n, "mask", true);
   node_attr_dt(F, n, "compute", target_product_dtype(F->o->caps, q->dt, k->dt));
   if (F->o->strict)
     node_attr_dt(F, n, "round", q->dt);
@@ -282,7 +297,7 @@ void group_attention_grad(Fuse *F, const Op *op) {
   Node *n = attention_node(F, op, NODE_ATTENTION_GRAD, 3);
   int64_t h = n->dim[1], t = n->dim[2], d = n->dim[3], s = op->in[4]->type->dim[1];
   for (int i = 0; i < 3; i++) {
-    Access at = heads_store(i ? s : t, h, d);
+    Access at = heads_store(i ? s : t, i ? op_int(op, "kv_heads", h) : h, d);
     set_result_buf(F, i, node_store_at(F, n, 0, op->out[i]->type, &at));
   }
 }

@@ -198,6 +198,88 @@ void group_layer_norm_grad(Fuse *F, const Op *op) {
     set_result_buf(F, 2, node_column_sum(F, n, dy, op->out[2]->type));
 }
 
+/* y = x rstd w, rstd = 1 / sqrt(mean(x^2) + eps) */
+void group_rms_norm(Fuse *F, const Op *op) {
+  const Type *ty = op->in[0]->type;
+  int ncol;
+  double c = (double)norm_columns(op, ty, &ncol);
+  DType reg = reg_join(ty->dt, op->out[1]->type->dt);
+  Node *n = node_rigid(F, ty->rank, ty->dim, ncol);
+  int x = node_load_as(F, n, operand(F, 0), reg);
+  int sum = node_op1(F, n, PR_RSUM, node_op2(F, n, PR_MUL, x, x));
+  int square = node_op2(F, n, PR_DIV, sum, node_const(F, n, reg, c));
+  int eps = node_const(F, n, reg, op_float(op, "eps", 0));
+  int root = node_op1(F, n, PR_SQRT, node_op2(F, n, PR_ADD, square, eps));
+  int rstd = node_op2(F, n, PR_DIV, node_const(F, n, reg, 1), root);
+  int y = node_op2(F, n, PR_MUL, x, rstd);
+  if (op->nin > 1)
+    y = node_op2(F, n, PR_MUL, y, node_load_as(F, n, operand(F, 1), reg));
+  set_result_buf(F, 0, node_store(F, n, y, op->out[0]->type->dt, ~0u));
+  set_result_buf(F, 1, node_store(F, n, rstd, op->out[1]->type->dt, row_mask(n)));
+}
+
+/* With xhat = x rstd and g = dy w: dx = rstd (g - xhat mean(g xhat)), dw = sum over rows of dy
+ * xhat. */
+void group_rms_norm_grad(Fuse *F, const Op *op) {
+  const Type *ty = op->in[1]->type;
+  int ncol;
+  double c = (double)norm_columns(op, ty, &ncol);
+  DType reg = reg_join(ty->dt, op->in[2]->type->dt);
+  Node *n = node_rigid(F, ty->rank, ty->dim, ncol);
+  int dy = node_load_as(F, n, operand(F, 0), reg), x = node_load_as(F, n, operand(F, 1), reg);
+  int rstd = load_stat(F, n, 2, reg), xhat = node_op2(F, n, PR_MUL, x, rstd), g = dy;
+  if (op->nin > 3)
+    g = node_op2(F, n, PR_MUL, dy, node_load_as(F, n, operand(F, 3), reg));
+  int sum = node_op1(F, n, PR_RSUM, node_op2(F, n, PR_MUL, g, xhat));
+  int mean = node_op2(F, n, PR_DIV, sum, node_const(F, n, reg, c));
+  int d = node_op2(F, n, PR_SUB, g, node_op2(F, n, PR_MUL, xhat, mean));
+  set_result_buf(F, 0,
+                 node_store(F, n, node_op2(F, n, PR_MUL, d, rstd), op->out[0]->type->dt, ~0u));
+  if (op->nout > 1)
+    set_result_buf(F, 1, node_column_sum(F, n, node_op2(F, n, PR_MUL, dy, xhat), op->out[1]->type));
+}
+
+/* v with its dimension `from` on seen as the node's last three, (half, pair) or (pair, half). */
+static View *half_of(Fuse *F, const View *x, const int64_t dim[5], int axis, int half) {
+  View *w, part;
+  if (!view_reshaped(F, x, 5, dim, &w))
+    view_reshaped(F, view_materialize(F, x), 5, dim, &w);
+  part = *w;
+  part.at.offset += half * part.at.stride[axis];
+  part.dim[axis] = 1;
+  View *v = ARENA_NEW(F->a, View);
+  *v = part;
+  return v;
+}
+
+/* Both elements of a pair are read for each: (a, b) turned is (a cos - b sin, b cos + a sin). */
+void group_rotary(Fuse *F, const Op *op) {
+  const Type *ty = op->out[0]->type;
+  int64_t heads = op_int(op, "heads", 1), half = ty->dim[2] / heads / 2;
+  bool pairs = op_int(op, "interleaved", 0);
+  int axis = pairs ? 4 : 3;
+  int64_t dim[5] = {ty->dim[0], ty->dim[1], heads, pairs ? half : 2, pairs ? 2 : half};
+  int64_t table[5] = {1, ty->dim[1], 1, pairs ? half : 1, pairs ? 1 : half};
+  DType reg = reg_of(ty->dt);
+  Node *n = node_rows(F, 5, dim);
+  int a = node_load_as(F, n, half_of(F, operand(F, 0), dim, axis, 0), reg);
+  int b = node_load_as(F, n, half_of(F, operand(F, 0), dim, axis, 1), reg), turn[2];
+  for (int i = 0; i < 2; i++) {
+    View *v = operand(F, 1 + i), *w;
+    if (!view_reshaped(F, v, 5, table, &w))
+      view_reshaped(F, view_materialize(F, v), 5, table, &w);
+    turn[i] = node_load_as(F, n, w, reg);
+  }
+  if (op_int(op, "inverse", 0))
+    turn[1] = node_op1(F, n, PR_NEG, turn[1]);
+  int first = node_op2(F, n, PR_EQ, node_index(F, n, axis), node_const(F, n, DT_I64, 0));
+  int own = node_select(F, n, first, a, b);
+  int other = node_select(F, n, first, node_op1(F, n, PR_NEG, b), a);
+  int y = node_op2(F, n, PR_ADD, node_op2(F, n, PR_MUL, own, turn[0]),
+                   node_op2(F, n, PR_MUL, other, turn[1]));
+  set_result(F, 0, view_whole(F, node_store(F, n, y, ty->dt, ~0u)));
+}
+
 /* ---- softmax --------------------------------------------------------------------------------- */
 
 static void softmax(Fuse *F, const Op *op, bool exponential) {

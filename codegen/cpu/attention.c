@@ -23,7 +23,7 @@ static Val exponentials(Attn *a, Val scores, Val queries, Val limit, Val most,
   Val sum = ll_var(g, ll_f(t, 0));
   Loop s = ll_loop(g, ll_n(g, 0), limit, 1);
   Val at = ll_gep(g, a->c.sum, scores, ll_mul(g, s.i, ll_n(g, a->qs)));
-  Val x = ll_fmul(g, ll_load(g, a->c.sum, a->c.vl, at, NULL), ll_f(t, a->scale));
+  Val x = attn_logits(a, ll_load(g, a->c.sum, a->c.vl, at, NULL));
   Val e = ll_exp(g, ll_fsub(g, x, most)), seen = attn_seen(a, queries, s.i);
   e = seen ? ll_sel(g, seen, e, ll_f(t, 0)) : e;
   ll_var_set(g, sum, ll_fadd(g, ll_var_get(g, sum), e));
@@ -71,6 +71,8 @@ static void softmax(Attn *a, const Space *w, const Heads *lse, Val q0, Val count
   attn_normalizer(a, scores, queries, own, &most);
   Val sum = exponentials(a, scores, queries, own, most, drop);
   Val inverse = ll_fdiv(g, ll_f(t, 1), sum);
+  if (a->mask_in)
+    inverse = ll_sel(g, ll_fcmp(g, LLVMRealOEQ, sum, ll_f(t, 0)), ll_f(t, 0), inverse);
   store_lse(a, lse, q0, v.i, count, ll_fadd(g, most, ll_log(g, sum)));
   ll_store(g, inverse, ll_gep(g, a->c.sum, w->inverse, v.i), NULL);
   if (a->round != DT_COUNT)
@@ -86,6 +88,7 @@ static void softmax(Attn *a, const Space *w, const Heads *lse, Val q0, Val count
 typedef struct {
   Heads q, k, v, o, lse;
   Dropout drop;
+  Val n, h;
 } Head;
 
 static void attend(Attn *a, const Space *w, const Head *x, Val block) {
@@ -97,6 +100,7 @@ static void attend(Attn *a, const Space *w, const Head *x, Val block) {
   attn_read(a, &x->q, &x->o, q0, count, lanes, w->q);
   attn_transpose(a, w->q, lanes, w->qt);
   attn_scores(a, w->k, w->qt, w->scores, lanes, limit, q0);
+  attn_mask(a, w->scores, x->n, x->h, q0, count, limit);
   softmax(a, w, &x->lse, q0, count, limit, &x->drop);
   attn_by_query(a, w->scores, w->v, w->o, count, even, q0);
   attn_write(a, &x->o, q0, count, w->o, a->round == DT_COUNT ? w->inverse : NULL);
@@ -116,8 +120,14 @@ bool cpu_attention(Gen *g, const Op *group) {
   Space w = space(&a);
   Loop tile = ll_loop(g, g->first, g->end, 1);
   Val nh = ll_udiv(g, tile.i, parts), n = ll_udiv(g, nh, a.H), h = ll_urem(g, nh, a.H);
-  Head x = {attn_in(&a, 0, n, h),  attn_in(&a, 1, n, h),  attn_in(&a, 2, n, h),
-            attn_out(&a, 0, n, h), attn_out(&a, 1, n, h), attn_dropout(&a, nh)};
+  Head x = {attn_in(&a, 0, n, h),
+            attn_in(&a, 1, n, h),
+            attn_in(&a, 2, n, h),
+            attn_out(&a, 0, n, h),
+            attn_out(&a, 1, n, h),
+            attn_dropout(&a, nh),
+            n,
+            h};
   Val zero = ll_n(g, 0), block0 = zero, block1 = ll_n(g, a.blocks), seen = ll_n(g, a.S);
   if (parts > 1) {
     block0 = ll_urem(g, tile.i, parts);

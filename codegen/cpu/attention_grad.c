@@ -1,9 +1,12 @@
-/* attention_grad: gradients of q, k, v from the output and its row statistics. A tile is one head:
- * blocks of queries in order, dk and dv summed in scratch. Per block, with keys x queries arrays:
- * P = exp(scale s - lse), Pd = P keep, dP = v do^T keep, dS = scale P (dP - rowsum(do o));
- * dv += Pd do, dk += dS q, dq = dS^T k. Source: Dao 2023, FlashAttention-2, algorithm 2.
- * An lse stored in fewer bits than the sums is too coarse and is computed again from the scores. */
+/* attention_grad: gradients of q, k, v from the output and its row statistics. A tile is one head
+ * of keys: the blocks of all queries that read it in order, dk and dv summed in scratch. Per block,
+ * with keys x queries arrays: P = exp(scale s - lse), Pd = P keep, dP = v do^T keep, dS = scale P
+ * (dP - rowsum(do o)); dv += Pd do, dk += dS q, dq = dS^T k. Source: Dao 2023, FlashAttention-2,
+ * algorithm 2. An lse stored in fewer bits than the sums is too coarse and is computed again from
+ * the scores. */
 #include "codegen/cpu/attn.h"
+
+#include <math.h>
 
 enum { IN_DO, IN_O, IN_LSE, IN_Q, IN_K, IN_V };
 
@@ -33,6 +36,7 @@ typedef struct {
   Val q0, count, lanes, limit, even;
   Heads o, lse;
   Dropout drop;
+  Val n, h;
 } Block;
 
 /* shift[query] = sum over d of do o; zero for padding. */
@@ -74,7 +78,7 @@ static Val compute_norm(Attn *a, Val scores, Val queries, Val limit) {
   attn_normalizer(a, scores, queries, limit, &most);
   Loop s = ll_loop(g, ll_n(g, 0), limit, 1);
   Val at = ll_gep(g, a->c.sum, scores, ll_mul(g, s.i, ll_n(g, a->qs)));
-  Val x = ll_fmul(g, ll_load(g, a->c.sum, a->c.vl, at, NULL), ll_f(t, a->scale));
+  Val x = attn_logits(a, ll_load(g, a->c.sum, a->c.vl, at, NULL));
   Val e = ll_exp(g, ll_fsub(g, x, most)), seen = attn_seen(a, queries, s.i);
   e = seen ? ll_sel(g, seen, e, ll_f(t, 0)) : e;
   ll_var_set(g, sum, ll_fadd(g, ll_var_get(g, sum), e));
@@ -92,11 +96,13 @@ static void score_gradients(Attn *a, const Space *w, const Block *b, Val v) {
     norm = compute_norm(a, p0, queries, own);
   else
     norm = ll_load(g, e, a->c.vl, ll_gep(g, e, w->norm, v), NULL);
+  if (a->mask_in) /* a query that sees nothing */
+    norm = ll_sel(g, ll_fcmp(g, LLVMRealOEQ, norm, ll_f(t, -INFINITY)), ll_f(t, 0), norm);
   Val shift = ll_load(g, e, a->c.vl, ll_gep(g, e, w->shift, v), NULL);
   Loop s = ll_loop(g, ll_n(g, 0), own, 1);
   Val at = ll_mul(g, s.i, ll_n(g, a->qs)), p_at = ll_gep(g, e, p0, at);
   Val ds_at = ll_gep(g, e, ds0, at), seen = attn_seen(a, queries, s.i);
-  Val x = ll_fmul(g, ll_load(g, e, a->c.vl, p_at, NULL), ll_f(t, a->scale));
+  Val x = attn_logits(a, ll_load(g, e, a->c.vl, p_at, NULL));
   Val p = ll_exp(g, ll_fsub(g, x, norm)), dp = ll_load(g, e, a->c.vl, ds_at, NULL);
   p = seen ? ll_sel(g, seen, p, ll_f(t, 0)) : p;
   Val pd = p;
@@ -136,6 +142,7 @@ static void grad_block(Attn *a, const Space *w, const Block *b, const Heads *q, 
   if (!too_coarse(a, b))
     read_norms(a, w, b);
   attn_scores(a, w->k, w->qt, w->p, b->lanes, b->limit, b->q0);
+  attn_mask(a, w->p, b->n, b->h, b->q0, b->count, b->limit);
   attn_scores(a, w->v, w->doutt, w->ds, b->lanes, b->limit, b->q0);
   Loop v = ll_loop(g, ll_n(g, 0), b->count, a->c.vl);
   score_gradients(a, w, b, v.i);
@@ -146,36 +153,45 @@ static void grad_block(Attn *a, const Space *w, const Block *b, const Heads *q, 
   attn_write(a, dq, b->q0, b->count, w->dq, NULL);
 }
 
+/* All blocks of the queries of one head. */
+static void grad_head(Attn *a, const Space *w, Val n, Val h) {
+  Gen *g = a->g;
+  Heads q = attn_in(a, IN_Q, n, h), dout = attn_in(a, IN_DO, n, h), dq = attn_out(a, 0, n, h);
+  Block b = {.o = attn_in(a, IN_O, n, h), .lse = attn_in(a, IN_LSE, n, h), .n = n, .h = h};
+  b.drop = attn_dropout(a, ll_add(g, ll_mul(g, n, ll_n(g, a->H)), h));
+  Loop q0 = ll_loop(g, ll_n(g, 0), ll_n(g, a->T), a->queries);
+  b.q0 = q0.i;
+  b.count = ll_umin(g, ll_n(g, a->queries), ll_sub(g, ll_n(g, a->T), q0.i));
+  b.limit = attn_limit(a, q0.i, b.count);
+  b.lanes = attn_lanes(a, b.count);
+  b.even = attn_round_up(a, b.limit, 2);
+  grad_block(a, w, &b, &q, &dout, &dq);
+  ll_loop_end(g, &q0);
+}
+
 bool cpu_attention_grad(Gen *g, const Op *group) {
   Attn a;
   if (!attn_plan(&a, g, group, IN_Q))
     return false;
   if (group->nout < 3)
     return gen_fail(g, "attention_grad without three results");
-  g->ntiles = a.N * a.H;
+  int64_t kv = a.H / a.share;
+  g->ntiles = a.N * kv;
   Space w = space(&a);
   Loop tile = ll_loop(g, g->first, g->end, 1);
-  Val n = ll_udiv(g, tile.i, a.H), h = ll_urem(g, tile.i, a.H), zero = ll_n(g, 0);
-  Val keys = ll_n(g, a.S);
-  Heads q = attn_in(&a, IN_Q, n, h), k = attn_in(&a, IN_K, n, h), v = attn_in(&a, IN_V, n, h);
-  Heads dout = attn_in(&a, IN_DO, n, h), dq = attn_out(&a, 0, n, h);
-  Heads dk = attn_out(&a, 1, n, h), dv = attn_out(&a, 2, n, h);
-  Block b = {.o = attn_in(&a, IN_O, n, h), .lse = attn_in(&a, IN_LSE, n, h)};
-  b.drop = attn_dropout(&a, tile.i);
+  Val n = ll_udiv(g, tile.i, kv), group_of = ll_urem(g, tile.i, kv), zero = ll_n(g, 0);
+  Val keys = ll_n(g, a.S), h0 = ll_mul(g, group_of, ll_n(g, a.share));
+  Heads k = attn_in(&a, IN_K, n, h0), v = attn_in(&a, IN_V, n, h0);
+  Heads dk = attn_out(&a, 1, n, group_of), dv = attn_out(&a, 2, n, group_of);
   attn_read(&a, &k, &dk, zero, keys, ll_n(g, a.keys), w.k);
   attn_read(&a, &v, &dv, zero, keys, ll_n(g, a.keys), w.v);
-  if (a.causal) {
+  if (attn_summed(&a)) {
     clear(&a, w.dk, a.keys * a.ds);
     clear(&a, w.dv, a.keys * a.ds);
   }
-  Loop q0 = ll_loop(g, zero, ll_n(g, a.T), a.queries);
-  b.q0 = q0.i;
-  b.count = ll_umin(g, ll_n(g, a.queries), ll_sub(g, ll_n(g, a.T), q0.i));
-  b.limit = attn_limit(&a, q0.i, b.count);
-  b.lanes = attn_lanes(&a, b.count);
-  b.even = attn_round_up(&a, b.limit, 2);
-  grad_block(&a, &w, &b, &q, &dout, &dq);
-  ll_loop_end(g, &q0);
+  Loop head = ll_loop(g, h0, ll_add(g, h0, ll_n(g, a.share)), 1);
+  grad_head(&a, &w, n, head.i);
+  ll_loop_end(g, &head);
   attn_write(&a, &dk, zero, keys, w.dk, NULL);
   attn_write(&a, &dv, zero, keys, w.dv, NULL);
   ll_loop_end(g, &tile);

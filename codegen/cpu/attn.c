@@ -56,7 +56,13 @@ static bool plan_random(Attn *a) {
 
 bool attn_plan(Attn *a, Gen *g, const Op *group, int q) {
   const Body *b = group->body;
-  *a = (Attn){.g = g, .group = group, .body = b, .seed_in = q + 3, .round = DT_COUNT};
+  int mask = op_int(group, "mask", 0) ? q + 3 : 0;
+  *a = (Attn){.g = g,
+              .group = group,
+              .body = b,
+              .mask_in = mask,
+              .seed_in = q + 3 + (mask != 0),
+              .round = DT_COUNT};
   if (b->ndim != 4 || group->nin < q + 3)
     return gen_fail(g, "attention over %d dimensions", b->ndim);
   /* Half precision operands are multiplied as f32: exact products. */
@@ -65,6 +71,7 @@ bool attn_plan(Attn *a, Gen *g, const Op *group, int q) {
     return false;
   a->N = b->dim[0], a->H = b->dim[1], a->T = b->dim[2], a->D = b->dim[3];
   a->S = op_int(group, "keys", a->T);
+  a->share = a->H / op_int(group, "kv_heads", a->H);
   if (a->N < 1 || a->H < 1 || a->T < 1 || a->D < 1 || a->S < 1)
     return gen_fail(g, "attention over nothing");
   a->scale = op_float(group, "scale", 1 / sqrt((double)a->D));
@@ -106,7 +113,11 @@ static Heads heads(Attn *a, Val base, DType dt, const Access *x, Val n, Val h) {
   return (Heads){dt, ll_gep(g, ll_mem(g, dt), base, at), x->stride[2], x->stride[3]};
 }
 
+/* Several heads of queries may read one of keys and values. */
 Heads attn_in(Attn *a, int k, Val n, Val h) {
+  int first_key = (a->mask_in ? a->mask_in : a->seed_in) - 2;
+  if (a->share > 1 && (k == first_key || k == first_key + 1))
+    h = ll_udiv(a->g, h, a->share);
   return heads(a, ll_arg_ptr(a->g, gen_in_slot(a->group, k)), gen_in_dtype(a->group, k),
                &a->body->in[k], n, h);
 }
@@ -355,6 +366,10 @@ Val attn_padded(Attn *a, Val limit) {
   return ll_sel(g, ll_icmp(g, LLVMIntSGT, end, even), end, even);
 }
 
+bool attn_summed(const Attn *a) {
+  return a->causal || a->share > 1;
+}
+
 void attn_by_key(Attn *a, Val p, Val rows, Val out, Val count, Val limit, Val q0) {
   Gen *g = a->g;
   Micro m = {.c = a->c,
@@ -363,11 +378,51 @@ void attn_by_key(Attn *a, Val p, Val rows, Val out, Val count, Val limit, Val q0
              .ks = 1,
              .bs = a->ds,
              .cs = a->ds,
-             .add = a->blocks > 1};
-  Val add = a->causal ? ll_i(g->i1, 1) : ll_icmp(g, LLVMIntSGT, q0, ll_n(g, 0));
+             .add = a->blocks > 1 || a->share > 1};
+  Val add = attn_summed(a) ? ll_i(g->i1, 1) : ll_icmp(g, LLVMIntSGT, q0, ll_n(g, 0));
   Val kc = attn_round_up(a, count, 2), cols = ll_n(g, a->width);
   Product q = {&a->key_wide, m, cols, p, rows, out, kc, add, limit, CUT_QUERIES, q0};
   multiply(a, &q);
+}
+
+/* ---- masks ---- */
+
+Val attn_logits(Attn *a, Val score) {
+  Ty t = ll_vec(a->c.sum, a->c.vl);
+  return a->mask_in ? score : ll_fmul(a->g, score, ll_f(t, a->scale));
+}
+
+/* Mask of `lanes` queries at one key. */
+static Val mask_lanes(Attn *a, const Heads *m, Val query, Val key, Val valid) {
+  Gen *g = a->g;
+  int vl = a->c.vl;
+  Ty t = ll_mem(g, m->dt);
+  Val at = ll_add(g, ll_mul(g, query, ll_n(g, m->row)), ll_mul(g, key, ll_n(g, m->col)));
+  at = ll_gep(g, t, m->base, at);
+  if (m->row == 0) {
+    Val one = ll_decode(g, m->dt, ll_load(g, t, 1, at, NULL));
+    return ll_splat(g, micro_convert(g, &a->c, one), vl);
+  }
+  Val raw = m->row == 1 ? ll_load(g, t, vl, at, valid)
+                        : ll_load_strided(g, t, vl, at, ll_n(g, m->row), valid);
+  return micro_convert(g, &a->c, ll_decode(g, m->dt, raw));
+}
+
+void attn_mask(Attn *a, Val scores, Val n, Val h, Val q0, Val count, Val limit) {
+  Gen *g = a->g;
+  Ty t = ll_vec(a->c.sum, a->c.vl);
+  if (!a->mask_in)
+    return;
+  Heads m = attn_in(a, a->mask_in, n, h);
+  Loop v = ll_loop(g, ll_n(g, 0), count, a->c.vl);
+  Val valid = ll_umin(g, ll_sub(g, count, v.i), ll_n(g, a->c.vl));
+  Loop s = ll_loop(g, ll_n(g, 0), limit, 1);
+  Val at = ll_add(g, ll_mul(g, s.i, ll_n(g, a->qs)), v.i);
+  at = ll_gep(g, a->c.sum, scores, at);
+  Val x = ll_fmul(g, ll_load(g, a->c.sum, a->c.vl, at, NULL), ll_f(t, a->scale));
+  ll_store(g, ll_fadd(g, x, mask_lanes(a, &m, ll_add(g, q0, v.i), s.i, valid)), at, NULL);
+  ll_loop_end(g, &s);
+  ll_loop_end(g, &v);
 }
 
 /* ---- softmax
@@ -427,11 +482,15 @@ void attn_normalizer(Attn *a, Val scores, Val queries, Val limit, Val *most) {
   Val best = ll_var(g, ll_f(t, -INFINITY));
   Loop s = ll_loop(g, ll_n(g, 0), limit, 1);
   Val at = ll_gep(g, a->c.sum, scores, ll_mul(g, s.i, ll_n(g, a->qs)));
-  Val x = ll_fmul(g, ll_load(g, a->c.sum, a->c.vl, at, NULL), ll_f(t, a->scale));
+  Val x = attn_logits(a, ll_load(g, a->c.sum, a->c.vl, at, NULL));
   Val old = ll_var_get(g, best), seen = attn_seen(a, queries, s.i);
   Val more = ll_fcmp(g, LLVMRealOGT, x, old);
   more = seen ? ll_and(g, more, seen) : more;
   ll_var_set(g, best, ll_sel(g, more, x, old));
   ll_loop_end(g, &s);
   *most = ll_var_get(g, best);
+  if (a->mask_in) { /* a query that sees nothing */
+    Val blind = ll_fcmp(g, LLVMRealOEQ, *most, ll_f(t, -INFINITY));
+    *most = ll_sel(g, blind, ll_f(t, 0), *most);
+  }
 }

@@ -14,6 +14,8 @@ typedef struct {
   const Body *body;
   Compute c;
   int64_t N, H, T, D, S;
+  int64_t share;            /* heads that read one head of keys */
+  int mask_in;              /* operand number of what is added to the scores; 0: none */
   bool causal, dropout;
   double scale, dropout_p;
   DType round;              /* P is rounded to it; DT_COUNT: not */
@@ -66,10 +68,16 @@ void attn_scores(Attn *a, Val rows, Val packed, Val out, Val lanes, Val limit, V
 void attn_by_query(Attn *a, Val p, Val rows, Val out, Val count, Val limit, Val q0);
 /* Where rows of scores from limit on must be zero for the next two: up to this key. */
 Val attn_padded(Attn *a, Val limit);
+/* Whether attn_by_key always adds, to what was cleared; else the first block of queries overwrites. */
+bool attn_summed(const Attn *a);
 /* out[key][d] (+)= sum over queries < count of p[key][query] rows[query][d], for keys < limit. With
  * an odd count one more query is read, whose row must be zero. */
 void attn_by_key(Attn *a, Val p, Val rows, Val out, Val count, Val limit, Val q0);
 
+/* Scores of `count` queries from q0 on become scale * score + mask, of head (n, h); nothing without a
+ * mask. attn_logits: the same of a score just loaded, where attn_mask has been called. */
+void attn_mask(Attn *a, Val scores, Val n, Val h, Val q0, Val count, Val limit);
+Val attn_logits(Attn *a, Val score);
 /* n rounded up to a multiple of m, a power of two. */
 Val attn_round_up(Attn *a, Val n, int64_t m);
 /* Lanes that scores of `count` queries are computed for. */

@@ -119,6 +119,64 @@ static const struct {
      "[{scaled_dot_product_attention: 3, inputs: {query: image, key: image, valu: image}}, {mean: "
      "1}, {Linear: 3}]",
      -310},
+    {"[5, 8]",
+     "[{name: k, Linear: 4, bias: false}, {scaled_dot_product_attention: 4, num_kv_heads: 2, "
+     "inputs: {query: image, key: k, value: k}}, {mean: 1}, {Linear: 3}]",
+     32 + 27},
+    {"[5, 8]",
+     "[{scaled_dot_product_attention: 4, num_kv_heads: 3, inputs: {query: image, key: image, "
+     "value: "
+     "image}}, {mean: 1}, {Linear: 3}]",
+     -311},
+    {"[5, 8]",
+     "[{scaled_dot_product_attention: 4, num_kv_heads: 2, inputs: {query: image, key: image, "
+     "value: "
+     "image}}, {mean: 1}, {Linear: 3}]",
+     -311},
+    {"[5, 16]",
+     "[{scaled_dot_product_attention: 4, num_kv_heads: 2, packed: qkv}, {mean: 1}, "
+     "{Linear: 3}]",
+     27},
+    {"[5, 8]",
+     "[{name: m, Parameter: [5, 5], freeze: true}, {scaled_dot_product_attention: 4, inputs: "
+     "{query: "
+     "image, key: image, value: image, attn_mask: m}}, {mean: 1}, {Linear: 3}]",
+     25 + 27},
+    {"[5, 8]",
+     "[{name: m, Parameter: [5, 4]}, {scaled_dot_product_attention: 4, inputs: {query: "
+     "image, key: image, value: image, attn_mask: m}}, {mean: 1}, {Linear: 3}]",
+     -311},
+    {"[5, 8]",
+     "[{name: k, Linear: 6}, {MultiheadAttention: 8, num_heads: 2, kdim: 6, inputs: {query: image, "
+     "key: k, value: k}}, {mean: 1}, {Linear: 3}]",
+     54 + 64 + 48 + 48 + 24 + 72 + 27},
+    {"[5, 8]",
+     "[{name: k, Linear: 6}, {MultiheadAttention: 8, num_heads: 2, kdim: 7, inputs: {query: image, "
+     "key: k, value: k}}, {mean: 1}, {Linear: 3}]",
+     -311},
+    {"[5, 8]",
+     "[{name: k, type: GELU}, {MultiheadAttention: 8, num_heads: 2, inputs: {query: image, "
+     "key: k}}, {mean: 1}, {Linear: 3}]",
+     216 + 72 + 27},
+    {"[5, 8]",
+     "[{name: m, mean: 2}, {MultiheadAttention: 8, num_heads: 2, inputs: {query: image, "
+     "key_padding_mask: m}}, {mean: 1}, {Linear: 3}]",
+     216 + 72 + 27},
+    {"[5, 8]",
+     "[{name: m, mean: 1}, {MultiheadAttention: 8, num_heads: 2, inputs: {query: image, "
+     "key_padding_mask: m}}, {mean: 1}, {Linear: 3}]",
+     -311},
+    {"[5, 8]",
+     "[{RotaryEmbedding: 2}, {RotaryEmbedding: 4, interleaved: true}, {mean: 1}, {Linear: "
+     "3}]",
+     27},
+    {"[5, 8]", "[{RotaryEmbedding: 8}, {mean: 1}, {Linear: 3}]", -311},
+    {"[8]", "[{RotaryEmbedding: 2}, {Linear: 3}]", -311},
+    {"[2, 4]",
+     "[RMSNorm, {RMSNorm: [2, 4]}, {RMSNorm: , elementwise_affine: false}, Flatten, "
+     "{Linear: 3}]",
+     4 + 8 + 27},
+    {"[2, 4]", "[{RMSNorm: 5}, Flatten, {Linear: 3}]", -311},
     {"[4]", "[GELU, {GELU: tanh}, ReLU, Dropout, {Dropout: 0}, Identity, {Linear: 3}]", 15},
     {"[4]", "[{GELU: exact}, {Linear: 3}]", -204},
     {"[2, 3, 4]", "[{Flatten: 2}, {mean: -2}, {Linear: 3}]", 39},
