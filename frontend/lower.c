@@ -508,6 +508,9 @@ void lower_shapes(const Spec *s, StrTable *strings, Diag *d) {
   if (begin_lower(&lo, s, strings, d)) {
     declare_inputs(&lo, &t);
     if (!arena_failed(builder_arena(lo.b))) {
+      lo.seed_tensor = build_tensor(lo.b, "io.seed", scalar_type(&lo, DT_I64), ROLE_SEED, (Loc){0});
+      lo.seen_tensor =
+          build_tensor(lo.b, "count.seen", scalar_type(&lo, DT_I64), ROLE_COUNTER, (Loc){0});
       begin(&lo, &t, "shapes", false);
       lo.failed = false; /* a wrong field is no misfit */
       forward(&lo);

@@ -139,6 +139,12 @@ static Value *with_shapes(Net *n, const One *t, Value *a, Value *b) {
   case OP_unslice:
     x = op_with(n, OP_unslice, build_slice(u, a, 1, 1, 4), NULL, NULL, 3, hole);
     return build2(u, OP_mul, b, x);
+  case OP_embedding: { /* rows 0, 1, 2, 3 of b; with every id 1, one row four times */
+    Attr count[2] = {attr_ints(u, "shape", 1, (const int64_t[]){4}), attr_i(u, "dim", 0)};
+    x = build_op(u, OP_iota, 0, NULL, 2, count)->out[0];
+    x = t->variant ? build_expr(u, "a * 0 + 1", DT_I64, 1, &x) : x;
+    return build2(u, OP_mul, a, op_with(n, OP_embedding, x, b, NULL, 0, NULL));
+  }
   case OP_softmax:
   case OP_log_softmax:
     return build2(u, OP_mul, b, build1(u, t->code, a));

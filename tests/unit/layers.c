@@ -261,6 +261,7 @@ static const struct {
     {"[4]", "[{to: int8}, {Linear: 3}]", -204},
     {"[4]", "[randn_like, {name: p, arange_like: 1}, {type: add, inputs: [image, p]}, {Linear: 3}]",
      15},
+    {"[4]", "[randn_like, {Linear: 3, in_feature: 4}]", -102},
     {"[4]", "[{arange_like: 0}, {Linear: 3}]", -311},
     {"i[5]", "[{Embedding: 7, embedding_dim: 4}, {mean: 1}, {Linear: 3}]", 28 + 15},
     {"i[5]", "[{Embedding: 7, embedding_dim: 4, padding_idx: -1}, {mean: 1}, {Linear: 3}]", 43},
