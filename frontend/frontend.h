@@ -179,7 +179,7 @@ typedef struct {
   int ninput, nnode, noutput;
   Node **input, **node, **output;
   Str *output_name;
-  Val *expect;
+  Val *expect, *init_from;
 } Model;
 
 /* Checks and expands the `model:` section. Reports all mistakes; false when there was one. */

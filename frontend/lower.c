@@ -395,6 +395,11 @@ static void module_attrs(Lower *lo) {
   build_module_attr(b, attr_s(b, "clip_algorithm", clip > 0 ? algorithm : "none"));
   build_module_attr(b, attr_f(b, "clip_val", clip));
   build_module_attr(b, attr_s(b, "optimizer", val_get_str(optimizer, "type", "SGD")));
+  double decay = val_get_float(root, "ema.decay", 0);
+  if (decay > 0) {
+    build_module_attr(b, attr_f(b, "ema_decay", decay));
+    build_module_attr(b, attr_i(b, "ema_every_n_steps", val_get_int(root, "ema.every_n_steps", 1)));
+  }
   group_attrs(b, 0, optimizer);
   const Val *groups = val_get(optimizer, "param_groups");
   for (int i = 0; i < groups->n; i++)

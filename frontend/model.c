@@ -789,6 +789,7 @@ bool model_expand(const Check *c, const Yaml *y, Model *out) {
   if (!v || !inputs || !layers || !out->ninput)
     return false;
   out->expect = val_get(v, "expect");
+  out->init_from = val_get(v, "init_from");
   e.blocks = yaml_get(y, "blocks");
   if (e.blocks && e.blocks->kind != YAML_MAP) {
     fail(&e, e.blocks->loc, 201, "'blocks' takes a map {NAME: {layers: [...]}}");
@@ -876,6 +877,8 @@ Val *model_value(const Check *c, const Model *m) {
   for (int i = 0; i < m->nnode; i++)
     val_add(c->a, layers, node_value(c, m, m->node[i]));
   val_set(c->a, v, str_c(c->s, "layers"), layers);
+  if (m->init_from && m->init_from->kind == VAL_MAP)
+    val_set(c->a, v, str_c(c->s, "init_from"), m->init_from);
   if (m->expect && val_get(m->expect, "parameters") &&
       val_get(m->expect, "parameters")->kind != VAL_NULL)
     val_set(c->a, v, str_c(c->s, "expect"), m->expect);

@@ -23,6 +23,10 @@ static const OptimizerRow optimizers[] = {
 #undef OPTIMIZER
 };
 
+/* The moving average of the parameters, beside any optimizer's own states: FP32 or wider, whatever
+ * the storage of parameters; starts at them (the runtime copies them, runtime/ema.c). */
+static const OptimizerState ema = {"ema"};
+
 /* ---- rows ---- */
 
 static bool any_group(const Step *s, const char *key) {
@@ -42,6 +46,8 @@ Status optim_named(Step *s) {
     for (int k = 0; k < MAX_MOMENTS && row->state[k].name; k++)
       if (!row->state[k].when || any_group(s, row->state[k].when))
         s->moment[s->nmoment++] = &row->state[k];
+    if (module_number(s->in, "ema_decay", 0) > 0)
+      s->moment[s->nmoment++] = &ema;
     return MPCC_OK;
   }
   diag_error(s->diag, (Loc){0}, 195, "optimizer %s is not supported yet", name);
@@ -51,6 +57,8 @@ Status optim_named(Step *s) {
 /* State has the parameters' dtype; sums of squares are FP32 in 16-true, where squares of gradients
  * below 0.005 would round to zero [N12]. */
 DType optim_moment_dtype(const Step *s, int moment) {
+  if (s->moment[moment] == &ema)
+    return s->mode.math;
   if (s->mode.param == DT_F16 && s->moment[moment]->square && !s->mode.lightning)
     return DT_F32;
   return s->mode.param;
@@ -272,7 +280,7 @@ static Value *update_group(Step *s, const Clip *c, int k, Value *p, Value *g, Va
     set_value(&e, "taken", SCALAR, build_cast(b, build_read(b, s->taken), DT_F64));
   set_value(&e, "p", TENSOR, build_cast(b, p, s->mode.math));
   set_value(&e, "g", TENSOR, g);
-  for (int i = 0; i < s->nmoment; i++) {
+  for (int i = 0; i < s->nmoment && s->moment[i] != &ema; i++) {
     old[i] = build_read(b, s->group[k].moment[i]);
     wide[i] = build_cast(b, old[i], s->mode.math);
     set_value(&e, s->moment[i]->name, TENSOR, wide[i]);
@@ -280,13 +288,35 @@ static Value *update_group(Step *s, const Clip *c, int k, Value *p, Value *g, Va
   if (step_group_number(s, k, "maximize", 0) != 0)
     run(&e, "g = -g");
   run(&e, update);
-  for (int i = 0; i < s->nmoment; i++) {
+  for (int i = 0; i < s->nmoment && s->moment[i] != &ema; i++) {
     Tensor *t = s->group[k].moment[i];
     Value *v = find(&e, s->moment[i]->name, strlen(s->moment[i]->name))->value;
     if (v != wide[i]) /* a group may do without a state that another one has */
       build_write(b, t, choose(s, c, v, old[i], t->type->dt));
   }
   return find(&e, "p", 1)->value;
+}
+
+/* ema = decay ema + (1 - decay) p in every n-th step that is taken; p as it is stored */
+static void update_average(Step *s, const Clip *c, int k, Value *p) {
+  Builder *b = s->b;
+  StrTable *st = builder_strings(b);
+  int at = s->nmoment - 1;
+  double decay = module_number(s->in, "ema_decay", 0);
+  long long every = (long long)module_number(s->in, "ema_every_n_steps", 1);
+  step_at(s, "ema: moving average of the parameters");
+  Tensor *t = s->group[k].moment[at];
+  Value *old = build_read(b, t);
+  Value *in[3] = {old, build_cast(b, p, s->mode.math), NULL};
+  Str text = str_fmt(st, "%.17g * a + %.17g * b", decay, 1 - decay);
+  if (every > 1) {
+    Value *taken = build_cast(b, build_read(b, s->taken), DT_F64);
+    Str due = str_fmt(st, "a + 1 - %lld * floor((a + 1) / %lld) == 0 ? 1 : 0", every, every);
+    in[2] = build_cast(b, build_expr(b, due, DT_F64, 1, &taken), s->mode.math);
+    text = str_fmt(st, "c != 0 ? %s : a", text);
+  }
+  Value *next = build_expr(b, text, s->mode.math, every > 1 ? 3 : 2, in);
+  build_write(b, t, choose(s, c, next, old, t->type->dt));
 }
 
 void optim_update(Step *s, const Clip *c, Value *const *grad, Value **flat) {
@@ -299,6 +329,8 @@ void optim_update(Step *s, const Clip *c, Value *const *grad, Value **flat) {
     Value *next = update_group(s, c, k, p, g, row);
     flat[k] = choose(s, c, next, p, gr->flat->type->dt);
     build_write(b, gr->flat, flat[k]);
+    if (s->nmoment && s->moment[s->nmoment - 1] == &ema)
+      update_average(s, c, k, flat[k]);
   }
   step_at(s, "counters");
   Value *in[2] = {build_cast(b, build_read(b, s->taken), DT_F64), build_cast(b, c->ok, DT_F64)};

@@ -20,6 +20,7 @@
  *   clip_algorithm  none | norm | value; clip_val
  *   optimizer       a row of optim.c; group.<k>.<key> = hyperparameters of parameter group k
  *                   (lr, weight_decay, betas as beta1 beta2, eps, momentum ...)
+ *   ema_decay       moving average of the parameters, 0: none; ema_every_n_steps
  *   name, mpcc, target.* (TargetCaps, set before fuse)
  * Parameters carry attr group=<k> and init=...; see docs/ir.md. */
 

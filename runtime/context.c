@@ -217,6 +217,7 @@ void mprt_close(mprt_program *p) {
   free(p->arg);
   json_decref(p->fit_state);
   mprt__metrics_close(p);
+  free(p->ema_saved);
   mprt__unload(p);
   options_free(&p->options);
   free(p);

@@ -54,6 +54,7 @@ Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split,
     st = mprt__metrics_open(p);
   if (st != MPCC_OK)
     return st;
+  st = mprt__ema_swap(p, "val");
   mprt__metrics_clear(p);
   double loss_sum = 0, weight_sum = 0, waited;
   int64_t valid = 1, epoch, sample;
@@ -71,6 +72,8 @@ Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split,
       st = mprt__device_status(p);
   }
   mprt__loader_destroy(l);
+  if (st == MPCC_OK)
+    st = mprt__ema_swap(p, "val");
   *loss = loss_sum / weight_sum;
   if (isnan(*loss))
     *loss = NAN; /* the sign of a NaN says nothing and is printed */
@@ -118,7 +121,7 @@ static Status predict_all(mprt_program *p, mprt__loader *l, int64_t output, mprt
   int64_t valid = 1, epoch, sample, row = mprt__tensor_elems(t) / t->dim[0];
   double waited;
   float *values = malloc((size_t)mprt__tensor_elems(t) * sizeof *values);
-  Status st = values ? MPCC_OK : mprt__nomem(&p->cb, "predictions");
+  Status st = values ? mprt__ema_swap(p, "export") : mprt__nomem(&p->cb, "predictions");
   while (st == MPCC_OK) {
     st = mprt__loader_next(l, &valid, &epoch, &sample, &waited);
     if (st != MPCC_OK || !valid)
@@ -130,7 +133,7 @@ static Status predict_all(mprt_program *p, mprt__loader *l, int64_t output, mprt
     mprt__writer_put(w, values, (size_t)(valid * row) * sizeof *values);
   }
   free(values);
-  return st;
+  return st == MPCC_OK ? mprt__ema_swap(p, "export") : st;
 }
 
 mpcc_status mprt_predict(mprt_program *p, const char *split, const char *npy_path) {

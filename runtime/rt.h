@@ -159,6 +159,9 @@ struct mprt_program {
   bool initialized; /* the state holds values: init ran */
   mprt__cursor cursor;
   mprt__patience plateau, stopping;
+  bool ema_in;           /* the moving average is where the parameters belong ... */
+  uint8_t *ema_saved;    /* ... and the 16-bit ones are here, */
+  size_t ema_bytes, ema_at; /* so many bytes, so many of them given back */
   mprt__metrics metrics; /* opened by the first who measures */
   json_t *fit_state; /* owned object or NULL: further facts fit.c wants in state.json */
   void *fit;         /* fit.c's own; freed through fit_destroy at close */
@@ -239,6 +242,13 @@ Status mprt__refresh(mprt_program *p);
 void mprt__set_seed(mprt_program *p, int64_t seed);
 /* Zeroes the state and runs `init`; mprt_init without `refresh`. */
 Status mprt__init_state(mprt_program *p);
+/* init_from.c: what the spec's model.init_from says, over an initialised state; mprt_init calls it, a
+ * resumed run or one with weights of its own does not. errors: ERR_DATA, ERR_FILE, ERR_NOMEM */
+Status mprt__init_from(mprt_program *p);
+/* ema.c: the moving average starts at the parameters; parameters and average change places (p->ema_in
+ * tells which is in) when the spec's ema.use_for has the word, and `refresh` runs. Nothing without. */
+Status mprt__ema_begin(mprt_program *p);
+Status mprt__ema_swap(mprt_program *p, const char *use);
 /* Part of model.safetensors: a parameter or a running statistic, under the spec's name. */
 bool mprt__is_model_tensor(const mprt_program *p, uint32_t i);
 

@@ -197,6 +197,10 @@ Status mprt__init_state(mprt_program *p) {
 
 mpcc_status mprt_init(mprt_program *p) {
   Status s = mprt__init_state(p);
+  if (s == MPCC_OK)
+    s = mprt__init_from(p);
+  if (s == MPCC_OK)
+    s = mprt__ema_begin(p);
   return s == MPCC_OK ? mprt__refresh(p) : s;
 }
 
@@ -292,6 +296,8 @@ mpcc_status mprt_load_weights(mprt_program *p, const char *path, bool strict) {
       s = mprt__st_read(&f, t, (DType)p->tensor[i].dtype, mprt__tensor_data(p, i), &p->cb);
   }
   mprt__st_close(&f);
+  if (s == MPCC_OK)
+    s = mprt__ema_begin(p);
   return s == MPCC_OK ? mprt__refresh(p) : s;
 }
 
@@ -331,7 +337,11 @@ mpcc_status mprt_save_weights(mprt_program *p, const char *path, DType dtype) {
   char *temporary = mprt__format("%s.tmp", path);
   if (!temporary)
     return mprt__nomem(&p->cb, path);
-  Status s = mprt__write_model(p, temporary, dtype);
+  Status s = mprt__ema_swap(p, "export");
+  if (s == MPCC_OK)
+    s = mprt__write_model(p, temporary, dtype);
+  if (s == MPCC_OK)
+    s = mprt__ema_swap(p, "export");
   if (s == MPCC_OK && rename(temporary, path) != 0) {
     s = mprt__fail(&p->cb, MPCC_ERR_FILE, "cannot write %s: %s", path, strerror(errno));
     unlink(temporary);

@@ -364,7 +364,7 @@ START_TEST(all_errors_in_one_run) {
       "data:\n  train: {format: idx, images: a, labels: b, extra: 1}\n"
       "  loader: {batch_size: 0, shuffle: yes}\noptimizer: {type: SGD, lr: -1}\n"
       "trainer: {max_epochs: two}\nprecision: {mode: bf16-mixed, policy: tpu}\n"
-      "ema: {decay: 0.9}\n";
+      "ema: {decay: 1.5}\n";
   ck_assert_ptr_null(spec_text(&s, text));
   ck_assert_int_eq(diag_errors(s.diag), 11);
   for (const DiagMessage *m = diag_first(s.diag); m; m = m->next)
