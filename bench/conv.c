@@ -1,0 +1,173 @@
+/* Speed of generated convolutions beside the multiply-add peak of the same moment: the shapes of
+ * ResNet-18 (32 x 32 images, batch 32) and ResNet-50 (224 x 224, batch 4), each forward, as input
+ * gradient and as weight gradient.
+ *
+ *   bench_conv [-t THREADS] [-r ROUNDS] [-l LEVEL]
+ *
+ * Every round measures the peak, then packing plus convolution. Printed are medians of GFLOP/s and
+ * of the ratio, and the ratio of all weighted by their operations and by how often the net has
+ * them. */
+#include "codegen/cpu/micro.h"
+#include "bench/bench.h"
+
+typedef struct {
+  const char *net;
+  int64_t batch, size, c, o, kernel, stride;
+  int count; /* layers of this shape */
+} Shape;
+
+static const Shape shapes[] = {
+    {"resnet18", 32, 32, 3, 64, 3, 1, 1},    {"resnet18", 32, 32, 64, 64, 3, 1, 4},
+    {"resnet18", 32, 32, 64, 128, 3, 2, 1},  {"resnet18", 32, 32, 64, 128, 1, 2, 1},
+    {"resnet18", 32, 16, 128, 128, 3, 1, 3}, {"resnet18", 32, 16, 128, 256, 3, 2, 1},
+    {"resnet18", 32, 8, 256, 256, 3, 1, 3},  {"resnet18", 32, 8, 256, 512, 3, 2, 1},
+    {"resnet18", 32, 4, 512, 512, 3, 1, 3},  {"resnet50", 4, 224, 3, 64, 7, 2, 1},
+    {"resnet50", 4, 56, 64, 64, 3, 1, 3},    {"resnet50", 4, 56, 128, 128, 3, 2, 1},
+    {"resnet50", 4, 28, 128, 128, 3, 1, 3},  {"resnet50", 4, 14, 256, 256, 3, 1, 5},
+    {"resnet50", 4, 7, 512, 512, 3, 1, 2},
+};
+enum { NSHAPE = sizeof shapes / sizeof *shapes };
+typedef enum { FORWARD, DGRAD, WGRAD, PASSES } Pass;
+static const char *const pass_names[PASSES] = {"forward", "dgrad", "wgrad"};
+
+/* Two numbers as a list attribute; v outlives the group. */
+static void ints(Group *t, const char *key, int n, const int64_t *v) {
+  t->op.attr[t->op.nattr++] = (Attr){.key = key, .kind = AT_INTS, .u.ints = {n, v}};
+}
+
+typedef struct {
+  int64_t rows, columns, k; /* of the product */
+  int64_t pair[8][2], strides[3];
+} Sizes;
+
+static Group *pack_group(const Sizes *z, Pass p, int64_t packed) {
+  Group *t = group_new("pack", 2, (int64_t[]){z->columns, z->k}, 2);
+  Access by_k = {0, {z->k, 1}}, by_n = {0, {1, z->columns}};
+  group_in(t, DT_F32, z->columns * z->k, p == FORWARD ? by_k : by_n);
+  group_out(t, DT_F32, packed, (Access){0});
+  group_dtype(t, "compute", DT_F32);
+  return t;
+}
+
+static Group *conv_group_of(const Shape *s, Pass p, Sizes *z, int64_t packed, int64_t image) {
+  Group *t = group_new("conv", 2, (int64_t[]){z->rows, z->columns}, 1);
+  static const char *const keys[] = {"positions", "kernel", "stride", "padding",
+                                     "dilation",  "up",     "x"};
+  group_in(t, DT_F32, image, (Access){0, {1, 0}});
+  group_in(t, DT_F32, packed, (Access){0});
+  group_out(t, DT_F32, z->rows * z->columns, (Access){0, {z->columns, 1}});
+  group_int(t, "k", z->k);
+  group_dtype(t, "compute", DT_F32);
+  group_int(t, "batch", s->batch);
+  group_int(t, "channels", p == DGRAD ? s->o : s->c);
+  for (int i = 0; i < 7; i++)
+    ints(t, keys[i], 2, z->pair[i]);
+  ints(t, "strides", 3, z->strides);
+  if (p == WGRAD)
+    group_int(t, "wgrad", 1);
+  int v = group_stmt(t, PR_ACC, DT_F32, 0, 0, -1, -1, -1, -1);
+  group_stmt(t, PR_STORE, DT_F32, 0, 0, v, -1, -1, -1);
+  return t;
+}
+
+static Sizes sizes_of(const Shape *s, Pass p) {
+  int64_t pad = s->kernel / 2, out = (s->size + 2 * pad - s->kernel) / s->stride + 1;
+  int64_t taps = s->kernel * s->kernel, ch = p == DGRAD ? s->o : s->c;
+  int64_t in = p == DGRAD ? out : s->size, made = p == DGRAD ? s->size : out;
+  int64_t value[7] = {made,
+                      s->kernel,
+                      p == DGRAD ? 1 : s->stride,
+                      p == DGRAD ? -pad : pad,
+                      p == DGRAD ? -1 : 1,
+                      p == DGRAD ? s->stride : 1,
+                      in};
+  Sizes z = {.rows = s->batch * made * made, .columns = p == DGRAD ? s->c : s->o, .k = taps * ch};
+  if (p == WGRAD) {
+    z.k = z.rows;
+    z.rows = taps * ch;
+  }
+  for (int i = 0; i < 7; i++)
+    z.pair[i][0] = z.pair[i][1] = value[i];
+  z.strides[0] = in * in * ch;
+  z.strides[1] = in * ch;
+  z.strides[2] = ch;
+  return z;
+}
+
+static double measure(const Shape *s, Pass p, const char *level, int threads, int rounds,
+                      double *flop) {
+  const CpuLevel *l = cpu_level(level);
+  Sizes z = sizes_of(s, p);
+  int64_t cols = l->vector_bytes / 2, packed = ceil_div(z.columns, cols) * cols * z.k;
+  int64_t image = s->batch * z.strides[0];
+  Group *pg = pack_group(&z, p, packed), *cg = conv_group_of(s, p, &z, packed, image);
+  Run pr = run_compile(pg, level), cr = run_compile(cg, level);
+  void *x = tensor(DT_F32, image), *b = tensor(DT_F32, z.columns * z.k);
+  void *panels = tensor(DT_F32, packed), *y = tensor(DT_F32, z.rows * z.columns);
+  void *scratch[MAX_THREADS];
+  size_t most = (size_t)(pr.scratch_bytes > cr.scratch_bytes ? pr.scratch_bytes : cr.scratch_bytes);
+  for (int i = 0; i < threads; i++)
+    scratch[i] = tensor(DT_U8, (int64_t)most);
+  fill(x, DT_F32, image);
+  fill(b, DT_F32, z.columns * z.k);
+  MpccArg pack_args[] = {{panels}, {b}}, args[] = {{y}, {x}, {panels}};
+  double rate[MAX_ROUNDS], ratio[MAX_ROUNDS];
+  Sizes f = sizes_of(s, FORWARD);
+  *flop = 2.0 * (double)f.rows * (double)f.columns * (double)f.k;
+  Peak *peak = peak_of(l, DT_F32);
+  for (int r = -1; r < rounds; r++) {
+    double top = peak_rate(peak, threads);
+    double time = launch(&pr, pack_args, threads, scratch) + launch(&cr, args, threads, scratch);
+    if (r < 0)
+      continue;
+    rate[r] = *flop / time;
+    ratio[r] = rate[r] / top;
+  }
+  qsort(rate, (size_t)rounds, sizeof *rate, by_value);
+  qsort(ratio, (size_t)rounds, sizeof *ratio, by_value);
+  printf("%-9s %3lld^2 %3lld -> %3lld, %lld x %lld / %lld  %-8s %7.1f GFLOP/s, %5.1f %%\n", s->net,
+         (long long)s->size, (long long)s->c, (long long)s->o, (long long)s->kernel,
+         (long long)s->kernel, (long long)s->stride, pass_names[p], rate[rounds / 2] / 1e9,
+         100 * ratio[rounds / 2]);
+  fflush(stdout);
+  run_free(&pr);
+  run_free(&cr);
+  group_free(pg);
+  group_free(cg);
+  free(x), free(b), free(panels), free(y);
+  for (int i = 0; i < threads; i++)
+    free(scratch[i]);
+  return ratio[rounds / 2];
+}
+
+int main(int argc, char **argv) {
+  int threads = 1, rounds = 7;
+  const char *level = run_levels() ? cpu_level_names[run_levels() - 1] : NULL;
+  for (int i = 1; i + 1 < argc && argv[i][0] == '-'; i += 2) {
+    if (argv[i][1] == 't')
+      threads = atoi(argv[i + 1]);
+    else if (argv[i][1] == 'r')
+      rounds = atoi(argv[i + 1]);
+    else if (argv[i][1] == 'l')
+      level = argv[i + 1];
+  }
+  if (!level || !cpu_level(level) || threads < 1 || threads > MAX_THREADS || rounds < 1 ||
+      rounds > MAX_ROUNDS) {
+    fprintf(stderr, "usage: %s [-t THREADS] [-r ROUNDS] [-l LEVEL]\n", argv[0]);
+    return 2;
+  }
+  double all = 0, ideal = 0, worst = 1;
+  printf("level %s, %d thread(s), median of %d rounds\n", level, threads, rounds);
+  for (int i = 0; i < NSHAPE; i++)
+    for (int p = 0; p < PASSES; p++) {
+      if (p == DGRAD && shapes[i].c == 3)
+        continue; /* images have no gradient */
+      double flop, r = measure(&shapes[i], (Pass)p, level, threads, rounds, &flop);
+      all += shapes[i].count * flop / r;
+      ideal += shapes[i].count * flop;
+      worst = r < worst ? r : worst;
+    }
+  printf("weighted by operations: %.1f %% of the peak, worst %.1f %%\n", 100 * ideal / all,
+         100 * worst);
+  return 0;
+}
