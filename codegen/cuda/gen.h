@@ -26,7 +26,7 @@ bool cuda_fail(CudaGen *g, const char *fmt, ...) __attribute__((format(printf, 2
  * kernel `symbol` and sets threads and blocks. False with g->error on failure. */
 
 typedef bool CudaEmit(CudaGen *g, const Op *group, const char *symbol);
-#define KIND(name) CudaEmit cuda_##name;
+#define KIND(name, attrs) CudaEmit cuda_##name;
 #include "codegen/cuda/kinds.def"
 #undef KIND
 

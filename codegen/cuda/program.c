@@ -57,12 +57,27 @@ static void indent(Text *t, size_t from) {
   *t = out;
 }
 
+/* Whether every attribute is one of `words`. */
+static bool knows(CudaGen *g, const Op *group, const char *words) {
+  for (int i = 0; i < group->nattr; i++) {
+    const char *key = group->attr[i].key, *at = strstr(words, key);
+    const size_t n = strlen(key);
+    for (; at; at = strstr(at + 1, key))
+      if ((at == words || at[-1] == ' ') && (at[n] == ' ' || !at[n]))
+        break;
+    if (!at && strcmp(key, "kind") && strcmp(key, "label"))
+      return cuda_fail(g, "target cuda does not support '%s' of %s yet", key,
+                       op_str(group, "kind", ""));
+  }
+  return true;
+}
+
 bool cuda_program(CudaGen *g, const Op *group, const char *symbol) {
   static const struct {
-    const char *kind;
+    const char *kind, *attrs;
     CudaEmit *emit;
   } kinds[] = {
-#define KIND(name) {#name, cuda_##name},
+#define KIND(name, attrs) {#name, attrs, cuda_##name},
 #include "codegen/cuda/kinds.def"
 #undef KIND
   };
@@ -72,7 +87,7 @@ bool cuda_program(CudaGen *g, const Op *group, const char *symbol) {
   g->kernel = g->out.len;
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
     if (!strcmp(kind, kinds[i].kind)) {
-      if (!kinds[i].emit(g, group, symbol))
+      if (!knows(g, group, kinds[i].attrs) || !kinds[i].emit(g, group, symbol))
         return false;
       if (!g->out.failed)
         indent(&g->out, g->kernel);
