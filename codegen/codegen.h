@@ -31,8 +31,9 @@ typedef struct {
   const char *(*level_needs)(const char *level); /* MpccCode.needs */
   /* Compiles one kernel: malloc'ed bytes in the form asked for, and the kernel's facts. form:
    * "object" (what goes into an MpccArchive of abi.h), or a text that people read: cpu "asm",
-   * "llvm-ir"; cuda "cuda", "ptx". On failure false with words in error[256]. Thread safe. */
-  bool (*compile)(const char *level, Kernel *k, int opt_level, const char *form, char *error,
+   * "llvm-ir"; cuda "cuda", "ptx". errors, with words in error[256]: ERR_TARGET (this target cannot),
+   * ERR_INTERNAL. Thread safe. */
+  Status (*compile)(const char *level, Kernel *k, int opt_level, const char *form, char *error,
                   void **bytes, size_t *len);
   /* Appends what decides, beside the kernel, the bytes that compile gives. */
   void (*compiler)(const char *level, int opt_level, Text *out);
@@ -65,7 +66,8 @@ int kernel_index(const KernelTable *t, const Op *group);
 
 /* Compiles n kernels in `jobs` threads, through the cache in cache_dir unless it is NULL. Gives an
  * MpccArchive of their objects, or for other forms their texts one behind the other (malloc'ed).
- * errors  ERR_TARGET (unknown level), ERR_INTERNAL (a kernel, at its place), ERR_NOMEM */
+ * errors  ERR_TARGET (unknown level; a kernel the target does not have), ERR_INTERNAL (a kernel, at
+ *         its place), ERR_NOMEM */
 Status codegen_emit(const Target *t, const char *level, Kernel *kernels, int n, int opt_level,
                     int jobs, const char *cache_dir, const char *form, Diag *d, void **bytes,
                     size_t *len);

@@ -11,7 +11,7 @@
 typedef struct {
   void *bytes;
   size_t len;
-  bool failed;
+  Status status;
   char error[256];
 } Piece;
 
@@ -34,9 +34,9 @@ static void compile_one(Job *job, int i) {
     cache_key(k, job->target, job->level, job->opt_level, &key);
   cached = cached && !key.failed;
   if (!cached || !cache_get(job->cache_dir, &key, k, &p->bytes, &p->len)) {
-    p->failed = !job->target->compile(job->level, k, job->opt_level, job->form, p->error, &p->bytes,
-                                      &p->len);
-    if (cached && !p->failed)
+    p->status = job->target->compile(job->level, k, job->opt_level, job->form, p->error, &p->bytes,
+                                     &p->len);
+    if (cached && p->status == MPCC_OK)
       cache_put(job->cache_dir, &key, k, p->bytes, p->len);
   }
   text_fini(&key);
@@ -100,12 +100,17 @@ static bool concatenate(const Piece *piece, int n, void **bytes, size_t *len) {
 
 static Status collect(const Job *job, Diag *d, void **bytes, size_t *len) {
   for (int i = 0; i < job->n; i++) {
-    if (!job->piece[i].failed)
+    const Status s = job->piece[i].status;
+    if (s == MPCC_OK)
       continue;
     const Op *op = job->kernel[i].group;
-    diag_error(d, op->loc, 900, "kernel %s (%s): %s", job->kernel[i].symbol,
-               op_str(op, "label", "no label"), job->piece[i].error);
-    return MPCC_ERR_INTERNAL;
+    const char *label = op_str(op, "label", "no label");
+    if (s == MPCC_ERR_TARGET)
+      diag_error(d, op->loc, 504, "%s: %s", label, job->piece[i].error);
+    else
+      diag_error(d, op->loc, 900, "kernel %s (%s): %s", job->kernel[i].symbol, label,
+                 job->piece[i].error);
+    return s;
   }
   bool ok = job->is_object ? archive(job->piece, job->n, bytes, len)
                            : concatenate(job->piece, job->n, bytes, len);

@@ -260,12 +260,13 @@ bool cpu_compile(const CpuLevel *level, Kernel *k, int opt_level, CpuForm form, 
 
 /* ---- the target ---- */
 
-static bool compile(const char *level, Kernel *k, int opt_level, const char *form, char *error,
-                    void **bytes, size_t *len) {
+static Status compile(const char *level, Kernel *k, int opt_level, const char *form, char *error,
+                      void **bytes, size_t *len) {
   CpuForm f = !strcmp(form, "asm")       ? FORM_ASM
               : !strcmp(form, "llvm-ir") ? FORM_LLVM_IR
                                          : FORM_OBJECT;
-  return cpu_compile(cpu_level(level), k, opt_level, f, error, bytes, len);
+  return cpu_compile(cpu_level(level), k, opt_level, f, error, bytes, len) ? MPCC_OK
+                                                                           : MPCC_ERR_INTERNAL;
 }
 
 static void compiler(const char *level, int opt_level, Text *out) {

@@ -148,8 +148,8 @@ static bool init(Attention *a, CudaGen *g, const Op *group, int q) {
   while (a->tile > 4 && (2 * a->tile + 2 * WARPS) * row_bytes > SHARED_BYTES)
     a->tile /= 2;
   if (a->width > 256)
-    return cuda_fail(g, "heads of %lld elements are not supported, 256 at most",
-                     (long long)a->width);
+    return cuda_unsupported(g, "heads of %lld elements are not supported, 256 at most",
+                            (long long)a->width);
   g->threads = WARPS * LANES;
   return true;
 }

@@ -12,6 +12,7 @@ typedef struct {
   Text out;       /* its text so far */
   size_t kernel;  /* where it begins in the text, behind the device helpers */
   bool exact;     /* the body rounds explicitly: no contraction of a * b + c */
+  bool unsupported; /* the failure is what the target lacks */
   int threads;    /* of a block; filled by the emitter */
   int64_t blocks; /* along x: one per panel; along y: columns are split */
   int64_t blocks_y;
@@ -20,6 +21,8 @@ typedef struct {
 
 /* Remembers the first failure; false. */
 bool cuda_fail(CudaGen *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The same for what the target lacks, so that a spec which needs it is not at fault. */
+#define cuda_unsupported(g, ...) ((g)->unsupported = true, cuda_fail(g, __VA_ARGS__))
 
 /* ---- emitters: cuda_<kind>
  * --------------------------------------------------------------------------- Each writes the whole

@@ -14,13 +14,13 @@ static void first_error(const char *log, char *error) {
   snprintf(error, 256, "NVRTC: %.*s", at ? (int)strcspn(at, "\n") : 9, at ? at : "no reason");
 }
 
-static bool compile(const char *level, Kernel *k, int opt_level, const char *form, char *error,
-                    void **bytes, size_t *len) {
+static Status compile(const char *level, Kernel *k, int opt_level, const char *form, char *error,
+                      void **bytes, size_t *len) {
   (void)opt_level;
   CudaGen g;
   char *ptx = NULL, *log = NULL;
   *bytes = NULL;
-  bool ok = cuda_program(&g, k->group, k->symbol);
+  bool ok = cuda_program(&g, k->group, k->symbol), has_compiler = true;
   if (!ok) {
     snprintf(error, 256, "%s", g.error);
   } else if (!strcmp(form, "cuda")) {
@@ -31,7 +31,7 @@ static bool compile(const char *level, Kernel *k, int opt_level, const char *for
       memcpy(*bytes, g.out.data + g.kernel, *len + 1);
   } else {
     const Nvrtc *n = nvrtc_open(error);
-    ok = n != NULL;
+    ok = has_compiler = n != NULL;
     if (ok && !nvrtc_compile(n, g.out.data, level, g.exact, &ptx, NULL, NULL, &log)) {
       first_error(log, error);
       ok = false;
@@ -47,7 +47,7 @@ static bool compile(const char *level, Kernel *k, int opt_level, const char *for
   }
   free(log);
   text_fini(&g.out);
-  return ok;
+  return ok ? MPCC_OK : g.unsupported || !has_compiler ? MPCC_ERR_TARGET : MPCC_ERR_INTERNAL;
 }
 
 static void compiler(const char *level, int opt_level, Text *out) {

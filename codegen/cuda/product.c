@@ -173,8 +173,8 @@ static bool product(CudaGen *g, const Op *group, const char *symbol,
     p.rows *= b->dim[d];
   p.type = compute && compute->u.i == DT_F64 ? "double" : "float";
   if (p.rows >= INT32_MAX || p.cols >= (int64_t)UINT16_MAX * TILE)
-    return cuda_fail(g, "a product of %lld x %lld is too large", (long long)p.rows,
-                     (long long)p.cols);
+    return cuda_unsupported(g, "a product of %lld x %lld is too large", (long long)p.rows,
+                            (long long)p.cols);
   g->threads = THREADS;
   g->blocks = (p.rows + TILE - 1) / TILE;
   g->blocks_y = (p.cols + TILE - 1) / TILE;

@@ -66,8 +66,8 @@ static bool knows(CudaGen *g, const Op *group, const char *words) {
       if ((at == words || at[-1] == ' ') && (at[n] == ' ' || !at[n]))
         break;
     if (!at && strcmp(key, "kind") && strcmp(key, "label"))
-      return cuda_fail(g, "target cuda does not support '%s' of %s yet", key,
-                       op_str(group, "kind", ""));
+      return cuda_unsupported(g, "target cuda does not support '%s' of %s yet", key,
+                              op_str(group, "kind", ""));
   }
   return true;
 }
@@ -93,5 +93,5 @@ bool cuda_program(CudaGen *g, const Op *group, const char *symbol) {
         indent(&g->out, g->kernel);
       return !g->out.failed || cuda_fail(g, "out of memory");
     }
-  return cuda_fail(g, "target cuda has no kernels of kind '%s'", kind);
+  return cuda_unsupported(g, "target cuda does not have kernels of kind '%s' yet", kind);
 }

@@ -102,8 +102,8 @@ static bool lay_out(Rows *r) {
     r->per_thread = (int)((r->cols + r->group - 1) / r->group);
     r->unrolled = r->per_thread <= (sums ? KEPT_SUMS : KEPT);
     if (sums && !r->unrolled)
-      return cuda_fail(r->g, "column sums of %lld columns beside row reductions",
-                       (long long)r->cols);
+      return cuda_unsupported(r->g, "column sums of %lld columns beside row reductions",
+                              (long long)r->cols);
   }
   r->parallel = r->group < BLOCK ? BLOCK / r->group : 1;
   while (r->parallel > 1 && r->parallel / 2 >= r->panel && r->parallel * r->group > 32)
