@@ -359,6 +359,8 @@ static void precision_attrs(Builder *b, const Val *p) {
     snprintf(key, sizeof key, "scaler_%s", scaler[i]);
     build_module_attr(b, attr_f(b, key, val_get_float(p, path, 1)));
   }
+  if (val_get_bool(p, "grad_scaler.static", false))
+    build_module_attr(b, attr_i(b, "scaler_static", 1));
   build_module_attr(
       b, attr_i(b, "scaler_growth_interval", val_get_int(p, "grad_scaler.growth_interval", 2000)));
 }

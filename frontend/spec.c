@@ -367,6 +367,22 @@ static void check_logging(const Check *c, const Val *root) {
   }
 }
 
+/* Numbers `eps` that float16 rounds to 0, in a mode whose parameters and states are float16. */
+static void warn_underflow(const Check *c, const Val *v, const char *mode) {
+  for (int i = 0; v && (v->kind == VAL_MAP || v->kind == VAL_LIST) && i < v->n; i++) {
+    const Val *x = v->item[i];
+    bool eps = v->kind == VAL_MAP && !strcmp(v->key[i], "eps") && x && x->kind == VAL_FLOAT;
+    if (eps && x->f > 0 && x->f <= 0x1p-25) {
+      Loc loc = x->loc.file ? x->loc : v->loc;
+      diag_warning(c->d, loc, "constant-underflow",
+                   "eps %g becomes 0 in float16, the format of mode %s", x->f, mode);
+      diag_hint(c->d, "computed in FP32 here; elsewhere a zero denominator may follow: try 1e-7");
+    } else if (x && !eps) {
+      warn_underflow(c, x, mode);
+    }
+  }
+}
+
 /* A text that stands for a command line option, as a value with a place. */
 static Val *option_value(const Check *c, const char *option, const char *text) {
   uint32_t file = diag_file(c->d, option, text, strlen(text));
@@ -425,6 +441,9 @@ static void check_all(Spec *s, const SpecSource *src, const Yaml *root) {
   if (precision && precision->kind == VAL_MAP) {
     precision_check(c, precision,
                     src->precision ? option_value(c, "--precision", src->precision) : NULL);
+    const char *mode = val_get_str(precision, "mode", "");
+    if (!strcmp(mode, "16-true") && strcmp(val_get_str(precision, "master_weights", ""), "float32"))
+      warn_underflow(c, optimizer, mode);
     if (s->model_ok)
       precision_overrides(c, precision, &s->model);
   }

@@ -44,8 +44,8 @@ static Value *found_inf(Step *s, Value *const *grad) {
 void lossscale_update(Step *s, Value *const *grad) {
   Builder *b = s->b;
   const Module *m = s->in;
-  if (!s->scaler)
-    return;
+  if (!s->scaler || module_number(m, "scaler_static", 0) != 0)
+    return; /* a static scale stays: steps that overflow are skipped all the same */
   step_at(s, "loss scaling: GradScaler's update");
   StrTable *strings = builder_strings(b);
   Value *scale = lossscale_scale(s);

@@ -15,7 +15,7 @@
  *   weights_dtype fallback_dtype         bf16 | f16 (transformer-engine modes)
  *   fp8_format HYBRID|E4M3, amax_history_len, amax_compute_algo max|most_recent, margin, first_step
  *   scaler          0 | 1; scaler_init_scale scaler_growth_factor scaler_backoff_factor
- *                   scaler_growth_interval scaler_min_scale
+ *                   scaler_growth_interval scaler_min_scale scaler_static
  *   batch           samples per micro-batch; accumulate: micro-batches per step
  *   clip_algorithm  none | norm | value; clip_val
  *   optimizer       a row of optim.c; group.<k>.<key> = hyperparameters of parameter group k

@@ -332,8 +332,10 @@ static Status check_finite(Fit *f, const mprt__step_result *r) {
   if (f->facts.has_scaler) {
     if (f->bad < MAX_BAD_SCALED || mprt__get_scalar(f->p, "scaler.scale", 0) > f->facts.min_scale)
       return MPCC_OK;
-    snprintf(cause, sizeof cause, "%d loss-scale backoffs in a row, scale reached min_scale %g",
-             f->bad, f->facts.min_scale);
+    snprintf(
+        cause, sizeof cause,
+        "%d loss-scale backoffs in a row, scale reached min_scale %g (overflow: try bf16-mixed)",
+        f->bad, f->facts.min_scale);
   } else {
     if (f->bad < MAX_BAD)
       return MPCC_OK;

@@ -4,6 +4,7 @@
 
 #include "optim_reference.h"
 #include "passmodels.h"
+#include "scaler_reference.h"
 #include "tests/check_run.h"
 
 /* A parameter whose gradient is an input. */
@@ -130,6 +131,64 @@ START_TEST(a_step_that_is_not_finite_changes_nothing) {
 }
 END_TEST
 
+/* Scale and growth tracker beside torch.amp.GradScaler's on the same overflows [N7]; an overflow
+ * leaves count.taken, and with it the schedule, where it was. */
+START_TEST(loss_scales_are_torch_s) {
+  Session s = session_open();
+  char attrs[400];
+  snprintf(attrs, sizeof attrs,
+           "attr scaler=1\nattr scaler_init_scale=%.9g\nattr scaler_growth_factor=%.9g\n"
+           "attr scaler_backoff_factor=%.9g\nattr scaler_growth_interval=%d\n"
+           "attr scaler_min_scale=1e-30\nattr ema_decay=0.5\n",
+           traces[_i].init_scale, traces[_i].growth, traces[_i].backoff, (int)traces[_i].interval);
+  Module *m = one_parameter(&s, "SGD", attrs, "32-true");
+  Eval *e;
+  int taken = 0;
+  ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);
+  run(e, m, "init");
+  for (int t = 0; t < TRACE; t++) {
+    double before = at(e, m, "optim.w.ema")[0], w = at(e, m, "w")[0];
+    for (int k = 0; k < 3; k++)
+      at(e, m, "io.g")[k] = traces[_i].found[t] && k == 1 ? INFINITY : 1e-3;
+    fill_row(e, m, taken, 0.1, 0.9, 0.999);
+    run(e, m, "train_step");
+    taken += !traces[_i].found[t];
+    ck_assert_double_eq(*at(e, m, "count.taken"), taken);
+    ck_assert_double_eq(*at(e, m, "scaler.scale"), (float)traces[_i].scale[t]);
+    ck_assert_double_eq(*at(e, m, "scaler.growth_tracker"), traces[_i].tracker[t]);
+    if (traces[_i].found[t]) {
+      ck_assert_double_eq(at(e, m, "w")[0], w);
+      ck_assert_double_eq(at(e, m, "optim.w.ema")[0], before);
+    } else {
+      double want = (float)(0.5f * (float)before + 0.5f * (float)at(e, m, "w")[0]);
+      ck_assert_double_eq_tol(at(e, m, "optim.w.ema")[0], want, 1e-7);
+    }
+  }
+  eval_destroy(e);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
+START_TEST(a_static_scale_stays) {
+  Session s = session_open();
+  Module *m = one_parameter(
+      &s, "SGD", "attr scaler=1\nattr scaler_init_scale=512.0\nattr scaler_static=1\n", "32-true");
+  Eval *e;
+  ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);
+  run(e, m, "init");
+  for (int t = 0; t < 4; t++) {
+    at(e, m, "io.g")[0] = t == 2 ? INFINITY : 1;
+    run(e, m, "train_step");
+    ck_assert_double_eq(*at(e, m, "scaler.scale"), 512);
+  }
+  ck_assert_double_eq(*at(e, m, "count.skipped"), 1);
+  eval_destroy(e);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
 /* Sums of squares are FP32 where parameters are f16; other states are as the parameters [N12]. */
 START_TEST(squares_are_wide_in_16_true) {
   static const struct {
@@ -183,6 +242,8 @@ int main(void) {
   tcase_add_loop_test(t, updates_are_torch_s, 0, sizeof updates / sizeof *updates);
   tcase_add_loop_test(t, a_step_that_is_not_finite_changes_nothing, 0,
                       sizeof updates / sizeof *updates);
+  tcase_add_loop_test(t, loss_scales_are_torch_s, 0, sizeof traces / sizeof *traces);
+  tcase_add_test(t, a_static_scale_stays);
   tcase_add_test(t, squares_are_wide_in_16_true);
   tcase_add_test(t, states_are_kept_when_they_are_used);
   suite_add_tcase(suite, t);
