@@ -19,6 +19,7 @@ expect 0 'autocast' "$mpcc" --help=passes
 expect 0 'x86-64-v3' "$mpcc" --help=targets
 expect 0 'unknown key' "$mpcc" --help=MPC0102
 expect 0 'Apache License' "$mpcc" --licenses
+expect 0 'carried inside: zlib' "$mpcc" --licenses
 expect 0 '' "$mpcc" check "$here/tiny.yaml"
 
 # the reference of the language is up to date
