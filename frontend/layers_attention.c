@@ -128,31 +128,36 @@ static bool project_qkv(Lower *lo, const Node *n, Value *const *in, const int *a
   int64_t rows = 3 * width;
   for (int i = 1; i < 3; i++)
     same &= from[i]->type->dim[2] == width;
-  Packed p = {.bias = bias ? lay_param(lo, n, "in_proj_bias", 1, &rows, init_constant(0)) : NULL};
-  /* xavier_uniform over [rows, columns] */
-  if (!same) {
+  /* in torch's order; xavier_uniform over [rows, columns] */
+  Value *weight[3] = {NULL};
+  for (int i = 0; i < 3 && !same; i++) {
     static const char *const name[3] = {"q_proj_weight", "k_proj_weight", "v_proj_weight"};
-    for (int i = 0; i < 3; i++) {
-      const int64_t dim[2] = {width, from[i]->type->dim[2]};
-      Init init = init_bound(sqrt(6.0 / (double)(dim[0] + dim[1])));
-      Packed one = {lay_param(lo, n, name[i], 2, dim, init), NULL};
-      if (bias)
-        one.bias = build_slice(lo->b, p.bias, 0, i * width, (i + 1) * width);
-      part[i] = project_part(lo, n, from[i], &one, 0, width);
-    }
-  } else {
+    const int64_t dim[2] = {width, from[i]->type->dim[2]};
+    Init init = init_bound(sqrt(6.0 / (double)(dim[0] + dim[1])));
+    weight[i] = lay_param(lo, n, name[i], 2, dim, init);
+  }
+  if (same) {
     const int64_t dim[2] = {rows, width};
-    p.weight =
-        lay_param(lo, n, "in_proj_weight", 2, dim, init_bound(sqrt(6.0 / (double)(4 * width))));
-    for (int i = 0; i < 3;) {
-      int many = 1;
-      while (i + many < 3 && from[i + many] == from[i])
-        many++;
-      Value *y = project_part(lo, n, from[i], &p, i * width, many * width);
-      for (int k = 0; k < many; k++)
-        part[i + k] = many == 1 ? y : build_slice(lo->b, y, 2, k * width, (k + 1) * width);
-      i += many;
-    }
+    Init init = init_bound(sqrt(6.0 / (double)(rows + width)));
+    weight[0] = lay_param(lo, n, "in_proj_weight", 2, dim, init);
+  }
+  Packed p = {weight[0], NULL};
+  if (bias)
+    p.bias = lay_param(lo, n, "in_proj_bias", 1, &rows, init_constant(0));
+  for (int i = 0; i < 3 && !same; i++) {
+    Packed one = {weight[i], NULL};
+    if (bias)
+      one.bias = build_slice(lo->b, p.bias, 0, i * width, (i + 1) * width);
+    part[i] = project_part(lo, n, from[i], &one, 0, width);
+  }
+  for (int i = 0; i < 3 && same;) {
+    int many = 1;
+    while (i + many < 3 && from[i + many] == from[i])
+      many++;
+    Value *y = project_part(lo, n, from[i], &p, i * width, many * width);
+    for (int k = 0; k < many; k++)
+      part[i + k] = many == 1 ? y : build_slice(lo->b, y, 2, k * width, (k + 1) * width);
+    i += many;
   }
   x->q = part[0];
   x->k = part[1];
