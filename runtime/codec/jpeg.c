@@ -38,6 +38,13 @@ static void no_output(j_common_ptr c) {
   (void)c;
 }
 
+/* Huffman codes take at least one bit of every block of 8x8 pixels, 512 pixels a byte. Arithmetic
+ * codes can take less, and a hundred bytes could ask for minutes of work. */
+static bool is_bomb(const struct jpeg_decompress_struct *c, size_t bytes) {
+  uint64_t pixels = (uint64_t)c->image_height * c->image_width;
+  return pixels > (1u << 22) && pixels / 1024 > bytes;
+}
+
 static void read_rows(struct jpeg_decompress_struct *c, mprt_image *image, uint8_t *row) {
   while (c->output_scanline < c->output_height) {
     int64_t y = c->output_scanline;
@@ -63,6 +70,12 @@ bool mprt__decode_jpeg(const uint8_t *data, size_t bytes, mprt_image *image) {
   c.mem->max_memory_to_use = 1l << 30; /* progressive files hold all coefficients */
   jpeg_mem_src(&c, data, bytes);
   jpeg_read_header(&c, TRUE);
+  if (is_bomb(&c, bytes)) {
+    snprintf(image->message, sizeof image->message, "claims %ux%u pixels in %zu bytes",
+             c.image_height, c.image_width, bytes);
+    jpeg_destroy_decompress(&c);
+    return false;
+  }
   bool ok = c.jpeg_color_space != JCS_CMYK && c.jpeg_color_space != JCS_YCCK;
   if (!ok)
     snprintf(image->message, sizeof image->message,
