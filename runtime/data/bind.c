@@ -87,7 +87,7 @@ static Status bind_one(mprt_program *p, const mprt__dataset *d, const char *spli
   b->integer = !dtype_is_float((DType)t->dtype);
   b->target = t->dtype == DT_I64 && b->elems == 1;
   b->limit = mprt__attr_int(p, i, "classes", 0);
-  b->ignored = mprt__attr_int(p, i, "ignore_index", -100);
+  b->ignored = mprt__attr_int(p, i, "ignore_index", INT64_MIN);
   return MPCC_OK;
 }
 

@@ -85,7 +85,7 @@ Status mprt__reader_init(mprt__reader *r, const mprt__dataset *d, const mprt_cal
 void mprt__reader_fini(mprt__reader *r);
 /* DIR/PATH, or PATH when it is absolute or dir is ""; malloc'ed. */
 char *mprt__data_path(const mprt__data_source *s, const char *key);
-/* Uniform integer in [0, n) from Philox: a pure function of its arguments. */
+/* Uniform integer in [0, n): a pure function of its arguments. */
 uint64_t mprt__random_below(int64_t seed, int64_t stream, int64_t counter, uint64_t n);
 /* Fisher-Yates shuffle of order[0..n), decided by seed and stream alone. */
 void mprt__shuffle(int64_t *order, int64_t n, int64_t seed, int64_t stream);

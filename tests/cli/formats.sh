@@ -108,4 +108,25 @@ expect 0 '' "$mpcc" run npz.yaml --quiet --out n
 expect 0 '' "$mpcc" run npz.yaml --quiet --out n --data train.path="$readers/stored.npz"
 expect 4 "data.train has no field 'z'" "$mpcc" run --set data.fields.label=z npz.yaml --quiet --out n
 expect 2 "data.train has no file 'images'; it has path" "$mpcc" run npz.yaml --quiet --out n --data train.images=x
+
+# ---- tokens -------------------------------------------------------------------------------------------
+cat >tokens.yaml <<'EOF'
+mpcc: 1
+name: tokens
+model:
+  inputs: {tokens: {shape: [4], dtype: int32}}
+  layers: [{Embedding: 60000, embedding_dim: 4}, {Linear: 60000}]
+loss: {type: CrossEntropyLoss, inputs: {target: next_tokens}}
+data:
+  train: {format: tokens-bin, path: 'llmc16_*.bin', sequence_length: 4}
+  loader: {batch_size: 2}
+optimizer: {type: SGD, lr: 0.1}
+trainer: {max_epochs: 1}
+EOF
+cp "$readers"/llmc16_*.bin .
+expect 0 '' "$mpcc" run tokens.yaml --quiet --out k
+expect 4 "'tokens' of sample 0 has" "$mpcc" run --set model.layers.0.Embedding=100 tokens.yaml --quiet --out k
+grep -q 'outside the 100 of the model (llmc16_a.bin, byte 10[0-9]*)' err.txt || fail "no place: $(cat err.txt)"
+expect 4 'has tokens of dtype uint16, the spec says uint32' "$mpcc" run --set data.train.dtype=uint32 tokens.yaml --quiet --out k
+expect 1 'samples have 5 tokens' "$mpcc" check --set data.train.sequence_length=5 tokens.yaml
 finish
