@@ -110,7 +110,7 @@ static Status find_columns(const Csv *c, const char *want, char *const *names, i
   t->column = malloc((size_t)(n + 1) * sizeof *t->column);
   if (!t->column)
     return mprt__nomem(c->s->cb, c->path);
-  for (const char *p = want; *p;) {
+  for (const char *p = want; p;) { /* an empty name is a name */
     char one[200];
     size_t len = strcspn(p, "\n");
     snprintf(one, sizeof one, "%.*s", (int)len, p);
@@ -124,7 +124,7 @@ static Status find_columns(const Csv *c, const char *want, char *const *names, i
                         names[0], n > 1 ? ", " : "", n > 1 ? names[1] : "");
     if (t->width > n)
       return mprt__fail(c->s->cb, MPCC_ERR_DATA, "%s: '%s' names a column twice", c->path, one);
-    p += len + (p[len] != 0);
+    p = p[len] ? p + len + 1 : NULL;
   }
   return MPCC_OK;
 }
