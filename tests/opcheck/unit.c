@@ -337,7 +337,10 @@ static Status run_pass(World *w, PassFn *pass, Stage gives, const Module *in, Mo
 
 /* The stage where all ops of the program are legal: those that grad makes come last. */
 static Stage first_stage(const Inst *i) {
-  return strstr(i->c->program, "grad(") ? STAGE_TRAIN : STAGE_TYPED;
+  for (const char *p = i->c->program; (p = strstr(p, "grad(")); p++)
+    if (p == i->c->program || p[-1] != 'q') /* qgrad is made before grad runs */
+      return STAGE_TRAIN;
+  return STAGE_TYPED;
 }
 
 bool is_result(const Tensor *t) {

@@ -94,9 +94,9 @@ static void uneven_kernel(const MpccArg *args, int64_t first, int64_t end, void 
 START_TEST(idle_workers_help) {
   mprt__pool *pool;
   ck_assert_int_eq(mprt__pool_create(2, 0, &pool), MPCC_OK);
-  /* 64 tiles: share 0 is [0, 32), its first piece [0, 8). Tile 0 waits for the 56 outside that
-   * piece: 24 of them belong to the same share and only a thief can run them. */
-  slow_in_share = 56;
+  /* 64 tiles: share 0 is [0, 32), its first piece [0, 16). Tile 0 waits for the 48 outside that
+   * piece: 16 of them belong to the same share and only a thief can run them. */
+  slow_in_share = 48;
   slow_tiles = 0;
   struct timespec a, b;
   clock_gettime(CLOCK_MONOTONIC, &a);
