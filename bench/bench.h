@@ -11,8 +11,7 @@
 
 enum { MAX_ROUNDS = 101, MAX_THREADS = 64 };
 
-/* ---- peaks
- * -------------------------------------------------------------------------------------------- */
+/* ---- peaks ----------------------------------------------------------------------------------- */
 
 #define CHAINS 24
 /* Loops over the chains are unrolled so that chains are registers. */
@@ -70,8 +69,7 @@ static inline Peak *peak_of(const CpuLevel *level, DType compute) {
   return level->avx512 ? peak_f32 : peak_avx2_f32;
 }
 
-/* ---- threads
- * ------------------------------------------------------------------------------------------ */
+/* ---- threads --------------------------------------------------------------------------------- */
 
 typedef struct {
   Peak *peak; /* or: */
@@ -171,8 +169,7 @@ static inline double job_seconds(int threads, Job *job, void *user) {
   return end - start;
 }
 
-/* ---- numbers and memory
- * ------------------------------------------------------------------------------------------ */
+/* ---- numbers and memory ---------------------------------------------------------------------- */
 
 static inline int by_value(const void *a, const void *b) {
   double x = *(const double *)a, y = *(const double *)b;

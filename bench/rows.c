@@ -246,8 +246,7 @@ static const struct {
     {"cross_entropy f32", cross_entropy, DT_F32, 1},
 };
 
-/* ---- what kernels are held against
- * ------------------------------------------------------------------------------------- */
+/* ---- what kernels are held against ----------------------------------------------------------- */
 
 typedef struct {
   char *to, *from;

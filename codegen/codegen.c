@@ -15,7 +15,7 @@ const Target *target_by_name(const char *name) {
   return !strcmp(name, target_cuda.name) ? &target_cuda : NULL;
 }
 
-/* ---- content ------------------------------------------------------------------------------- */
+/* ---- content --------------------------------------------------------------------------------- */
 
 static void put_attr(Text *t, const Attr *a) {
   text_printf(t, "%s=", a->key);

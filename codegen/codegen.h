@@ -5,7 +5,7 @@
 #include "ir/ir.h"
 #include "mpcc/abi.h"
 
-/* ---- codegen.c ------------------------------------------------------------------------------------ */
+/* ---- codegen.c ------------------------------------------------------------------------------- */
 
 /* One kernel as a target must emit it: a group op whose body, attrs and storage dtypes are all that
  * matters. Groups that differ only in parameters, values, places and offsets of accesses share one
@@ -62,7 +62,7 @@ int codegen_move_parts(const Op *group, MovePart *part);
 /* By content; -1: there is none, -2: memory is short. */
 int kernel_index(const KernelTable *t, const Op *group);
 
-/* ---- emit.c: all kernels of a program ------------------------------------------------------------------- */
+/* ---- emit.c: all kernels of a program -------------------------------------------------------- */
 
 /* Compiles n kernels in `jobs` threads, through the cache in cache_dir unless it is NULL. Gives an
  * MpccArchive of their objects, or for other forms their texts one behind the other (malloc'ed).
@@ -72,7 +72,7 @@ Status codegen_emit(const Target *t, const char *level, Kernel *kernels, int n, 
                     int jobs, const char *cache_dir, const char *form, Diag *d, void **bytes,
                     size_t *len);
 
-/* ---- cache.c: compiled kernels on disk ------------------------------------------------------------------ */
+/* ---- cache.c: compiled kernels on disk ------------------------------------------------------- */
 
 /* Text that decides a kernel's code: group without places, level, optimization, compiler build. */
 void cache_key(const Kernel *k, const Target *t, const char *level, int opt_level, Text *out);
@@ -81,7 +81,7 @@ bool cache_get(const char *dir, const Text *key, Kernel *k, void **bytes, size_t
 /* Writes an entry (atomically, by rename); failures are of no consequence. */
 void cache_put(const char *dir, const Text *key, const Kernel *k, const void *bytes, size_t len);
 
-/* ---- package.c ------------------------------------------------------------------------------------ */
+/* ---- package.c ------------------------------------------------------------------------------- */
 
 typedef struct {
   const char *target, *level, *needs;

@@ -19,7 +19,7 @@ typedef struct {
   Status status;
 } Package;
 
-/* ---- strings ------------------------------------------------------------------------------- */
+/* ---- strings --------------------------------------------------------------------------------- */
 
 static uint64_t text_hash(const char *s, size_t len) {
   uint64_t out[2];
@@ -73,7 +73,7 @@ static uint32_t string(Package *p, const char *s) {
   return (uint32_t)offset;
 }
 
-/* ---- tensors ------------------------------------------------------------------------------- */
+/* ---- tensors --------------------------------------------------------------------------------- */
 
 static uint32_t segment_of(Role r) {
   static const uint32_t segment[] = {
@@ -150,7 +150,7 @@ static void put_tensor(Package *p, const Tensor *t) {
   text_put(&p->tensors, (const char *)&row, sizeof row);
 }
 
-/* ---- commands ------------------------------------------------------------------------------ */
+/* ---- commands -------------------------------------------------------------------------------- */
 
 static const Tensor *tensor_of(const Op *op) {
   return op_attr(op, "tensor")->u.tensor;
@@ -384,7 +384,7 @@ static void put_function(Package *p, const Func *f) {
   text_put(&p->functions, (const char *)&row, sizeof row);
 }
 
-/* ---- kernels and code ---------------------------------------------------------------------- */
+/* ---- kernels and code ------------------------------------------------------------------------ */
 
 static void put_kernels(Package *p) {
   for (int i = 0; i < p->kernels->n; i++) {
@@ -418,7 +418,7 @@ static void put_codes(Package *p, const Code *codes, int ncode) {
   }
 }
 
-/* ---- the image ----------------------------------------------------------------------------- */
+/* ---- the image ------------------------------------------------------------------------------- */
 
 static MpccSpan append(Text *image, const Text *part, size_t element) {
   pad(image, MPCC_ALIGN);

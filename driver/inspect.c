@@ -27,7 +27,7 @@ static int wrong(const File *f, const char *what) {
   return 4;
 }
 
-/* ---- safetensors ------------------------------------------------------------------------------- */
+/* ---- safetensors ----------------------------------------------------------------------------- */
 
 static void print_shape(const json_t *shape) {
   putchar('[');
@@ -69,7 +69,7 @@ static int inspect_safetensors(const File *f) {
   return 0;
 }
 
-/* ---- images and programs --------------------------------------------------------------------------- */
+/* ---- images and programs --------------------------------------------------------------------- */
 
 static int inspect_image(const File *f, const unsigned char *p, size_t len) {
   MpccImage h;
@@ -106,7 +106,7 @@ static int inspect_program(const File *f) {
   return inspect_image(f, f->data + t.offset, t.bytes);
 }
 
-/* ---- npy -------------------------------------------------------------------------------------------- */
+/* ---- npy ------------------------------------------------------------------------------------- */
 
 static int inspect_npy(const File *f) {
   size_t at = f->data[6] == 1 ? 10 : 12, header = f->data[8] | (size_t)f->data[9] << 8;

@@ -150,7 +150,7 @@ Val *check_free(const Check *c, const Yaml *y);
 /* Text of a scalar after substitution; NULL after a diagnostic. */
 Str check_str(const Check *c, const Yaml *y, const char *what);
 
-/* ---- model.c: blocks, repeats and names become a list of layers ---- */
+/* ---- model.c: blocks, repeats and names become a list of layers ------------------------------ */
 
 typedef struct Node Node;
 /* A model input (type NULL) or one layer of the expanded model. Residual and parallel structures have
@@ -435,7 +435,7 @@ const char *spec_name(const Spec *s);
  * Module attributes as passes.h lists. Diagnoses shapes. */
 Status spec_lower(const Spec *s, StrTable *strings, Diag *d, Module **out);
 
-/* ---- help.c ---------------------------------------------------------------------------------------- */
+/* ---- help.c ---------------------------------------------------------------------------------- */
 
 /* Layers of the spec language with their arguments, one line each (--help=layers). */
 void frontend_help_layers(Text *out);

@@ -158,8 +158,7 @@ static void *grown(Arena *a, void *list, int n, int *cap, size_t size) {
   return copy;
 }
 
-/* ---- attributes
- * ------------------------------------------------------------------------------------ */
+/* ---- attributes ------------------------------------------------------------------------------ */
 
 /* Deep copy into the module; tensors are looked up in `tensors` (by index) unless that is NULL. */
 static Attr copy_attr(Builder *b, const Attr *from, Tensor *const *tensors) {
@@ -258,8 +257,7 @@ void build_module_attr(Builder *b, Attr attr) {
   m->attr[m->nattr++] = attr;
 }
 
-/* ---- tensors
- * --------------------------------------------------------------------------------------- */
+/* ---- tensors --------------------------------------------------------------------------------- */
 
 /* A type with at least one element whose bytes fit an int64_t, ranks being in range. */
 static bool type_fits(const Type *ty) {
@@ -316,8 +314,7 @@ void build_tensor_attr(Builder *b, Tensor *t, Attr attr) {
   put_sorted(t->attr, &t->nattr, copy_attr(b, &attr, NULL));
 }
 
-/* ---- functions
- * ------------------------------------------------------------------------------------- */
+/* ---- functions ------------------------------------------------------------------------------- */
 
 void build_func(Builder *b, const char *name) {
   Module *m = b->m;
@@ -357,8 +354,7 @@ void build_like(Builder *b, const Op *op) {
   build_at(b, op->loc, op->layer, NULL);
 }
 
-/* ---- value numbering
- * ------------------------------------------------------------------------------- */
+/* ---- value numbering ------------------------------------------------------------------------- */
 
 static uint64_t mix(uint64_t h, uint64_t v) {
   h = (h ^ v) * UINT64_C(0x9E3779B97F4A7C15);
@@ -435,8 +431,7 @@ static bool is_numbered(const Op *op) {
          !attr_find(op->attr, op->nattr, "recompute");
 }
 
-/* ---- ops
- * ------------------------------------------------------------------------------------------- */
+/* ---- ops ------------------------------------------------------------------------------------- */
 
 const Scalar *builder_scalar(Builder *b, OpCode code, int nin, int nattr, const Attr *attr) {
   if (builder_failed(b)) /* the text may be lost */
@@ -725,8 +720,7 @@ Value *build_sum_to(Builder *b, Value *x, const Type *like) {
   return build_reshape(b, x, like->rank, like->dim);
 }
 
-/* ---- copying
- * --------------------------------------------------------------------------------------- */
+/* ---- copying --------------------------------------------------------------------------------- */
 
 Tensor **build_copy_tensors(Builder *b, const Module *from) {
   Tensor **map = ARENA_ARRAY(b->scratch, Tensor *, from->ntensor);

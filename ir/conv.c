@@ -63,8 +63,7 @@ bool conv_reads(const ConvWindow *w, const int64_t *in, int64_t position, int64_
   return inside;
 }
 
-/* ---- the group kind (docs/groups.md)
- * --------------------------------------------------------------- */
+/* ---- the group kind (docs/groups.md) --------------------------------------------------------- */
 
 bool conv_group(const Op *op, ConvGroup *g) {
   const Attr *x = op_attr(op, "x"), *strides = op_attr(op, "strides");

@@ -136,8 +136,7 @@ Status ref_resample(const Call *c) {
   return op_run(c, WINDOW_SUM, op_int(c->op, "turned", 0));
 }
 
-/* ---- the group kind: [N, axes..., C] with any strides
- * ---------------------------------------------- */
+/* ---- the group kind: [N, axes..., C] with any strides ---------------------------------------- */
 
 static Side side_of(const Access *a, int nd) {
   Side s = {.n = a->stride[0], .c = a->stride[nd + 1]};

@@ -40,7 +40,7 @@ bool arena_injected_failure(void);
 #define ARENA_NEW(a, T) ((T *)arena_alloc(a, sizeof(T)))
 #define ARENA_ARRAY(a, T, n) ((T *)arena_array(a, (size_t)(n), sizeof(T)))
 
-/* ---- str.c: interned strings and a text buffer ------------------------------------------------ */
+/* ---- str.c: interned strings and a text buffer ----------------------------------------------- */
 
 /* Interned: equal text is the same pointer within one StrTable, so `==` compares. */
 typedef const char *Str;
@@ -70,7 +70,7 @@ void text_json(Text *t, const char *s);
 /* Bytes of the UTF-8 sequence at s in zero-terminated text; 0 when there is none. */
 size_t utf8_length(const unsigned char *s);
 
-/* ---- diag.c: diagnostics ----------------------------------------------------------------------- */
+/* ---- diag.c: diagnostics --------------------------------------------------------------------- */
 
 /* Place in a source text. file indexes Diag's file table, 0 = unknown; line and col from 1; col and
  * len count code points. */
@@ -128,7 +128,7 @@ void diag_render_json(const Diag *d, const DiagMessage *m, Text *out);
 /* Nearest of n names within a small edit distance, or NULL. */
 const char *diag_suggest(const char *word, const char *const *names, size_t n);
 
-/* ---- type.c: tensor types ------------------------------------------------------------------------ */
+/* ---- type.c: tensor types -------------------------------------------------------------------- */
 
 enum { MAX_RANK = 8 };
 
@@ -231,7 +231,7 @@ bool scalar_is_zero(const Scalar *s);
 /* Philox word as uniform in [0,1): the definition that every target must meet bit for bit. */
 float scalar_rand(int64_t seed, int64_t step, int64_t element, int64_t stream);
 
-/* ---- op.c: the op tables ------------------------------------------------------------------------- */
+/* ---- op.c: the op tables --------------------------------------------------------------------- */
 
 typedef enum {
 #define OP(name, nin, nout, shape, cuda, cpu, grad, kind, doc) OP_##name,
@@ -266,7 +266,7 @@ OpCode op_from_name(const char *name); /* OP_COUNT when unknown */
 static inline bool op_is_scalar(OpCode op) { return op_info(op)->body != NULL; }
 /* Body of an elementwise row or of an `expr` op (attr body); NULL for others. Cached in the module. */
 
-/* ---- module.c ------------------------------------------------------------------------------------ */
+/* ---- module.c -------------------------------------------------------------------------------- */
 
 typedef struct Module Module;
 typedef struct Func Func;
@@ -481,7 +481,7 @@ void copier_func(Copier *c, const Func *f, const char *name); /* starts the func
 Op *copier_op(Copier *c, const Op *op); /* same op over mapped operands, loc, layer, why, attrs */
 static inline Value *copier_get(const Copier *c, const Value *v) { return c->map[v->id]; }
 
-/* ---- conv.c: windows of convolutions --------------------------------------------------------------- */
+/* ---- conv.c: windows of convolutions --------------------------------------------------------- */
 
 /* Tap k of position p reads x[(p stride + k dilation - padding) / up] on each of nd axes, where the
  * division leaves no rest and the place lies inside x, else zero. */
@@ -515,7 +515,7 @@ bool conv_group(const Op *op, ConvGroup *g);
 /* One element of the matrix; x: the operand's first element. */
 double conv_group_at(const ConvGroup *g, const double *x, int64_t row, int64_t column);
 
-/* ---- window.c: static windows ------------------------------------------------------------------------ */
+/* ---- window.c: static windows ---------------------------------------------------------------- */
 
 /* One axis: place o of what is made reads places index[e] of what is read, e in [start[o],
  * start[o + 1]), with a weight and the number of the tap. */
@@ -540,21 +540,21 @@ Status window_tables(const Op *op, bool turned, WindowTables *t);
 void window_tables_fini(WindowTables *t);
 WindowMode window_mode(const Op *group); /* attribute `mode` of a `window` group */
 
-/* ---- shape.c: shape_<rule> of ops.def ----------------------------------------------------------- */
+/* ---- shape.c: shape_<rule> of ops.def -------------------------------------------------------- */
 
 /* Result types of an op (types: room for 3); diagnoses misfits naming both operands' layers.
  * errors  ERR_INPUT; ERR_NOMEM, then without a message */
 Status shape_infer(Builder *b, OpCode code, int nin, Value *const *in, int nattr, const Attr *attr,
                    Loc loc, int *nout, const Type **types);
 
-/* ---- print.c, parse.c: the text form (docs/ir.md) ------------------------------------------------- */
+/* ---- print.c, parse.c: the text form (docs/ir.md) -------------------------------------------- */
 
 void module_print(const Module *m, const Diag *files, Text *out);
 /* Parses what module_print writes. The text must be registered as file `file` of diag. */
 Status module_parse(StrTable *strings, Diag *diag, uint32_t file, const char *text, size_t len,
                     Module **out);
 
-/* ---- verify.c -------------------------------------------------------------------------------------- */
+/* ---- verify.c -------------------------------------------------------------------------------- */
 
 /* Invariants of the module's stage; MPCC_ERR_INTERNAL with diagnostics naming op and rule. */
 Status module_verify(const Module *m, Diag *d);

@@ -73,8 +73,7 @@ int prim_args(Prim p) {
   return prims[p].nargs;
 }
 
-/* ---- making a body
- * -------------------------------------------------------------------------------- */
+/* ---- making a body --------------------------------------------------------------------------- */
 
 void maker_init(Maker *m, Arena *a, int nargs) {
   *m = (Maker){.arena = a, .nargs = nargs};
@@ -187,8 +186,7 @@ bool scalar_is_zero(const Scalar *s) {
   return r->prim == PR_CONST && r->imm == 0;
 }
 
-/* ---- evaluation
- * ------------------------------------------------------------------------------------ */
+/* ---- evaluation ------------------------------------------------------------------------------ */
 
 static double prim_max(double x, double y) {
   return x != x ? x : y != y ? y : x > y ? x : y;
@@ -276,8 +274,7 @@ double scalar_eval(const Scalar *s, const double *args, bool f32) {
   return v[s->result];
 }
 
-/* ---- random numbers
- * -------------------------------------------------------------------------------- */
+/* ---- random numbers -------------------------------------------------------------------------- */
 
 float scalar_rand(int64_t seed, int64_t step, int64_t element, int64_t stream) {
   const uint32_t key[2] = {(uint32_t)seed, (uint32_t)((uint64_t)seed >> 32)};

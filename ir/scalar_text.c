@@ -379,8 +379,7 @@ Status scalar_parse(Arena *a, Diag *d, Loc loc, const char *text, const char *co
   return *out ? MPCC_OK : MPCC_ERR_NOMEM;
 }
 
-/* ---- printing
- * -------------------------------------------------------------------------------------- */
+/* ---- printing -------------------------------------------------------------------------------- */
 
 /* How tightly a form binds: the grammar's levels. */
 enum { P_COND = 1, P_OR, P_AND, P_CMP, P_SUM, P_TERM, P_UNARY, P_PRIMARY };

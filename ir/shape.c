@@ -22,8 +22,7 @@ typedef struct {
   const Type **out;
 } Infer;
 
-/* ---- messages
- * -------------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 /* 'encoder.0.mlp' or, for ops without a layer, the op's name. */
 static Str subject(const Infer *x) {
@@ -73,8 +72,7 @@ __attribute__((format(printf, 3, 4))) static bool fail(Infer *x, int code, const
   return false;
 }
 
-/* ---- operands and attributes
- * ----------------------------------------------------------------------- */
+/* ---- operands and attributes ----------------------------------------------------------------- */
 
 static const Type *operand(const Infer *x, int i) {
   return x->in[i]->type;
@@ -187,8 +185,7 @@ static bool want_axis(Infer *x, int64_t axis, int rank) {
               rank);
 }
 
-/* ---- dtypes
- * ---------------------------------------------------------------------------------------- */
+/* ---- dtypes ---------------------------------------------------------------------------------- */
 
 /* 0 truth, 1 integer, 2 float */
 static int category(DType d) {
@@ -221,8 +218,7 @@ static DType promote(const Infer *x) {
   return full;
 }
 
-/* ---- pointwise
- * ------------------------------------------------------------------------------------- */
+/* ---- pointwise ------------------------------------------------------------------------------- */
 
 /* Broadcasts all operands; wrong ones are named. */
 static bool broadcast(Infer *x, int *rank, int64_t dim[MAX_RANK]) {
@@ -296,8 +292,7 @@ static bool shape_cast(Infer *x) {
   return true;
 }
 
-/* ---- structure
- * ------------------------------------------------------------------------------------- */
+/* ---- structure ------------------------------------------------------------------------------- */
 
 static bool shape_read(Infer *x) {
   const Attr *t = want_attr(x, "tensor", AT_TENSOR);
@@ -333,8 +328,7 @@ static bool shape_group(Infer *x) {
   return fail(x, CODE_ATTR, "a group's result types are given, not inferred");
 }
 
-/* ---- products
- * -------------------------------------------------------------------------------------- */
+/* ---- products -------------------------------------------------------------------------------- */
 
 /* Result [..., N] of x[..., K] (operand 0) with w[N, K] (operand 1). */
 static bool linear_result(Infer *x, DType dt) {
@@ -643,8 +637,7 @@ static bool shape_attention_grad(Infer *x) {
   return true;
 }
 
-/* ---- normalisation, reductions, losses
- * ------------------------------------------------------------- */
+/* ---- normalisation, reductions, losses ------------------------------------------------------- */
 
 /* Operand i has the shape of the last `axes` dimensions of ty. */
 static bool want_trailing(Infer *x, int i, const Type *ty, int axes) {
@@ -898,8 +891,7 @@ static bool shape_accuracy(Infer *x) {
   return check_logits(x) && want_scalar(x, 2, DT_I64);
 }
 
-/* ---- precision
- * ------------------------------------------------------------------------------------- */
+/* ---- precision ------------------------------------------------------------------------------- */
 
 /* Attribute `to`, an 8-bit float. */
 static bool want_fp8_attr(Infer *x, DType *to) {
@@ -941,8 +933,7 @@ static bool shape_fp8_update(Infer *x) {
   return true;
 }
 
-/* ---- random numbers, shapes
- * ------------------------------------------------------------------------ */
+/* ---- random numbers, shapes ------------------------------------------------------------------ */
 
 /* Attribute `shape` as a list of positive lengths. */
 static const Attr *want_shape(Infer *x) {
@@ -1141,8 +1132,7 @@ static bool shape_embedding_grad(Infer *x) {
   return x->nin < 3 || (want_dtype(x, 2, (DType)out->u.i) && want_same_shape(x, 2, x->out[0]));
 }
 
-/* ---- the table
- * ------------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 typedef bool ShapeRule(Infer *x);
 

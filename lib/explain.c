@@ -26,7 +26,7 @@ static void put_place(Text *out, const Diag *d, Loc loc) {
     text_printf(out, "  %s:%u:%u", diag_file_name(d, loc.file), loc.line, loc.col);
 }
 
-/* ---- what is computed in what ------------------------------------------------------------------- */
+/* ---- what is computed in what ---------------------------------------------------------------- */
 
 /* Format the op's arithmetic is done in: products by their operands, statistics and losses at least
  * FP32, pointwise ops in FP32 registers for anything narrower. */
@@ -72,7 +72,7 @@ static void explain_forward(const Compilation *c, Text *out) {
       explain_op(c, f->op[i], true, out);
 }
 
-/* ---- head ------------------------------------------------------------------------------------------ */
+/* ---- head ------------------------------------------------------------------------------------ */
 
 static int64_t count_role(const Module *m, Role role, int64_t *bytes) {
   int64_t n = 0;
@@ -102,7 +102,7 @@ static void explain_head(const Compilation *c, Text *out) {
   text_printf(out, "\nparameters %lld, %lld bytes as stored\n", (long long)n, (long long)bytes);
 }
 
-/* ---- rules in force ------------------------------------------------------------------------------------ */
+/* ---- rules in force -------------------------------------------------------------------------- */
 
 static void explain_rules(const Compilation *c, Text *out) {
   const Module *m = c->module;
@@ -126,7 +126,7 @@ static void explain_rules(const Compilation *c, Text *out) {
   text_puts(out, "  N11 a step with a loss or gradient norm that is not finite is not applied\n");
 }
 
-/* ---- saved or recomputed --------------------------------------------------------------------------------- */
+/* ---- saved or recomputed --------------------------------------------------------------------- */
 
 static void explain_saved(const Compilation *c, Text *out) {
   const Func *f = module_func(c->module, "train_step");
@@ -142,7 +142,7 @@ static void explain_saved(const Compilation *c, Text *out) {
                   op_info(f->op[i]->code)->name);
 }
 
-/* ---- kernels and memory ------------------------------------------------------------------------------------- */
+/* ---- kernels and memory ---------------------------------------------------------------------- */
 
 static void explain_group(const Compilation *c, const KernelTable *k, const Op *op, Text *out) {
   if (codegen_is_copies(op)) {

@@ -19,7 +19,7 @@ static const char *kind_text(NodeKind k) {
   return text[k];
 }
 
-/* ---- columns ------------------------------------------------------------------------------- */
+/* ---- columns --------------------------------------------------------------------------------- */
 
 static void form_insert(Access *at, int d, int64_t stride) {
   memmove(at->stride + d + 1, at->stride + d, (size_t)(MAX_DIMS - 1 - d) * sizeof *at->stride);
@@ -127,7 +127,7 @@ static int64_t choose_panel(const Node *n, const TargetCaps *caps) {
   return panel < rows ? panel : rows;
 }
 
-/* ---- statements ---------------------------------------------------------------------------- */
+/* ---- statements ------------------------------------------------------------------------------ */
 
 typedef struct {
   Fuse *F;
@@ -318,7 +318,7 @@ static void drop_unused(Emit *e) {
   e->nstmt = n;
 }
 
-/* ---- the op -------------------------------------------------------------------------------- */
+/* ---- the op ---------------------------------------------------------------------------------- */
 
 static void resolve_panels(Fuse *F, Node *n) {
   int64_t count = n->panels ? n->panels->def->npanel : 0;

@@ -149,7 +149,7 @@ bool fuse_failed(Fuse *F);
 /* Grows an arena array so that it holds n + 1 items. */
 void *fuse_grow(Fuse *F, void *items, int n, int *cap, size_t item_bytes);
 
-/* ---- views.c ------------------------------------------------------------------------------- */
+/* ---- views.c --------------------------------------------------------------------------------- */
 
 View *view_of(Fuse *F, const Value *v);
 View *view_whole(Fuse *F, Buf *b);
@@ -167,7 +167,7 @@ View *view_permuted(Fuse *F, const View *v, const int64_t *perm);
 /* view_<op> of the VIEW rows of ops.def. */
 void view_op(Fuse *F, const Op *op);
 
-/* ---- node.c: building bodies --------------------------------------------------------------- */
+/* ---- node.c: building bodies ----------------------------------------------------------------- */
 
 Node *node_create(Fuse *F, NodeKind kind, int ndim, const int64_t *dim);
 Node *node_rows(Fuse *F, int ndim, const int64_t *dim); /* no reductions over columns: not rigid */
@@ -214,7 +214,7 @@ void set_result(Fuse *F, int i, View *v);
 void set_result_buf(Fuse *F, int i, Buf *b);
 View *operand(Fuse *F, int i);
 
-/* ---- group_product.c ---------------------------------------------------------------------------- */
+/* ---- group_product.c ------------------------------------------------------------------------- */
 
 /* b [N, K] in the target's panel layout; one pack serves all products that read it the same way. */
 Buf *product_packed(Fuse *F, const View *b, DType compute);
@@ -223,7 +223,7 @@ Buf *product_packed(Fuse *F, const View *b, DType compute);
 Node *product_node(Fuse *F, NodeKind kind, int ndim, const int64_t *dim, Buf *a, const Access *at,
                    Buf *b, DType compute, int64_t k, int *acc);
 
-/* ---- group.c, group_rows.c, group_product.c, group_conv.c ------------------------------------------------ */
+/* ---- group.c, group_rows.c, group_product.c, group_conv.c ------------------------------------ */
 
 /* Lowers one op to nodes (or a view) and sets the views of its results. */
 typedef void GroupFn(Fuse *F, const Op *op);
@@ -245,7 +245,7 @@ GroupFn group_op, group_elem;
 #undef OP
 #undef SCALAR
 
-/* ---- simplify.c ---------------------------------------------------------------------------- */
+/* ---- simplify.c ------------------------------------------------------------------------------ */
 
 /* Drops extents of 1 and joins neighbours whose accesses agree. */
 void node_simplify(Fuse *F, Node *n);
@@ -253,7 +253,7 @@ void node_simplify(Fuse *F, Node *n);
 void node_clean(Fuse *F, Node *n);
 bool form_equal(const Access *a, const Access *b, int ndim);
 
-/* ---- graph.c ------------------------------------------------------------------------------- */
+/* ---- graph.c --------------------------------------------------------------------------------- */
 
 /* Fills Buf.user. add: n loads b. update: drops users that died or load it no more. */
 void graph_users(Fuse *F);
@@ -271,11 +271,11 @@ bool graph_reaches(Fuse *F, const Node *p, const Node *c, bool direct);
  * its first use. Returns their number. */
 int graph_schedule(Fuse *F, Node **order);
 
-/* ---- merge.c ------------------------------------------------------------------------------- */
+/* ---- merge.c --------------------------------------------------------------------------------- */
 
 void merge_all(Fuse *F);
 
-/* ---- emit.c -------------------------------------------------------------------------------- */
+/* ---- emit.c ---------------------------------------------------------------------------------- */
 
 void emit_node(Fuse *F, Node *n);
 

@@ -302,7 +302,7 @@ void group_attention_grad(Fuse *F, const Op *op) {
   }
 }
 
-/* ---- the table ----------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 #define ROW_NONE(name) NULL
 #define ROW_ELEM(name) group_elem

@@ -120,7 +120,7 @@ void group_amax(Fuse *F, const Op *op) {
   set_result(F, 0, node_total(F, n, PR_AMAX, s, op->out[0]->type->dt, 1));
 }
 
-/* ---- normalisation ------------------------------------------------------------------------- */
+/* ---- normalisation --------------------------------------------------------------------------- */
 
 /* Columns of a norm over the last `axes` axes. */
 static int64_t norm_columns(const Op *op, const Type *x, int *ncol) {
@@ -302,7 +302,7 @@ void group_log_softmax(Fuse *F, const Op *op) {
   softmax(F, op, false);
 }
 
-/* ---- losses -------------------------------------------------------------------------------- */
+/* ---- losses ---------------------------------------------------------------------------------- */
 
 /* b1: the row's sample is real and its target is not ignored. */
 static int row_counts(Fuse *F, Node *n, int target, const View *valid, int64_t ignore) {
@@ -443,7 +443,7 @@ void group_class_hot(Fuse *F, const Op *op) {
   set_result_buf(F, 1, node_store(F, n, node_select(F, n, best, one, zero), DT_F32, ~0u));
 }
 
-/* ---- 8-bit formats ------------------------------------------------------------------------- */
+/* ---- 8-bit formats --------------------------------------------------------------------------- */
 
 /* codes = sat(x scale), scale_inv = 1 / scale, amax = max |x| before the saturating cast [N2], over
  * the rows of real samples when their number is an operand [N13]. */

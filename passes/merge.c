@@ -448,7 +448,7 @@ static bool merge_siblings(Fuse *F, Node *p, Node *c, const Buf *b) {
   return false;
 }
 
-/* ---- all nodes ----------------------------------------------------------------------------- */
+/* ---- all nodes ------------------------------------------------------------------------------- */
 
 /* Tries to merge n with another node; true when the graph changed. */
 typedef bool StepFn(Fuse *F, Node *n);

@@ -45,7 +45,7 @@ typedef struct {
   const char *doc;
 } PassInfo;
 
-/* ---- mode.c: what a precision string means for the passes ------------------------------------------ */
+/* ---- mode.c: what a precision string means for the passes ------------------------------------ */
 
 typedef struct {
   const char *name;
@@ -68,7 +68,7 @@ Status mode_get(const Module *m, Diag *d, Mode *out);
 /* The same with another precision string: a region override. false: unknown string. */
 bool mode_named(const Module *m, const char *name, Mode *out);
 
-/* ---- rewrite.c: what passes share when they copy a module ------------------------------------------ */
+/* ---- rewrite.c: what passes share when they copy a module ------------------------------------ */
 
 /* Number under a module attribute, whole or not. */
 double module_number(const Module *m, const char *key, double otherwise);
@@ -88,7 +88,7 @@ Value *mapped(const Copier *c, const Op *op, int i);
 /* v comes from a read of a role param tensor through views and casts only; the read's op, or NULL. */
 const Op *param_read(const Value *v);
 
-/* ---- run.c ---------------------------------------------------------------------------------------- */
+/* ---- run.c ----------------------------------------------------------------------------------- */
 const PassInfo *pass_table(int *n);
 
 typedef struct {

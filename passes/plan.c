@@ -59,7 +59,7 @@ static const char *kind_of(const Op *op) {
   return op_str(op, "kind", "");
 }
 
-/* ---- tensors ------------------------------------------------------------------------------- */
+/* ---- tensors --------------------------------------------------------------------------------- */
 
 static int segment_of(Role r) {
   static const int segment[] = {
@@ -98,7 +98,7 @@ static bool overlap(const Tensor *a, const Tensor *b) {
          from_b < from_a + type_elems(a->type);
 }
 
-/* ---- in place ------------------------------------------------------------------------------ */
+/* ---- in place -------------------------------------------------------------------------------- */
 
 static bool access_equal(const Body *b, const Access *x, const Access *y) {
   if (x->offset != y->offset)
@@ -251,7 +251,7 @@ static void place_writes(Plan *p, Tensor *const *tensors) {
   }
 }
 
-/* ---- blocks -------------------------------------------------------------------------------- */
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
 /* Block of a dying operand that result o can take over. */
 static Block *inherited(const Plan *p, const Op *op, int o) {
@@ -346,7 +346,7 @@ static int64_t place_blocks(Plan *p) {
   return peak;
 }
 
-/* ---- functions ----------------------------------------------------------------------------- */
+/* ---- functions ------------------------------------------------------------------------------- */
 
 static void lifetimes(Plan *p) {
   const Func *f = p->f;

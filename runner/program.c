@@ -10,7 +10,7 @@
 #include "report/report.h"
 #include "runner/program.h"
 
-/* ---- options ------------------------------------------------------------------------------------- */
+/* ---- options --------------------------------------------------------------------------------- */
 
 typedef enum {
   PO_DATA, PO_MAX_STEPS, PO_MAX_EPOCHS, PO_RESUME, PO_OUT, PO_DEVICE, PO_THREADS, PO_SEED,
@@ -137,7 +137,7 @@ static int parse_args(const Program *p, Args *a, int argc, char **argv) {
   return 0;
 }
 
-/* ---- signals --------------------------------------------------------------------------------------- */
+/* ---- signals --------------------------------------------------------------------------------- */
 
 /* Written by handlers, polled by the runtime between steps. */
 static volatile sig_atomic_t stop_request;
@@ -167,7 +167,7 @@ static void install_handlers(void) {
   sigaction(SIGUSR1, &a, NULL);
 }
 
-/* ---- what a program can do --------------------------------------------------------------------------- */
+/* ---- what a program can do ------------------------------------------------------------------- */
 
 static int exit_code(mpcc_status st) {
   static const int codes[] = {

@@ -93,8 +93,7 @@ mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, mprt
   return st;
 }
 
-/* ---- predictions
- * --------------------------------------------------------------------------------------- */
+/* ---- predictions ----------------------------------------------------------------------------- */
 
 /* Header of a .npy file, version 1.0, padded to 64 bytes (NumPy Enhancement Proposal 1). */
 static void npy_header(mprt__writer *w, int64_t samples, const MpccTensor *t) {

@@ -23,8 +23,7 @@ typedef struct {
   int64_t window_samples, first_step;
 } Fit;
 
-/* ---- facts
- * --------------------------------------------------------------------------------------------- */
+/* ---- facts ----------------------------------------------------------------------------------- */
 
 static int64_t least(int64_t a, int64_t b) {
   return a < b ? a : b;
@@ -120,8 +119,7 @@ static void emit(Fit *f, mprt_event_kind kind, const mprt__step_result *r, const
   }
 }
 
-/* ---- one step
- * --------------------------------------------------------------------------------------------- */
+/* ---- one step -------------------------------------------------------------------------------- */
 
 static Status next_batch(Fit *f, int64_t *valid) {
   double waited;
@@ -197,8 +195,7 @@ mpcc_status mprt_train_step(mprt_program *p) {
   return mprt_run(p, "train_step");
 }
 
-/* ---- evaluation and checkpoints
- * ---------------------------------------------------------------------------- */
+/* ---- evaluation and checkpoints -------------------------------------------------------------- */
 
 static void set_cursor(Fit *f) {
   f->p->cursor.epoch = f->epoch_over ? f->epoch + 1 : f->epoch;

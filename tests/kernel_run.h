@@ -47,8 +47,7 @@ static inline void run_check(bool ok, const char *words) {
   abort();
 }
 
-/* ---- groups
- * ------------------------------------------------------------------------------------------ */
+/* ---- groups ---------------------------------------------------------------------------------- */
 
 static inline Group *group_new(const char *kind, int ndim, const int64_t *dim, int ncol) {
   Arena *a = arena_create();
@@ -134,8 +133,7 @@ static inline int group_stmt(Group *t, Prim p, DType dt, int ref, double imm, in
   return t->body.nstmt++;
 }
 
-/* ---- running
- * ------------------------------------------------------------------------------------------ */
+/* ---- running --------------------------------------------------------------------------------- */
 
 /* Copies the allocated sections of one object to executable memory and resolves its relocations,
  * which are relative to the place alone (abi.h). */
@@ -242,8 +240,7 @@ static inline void run_in_pieces(const Run *r, const MpccArg *args, int64_t piec
   }
 }
 
-/* ---- buffers
- * ------------------------------------------------------------------------------------------- */
+/* ---- buffers --------------------------------------------------------------------------------- */
 
 /* n elements of dt in memory, and the same as doubles; a page of guard bytes behind them. */
 typedef struct {

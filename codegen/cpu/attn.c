@@ -103,8 +103,7 @@ Val attn_scratch(Attn *a, int64_t elems) {
   return ll_gepc(a->g, a->g->i8, a->g->scratch, at);
 }
 
-/* ---- memory
- * ------------------------------------------------------------------------------------------ */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 static Heads heads(Attn *a, Val base, DType dt, const Access *x, Val n, Val h) {
   Gen *g = a->g;
@@ -265,8 +264,7 @@ void attn_transpose(Attn *a, Val from, Val lanes, Val to) {
   ll_loop_end(g, &q);
 }
 
-/* ---- products
- * ----------------------------------------------------------------------------------------- */
+/* ---- products -------------------------------------------------------------------------------- */
 
 /* Panels of s that hold rows below limit (at least 1). */
 static Val panels_below(Attn *a, const Split *s, Val limit) {
@@ -425,8 +423,7 @@ void attn_mask(Attn *a, Val scores, Val n, Val h, Val q0, Val count, Val limit) 
   ll_loop_end(g, &v);
 }
 
-/* ---- softmax
- * -------------------------------------------------------------------------------------------- */
+/* ---- softmax --------------------------------------------------------------------------------- */
 
 Val attn_query_lanes(Attn *a, Val q0, Val v) {
   Gen *g = a->g;

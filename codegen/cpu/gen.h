@@ -5,7 +5,7 @@
 #include "codegen/codegen.h"
 #include "codegen/cpu/llvm.h"
 
-/* ---- caps.c --------------------------------------------------------------------------------------- */
+/* ---- caps.c ---------------------------------------------------------------------------------- */
 
 const CpuLevel *cpu_level(const char *name); /* NULL when unknown */
 extern const char *const cpu_level_names[];
@@ -77,7 +77,7 @@ Val stmt_address(Lanes *s, bool out, int k, int64_t *stride);
 /* Stores v (scalar values are broadcast) to result k at the point, as PR_STORE does. */
 void stmt_store(Lanes *s, int k, Val v);
 
-/* ---- object.c ----------------------------------------------------------------------------------------- */
+/* ---- object.c -------------------------------------------------------------------------------- */
 
 typedef enum { FORM_OBJECT, FORM_ASM, FORM_LLVM_IR } CpuForm;
 /* Compiles one kernel: malloc'ed bytes; fills k->ntiles and k->scratch_bytes. On failure false with

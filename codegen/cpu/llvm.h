@@ -36,12 +36,12 @@ typedef struct {
   char error[256];               /* words of a failure */
 } Gen;
 
-/* ---- failure -------------------------------------------------------------------------------------- */
+/* ---- failure --------------------------------------------------------------------------------- */
 
 /* Records the first failure; always false, so that `return gen_fail(...)` reads well. */
 bool gen_fail(Gen *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* ---- types and constants -------------------------------------------------------------------------- */
+/* ---- types and constants --------------------------------------------------------------------- */
 
 Ty ll_vec(Ty elem, int lanes);         /* elem itself for 1 lane */
 int ll_lanes(Val v);                   /* 1 for scalars */
@@ -121,7 +121,7 @@ void ll_prefetch(Gen *g, Val at);
 void ll_prefetch_store(Gen *g, Val at); /* what will be written */
 Val ll_opaque(Gen *g, Val at);          /* the same address; LLVM does not know */
 
-/* ---- conversions of storage dtypes [N1, N2] --------------------------------------------------------- */
+/* ---- conversions of storage dtypes [N1, N2] -------------------------------------------------- */
 
 /* Register value (f32, f64, i64, i1 elements) of raw memory elements; exact. */
 Val ll_decode(Gen *g, DType dt, Val raw);
@@ -135,7 +135,7 @@ void ll_put(Gen *g, DType dt, Val v, Val at, Val count);
 /* Register type of a storage dtype. */
 DType ll_reg_dtype(DType storage);
 
-/* ---- control --------------------------------------------------------------------------------------- */
+/* ---- control --------------------------------------------------------------------------------- */
 
 /* Local variables; promoted to registers by the pipeline. */
 Val ll_var(Gen *g, Val init);            /* initialised at the current place */
@@ -167,12 +167,12 @@ If ll_if(Gen *g, Val cond);
 void ll_else(Gen *g, If *f);
 void ll_endif(Gen *g, If *f);
 
-/* ---- kernel arguments -------------------------------------------------------------------------------- */
+/* ---- kernel arguments ------------------------------------------------------------------------ */
 
 Val ll_arg_ptr(Gen *g, int slot);
 Val ll_arg_int(Gen *g, int slot);
 
-/* ---- math.c: own polynomials; bounds in codegen/cpu/README.md ------------------------------------------ */
+/* ---- math.c: own polynomials; bounds in codegen/cpu/README.md -------------------------------- */
 
 Val ll_exp(Gen *g, Val x);
 Val ll_log(Gen *g, Val x);

@@ -138,7 +138,7 @@ Val ll_exp(Gen *g, Val x) {
   return scale(g, add(g, expm1_poly(g, d.r, &f), ll_f(f.ty, 1)), &d, &f);
 }
 
-/* ---- functions in pieces: AVX-512 looks 32 numbers up with one instruction ---- */
+/* ---- functions in pieces: AVX-512 looks 32 numbers up with one instruction ------------------- */
 
 static bool has_pieces(Gen *g, Val x) {
   return g->level->avx512 && ll_elem(x) == g->f32 && ll_lanes(x) % 16 == 0;

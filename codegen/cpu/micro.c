@@ -74,8 +74,7 @@ static Val recast(Gen *g, Val v, Ty elem, int lanes) {
   return LLVMBuildBitCast(g->b, v, ll_vec(elem, lanes), "");
 }
 
-/* ---- functions
- * ------------------------------------------------------------------------------------ */
+/* ---- functions ------------------------------------------------------------------------------- */
 
 Val micro_fn(Gen *g, const char *name, int nparam, Ty *param, FnSave *save) {
   if (LLVMGetNamedFunction(g->mod, name))
@@ -106,8 +105,7 @@ void micro_fn_end(Gen *g, FnSave *save) {
   LLVMPositionBuilderAtEnd(g->b, save->block);
 }
 
-/* ---- the kernel
- * ----------------------------------------------------------------------------------- */
+/* ---- the kernel ------------------------------------------------------------------------------ */
 
 /* Offset of vector j of a row of B. */
 static int64_t b_offset(const Micro *m, int j) {
@@ -300,8 +298,7 @@ void micro_panel(Gen *g, const Split *s, Micro m, Val panel, Val a, Val b, Val c
   ll_endif(g, &f);
 }
 
-/* ---- transposing
- * ------------------------------------------------------------------------------------ */
+/* ---- transposing ----------------------------------------------------------------------------- */
 
 /* Interleaves groups of `unit` elements from the lower (upper) half of every `span` of a and b:
  * with a span of 16 bytes these are the unpack instructions. */
@@ -384,8 +381,7 @@ void micro_transpose(Gen *g, Val *row, int n) {
     row[i] = ll_bits(g, row[i], elem);
 }
 
-/* ---- units
- * ------------------------------------------------------------------------------------------- */
+/* ---- units ----------------------------------------------------------------------------------- */
 
 Val micro_convert(Gen *g, const Compute *c, Val reg) {
   if (c->in == DT_BF16)

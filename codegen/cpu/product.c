@@ -53,8 +53,7 @@ int64_t product_row_stride(const Product *p, const Access *a) {
   return stride;
 }
 
-/* ---- sizes
- * ---------------------------------------------------------------------------------------- */
+/* ---- sizes ----------------------------------------------------------------------------------- */
 
 enum {
   MOST_PANELS = 8,       /* micro panels of a tile */
@@ -239,8 +238,7 @@ static bool plan_product(Product *p) {
   return true;
 }
 
-/* ---- statements on finished sums
- * -------------------------------------------------------------------- */
+/* ---- statements on finished sums ------------------------------------------------------------- */
 
 static bool uses_index(const Body *b) {
   for (int i = 0; i < b->nstmt; i++)
@@ -368,8 +366,7 @@ static bool at_last(Product *p, Val last, Val panel, Val group, Val sums) {
   return ok;
 }
 
-/* ---- the kernel
- * --------------------------------------------------------------------------------------- */
+/* ---- the kernel ------------------------------------------------------------------------------ */
 
 static Val a_of_panel(Product *p, const Tile *t, Val panel) {
   Gen *g = p->g;

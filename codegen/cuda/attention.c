@@ -177,8 +177,7 @@ static void put_loop(const Attention *a, int64_t length, const char *tile_x, int
   text_puts(t, "__syncthreads();\nconst u32 there = lane % TILE, other = first + there;\n");
 }
 
-/* ---- forward
- * ---------------------------------------------------------------------------------------- */
+/* ---- forward --------------------------------------------------------------------------------- */
 
 static void put_forward_tile(const Attention *a) {
   Text *t = &a->g->out;
@@ -258,8 +257,7 @@ bool cuda_attention(CudaGen *g, const Op *group, const char *symbol) {
   return true;
 }
 
-/* ---- backward
- * --------------------------------------------------------------------------------------- */
+/* ---- backward -------------------------------------------------------------------------------- */
 
 /* P and dS of this lane's pair; what the two walks share. x, y: rows of the pair in shared memory.
  */

@@ -33,8 +33,7 @@ typedef bool CudaEmit(CudaGen *g, const Op *group, const char *symbol);
 #include "codegen/cuda/kinds.def"
 #undef KIND
 
-/* ---- program.c
- * ----------------------------------------------------------------------------------------- */
+/* ---- program.c ------------------------------------------------------------------------------- */
 
 /* Starts g and writes the whole CUDA program of one kernel to g->out, which the caller frees
  * (text_fini) in every case. False with g->error on failure. */

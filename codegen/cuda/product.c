@@ -95,8 +95,7 @@ static void put_image(const Product *p) {
               op_int(p->group, "wgrad", 0) ? "gather(k, (u32)row)" : "gather((u32)row, k)");
 }
 
-/* ---- the kernel
- * ------------------------------------------------------------------------------------ */
+/* ---- the kernel ------------------------------------------------------------------------------ */
 
 static void put_sums(const Product *p) {
   Text *t = &p->g->out;

@@ -52,7 +52,7 @@ static int level_of_arg(const Rows *r, const Stmt *s) {
   return stmt(r, s->arg[0])->level;
 }
 
-/* ---- decisions ------------------------------------------------------------------------------ */
+/* ---- decisions ------------------------------------------------------------------------------- */
 
 static int power_of_two_from(int64_t n) {
   int p = 1;

@@ -26,7 +26,7 @@ struct mprt__cuda {
   Status failure;   /* the first; a context that failed stays so */
 };
 
-/* ---- errors -------------------------------------------------------------------------------- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 static Status failed(const mprt_program *p, mprt__cuda *g, CUresult r, const char *doing) {
   char why[MPRT__CUDA_WHY];
@@ -194,8 +194,7 @@ Status mprt__cuda_load(const mprt_program *p, mprt__cuda *g) {
   return load_kernels(p, g);
 }
 
-/* ---- the mirror
- * ------------------------------------------------------------------------------------ */
+/* ---- the mirror ------------------------------------------------------------------------------ */
 
 static CUdeviceptr place_of(const mprt_program *p, const mprt__cuda *g, uint32_t tensor) {
   return g->segment[p->tensor[tensor].segment] + p->tensor[tensor].offset;
@@ -250,8 +249,7 @@ Status mprt__cuda_clear(const mprt_program *p, mprt__cuda *g, int segment) {
   return s;
 }
 
-/* ---- running
- * --------------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static Status run_command(const mprt_program *p, mprt__cuda *g, const MpccCommand *c) {
   uint64_t value[MOST_ARGS];

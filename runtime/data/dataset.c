@@ -4,8 +4,7 @@
 
 #include "runtime/data/data.h"
 
-/* ---- randomness
- * ---------------------------------------------------------------------------------- */
+/* ---- randomness ------------------------------------------------------------------------------ */
 
 /* splitmix64 (Steele, Lea and Flood 2014): a bijective mixer, enough for orders of samples. */
 static uint64_t mix(uint64_t z) {
@@ -28,8 +27,7 @@ void mprt__shuffle(int64_t *order, int64_t n, int64_t seed, int64_t stream) {
   }
 }
 
-/* ---- reading
- * ----------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 Status mprt__reader_init(mprt__reader *r, const mprt__dataset *d, const mprt_callbacks *cb) {
   *r = (mprt__reader){.scratch = d->scratch_bytes ? malloc(d->scratch_bytes) : NULL};
@@ -43,8 +41,7 @@ void mprt__reader_fini(mprt__reader *r) {
   *r = (mprt__reader){0};
 }
 
-/* ---- one data set for all splits that read the same files
- * ----------------------------------------------------------- */
+/* ---- one data set for all splits that read the same files ------------------------------------ */
 
 /* What a user of an open data set holds of it, and the program's record of it: the list
  * p->sources holds each once, as long as it has users. */
@@ -88,8 +85,7 @@ static void source_destroy(mprt__dataset *d) {
   source_free(s);
 }
 
-/* ---- part of another data set
- * ---------------------------------------------------------------------- */
+/* ---- part of another data set ---------------------------------------------------------------- */
 
 typedef struct {
   mprt__dataset base;
@@ -151,8 +147,7 @@ static Status part_create(mprt__dataset *whole, const char *split, double fracti
   return MPCC_OK;
 }
 
-/* ---- splits
- * ------------------------------------------------------------------------------------------ */
+/* ---- splits ---------------------------------------------------------------------------------- */
 
 static const struct {
   const char *name;

@@ -41,8 +41,7 @@ static uint32_t big_endian(const uint8_t *p) {
   return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-/* ---- a sound file of one gzip member, at once
- * ------------------------------------------------------------------------------ */
+/* ---- a sound file of one gzip member, at once ------------------------------------------------ */
 
 /* All of a regular file; false: it cannot be had whole. */
 static bool slurp(const char *path, mprt__memory *out) {
@@ -113,8 +112,7 @@ static bool read_sound(const char *path, int rank, uint32_t *dim, Body *out) {
   return true;
 }
 
-/* ---- any file, as a stream
- * ---------------------------------------------------------------------------------- */
+/* ---- any file, as a stream ------------------------------------------------------------------- */
 
 /* Reads up to n bytes; how many there were. */
 static uint64_t get(gzFile f, void *to, uint64_t n) {

@@ -58,8 +58,7 @@ int64_t mprt__batches(int64_t nsample, int64_t batch, bool drop_last) {
   return drop_last ? nsample / batch : (nsample + batch - 1) / batch;
 }
 
-/* ---- the threads
- * --------------------------------------------------------------------------------------- */
+/* ---- the threads ----------------------------------------------------------------------------- */
 
 static void set_order(mprt__loader *l, int64_t epoch) {
   int64_t n = l->o.data->nsample;
@@ -156,8 +155,7 @@ static void *worker_thread(void *arg) {
   return NULL;
 }
 
-/* ---- making and taking
- * ---------------------------------------------------------------------- */
+/* ---- making and taking ----------------------------------------------------------------------- */
 
 /* Threads: as many as the spec says; by default one, and one per processor for samples that are
  * costly to read. */

@@ -24,7 +24,7 @@ enum {
   DEFAULT_SHARED = 49152 /* bytes without opting in */
 };
 
-/* ---- common.c: memory that is there or the program ends, text, environment ---- */
+/* ---- common.c: memory that is there or the program ends, text, environment ------------------- */
 void *emu_alloc(size_t bytes);         /* zeroed */
 void *emu_grow(void *p, size_t bytes); /* realloc; new bytes are not zeroed */
 char *emu_copy_text(const char *s, size_t n);
@@ -106,7 +106,7 @@ typedef enum { ACCESS_READ, ACCESS_READ_NC, ACCESS_WRITE, ACCESS_ATOMIC } Access
 Found memory_access(Alloc *a, uint64_t offset, uint64_t bytes, Access what, uint32_t tag,
                     uint32_t *other_block);
 
-/* ---- Kernels: ptx_text.c, ptx_decode.c, ptx_lanes.c ---- */
+/* ---- Kernels: ptx_text.c, ptx_decode.c, ptx_lanes.c ------------------------------------------ */
 typedef struct Warp Warp;
 typedef struct Insn Insn;
 typedef struct Launch Launch;

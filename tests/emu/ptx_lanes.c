@@ -124,7 +124,7 @@ void op_none(Warp *w, const Insn *in) {
   (void)in;
 }
 
-/* ---- mov between one register and several: operand 0 or the last is the whole ---- */
+/* ---- mov between one register and several: operand 0 or the last is the whole ---------------- */
 static uint64_t part(const Warp *w, const Insn *in, int k, int lane, uint32_t bytes) {
   const uint64_t mask = bytes == 4 ? UINT32_MAX : (1u << (8 * bytes)) - 1;
   return reg32(w, in, k)[lane] & mask;

@@ -179,7 +179,7 @@ TO_INT(to_s64, int64_t, -0x1p63, 0x1p63, INT64_MAX, INT64_MIN)
 TO_INT(to_u64, uint64_t, 0.0, 0x1p64, UINT64_MAX, UINT64_C(1) << 63)
 #undef TO_INT
 
-/* ---- narrow formats: NaN becomes the one code that cvt gives ---- */
+/* ---- narrow formats: NaN becomes the one code that cvt gives --------------------------------- */
 static inline uint16_t bf16_code(float v) {
   const uint32_t u = float_bits(v);
   return (u & 0x7FFFFFFF) > 0x7F800000 ? 0x7FFF : (uint16_t)((u + 0x7FFF + (u >> 16 & 1)) >> 16);

@@ -262,7 +262,7 @@ void op_load_param(Warp *w, const Insn *in) {
     set_data(w, in, k, (int)i, data[k][i], in->bytes == 8);
 }
 
-/* ---- atomics: operand 0 the old value, 1 (and 2) what it is combined with ---- */
+/* ---- atomics: operand 0 the old value, 1 (and 2) what it is combined with -------------------- */
 
 static uint8_t *atomic_at(Warp *w, const Insn *in, uint32_t lane, uint32_t bytes) {
   const uint64_t address = lane_address(w, in, (int)lane);

@@ -8,7 +8,7 @@
 #include "ptx_handlers.h"
 #include "ptx_math.h"
 
-/* ---- ldmatrix: n matrices of 8 rows; lane 8 m + r has the address of row r of matrix m ---- */
+/* ---- ldmatrix: n matrices of 8 rows; lane 8 m + r has the address of row r of matrix m ------- */
 static void ldmatrix(Warp *w, const Insn *in, int n, bool transposed) {
   uint16_t m[4][8][8];
   for (int i = 0; i < 8 * n; i++)

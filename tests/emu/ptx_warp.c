@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-/* ---- shuffles: operands: value, predicate, value in, lane, clamp and segment, mask ---- */
+/* ---- shuffles: operands: value, predicate, value in, lane, clamp and segment, mask ----------- */
 typedef enum { BFLY, UP, DOWN, IDX } Way;
 
 static void shfl(Warp *w, const Insn *in, Way way) {
@@ -54,7 +54,7 @@ void op_shfl_idx(Warp *w, const Insn *in) {
   shfl(w, in, IDX);
 }
 
-/* ---- votes and reductions: operands: result, value, mask ---- */
+/* ---- votes and reductions: operands: result, value, mask ------------------------------------- */
 
 static uint32_t nonzero_lanes(const Warp *w, const uint32_t *v) {
   uint32_t m = 0;
@@ -128,7 +128,7 @@ void op_active_mask(Warp *w, const Insn *in) {
   to[i] = w->mask;
 }
 
-/* ---- barriers: every warp of the block is here; w is the first ---- */
+/* ---- barriers: every warp of the block is here; w is the first ------------------------------- */
 void op_barrier(Warp *w, const Insn *in) {
   (void)w;
   (void)in;

@@ -100,8 +100,7 @@ static double distance(const double *a, const double *b, int64_t n) {
   return most;
 }
 
-/* ---- elementwise bodies
- * ---------------------------------------------------------------------------- */
+/* ---- elementwise bodies ---------------------------------------------------------------------- */
 
 static const Op *scalar_op(const Func *f) {
   for (int i = f->nop; i-- > 0;)
@@ -148,8 +147,7 @@ static void judge_body(Check *c, const Tensor *t, const double *got) {
     report(c, t, &w);
 }
 
-/* ---- sums
- * ------------------------------------------------------------------------------------------ */
+/* ---- sums ------------------------------------------------------------------------------------ */
 
 static void judge_strict(Check *c, const Tensor *t, const double *got) {
   Judge judge = c->i->grad ? CHAIN : c->i->c->judge;
@@ -204,8 +202,7 @@ static void judge_fused(Check *c, const Tensor *t, const double *got, const doub
     report(c, t, &w);
 }
 
-/* ---- running
- * --------------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static bool find(mprt_program *p, int k, const char *name, mprt_tensor *out) {
   char full[NAME_MAX_BYTES];

@@ -115,8 +115,7 @@ static void run_batch(const Inst *list, int n, const Options *o, Score *score) {
   }
 }
 
-/* ---- --bench
- * ------------------------------------------------------------------------------------- */
+/* ---- --bench --------------------------------------------------------------------------------- */
 
 static double seconds(void) {
   struct timespec t;
@@ -196,8 +195,7 @@ static void bench(const Inst *i, const Options *o) {
   world_destroy(&w);
 }
 
-/* ---- command line
- * ---------------------------------------------------------------------------------- */
+/* ---- command line ---------------------------------------------------------------------------- */
 
 typedef struct {
   const char *name, *dtype, *shape, *level;

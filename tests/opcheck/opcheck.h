@@ -56,8 +56,7 @@ int inst_list(const char *name, const char *dtype, const char *shape, bool quick
 void inst_name(const Inst *i, char out[NAME_MAX_BYTES]);
 int64_t inst_terms(const Inst *i);
 
-/* ---- support.c
- * ---------------------------------------------------------------------------------- */
+/* ---- support.c ------------------------------------------------------------------------------- */
 
 /* docs/support.md to standard output. */
 void print_support(void);

@@ -36,8 +36,7 @@ void world_show(const World *w) {
   }
 }
 
-/* ---- text of the table
- * --------------------------------------------------------------------------- */
+/* ---- text of the table ----------------------------------------------------------------------- */
 
 /* A capital letter that stands alone, outside strings, becomes its number; $ and ~ dtypes. */
 static void substitute(const Inst *i, const char *text, Text *out) {
@@ -56,8 +55,7 @@ static void substitute(const Inst *i, const char *text, Text *out) {
   }
 }
 
-/* ---- building
- * ------------------------------------------------------------------------------------ */
+/* ---- building -------------------------------------------------------------------------------- */
 
 enum { MOST_NAMES = 24, MOST_ARGS = 12 };
 typedef struct {
@@ -319,8 +317,7 @@ static Status make(World *w, const Inst *i, Stage stage, Module **out) {
   return s;
 }
 
-/* ---- passes
- * ---------------------------------------------------------------------------------------- */
+/* ---- passes ---------------------------------------------------------------------------------- */
 
 static Status run_pass(World *w, PassFn *pass, Stage gives, const Module *in, Module **out) {
   *out = NULL;

@@ -73,8 +73,7 @@ static Array get(const mprt__st_file *f, const char *prefix, const char *name) {
   return a;
 }
 
-/* ---- programs
- * ------------------------------------------------------------------------------------- */
+/* ---- programs -------------------------------------------------------------------------------- */
 
 static void on_message(void *user, const mpcc_message *m) {
   (void)user;
@@ -214,8 +213,7 @@ static void check_buffers(mprt_program *p, const mprt__st_file *want, double bou
   }
 }
 
-/* ---- one run
- * ------------------------------------------------------------------------------------------- */
+/* ---- one run --------------------------------------------------------------------------------- */
 
 /* Gradients of the first batch, unscaled: micro_first leaves S / capacity times the sum. The key
  * bias has a true gradient of zero: its noise is compared with the whole bias vector. */

@@ -62,7 +62,7 @@ static void buffer_free(Buffer *b) {
   munmap(b->map, b->map_bytes);
 }
 
-/* ---- one case: a group, its operands, reference results ---- */
+/* ---- one case: a group, its operands, reference results -------------------------------------- */
 
 typedef struct {
   Buffer in[MAX_ARGS], out[MAX_ARGS];

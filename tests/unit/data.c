@@ -159,8 +159,7 @@ START_TEST(damaged_gzip) {
 }
 END_TEST
 
-/* ---- parts of a split
- * ---------------------------------------------------------------------------- */
+/* ---- parts of a split ------------------------------------------------------------------------ */
 
 static mprt_program *open_spec(const char *spec) {
   mprt_program *p = calloc(1, sizeof *p);
@@ -252,8 +251,7 @@ START_TEST(same_files_are_read_once) {
 }
 END_TEST
 
-/* ---- the order of samples
- * -------------------------------------------------------------------------- */
+/* ---- the order of samples -------------------------------------------------------------------- */
 
 /* A data set of numbers for the inputs of lr_image: x is the sample's number five times. */
 enum { SAMPLES = 150, FEATURES = 5 };

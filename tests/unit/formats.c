@@ -39,8 +39,7 @@ static Status open_config(const char *format, const char *config, const char *di
   return st;
 }
 
-/* ---- what NumPy reads
- * ---------------------------------------------------------------------------- */
+/* ---- what NumPy reads ------------------------------------------------------------------------ */
 
 static void check_field(const mprt__dataset *d, int f, const char *line, char *values) {
   char name[100], shape[100];
@@ -102,8 +101,7 @@ START_TEST(as_numpy_reads) {
 }
 END_TEST
 
-/* ---- damaged files
- * ----------------------------------------------------------------------------------- */
+/* ---- damaged files --------------------------------------------------------------------------- */
 
 static char dir[40];
 
@@ -192,8 +190,7 @@ START_TEST(damaged) {
 }
 END_TEST
 
-/* ---- words
- * ------------------------------------------------------------------------------------------- */
+/* ---- words ----------------------------------------------------------------------------------- */
 
 static void refused(const char *text, size_t n, const char *format, const char *config,
                     const char *want) {

@@ -279,8 +279,7 @@ START_TEST(hostile_text_is_bounded) {
 }
 END_TEST
 
-/* ---- derivatives
- * ----------------------------------------------------------------------------------- */
+/* ---- derivatives ----------------------------------------------------------------------------- */
 
 /* Central difference with one step of Richardson's extrapolation: error O(h^4). */
 static double difference(const Scalar *s, const double *args, int wrt) {
@@ -449,8 +448,7 @@ START_TEST(derivatives_are_simplified) {
 }
 END_TEST
 
-/* ---- random numbers
- * -------------------------------------------------------------------------------- */
+/* ---- random numbers -------------------------------------------------------------------------- */
 
 /* Known answers published with the authors' library Random123 (kat_vectors, philox4x32 10). */
 START_TEST(philox_known_answers) {

@@ -301,8 +301,7 @@ START_TEST(clipping_sees_unscaled_gradients) {
 }
 END_TEST
 
-/* ---- scaler
- * --------------------------------------------------------------------------------------- */
+/* ---- scaler ---------------------------------------------------------------------------------- */
 
 /* interval 3, growth 2, backoff 1/2, floor 4 */
 START_TEST(scaler_follows_its_table) {
@@ -380,8 +379,7 @@ START_TEST(nothing_not_finite_is_applied) {
 }
 END_TEST
 
-/* ---- FP8 scales
- * ------------------------------------------------------------------------------------- */
+/* ---- FP8 scales ------------------------------------------------------------------------------ */
 
 /* The rule's worked example: history of 4, amaxes 2 8 1 .5 .25 .25, then special values. */
 START_TEST(fp8_scales_follow_their_table) {

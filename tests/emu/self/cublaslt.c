@@ -382,7 +382,7 @@ START_TEST(epilogues) {
 }
 END_TEST
 
-/* ---- refusals: a good call, one thing of it changed ---- */
+/* ---- refusals: a good call, one thing of it changed ------------------------------------------ */
 
 static Plan good_plan, *g;
 static Case good;

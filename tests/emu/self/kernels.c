@@ -23,7 +23,7 @@ static double uniform(void) {
   return (double)(int64_t)(emu_random(&rng) >> 11) * 0x1p-52 - 1.0;
 }
 
-/* ---- a buffer on the device, with its values as doubles ---- */
+/* ---- a buffer on the device, with its values as doubles -------------------------------------- */
 typedef struct {
   uint64_t p;
   double *v;
