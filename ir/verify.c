@@ -84,7 +84,8 @@ static void check_names(Verify *v) {
     verify_broken(v, "out of memory");
     return;
   }
-  memcpy(sorted, m->tensor, (size_t)m->ntensor * sizeof *sorted);
+  for (int i = 0; i < m->ntensor; i++)
+    sorted[i] = m->tensor[i];
   qsort(sorted, (size_t)m->ntensor, sizeof *sorted, by_name);
   for (int i = 1; i < m->ntensor; i++)
     if (!strcmp(sorted[i]->name, sorted[i - 1]->name))
