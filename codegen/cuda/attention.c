@@ -126,8 +126,11 @@ static void put_rounded(const Attention *a, const char *value) {
 static bool init(Attention *a, CudaGen *g, const Op *group, int q) {
   const Body *b = group->body;
   const Attr *round = op_attr(group, "round");
+  const int operands = q + 3 + (op_float(group, "dropout_p", 0) > 0 ? 2 : 0);
   if (b->ndim != 4)
     return cuda_fail(g, "attention needs 4 dimensions");
+  if (group->nin != operands)
+    return cuda_unsupported(g, "target cuda does not have masked attention yet");
   *a = (Attention){.g = g,
                    .group = group,
                    .b = b,
@@ -179,27 +182,8 @@ static void put_loop(const Attention *a, int64_t length, const char *tile_x, int
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
-static void put_forward_tile(const Attention *a) {
-  Text *t = &a->g->out;
-  text_printf(t, "const bool on = have && lane < TILE && other < %lldu && %s;\n",
-              (long long)a->keys, seen(a, true));
-  put_dot(a, "dot", "q_row[warp]", "k_tile[there]");
-  text_puts(t, "const T score = on ? dot * ");
-  put_real(a, a->scale);
-  text_puts(t, " : -inf;\nconst T peak = max_(most, over_lanes<Max, 32>(score));\n");
-  text_puts(
-      t, "const T old = most == peak ? 1 : exp_(most - peak), e = on ? exp_(score - peak) : 0;\n");
-  text_puts(t, "sum = sum * old + over_lanes<Sum, 32>(e);\nmost = peak;\n");
-  put_keep(a, "row", "other");
-  text_printf(t, "const T p = e%s;\n", kept(a));
-  text_puts(t, "#pragma unroll\nfor (int j = 0; j < PER; j++)\nacc[j] = acc[j] * old;\n");
-  text_puts(t, "for (int s = 0; s < TILE; s++) {\nconst T ps = from_lane(p, s);\n#pragma unroll\n"
-               "for (int j = 0; j < PER; j++)\nif (lane + 32u * j < WIDTH)\n"
-               "acc[j] = fma_(ps, v_tile[s][lane + 32u * j], acc[j]);\n}\n");
-}
-
-/* Strict numerics round P, which is known when the row's sum is: a second walk over the keys. */
-static void put_strict_tile(const Attention *a) {
+/* score: of this warp's query and the lane's key, -inf where they do not see each other. */
+static void put_score(const Attention *a) {
   Text *t = &a->g->out;
   text_printf(t, "const bool on = have && lane < TILE && other < %lldu && %s;\n",
               (long long)a->keys, seen(a, true));
@@ -207,13 +191,38 @@ static void put_strict_tile(const Attention *a) {
   text_puts(t, "const T score = on ? dot * ");
   put_real(a, a->scale);
   text_puts(t, " : -inf;\n");
+}
+
+/* acc += p v over the tile. */
+static void put_values(const Attention *a) {
+  text_puts(&a->g->out,
+            "for (int s = 0; s < TILE; s++) {\nconst T ps = from_lane(p, s);\n#pragma unroll\n"
+            "for (int j = 0; j < PER; j++)\nif (lane + 32u * j < WIDTH)\n"
+            "acc[j] = fma_(ps, v_tile[s][lane + 32u * j], acc[j]);\n}\n");
+}
+
+static void put_forward_tile(const Attention *a) {
+  Text *t = &a->g->out;
+  put_score(a);
+  text_puts(t, "const T peak = max_(most, over_lanes<Max, 32>(score));\n");
+  text_puts(
+      t, "const T old = most == peak ? 1 : exp_(most - peak), e = on ? exp_(score - peak) : 0;\n");
+  text_puts(t, "sum = sum * old + over_lanes<Sum, 32>(e);\nmost = peak;\n");
+  put_keep(a, "row", "other");
+  text_printf(t, "const T p = e%s;\n", kept(a));
+  text_puts(t, "#pragma unroll\nfor (int j = 0; j < PER; j++)\nacc[j] = acc[j] * old;\n");
+  put_values(a);
+}
+
+/* Strict numerics round P, which is known when the row's sum is: a second walk over the keys. */
+static void put_strict_tile(const Attention *a) {
+  Text *t = &a->g->out;
+  put_score(a);
   put_keep(a, "row", "other");
   text_printf(t, "const T whole = on ? exp_(score - most) / sum%s : 0, p = ", kept(a));
   put_rounded(a, "whole");
-  text_puts(t,
-            ";\nfor (int s = 0; s < TILE; s++) {\nconst T ps = from_lane(p, s);\n#pragma unroll\n"
-            "for (int j = 0; j < PER; j++)\nif (lane + 32u * j < WIDTH)\n"
-            "acc[j] = fma_(ps, v_tile[s][lane + 32u * j], acc[j]);\n}\n");
+  text_puts(t, ";\n");
+  put_values(a);
 }
 
 static void put_types(const Attention *a) {
