@@ -1,15 +1,15 @@
 # One mode on the stand-in for a GPU: losses beside the CPU's, the same bits whatever the order of blocks,
 # after stopping and resuming; what is missing or fails has a clear error and leaves checkpoints intact.
 . "$(dirname "$0")/lib.sh"
-mode=$3 emu=$4 bound=$5
+mode=$3 emu=$4 bound=$5 spec=$here/$6
 gpu() { LD_LIBRARY_PATH=$emu EMU_REPORT=$work/report.txt "$@"; }
 
-if ! "$mpcc" "$here/tiny.yaml" --target=cuda --gpu-arch=sm_80 --emit=ptx -o probe.ptx 2>probe.txt; then
+if ! "$mpcc" "$spec" --target=cuda --gpu-arch=sm_80 --emit=ptx -o probe.ptx 2>probe.txt; then
   grep -q 'NVRTC was not found' probe.txt || { cat probe.txt; exit 1; }
   echo "not run: this machine has no NVRTC to compile kernels with"
   exit 77
 fi
-"$mpcc" "$here/tiny.yaml" --precision "$mode" --target=cpu,cuda --gpu-arch=sm_80 -march=native \
+"$mpcc" "$spec" --precision "$mode" --target=cpu,cuda --gpu-arch=sm_80 -march=native \
   -Wno-fp8-fallback -o prog
 
 losses() { sed -n 's/.*"loss":\([^,]*\),.*"grad_norm":\([^,]*\),.*/\1 \2/p' "$1/metrics.jsonl"; }
