@@ -144,7 +144,7 @@ START_TEST(bounds_f32) {
       {PR_EXP, exp, -INFINITY, INFINITY, 2, false},
       {PR_LOG, log, -INFINITY, INFINITY, 2, false},
       {PR_TANH, tanh, -INFINITY, INFINITY, 3, false},
-      {PR_ERF, erf, -INFINITY, INFINITY, 3, false},
+      {PR_ERF, erf, -INFINITY, INFINITY, 2.5, false},
       {PR_SIN, sin, -1e4, 1e4, 2e-7, true},
       {PR_COS, cos, -1e4, 1e4, 2e-7, true},
       {PR_SQRT, sqrt, -INFINITY, INFINITY, 0.5, false},
