@@ -10,7 +10,7 @@ typedef enum {
   O_OUTPUT, O_EMIT, O_OPT, O_NUMERICS, O_TARGET, O_GPU_ARCH, O_MARCH, O_PRECISION, O_DEFINE, O_SET, O_WARN,
   O_MAX_ERRORS, O_DIAG_FORMAT, O_COLOR, O_INCLUDE, O_JOBS, O_CACHE_DIR, O_NO_CACHE, O_TIME_PASSES,
   O_PRINT_BEFORE, O_PRINT_AFTER, O_STOP_AFTER, O_CHECK_PASSES, O_NO_REUSE, O_VERBOSE,
-  O_LINK, O_SAVE_TEMPS, O_DIFF, O_TOKENIZER, O_DTYPE, O_HEADER, O_SEPARATOR, O_HELP,
+  O_LINK, O_SAVE_TEMPS, O_DIFF, O_PRECISIONS, O_JSON, O_HTML, O_TOKENIZER, O_DTYPE, O_HEADER, O_SEPARATOR, O_HELP,
   O_VERSION, O_LICENSES, O_COUNT
 } OptionId;
 
@@ -58,6 +58,9 @@ static const struct {
     [O_SAVE_TEMPS] = {"save-temps", NULL, V_NONE, NULL,
                       "keep the planned IR, LLVM IR, assembly and object beside the program"},
     [O_DIFF] = {"diff", NULL, V_VALUE, "A,B", "explain: what changes between two modes"},
+    [O_PRECISIONS] = {"precisions", NULL, V_VALUE, "A,B,...", "modes to train in (compare)"},
+    [O_JSON] = {"json", NULL, V_NONE, NULL, "the result as one JSON object (compare)"},
+    [O_HTML] = {"html", NULL, V_VALUE, "FILE", "also write a page with charts (compare)"},
     [O_TOKENIZER] = {"tokenizer", NULL, V_VALUE, "FILE", "tokenizer.json (convert); else bytes are tokens"},
     [O_DTYPE] = {"dtype", NULL, V_VALUE, "DTYPE", "of convert's result: uint16, uint32; float32, bfloat16 ..."},
     [O_HEADER] = {"header", NULL, V_VALUE, "llmc|none", "of token files (convert)"},
@@ -78,6 +81,8 @@ static const struct {
     {"explain", "explain SPEC.yaml [--diff=A,B]", "ops, dtypes, casts and why, kernels, memory",
      CMD_EXPLAIN},
     {"verify", "verify SPEC.yaml", "each kernel of this model beside its reference", CMD_VERIFY},
+    {"compare", "compare SPEC.yaml --precisions=A,B", "train in several modes: time, memory, results",
+     CMD_COMPARE},
     {"convert", "convert IN... OUT", "tokenize and pack texts, change formats", CMD_CONVERT},
     {"inspect", "inspect FILE", "what is in a checkpoint, safetensors, .npy or program", CMD_INSPECT},
 };
@@ -174,6 +179,9 @@ static int take(Args *a, int id, const char *v) {
   case O_LINK: a->link = v; return choice(v, "cc");
   case O_SAVE_TEMPS: a->save_temps = true; return 0;
   case O_DIFF: return take_diff(a, v);
+  case O_PRECISIONS: a->precisions = v; return 0;
+  case O_JSON: a->json_result = true; return 0;
+  case O_HTML: a->html = v; return 0;
   case O_TOKENIZER: a->tokenizer = v; return 0;
   case O_DTYPE: a->dtype = v; return 0;
   case O_HEADER: a->header = v; return choice(v, "llmc|none");
@@ -242,15 +250,19 @@ void args_free(Args *a) {
   free((void *)a->options.warning);
 }
 
+static bool trains(const Args *a) {
+  return a->command == CMD_RUN || a->command == CMD_COMPARE;
+}
+
 /* `mpcc run`: words that mpcc does not know behind the spec belong to the program. */
 static bool for_program(const Args *a, const char *word, int option) {
-  return a->command == CMD_RUN && a->ninput &&
+  return trains(a) && a->ninput &&
          (option < 0 || !strcmp(word, "--help") || !strcmp(word, "--version"));
 }
 
 /* `mpcc run --device cuda:0` compiles for what it runs on. */
 static void target_of_device(Args *a) {
-  for (int i = 1; i < a->nrest && a->command == CMD_RUN && !a->options.ntarget; i++) {
+  for (int i = 1; i < a->nrest && trains(a) && !a->options.ntarget; i++) {
     const char *word = a->rest[i], *value = NULL;
     if (!strncmp(word, "--device=", 9))
       value = word + 9;
@@ -277,7 +289,7 @@ int args_parse(Args *a, int argc, char **argv) {
   for (int i = at; i < argc; i++) {
     const char *word = argv[i], *value;
     if (word[0] != '-' || !word[1]) {
-      if (a->command == CMD_RUN && a->ninput)
+      if (trains(a) && a->ninput)
         a->rest[a->nrest++] = argv[i];
       else
         a->input[a->ninput++] = word;
@@ -304,6 +316,8 @@ int args_parse(Args *a, int argc, char **argv) {
   target_of_device(a);
   if (a->diff[0] && a->command != CMD_EXPLAIN)
     return usage("--diff belongs to mpcc %s", "explain");
+  if ((a->precisions || a->json_result || a->html) && a->command != CMD_COMPARE)
+    return usage("--precisions, --json and --html belong to mpcc %s", "compare");
   return 0;
 }
 

@@ -8,7 +8,8 @@
 #include "mpcc/mpcc.h"
 
 typedef enum {
-  CMD_COMPILE, CMD_RUN, CMD_CHECK, CMD_RESOLVE, CMD_EXPLAIN, CMD_VERIFY, CMD_INSPECT, CMD_CONVERT
+  CMD_COMPILE, CMD_RUN, CMD_CHECK, CMD_RESOLVE, CMD_EXPLAIN, CMD_VERIFY, CMD_INSPECT, CMD_CONVERT,
+  CMD_COMPARE
 } Command;
 
 enum { ARGS_NLIST = 6 }; /* options that are lists */
@@ -21,13 +22,14 @@ typedef struct {
   const char *emit;        /* "exe" ... */
   const char *link;        /* "cc" or NULL */
   const char *diff[2];     /* explain: two modes, or NULL */
+  const char *precisions, *html; /* of compare; NULL: not given */
   const char *tokenizer, *dtype, *header, *separator; /* of convert; NULL: not given */
-  bool json, verbose, save_temps;
+  bool json, verbose, save_temps, json_result;
   int color;               /* -1 auto, 0 never, 1 always */
   const char *help;        /* "" for plain --help; topic; NULL: not asked */
   bool version, licenses;
   mpcc_options options;    /* lists point into storage below */
-  char **rest;             /* run: program options, rest[0] unused for a name */
+  char **rest;             /* run, compare: program options, rest[0] unused for a name */
   int nrest;
   const char **list[ARGS_NLIST];    /* owned arrays behind options' lists */
 } Args;

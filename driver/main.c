@@ -7,26 +7,19 @@
 #include <unistd.h>
 
 #include "driver/args.h"
+#include "driver/compare.h"
 #include "driver/convert.h"
+#include "driver/exit.h"
 #include "driver/inspect.h"
 #include "driver/link.h"
+#include "driver/run.h"
 #include "driver/verify.h"
 #include "mpcc/mpcc.h"
-#include "runner/program.h"
 
 typedef struct {
   const Args *args;
   const char *input;
 } Context;
-
-static int exit_code(mpcc_status st) {
-  static const int codes[] = {
-#define ROW(e, text, d, p) [MPCC_##e] = d,
-      MPCC_STATUS_ROWS(ROW)
-#undef ROW
-  };
-  return codes[st];
-}
 
 static void on_message(void *user, const mpcc_message *m) {
   const Context *c = user;
@@ -158,33 +151,6 @@ static int compile_one(const Args *a, mpcc_session *s, const char *input, const 
   return code;
 }
 
-static int run_now(const Args *a, mpcc_session *s, const char *input, const char *text,
-                   size_t len) {
-  void *image = NULL;
-  size_t bytes = 0;
-  mpcc_status st = mpcc_compile(s, input, text, len, MPCC_OUT_IMAGE, &image, &bytes);
-  int code = exit_code(st);
-  if (st == MPCC_OK) {
-    char name[4096], folder[4096];
-    snprintf(name, sizeof name, "mpcc run %s", input);
-    snprintf(folder, sizeof folder, "%s", input);
-    char *slash = strrchr(folder, '/');
-    if (slash)
-      *slash = 0;
-    Program p = {.name = name,
-                 .image = image,
-                 .image_bytes = bytes,
-                 .data_dir = slash ? folder : NULL,
-                 .license = mpcc_license_begin,
-                 .version = mpcc_version(),
-                 .decode = mprt_decode_image};
-    a->rest[0] = name;
-    code = program_main(&p, a->nrest, a->rest);
-  }
-  free(image);
-  return code;
-}
-
 static int resolve(const Args *a, mpcc_session *s, const char *input, const char *text,
                    size_t len) {
   void *out = NULL;
@@ -221,8 +187,10 @@ static int one_input(Args *a, const char *input) {
   mpcc_session *s = mpcc_session_create(&a->options, &cb);
   if (!s)
     code = 11;
+  else if (a->command == CMD_COMPARE)
+    code = compare_spec(a, &cb, input, text, len);
   else if (a->command == CMD_RUN)
-    code = run_now(a, s, input, text, len);
+    code = run_spec(a, s, input, text, len);
   else if (a->command == CMD_RESOLVE)
     code = resolve(a, s, input, text, len);
   else if (a->diff[0])
@@ -258,7 +226,8 @@ int main(int argc, char **argv) {
   } else if (!code) {
     const char *no_color = getenv("NO_COLOR");
     a.options.colour = a.color >= 0 ? a.color : isatty(2) && !(no_color && *no_color);
-    a.options.host_level_only = a.command == CMD_RUN || a.command == CMD_VERIFY;
+    a.options.host_level_only =
+        a.command == CMD_RUN || a.command == CMD_VERIFY || a.command == CMD_COMPARE;
     for (int i = 0; i < a.ninput; i++) {
       int one = one_input(&a, a.input[i]);
       code = one > code ? one : code;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "driver/exit.h"
 #include "mpcc/runtime.h"
 
 typedef struct {
@@ -50,10 +51,5 @@ int verify_spec(mpcc_session *s, const char *path, const char *text, size_t len)
     printf("%d kernels, %d deviate\n", v.n, v.bad);
   mprt_close(v.program);
   free(image);
-  static const int codes[] = {
-#define ROW(e, words, d, p) [MPCC_##e] = d,
-      MPCC_STATUS_ROWS(ROW)
-#undef ROW
-  };
-  return codes[st];
+  return exit_code(st);
 }

@@ -178,7 +178,12 @@ static int exit_code(mpcc_status st) {
   return codes[st];
 }
 
-static mpcc_status evaluate(mprt_program *rt, const char *split, FILE *out) {
+static FILE *output(const Program *p) {
+  return p->out ? p->out : stdout;
+}
+
+static mpcc_status evaluate(const Program *p, mprt_program *rt, const char *split) {
+  FILE *out = output(p);
   double loss = 0;
   int n = mprt_metric_count(rt);
   mprt_metric *metric = calloc((size_t)n + 1, sizeof *metric);
@@ -190,16 +195,19 @@ static mpcc_status evaluate(mprt_program *rt, const char *split, FILE *out) {
         fprintf(out, "  %s %.4f", metric[i].name, metric[i].value);
     fputc('\n', out);
   }
+  if (st == MPCC_OK && p->watch)
+    p->watch(p->watch_user, &(mprt_event){.kind = MPRT_EVENT_EVAL, .split = split, .loss = loss,
+                                          .nmetric = n, .metric = metric});
   free(metric);
   return st;
 }
 
-static mpcc_status evaluate_all(mprt_program *rt, FILE *out) {
+static mpcc_status evaluate_all(const Program *p, mprt_program *rt) {
   static const char *const splits[] = {"val", "test"};
   mpcc_status st = MPCC_OK;
   for (int i = 0; i < 2 && st == MPCC_OK; i++)
     if (mprt_has_split(rt, splits[i]))
-      st = evaluate(rt, splits[i], out);
+      st = evaluate(p, rt, splits[i]);
   return st;
 }
 
@@ -220,7 +228,7 @@ static mpcc_status profile(mprt_program *rt, long long steps, FILE *out) {
 }
 
 /* Loaded program with its first weights: does what the options ask. */
-static mpcc_status act(mprt_program *rt, const Args *a) {
+static mpcc_status act(const Program *p, mprt_program *rt, const Args *a) {
   mpcc_status st = MPCC_OK;
   bool stay = a->given[PO_VALIDATE] || a->given[PO_PREDICT] || a->given[PO_EXPORT] ||
               a->given[PO_DRY_RUN] || a->given[PO_PROFILE];
@@ -231,17 +239,17 @@ static mpcc_status act(mprt_program *rt, const Args *a) {
   else
     st = mprt_init(rt);
   if (st == MPCC_OK && a->given[PO_VALIDATE])
-    st = evaluate_all(rt, stdout);
+    st = evaluate_all(p, rt);
   if (st == MPCC_OK && a->given[PO_PREDICT])
     st = mprt_predict(rt, a->given[PO_SPLIT] ? a->text[PO_SPLIT] : "test", a->text[PO_PREDICT]);
   if (st == MPCC_OK && a->given[PO_EXPORT])
     st = export_weights(rt, a);
   if (st == MPCC_OK && a->given[PO_PROFILE])
-    st = profile(rt, a->number[PO_PROFILE], stdout);
+    st = profile(rt, a->number[PO_PROFILE], output(p));
   if (st == MPCC_OK && !stay)
     st = mprt_fit(rt);
   if (st == MPCC_OK && !stay && mprt_has_split(rt, "test"))
-    st = evaluate(rt, "test", stdout);
+    st = evaluate(p, rt, "test");
   return st;
 }
 
@@ -298,13 +306,32 @@ static void set_options(mprt_options *o, const Program *p, const Args *a) {
   o->plan_mode = a->given[PO_PLAN_MODE];
 }
 
+/* What the callbacks are given. */
+typedef struct {
+  const Program *program;
+  Report *report;
+} Sink;
+
+static void on_log(void *user, mprt_log_level level, const char *text) {
+  const Sink *s = user;
+  report_log(s->report, level, text);
+}
+
+static void on_event(void *user, const mprt_event *e) {
+  const Sink *s = user;
+  report_event(s->report, e);
+  if (s->program->watch)
+    s->program->watch(s->program->watch_user, e);
+}
+
 static int run(const Program *p, const Args *a) {
-  ReportOptions ro = {.program = p->name, .out = stdout, .quiet = a->given[PO_QUIET],
+  ReportOptions ro = {.program = p->name, .out = output(p), .quiet = a->given[PO_QUIET],
                       .jsonl = true, .csv = true};
   Report *report = report_create(&ro);
   if (!report)
     return exit_code(MPCC_ERR_NOMEM);
-  mprt_callbacks cb = {report_log, report_event, poll_stop, report};
+  Sink sink = {p, report};
+  mprt_callbacks cb = {on_log, on_event, poll_stop, &sink};
   mprt_options o;
   set_options(&o, p, a);
   mprt_program *rt = NULL;
@@ -314,7 +341,7 @@ static int run(const Program *p, const Args *a) {
   else if (st == MPCC_OK && a->given[PO_PRINT_PLAN])
     fputs(mprt_plan_text(rt), stdout);
   else if (st == MPCC_OK)
-    st = act(rt, a);
+    st = act(p, rt, a);
   mprt_close(rt);
   report_destroy(report);
   return exit_code(st);

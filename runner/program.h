@@ -3,6 +3,7 @@
 #define MPCC_RUNNER_PROGRAM_H
 
 #include <stddef.h>
+#include <stdio.h>
 
 #include "mpcc/runtime.h"
 
@@ -14,6 +15,10 @@ typedef struct {
   const char *license;  /* text for --licenses */
   const char *version;
   mprt_decode_fn *decode; /* of image folders; NULL: the program has no codecs */
+  FILE *out;              /* progress and results; NULL: standard output */
+  /* Sees each event after it was reported, and the evaluation after training (EVAL); may be NULL. */
+  void (*watch)(void *user, const mprt_event *e);
+  void *watch_user;
 } Program;
 
 /* Parses argv[1..] and does what it says; returns the exit code of spec.md section 1. */
