@@ -58,6 +58,22 @@ static void track(Lower *lo, const Node *n, const Op *norm, Tensor *const *state
     build_write(b, state[i], op->out[i]);
 }
 
+/* Tensors running_mean, running_var, num_batches_tracked of c channels; false when memory is short.
+ */
+static bool running_state(Lower *lo, const Node *n, int64_t c, Tensor *state[3]) {
+  state[0] = lower_buffer(lo, n, "running_mean", DT_F32, 1, &c, 0);
+  state[1] = lower_buffer(lo, n, "running_var", DT_F32, 1, &c, 1);
+  state[2] = lower_buffer(lo, n, "num_batches_tracked", DT_I64, 0, NULL, 0);
+  return state[0] && state[1] && state[2];
+}
+
+/* Appends weight and bias of c channels. */
+static int affine_params(Lower *lo, const Node *n, int64_t c, Value **args, int nin) {
+  args[nin++] = lay_param(lo, n, "weight", 1, &c, init_constant(1));
+  args[nin++] = lay_param(lo, n, "bias", 1, &c, init_constant(0));
+  return nin;
+}
+
 static Value *batch_norm(Lower *lo, const Node *n, Value *const *in) {
   const Type *x = in[0]->type;
   int64_t c = x->dim[1], places = type_elems(x) / (x->dim[0] * c);
@@ -68,13 +84,8 @@ static Value *batch_norm(Lower *lo, const Node *n, Value *const *in) {
   if (lo->train && x->dim[0] * places < 2)
     return lay_misfit(lo, n, n->loc, 0, in, "needs more than one value per channel to train");
   Tensor *state[3] = {NULL};
-  if (tracks) {
-    state[0] = lower_buffer(lo, n, "running_mean", DT_F32, 1, &c, 0);
-    state[1] = lower_buffer(lo, n, "running_var", DT_F32, 1, &c, 1);
-    state[2] = lower_buffer(lo, n, "num_batches_tracked", DT_I64, 0, NULL, 0);
-    if (!state[0] || !state[1] || !state[2])
-      return NULL;
-  }
+  if (tracks && !running_state(lo, n, c, state))
+    return NULL;
   bool eval = tracks && !lo->train;
   Value *args[5] = {in[0]};
   int nin = 1;
@@ -85,10 +96,8 @@ static Value *batch_norm(Lower *lo, const Node *n, Value *const *in) {
     args[nin++] = lo->valid_tensor ? build_read(lo->b, lo->valid_tensor)
                                    : build_const(lo->b, (double)x->dim[0], DT_I64);
   }
-  if (affine) {
-    args[nin++] = lay_param(lo, n, "weight", 1, &c, init_constant(1));
-    args[nin++] = lay_param(lo, n, "bias", 1, &c, init_constant(0));
-  }
+  if (affine)
+    nin = affine_params(lo, n, c, args, nin);
   Attr eps = attr_f(lo->b, "eps", val_get_float(n->args, "eps", 1e-5));
   Op *op = lay_emit(lo, n, eval ? OP_batch_affine : OP_batch_norm, nin, args, 1, &eps);
   if (tracks && lo->train)
@@ -110,6 +119,89 @@ Value *layer_BatchNorm2d(Lower *lo, const Node *n, Value *const *in) {
 Value *layer_BatchNorm3d(Lower *lo, const Node *n, Value *const *in) {
   return in[0]->type->rank == 5 ? batch_norm(lo, n, in)
                                 : lay_misfit(lo, n, n->loc, 0, in, "works on [N, C, D, H, W]");
+}
+
+/* ---- statistics of each sample ---- */
+
+static Op *group_norm(Lower *lo, const Node *n, Value *x, int64_t groups, bool affine,
+                      const char *policy) {
+  Value *args[3] = {x};
+  int nin = affine ? affine_params(lo, n, x->type->dim[1], args, 1) : 1;
+  Attr at[] = {attr_f(lo->b, "eps", val_get_float(n->args, "eps", 1e-5)),
+               attr_i(lo->b, "groups", groups), attr_s(lo->b, "policy", policy ? policy : "")};
+  return lay_emit(lo, n, OP_group_norm, nin, args, policy ? 3 : 2, at);
+}
+
+Value *layer_GroupNorm(Lower *lo, const Node *n, Value *const *in) {
+  const Type *x = in[0]->type;
+  int64_t groups = lay_int(n, "num_groups");
+  if (x->rank < 2)
+    return lay_misfit(lo, n, n->loc, 0, in, "works on [N, C, ...]");
+  if (!lay_agrees(lo, n, "num_channels", x->dim[1], in))
+    return NULL;
+  if (x->dim[1] % groups)
+    return lay_misfit(lo, n, lay_loc(n, "num_groups"), 0, in,
+                      "has %lld groups, which do not divide %lld channels", (long long)groups,
+                      (long long)x->dim[1]);
+  if (lo->train && type_elems(x) / x->dim[0] / groups < 2)
+    return lay_misfit(lo, n, n->loc, 0, in, "needs more than one value per group to train");
+  return group_norm(lo, n, in[0], groups, val_get_bool(n->args, "affine", true), NULL)->out[0];
+}
+
+/* Mean over the real samples of what has one value per sample and channel. */
+static Value *over_samples(Lower *lo, Value *x) {
+  Builder *b = lo->b;
+  const int64_t axis = 0;
+  Value *valid = build_read(b, lo->valid_tensor);
+  Attr at[] = {attr_s(b, "policy", "F32"), attr_ints(b, "dims", 1, &axis),
+               attr_b(b, "keepdim", false)};
+  Value *rows = build_op(b, OP_row_mask, 2, (Value *[]){x, valid}, 1, at)->out[0];
+  Value *sum = build_op(b, OP_sum, 1, &rows, 3, at)->out[0];
+  return loss_formula(lo, "a / b", 2, (Value *[]){sum, build_cast(b, valid, DT_F32)});
+}
+
+/* torch moves the running values towards the samples' mean statistics, each variance over
+ * places - 1, and leaves num_batches_tracked at 0. */
+static void track_samples(Lower *lo, const Node *n, const Op *norm, Tensor *const *state,
+                          int64_t places) {
+  Builder *b = lo->b;
+  const Val *momentum = val_get(n->args, "momentum");
+  if (!momentum || momentum->kind != VAL_FLOAT)
+    return;
+  Value *in[6] = {over_samples(lo, norm->out[1]), over_samples(lo, norm->out[2]),
+                  build_read(b, state[0]),        build_read(b, state[1]),
+                  build_const(b, 1, DT_I64),      build_read(b, state[2])};
+  Attr at[] = {attr_f(b, "momentum", momentum->f), attr_b(b, "cumulative", false),
+               attr_i(b, "places", places)};
+  Op *op = lay_emit(lo, n, OP_running_stats, 6, in, 3, at);
+  for (int i = 0; i < 2; i++)
+    build_write(b, state[i], op->out[i]);
+}
+
+/* torch.nn.functional.instance_norm is no op of autocast's lists: it stays in the input's format.
+ */
+Value *layer_InstanceNorm2d(Lower *lo, const Node *n, Value *const *in) {
+  const Type *x = in[0]->type;
+  if (x->rank != 4)
+    return lay_misfit(lo, n, n->loc, 0, in, "works on [N, C, H, W]");
+  int64_t c = x->dim[1], places = x->dim[2] * x->dim[3];
+  bool tracks = val_get_bool(n->args, "track_running_stats", false);
+  bool affine = val_get_bool(n->args, "affine", false);
+  Tensor *state[3] = {NULL};
+  if (!lay_agrees(lo, n, "num_features", c, in) || (tracks && !running_state(lo, n, c, state)))
+    return NULL;
+  if (lo->train && places < 2)
+    return lay_misfit(lo, n, n->loc, 0, in, "needs more than one value per channel to train");
+  if (tracks && !lo->train) {
+    Value *args[5] = {in[0], build_read(lo->b, state[0]), build_read(lo->b, state[1])};
+    Attr eps = attr_f(lo->b, "eps", val_get_float(n->args, "eps", 1e-5));
+    int nin = affine ? affine_params(lo, n, c, args, 3) : 3;
+    return lay_emit1(lo, n, OP_batch_affine, nin, args, 1, &eps);
+  }
+  Op *op = group_norm(lo, n, in[0], c, affine, "SAME");
+  if (tracks && lo->train)
+    track_samples(lo, n, op, state, places);
+  return op->out[0];
 }
 
 Value *layer_RMSNorm(Lower *lo, const Node *n, Value *const *in) {

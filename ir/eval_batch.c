@@ -1,5 +1,5 @@
-/* ref_<op> of batch normalisation: plain loops over x[N, C, S]. Source: Ioffe and Szegedy 2015,
- * section 3; running values as torch.nn.BatchNorm2d. */
+/* ref_<op> of normalisation by channels: plain loops over x[N, C, S]. Sources: Ioffe and Szegedy
+ * 2015, section 3, running values as torch.nn.BatchNorm2d; Wu and He 2018, section 3. */
 #include <math.h>
 
 #include "ir/eval.h"
@@ -95,5 +95,68 @@ Status ref_running_stats(const Call *c) {
     c->out[1][i] = c->in[3][i] + part * (var - c->in[3][i]);
   }
   c->out[2][0] = batches;
+  return MPCC_OK;
+}
+
+/* The elements of group g of sample n lie together: `size` of them from *first on. */
+static int64_t group_of(const Call *c, const Size *z, int64_t n, int64_t g, int64_t *first) {
+  int64_t groups = op_int(c->op, "groups", 1), size = z->c / groups * z->s;
+  *first = (n * groups + g) * size;
+  return size;
+}
+
+Status ref_group_norm(const Call *c) {
+  Size z = size_of(c, 0, -1);
+  int64_t groups = op_int(c->op, "groups", 1), first;
+  double eps = op_float(c->op, "eps", 1e-5);
+  for (int64_t k = 0; k < z.n * groups; k++) {
+    int64_t size = group_of(c, &z, k / groups, k % groups, &first);
+    const double *x = c->in[0] + first;
+    double mean = 0, var = 0;
+    for (int64_t i = 0; i < size; i++)
+      mean += x[i];
+    mean /= (double)size;
+    for (int64_t i = 0; i < size; i++)
+      var += (x[i] - mean) * (x[i] - mean);
+    var /= (double)size;
+    for (int64_t i = 0; i < size; i++) {
+      int64_t ch = (first + i) / z.s % z.c;
+      double w = c->op->nin > 1 ? c->in[1][ch] : 1, b = c->op->nin > 2 ? c->in[2][ch] : 0;
+      c->out[0][first + i] = (x[i] - mean) * (w / sqrt(var + eps)) + b;
+    }
+    c->out[1][k] = mean;
+    c->out[2][k] = var;
+  }
+  return MPCC_OK;
+}
+
+/* With g = dy w: dx = rstd (g - mean(g) - xhat mean(g xhat)); dw = sum of dy xhat, db = of dy. */
+Status ref_group_norm_grad(const Call *c) {
+  Size z = size_of(c, 1, -1);
+  int64_t groups = op_int(c->op, "groups", 1), first;
+  double eps = op_float(c->op, "eps", 1e-5);
+  bool affine = c->op->nin > 4;
+  for (int64_t ch = 0; affine && ch < z.c; ch++)
+    c->out[1][ch] = c->out[2][ch] = 0;
+  for (int64_t k = 0; k < z.n * groups; k++) {
+    int64_t size = group_of(c, &z, k / groups, k % groups, &first);
+    const double *dy = c->in[0] + first, *x = c->in[1] + first;
+    double mean = c->in[2][k], rstd = 1 / sqrt(c->in[3][k] + eps), sum = 0, dot = 0;
+    for (int64_t i = 0; i < size; i++) {
+      int64_t ch = (first + i) / z.s % z.c;
+      double xhat = (x[i] - mean) * rstd, g = dy[i] * (affine ? c->in[4][ch] : 1);
+      sum += g;
+      dot += g * xhat;
+      if (affine) {
+        c->out[1][ch] += dy[i] * xhat;
+        c->out[2][ch] += dy[i];
+      }
+    }
+    for (int64_t i = 0; i < size; i++) {
+      int64_t ch = (first + i) / z.s % z.c;
+      double xhat = (x[i] - mean) * rstd, g = dy[i] * (affine ? c->in[4][ch] : 1);
+      c->out[0][first + i] = rstd * (g - sum / (double)size - xhat * dot / (double)size);
+    }
+  }
   return MPCC_OK;
 }

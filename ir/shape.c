@@ -739,6 +739,47 @@ static bool shape_batch_affine(Infer *x) {
   return true;
 }
 
+/* [N, groups] of an image in `groups` groups of channels */
+static bool want_groups(Infer *x, const Type *in, int64_t dim[2]) {
+  dim[0] = in->dim[0];
+  dim[1] = int_attr(x, "groups", 1);
+  if (dim[1] >= 1 && in->dim[1] % dim[1] == 0)
+    return true;
+  return fail(x, CODE_SHAPE, "%s has %lld channels, which are not %lld groups", subject(x),
+              (long long)in->dim[1], (long long)dim[1]);
+}
+
+static bool shape_group_norm(Infer *x) {
+  int64_t stat[2];
+  if (!want_operands(x, 1, 3) || !want_images(x, 0) || !want_groups(x, operand(x, 0), stat))
+    return false;
+  const Type *in = operand(x, 0);
+  for (int i = 1; i < x->nin; i++)
+    if (!want_channels(x, i, in))
+      return false;
+  result(x, in);
+  result_as(x, wide(in->dt), 2, stat);
+  result_as(x, wide(in->dt), 2, stat);
+  return true;
+}
+
+static bool shape_group_norm_grad(Infer *x) {
+  int64_t stat[2];
+  if (!want_operands(x, 4, 5) || !want_images(x, 1) || !want_float(x, 0))
+    return false;
+  const Type *in = operand(x, 1);
+  if (!want_same_shape(x, 0, in) || !want_groups(x, in, stat))
+    return false;
+  const Type *ty = type_get(x->types, wide(in->dt), 2, stat);
+  if (!want_same_shape(x, 2, ty) || !want_same_shape(x, 3, ty) ||
+      (x->nin > 4 && !want_channels(x, 4, in)))
+    return false;
+  result(x, type_with_dtype(x->types, in, operand(x, 0)->dt));
+  for (int i = 0; i < 2 && x->nin > 4; i++)
+    result(x, operand(x, 4));
+  return true;
+}
+
 static bool shape_running_stats(Infer *x) {
   for (int i = 0; i < 4; i++)
     if (!want_float(x, i) || !want_same_shape(x, i, operand(x, 0)))

@@ -52,7 +52,8 @@ typedef struct {
   const char *rule; /* policy word for `why` */
 } Choice;
 
-/* An op's attribute policy="F32" overrides its column in every mode: parts of a loss. */
+/* An op's attribute policy="F32" overrides its column in every mode: parts of a loss. "SAME" does so
+ * in mixed ones: instance normalisation, an op of its own in no autocast list. */
 static bool is_pinned(const Op *op) {
   return !strcmp(op_str(op, "policy", ""), "F32");
 }
@@ -63,6 +64,8 @@ static Choice choose_pinned(const Mode *m, const Op *op, Value *const *in) {
 }
 
 static Choice choose_mixed(const Mode *m, const Op *op, Value *const *in) {
+  if (!strcmp(op_str(op, "policy", ""), "SAME"))
+    return (Choice){DT_COUNT, NULL};
   switch (op_info(op->code)->policy[m->policy]) {
   case POL_LOW:
     return (Choice){m->low, "LOW"};

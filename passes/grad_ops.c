@@ -209,6 +209,18 @@ static void grad_batch_norm(Grad *g, const Op *op, Value *const *dy) {
     grad_give(g, op, i, d->out[i - 1]);
 }
 
+static void grad_group_norm(Grad *g, const Op *op, Value *const *dy) {
+  if (!dy[0])
+    return;
+  Value *in[5] = {dy[0], fwd(g, op, 0), result(g, op, 1), result(g, op, 2)};
+  int nin = 4;
+  if (op->nin > 1)
+    in[nin++] = fwd(g, op, 1);
+  Op *d = build_op(g->b, OP_group_norm_grad, nin, in, op->nattr, op->attr);
+  for (int i = 0; i < op->nin; i++)
+    grad_give(g, op, i, d->out[i]);
+}
+
 static void grad_rms_norm(Grad *g, const Op *op, Value *const *dy) {
   if (!dy[0])
     return;

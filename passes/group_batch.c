@@ -1,4 +1,5 @@
-/* Lowering of batch normalisation: sums over the rows of [N, S..., C], then one pointwise pass.
+/* Lowering of normalisation by channels (batch, group): sums over the rows of [N, S..., C], or over
+ * those of each sample, then one pointwise pass.
  * What depends on the channel alone is computed in nodes of its own, whose results the passes over
  * the image load. */
 #include "passes/fuse.h"
@@ -184,4 +185,171 @@ void group_running_stats(Fuse *F, const Op *op) {
   n = node_rows(F, 0, NULL);
   batches = node_op2(F, n, PR_ADD, node_load(F, n, operand(F, 5)), node_const(F, n, DT_I64, 1));
   set_result_buf(F, 2, node_store(F, n, batches, DT_I64, ~0u));
+}
+
+/* ---- group normalisation: statistics of the groups of each sample ---- */
+
+/* Sums of stmt over the places of each sample: [N, C]. A panel is a sample. */
+static View *sum_places(Fuse *F, const Image *m, Node *n, int stmt) {
+  int64_t c = m->dim[m->rank - 1], dim[2] = {m->dim[0], c};
+  const Type *ty = type_get(builder_types(F->b), m->reg, 2, dim);
+  Access at = {0};
+  at.stride[m->rank - 1] = 1;
+  n->fix = m->places;
+  Stmt s = {.prim = PR_CSUM, .dt = (uint8_t)m->reg, .arg = {stmt, -1, -1, -1}, .ref = -1};
+  Buf *b = node_store_at(F, n, node_stmt(F, n, s), ty, &at);
+  if (F->status == MPCC_OK) {
+    n->out[b->out].part = PART_COL;
+    n->out[b->out].final = true;
+    n->out[b->out].pstride = c;
+  }
+  return view_whole(F, b);
+}
+
+typedef struct {
+  Image m;
+  int64_t channels[3]; /* [N, G, C / G] */
+  double count;        /* elements of a group */
+} Groups;
+
+static Groups groups_of(Fuse *F, const Op *op, const Type *ty, DType reg) {
+  Groups g = {.m = image_of(F, ty, reg)};
+  g.channels[0] = ty->dim[0];
+  g.channels[1] = op_int(op, "groups", 1);
+  g.channels[2] = ty->dim[1] / g.channels[1];
+  g.count = (double)(g.m.places * g.channels[2]);
+  return g;
+}
+
+/* v, whose elements are as many as dim's, in that shape. */
+static View *shaped(Fuse *F, const View *v, int ndim, const int64_t *dim) {
+  View *w;
+  if (!view_reshaped(F, v, ndim, dim, &w))
+    view_reshaped(F, view_materialize(F, v), ndim, dim, &w);
+  return w;
+}
+
+static Node *group_node(Fuse *F, const Groups *g) {
+  return node_rigid(F, 3, g->channels, 1);
+}
+
+/* Load of what has one value per sample and channel, per group, per channel. */
+static int load_places(Fuse *F, Node *n, const Groups *g, const View *v) {
+  return node_load_as(F, n, shaped(F, v, 3, g->channels), g->m.reg);
+}
+
+static int load_group(Fuse *F, Node *n, const Groups *g, const View *v) {
+  return node_load_as(F, n, shaped(F, v, 3, (int64_t[]){g->channels[0], g->channels[1], 1}),
+                      g->m.reg);
+}
+
+static int load_channel(Fuse *F, Node *n, const Groups *g, const View *v) {
+  return node_load_as(F, n, shaped(F, v, 3, (int64_t[]){1, g->channels[1], g->channels[2]}),
+                      g->m.reg);
+}
+
+/* Value per sample and channel, as the passes over the image load it. */
+static View *give_places(Fuse *F, Node *n, const Groups *g, int stmt) {
+  int64_t dim[MAX_DIMS];
+  for (int i = 0; i < g->m.rank; i++)
+    dim[i] = i == 0 || i == g->m.rank - 1 ? g->m.dim[i] : 1;
+  return shaped(F, view_whole(F, node_store(F, n, stmt, g->m.reg, ~0u)), g->m.rank, dim);
+}
+
+/* Mean over a group of what is summed over places already: [N, G]. */
+static int mean_of_group(Fuse *F, Node *n, const Groups *g, int stmt) {
+  return node_op2(F, n, PR_DIV, node_op1(F, n, PR_RSUM, stmt),
+                  node_const(F, n, g->m.reg, g->count));
+}
+
+static View *group_stat(Fuse *F, const Groups *g, const View *sum) {
+  Node *n = group_node(F, g);
+  int mean = mean_of_group(F, n, g, load_places(F, n, g, sum));
+  return view_whole(F, node_store(F, n, mean, g->m.reg, 3u));
+}
+
+static int group_rstd(Fuse *F, Node *n, const Groups *g, const View *var) {
+  DType reg = g->m.reg;
+  int eps = node_const(F, n, reg, op_float(F->op, "eps", 1e-5));
+  int std = node_op1(F, n, PR_SQRT, node_op2(F, n, PR_ADD, load_group(F, n, g, var), eps));
+  return node_op2(F, n, PR_DIV, node_const(F, n, reg, 1), std);
+}
+
+/* A group's value for each of its channels. */
+static View *per_place(Fuse *F, const Groups *g, const View *stat) {
+  Node *n = node_rows(F, 3, g->channels);
+  return give_places(F, n, g, load_group(F, n, g, stat));
+}
+
+void group_group_norm(Fuse *F, const Op *op) {
+  DType reg = reg_join(op->in[0]->type->dt, op->out[1]->type->dt);
+  Groups g = groups_of(F, op, op->in[0]->type, reg);
+  const Image *m = &g.m;
+  View *x = image(F, operand(F, 0));
+  Node *n = node_rigid(F, m->rank, m->dim, 1);
+  View *mean = group_stat(F, &g, sum_places(F, m, n, node_load_as(F, n, x, reg)));
+  View *centre = per_place(F, &g, mean);
+  n = node_rigid(F, m->rank, m->dim, 1);
+  int d = node_op2(F, n, PR_SUB, node_load_as(F, n, x, reg), node_load(F, n, centre));
+  View *var = group_stat(F, &g, sum_places(F, m, n, node_op2(F, n, PR_MUL, d, d)));
+  n = node_rows(F, 3, g.channels);
+  int s = group_rstd(F, n, &g, var);
+  if (op->nin > 1)
+    s = node_op2(F, n, PR_MUL, s, load_channel(F, n, &g, operand(F, 1)));
+  apply(F, m, x, centre, give_places(F, n, &g, s), op->nin > 2 ? operand(F, 2) : NULL);
+  set_result(F, 1, mean);
+  set_result(F, 2, var);
+}
+
+/* dx = w rstd dy - shift - (x - mean) tilt, with shift = rstd mean(w dy) and tilt = rstd^3
+ * mean(w dy (x - mean)) */
+void group_group_norm_grad(Fuse *F, const Op *op) {
+  DType reg = reg_join(op->in[1]->type->dt, op->in[2]->type->dt);
+  Groups g = groups_of(F, op, op->in[1]->type, reg);
+  const Image *m = &g.m;
+  View *dy = image(F, operand(F, 0)), *x = image(F, operand(F, 1));
+  View *centre = per_place(F, &g, operand(F, 2));
+  Node *n = node_rigid(F, m->rank, m->dim, 1);
+  int e = node_load_as(F, n, dy, reg);
+  int d = node_op2(F, n, PR_SUB, node_load_as(F, n, x, reg), node_load(F, n, centre));
+  int ed = node_op2(F, n, PR_MUL, e, d);
+  View *sum = sum_places(F, m, n, e), *dot = sum_places(F, m, n, ed);
+
+  View *w = op->nin > 4 ? operand(F, 4) : NULL;
+  Node *k = group_node(F, &g);
+  int rstd = group_rstd(F, k, &g, operand(F, 3));
+  int s = load_places(F, k, &g, sum);
+  int t = node_op2(F, k, PR_MUL, load_places(F, k, &g, dot), rstd);
+  if (w) {
+    s = node_op2(F, k, PR_MUL, s, load_channel(F, k, &g, w));
+    t = node_op2(F, k, PR_MUL, t, load_channel(F, k, &g, w));
+  }
+  int shift = node_op2(F, k, PR_MUL, mean_of_group(F, k, &g, s), rstd);
+  int tilt = node_op2(F, k, PR_MUL, node_op2(F, k, PR_MUL, mean_of_group(F, k, &g, t), rstd), rstd);
+  View *group_shift = view_whole(F, node_store(F, k, shift, reg, 3u));
+  View *group_tilt = view_whole(F, node_store(F, k, tilt, reg, 3u));
+  if (w) {
+    const Type *ty =
+        type_get(builder_types(F->b), reg, 2, (int64_t[]){g.channels[1], g.channels[2]});
+    Node *c = node_rigid(F, 3, g.channels, 2);
+    int by =
+        node_op2(F, c, PR_MUL, load_places(F, c, &g, dot), group_rstd(F, c, &g, operand(F, 3)));
+    for (int i = 0; i < 2; i++) {
+      Buf *b = node_column_sum(F, c, i ? load_places(F, c, &g, sum) : by,
+                               type_with_dtype(builder_types(F->b), ty, op->out[1 + i]->type->dt));
+      set_result(F, 1 + i, shaped(F, view_whole(F, b), 1, op->out[1 + i]->type->dim));
+    }
+  }
+
+  Node *q = node_rows(F, 3, g.channels);
+  int scale = group_rstd(F, q, &g, operand(F, 3));
+  if (w)
+    scale = node_op2(F, q, PR_MUL, scale, load_channel(F, q, &g, w));
+  View *place_scale = give_places(F, q, &g, scale);
+  n = node_rows(F, m->rank, m->dim);
+  d = node_op2(F, n, PR_SUB, node_load_as(F, n, x, reg), node_load(F, n, centre));
+  e = node_op2(F, n, PR_MUL, node_load_as(F, n, dy, reg), node_load(F, n, place_scale));
+  e = node_op2(F, n, PR_SUB, e, node_load(F, n, per_place(F, &g, group_shift)));
+  d = node_op2(F, n, PR_MUL, d, node_load(F, n, per_place(F, &g, group_tilt)));
+  give_image(F, m, n, node_op2(F, n, PR_SUB, e, d), 0);
 }
