@@ -6,54 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "mpcc/num.h"
 #include "runtime/fit.h"
 
-typedef struct {
-  bool found, is_nan;
-  const MpccCommand *command; /* NULL: it was there before the step */
-  const char *name;           /* of the tensor then */
-  DType dtype;
-  int64_t n, bad; /* elements; not finite ones */
-  double amax;    /* largest finite magnitude */
-} Scan;
-
-static void scan_data(Scan *s, const uint8_t *data, int64_t n, DType dt) {
-  *s = (Scan){.dtype = dt, .n = n};
-  for (int64_t i = 0; i < n; i++) {
-    double v = num_load(data + (size_t)i * dtype_bytes(dt), dt);
-    if (!isfinite(v)) {
-      s->found = true;
-      s->is_nan |= isnan(v);
-      s->bad++;
-    } else if (fabs(v) > s->amax) {
-      s->amax = fabs(v);
-    }
-  }
-}
-
-static bool scan_outputs(void *user, mprt_program *p, const MpccCommand *c) {
-  Scan *s = user;
-  const char *dtypes = mprt__string(p, c->value_dtypes);
-  for (uint32_t k = 0; k < c->nout && !s->found; k++) {
-    uint32_t a = c->first_arg + c->first_out + k;
-    DType dt = (DType)(dtypes[k] - 'a');
-    if (!dtype_is_float(dt))
-      continue;
-    scan_data(s, p->arg[a].p, (int64_t)(p->argref[a].bytes / dtype_bytes(dt)), dt);
-    s->command = c;
-  }
-  return !s->found;
-}
-
 /* What the step begins with: the batch, parameters and moments may hold it already. */
-static void scan_before(mprt_program *p, Scan *s) {
+static void scan_before(mprt_program *p, mprt__scan *s) {
   for (uint32_t i = 0; i < p->ntensor && !s->found; i++) {
     const MpccTensor *t = &p->tensor[i];
     bool before = t->role == ROLE_INPUT || t->role == ROLE_PARAM || t->role == ROLE_MOMENT;
     if (!before || p->flat[i] || !dtype_is_float((DType)t->dtype))
       continue;
-    scan_data(s, mprt__tensor_data(p, i), mprt__tensor_elems(t), (DType)t->dtype);
+    mprt__scan_data(s, mprt__tensor_data(p, i), mprt__tensor_elems(t), (DType)t->dtype);
     s->name = mprt__string(p, t->name);
   }
 }
@@ -79,7 +41,7 @@ static Status save_batch(mprt_program *p, const char *dir) {
 }
 
 /* What to try: more range where range was short, smaller steps where everything grew. */
-static const char *advice(const mprt_program *p, const Scan *s) {
+static const char *advice(const mprt_program *p, const mprt__scan *s) {
   if (s->found && !s->command)
     return "start from weights and data that are finite";
   if (s->found && dtype_info(s->dtype)->max_finite < 1e6 && !s->is_nan)
@@ -89,25 +51,8 @@ static const char *advice(const mprt_program *p, const Scan *s) {
              : "a smaller learning rate, a longer warmup, or trainer.gradient_clip_val: 1.0";
 }
 
-static void describe_found(const mprt_program *p, const Scan *s, FILE *out) {
-  const char *what = s->is_nan ? "NaN" : "infinity";
-  if (s->command)
-    fprintf(out, "  first non-finite: %s in %lld of %lld elements of the output of %s (%s, %s)\n",
-            what, (long long)s->bad, (long long)s->n, mprt__string(p, s->command->layer),
-            mprt__string(p, s->command->label), mprt__string(p, s->command->source));
-  else
-    fprintf(out, "  before the step: %s in %lld of %lld elements of %s\n", what, (long long)s->bad,
-            (long long)s->n, s->name);
-  fprintf(out, "  stored as %s, which reaches %.5g; ", dtype_text(s->dtype),
-          dtype_info(s->dtype)->max_finite);
-  if (s->bad < s->n)
-    fprintf(out, "the largest finite magnitude there is %.4g\n", s->amax);
-  else
-    fprintf(out, "nothing finite is there\n");
-}
-
 /* The report, malloc'ed; NULL when memory is short. */
-static char *describe(const mprt_program *p, const Scan *s, int64_t step, const char *cause,
+static char *describe(const mprt_program *p, const mprt__scan *s, int64_t step, const char *cause,
                       const char *out_dir) {
   char *text = NULL, *folder = mprt__format("%s/checkpoints", out_dir);
   char *good = folder ? mprt__checkpoint_newest(folder) : NULL;
@@ -116,7 +61,7 @@ static char *describe(const mprt_program *p, const Scan *s, int64_t step, const 
   if (out) {
     fprintf(out, "stopped at step %lld: %s [MPC0901]\n", (long long)step, cause);
     if (s->found)
-      describe_found(p, s, out);
+      mprt__scan_describe(p, s, out);
     else
       fputs("  a replay of the batch gave finite outputs only\n", out);
     fprintf(out, "  try: %s\n", advice(p, s));
@@ -156,10 +101,10 @@ Status mprt__diverged(mprt_program *p, const char *out_dir, int64_t step, const 
     st = save_batch(p, dir);
   const char *name = mprt__function(p, "train_step") ? "train_step" : "micro_first";
   const MpccFunction *f = mprt__function(p, name);
-  Scan scan = {0};
+  mprt__scan scan = {0};
   scan_before(p, &scan);
   if (st == MPCC_OK && f && !scan.found)
-    st = mprt__run(p, f, scan_outputs, &scan);
+    st = mprt__run(p, f, mprt__scan_outputs, &scan);
   char *text = st == MPCC_OK ? describe(p, &scan, step, cause, out_dir) : NULL;
   if (st == MPCC_OK)
     st = text ? report(p, dir, text, step) : mprt__nomem(&p->cb, "diverged");

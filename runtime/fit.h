@@ -2,6 +2,8 @@
 #ifndef MPCC_RUNTIME_FIT_H
 #define MPCC_RUNTIME_FIT_H
 
+#include <stdio.h>
+
 #include "runtime/data/data.h"
 #include "runtime/rt.h"
 
@@ -72,6 +74,21 @@ Status mprt__run_folder(mprt_program *p, char **out);
 /* Folder that a bare --resume looks into: the one this run would write, else the newest below
  * runs/NAME; malloc'ed path of the newest complete checkpoint, NULL: none. */
 char *mprt__resume_default(mprt_program *p);
+
+/* ---- scan.c ---- */
+typedef struct {
+  bool found, is_nan;
+  const MpccCommand *command; /* NULL: it was there before the step */
+  const char *name;           /* of the tensor then */
+  DType dtype;
+  int64_t n, bad; /* elements; not finite ones */
+  double amax;    /* largest finite magnitude */
+} mprt__scan;
+void mprt__scan_data(mprt__scan *s, const uint8_t *data, int64_t n, DType dt);
+/* An mprt__observer with an mprt__scan: stops behind the first command with an output not finite. */
+bool mprt__scan_outputs(void *user, mprt_program *p, const MpccCommand *c);
+/* Two lines: what was found where, and in which format. s->found */
+void mprt__scan_describe(const mprt_program *p, const mprt__scan *s, FILE *out);
 
 /* ---- diverged.c ---- */
 /* Steps stay non-finite: writes OUT/diverged/ (state before the step, the batch), replays the batch
