@@ -357,7 +357,7 @@ static Status choose_goals(Compilation *c, Goal *goal, int *n) {
       int count = 0;
       if (!t)
         return no_target(c, name);
-      if (strcmp(name, "cuda") == !gpu)
+      if (gpu != (strcmp(name, "cuda") == 0))
         continue;
       st = choose_levels(c, t, level, &count);
       for (int k = 0; k < count; k++)

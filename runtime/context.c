@@ -144,21 +144,29 @@ static Status open_pool(mprt_program *p, int threads) {
   return MPCC_OK;
 }
 
-/* The first of the images whose code runs here; they follow one another at multiples of 64 bytes */
+/* The first of the images whose code runs here; they follow one another at multiples of 64 bytes.
+ * When none does, what the last one for the device lacks is told, else what the last one lacks. */
 static Status open_image(mprt_program *p, const uint8_t *image, size_t bytes) {
-  for (;;) {
+  const uint8_t *blamed = image;
+  size_t blamed_bytes = bytes;
+  for (bool more = true; more;) {
     Status s = mprt__load(p, image, bytes);
-    if (s != MPCC_OK)
+    if (s == MPCC_OK)
+      s = mprt__load_code(p, p->options.level, true);
+    if (s != MPCC_ERR_TARGET)
       return s;
     size_t next = (p->image_bytes + MPCC_ALIGN - 1) & ~(size_t)(MPCC_ALIGN - 1);
-    bool last = next >= bytes || bytes - next < sizeof(MpccImage);
-    s = mprt__load_code(p, p->options.level, !last);
-    if (s != MPCC_ERR_TARGET || last)
-      return s;
+    more = next < bytes && bytes - next >= sizeof(MpccImage);
+    if (mprt__for_device(p)) {
+      blamed = image;
+      blamed_bytes = bytes;
+    }
     mprt__unload(p);
-    image += next;
-    bytes -= next;
+    image += more ? next : 0;
+    bytes -= more ? next : 0;
   }
+  Status s = mprt__load(p, blamed, blamed_bytes);
+  return s == MPCC_OK ? mprt__load_code(p, p->options.level, false) : s;
 }
 
 static Status open_all(mprt_program *p, const void *image, size_t bytes) {

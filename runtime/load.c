@@ -308,6 +308,13 @@ static bool device_has(const char *device, const char *target) {
   return !device || !strcmp(device, "auto") || !strncmp(device, target, strlen(target));
 }
 
+bool mprt__for_device(const mprt_program *p) {
+  for (uint32_t i = 0; i < p->ncode; i++)
+    if (device_has(p->options.device, mprt__string(p, p->code[i].target)))
+      return true;
+  return false;
+}
+
 static Status choose_code(mprt_program *p, const char *level, bool quiet) {
   const MpccCode *refused = NULL;
   const char *word = NULL, *device = p->options.device;

@@ -185,6 +185,8 @@ Status mprt__load(mprt_program *p, const void *image, size_t bytes);
  * kernel. quiet: no words when there is none. errors: ERR_TARGET, ERR_INPUT, ERR_NOMEM */
 Status mprt__load_code(mprt_program *p, const char *level, bool quiet);
 void mprt__unload(mprt_program *p); /* frees what the two made */
+/* Whether some code of the image is for options.device. */
+bool mprt__for_device(const mprt_program *p);
 static inline const char *mprt__string(const mprt_program *p, uint32_t offset) {
   return p->strings + offset;
 }

@@ -35,7 +35,9 @@ cmp a.txt b.txt || fail "--validate gives another result than the run"
 ./prog --quiet --resume=full/checkpoints/last --export w.safetensors --weights-dtype bf16 || fail "--export"
 "$mpcc" inspect w.safetensors | grep -q 'head.weight .*BF16' || fail "inspect weights"
 "$mpcc" inspect p.npy | grep -q '50, 16' || fail "inspect npy"
-"$mpcc" inspect prog | grep -q 'level x86-64-v3' || fail "inspect program"
+"$mpcc" inspect prog >images.txt || fail "inspect program"
+[ "$(grep -c 'level x86-64-v3' images.txt)" = 1 ] || fail "the baseline is not there once"
+[ "$(sort images.txt | uniq -d | grep -c '^image')" = 0 ] || fail "an image is there twice"
 "$mpcc" inspect full/checkpoints/last | grep -q 'count.taken' || fail "inspect checkpoint"
 
 cp prog cut && truncate -s -100 cut
