@@ -1,6 +1,7 @@
 /* Parses the command line of mpcc by one table of options. */
 #include "driver/args.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +9,7 @@
 
 typedef enum {
   O_OUTPUT, O_EMIT, O_OPT, O_NUMERICS, O_TARGET, O_GPU_ARCH, O_MARCH, O_PRECISION, O_DEFINE, O_SET, O_WARN,
-  O_MAX_ERRORS, O_DIAG_FORMAT, O_COLOR, O_INCLUDE, O_JOBS, O_CACHE_DIR, O_NO_CACHE, O_TIME_PASSES,
+  O_MAX_ERRORS, O_DIAG_FORMAT, O_COLOR, O_INCLUDE, O_JOBS, O_CACHE_DIR, O_NO_CACHE, O_MEMORY, O_TIME_PASSES,
   O_PRINT_BEFORE, O_PRINT_AFTER, O_STOP_AFTER, O_CHECK_PASSES, O_NO_REUSE, O_VERBOSE,
   O_LINK, O_SAVE_TEMPS, O_DIFF, O_PRECISIONS, O_JSON, O_HTML, O_TOKENIZER, O_DTYPE, O_HEADER, O_SEPARATOR, O_HELP,
   O_VERSION, O_LICENSES, O_COUNT
@@ -46,6 +47,8 @@ static const struct {
     [O_JOBS] = {"jobs", "j", V_VALUE, "N", "compile threads, default all"},
     [O_CACHE_DIR] = {"cache-dir", NULL, V_VALUE, "DIR", "kernel cache, default ~/.cache/mpcc"},
     [O_NO_CACHE] = {"no-cache", NULL, V_NONE, NULL, "compile every kernel anew"},
+    [O_MEMORY] = {"memory", NULL, V_VALUE, "SIZE",
+                  "memory that batch_size: auto plans for, like 16G; default this machine's"},
     [O_TIME_PASSES] = {"time-passes", NULL, V_NONE, NULL, "how long each pass took"},
     [O_PRINT_BEFORE] = {"print-ir-before", NULL, V_VALUE, "PASS", "IR before a pass, or all"},
     [O_PRINT_AFTER] = {"print-ir-after", NULL, V_VALUE, "PASS", "IR after a pass, or all"},
@@ -111,6 +114,21 @@ static int number(const char *value, int lo, int hi, int *out) {
   return 0;
 }
 
+/* "4096", "512M", "16G" (powers of 1024). */
+static int size(const char *value, uint64_t *out) {
+  static const char units[] = "KMGT";
+  char *end;
+  errno = 0;
+  double v = strtod(value, &end);
+  const char *unit = *end ? strchr(units, *end) : NULL;
+  if (end == value || *value == '-' || errno || (*end && (!unit || end[1])) || !(v > 0) || v > 1e15)
+    return usage("not a size: '%s'", value);
+  for (long i = unit ? unit - units + 1 : 0; i > 0; i--)
+    v *= 1024;
+  *out = (uint64_t)v;
+  return 0;
+}
+
 static int choice(const char *value, const char *words) {
   return one_of(value, words) ? 0 : usage("unknown word '%s'", value);
 }
@@ -169,6 +187,7 @@ static int take(Args *a, int id, const char *v) {
   case O_JOBS: return number(v, 1, 1024, &o->jobs);
   case O_CACHE_DIR: o->cache_dir = v; return 0;
   case O_NO_CACHE: o->no_cache = true; return 0;
+  case O_MEMORY: return size(v, &o->memory_bytes);
   case O_TIME_PASSES: o->time_passes = true; return 0;
   case O_PRINT_BEFORE: o->print_before = v; return 0;
   case O_PRINT_AFTER: o->print_after = v; return 0;

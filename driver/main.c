@@ -228,6 +228,8 @@ int main(int argc, char **argv) {
     a.options.colour = a.color >= 0 ? a.color : isatty(2) && !(no_color && *no_color);
     a.options.host_level_only =
         a.command == CMD_RUN || a.command == CMD_VERIFY || a.command == CMD_COMPARE;
+    if (!a.options.memory_bytes)
+      a.options.memory_bytes = mprt_memory_limit();
     for (int i = 0; i < a.ninput; i++) {
       int one = one_input(&a, a.input[i]);
       code = one > code ? one : code;

@@ -425,6 +425,19 @@ void spec_resolve(const Spec *s, bool with_origin, Text *out);
 void spec_json(const Spec *s, Text *out);
 const char *spec_name(const Spec *s);
 
+/* ---- batch.c: samples of a step ---- */
+
+enum { SPEC_MAX_AUTO_BATCH = 65536 };
+/* Whether loader.batch_size is `auto`: 1 until spec_set_batch gives a number, before spec_lower. */
+bool spec_batch_auto(const Spec *s);
+/* Largest power of two that it may be: global_batch_tokens must come out. */
+int64_t spec_batch_limit(const Spec *s);
+Loc spec_batch_loc(const Spec *s);
+/* errors: ERR_INPUT with a message when global_batch_tokens is not a multiple */
+Status spec_set_batch(Spec *s, int64_t batch);
+/* Accumulation `auto` becomes a number, global_batch_tokens is checked (spec.c, behind the model). */
+void batch_settle(Spec *s);
+
 /* ---- lower.c ---- */
 
 /* Forward-stage module with functions init, train_forward, eval_forward, predict:

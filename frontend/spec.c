@@ -438,6 +438,7 @@ static void check_all(Spec *s, const SpecSource *src, const Yaml *root) {
     metrics_resolve(s);
     model_check_used(c, &s->model);
   }
+  batch_settle(s);
   if (precision && precision->kind == VAL_MAP) {
     precision_check(c, precision,
                     src->precision ? option_value(c, "--precision", src->precision) : NULL);

@@ -120,6 +120,13 @@ void diag_error(Diag *d, Loc loc, int code, const char *fmt, ...) {
   va_end(ap);
 }
 
+void diag_remark(Diag *d, Loc loc, const char *fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
+  append(d, (DiagMessage){.severity = SEV_NOTE, .loc = loc, .text = words(d, fmt, ap)});
+  va_end(ap);
+}
+
 /* The same words at the same place: a layer may be looked at more than once. */
 static bool is_said(const Diag *d, Loc loc, Str text) {
   for (const DiagMessage *m = d->first; m; m = m->next)

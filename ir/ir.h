@@ -108,6 +108,8 @@ void diag_error(Diag *d, Loc loc, int code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 void diag_warning(Diag *d, Loc loc, const char *warning, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+/* A message that is no complaint. */
+void diag_remark(Diag *d, Loc loc, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Attach to the newest message. */
 void diag_hint(Diag *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void diag_note(Diag *d, Loc loc, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -55,18 +55,18 @@ static void session_deliver(mpcc_session *s, const Diag *d) {
   }
 }
 
-static bool compilation_begin(Compilation *c, mpcc_session *s) {
+bool compilation_begin(Compilation *c, const mpcc_options *o, const mpcc_callbacks *cb) {
   memset(c, 0, sizeof *c);
-  c->o = &s->o;
-  c->cb = &s->cb;
+  c->o = o;
+  c->cb = cb;
   c->arena = arena_create();
   if (!c->arena)
     return false;
   c->strings = str_table_create(c->arena);
   c->diag = diag_create(c->arena, c->strings);
-  diag_option_max_errors(c->diag, s->o.max_errors_set ? s->o.max_errors : 20);
-  for (int i = 0; i < s->o.nwarning; i++) {
-    const char *w = s->o.warning[i];
+  diag_option_max_errors(c->diag, o->max_errors_set ? o->max_errors : 20);
+  for (int i = 0; i < o->nwarning; i++) {
+    const char *w = o->warning[i];
     if (!strcmp(w, "error"))
       diag_option_werror(c->diag, true);
     else if (!strncmp(w, "no-", 3))
@@ -78,7 +78,7 @@ static bool compilation_begin(Compilation *c, mpcc_session *s) {
 }
 
 Status compilation_begin_mode(Compilation *c, mpcc_session *s, const char *precision) {
-  if (!compilation_begin(c, s))
+  if (!compilation_begin(c, &s->o, &s->cb))
     return MPCC_ERR_NOMEM;
   c->own = s->o;
   c->own.precision = precision;
@@ -120,7 +120,7 @@ static Status check_words(const Compilation *c) {
   return MPCC_OK;
 }
 
-static void compilation_fini(Compilation *c) {
+void compilation_fini(Compilation *c) {
   text_fini(&c->plan);
   module_destroy(c->module);
   arena_destroy(c->arena);
@@ -141,7 +141,7 @@ static Status read_parent(void *user, const char *path, char **text, size_t *len
   return lib_read_file(path, text, len);
 }
 
-static Status compilation_spec(Compilation *c, const char *path, const char *text, size_t len) {
+Status compilation_spec(Compilation *c, const char *path, const char *text, size_t len) {
   SpecSource src = {.path = path,
                     .text = text,
                     .len = len,
@@ -167,6 +167,8 @@ Status compilation_front(Compilation *c, const char *path, const char *text, siz
     return module_parse(c->strings, c->diag, file, text, len, &c->module);
   }
   Status st = compilation_spec(c, path, text, len);
+  if (st == MPCC_OK && spec_batch_auto(c->spec) && !c->check_only)
+    st = batch_choose(c, path, text, len);
   if (st == MPCC_OK)
     st = spec_lower(c->spec, c->strings, c->diag, &c->module);
   return st;
@@ -479,8 +481,9 @@ mpcc_status mpcc_compile(mpcc_session *s, const char *path, const char *text, si
   *out = NULL;
   *bytes = 0;
   Compilation c;
-  if (!compilation_begin(&c, s))
+  if (!compilation_begin(&c, &s->o, &s->cb))
     return MPCC_ERR_NOMEM;
+  c.check_only = kind == MPCC_OUT_CHECK;
   Status st = check_words(&c);
   if (st == MPCC_OK)
     st = compilation_front(&c, path, text, len);
@@ -498,7 +501,7 @@ mpcc_status mpcc_compile(mpcc_session *s, const char *path, const char *text, si
 mpcc_status mpcc_verify(mpcc_session *s, const char *path, const char *text, size_t len,
                         const mpcc_executor *x) {
   Compilation c;
-  if (!compilation_begin(&c, s))
+  if (!compilation_begin(&c, &s->o, &s->cb))
     return MPCC_ERR_NOMEM;
   const Target *t;
   const char *level;
@@ -519,9 +522,11 @@ mpcc_status mpcc_resolve(mpcc_session *s, const char *path, const char *text, si
   *out = NULL;
   *bytes = 0;
   Compilation c;
-  if (!compilation_begin(&c, s))
+  if (!compilation_begin(&c, &s->o, &s->cb))
     return MPCC_ERR_NOMEM;
-  Status st = compilation_spec(&c, path, text, len);
+  Status st = check_words(&c);
+  if (st == MPCC_OK)
+    st = compilation_spec(&c, path, text, len);
   Text t = {0};
   if (st == MPCC_OK) {
     spec_resolve(c.spec, true, &t);

@@ -20,10 +20,15 @@ typedef struct {
   Spec *spec;     /* NULL when the input was IR text */
   Module *module; /* newest */
   Text plan;      /* explain's first half */
+  bool check_only; /* nothing is planned */
   mpcc_options own; /* with `precision` replaced (compilation_begin_mode) */
 } Compilation;
 
 /* ---- api.c ---- */
+/* false: memory. Options and callbacks are borrowed. */
+bool compilation_begin(Compilation *c, const mpcc_options *o, const mpcc_callbacks *cb);
+void compilation_fini(Compilation *c); /* without delivering messages */
+Status compilation_spec(Compilation *c, const char *path, const char *text, size_t len);
 /* Runs passes on c->module; on failure delivers a reproducer as dump "reproducer". */
 Status compilation_passes(Compilation *c, const TargetCaps *caps, const char *stop_after);
 /* A compilation with the session's options but another precision; after OK, compilation_end. */
@@ -34,6 +39,11 @@ Status compilation_front(Compilation *c, const char *path, const char *text, siz
 Status compilation_plan(Compilation *c, KernelTable *kernels);
 /* Delivers messages and frees everything; st, or what warnings make of it. */
 Status compilation_end(Compilation *c, mpcc_session *s, Status st);
+
+/* ---- batch.c ---- */
+/* Gives c->spec, whose batch_size is `auto`, the largest power of two whose plan fits the memory, and
+ * says which. errors: ERR_TARGET, ERR_NOMEM (not even 1), ERR_INPUT (global_batch_tokens) */
+Status batch_choose(Compilation *c, const char *path, const char *text, size_t len);
 
 /* ---- explain.c ---- */
 /* The plan in words. First half: runs the passes up to `save` and tells ops, dtypes, casts and why,

@@ -101,7 +101,7 @@ static uint64_t scratch_bytes(const mprt_program *p) {
 
 /* Refuses what cannot fit before it is mapped: the system would agree now and kill later. */
 static Status check_memory(const mprt_program *p, int threads) {
-  uint64_t total, limit = mprt__memory_limit();
+  uint64_t total, limit = mprt_memory_limit();
   if (__builtin_mul_overflow(mprt__scratch_stride(scratch_bytes(p)), (uint64_t)threads, &total))
     total = UINT64_MAX;
   for (int i = 0; i < MPCC_SEG_COUNT; i++)

@@ -39,8 +39,6 @@ typedef struct {
  * lets it. errors: ERR_NOMEM */
 Status mprt__memory_create(size_t bytes, bool guarded, mprt__memory *out);
 void mprt__memory_destroy(mprt__memory *m);
-/* Bytes this process may hold: physical memory, cut by cgroup limits. */
-uint64_t mprt__memory_limit(void);
 
 /* Whether this machine and its operating system run instructions of `feature` ("avx512_bf16",
  * "avx512bf16" and "sse4.1", "sse4_1" are equal spellings). known: false for a word not in the

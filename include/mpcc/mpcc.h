@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "mpcc/abi.h"
 #include "mpcc/status.h"
@@ -53,6 +54,7 @@ typedef struct {
   bool no_cache;
   const char *print_before, *print_after, *stop_after;
   bool time_passes, check_passes, no_reuse;
+  uint64_t memory_bytes;            /* that batch_size: auto plans for; 0: this machine's */
   bool host_level_only;             /* mpcc run */
   bool all_functions;               /* micro-batches also where no training loop calls them */
 } mpcc_options;

@@ -98,6 +98,9 @@ typedef struct {
 } mprt_options;
 void mprt_options_default(mprt_options *o);
 
+/* Bytes this process may hold: physical memory, cut by cgroup limits. */
+uint64_t mprt_memory_limit(void);
+
 /* Checks the image (all offsets, counts, version), maps code, allocates every segment, fills the
  * table and runs nothing. `image` may hold several images (each at the next multiple of 64 bytes
  * behind the one before): the first whose code runs here is taken. image must stay valid until mprt_close. On failure *out is NULL and the

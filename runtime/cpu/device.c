@@ -61,7 +61,7 @@ static uint64_t read_limit(const char *path) {
   return v;
 }
 
-uint64_t mprt__memory_limit(void) {
+uint64_t mprt_memory_limit(void) {
   static const char *const files[] = {"/sys/fs/cgroup/memory.max",
                                       "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
   long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
