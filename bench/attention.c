@@ -51,10 +51,7 @@ static void measure(const Case *c, const char *level, int threads, int rounds) {
   fill(dout, c->dt, n);
   MpccArg fwd[] = {{o}, {lse}, {x}, {x}, {x}};
   MpccArg bwd[] = {{grad[0]}, {grad[1]}, {grad[2]}, {dout}, {o}, {lse}, {x}, {x}, {x}};
-  void *scratch[MAX_THREADS];
-  int64_t most = r[0].scratch_bytes > r[1].scratch_bytes ? r[0].scratch_bytes : r[1].scratch_bytes;
-  for (int i = 0; i < threads; i++)
-    scratch[i] = tensor(DT_U8, most);
+  BenchPool *pool = pool_for(threads, &r[0], &r[1]);
   double base = (double)n * (double)c->T * (c->causal ? 0.5 : 1), flop[2] = {4 * base, 10 * base};
   double rate[2][MAX_ROUNDS], ratio[2][MAX_ROUNDS], peaks[MAX_ROUNDS];
   Peak *peak = peak_of(cpu_level(level), DT_F32);
@@ -64,7 +61,7 @@ static void measure(const Case *c, const char *level, int threads, int rounds) {
       int repeat = (int)(2e8 / flop[k]) + 1;
       double s = 0;
       for (int j = 0; j < repeat; j++)
-        s += launch(&r[k], k ? bwd : fwd, threads, scratch);
+        s += launch(&r[k], k ? bwd : fwd, pool);
       if (i < 0)
         continue;
       rate[k][i] = flop[k] * repeat / s;
@@ -93,8 +90,7 @@ static void measure(const Case *c, const char *level, int threads, int rounds) {
   }
   for (int k = 0; k < 3; k++)
     free(grad[k]);
-  for (int i = 0; i < threads; i++)
-    free(scratch[i]);
+  bench_pool_destroy(pool);
   free(x), free(o), free(lse), free(dout);
 }
 

@@ -6,7 +6,9 @@
 
 #include <immintrin.h>
 #include <pthread.h>
+#include <sys/mman.h>
 
+#include "bench/pool.h"
 #include "tests/kernel_run.h"
 
 enum { MAX_ROUNDS = 101, MAX_THREADS = 64 };
@@ -71,24 +73,6 @@ static inline Peak *peak_of(const CpuLevel *level, DType compute) {
 
 /* ---- threads --------------------------------------------------------------------------------- */
 
-typedef struct {
-  Peak *peak; /* or: */
-  const Run *run;
-  const MpccArg *args;
-  int64_t first, end;
-  void *scratch;
-  double flop;
-} Work;
-
-static inline void *work_main(void *user) {
-  Work *w = user;
-  if (w->peak)
-    w->flop = w->peak(1000000); /* milliseconds: starting a thread must not count */
-  else
-    w->run->fn(w->args, w->first, w->end, w->scratch);
-  return NULL;
-}
-
 /* One thread: its own cpu time, so that neighbours on the same core do not count; more: wall time.
  */
 static inline double work_clock(int threads) {
@@ -97,36 +81,19 @@ static inline double work_clock(int threads) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static inline double all_threads(Work *w, int threads) {
-  pthread_t thread[MAX_THREADS];
+/* Seconds of one launch on the runtime's own pool, which shares tiles as programs do. */
+static inline double launch(const Run *r, const MpccArg *args, BenchPool *pool) {
+  int threads = bench_pool_threads(pool);
   double start = work_clock(threads);
-  for (int i = 1; i < threads; i++)
-    run_check(!pthread_create(&thread[i], NULL, work_main, &w[i]), "no thread");
-  work_main(&w[0]);
-  for (int i = 1; i < threads; i++)
-    pthread_join(thread[i], NULL);
+  bench_pool_run(pool, r->fn, args, r->ntiles);
   return work_clock(threads) - start;
 }
 
-static inline double launch(const Run *r, const MpccArg *args, int threads, void **scratch) {
-  Work w[MAX_THREADS] = {0};
-  for (int i = 0; i < threads; i++)
-    w[i] = (Work){.run = r,
-                  .args = args,
-                  .first = r->ntiles * i / threads,
-                  .end = r->ntiles * (i + 1) / threads,
-                  .scratch = scratch[i]};
-  return all_threads(w, threads);
-}
-
-static inline double peak_rate(Peak *peak, int threads) {
-  Work w[MAX_THREADS] = {0};
-  for (int i = 0; i < threads; i++)
-    w[i].peak = peak;
-  double s = all_threads(w, threads), flop = 0;
-  for (int i = 0; i < threads; i++)
-    flop += w[i].flop;
-  return flop / s;
+static inline BenchPool *pool_for(int threads, const Run *a, const Run *b) {
+  int64_t bytes = a->scratch_bytes > b->scratch_bytes ? a->scratch_bytes : b->scratch_bytes;
+  BenchPool *pool = bench_pool_create(threads, (size_t)bytes);
+  run_check(pool != NULL, "no pool");
+  return pool;
 }
 
 /* Wall seconds (one thread: its own) from when all threads stand ready until the last has done
@@ -169,6 +136,26 @@ static inline double job_seconds(int threads, Job *job, void *user) {
   return end - start;
 }
 
+typedef struct {
+  Peak *peak;
+  double flop[MAX_THREADS];
+} PeakJob;
+
+static inline void peak_job(void *user, int thread, int threads) {
+  (void)threads;
+  PeakJob *p = user;
+  p->flop[thread] = p->peak(500000);
+}
+
+/* Operations a second of all threads together. */
+static inline double peak_rate(Peak *peak, int threads) {
+  PeakJob p = {.peak = peak};
+  double s = job_seconds(threads, peak_job, &p), flop = 0;
+  for (int i = 0; i < threads; i++)
+    flop += p.flop[i];
+  return flop / s;
+}
+
 /* ---- numbers and memory ---------------------------------------------------------------------- */
 
 static inline int by_value(const void *a, const void *b) {
@@ -176,10 +163,13 @@ static inline int by_value(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
+/* On huge pages, where there are any, like the runtime's segments: with small ones a product misses
+ * the translation buffer often enough to lose a tenth. */
 static inline void *tensor(DType dt, int64_t elems) {
-  size_t bytes = (size_t)elems * dtype_bytes(dt);
-  void *p = aligned_alloc(4096, (bytes / 4096 + 2) * 4096);
+  size_t huge = 2 << 20, bytes = ((size_t)elems * dtype_bytes(dt) / huge + 1) * huge;
+  void *p = aligned_alloc(huge, bytes);
   run_check(p != NULL, "no memory");
+  (void)madvise(p, bytes, MADV_HUGEPAGE);
   return p;
 }
 

@@ -104,10 +104,7 @@ static double measure(const Shape *s, Pass p, const char *level, int threads, in
   Run pr = run_compile(pg, level), cr = run_compile(cg, level);
   void *x = tensor(DT_F32, image), *b = tensor(DT_F32, z.columns * z.k);
   void *panels = tensor(DT_F32, packed), *y = tensor(DT_F32, z.rows * z.columns);
-  void *scratch[MAX_THREADS];
-  size_t most = (size_t)(pr.scratch_bytes > cr.scratch_bytes ? pr.scratch_bytes : cr.scratch_bytes);
-  for (int i = 0; i < threads; i++)
-    scratch[i] = tensor(DT_U8, (int64_t)most);
+  BenchPool *pool = pool_for(threads, &pr, &cr);
   fill(x, DT_F32, image);
   fill(b, DT_F32, z.columns * z.k);
   MpccArg pack_args[] = {{panels}, {b}}, args[] = {{y}, {x}, {panels}};
@@ -117,7 +114,7 @@ static double measure(const Shape *s, Pass p, const char *level, int threads, in
   Peak *peak = peak_of(l, DT_F32);
   for (int r = -1; r < rounds; r++) {
     double top = peak_rate(peak, threads);
-    double time = launch(&pr, pack_args, threads, scratch) + launch(&cr, args, threads, scratch);
+    double time = launch(&pr, pack_args, pool) + launch(&cr, args, pool);
     if (r < 0)
       continue;
     rate[r] = *flop / time;
@@ -135,8 +132,7 @@ static double measure(const Shape *s, Pass p, const char *level, int threads, in
   group_free(pg);
   group_free(cg);
   free(x), free(b), free(panels), free(y);
-  for (int i = 0; i < threads; i++)
-    free(scratch[i]);
+  bench_pool_destroy(pool);
   return ratio[rounds / 2];
 }
 

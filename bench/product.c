@@ -61,10 +61,8 @@ static void measure(const Case *c, const char *level, int threads, int rounds) {
   Run pr = run_compile(pg, level), mr = run_compile(mg, level);
   void *a = tensor(c->store, c->M * c->K), *b = tensor(c->store, c->K * c->N);
   void *bias = tensor(DT_F64, c->N), *out = tensor(c->store, c->M * c->N);
-  void *panels = tensor(c->compute, packed), *scratch[MAX_THREADS];
-  size_t most = (size_t)(pr.scratch_bytes > mr.scratch_bytes ? pr.scratch_bytes : mr.scratch_bytes);
-  for (int i = 0; i < threads; i++)
-    scratch[i] = tensor(DT_U8, (int64_t)most);
+  void *panels = tensor(c->compute, packed);
+  BenchPool *pool = pool_for(threads, &pr, &mr);
   fill(a, c->store, c->M * c->K);
   fill(b, c->store, c->K * c->N);
   memset(bias, 0, (size_t)c->N * 8);
@@ -76,8 +74,8 @@ static void measure(const Case *c, const char *level, int threads, int rounds) {
   for (int r = -1; r < rounds; r++) {
     double top = peak_rate(peak, threads), pack = 0, multiply = 0;
     for (int i = 0; i < repeat; i++) {
-      pack += launch(&pr, pack_args, threads, scratch);
-      multiply += launch(&mr, args, threads, scratch);
+      pack += launch(&pr, pack_args, pool);
+      multiply += launch(&mr, args, pool);
     }
     if (r < 0)
       continue;
@@ -105,8 +103,7 @@ static void measure(const Case *c, const char *level, int threads, int rounds) {
   group_free(pg);
   group_free(mg);
   free(a), free(b), free(bias), free(out), free(panels);
-  for (int i = 0; i < threads; i++)
-    free(scratch[i]);
+  bench_pool_destroy(pool);
 }
 
 static void measure_all(int64_t M, int64_t N, int64_t K, const char *level, DType only, int threads,

@@ -1,6 +1,6 @@
-/* One training step, timed on command: loads an image file (mpcc --emit=image) without the compiler,
- * then answers each line N on standard input with the median seconds of N steps. Peak memory is what
- * the process grew by since before the image was loaded.
+/* One training step, timed on command: loads an image file (mpcc --emit=image) without the
+ * compiler, then answers each line N on standard input with the median seconds of N steps. Peak
+ * memory is what the process grew by since before the image was loaded.
  *
  *   step IMAGE THREADS */
 #include <math.h>
@@ -52,7 +52,8 @@ static void fill_inputs(mprt_program *p) {
     size_t n = t.bytes / dtype_bytes(t.dtype);
     for (size_t k = 0; k < n && !strcmp(t.role, "input"); k++) {
       r = r * 6364136223846793005ull + 1442695040888963407ull;
-      double v = dtype_is_float(t.dtype) ? (double)(r >> 40) / 0x1p24 : (double)(r >> 33) / 0x1p31 * 10;
+      double v =
+          dtype_is_float(t.dtype) ? (double)(r >> 40) / 0x1p24 : (double)(r >> 33) / 0x1p31 * 10;
       num_store((char *)t.data + k * dtype_bytes(t.dtype), t.dtype, floor(v * 1e6) / 1e6);
     }
     for (size_t k = 0; k < n && !strcmp(t.role, "input") && t.dtype == DT_I64; k++)

@@ -18,7 +18,11 @@ typedef struct {
   Val from, to;
 } Pack;
 
-enum { CHUNK_UNITS = 512 }; /* 64 KiB of a panel */
+enum {
+  CHUNK_UNITS = 512, /* 64 KiB of a panel */
+  AHEAD = 16,        /* k fetched ahead where they are rows apart */
+  AHEAD_LINES = 2,   /* cache lines of each row fetched ahead where k are neighbours */
+};
 
 static Val element(Pack *p, Val n, Val k) {
   Gen *g = p->g;
@@ -38,6 +42,9 @@ static Val columns(Pack *p, Val n, Val k, Val count) {
   Gen *g = p->g;
   Val at = element(p, n, k);
   Ty mem = ll_mem(g, p->dt);
+  /* Rows of a matrix are further apart than prefetchers of the processor follow. */
+  if (p->ns == 1)
+    ll_prefetch(g, ll_gepc(g, mem, at, AHEAD * p->ks));
   Val raw = p->ns == 1 ? ll_load(g, mem, p->c.vl, at, count)
                        : ll_load_strided(g, mem, p->c.vl, at, ll_n(g, p->ns), count);
   Val v = p->dt == p->c.in ? raw : micro_convert(g, &p->c, ll_decode(g, p->dt, raw));
@@ -91,9 +98,11 @@ static void transposed_block(Pack *p, Val panel, Val unit, Val col) {
   Val fn = micro_fn(g, "transposed_block", 2, param, &save);
   if (fn) {
     Val row[MAX_VL], from = LLVMGetParam(fn, 0), to = LLVMGetParam(fn, 1);
-    for (int i = 0; i < vl; i++)
-      row[i] =
-          micro_units(g, &p->c, p->dt, vl, ll_gepc(g, ll_mem(g, p->dt), from, i * p->ns), NULL);
+    for (int i = 0; i < vl; i++) {
+      Val at = ll_gepc(g, ll_mem(g, p->dt), from, i * p->ns);
+      ll_prefetch(g, ll_gepc(g, g->i8, at, AHEAD_LINES * 64));
+      row[i] = micro_units(g, &p->c, p->dt, vl, at, NULL);
+    }
     micro_transpose(g, row, vl);
     for (int i = 0; i < vl; i++)
       ll_store(g, row[i], ll_gepc(g, p->c.unit, to, (int64_t)i * p->c.cols), NULL);

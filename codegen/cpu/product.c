@@ -56,6 +56,7 @@ int64_t product_row_stride(const Product *p, const Access *a) {
 /* ---- sizes ----------------------------------------------------------------------------------- */
 
 enum {
+  MOST_THREADS = 16,     /* for which tiles are chosen */
   MOST_PANELS = 8,       /* micro panels of a tile */
   FEW_ROWS = 8,          /* not worth interleaving */
   A_BYTES = 384 << 10,   /* copy of A: a part of the second-level cache, which may be shared */
@@ -119,10 +120,11 @@ static void choose_micro(Product *p) {
       }
   p->ngroup = panels / p->group_panels;
   p->split = split_rows(p->M, micro_rows(g, nv));
+  p->width = (int64_t)nv * p->c.vl;
   p->micro = (Micro){.c = p->c,
                      .nv = nv,
                      .bs = p->c.cols,
-                     .cs = (int64_t)nv * p->c.vl,
+                     .cs = p->width,
                      .odd = p->units % 2 != 0,
                      .add = p->kblocks > 1};
   if (p->group_panels > 1)
@@ -142,37 +144,40 @@ static double tile_cost(const Product *p, double rows, double cols) {
 }
 
 /* Time relative to perfect sharing, summed over numbers of threads; few threads count more. */
-static double tile_score(const Product *p, int64_t panels, int64_t groups) {
-  double rows = (double)(panels * p->split.hi);
-  double cols = (double)(groups * p->group_panels * p->c.cols);
-  int64_t tiles = ceil_div(p->split.n, panels) * ceil_div(p->ngroup, groups);
+static double tile_score(const Product *p, int64_t row_tiles, int64_t col_tiles) {
+  double rows = (double)p->M / (double)row_tiles;
+  double cols = (double)(p->ngroup * p->group_panels * p->c.cols) / (double)col_tiles;
+  int64_t tiles = row_tiles * col_tiles;
   double cost = tile_cost(p, rows, cols), score = 0, weight = 1;
-  for (int64_t threads = 1; threads <= 16; threads *= 2, weight *= 0.75)
+  for (int64_t threads = 1; threads <= MOST_THREADS; threads *= 2, weight *= 0.75)
     score += weight * cost * (double)(ceil_div(tiles, threads) * threads);
   return score;
 }
 
-/* The tile that does best over 1 to 16 threads: large tiles read operands less often, small ones
- * are shared more evenly. Consecutive tiles of the same rows are computed as one. */
+/* The tiles that do best over 1 to 16 threads: large ones read operands less often, small ones are
+ * shared more evenly, and so is a number of tiles that the threads divide. Consecutive tiles of the
+ * same rows are computed as one. */
 static void choose_tiles(Product *p) {
   int64_t row_bytes = p->kblock * p->c.unit_bytes;
   int64_t most = A_BYTES / (row_bytes * round_up(p->split.hi, p->c.vl));
   most = most < 2 ? 2 : most > MOST_PANELS ? MOST_PANELS : most;
   double best = 0;
   for (int64_t i = 1; i <= most && i <= p->split.n; i++)
-    for (int64_t j = 1; j <= p->ngroup; j++) {
-      double score = tile_score(p, i, j);
-      if (best != 0 && score >= best)
-        continue;
-      best = score;
-      p->row_tiles = ceil_div(p->split.n, i);
-      p->col_tiles = ceil_div(p->ngroup, j);
-    }
+    for (int64_t even = 1; even <= MOST_THREADS; even *= 2)
+      for (int64_t j = 1; j <= p->ngroup; j++) {
+        int64_t rows = round_up(ceil_div(p->split.n, i), even), cols = ceil_div(p->ngroup, j);
+        double score = tile_score(p, rows, cols);
+        if (rows > p->split.n || (best != 0 && score >= best))
+          continue;
+        best = score;
+        p->row_tiles = rows;
+        p->col_tiles = cols;
+      }
   p->tile_panels = ceil_div(p->split.n, p->row_tiles);
   p->tile_rows = p->tile_panels * p->split.hi;
   int64_t groups = ceil_div(p->ngroup, p->col_tiles);
-  int64_t bytes = p->tile_rows * p->micro.cs * groups * p->c.unit_bytes;
-  int64_t merged = p->kblocks == 1 ? p->col_tiles : SUM_BYTES / bytes;
+  int64_t bytes = p->tile_rows * p->width * groups * p->c.unit_bytes;
+  int64_t merged = p->kblocks == 1 || p->direct ? p->col_tiles : SUM_BYTES / bytes;
   p->merged = merged < 1 ? 1 : merged > p->col_tiles ? p->col_tiles : merged;
   p->tile_groups = p->merged == p->col_tiles ? p->ngroup : p->merged * groups;
 }
@@ -183,6 +188,20 @@ static void choose_prefetch(Product *p) {
   if (p->group_panels > 1 || (bytes <= FAR_BYTES && p->row_tiles > 4))
     return;
   p->micro.next_lines = (int)ceil_div(4, p->tile_panels);
+}
+
+/* A body that only stores the sums as they are lets the micro-kernel write them in place, where
+ * columns come in whole panels and rows are a constant stride apart. */
+static void choose_direct(Product *p) {
+  const Body *b = p->body;
+  if (b->nstmt != 2 || b->stmt[0].prim != PR_ACC || b->stmt[1].prim != PR_STORE)
+    return;
+  const Access *out = &b->out[b->stmt[1].ref];
+  int64_t stride = product_row_stride(p, out);
+  p->direct = b->stmt[1].ref == 0 && gen_out_dtype(p->group, 0) == p->c.acc &&
+              out->stride[product_row_dims(p)] == 1 && stride >= p->N && p->N % p->width == 0;
+  if (p->direct)
+    p->micro.cs = stride;
 }
 
 static void choose_scratch(Product *p) {
@@ -207,7 +226,8 @@ static void choose_scratch(Product *p) {
     units = p->tile_panels * p->a_panel;
   }
   p->c_offset = round_up(units * p->c.unit_bytes, 64);
-  int64_t sums = m->cs * (p->kblocks == 1 ? p->split.hi : p->tile_rows * p->tile_groups);
+  int64_t rows = p->kblocks == 1 ? p->split.hi : p->tile_rows * p->tile_groups;
+  int64_t sums = p->direct ? 0 : p->width * rows;
   p->g->scratch_bytes = p->c_offset + sums * p->c.unit_bytes;
 }
 
@@ -215,6 +235,7 @@ void product_plan(Product *p) {
   if (!p->kblock)
     choose_blocks(p);
   choose_micro(p);
+  choose_direct(p);
   choose_tiles(p);
   choose_prefetch(p);
   choose_scratch(p);
@@ -288,7 +309,7 @@ static void prefetch_lines(Product *p, Val base, DType dt, const Access *a, Val 
     rows |= a->stride[d] != 0;
   if (!rows || a->stride[product_row_dims(p)] != 1)
     return;
-  for (int64_t at = 0; at < p->micro.cs * elem; at += 64)
+  for (int64_t at = 0; at < p->width * elem; at += 64)
     ll_prefetch(g, ll_gepc(g, g->i8, ll_gep(g, ll_mem(g, dt), base, n0), at));
 }
 
@@ -304,7 +325,7 @@ static void prefetch_row(Product *p, Lanes *s, Val row, Val n0) {
 static bool finish_row(Product *p, Lanes *s, Val row, Val sums, Val n0) {
   Gen *g = p->g;
   at_row(p, s, row);
-  Val end = ll_add(g, n0, ll_n(g, p->micro.cs));
+  Val end = ll_add(g, n0, ll_n(g, p->width));
   Val whole = ll_n(g, p->N / p->c.vl * p->c.vl);
   Val stop = ll_umin(g, end, whole);
   bool ok = true;
@@ -342,7 +363,7 @@ static bool finish_panel(Product *p, Val panel, Val group, Val sums) {
   s.free[product_row_dims(p)] = true;
   Val row0 = split_start(g, &p->split, panel);
   Val row1 = split_start(g, &p->split, ll_add(g, panel, ll_n(g, 1)));
-  Val n0 = ll_mul(g, group, ll_n(g, p->micro.cs));
+  Val n0 = ll_mul(g, group, ll_n(g, p->width));
   Loop r = ll_loop(g, row0, row1, 1);
   bool ok = true;
   if (sums) {
@@ -411,7 +432,12 @@ static bool multiply_block(Product *p, const Tile *t, Val first, Val last) {
   Val stripe = ll_mul(g, ll_sub(g, j.i, t->group0), ll_n(g, p->tile_rows));
   Loop i = ll_loop(g, t->panel0, t->panel1, 1);
   Val sums = sums0;
-  if (p->kblocks > 1) {
+  if (p->direct) {
+    Val row = split_start(g, &p->split, i.i), n = ll_mul(g, j.i, ll_n(g, p->width));
+    const Access *out = &p->body->out[0];
+    Val at = ll_add(g, ll_mul(g, row, ll_n(g, p->micro.cs)), ll_add(g, n, ll_n(g, out->offset)));
+    sums = ll_gep(g, p->c.sum, ll_arg_ptr(g, 0), at);
+  } else if (p->kblocks > 1) {
     Val row = ll_sub(g, split_start(g, &p->split, i.i), t->row0);
     Val at = ll_mul(g, ll_add(g, stripe, row), ll_n(g, p->micro.cs));
     sums = ll_gep(g, p->c.sum, sums0, at);
@@ -419,9 +445,9 @@ static bool multiply_block(Product *p, const Tile *t, Val first, Val last) {
   Val add = p->micro.add ? ll_xor(g, first, ll_i(g->i1, 1)) : NULL;
   Micro m = p->micro;
   m.next = m.next_lines ? next_part(p, t, i.i, j.i, b, last) : NULL;
-  bool ok = at_last(p, last, i.i, j.i, NULL);
+  bool ok = at_last(p, p->direct ? first : last, i.i, j.i, NULL);
   micro_panel(g, &p->split, m, i.i, a_of_panel(p, t, i.i), b, sums, t->kc, add);
-  ok = ok && at_last(p, last, i.i, j.i, sums);
+  ok = ok && (p->direct || at_last(p, last, i.i, j.i, sums));
   ll_loop_end(g, &i);
   ll_loop_end(g, &j);
   return ok;

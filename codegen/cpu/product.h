@@ -31,6 +31,7 @@ typedef struct {
   Micro micro;
   Split split;      /* rows into micro panels */
   int group_panels; /* packed panels one micro-kernel call covers */
+  int64_t width;    /* their columns */
   int64_t ngroup;   /* groups of packed panels */
   int64_t row_tiles, col_tiles;
   int64_t merged;                              /* most tiles of the same rows computed together */
@@ -38,6 +39,7 @@ typedef struct {
   int64_t tile_panels, tile_rows, tile_groups; /* largest of merged tiles */
   int64_t a_panel;                             /* A_COLUMNS, A_INTERLEAVED: units between panels */
   int64_t c_offset;                            /* bytes: sums behind A in scratch */
+  bool direct;                                 /* sums are made in result 0 itself */
 } Product;
 
 typedef struct {

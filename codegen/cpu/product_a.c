@@ -3,8 +3,10 @@
  * memory already, vector by vector (A_COLUMNS). */
 #include "codegen/cpu/product.h"
 
-/* Vectors of A fetched ahead of their use. */
-enum { AHEAD = 160 };
+enum {
+  AHEAD = 160,     /* vectors of A fetched ahead of their use */
+  AHEAD_LINES = 2, /* cache lines of each row fetched ahead of being transposed */
+};
 
 static Val a_element(Product *p, Val base, Val row_elems, Val k) {
   Gen *g = p->g;
@@ -155,8 +157,11 @@ static Val interleaved_block(Product *p) {
     for (int i = 0; i < vl; i++) {
       int r = first + i;
       Val at = r == hi - 1 ? last : ll_gepc(g, ll_mem(g, p->a_dtype), from, r * p->a_rs);
-      row[i] = r < hi ? micro_units(g, &p->c, p->a_dtype, vl, at, NULL)
-                      : LLVMConstNull(ll_vec(p->c.unit, vl));
+      row[i] = LLVMConstNull(ll_vec(p->c.unit, vl));
+      if (r >= hi)
+        continue;
+      ll_prefetch(g, ll_gepc(g, g->i8, at, AHEAD_LINES * 64));
+      row[i] = micro_units(g, &p->c, p->a_dtype, vl, at, NULL);
     }
     micro_transpose(g, row, vl);
     for (int i = 0; i < vl; i++)
