@@ -10,7 +10,7 @@
 typedef enum {
   O_OUTPUT, O_EMIT, O_OPT, O_NUMERICS, O_TARGET, O_GPU_ARCH, O_MARCH, O_PRECISION, O_DEFINE, O_SET, O_WARN,
   O_MAX_ERRORS, O_DIAG_FORMAT, O_COLOR, O_INCLUDE, O_JOBS, O_CACHE_DIR, O_NO_CACHE, O_MEMORY, O_TIME_PASSES,
-  O_PRINT_BEFORE, O_PRINT_AFTER, O_STOP_AFTER, O_CHECK_PASSES, O_NO_REUSE, O_VERBOSE,
+  O_PRINT_BEFORE, O_PRINT_AFTER, O_STOP_AFTER, O_CHECK_PASSES, O_NO_REUSE, O_INSTRUMENT, O_VERBOSE,
   O_LINK, O_SAVE_TEMPS, O_DIFF, O_PRECISIONS, O_JSON, O_HTML, O_TOKENIZER, O_DTYPE, O_HEADER, O_SEPARATOR, O_HELP,
   O_VERSION, O_LICENSES, O_COUNT
 } OptionId;
@@ -56,6 +56,8 @@ static const struct {
     [O_CHECK_PASSES] = {"check-passes", NULL, V_NONE, NULL,
                         "print, parse back and compare the IR after each pass"},
     [O_NO_REUSE] = {"no-reuse", NULL, V_NONE, NULL, "give every buffer its own memory, for tests"},
+    [O_INSTRUMENT] = {"instrument", NULL, V_VALUE, "nan,range,time",
+                      "what the program watches while it trains, unless its own --instrument says"},
     [O_VERBOSE] = {"verbose", "v", V_NONE, NULL, "show the commands that are run (with --link=cc)"},
     [O_LINK] = {"link", NULL, V_VALUE, "cc", "link the program with cc instead of the built-in runner"},
     [O_SAVE_TEMPS] = {"save-temps", NULL, V_NONE, NULL,
@@ -194,6 +196,7 @@ static int take(Args *a, int id, const char *v) {
   case O_STOP_AFTER: o->stop_after = v; return 0;
   case O_CHECK_PASSES: o->check_passes = true; return 0;
   case O_NO_REUSE: o->no_reuse = true; return 0;
+  case O_INSTRUMENT: o->instrument = v; return 0;
   case O_VERBOSE: a->verbose = true; return 0;
   case O_LINK: a->link = v; return choice(v, "cc");
   case O_SAVE_TEMPS: a->save_temps = true; return 0;

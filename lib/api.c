@@ -217,6 +217,10 @@ static void meta_json(Compilation *c, const char *level, const KernelTable *kern
   text_json(out, module_str(m, "name", "program"));
   text_puts(out, ",\"level\":");
   text_json(out, level);
+  if (c->o->instrument) {
+    text_puts(out, ",\"instrument\":");
+    text_json(out, c->o->instrument);
+  }
   text_puts(out, ",\"attrs\":{");
   for (int i = 0; i < m->nattr; i++) {
     const Attr *a = &m->attr[i];

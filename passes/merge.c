@@ -302,7 +302,7 @@ static Str join_labels(Fuse *F, const Node *p, const Node *c) {
   return label;
 }
 
-/* Longest common prefix of whole components; p's name when there is none. */
+/* Longest common prefix of whole components; the first name when there is none. */
 static Str join_layers(Fuse *F, Str p, Str c) {
   if (!p || !*p)
     return c;
@@ -354,9 +354,11 @@ static bool join(Fuse *F, Node *p, Node *c, const Common *r, int nr, int ncol, b
   if (node_is_product(m) && m->ncol != 1)
     return false;
   node_clean(F, m);
-  bool principal = node_is_product(p) || p->nop >= c->nop;
+  /* The kernel goes by the product, by what has a place in the spec, by the larger part. */
+  bool p_placed = p->op->loc.file, c_placed = c->op->loc.file;
+  bool principal = node_is_product(p) || (p_placed != c_placed ? p_placed : p->nop >= c->nop);
   m->op = principal ? p->op : c->op;
-  m->layer = join_layers(F, p->layer, c->layer);
+  m->layer = principal ? join_layers(F, p->layer, c->layer) : join_layers(F, c->layer, p->layer);
   m->label = join_labels(F, p, c);
   m->nop = p->nop + c->nop;
   m->recompute = p->recompute && c->recompute;

@@ -15,7 +15,7 @@
 typedef enum {
   PO_DATA, PO_MAX_STEPS, PO_MAX_EPOCHS, PO_RESUME, PO_OUT, PO_DEVICE, PO_THREADS, PO_SEED,
   PO_LOG_EVERY, PO_VALIDATE, PO_WEIGHTS, PO_PREDICT, PO_SPLIT, PO_EXPORT, PO_EXPORT_DTYPE,
-  PO_PROFILE, PO_PRINT_SPEC, PO_PRINT_PLAN, PO_DRY_RUN, PO_QUIET, PO_LEVEL, PO_PLAN_MODE, PO_HELP, PO_VERSION,
+  PO_PROFILE, PO_INSTRUMENT, PO_PRINT_SPEC, PO_PRINT_PLAN, PO_DRY_RUN, PO_QUIET, PO_LEVEL, PO_PLAN_MODE, PO_HELP, PO_VERSION,
   PO_LICENSES, PO_COUNT
 } OptionId;
 
@@ -42,6 +42,8 @@ static const struct {
     [PO_EXPORT] = {"export", "FILE", ARG_TEXT, "write the weights to FILE (safetensors)"},
     [PO_EXPORT_DTYPE] = {"weights-dtype", "DTYPE", ARG_TEXT, "dtype of --export: f32, bf16, f16, f64"},
     [PO_PROFILE] = {"profile", "STEPS", ARG_NUMBER, "time the kernels of so many steps, then leave"},
+    [PO_INSTRUMENT] = {"instrument", "nan,range,time", ARG_TEXT,
+                       "watch training: non-finite values, what formats would hold, kernel times"},
     [PO_PRINT_SPEC] = {"print-spec", NULL, ARG_NONE, "print the spec this program was built from"},
     [PO_PRINT_PLAN] = {"print-plan", NULL, ARG_NONE, "print ops, dtypes, kernels and memory"},
     [PO_DRY_RUN] = {"dry-run", NULL, ARG_NONE, "load, allocate, initialise; train nothing"},
@@ -302,6 +304,7 @@ static void set_options(mprt_options *o, const Program *p, const Args *a) {
   o->threads = (int)a->number[PO_THREADS];
   o->level = a->text[PO_LEVEL];
   o->device = a->text[PO_DEVICE];
+  o->instrument = a->text[PO_INSTRUMENT];
   o->decode = p->decode;
   o->plan_mode = a->given[PO_PLAN_MODE];
 }

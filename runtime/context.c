@@ -50,6 +50,7 @@ static void options_free(mprt_options *o) {
   free((char *)o->weights);
   free((char *)o->level);
   free((char *)o->device);
+  free((char *)o->instrument);
   for (int i = 0; o->data && i < o->ndata; i++)
     free((char *)o->data[i]);
   free((char **)o->data);
@@ -71,6 +72,7 @@ static bool options_copy(const mprt_options *from, mprt_options *to) {
   ok &= own(&to->weights);
   ok &= own(&to->level);
   ok &= own(&to->device);
+  ok &= own(&to->instrument);
   to->data = NULL;
   if (from->ndata > 0 && from->data) {
     const char **data = calloc((size_t)from->ndata, sizeof *data);

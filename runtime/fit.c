@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "runtime/fit.h"
+#include "runtime/instrument.h"
 
 /* Steps in a row that may be non-finite before the run is called diverged. With a loss scaler they
  * are ordinary while the scale comes down; without one nothing will get better. */
@@ -21,6 +22,7 @@ typedef struct {
   int64_t saved_step;          /* step of the newest checkpoint */
   double started, window_start, window_wait;
   int64_t window_samples, first_step;
+  mprt__instrument *instrument; /* NULL: none */
 } Fit;
 
 /* ---- facts ----------------------------------------------------------------------------------- */
@@ -138,7 +140,7 @@ static Status run_named(Fit *f, const char *name) {
   const MpccFunction *fn = mprt__function(f->p, name);
   if (!fn)
     return mprt__fail(&f->p->cb, MPCC_ERR_INPUT, "the program has no function %s", name);
-  return mprt__run(f->p, fn, NULL, NULL);
+  return mprt__instrument_run(f->instrument, f->p, fn, f->step + 1);
 }
 
 static void read_result(Fit *f, mprt__step_result *r) {
@@ -383,6 +385,8 @@ static Status begin(Fit *f) {
   mprt__fit_recall(p);
   st = mprt__metrics_open(p);
   if (st == MPCC_OK)
+    st = mprt__instrument_create(p, &f->instrument);
+  if (st == MPCC_OK)
     st = mprt__run_folder(p, &f->out_dir);
   mprt__loader_options o = {
       .data = f->train,
@@ -408,8 +412,11 @@ mpcc_status mprt_fit(mprt_program *p) {
     f.started = f.window_start = mprt__seconds();
     emit(&f, MPRT_EVENT_START, NULL, NULL, f.out_dir);
     st = loop(&f);
+    Status told = mprt__instrument_report(f.instrument, p, f.out_dir);
+    st = st == MPCC_OK ? told : st;
     emit(&f, MPRT_EVENT_END, NULL, NULL, f.out_dir);
   }
+  mprt__instrument_destroy(f.instrument);
   mprt__loader_destroy(f.loader);
   mprt__data_close(f.train);
   mprt__data_close(f.val);

@@ -90,6 +90,15 @@ bool mprt__scan_outputs(void *user, mprt_program *p, const MpccCommand *c);
 /* Two lines: what was found where, and in which format. s->found */
 void mprt__scan_describe(const mprt_program *p, const mprt__scan *s, FILE *out);
 
+/* ---- profile.c ---- */
+typedef struct mprt__profile mprt__profile;
+mprt__profile *mprt__profile_create(const mprt_program *p); /* NULL: memory */
+void mprt__profile_destroy(mprt__profile *f);               /* NULL is fine */
+void mprt__profile_begin(mprt__profile *f); /* the next command starts now */
+void mprt__profile_take(mprt__profile *f, const mprt_program *p, const MpccCommand *c); /* it is over */
+/* A table of what was taken in so many steps; malloc'ed, NULL: memory. */
+char *mprt__profile_text(const mprt__profile *f, const mprt_program *p, int64_t steps);
+
 /* ---- diverged.c ---- */
 /* Steps stay non-finite: writes OUT/diverged/ (state before the step, the batch), replays the batch
  * and reports the first output that is not finite. Returns ERR_DIVERGED, or what failed. */

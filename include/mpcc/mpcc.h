@@ -55,6 +55,7 @@ typedef struct {
   const char *print_before, *print_after, *stop_after;
   bool time_passes, check_passes, no_reuse;
   uint64_t memory_bytes;            /* that batch_size: auto plans for; 0: this machine's */
+  const char *instrument;           /* --instrument: written into images; NULL: nothing */
   bool host_level_only;             /* mpcc run */
   bool all_functions;               /* micro-batches also where no training loop calls them */
 } mpcc_options;

@@ -94,6 +94,7 @@ typedef struct {
   bool plan_mode;              /* tests: canaries around buffers, NaN fill at death */
   const char *level;           /* force a code level; NULL: best that runs here */
   const char *device;          /* "cpu", "cuda", "cuda:N"; "auto", NULL: the first that has code here */
+  const char *instrument;      /* "nan,range,time": what to watch; NULL: what the image says */
   mprt_decode_fn *decode;      /* of image folders: mprt_decode_image, or NULL where there are none */
 } mprt_options;
 void mprt_options_default(mprt_options *o);
