@@ -26,6 +26,28 @@ static bool wants_space(Lower *lo, const Node *n, int nd, Value *const *in) {
   return false;
 }
 
+/* ---- padding by what is inside ---- */
+
+/* x [N, C, S...] with so many places before and behind each axis (negative: cropped), filled by
+ * `mode`: reflect, replicate or circular; NULL after a diagnostic at loc. */
+static Value *fill_space(Lower *lo, const Node *n, Loc loc, const char *mode, const int64_t *before,
+                         const int64_t *behind, Value *const *in) {
+  const Type *x = in[0]->type;
+  int nd = x->rank - 2;
+  int64_t out[AXES];
+  for (int i = 0; i < nd; i++) {
+    int64_t size = x->dim[2 + i], most = before[i] > behind[i] ? before[i] : behind[i];
+    int64_t limit = !strcmp(mode, "reflect") ? size - 1 : !strcmp(mode, "circular") ? size : most;
+    out[i] = size + before[i] + behind[i];
+    if (most > limit || out[i] < 1 || size + before[i] < 1 || size + behind[i] < 1)
+      return lay_misfit(lo, n, loc, 0, in, "pads %lld by %lld (%s)", (long long)size,
+                        (long long)most, mode);
+  }
+  Attr at[] = {attr_s(lo->b, "rule", mode), attr_ints(lo->b, "extents", nd, x->dim + 2),
+               attr_ints(lo->b, "positions", nd, out), attr_ints(lo->b, "padding", nd, before)};
+  return lay_emit1(lo, n, OP_resample, 1, in, 4, at);
+}
+
 /* ---- convolutions ---- */
 
 typedef struct {
@@ -120,7 +142,13 @@ static Value *conv(Lower *lo, const Node *n, int nd, Value *const *in) {
   }
   if (!padding_of(lo, n, &s) || !window_fits(lo, n, &s, in))
     return NULL;
-  return convolve(lo, n, &s, false, dim, in);
+  const char *mode = val_get_str(n->args, "padding_mode", "zeros");
+  if (!strcmp(mode, "zeros"))
+    return convolve(lo, n, &s, false, dim, in);
+  Value *x = fill_space(lo, n, lay_loc(n, "padding"), mode, s.padding, s.end, in);
+  memset(s.padding, 0, sizeof s.padding);
+  memset(s.end, 0, sizeof s.end);
+  return x ? convolve(lo, n, &s, false, dim, &x) : NULL;
 }
 
 Value *layer_Conv1d(Lower *lo, const Node *n, Value *const *in) {
@@ -263,10 +291,21 @@ Value *layer_AdaptiveAvgPool2d(Lower *lo, const Node *n, Value *const *in) {
 
 /* ---- interpolation, padding ---- */
 
+/* Modes of interpolate. A mode of so many axes works on no other number of them. */
+static const struct {
+  const char *mode, *rule;
+  int axes;
+  bool corners; /* align_corners has a meaning */
+} interpolations[] = {
+    {"nearest", "nearest", 0, false}, {"nearest-exact", "nearest_exact", 0, false},
+    {"area", "adaptive", 0, false},   {"linear", "linear", 1, true},
+    {"bilinear", "linear", 2, true},  {"trilinear", "linear", 3, true},
+    {"bicubic", "cubic", 2, true},
+};
+
 /* torch.nn.functional.interpolate: `size`, or floor(size * scale_factor) with that factor's inverse
  * as the step. */
 static Value *interpolate(Lower *lo, const Node *n, Value *const *in) {
-  static const char *const linear[] = {"linear", "bilinear", "trilinear"};
   static const char *const factor[] = {"scale_0", "scale_1", "scale_2"};
   Builder *b = lo->b;
   int nd = in[0]->type->rank - 2;
@@ -280,14 +319,16 @@ static Value *interpolate(Lower *lo, const Node *n, Value *const *in) {
   const Val *given = has_size ? size : scale;
   if (given->n != 1 && given->n != nd)
     return lay_error(lo, given->loc, 201, "'%s' has %d sizes for %d axes", n->name, given->n, nd);
-  bool nearest = !strcmp(mode, "nearest"), align = val_get_bool(n->args, "align_corners", false);
-  if (!nearest && strcmp(mode, linear[nd - 1]) != 0)
-    return lay_error(lo, lay_loc(n, "mode"), 201,
-                     "mode '%s' does not work on %s: '%s' or 'nearest'", mode, axes_text(nd),
-                     linear[nd - 1]);
-  if (nearest && align)
+  bool align = val_get_bool(n->args, "align_corners", false);
+  size_t how = 0;
+  while (strcmp(interpolations[how].mode, mode) != 0)
+    how++; /* the schema knows no other words */
+  if (interpolations[how].axes && interpolations[how].axes != nd)
+    return lay_error(lo, lay_loc(n, "mode"), 201, "mode '%s' does not work on %s", mode,
+                     axes_text(nd));
+  if (align && !interpolations[how].corners)
     return lay_error(lo, lay_loc(n, "align_corners"), 201,
-                     "align_corners has no meaning for mode 'nearest'");
+                     "align_corners has no meaning for mode '%s'", mode);
   int64_t out[AXES];
   Attr at[10];
   int k = 0;
@@ -300,7 +341,7 @@ static Value *interpolate(Lower *lo, const Node *n, Value *const *in) {
     if (has_scale)
       at[k++] = attr_f(b, factor[i], v->f);
   }
-  at[k++] = attr_s(b, "rule", nearest ? "nearest" : "linear");
+  at[k++] = attr_s(b, "rule", interpolations[how].rule);
   at[k++] = attr_ints(b, "extents", nd, in[0]->type->dim + 2);
   at[k++] = attr_ints(b, "positions", nd, out);
   if (align)
@@ -331,6 +372,33 @@ static Value *pad_axis(Lower *lo, const Node *n, Value *x, int dim, int64_t befo
   return lay_emit1(lo, n, OP_unslice, 1, &x, 3, at);
 }
 
+/* Modes that read the input work on all axes behind the channels. */
+static Value *pad_space(Lower *lo, const Node *n, const char *mode, const Val *pad,
+                        Value *const *in) {
+  int nd = in[0]->type->rank - 2;
+  int64_t before[AXES], behind[AXES];
+  if (nd < 1 || nd > AXES || pad->n != 2 * nd)
+    return lay_error(lo, pad->loc, 201,
+                     "mode '%s' takes two numbers for each axis S of [N, C, S...]", mode);
+  if (val_get_float(n->args, "value", 0) != 0)
+    return lay_error(lo, lay_loc(n, "value"), 201, "value has no meaning for mode '%s'", mode);
+  Value *x = in[0];
+  for (int i = 0; i < nd; i++) {
+    int axis = nd - 1 - i;
+    before[axis] = pad->item[2 * i]->i;
+    behind[axis] = pad->item[2 * i + 1]->i;
+    /* what goes round is what is left of the axis; the other modes read what is cropped too */
+    int64_t size = x->type->dim[2 + axis], first = before[axis] < 0 ? -before[axis] : 0;
+    int64_t last = behind[axis] < 0 ? size + behind[axis] : size;
+    if (strcmp(mode, "circular") != 0 || last <= first)
+      continue;
+    x = first || last < size ? build_slice(lo->b, x, 2 + axis, first, last) : x;
+    before[axis] = before[axis] < 0 ? 0 : before[axis];
+    behind[axis] = behind[axis] < 0 ? 0 : behind[axis];
+  }
+  return fill_space(lo, n, pad->loc, mode, before, behind, &x);
+}
+
 /* torch.nn.functional.pad: pairs from the last axis on. */
 Value *layer_pad(Lower *lo, const Node *n, Value *const *in) {
   const Val *pad = val_get(n->args, "pad");
@@ -338,6 +406,9 @@ Value *layer_pad(Lower *lo, const Node *n, Value *const *in) {
   Value *x = in[0];
   DType dt = x->type->dt;
   int rank = x->type->rank;
+  const char *mode = val_get_str(n->args, "mode", "constant");
+  if (strcmp(mode, "constant") != 0)
+    return pad_space(lo, n, mode, pad, in);
   if (pad->n % 2 || pad->n / 2 >= rank)
     return lay_error(lo, pad->loc, 201, "'pad' takes two numbers for each of up to %d axes",
                      rank - 1);

@@ -1,7 +1,8 @@
-/* Layers that are products of their input with trained tensors. */
+/* Layers that are products: of their input with trained tensors, of two inputs. */
 #include "frontend/layers.h"
 
 #include <math.h>
+#include <string.h>
 
 Value *lay_project(Lower *lo, const Node *n, Value *x, int64_t width, const char *weight,
                    const char *bias, Init weight_init, Init bias_init) {
@@ -74,4 +75,66 @@ Value *layer_Embedding(Lower *lo, const Node *n, Value *const *in) {
   Value *args[2] = {in[0], lay_param(lo, n, "weight", 2, dim, init)};
   Attr at = attr_i(lo->b, "padding_idx", padding);
   return lo->failed ? NULL : lay_emit1(lo, n, OP_embedding, 2, args, padding >= 0, &at);
+}
+
+/* ---- torch.matmul ---- */
+
+/* x with leading axes of 1 up to `rank`, then stretched over the stack dim[0..rank - 2). */
+static Value *stacked(Lower *lo, Value *x, int rank, const int64_t *stack) {
+  int64_t dim[MAX_RANK];
+  int own = x->type->rank;
+  for (int i = 0; i < rank; i++)
+    dim[i] = i < rank - own ? 1 : x->type->dim[i - (rank - own)];
+  x = own < rank ? build_reshape(lo->b, x, rank, dim) : x;
+  for (int i = 0; i < rank - 2; i++)
+    dim[i] = stack[i];
+  Attr shape = attr_ints(lo->b, "shape", rank, dim);
+  return build_op(lo->b, OP_expand, 1, &x, 1, &shape)->out[0];
+}
+
+/* [..., M, K] [K, N]: one product over all rows. */
+static Value *rows_times(Lower *lo, const Node *n, Value *a, Value *b) {
+  int64_t dim[MAX_RANK], k = b->type->dim[0];
+  int rank = a->type->rank;
+  memcpy(dim, a->type->dim, (size_t)rank * sizeof *dim);
+  dim[rank - 1] = b->type->dim[1];
+  Value *in[2] = {build_reshape(lo->b, a, 2, (int64_t[]){type_elems(a->type) / k, k}), b};
+  Attr at[] = {attr_b(lo->b, "ta", false), attr_b(lo->b, "tb", false)};
+  return build_reshape(lo->b, lay_emit1(lo, n, OP_matmul, 2, in, 2, at), rank, dim);
+}
+
+/* A vector is a row on the left and a column on the right; its axis is not in the result. */
+Value *layer_matmul(Lower *lo, const Node *n, Value *const *in) {
+  Value *a = in[0], *b = in[1];
+  int64_t dim[MAX_RANK], stack[MAX_RANK];
+  bool row = a->type->rank == 1, column = b->type->rank == 1;
+  if (!a->type->rank || !b->type->rank || (row && column))
+    return lay_misfit(lo, n, n->loc, 0, in, "multiplies stacks of matrices");
+  if (row)
+    a = build_reshape(lo->b, a, 2, (int64_t[]){1, a->type->dim[0]});
+  if (column)
+    b = build_reshape(lo->b, b, 2, (int64_t[]){b->type->dim[0], 1});
+  int ra = a->type->rank, rb = b->type->rank, rank = ra > rb ? ra : rb, r;
+  const Type *sa = type_get(builder_types(lo->b), DT_F32, ra - 2, a->type->dim);
+  const Type *sb = type_get(builder_types(lo->b), DT_F32, rb - 2, b->type->dim);
+  if (a->type->dim[ra - 1] != b->type->dim[rb - 2] || !type_broadcast(sa, sb, &r, stack))
+    return lay_misfit(lo, n, n->loc, 1, in, "multiplies %s and %s", lay_shape(lo, a->type),
+                      lay_shape(lo, b->type));
+  if ((rank > 2 ? stack[0] : row ? b->type->dim[1] : a->type->dim[0]) != lo->batch)
+    return lay_misfit(lo, n, n->loc, 1, in, "must keep the batch in front: %s and %s",
+                      lay_shape(lo, a->type), lay_shape(lo, b->type));
+  if (rank >= MAX_RANK)
+    return lay_misfit(lo, n, n->loc, 0, in, "multiplies stacks of up to %d dimensions", MAX_RANK);
+  Value *y;
+  if (rb == 2)
+    y = rows_times(lo, n, a, b);
+  else
+    y = lay_emit1(lo, n, OP_bmm, 2,
+                  (Value *[]){stacked(lo, a, rank, stack), stacked(lo, b, rank, stack)}, 0, NULL);
+  if (!row && !column)
+    return y;
+  memcpy(dim, y->type->dim, (size_t)rank * sizeof *dim);
+  if (row)
+    dim[rank - 2] = dim[rank - 1];
+  return build_reshape(lo->b, y, rank - 1, dim);
 }

@@ -57,6 +57,19 @@ Status ref_matmul(const Call *c) {
   return MPCC_OK;
 }
 
+Status ref_bmm(const Call *c) {
+  const Type *a = in_type(c, 0), *b = in_type(c, 1);
+  int64_t m = a->dim[a->rank - 2], k = a->dim[a->rank - 1], n = b->dim[b->rank - 1];
+  for (int64_t i = 0; i < type_elems(a) / k * n; i++) {
+    int64_t row = i / n, batch = row / m;
+    double sum = 0;
+    for (int64_t s = 0; s < k; s++)
+      sum += c->in[0][row * k + s] * c->in[1][(batch * k + s) * n + i % n];
+    c->out[0][i] = sum;
+  }
+  return MPCC_OK;
+}
+
 Status ref_qmatmul(const Call *c) {
   matmul(c, c->in[2][0] * c->in[3][0]);
   return MPCC_OK;

@@ -400,6 +400,24 @@ static bool shape_matmul(Infer *x) {
          matmul_result(x, dtype_attr(x, "out", promote_operands(x, 0, 1)));
 }
 
+static bool shape_bmm(Infer *x) {
+  const Type *a = operand(x, 0), *b = operand(x, 1);
+  int64_t dim[MAX_RANK];
+  if (!want_float(x, 0) || !want_float(x, 1))
+    return false;
+  const int r = a->rank;
+  bool fits = r >= 3 && r < MAX_RANK && b->rank == r && a->dim[r - 1] == b->dim[r - 2];
+  for (int i = 0; fits && i < r; i++) {
+    dim[i] = i == r - 1 ? b->dim[i] : a->dim[i];
+    fits = i >= r - 2 || a->dim[i] == b->dim[i];
+  }
+  if (!fits)
+    return fail(x, CODE_SHAPE, "%s has factors %s and %s", subject(x), shape_text(x, a),
+                shape_text(x, b));
+  result_as(x, dtype_attr(x, "out", promote_operands(x, 0, 1)), r, dim);
+  return true;
+}
+
 static bool shape_qmatmul(Infer *x) {
   const Attr *out = want_attr(x, "out", AT_DTYPE);
   return out && want_fp8(x, 0) && want_fp8(x, 1) && want_scalar(x, 2, DT_F32) &&

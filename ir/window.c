@@ -93,12 +93,52 @@ static void rule_linear(const Rule *r, int64_t o, Entries *e) {
   add(e, i + 1, 1, right);
 }
 
+static void rule_nearest_exact(const Rule *r, int64_t o, Entries *e) {
+  int64_t i = (int64_t)floor(((double)o + 0.5) * ratio(r));
+  add(e, i < r->in ? i : r->in - 1, 0, 1);
+}
+
+/* Cubic convolution over four places with a = -0.75 (Keys 1981); places beyond the ends repeat
+ * them. */
+static void rule_cubic(const Rule *r, int64_t o, Entries *e) {
+  const double a = -0.75;
+  double at = ((double)o + 0.5) * ratio(r) - 0.5;
+  if (op_int(r->op, "align_corners", 0))
+    at = r->out > 1 ? (double)o * (double)(r->in - 1) / (double)(r->out - 1) : 0;
+  double base = floor(at), t = at - base;
+  for (int64_t k = 0; k < 4; k++) {
+    double d = fabs(t + 1 - (double)k);
+    double w =
+        d <= 1 ? ((a + 2) * d - (a + 3)) * d * d + 1 : ((a * d - 5 * a) * d + 8 * a) * d - 4 * a;
+    int64_t i = (int64_t)base - 1 + k;
+    add(e, i < 0 ? 0 : i < r->in ? i : r->in - 1, k, w);
+  }
+}
+
+/* Padding: what lies outside is read from inside. */
+static void rule_replicate(const Rule *r, int64_t o, Entries *e) {
+  int64_t i = o - r->padding;
+  add(e, i < 0 ? 0 : i < r->in ? i : r->in - 1, 0, 1);
+}
+
+static void rule_reflect(const Rule *r, int64_t o, Entries *e) {
+  int64_t i = o - r->padding;
+  add(e, i < 0 ? -i : i < r->in ? i : 2 * (r->in - 1) - i, 0, 1);
+}
+
+static void rule_circular(const Rule *r, int64_t o, Entries *e) {
+  add(e, ((o - r->padding) % r->in + r->in) % r->in, 0, 1);
+}
+
 static const struct {
   const char *name;
   void (*entries)(const Rule *r, int64_t o, Entries *e);
 } rules[] = {
-    {"taps", rule_taps},       {"average", rule_average}, {"adaptive", rule_adaptive},
-    {"nearest", rule_nearest}, {"linear", rule_linear},
+    {"taps", rule_taps},         {"average", rule_average},
+    {"adaptive", rule_adaptive}, {"nearest", rule_nearest},
+    {"linear", rule_linear},     {"nearest_exact", rule_nearest_exact},
+    {"cubic", rule_cubic},       {"replicate", rule_replicate},
+    {"reflect", rule_reflect},   {"circular", rule_circular},
 };
 
 static bool axis_alloc(WindowAxis *a, int64_t to, int64_t n) {
@@ -120,6 +160,8 @@ static void axis_fini(WindowAxis *a) {
 static int64_t most_entries(const Rule *r) {
   if (!strcmp(r->rule, "adaptive"))
     return r->in / r->out + 2;
+  if (!strcmp(r->rule, "cubic"))
+    return 4;
   return r->kernel > 2 ? r->kernel : 2;
 }
 

@@ -209,6 +209,8 @@ View *node_total(Fuse *F, Node *n, Prim prim, int stmt, DType dt, double divisor
 View *node_rows_total(Fuse *F, Node *n, int stmt, DType dt);
 /* Sums stmt over the rows of n: keeps its columns. type: of the result. */
 Buf *node_column_sum(Fuse *F, Node *n, int stmt, const Type *type);
+/* Sums stmt over the `rows` rows of each panel of n: [panels..., columns]. type: of the result. */
+Buf *node_panel_sums(Fuse *F, Node *n, int stmt, const Type *type, int64_t rows);
 /* Result i of the op being lowered. */
 void set_result(Fuse *F, int i, View *v);
 void set_result_buf(Fuse *F, int i, Buf *b);

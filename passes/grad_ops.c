@@ -65,6 +65,27 @@ static void grad_matmul(Grad *g, const Op *op, Value *const *dy) {
   }
 }
 
+static Value *bmm(Grad *g, Value *a, Value *b, DType out) {
+  Attr dt = attr_dt(g->b, "out", out);
+  return build_op(g->b, OP_bmm, 2, (Value *[]){a, b}, 1, &dt)->out[0];
+}
+
+/* The last two axes exchanged. */
+static Value *turned_last(Grad *g, Value *x) {
+  int64_t perm[MAX_RANK];
+  int rank = x->type->rank;
+  for (int i = 0; i < rank; i++)
+    perm[i] = i < rank - 2 ? i : i == rank - 2 ? rank - 1 : rank - 2;
+  return build_permute(g->b, x, perm);
+}
+
+static void grad_bmm(Grad *g, const Op *op, Value *const *dy) {
+  if (grad_wants(g, op, 0))
+    grad_give(g, op, 0, bmm(g, dy[0], turned_last(g, fwd(g, op, 1)), grad_dtype(g, op, 0)));
+  if (grad_wants(g, op, 1))
+    grad_give(g, op, 1, bmm(g, turned_last(g, fwd(g, op, 0)), dy[0], grad_dtype(g, op, 1)));
+}
+
 /* Both products read the codes of dY that qgrad made, and the codes and scale_inv saved forward. */
 static void grad_qlinear(Grad *g, const Op *op, Value *const *dy) {
   const Value *y = op->out[0];

@@ -193,17 +193,7 @@ void group_running_stats(Fuse *F, const Op *op) {
 static View *sum_places(Fuse *F, const Image *m, Node *n, int stmt) {
   int64_t c = m->dim[m->rank - 1], dim[2] = {m->dim[0], c};
   const Type *ty = type_get(builder_types(F->b), m->reg, 2, dim);
-  Access at = {0};
-  at.stride[m->rank - 1] = 1;
-  n->fix = m->places;
-  Stmt s = {.prim = PR_CSUM, .dt = (uint8_t)m->reg, .arg = {stmt, -1, -1, -1}, .ref = -1};
-  Buf *b = node_store_at(F, n, node_stmt(F, n, s), ty, &at);
-  if (F->status == MPCC_OK) {
-    n->out[b->out].part = PART_COL;
-    n->out[b->out].final = true;
-    n->out[b->out].pstride = c;
-  }
-  return view_whole(F, b);
+  return view_whole(F, node_panel_sums(F, n, stmt, ty, m->places));
 }
 
 typedef struct {

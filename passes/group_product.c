@@ -109,6 +109,51 @@ void group_matmul(Fuse *F, const Op *op) {
   finish(F, n, s);
 }
 
+/* [B..., M, K] or [B..., K, N] with an axis of 1 at `gap`. */
+static View *with_axis(Fuse *F, const View *x, int gap) {
+  View *v = ARENA_NEW(F->a, View);
+  *v = *x;
+  v->rank = x->rank + 1;
+  for (int i = x->rank; i > gap; i--) {
+    v->dim[i] = v->dim[i - 1];
+    v->at.stride[i] = v->at.stride[i - 1];
+  }
+  v->dim[gap] = 1;
+  v->at.stride[gap] = 0;
+  return v;
+}
+
+/* No tile of a factor serves several products, so these are sums of rows: of [B..., M, N, K] over
+ * the columns where b lies along K, else of [B..., M, K, N] over the K rows of a panel. */
+void group_bmm(Fuse *F, const Op *op) {
+  const Type *ty = op->out[0]->type;
+  View *a = operand(F, 0), *b = operand(F, 1);
+  int r = ty->rank;
+  DType reg = reg_join(reg_join(a->dt, b->dt), DT_F32);
+  int64_t dim[MAX_DIMS], k = op->in[0]->type->dim[r - 1], n = ty->dim[r - 1], perm[MAX_DIMS];
+  bool along = b->at.stride[r - 2] == 1 && k > 1;
+  if (!along && b->at.stride[r - 1] != 1 && n > 1)
+    b = view_copied(F, b, b->dt);
+  if (along && a->at.stride[r - 1] != 1)
+    a = view_copied(F, a, a->dt);
+  for (int i = 0; i <= r; i++) {
+    dim[i] = i < r ? ty->dim[i] : 0;
+    perm[i] = i < r - 1 ? i : i == r - 1 ? r : r - 1;
+  }
+  dim[r - 1] = along ? n : k;
+  dim[r] = along ? k : n;
+  Node *node = node_rigid(F, r + 1, dim, 1);
+  a = with_axis(F, a, along ? r - 1 : r);
+  b = with_axis(F, b, r - 2); /* [B..., 1, K, N] */
+  if (along)
+    b = view_permuted(F, b, perm);
+  int s = node_op2(F, node, PR_MUL, node_load_as(F, node, a, reg), node_load_as(F, node, b, reg));
+  if (along)
+    set_result_buf(F, 0, node_store(F, node, node_op1(F, node, PR_RSUM, s), ty->dt, (1u << r) - 1));
+  else
+    set_result_buf(F, 0, node_panel_sums(F, node, s, ty, k));
+}
+
 /* Products of codes are multiplied by both inverse scales. */
 static int unscaled(Fuse *F, Node *n, int s) {
   DType reg = node_reg(n, s);

@@ -30,24 +30,8 @@ static View *sum_columns(Fuse *F, const View *x, int outer, int nred, DType dt, 
   int load = node_load_as(F, n, x, reg);
   DType first = divisor == 1 ? dt : reg;
   const Type *ty = type_get(builder_types(F->b), first, rank, dim);
-  Buf *sum;
-  if (outer) {
-    /* One panel per outer index, so that its column sums are final. */
-    int64_t stride = 1;
-    Access at = {0};
-    for (int i = x->rank - 1; i >= x->rank - inner; stride *= x->dim[i--])
-      at.stride[i] = stride;
-    n->fix = rows;
-    Stmt s = {.prim = PR_CSUM, .dt = (uint8_t)reg, .arg = {load, -1, -1, -1}, .ref = -1};
-    sum = node_store_at(F, n, node_stmt(F, n, s), ty, &at);
-    if (F->status == MPCC_OK) {
-      n->out[sum->out].part = PART_COL;
-      n->out[sum->out].final = true;
-      n->out[sum->out].pstride = stride;
-    }
-  } else {
-    sum = node_column_sum(F, n, load, ty);
-  }
+  /* One panel per outer index, so that its column sums are final. */
+  Buf *sum = outer ? node_panel_sums(F, n, load, ty, rows) : node_column_sum(F, n, load, ty);
   if (divisor == 1)
     return view_whole(F, sum);
   Node *m = node_rows(F, rank, dim);

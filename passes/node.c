@@ -351,6 +351,23 @@ static int64_t column_block(int64_t n, int64_t limit) {
 /* Below this much work one panel takes all rows and no combining node is needed. */
 enum { ONE_PANEL_ELEMS = 1 << 14 };
 
+Buf *node_panel_sums(Fuse *F, Node *n, int stmt, const Type *type, int64_t rows) {
+  int64_t cols = 1;
+  unsigned keep = 0;
+  for (int i = n->ndim - n->ncol; i < n->ndim; i++)
+    cols *= n->dim[i], keep |= 1u << i;
+  Access at = row_major(n->ndim, n->dim, keep);
+  int sum = node_stmt(F, n, stmt_of(PR_CSUM, node_reg(n, stmt), stmt, -1, -1, -1));
+  Buf *b = node_store_at(F, n, sum, type, &at);
+  if (F->status != MPCC_OK)
+    return b;
+  n->fix = rows;
+  n->out[b->out].part = PART_COL;
+  n->out[b->out].final = true;
+  n->out[b->out].pstride = cols;
+  return b;
+}
+
 Buf *node_column_sum(Fuse *F, Node *n, int stmt, const Type *type) {
   DType reg = node_reg(n, stmt);
   int64_t rows = 1, cols = 1;

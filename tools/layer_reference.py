@@ -46,7 +46,72 @@ case("{name: y, type: InstanceNorm2d, affine: true, track_running_stats: true, m
                                       t["y.bias"], train, 0.3),
      {"y.running_mean": torch.zeros(6, dtype=torch.float64), "y.running_var": torch.ones(6, dtype=torch.float64)})
 
-#CASES_END
+
+def two(text, a, b, f):
+    case(text, {"a": a, "b": b}, lambda t, train: f(t["a"], t["b"]), given=("a", "b"))
+
+
+MATMUL = "{name: y, type: matmul, inputs: [a, b]}"
+for a, b in (((2, 3, 5), (2, 5, 4)), ((2, 3, 5), (5, 4)), ((2, 1, 3, 5), (4, 5, 2)), ((3, 5), (2, 5, 4)), ((2, 4, 5), (5,)), ((5,), (2, 5, 3)), ((2, 5), (5, 3))):
+    two(MATMUL, a, b, torch.matmul)
+two("{name: y, type: matmul, inputs: [a, b]}, {type: softmax, dim: -1}, {name: z, type: matmul, inputs: ['1', b]}"
+    .replace("'1'", "'3'"), (2, 3, 3), (2, 3, 3), lambda a, b: torch.softmax(a @ b, -1) @ b)
+
+
+def one(text, shape, f):
+    case(text, {"x": shape}, lambda t, train: f(t["x"]))
+
+
+for mode in ("reflect", "replicate", "circular"):
+    one("{name: y, pad: [2, 1, 0, 3], mode: %s}" % mode, (2, 3, 4, 5), lambda x, m=mode: F.pad(x, (2, 1, 0, 3), mode=m))
+    case("{name: y, Conv2d: 2, kernel_size: [3, 2], padding: [1, 2], stride: 2, padding_mode: %s}" % mode,
+         {"x": (2, 3, 4, 5), "y.weight": (2, 3, 3, 2), "y.bias": (2,)},
+         lambda t, train, m=mode: F.conv2d(F.pad(t["x"], (2, 2, 1, 1), mode=m), t["y.weight"], t["y.bias"], stride=2))
+case("{name: y, Conv1d: 2, kernel_size: 4, padding: same, padding_mode: reflect, bias: false}",
+     {"x": (2, 3, 9), "y.weight": (2, 3, 4)}, lambda t, train: F.conv1d(F.pad(t["x"], (1, 2), mode="reflect"), t["y.weight"]))
+one("{name: y, pad: [-1, 2], mode: circular}", (2, 3, 5), lambda x: F.pad(x, (-1, 2), mode="circular"))
+one("{name: y, pad: [-1, 2], mode: reflect}", (2, 3, 5), lambda x: F.pad(x, (-1, 2), mode="reflect"))
+one("{name: y, pad: [2, -1], mode: replicate}", (2, 3, 5), lambda x: F.pad(x, (2, -1), mode="replicate"))
+one("{name: y, pad: [1, 2, -1, 0, 0, 1], value: 0.5}", (2, 3, 4, 5), lambda x: F.pad(x, (1, 2, -1, 0, 0, 1), value=0.5))
+one("{name: y, type: Upsample, size: [7, 3], mode: bicubic}", (2, 3, 4, 5),
+    lambda x: F.interpolate(x, (7, 3), mode="bicubic"))
+one("{name: y, type: Upsample, scale_factor: 1.5, mode: bicubic, align_corners: true}", (2, 3, 4, 5),
+    lambda x: F.interpolate(x, scale_factor=1.5, mode="bicubic", align_corners=True))
+one("{name: y, type: interpolate, scale_factor: 1.7, mode: bicubic}", (2, 3, 4, 5),
+    lambda x: F.interpolate(x, scale_factor=1.7, mode="bicubic"))
+one("{name: y, type: interpolate, size: [3, 7], mode: area}", (2, 3, 4, 5), lambda x: F.interpolate(x, (3, 7), mode="area"))
+one("{name: y, type: interpolate, size: 7, mode: nearest-exact}", (2, 3, 5), lambda x: F.interpolate(x, 7, mode="nearest-exact"))
+one("{name: y, type: interpolate, size: [2, 3, 9], mode: trilinear}", (2, 3, 4, 5, 4),
+    lambda x: F.interpolate(x, (2, 3, 9), mode="trilinear"))
+
+# the rest of the vocabulary, each once
+case("{name: y, type: PReLU}", {"x": (2, 3, 4), "y.weight": (1,)}, lambda t, train: F.prelu(t["x"], t["y.weight"]))
+case("{name: y, PReLU: 3}", {"x": (2, 3, 4), "y.weight": (3,)}, lambda t, train: F.prelu(t["x"], t["y.weight"]))
+for name, f in (("Hardswish", F.hardswish), ("SiLU", F.silu), ("Tanh", torch.tanh), ("Sigmoid", torch.sigmoid), ("GELU", F.gelu),
+                ("ReLU", F.relu), ("Mish", F.mish), ("ELU", F.elu), ("Softplus", F.softplus), ("LeakyReLU", F.leaky_relu),
+                ("exp", torch.exp), ("abs", torch.abs), ("Identity", lambda x: x)):
+    one("{name: y, type: %s}" % name, (2, 7), f)
+one("exp, {name: y, type: log}", (2, 7), lambda x: x.exp().log())
+one("exp, {name: y, type: sqrt}", (2, 7), lambda x: x.exp().sqrt())
+one("{name: y, Softmax: 1}", (2, 7, 3), lambda x: x.softmax(1))
+one("{name: y, log_softmax: -1}", (2, 7, 3), lambda x: x.log_softmax(-1))
+one("{name: y, type: view, shape: [-1, 3, 4]}", (2, 6, 2), lambda x: x.view(2, 3, 4))
+one("{name: y, permute: [0, 2, 3, 1]}", (2, 3, 4, 5), lambda x: x.permute(0, 2, 3, 1))
+one("{name: y, type: transpose, dim0: -1, dim1: 1}", (2, 3, 4, 5), lambda x: x.transpose(-1, 1))
+one("{name: y, type: select, dim: 1, index: -1}", (2, 3, 4), lambda x: x.select(1, -1))
+one("{name: c, chunk: 3, dim: 1}, {name: y, type: sub, inputs: [c.2, c.0]}", (2, 7, 2),
+    lambda x: x[:, 6:7] - x[:, 0:3])
+one("{name: c, split: [2, 3], dim: 1}, {name: y, type: cat, inputs: [c.1, c.0], dim: 1}", (2, 5, 2),
+    lambda x: torch.cat(x.split([2, 3], 1)[::-1], 1))
+one("{name: y, mean: [1, -1]}", (2, 3, 4, 5), lambda x: x.mean((1, -1)))
+one("{name: y, sum: 2, keepdim: true}", (2, 3, 4, 5), lambda x: x.sum(2, keepdim=True))
+two("{name: y, type: div, inputs: [a, b]}", (2, 3, 4), (2, 1, 4), torch.div)
+two("{name: y, type: mul, inputs: [a, b]}", (2, 3, 4), (4,), torch.mul)
+one("{name: y, type: Flatten, start_dim: 2}", (2, 3, 4, 5), lambda x: x.flatten(2))
+one("{name: p, type: arange_like, dim: 1}, {name: y, type: mul, inputs: [x, p]}", (2, 5), lambda x: x * torch.arange(5))
+for name, f in (("MaxPool2d: 2, stride: 1", lambda x: F.max_pool2d(x, 2, 1)), ("AvgPool2d: 3, padding: 1", lambda x: F.avg_pool2d(x, 3, padding=1)),
+                ("AdaptiveAvgPool2d: [2, 3]", lambda x: F.adaptive_avg_pool2d(x, (2, 3)))):
+    one("{name: y, %s}" % name, (2, 3, 4, 5), f)
 
 
 def run(f, shapes, buffers, train):

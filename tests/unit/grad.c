@@ -155,6 +155,12 @@ static Value *with_shapes(Net *n, const One *t, Value *a, Value *b) {
                             3, gaps));
     return op_with(n, OP_cat, build_slice(u, b, 0, 0, 3), build_slice(u, a, 0, 3, 4), NULL, 1,
                    &dim);
+  case OP_bmm: { /* (a b^T) a of two pairs of rows */
+    const int64_t pairs[3] = {2, 2, 6}, swap[3] = {0, 2, 1};
+    x = build_reshape(u, a, 3, pairs);
+    Value *c = build2(u, OP_bmm, x, build_permute(u, build_reshape(u, b, 3, pairs), swap));
+    return build_reshape(u, build2(u, OP_bmm, c, x), 2, (const int64_t[]){4, 6});
+  }
   case OP_row_mask:
     return build2(u, OP_mul, b, build2(u, OP_row_mask, a, build_const(u, 3, DT_I64)));
   default:
