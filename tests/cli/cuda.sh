@@ -9,7 +9,7 @@ if ! "$mpcc" "$spec" --target=cuda --gpu-arch=sm_80 --emit=ptx -o probe.ptx 2>pr
   echo "not run: this machine has no NVRTC to compile kernels with"
   exit 77
 fi
-"$mpcc" "$spec" --precision "$mode" --target=cpu,cuda --gpu-arch=sm_80 -march=native \
+"$mpcc" "$spec" --precision "$mode" --target=cpu,cuda --gpu-arch=sm_80 -march=x86-64-v3 \
   -Wno-fp8-fallback -o prog
 
 losses() { sed -n 's/.*"loss":\([^,]*\),.*"grad_norm":\([^,]*\),.*/\1 \2/p' "$1/metrics.jsonl"; }

@@ -1,0 +1,317 @@
+/* The CUDA target beside the CPU target, command by command, on the stand-in for a GPU. Both are
+ * fused alike, so that command k of one is command k of the other. After each
+ * the CPU is given what the GPU made: every command sees equal inputs, and what differs is this
+ * command's own order of sums. Codes of 16 and 8 bits must be equal but for one in a thousand; what
+ * is not differs by one code, or by no more than what a sum in another order can. Then the same
+ * step again, each target on its own: losses, gradient norm and codes of what training leaves. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "codegen/cuda/nvrtc.h"
+#include "mpcc/mpcc.h"
+#include "mpcc/num.h"
+#include "mpcc/runtime.h"
+#include "runtime/fit.h"
+#include "tests/check_run.h"
+
+/* How far the loss and the gradient norm of a step may be apart when each target goes on with its
+ * own results, relative. 32 and 64 bits: sums of some hundred terms in another order. Below, of a
+ * million codes some ten fall to the other side of a rounding (measured with equal inputs); each
+ * moves one sample's loss by at most 2^-8 of one activation, and a gradient by 2^-8 of itself. */
+typedef struct {
+  const char *spec, *mode;
+  double loss, norm;
+} Case;
+
+static const Case cases[] = {
+    {"tests/cli/tiny.yaml", "64-true", 1e-14, 1e-13},
+    {"tests/cli/tiny.yaml", "32-true", 1e-6, 2e-6},
+    {"tests/cli/tiny.yaml", "16-mixed", 2e-6, 5e-4},
+    {"tests/cli/tiny.yaml", "bf16-mixed", 2e-6, 5e-4},
+    {"tests/cli/tiny.yaml", "16-true", 2e-6, 5e-4},
+    {"tests/cli/tiny.yaml", "bf16-true", 2e-6, 5e-4},
+    {"tests/cli/tiny.yaml", "transformer-engine", 2e-6, 5e-4},
+    {"tests/cli/tiny.yaml", "transformer-engine-float16", 2e-6, 5e-4},
+    {"tests/cuda/vit.yaml", "bf16-mixed", 2e-6, 5e-4},
+    {"tests/cuda/vit.yaml", "transformer-engine", 2e-6, 5e-4},
+};
+
+/* ---- programs -------------------------------------------------------------------------------- */
+
+static void on_message(void *user, const mpcc_message *m) {
+  (void)user;
+  fprintf(stderr, "%s\n", m->text);
+}
+
+static void on_log(void *user, mprt_log_level level, const char *text) {
+  (void)user;
+  if (level != MPRT_LOG_INFO)
+    fprintf(stderr, "%s\n", text);
+}
+
+static void *compile(const Case *c, size_t *bytes) {
+  char path[400];
+  snprintf(path, sizeof path, SOURCE_DIR "/%s", c->spec);
+  FILE *f = fopen(path, "rb");
+  ck_assert(f != NULL);
+  static char text[1 << 16];
+  size_t len = fread(text, 1, sizeof text - 1, f);
+  text[len] = 0;
+  fclose(f);
+  const char *const target[] = {"cpu", "cuda"}, *const arch[] = {"sm_80"};
+  const char *const level[] = {"x86-64-v3"}, *const warning[] = {"no-fp8-fallback"};
+  mpcc_options o = {.precision = c->mode,
+                    .target = target,
+                    .ntarget = 2,
+                    .arch = arch,
+                    .narch = 1,
+                    .level = level,
+                    .nlevel = 1,
+                    .warning = warning,
+                    .nwarning = 1};
+  mpcc_callbacks cb = {.message = on_message};
+  mpcc_session *s = mpcc_session_create(&o, &cb);
+  void *image = NULL;
+  ck_assert_int_eq(mpcc_compile(s, path, text, len, MPCC_OUT_IMAGE, &image, bytes), MPCC_OK);
+  mpcc_session_destroy(s);
+  return image;
+}
+
+/* Random inputs, the same for both. */
+static void feed(mprt_program *p) {
+  uint64_t state = 88172645463325252u;
+  for (uint32_t i = 0; i < p->ntensor; i++) {
+    const MpccTensor *t = &p->tensor[i];
+    if (t->role != ROLE_INPUT && t->role != ROLE_VALID)
+      continue;
+    const size_t size = dtype_bytes((DType)t->dtype);
+    uint8_t *to = mprt__tensor_data(p, i);
+    ck_assert(to != NULL);
+    for (size_t k = 0; k < t->bytes / size; k++) {
+      state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+      const double u = (double)(state >> 11) * 0x1p-53;
+      if (t->role == ROLE_VALID)
+        num_store(to, (DType)t->dtype,
+                  (double)p->tensor[mprt__tensor_of_role(p, ROLE_INPUT)].dim[0]);
+      else
+        num_store(to + k * size, (DType)t->dtype, t->dtype == DT_I64 ? floor(10 * u) : 4 * u - 2);
+    }
+  }
+}
+
+static mprt_program *open_on(const void *image, size_t bytes, const char *device) {
+  mprt_options o;
+  mprt_options_default(&o);
+  o.device = device;
+  o.threads = 1;
+  mprt_callbacks cb = {.log = on_log};
+  mprt_program *p = NULL;
+  ck_assert_int_eq(mprt_open(image, bytes, &o, &cb, &p), MPCC_OK);
+  ck_assert_int_eq(mprt_init(p), MPCC_OK);
+  mprt__schedule_fill(p, 0, 100, 100);
+  feed(p);
+  return p;
+}
+
+/* ---- values ---------------------------------------------------------------------------------- */
+
+typedef struct {
+  const char *spec, *mode;
+  int64_t codes, unequal, far; /* of 16- and 8-bit values; far: by more than one code */
+  double worst;                /* of wider ones: distance by the largest magnitude */
+  char where[300];
+} Tally;
+
+/* Codes in the order of their values. */
+static int64_t rank_of(const void *at, DType d) {
+  if (dtype_bytes(d) == 2) {
+    uint16_t c;
+    memcpy(&c, at, 2);
+    return c & 0x8000 ? -(int64_t)(c & 0x7fff) : c;
+  }
+  uint8_t c;
+  memcpy(&c, at, 1);
+  return c & 0x80 ? -(int64_t)(c & 0x7f) : c;
+}
+
+static void compare(Tally *t, const uint8_t *a, const uint8_t *b, DType d, size_t n,
+                    const char *where) {
+  const size_t size = dtype_bytes(d);
+  double most = 0, worst = 0;
+  for (size_t k = 0; k < n; k++) {
+    const double v = fabs(num_load(b + k * size, d));
+    most = v > most ? v : most;
+  }
+  for (size_t k = 0; k < n; k++) {
+    const double x = num_load(a + k * size, d), y = num_load(b + k * size, d);
+    if (dtype_is_float(d) && size <= 2) {
+      const int64_t apart = llabs(rank_of(a + k * size, d) - rank_of(b + k * size, d));
+      t->codes++;
+      t->unequal += apart > 0;
+      /* one code, or a sum that nearly cancels: small beside what was added */
+      t->far += apart > 1 && !(fabs(x - y) <= 0x1p-16 * most);
+    } else if (!(x == y || (isnan(x) && isnan(y)))) {
+      const double apart = fabs(x - y) / (most > 0 ? most : 1);
+      worst = apart <= worst ? worst : apart;
+    }
+  }
+  if (worst > t->worst || isnan(worst)) {
+    t->worst = worst;
+    snprintf(t->where, sizeof t->where, "%s", where);
+  }
+}
+
+/* ---- command by command ---------------------------------------------------------------------- */
+
+static bool always(void *user, mprt_program *p, const MpccCommand *c) {
+  (void)user, (void)p, (void)c;
+  return true;
+}
+
+static Status run_one(mprt_program *p, uint32_t command, bool observe) {
+  const MpccFunction one = {.first_command = command, .ncommands = 1};
+  return mprt__run(p, &one, observe ? always : NULL, NULL);
+}
+
+static bool same_work(mprt_program *p, const MpccCommand *x, mprt_program *q,
+                      const MpccCommand *y) {
+  return x->op == y->op && x->nargs == y->nargs &&
+         !strcmp(mprt__string(p, x->label), mprt__string(q, y->label)) &&
+         !strcmp(mprt__string(p, x->source), mprt__string(q, y->source)) &&
+         !strcmp(mprt__string(p, x->layer), mprt__string(q, y->layer)) &&
+         !strcmp(mprt__string(p, x->value_dtypes), mprt__string(q, y->value_dtypes));
+}
+
+/* What a command made, on both; then the CPU goes on with the GPU's. Packed operands lie in panels
+ * of each target's own, and results of other sizes are partial sums of its own panels: what reads
+ * them is compared. */
+static void compare_results(Tally *t, mprt_program *cpu, const MpccCommand *x, mprt_program *gpu,
+                            const MpccCommand *y) {
+  char where[300];
+  if (x->op == MPCC_CMD_LAUNCH &&
+      !strncmp(mprt__string(cpu, cpu->kernel[x->kernel].symbol), "pack_", 5))
+    return;
+  snprintf(where, sizeof where, "%s %s (%s)", mprt__string(cpu, x->label),
+           mprt__string(cpu, x->layer), mprt__string(cpu, x->source));
+  const char *dtypes = mprt__string(cpu, x->value_dtypes);
+  for (uint32_t i = 0; i < x->nout; i++) {
+    const uint32_t at_x = x->first_arg + x->first_out + i, at_y = y->first_arg + y->first_out + i;
+    const MpccArgRef *r = &gpu->argref[at_y];
+    if (cpu->argref[at_x].bytes != r->bytes)
+      continue;
+    const DType d = (DType)(dtypes[i] - 'a');
+    uint8_t *mine = cpu->arg[at_x].p;
+    const uint8_t *theirs = gpu->segment[r->segment].data + r->offset;
+    compare(t, theirs, mine, d, r->bytes / dtype_bytes(d), where);
+    memcpy(mine, theirs, r->bytes);
+  }
+}
+
+/* Copies and fills depend on where a plan put things: those that the other lacks are just run. */
+static void step_together(Tally *t, mprt_program *cpu, mprt_program *gpu, const char *name) {
+  const MpccFunction *f = mprt__function(cpu, name), *g = mprt__function(gpu, name);
+  ck_assert(f != NULL && g != NULL);
+  uint32_t i = 0, k = 0;
+  while (i < f->ncommands || k < g->ncommands) {
+    const MpccCommand *x = i < f->ncommands ? &cpu->command[f->first_command + i] : NULL;
+    const MpccCommand *y = k < g->ncommands ? &gpu->command[g->first_command + k] : NULL;
+    const bool same = x && y && same_work(cpu, x, gpu, y);
+    if (same || (x && x->op != MPCC_CMD_LAUNCH))
+      ck_assert_int_eq(run_one(cpu, f->first_command + i++, false), MPCC_OK);
+    else
+      ck_assert_msg(y && y->op != MPCC_CMD_LAUNCH, "%s: command '%s' stands beside '%s'", t->mode,
+                    x ? mprt__string(cpu, x->label) : "", y ? mprt__string(gpu, y->label) : "");
+    if (same || !(x && x->op != MPCC_CMD_LAUNCH))
+      ck_assert_int_eq(run_one(gpu, g->first_command + k++, true), MPCC_OK);
+    if (same)
+      compare_results(t, cpu, x, gpu, y);
+  }
+}
+
+static void check_tally(const Tally *t) {
+  printf("%-20s %-26s equal inputs   codes %lld, unequal %lld, far %lld; wide %.2g %s\n", t->spec,
+         t->mode, (long long)t->codes, (long long)t->unequal, (long long)t->far, t->worst,
+         t->where);
+  ck_assert_msg((double)t->unequal <= 1e-3 * (double)t->codes, "%s: %lld of %lld codes differ",
+                t->mode, (long long)t->unequal, (long long)t->codes);
+  ck_assert_msg(t->far == 0, "%s: %lld codes differ by more than one", t->mode, (long long)t->far);
+  /* sums of some hundred terms, in the format they are kept in */
+  const double eps = strstr(t->mode, "64") ? 0x1p-52 : 0x1p-23;
+  ck_assert_msg(t->worst <= 32 * eps, "%s: %s differs by %g", t->mode, t->where, t->worst);
+}
+
+/* ---- a step of its own ----------------------------------------------------------------------- */
+
+static void step_alone(mprt_program *p) {
+  if (mprt__function(p, "calibrate"))
+    ck_assert_int_eq(mprt_run(p, "calibrate"), MPCC_OK);
+  ck_assert_int_eq(mprt_run(p, "train_step"), MPCC_OK);
+}
+
+static double far_apart(mprt_program *a, mprt_program *b, const char *name) {
+  const double x = mprt__get_scalar(a, name, NAN), y = mprt__get_scalar(b, name, NAN);
+  return fabs(x - y) / fabs(y);
+}
+
+/* What one step leaves, each target on its own: metrics, and every 16- and 8-bit tensor. */
+static void check_own_step(const Case *c, const void *image, size_t bytes) {
+  mprt_program *cpu = open_on(image, bytes, "cpu"), *gpu = open_on(image, bytes, "cuda");
+  Tally t = {.spec = c->spec, .mode = c->mode};
+  step_alone(cpu);
+  step_alone(gpu);
+  for (uint32_t i = 0; i < gpu->ntensor; i++) {
+    const MpccTensor *x = &gpu->tensor[i];
+    if (gpu->flat[i] || (x->segment != MPCC_SEG_STATE && x->segment != MPCC_SEG_DERIVED))
+      continue;
+    const char *name = mprt__string(gpu, x->name);
+    const int64_t k = mprt__tensor_index(cpu, name);
+    ck_assert_msg(k >= 0, "the CPU has no tensor %s", name);
+    if (dtype_bytes((DType)x->dtype) <= 2)
+      compare(&t, mprt__tensor_look(gpu, i), mprt__tensor_look(cpu, k), (DType)x->dtype,
+              x->bytes / dtype_bytes((DType)x->dtype), name);
+  }
+  const double loss = far_apart(gpu, cpu, "metric.loss_sum");
+  const double norm = far_apart(gpu, cpu, "metric.grad_norm");
+  printf("%-20s %-26s its own step   loss %.2g, gradient norm %.2g, codes %lld, unequal %lld\n",
+         c->spec, c->mode, loss, norm, (long long)t.codes, (long long)t.unequal);
+  ck_assert_msg(loss <= c->loss, "%s: the loss differs by %g", c->mode, loss);
+  ck_assert_msg(norm <= c->norm, "%s: the gradient norm differs by %g", c->mode, norm);
+  ck_assert_msg((double)t.unequal <= 1e-3 * (double)t.codes, "%s: %lld of %lld codes differ",
+                c->mode, (long long)t.unequal, (long long)t.codes);
+  mprt_close(cpu);
+  mprt_close(gpu);
+}
+
+START_TEST(commands_and_first_step) {
+  const Case *c = &cases[_i];
+  size_t bytes;
+  void *image = compile(c, &bytes);
+  mprt_program *cpu = open_on(image, bytes, "cpu"), *gpu = open_on(image, bytes, "cuda");
+  Tally t = {.spec = c->spec, .mode = c->mode};
+  if (mprt__function(cpu, "calibrate"))
+    step_together(&t, cpu, gpu, "calibrate");
+  step_together(&t, cpu, gpu, "train_step");
+  mprt_close(cpu);
+  mprt_close(gpu);
+  check_tally(&t);
+  check_own_step(c, image, bytes);
+  free(image);
+}
+END_TEST
+
+int main(void) {
+  char why[256];
+  if (!nvrtc_open(why)) {
+    printf("not run: %s\n", why);
+    return 77;
+  }
+  Suite *s = suite_create("cuda beside cpu");
+  TCase *t = tcase_create("modes");
+  tcase_set_timeout(t, 300);
+  const int n = (int)(sizeof cases / sizeof *cases);
+  tcase_add_loop_test(t, commands_and_first_step, 0, n);
+  suite_add_tcase(s, t);
+  return check_run(s);
+}
