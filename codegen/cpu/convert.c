@@ -33,6 +33,25 @@ static Val decode_e4m3(Gen *g, Val raw) {
   return ll_sel(g, ll_icmp(g, LLVMIntEQ, magnitude, ll_i(t, 0x7f)), nan, f);
 }
 
+/* Exponent field e as a power of two: 0 is the subnormal 2^-127, 0xFF NaN. */
+static Val decode_e8m0(Gen *g, Val raw) {
+  Val e = ll_zext(g, raw, g->i32), bits = ll_shl(g, e, 23);
+  Ty t = LLVMTypeOf(e);
+  bits = ll_sel(g, ll_icmp(g, LLVMIntEQ, e, ll_i(t, 0)), ll_i(t, 0x400000), bits);
+  bits = ll_sel(g, ll_icmp(g, LLVMIntEQ, e, ll_i(t, 0xff)), ll_i(t, 0x7fc00000), bits);
+  return ll_bits(g, bits, g->f32);
+}
+
+/* An e2m1 code shifted into a half has bias 15 instead of 1: times 2^14. */
+static Val decode_e2m1(Gen *g, Val raw) {
+  Val z = ll_zext(g, raw, g->i16);
+  Ty t = LLVMTypeOf(z);
+  Val sign = ll_shl(g, ll_and(g, z, ll_i(t, 8)), 12);
+  Val half = ll_or(g, sign, ll_shl(g, ll_and(g, z, ll_i(t, 7)), 9));
+  Val f = ll_fext(g, ll_bits(g, half, g->f16), g->f32);
+  return LLVMBuildFMul(g->b, f, ll_f(ll_like(raw, g->f32), 16384), "");
+}
+
 Val ll_decode(Gen *g, DType dt, Val raw) {
   switch (dt) {
   case DT_BF16:
@@ -41,6 +60,10 @@ Val ll_decode(Gen *g, DType dt, Val raw) {
     return ll_fext(g, ll_bits(g, raw, g->f16), g->f32);
   case DT_E4M3:
     return decode_e4m3(g, raw);
+  case DT_E8M0:
+    return decode_e8m0(g, raw);
+  case DT_E2M1:
+    return decode_e2m1(g, raw);
   case DT_E5M2:
     return ll_fext(g, ll_bits(g, ll_shl(g, ll_zext(g, raw, g->i16), 8), g->f16), g->f32);
   case DT_I32:
@@ -115,9 +138,10 @@ static Val encode_bf16(Gen *g, Val x) {
   return fast ? encode_bf16_branch(g, x) : encode_bf16_bits(g, x);
 }
 
-/* Adding 2^(23 - mbits) times the power of two at or below |x| (or below the smallest normal number)
- * rounds |x| to the format's last place there; the low bits of the sum then hold the significand,
- * leading one included, which the exponent field less one is added to. Saturation comes first. */
+/* Adding 2^(23 - mbits) times the power of two at or below |x| (or below the smallest normal
+ * number) rounds |x| to the format's last place there; the low bits of the sum then hold the
+ * significand, leading one included, which the exponent field less one is added to. Saturation
+ * comes first. */
 static Val encode_fp8(Gen *g, DType dt, Val x) {
   int mbits = dt == DT_E5M2 ? 2 : 3, bias = dt == DT_E5M2 ? 15 : 7, drop = 23 - mbits;
   double largest = dt == DT_E5M2 ? 57344 : 448;
@@ -126,7 +150,8 @@ static Val encode_fp8(Gen *g, DType dt, Val x) {
   Val sign = ll_and(g, ll_lshr(g, b, 24), ll_i(t, 0x80));
   Val a = ll_fabs(g, x), top = ll_f(f, largest);
   a = ll_sel(g, ll_fcmp(g, LLVMRealOLT, a, top), a, top); /* NaN too: keeps the sum a number */
-  Val e = ll_and(g, ll_bits(g, a, g->i32), ll_i(t, 0x7f800000)), least = ll_i(t, (128 - bias) << 23);
+  Val e = ll_and(g, ll_bits(g, a, g->i32), ll_i(t, 0x7f800000)),
+      least = ll_i(t, (128 - bias) << 23);
   e = ll_sel(g, ll_icmp(g, LLVMIntSGT, e, least), e, least);
   Val magic = ll_add(g, e, ll_i(t, (int64_t)drop << 23));
   Val sum = LLVMBuildFAdd(g->b, a, ll_bits(g, magic, g->f32), "");
@@ -139,6 +164,37 @@ static Val encode_fp8(Gen *g, DType dt, Val x) {
   nan = ll_sext(g, nan, g->i32);
   sign = ll_and(g, sign, ll_xor(g, nan, ll_i(t, -1)));
   return ll_trunc(g, ll_or(g, ll_or(g, code, ll_lshr(g, nan, 25)), sign), g->i8);
+}
+
+/* The same for e2m1, where few bits are left: units of the last place are 2^-1, 1 or 2. */
+static Val encode_e2m1(Gen *g, Val x) {
+  Val b = ll_bits(g, x, g->i32);
+  Ty t = LLVMTypeOf(b), f = LLVMTypeOf(x);
+  Val nan = ll_fcmp(g, LLVMRealUNO, x, x);
+  Val a = ll_fabs(g, x), top = ll_f(f, 6);
+  a = ll_sel(g, ll_fcmp(g, LLVMRealOLT, a, top), a, top);
+  Val e = ll_and(g, ll_bits(g, a, g->i32), ll_i(t, 0x7f800000)), least = ll_i(t, 127 << 23);
+  e = ll_sel(g, ll_icmp(g, LLVMIntSGT, e, least), e, least);
+  Val magic = ll_add(g, e, ll_i(t, (int64_t)22 << 23));
+  Val sum = LLVMBuildFAdd(g->b, a, ll_bits(g, magic, g->f32), "");
+  Val field = ll_sub(g, ll_lshr(g, e, 22), ll_i(t, 127 << 1));
+  Val code = ll_add(g, ll_sub(g, ll_bits(g, sum, g->i32), magic), field);
+  Val sign = ll_and(g, ll_lshr(g, b, 28), ll_i(t, 8));
+  sign = ll_sel(g, nan, ll_i(t, 0), sign);
+  return ll_trunc(g, ll_or(g, code, sign), g->i8);
+}
+
+/* Up to the next power of two: a mantissa adds one to the exponent, subnormals beyond half of the
+ * smallest normal number become that. */
+static Val encode_e8m0(Gen *g, Val x) {
+  Val b = ll_and(g, ll_bits(g, x, g->i32), ll_i(ll_like(x, g->i32), 0x7fffffff));
+  Ty t = LLVMTypeOf(b);
+  Val up = ll_lshr(g, ll_add(g, b, ll_i(t, 0x7fffff)), 23);
+  Val small = ll_zext(g, ll_icmp(g, LLVMIntSGT, b, ll_i(t, 0x400000)), g->i32);
+  Val code = ll_sel(g, ll_icmp(g, LLVMIntSLT, b, ll_i(t, 0x800000)), small, up);
+  code = ll_sel(g, ll_icmp(g, LLVMIntSGT, code, ll_i(t, 254)), ll_i(t, 254), code);
+  code = ll_sel(g, ll_fcmp(g, LLVMRealUNO, x, x), ll_i(t, 255), code);
+  return ll_trunc(g, code, g->i8);
 }
 
 /* Floats stay; integers and booleans become f32. */
@@ -189,7 +245,9 @@ Val ll_encode(Gen *g, DType dt, Val v) {
     return encode_bf16(g, v);
   if (dt == DT_F16)
     return ll_bits(g, ll_ftrunc(g, v, g->f16), g->i16);
-  return encode_fp8(g, dt, v);
+  if (dt == DT_E8M0)
+    return encode_e8m0(g, v);
+  return dt == DT_E2M1 ? encode_e2m1(g, v) : encode_fp8(g, dt, v);
 }
 
 Val ll_round(Gen *g, DType dt, Val v) {

@@ -47,6 +47,8 @@ FN float get_f16(u16 v) {
   return f;
 }
 FN float get_e5m2(u8 v) { return get_f16((u16)(v << 8)); }
+FN float get_e2m1(u8 v) { return get_f16((u16)((v & 8) << 12 | (v & 7) << 9)) * 16384.0f; }
+FN float get_e8m0(u8 v) { return __uint_as_float(v == 0 ? 0x400000u : v == 255 ? 0x7fc00000u : (u32)v << 23); }
 /* An e4m3 code shifted into a half has the same fields but bias 15 instead of 7: times 2^8. */
 FN float get_e4m3(u8 v) {
   float f = get_f16((u16)((v & 0x80) << 8 | (v & 0x7f) << 7)) * 256.0f;
@@ -91,6 +93,15 @@ template <int MBITS, int BIAS, u32 LARGEST> FN u8 put_fp8(float x) {
 }
 template <class T> FN u8 put_e4m3(T t) { return put_fp8<3, 7, 0x7e>(odd_(t)); }
 template <class T> FN u8 put_e5m2(T t) { return put_fp8<2, 15, 0x7b>(odd_(t)); }
+template <class T> FN u8 put_e2m1(T t) { /* the sign is bit 3; NaN, 0x7f there, becomes 7 */
+  u8 code = put_fp8<1, 1, 7>(odd_(t));
+  return (u8)((code & 7u) | (code >> 4 & 8u));
+}
+template <class T> FN u8 put_e8m0(T t) { /* up to a power of two */
+  u32 a = __float_as_uint(odd_(t)) & 0x7fffffffu;
+  u32 code = a < 0x800000u ? a > 0x400000u : (a + 0x7fffffu) >> 23;
+  return (u8)(a > 0x7f800000u ? 255u : code < 254u ? code : 254u);
+}
 FN float put_f32(float v) { return v; }
 FN float put_f32(double v) { return __double2float_rn(v); }
 FN float put_f32(i64 v) { return __ll2float_rn(v); }

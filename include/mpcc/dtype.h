@@ -40,6 +40,8 @@ static inline const char *dtype_text(DType d) { return dtype_info(d)->text; }
 static inline size_t dtype_bytes(DType d) { return (size_t)dtype_info(d)->bits / 8; }
 static inline bool dtype_is_float(DType d) { return dtype_info(d)->cls == 'F'; }
 static inline bool dtype_is_fp8(DType d) { return d == DT_E4M3 || d == DT_E5M2; }
+/* Formats of quantized elements: they saturate. e8m0 holds powers of two and is rounded up. */
+static inline bool dtype_is_code(DType d) { return dtype_is_fp8(d) || d == DT_E2M1; }
 static inline bool dtype_is_half(DType d) { return d == DT_BF16 || d == DT_F16; }
 /* Format named by text ("bf16"), or DT_COUNT. */
 static inline DType dtype_from_text(const char *text) {

@@ -4,7 +4,10 @@
  * double rounding. Overflow is decided after rounding: f32, f16 and bf16 go to infinity; e4m3 and
  * e5m2 saturate to their largest finite value, infinities included [N2]. NaN stays NaN: f16 and
  * bf16 keep sign and leading payload bits, quieted (as IEEE 754 hardware does); the 8-bit formats
- * have the one code 0x7F. Formats: dtype.def. Source: IEEE 754-2019 sec. 4.3 and OFP8 v1.0. */
+ * have the one code 0x7F; e2m1 saturates too and has no NaN: it becomes 6. e8m0, a power of two,
+ * rounds up instead and takes no notice of the sign: 0 becomes 2^-127, NaN 0xFF. Formats:
+ * dtype.def. Source: IEEE 754-2019 sec. 4.3, OFP8 v1.0, MX v1.0; the rounding of e8m0 is that of
+ * block scales in practice. */
 #ifndef MPCC_NUM_H
 #define MPCC_NUM_H
 
@@ -52,14 +55,19 @@ typedef struct {
 static inline NumFormat num_format(DType d) {
   const NumFormat f32 = {8, 23, 0x7F7FFFFF, 0x7F800000}, bf16 = {8, 7, 0x7F7F, 0x7F80},
                   f16 = {5, 10, 0x7BFF, 0x7C00}, e4m3 = {4, 3, 0x7E, 0x7E},
-                  e5m2 = {5, 2, 0x7B, 0x7B};
-  return d == DT_F32 ? f32 : d == DT_BF16 ? bf16 : d == DT_F16 ? f16 : d == DT_E4M3 ? e4m3 : e5m2;
+                  e5m2 = {5, 2, 0x7B, 0x7B}, e2m1 = {2, 1, 7, 7};
+  return d == DT_F32    ? f32
+         : d == DT_BF16 ? bf16
+         : d == DT_F16  ? f16
+         : d == DT_E4M3 ? e4m3
+         : d == DT_E2M1 ? e2m1
+                        : e5m2;
 }
 
 /* Code of the NaN that NaN v becomes. */
 static inline uint32_t num_encode_nan(uint64_t bits, NumFormat f) {
   if (f.inf == f.max)
-    return 0x7F;
+    return f.ebits == 2 ? f.max : 0x7F;
   uint32_t sign = (uint32_t)(bits >> 63) << (f.ebits + f.mbits);
   uint32_t payload = (uint32_t)(bits >> (52 - f.mbits)) & ((1u << f.mbits) - 1);
   return sign | f.inf | payload | 1u << (f.mbits - 1);
@@ -106,8 +114,8 @@ static inline double num_decode_as(uint32_t code, NumFormat f) {
   const int bias = (1 << (f.ebits - 1)) - 1;
   const uint32_t top = ((1u << f.ebits) - 1) << f.mbits;
   const uint64_t mantissa = magnitude & ((1u << f.mbits) - 1);
-  /* e4m3 has no infinities: its one NaN is the code after `max`. */
-  if (f.ebits == 4 ? magnitude > f.max : magnitude >= top)
+  /* e4m3 and e2m1 have no infinities; e4m3's one NaN is the code after `max`. */
+  if (f.ebits == 4 || f.ebits == 2 ? magnitude > f.max : magnitude >= top)
     return num_f64_from_bits(sign | 0x7FF0000000000000u |
                              (f.ebits == 4 ? UINT64_C(1) << 51 : mantissa << (52 - f.mbits)));
   if (magnitude >> f.mbits)
@@ -116,6 +124,18 @@ static inline double num_decode_as(uint32_t code, NumFormat f) {
                              mantissa << (52 - f.mbits));
   const double unit = num_f64_from_bits((uint64_t)(1024 - bias - f.mbits) << 52);
   return num_f64_from_bits(num_f64_bits((double)mantissa * unit) | sign);
+}
+
+/* Code of the power of two at or above |v|, at most 2^127. */
+static inline uint8_t num_f64_to_e8m0(double v) {
+  const uint64_t magnitude = num_f64_bits(v) & 0x7FFFFFFFFFFFFFFFu;
+  if (magnitude > 0x7FF0000000000000u)
+    return 0xFF;
+  const int e = (int)(magnitude >> 52) - 1023 + ((magnitude & 0xFFFFFFFFFFFFFu) != 0);
+  return (uint8_t)(e < -127 ? 0 : e > 127 ? 254 : e + 127);
+}
+static inline double num_e8m0_to_f64(uint8_t c) {
+  return num_f64_from_bits(c == 0xFF ? 0x7FF8000000000000u : (uint64_t)(c + 1023 - 127) << 52);
 }
 
 static inline uint16_t num_f32_to_bf16(float v) {
@@ -189,7 +209,10 @@ static inline double num_round(double v, DType d) {
   case DT_F16:
   case DT_E4M3:
   case DT_E5M2:
+  case DT_E2M1:
     return num_decode_as(num_encode_as(v, num_format(d), false, 0), num_format(d));
+  case DT_E8M0:
+    return num_e8m0_to_f64(num_f64_to_e8m0(v));
   case DT_I64:
     return num_clamp_int(v, -0x1p63, 0x1p63);
   case DT_I32:
@@ -225,7 +248,10 @@ static inline double num_load(const void *p, DType d) {
     return num_decode_as(u.u16, num_format(d));
   case DT_E4M3:
   case DT_E5M2:
+  case DT_E2M1:
     return num_decode_as(u.u8, num_format(d));
+  case DT_E8M0:
+    return num_e8m0_to_f64(u.u8);
   case DT_I64:
     return (double)u.i64;
   case DT_I32:
@@ -258,7 +284,11 @@ static inline void num_store(void *p, DType d, double v) {
     break;
   case DT_E4M3:
   case DT_E5M2:
+  case DT_E2M1:
     u.u8 = (uint8_t)num_encode_as(v, num_format(d), false, 0);
+    break;
+  case DT_E8M0:
+    u.u8 = num_f64_to_e8m0(v);
     break;
   case DT_I64: /* 2^63 itself does not fit */
     v = num_round(v, d);

@@ -125,6 +125,39 @@ START_TEST(edges) {
                        {1e300, 0x7B},   {INFINITY, 0x7B}, {-INFINITY, 0xFB}, {NAN, 0x7F},
                        {0x1p-14, 0x04}, {0x1p-17, 0x00},  {0x1.8p-16, 0x02}, {0x1.4p-15, 0x02}};
   CHECK_EDGES(DT_E5M2, e5m2);
+  const Edge e2m1[] = {{0.25, 0},     {0.2500001, 1}, {0.75, 2}, {1.25, 2},       {1.75, 4},
+                       {2.5, 4},      {3.5, 6},       {5, 6},    {5.001, 7},      {7, 7},
+                       {INFINITY, 7}, {NAN, 7},       {-NAN, 7}, {-INFINITY, 15}, {-0.0, 8},
+                       {-1e300, 15},  {-0.3, 9},      {0.5, 1},  {-6, 15}};
+  CHECK_EDGES(DT_E2M1, e2m1);
+  const Edge e8m0[] = {{0, 0x00},
+                       {-0.0, 0x00},
+                       {0.75, 0x7F},
+                       {1, 0x7F},
+                       {1.5, 0x80},
+                       {2, 0x80},
+                       {1.0 / 448, 0x77},
+                       {-2, 0x80},
+                       {0x1p127, 0xFE},
+                       {0x1.8p127, 0xFE},
+                       {INFINITY, 0xFE},
+                       {NAN, 0xFF},
+                       {0x1p-127, 0x00},
+                       {0x1.2p-127, 0x01},
+                       {5e-324, 0x00},
+                       {1e300, 0xFE},
+                       {0x1.0000000000001p0, 0x80}};
+  CHECK_EDGES(DT_E8M0, e8m0);
+  for (uint32_t c = 0; c < 255; c++) {
+    ck_assert(decode(c, DT_E8M0) == ldexp(1, (int)c - 127));
+    ck_assert_uint_eq(encode(decode(c, DT_E8M0), DT_E8M0), c);
+  }
+  static const double e2m1_values[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+  for (uint32_t c = 0; c < 16; c++) {
+    double v = c & 8 ? -e2m1_values[c & 7] : e2m1_values[c & 7];
+    ck_assert(decode(c, DT_E2M1) == v && encode(v, DT_E2M1) == c);
+  }
+  ck_assert(isnan(decode(0xFF, DT_E8M0)));
   const Edge f16[] = {
       {0.1, 0x2E66},    {1.0 / 3, 0x3555}, {0x1p-25, 0x0000}, {0x1.0000000000001p-25, 0x0001},
       {2049, 0x6800},   {65519, 0x7BFF},   {65520, 0x7C00},   {-65520, 0xFC00},
