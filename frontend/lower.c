@@ -327,9 +327,29 @@ static const char *dtype_word(const char *word) {
   return !strcmp(word, "bfloat16") ? "bf16" : !strcmp(word, "float16") ? "f16" : "f32";
 }
 
+/* Fields that the recipe has, under their own names. */
+static void recipe_attrs(Builder *b, const Val *v) {
+  const RecipeInfo *r = v ? recipe_named(val_get_str(v, "name", "DelayedScaling")) : NULL;
+  if (!r)
+    return;
+  build_module_attr(b, attr_s(b, "recipe", r->name));
+  if (strcmp(r->format, "E2M1"))
+    build_module_attr(b, attr_s(b, "fp8_format", val_get_str(v, "fp8_format", r->format)));
+  for (int i = 0; i < v->n; i++) {
+    const Val *x = v->item[i];
+    if (!recipe_has_key(r, v->key[i]) || !strcmp(v->key[i], "fp8_format"))
+      continue;
+    if (x->kind == VAL_STR)
+      build_module_attr(b, attr_s(b, v->key[i], x->s));
+    else if (x->kind == VAL_INT)
+      build_module_attr(b, attr_i(b, v->key[i], x->i));
+    else if (x->kind == VAL_BOOL && strcmp(v->key[i], "reduce_amax"))
+      build_module_attr(b, attr_i(b, v->key[i], x->i));
+  }
+}
+
 static void precision_attrs(Builder *b, const Val *p) {
   static const char *const same[] = {"mode", "policy", "compat", "residual", "master_weights"};
-  static const char *const recipe[] = {"fp8_format", "amax_compute_algo", "first_step"};
   static const char *const scaler[] = {"init_scale", "growth_factor", "backoff_factor",
                                        "min_scale"};
   char key[64], path[64];
@@ -342,15 +362,7 @@ static void precision_attrs(Builder *b, const Val *p) {
   if (val_get_str(p, "fallback_compute_dtype", NULL))
     build_module_attr(
         b, attr_s(b, "fallback_dtype", dtype_word(val_get_str(p, "fallback_compute_dtype", ""))));
-  if (val_get(p, "recipe")) {
-    for (size_t i = 0; i < sizeof recipe / sizeof *recipe; i++) {
-      snprintf(path, sizeof path, "recipe.%s", recipe[i]);
-      build_module_attr(b, attr_s(b, recipe[i], val_get_str(p, path, "")));
-    }
-    build_module_attr(
-        b, attr_i(b, "amax_history_len", val_get_int(p, "recipe.amax_history_len", 1024)));
-    build_module_attr(b, attr_i(b, "margin", val_get_int(p, "recipe.margin", 0)));
-  }
+  recipe_attrs(b, val_get(p, "recipe"));
   build_module_attr(b, attr_i(b, "scaler", precision_scales(p)));
   if (!precision_scales(p))
     return;

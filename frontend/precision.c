@@ -68,18 +68,51 @@ static bool given(const Val *v) {
   return v && v->kind != VAL_NULL && v->origin != ORIGIN_DEFAULT;
 }
 
-/* Keys that only transformer-engine modes know. A mode named in the file excludes them; a mode from
- * the command line, or the default, leaves them idle. */
+static bool is_set(const Check *c, const Val *v) {
+  return given(v) && v->loc.file && !strcmp(diag_file_name(c->d, v->loc.file), "--set");
+}
+
+/* Keys that only transformer-engine modes know. A mode named in the file excludes them, unless both
+ * they and another mode come from the command line; a mode from the command line, or the default,
+ * leaves them idle. */
 static void check_te_keys(const Check *c, Val *v, const char *file_mode, const char *mode) {
   static const char *const keys[] = {"recipe", "weights_dtype", "fallback_compute_dtype"};
   for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
     const Val *x = val_get(v, keys[i]);
-    if (file_mode && !is_te(file_mode) && given(x)) {
+    bool asked = is_te(mode) && x && is_set(c, x);
+    if (file_mode && !is_te(file_mode) && given(x) && !asked) {
       diag_error(c->d, x->loc, 431, "'%s' does not go with mode %s", keys[i], file_mode);
       diag_hint(c->d, "it belongs to the transformer-engine modes; remove it or change the mode");
     }
     if (!is_te(mode))
       val_remove(v, keys[i]);
+  }
+}
+
+/* First recipe that has the field. */
+static const RecipeInfo *owner_of(const char *key) {
+  for (int i = 0; recipe_at(i); i++)
+    if (recipe_has_key(recipe_at(i), key))
+      return recipe_at(i);
+  return NULL;
+}
+
+/* Fields of other recipes contradict the name that stands beside them; beside a name from the
+ * command line they lie idle. */
+static void check_recipe(const Check *c, Val *v) {
+  Val *recipe = val_get(v, "recipe");
+  const Val *name = recipe ? val_get(recipe, "name") : NULL;
+  const RecipeInfo *r = name && name->kind == VAL_STR ? recipe_named(name->s) : NULL;
+  for (int i = 0; r && i < recipe->n; i++) {
+    const Val *x = recipe->item[i];
+    const char *key = recipe->key[i];
+    const RecipeInfo *owner = recipe_has_key(r, key) ? NULL : owner_of(key);
+    if (!given(x) || !owner || (is_set(c, name) && !is_set(c, x)))
+      continue;
+    diag_error(c->d, x->loc, 434, "'%s' is a field of %s, not of %s", key, owner->name, r->name);
+    if (given(name))
+      diag_note(c->d, name->loc, "the recipe is named here");
+    diag_hint(c->d, "remove it, or write name: %s", owner->name);
   }
 }
 
@@ -133,6 +166,7 @@ void precision_check(const Check *c, Val *v, const Val *asked) {
     canonical = name;
   }
   check_te_keys(c, v, file_mode, canonical);
+  check_recipe(c, v);
   check_scaler(c, v, file_mode, canonical);
   check_masters(c, v, canonical);
 }

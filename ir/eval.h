@@ -55,6 +55,10 @@ double eval_max(double a, double b);
 /* v rounded to d; DT_F64 leaves it. */
 double eval_round(double v, DType d);
 
+/* Operand `codes` of a quantized product times the block scales in operand `scales`, rounded to attr
+ * `decoded`; out has room for all elements. */
+void eval_decoded(const Call *c, int codes, int scales, double *out);
+
 /* Attention of one operand layout, shared by the ops and the groups: element (n, h, t, d) of an
  * operand lies at offset + strides. */
 typedef struct {

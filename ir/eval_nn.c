@@ -33,9 +33,34 @@ Status ref_linear(const Call *c) {
   return MPCC_OK;
 }
 
+/* A product of codes: with block scales, of what they decode to. */
+static Status quantized(const Call *c, void (*product)(const Call *, double)) {
+  double factor = c->in[2][0] * c->in[3][0];
+  if (c->op->nin < 6) {
+    product(c, factor);
+    return MPCC_OK;
+  }
+  double *a = malloc((size_t)(elems(c, 0) + 1) * sizeof *a);
+  double *b = malloc((size_t)(elems(c, 1) + 1) * sizeof *b);
+  if (a && b) {
+    Call decoded = *c;
+    decoded.in = (const double *const[]){a, b};
+    eval_decoded(c, 0, 4, a);
+    eval_decoded(c, 1, 5, b);
+    product(&decoded, factor);
+  }
+  bool ok = a && b;
+  free(a);
+  free(b);
+  return ok ? MPCC_OK : MPCC_ERR_NOMEM;
+}
+
+static void scaled_linear(const Call *c, double factor) {
+  linear(c, factor, NULL);
+}
+
 Status ref_qlinear(const Call *c) {
-  linear(c, c->in[2][0] * c->in[3][0], NULL);
-  return MPCC_OK;
+  return quantized(c, scaled_linear);
 }
 
 /* out[M, N] = factor * op(a) op(b). */
@@ -71,8 +96,7 @@ Status ref_bmm(const Call *c) {
 }
 
 Status ref_qmatmul(const Call *c) {
-  matmul(c, c->in[2][0] * c->in[3][0]);
-  return MPCC_OK;
+  return quantized(c, matmul);
 }
 
 /* ---- attention ------------------------------------------------------------------------------- */

@@ -16,6 +16,7 @@
 
 #include "mpcc/dtype.h"
 #include "mpcc/status.h"
+#include "ir/recipe.h"
 #include "ir/target.h"
 
 /* ---- arena.c: memory by lifetime ------------------------------------------------------------- */

@@ -120,10 +120,10 @@ static bool want_dtype(Infer *x, int i, DType dt) {
               dtype_text(operand(x, i)->dt), dtype_text(dt));
 }
 
-static bool want_fp8(Infer *x, int i) {
-  if (dtype_is_fp8(operand(x, i)->dt))
+static bool want_codes(Infer *x, int i) {
+  if (dtype_is_code(operand(x, i)->dt))
     return true;
-  return fail(x, CODE_DTYPE, "operand %d of %s has dtype %s, expected e4m3 or e5m2", i + 1,
+  return fail(x, CODE_DTYPE, "operand %d of %s has dtype %s, expected e4m3, e5m2 or e2m1", i + 1,
               subject(x), dtype_text(operand(x, i)->dt));
 }
 
@@ -371,10 +371,56 @@ static bool shape_linear(Infer *x) {
          (x->nin < 3 || want_bias(x, 2, operand(x, 1)->dim[0]));
 }
 
+/* Blocks of `block` rows and columns that tile ty as a matrix; their number into dim. 0, 0: the
+ * whole. */
+static bool blocks_of(Infer *x, const Type *ty, const int64_t *block, int64_t dim[2]) {
+  int64_t cols = ty->rank ? ty->dim[ty->rank - 1] : 1;
+  const int64_t size[2] = {type_elems(ty) / cols, cols};
+  dim[0] = dim[1] = 1;
+  if (!block[0] && !block[1])
+    return true;
+  for (int i = 0; i < 2; i++) {
+    if (block[i] < 1 || size[i] % block[i])
+      return fail(x, CODE_SHAPE, "%s: blocks of %lld x %lld do not tile %s", subject(x),
+                  (long long)block[0], (long long)block[1], shape_text(x, ty));
+    dim[i] = size[i] / block[i];
+  }
+  return true;
+}
+
+/* Operands first ... first + 5: codes of two factors, their scales, and block scales by `key`. */
+static bool want_blocks(Infer *x, int first, const char *key) {
+  const Attr *at = find(x, key, AT_INTS);
+  if (!at || at->u.ints.n != 4 || !find(x, "decoded", AT_DTYPE))
+    return fail(x, CODE_ATTR, "%s needs four ints '%s' and dtype 'decoded'", subject(x), key);
+  for (int i = 0; i < 2; i++) {
+    int64_t dim[2];
+    const Type *s = operand(x, first + 4 + i);
+    if (!want_codes(x, first + i) || !want_scalar(x, first + 2 + i, DT_F32) ||
+        !blocks_of(x, operand(x, first + i), at->u.ints.v + 2 * i, dim) ||
+        !want_rank(x, first + 4 + i, 2) || !want_float(x, first + 4 + i))
+      return false;
+    if (s->dim[0] != dim[0] || s->dim[1] != dim[1])
+      return fail(x, CODE_SHAPE, "%s has block scales %s, expected [%lld, %lld]", subject(x),
+                  shape_text(x, s), (long long)dim[0], (long long)dim[1]);
+  }
+  return true;
+}
+
+/* Codes and scales of a quantized product of 4, 6 or, where it is differentiated, 12 operands. */
+static bool want_quantized(Infer *x, int most) {
+  if (x->nin != 4 && x->nin != 6 && (x->nin != 12 || most < 12))
+    return fail(x, CODE_SHAPE, "%s takes 4 or 6%s operands, got %d", subject(x),
+                most < 12 ? "" : " or 12", x->nin);
+  return want_codes(x, 0) && want_codes(x, 1) && want_scalar(x, 2, DT_F32) &&
+         want_scalar(x, 3, DT_F32) && (x->nin < 6 || want_blocks(x, 0, "block")) &&
+         (x->nin < 12 || (want_blocks(x, 6, "turned") && want_same_shape(x, 6, operand(x, 0)) &&
+                          want_same_shape(x, 7, operand(x, 1))));
+}
+
 static bool shape_qlinear(Infer *x) {
   const Attr *out = want_attr(x, "out", AT_DTYPE);
-  return out && want_fp8(x, 0) && want_fp8(x, 1) && want_scalar(x, 2, DT_F32) &&
-         want_scalar(x, 3, DT_F32) && linear_result(x, (DType)out->u.i);
+  return out && want_quantized(x, 12) && linear_result(x, (DType)out->u.i);
 }
 
 /* op(a)[M, K] op(b)[K, N]; ta, tb: stored transposed. */
@@ -420,8 +466,7 @@ static bool shape_bmm(Infer *x) {
 
 static bool shape_qmatmul(Infer *x) {
   const Attr *out = want_attr(x, "out", AT_DTYPE);
-  return out && want_fp8(x, 0) && want_fp8(x, 1) && want_scalar(x, 2, DT_F32) &&
-         want_scalar(x, 3, DT_F32) && matmul_result(x, (DType)out->u.i);
+  return out && want_quantized(x, 6) && matmul_result(x, (DType)out->u.i);
 }
 
 /* Element i of a list attribute with n elements, or `otherwise`. */
@@ -952,19 +997,19 @@ static bool shape_accuracy(Infer *x) {
 
 /* ---- precision ------------------------------------------------------------------------------- */
 
-/* Attribute `to`, an 8-bit float. */
-static bool want_fp8_attr(Infer *x, DType *to) {
+/* Attribute `to`, a format of codes. */
+static bool want_code_attr(Infer *x, DType *to) {
   const Attr *at = want_attr(x, "to", AT_DTYPE);
   if (!at)
     return false;
   *to = (DType)at->u.i;
-  return dtype_is_fp8(*to) || fail(x, CODE_ATTR, "%s quantizes to e4m3 or e5m2, not %s",
-                                   op_info(x->code)->name, dtype_text(*to));
+  return dtype_is_code(*to) || fail(x, CODE_ATTR, "%s quantizes to e4m3, e5m2 or e2m1, not %s",
+                                    op_info(x->code)->name, dtype_text(*to));
 }
 
 static bool shape_quantize(Infer *x) {
   DType to;
-  if (!want_operands(x, 2, 3) || !want_fp8_attr(x, &to) || !want_float(x, 0) ||
+  if (!want_operands(x, 2, 3) || !want_code_attr(x, &to) || !want_float(x, 0) ||
       !want_scalar(x, 1, DT_F32) ||
       (x->nin > 2 && (!want_scalar(x, 2, DT_I64) || operand(x, 0)->rank == 0)))
     return false;
@@ -974,10 +1019,41 @@ static bool shape_quantize(Infer *x) {
   return true;
 }
 
+/* Attributes `block` and `scales` of what finds its scales itself. */
+static const int64_t *want_scales(Infer *x, Scales *scales) {
+  const Attr *block = want_attr(x, "block", AT_INTS), *scale = want_attr(x, "scales", AT_STR);
+  if (!block || !scale)
+    return NULL;
+  *scales = scales_from_word(scale->u.s);
+  if (block->u.ints.n == 2 && *scales < SCALES_COUNT)
+    return block->u.ints.v;
+  fail(x, CODE_ATTR, "%s has no scales '%s' or no two ints 'block'", op_info(x->code)->name,
+       scale->u.s);
+  return NULL;
+}
+
+static bool shape_block_quantize(Infer *x) {
+  DType to;
+  Scales scales;
+  int64_t dim[2];
+  if (!want_operands(x, 1, 2) || !want_code_attr(x, &to) || !want_float(x, 0))
+    return false;
+  const int64_t *block = want_scales(x, &scales);
+  if (!block || !blocks_of(x, operand(x, 0), block, dim) ||
+      (x->nin > 1 && (!want_scalar(x, 1, DT_I64) || !want_attr(x, "rows", AT_INT))))
+    return false;
+  result(x, type_with_dtype(x->types, operand(x, 0), to));
+  result_scalar(x, DT_F32);
+  result_as(x, scales_info(scales)->dt, 2, dim);
+  return true;
+}
+
 static bool shape_qgrad(Infer *x) {
   DType to;
+  Scales scales;
   result(x, operand(x, 0));
-  return want_fp8_attr(x, &to) && want_float(x, 0) && want_scalar(x, 1, DT_F32);
+  return want_operands(x, 1, 2) && want_code_attr(x, &to) && want_float(x, 0) &&
+         (x->nin > 1 ? want_scalar(x, 1, DT_F32) : want_scales(x, &scales) != NULL);
 }
 
 static bool shape_fp8_update(Infer *x) {

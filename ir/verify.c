@@ -142,6 +142,7 @@ static const struct {
     {"to", AT_DTYPE},       {"dtype", AT_DTYPE}, {"out", AT_DTYPE},     {"compute", AT_DTYPE},
     {"eps", AT_FLOAT},      {"p", AT_FLOAT},     {"scale", AT_FLOAT},   {"dropout_p", AT_FLOAT},
     {"positions", AT_INTS}, {"kernel", AT_INTS}, {"extents", AT_INTS},  {"up", AT_INTS},
+    {"block", AT_INTS},     {"turned", AT_INTS}, {"scales", AT_STR},    {"decoded", AT_DTYPE},
     {"body", AT_STR},       {"kind", AT_STR},    {"tensor", AT_TENSOR},
 };
 

@@ -58,6 +58,10 @@ static bool is_view(const Op *op) {
   return op_info(op->code)->kind == OK_VIEW && op->code != OP_qgrad;
 }
 
+static bool quantizes(const Op *op) {
+  return op->code == OP_quantize || op->code == OP_block_quantize;
+}
+
 bool *derived_state_only(Step *s, const Func *f) {
   bool *state = ARENA_ARRAY(s->scratch, bool, f->nvalue + 1);
   if (arena_failed(s->scratch))
@@ -68,7 +72,8 @@ bool *derived_state_only(Step *s, const Func *f) {
     if (op->code == OP_read)
       is = tensor_of(op)->role == ROLE_PARAM || tensor_of(op)->role == ROLE_SCALE;
     else
-      is &= op->nin > 0 && (is_view(op) || op->code == OP_cast || op->code == OP_quantize);
+      is &= op->nin > 0 &&
+            (is_view(op) || op->code == OP_cast || op->code == OP_unslice || quantizes(op));
     for (int k = 0; k < op->nin; k++)
       is &= state[op->in[k]->id];
     for (int k = 0; k < op->nout; k++)
@@ -80,9 +85,8 @@ bool *derived_state_only(Step *s, const Func *f) {
 /* A value worth keeping; the other state-only ops are repeated where they are used. */
 static bool kept(const Value *v) {
   const Op *op = v->def;
-  return op->code == OP_quantize ||
-         (op->code == OP_cast &&
-          dtype_info(v->type->dt)->bits < dtype_info(op->in[0]->type->dt)->bits);
+  return quantizes(op) || (op->code == OP_cast &&
+                           dtype_info(v->type->dt)->bits < dtype_info(op->in[0]->type->dt)->bits);
 }
 
 static const Member *member_of(const Step *s, const Tensor *param, int *group) {
@@ -106,17 +110,27 @@ static void facts(const Step *s, const Value *v, Derived *d) {
     facts(s, op->in[i], d);
 }
 
+/* The read of a parameter that op is made of, padded or not; NULL for others. */
+static const Op *origin(const Op *op) {
+  const Value *v = op->in[0];
+  while (v->def->code == OP_unslice || (is_view(v->def) && v->def->nin == 1))
+    v = v->def->in[0];
+  return param_read(v);
+}
+
 /* "weight.<param>", with what was done to it when it is no plain copy. */
 static Str name_of(Step *s, const Value *v, bool plain) {
   StrTable *st = builder_strings(s->b);
-  const Op *op = v->def, *read = param_read(op->in[0]);
+  const Op *op = v->def, *read = origin(op);
   const char *param = read ? tensor_of(read)->name : "value";
   if (plain)
     return str_fmt(st, "weight.%s", param);
-  static const char *const part[3] = {"", ".scale_inv", ".amax"};
-  DType dt = op->code == OP_quantize ? op->out[0]->type->dt : v->type->dt;
-  Str base = str_fmt(st, "weight.%s.%s%s", param, dtype_text(dt),
-                     op->code == OP_quantize && v->out < 3 ? part[v->out] : "");
+  static const char *const part[2][3] = {{"", ".scale_inv", ".amax"},
+                                         {"", ".scale_inv", ".block_scale_inv"}};
+  DType dt = quantizes(op) ? op->out[0]->type->dt : v->type->dt;
+  Str base =
+      str_fmt(st, "weight.%s.%s%s", param, dtype_text(dt),
+              quantizes(op) && v->out < 3 ? part[op->code == OP_block_quantize][v->out] : "");
   Str name = base;
   for (int n = 2;; n++) {
     bool taken = false;
@@ -164,7 +178,7 @@ static void declare_copies(Step *s) {
 static void declare(Step *s, Derived *d) {
   Builder *b = s->b;
   const Value *v = d->v;
-  const Op *op = v->def, *read = param_read(op->in[0]);
+  const Op *op = v->def, *read = origin(op);
   const Type *ty = type_get(builder_types(b), v->type->dt, v->type->rank, v->type->dim);
   int k = 0;
   const Member *m = group_copy(s, v, &k);

@@ -8,8 +8,14 @@
  * largest magnitudes are written to sum.fp8.<direction>.amax, scales are read from
  * fp8.<direction>.scale. eval_forward and predict use the same scales and record nothing. A product
  * needs its in, out and product of the other dimensions to be multiples of 16 (rows become a
- * leading dimension of the weight gradient); others stay in the fallback dtype. Stage forward to
- * forward. Rules N2, N3, N8. Data flow: Transformer Engine's Linear. */
+ * leading dimension of the weight gradient); others stay in the fallback dtype.
+ *
+ * Recipes other than DelayedScaling (ir/recipes.def) find scales in the tensors themselves: no
+ * slots, no state; q(v) = block_quantize(v). With blocks a product gets both operands twice, in
+ * blocks along its own sum and, for the gradient, the other way. What is no multiple of the block
+ * is padded with zeros first and cut off afterwards.
+ *
+ * Stage forward to forward. Rules N2, N3, N8. Data flow: Transformer Engine's Linear. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,7 +34,10 @@ typedef struct {
   Copier c;
   Mode mode;
   DType forward, backward;
-  Site *site; /* call sites of train_forward that are quantized; slot numbers follow the index */
+  const RecipeInfo *recipe;
+  Scales scales;
+  bool current; /* scales from the tensors themselves: no state */
+  Site *site;   /* call sites of train_forward that are quantized; slot numbers follow the index */
   int nsite;
   Tensor *scale_f, *scale_b, *amax_f, *amax_b;
   Tensor *valid; /* i64[]: real samples of the batch */
@@ -91,6 +100,25 @@ static void warn_misfit(const Op *op, Diag *d) {
     diag_hint(d, "%s; silence with an override or pad_to_multiple_of: 16", what);
 }
 
+/* Sizes that are no whole number of blocks: what lies behind is zero. */
+static void warn_padding(const Fp8 *s, const Op *op, Diag *d) {
+  const Type *x = op->in[0]->type, *w = op->in[1]->type;
+  const int64_t size[3] = {w->dim[1], w->dim[0], type_elems(x) / x->dim[x->rank - 1]};
+  static const char *const name[3] = {"in_features", "out_features", "rows"};
+  int64_t block = s->recipe->input[1];
+  bool said = false;
+  for (int i = 0; i < 3 && block; i++) {
+    if (size[i] % block == 0)
+      continue;
+    if (!said)
+      diag_warning(d, op->loc, "fp8-padding",
+                   "'%s' is padded with zeros: %s %" PRId64 " is not a multiple of %" PRId64
+                   ", the block of %s",
+                   op->layer ? op->layer : "", name[i], size[i], block, s->recipe->name);
+    said = true;
+  }
+}
+
 static int ordinal_of(const Func *f, const Op *op) {
   int n = 0;
   for (int i = 0; i < op->index; i++)
@@ -119,10 +147,12 @@ static void find_sites(Fp8 *s, const Func *f, Diag *d) {
     const char *what;
     if (!wants_fp8(s, op))
       continue;
-    if (misfit(op, &what))
+    if (misfit(op, &what)) {
       warn_misfit(op, d);
-    else
-      s->site[s->nsite++] = (Site){op->layer, ordinal_of(f, op)};
+      continue;
+    }
+    warn_padding(s, op, d);
+    s->site[s->nsite++] = (Site){op->layer, ordinal_of(f, op)};
   }
 }
 
@@ -198,6 +228,128 @@ static void find_batch(Fp8 *s) {
   }
 }
 
+/* ---- scales of this step --------------------------------------------------------------------- */
+
+/* Blocks of `size`, of which smaller tensors have one. */
+static int64_t block_of(int64_t size, int64_t n) {
+  return size < n ? size : n;
+}
+
+static int64_t rounded_up(int64_t n, int64_t block) {
+  return (n + block - 1) / block * block;
+}
+
+/* Zeros behind x[R, C]: whole blocks of rows and columns. */
+static Value *padded(Builder *b, Value *x, const int64_t *multiple) {
+  for (int d = 0; d < 2; d++) {
+    int64_t n = x->type->dim[d], wide = rounded_up(n, block_of(multiple[d], n));
+    Attr attr[3] = {attr_i(b, "dim", d), attr_i(b, "start", 0), attr_i(b, "size", wide)};
+    if (wide > n)
+      x = build_op(b, OP_unslice, 1, &x, 3, attr)->out[0];
+  }
+  return x;
+}
+
+typedef struct {
+  Value *codes, *scale_inv, *blocks;
+  int64_t block[2];
+} Quantized;
+
+/* valid: padded samples count nothing [N13]; rows: of one sample. */
+static Quantized quantize_now(Fp8 *s, Value *x, const int64_t *block, Value *valid, int64_t rows) {
+  Builder *b = s->c.b;
+  Quantized q = {.block = {block[0], block[1]}};
+  for (int d = 0; d < 2 && block[d]; d++)
+    q.block[d] = block_of(block[d], x->type->dim[d]);
+  Attr attr[4] = {attr_dt(b, "to", s->forward), attr_ints(b, "block", 2, q.block),
+                  attr_s(b, "scales", scales_info(s->scales)->word), attr_i(b, "rows", rows)};
+  Op *op =
+      build_op(b, OP_block_quantize, valid ? 2 : 1, (Value *[]){x, valid}, valid ? 4 : 3, attr);
+  q.codes = op->out[0];
+  q.scale_inv = s->scales == SCALES_E4M3 || !block[0] ? op->out[1] : build_const(b, 1, DT_F32);
+  q.blocks = op->out[2];
+  return q;
+}
+
+static int product_operands(const Quantized *x, const Quantized *w, Value **in, int64_t block[4]) {
+  Value *const all[6] = {x->codes, w->codes, x->scale_inv, w->scale_inv, x->blocks, w->blocks};
+  memcpy(in, all, sizeof all);
+  memcpy(block, x->block, sizeof x->block);
+  memcpy(block + 2, w->block, sizeof w->block);
+  return x->block[0] ? 6 : 4;
+}
+
+/* Marks where the gradient of y[R, N] is quantized; its blocks run along N, and along R. */
+static Value *mark_gradient(Fp8 *s, const Op *op, Value *y) {
+  Builder *b = s->c.b;
+  build_at(b, op->loc, op->layer,
+           str_fmt(builder_strings(b), "fp8: gradient in %s [recipe %s]", dtype_text(s->backward),
+                   s->recipe->name));
+  Attr attr[3] = {attr_dt(b, "to", s->backward), attr_ints(b, "block", 2, s->recipe->input),
+                  attr_s(b, "scales", scales_info(s->scales)->word)};
+  return build_op(b, OP_qgrad, 1, &y, 3, attr)->out[0];
+}
+
+/* y[R, N] = q(x[R, K]) q(w[N, K])^T */
+static Value *product_now(Fp8 *s, const Op *op, Value *x, Value *w, bool train, int64_t rows) {
+  Builder *b = s->c.b;
+  const RecipeInfo *r = s->recipe;
+  const int64_t turned_x[2] = {r->input[1], r->input[0]},
+                turned_w[2] = {r->weight[1], r->weight[0]};
+  build_at(b, op->loc, op->layer,
+           str_fmt(builder_strings(b), "fp8: %s operand of a product [recipe %s]",
+                   dtype_text(s->forward), r->name));
+  Value *valid = train && s->valid && rows ? build_read(b, s->valid) : NULL;
+  Quantized qx = quantize_now(s, x, r->input, valid, rows),
+            qw = quantize_now(s, w, r->weight, NULL, 0);
+  Value *in[12];
+  int64_t block[4], turned[4];
+  int nin = product_operands(&qx, &qw, in, block);
+  Attr attr[4] = {attr_dt(b, "out", op->out[0]->type->dt)};
+  int nattr = 1;
+  if (nin == 6) {
+    attr[nattr++] = attr_ints(b, "block", 4, block);
+    attr[nattr++] = attr_dt(b, "decoded", scales_info(s->scales)->decoded);
+  }
+  if (nin == 6 && train) {
+    Quantized tx = quantize_now(s, x, turned_x, valid, rows);
+    Quantized tw = quantize_now(s, w, turned_w, NULL, 0);
+    nin += product_operands(&tx, &tw, in + 6, turned);
+    attr[nattr++] = attr_ints(b, "turned", 4, turned);
+  }
+  build_like(b, op);
+  return build_op(b, OP_qlinear, nin, in, nattr, attr)->out[0];
+}
+
+/* A linear layer whose tensors have their own scales. */
+static void quantize_linear_now(Fp8 *s, const Op *op, bool train) {
+  Builder *b = s->c.b;
+  const Type *ty = op->out[0]->type;
+  Value *x = mapped(&s->c, op, 0), *w = mapped(&s->c, op, 1);
+  const int64_t cols = x->type->dim[x->type->rank - 1], rows = type_elems(x->type) / cols;
+  const int64_t out = w->type->dim[0], *unit = s->recipe->input;
+  const int64_t multiple[2] = {unit[1] ? unit[1] : 1, unit[1] ? unit[1] : 1};
+  build_at(b, op->loc, op->layer,
+           str_fmt(builder_strings(b), "fp8: whole blocks [recipe %s]", s->recipe->name));
+  x = padded(b, build_reshape(b, x, 2, (int64_t[2]){rows, cols}), multiple);
+  w = padded(b, w, multiple);
+  Value *y =
+      product_now(s, op, x, w, train, s->batch && rows % s->batch == 0 ? rows / s->batch : 0);
+  if (train)
+    y = mark_gradient(s, op, y);
+  build_like(b, op);
+  if (y->type->dim[0] > rows)
+    y = build_slice(b, y, 0, 0, rows);
+  if (y->type->dim[1] > out)
+    y = build_slice(b, y, 1, 0, out);
+  y = build_reshape(b, y, ty->rank, ty->dim);
+  if (op->nin > 2)
+    y = build2(b, OP_add, y, mapped(&s->c, op, 2));
+  s->c.map[op->out[0]->id] = y;
+}
+
+/* ---- scales of steps past -------------------------------------------------------------------- */
+
 /* amax: [2] largest magnitudes of input and weight, NULL when nothing is recorded. */
 static void quantize_linear(Fp8 *s, const Op *op, int site, Value **amax) {
   Builder *b = s->c.b;
@@ -237,10 +389,12 @@ static void rewrite_func(Fp8 *s, const Func *f, bool record) {
     int site = site_of(s, f, op);
     if (site < 0)
       copier_op(&s->c, op);
+    else if (s->current)
+      quantize_linear_now(s, op, record);
     else
       quantize_linear(s, op, site, record ? amax + 2 * site : NULL);
   }
-  if (!record || !s->nsite || builder_failed(b))
+  if (!record || !s->nsite || s->current || builder_failed(b))
     return;
   build_at(b, (Loc){0}, str_c(builder_strings(b), ""),
            str_c(builder_strings(b), "fp8: record forward amax"));
@@ -249,6 +403,23 @@ static void rewrite_func(Fp8 *s, const Func *f, bool record) {
     amax[i] = build_reshape(b, amax[i], 1, &one);
   Attr dim = attr_i(b, "dim", 0);
   build_write(b, s->amax_f, build_op(b, OP_cat, 2 * s->nsite, amax, 1, &dim)->out[0]);
+}
+
+/* The recipe's row and what the spec changes of it. */
+static void find_recipe(Fp8 *s) {
+  const Module *m = s->in;
+  s->recipe = recipe_named(module_str(m, "recipe", "DelayedScaling"));
+  if (!s->recipe)
+    s->recipe = recipe_at(0);
+  const char *format = module_str(m, "fp8_format", s->recipe->format);
+  bool fp4 = !strcmp(format, "E2M1");
+  s->current = s->recipe != recipe_at(0);
+  s->forward = fp4 ? DT_E2M1 : DT_E4M3;
+  s->backward = fp4 ? DT_E2M1 : !strcmp(format, "HYBRID") ? DT_E5M2 : DT_E4M3;
+  s->scales = s->recipe->scales;
+  if (recipe_has_key(s->recipe, "power_2_scales"))
+    s->scales = module_int(m, "power_2_scales", s->scales == SCALES_POWER_OF_2) ? SCALES_POWER_OF_2
+                                                                                : SCALES_FLOAT32;
 }
 
 Status pass_fp8(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
@@ -260,12 +431,11 @@ Status pass_fp8(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   copier_init(&s.c, out, in);
   if (!builder_failed(out))
     find_batch(&s);
-  s.forward = DT_E4M3;
-  s.backward = !strcmp(module_str(in, "fp8_format", "HYBRID"), "E4M3") ? DT_E4M3 : DT_E5M2;
+  find_recipe(&s);
   const Func *train = module_func(in, "train_forward");
   if (train && !builder_failed(out))
     find_sites(&s, train, d);
-  if (s.nsite && !builder_failed(out)) {
+  if (s.nsite && !s.current && !builder_failed(out)) {
     declare(&s, true, &s.scale_f, &s.amax_f);
     declare(&s, false, &s.scale_b, &s.amax_b);
   }

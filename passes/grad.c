@@ -17,8 +17,14 @@ static bool trained(const Tensor *t) {
   return t->role == ROLE_PARAM && dtype_is_float(t->type->dt) && tensor_int(t, "group", 0) >= 0;
 }
 
+static bool quantizes(const Op *op) {
+  return op->code == OP_quantize || op->code == OP_block_quantize;
+}
+
+/* Its gradient is that of its first operand, element by element. */
 static bool straight(const Op *op) {
-  return op->code == OP_cast || op->code == OP_quantize || op_info(op->code)->kind == OK_VIEW;
+  return op->code == OP_cast || op->code == OP_unslice || quantizes(op) ||
+         op_info(op->code)->kind == OK_VIEW;
 }
 
 /* Which values need gradients, and in which dtype. */
@@ -44,7 +50,7 @@ static void prepare(Grad *g, const Func *f, const Mode *m) {
     } else if (op->nout && straight(op) && op->nin) {
       const Value *x = op->in[0], *y = op->out[0];
       of_param[y->id] = of_param[x->id];
-      if (of_param[x->id] || op->code == OP_quantize)
+      if (of_param[x->id] || quantizes(op))
         g->gdt[y->id] = g->gdt[x->id];
     }
   }
@@ -159,7 +165,7 @@ static void backward_op(Grad *g, const Op *op) {
     return;
   for (int k = 0; k < op->nout && k < MAX_OUT; k++) {
     dy[k] = gather(g, op->out[k]);
-    any |= dy[k] || g->codes[op->out[k]->id];
+    any |= dy[k] || g->codes[op->out[k]->id][0].codes;
   }
   if (!any)
     return;
@@ -227,8 +233,7 @@ static Status differentiate(Grad *g, const Module *in, const Func *f, const Mode
   g->needs = ARENA_ARRAY(a, bool, f->nvalue + 1);
   g->gdt = ARENA_ARRAY(a, DType, f->nvalue + 1);
   g->part = ARENA_ARRAY(a, Part *, f->nvalue + 1);
-  g->codes = ARENA_ARRAY(a, Value *, f->nvalue + 1);
-  g->scale_inv = ARENA_ARRAY(a, Value *, f->nvalue + 1);
+  g->codes = arena_array(a, (size_t)f->nvalue + 1, sizeof *g->codes);
   g->amax = ARENA_ARRAY(a, Value *, g->nslot + 1);
   if (arena_failed(a))
     return MPCC_ERR_NOMEM;

@@ -14,6 +14,10 @@ typedef struct Part {
 } Part;
 
 typedef struct {
+  Value *codes, *scale_inv, *blocks; /* blocks: NULL without block scales */
+} Codes;
+
+typedef struct {
   Builder *b;
   Copier c;
   Diag *diag;
@@ -22,7 +26,8 @@ typedef struct {
   bool *needs; /* depends on a trained parameter */
   DType *gdt;  /* dtype of its gradient: a parameter's through casts and views [N5], else its own */
   Part **part;
-  Value **codes, **scale_inv; /* gradient of a quantized product's result, already quantized */
+  Codes (*codes)[2]; /* gradient of a quantized product's result, already quantized: in blocks along
+                      * rows, along columns (the same where there are no blocks) */
   int nslot;
   Value **amax; /* by backward slot */
 } Grad;

@@ -30,9 +30,27 @@ static Value *matmul(Grad *g, Value *a, Value *b, bool ta, bool tb, DType out) {
   return build_op(g->b, OP_matmul, 2, (Value *[]){a, b}, 3, attr)->out[0];
 }
 
-static Value *qmatmul(Grad *g, Value *a, Value *b, Value *sa, Value *sb, bool ta, DType out) {
-  Attr attr[3] = {attr_b(g->b, "ta", ta), attr_b(g->b, "tb", false), attr_dt(g->b, "out", out)};
-  return build_op(g->b, OP_qmatmul, 4, (Value *[]){a, b, sa, sb}, 3, attr)->out[0];
+/* Rows and columns of a block of codes. */
+static void block_size(const Codes *c, int64_t block[2]) {
+  const Type *t = c->codes->type;
+  int64_t cols = t->dim[t->rank - 1];
+  block[0] = type_elems(t) / cols / c->blocks->type->dim[0];
+  block[1] = cols / c->blocks->type->dim[1];
+}
+
+/* a (transposed when ta) times b, both with scales; decoded: of products with block scales. */
+static Value *qmatmul(Grad *g, Codes a, Codes b, bool ta, DType out, const Attr *decoded) {
+  Attr attr[5] = {attr_b(g->b, "ta", ta), attr_b(g->b, "tb", false), attr_dt(g->b, "out", out)};
+  Value *in[6] = {as_rows(g, a.codes), b.codes, a.scale_inv, b.scale_inv, a.blocks, b.blocks};
+  if (!a.blocks || !b.blocks || !decoded)
+    return build_op(g->b, OP_qmatmul, 4, in, 3, attr)->out[0];
+  int64_t block[4];
+  block_size(&a, block);
+  block_size(&b, block + 2);
+  in[1] = as_rows(g, b.codes);
+  attr[3] = attr_ints(g->b, "block", 4, block);
+  attr[4] = *decoded;
+  return build_op(g->b, OP_qmatmul, 6, in, 5, attr)->out[0];
 }
 
 /* ---- products -------------------------------------------------------------------------------- */
@@ -86,23 +104,26 @@ static void grad_bmm(Grad *g, const Op *op, Value *const *dy) {
     grad_give(g, op, 1, bmm(g, turned_last(g, fwd(g, op, 0)), dy[0], grad_dtype(g, op, 1)));
 }
 
-/* Both products read the codes of dY that qgrad made, and the codes and scale_inv saved forward. */
+/* Both products read the codes of dY that qgrad made, and the codes and scale_inv saved forward:
+ * with block scales those whose blocks run along their own sums. */
 static void grad_qlinear(Grad *g, const Op *op, Value *const *dy) {
-  const Value *y = op->out[0];
-  Value *codes = g->codes[y->id], *sd = g->scale_inv[y->id];
-  if (!codes || dy[0]) {
+  const Codes *d = g->codes[op->out[0]->id];
+  int first = op->nin == 12 ? 6 : 0;
+  if (!d[0].codes || dy[0] || op->nin == 6) {
     diag_error(g->diag, op->loc, 597, "quantized product whose gradient is not quantized");
     return;
   }
-  Value *d = as_rows(g, codes);
+  Codes x = {fwd(g, op, first), fwd(g, op, first + 2), first ? fwd(g, op, first + 4) : NULL};
+  Codes w = {fwd(g, op, first + 1), fwd(g, op, first + 3), first ? fwd(g, op, first + 5) : NULL};
+  const Attr *decoded = op_attr(op, "decoded");
   if (grad_wants(g, op, 0)) {
-    Value *dx = qmatmul(g, d, fwd(g, op, 1), sd, fwd(g, op, 3), false, grad_dtype(g, op, 0));
+    Value *dx = qmatmul(g, d[0], w, false, grad_dtype(g, op, 0), decoded);
     grad_give(g, op, 0, shaped_like(g, dx, op->in[0]->type));
   }
-  if (grad_wants(g, op, 1))
-    grad_give(
-        g, op, 1,
-        qmatmul(g, d, as_rows(g, fwd(g, op, 0)), sd, fwd(g, op, 2), true, grad_dtype(g, op, 1)));
+  if (grad_wants(g, op, 1)) {
+    x.codes = as_rows(g, x.codes);
+    grad_give(g, op, 1, qmatmul(g, d[1], x, true, grad_dtype(g, op, 1), decoded));
+  }
 }
 
 static void grad_conv(Grad *g, const Op *op, Value *const *dy) {
@@ -327,18 +348,38 @@ static void grad_cast(Grad *g, const Op *op, Value *const *dy) {
 }
 
 /* straight-through */
+static void grad_block_quantize(Grad *g, const Op *op, Value *const *dy) {
+  if (dy[0])
+    grad_give(g, op, 0, dy[0]);
+}
+
 static void grad_quantize(Grad *g, const Op *op, Value *const *dy) {
   if (dy[0])
     grad_give(g, op, 0, dy[0]);
 }
 
-/* Quantizes dY once, with this call site's scale; records amax. */
+/* dY in blocks of so many rows and columns, or fewer where it has fewer, by its own scales. */
+static Codes quantized_now(Grad *g, const Op *op, Value *dy, int64_t rows, int64_t cols) {
+  const int64_t width = dy->type->dim[dy->type->rank - 1], height = type_elems(dy->type) / width;
+  const int64_t block[2] = {rows < height ? rows : height, cols < width ? cols : width};
+  Attr attr[3] = {*op_attr(op, "to"), attr_ints(g->b, "block", 2, block), *op_attr(op, "scales")};
+  Op *q = build_op(g->b, OP_block_quantize, 1, &dy, 3, attr);
+  return (Codes){q->out[0], q->out[1], rows || cols ? q->out[2] : NULL};
+}
+
+/* Quantizes dY once, with this call site's scale, recording amax; or by its own scales, once for
+ * each direction in which it is summed over. */
 static void grad_qgrad(Grad *g, const Op *op, Value *const *dy) {
+  Codes *c = g->codes[op->in[0]->id];
+  if (op->nin < 2) {
+    const int64_t *block = op_attr(op, "block")->u.ints.v;
+    c[0] = quantized_now(g, op, dy[0], block[0], block[1]);
+    c[1] = quantized_now(g, op, dy[0], block[1], block[0]);
+    return;
+  }
   Attr to = attr_dt(g->b, "to", (DType)op_int(op, "to", DT_E5M2));
   Op *q = build_op(g->b, OP_quantize, 2, (Value *[]){dy[0], fwd(g, op, 1)}, 1, &to);
-  const Value *y = op->in[0];
-  g->codes[y->id] = q->out[0];
-  g->scale_inv[y->id] = q->out[1];
+  c[0] = c[1] = (Codes){q->out[0], q->out[1], NULL};
   int64_t slot = op_int(op, "slot", -1);
   if (slot >= 0 && slot < g->nslot)
     g->amax[slot] = q->out[2];

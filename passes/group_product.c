@@ -98,14 +98,14 @@ static View *transposed(Fuse *F, View *x, bool yes) {
   return yes ? view_permuted(F, x, swap) : x;
 }
 
-static Node *matrices(Fuse *F, const Op *op, int *s) {
-  return product(F, transposed(F, operand(F, 0), op_int(op, "ta", 0)),
-                 transposed(F, operand(F, 1), !op_int(op, "tb", 0)), s);
+static Node *matrices(Fuse *F, const Op *op, View *a, View *b, int *s) {
+  return product(F, transposed(F, a, op_int(op, "ta", 0)), transposed(F, b, !op_int(op, "tb", 0)),
+                 s);
 }
 
 void group_matmul(Fuse *F, const Op *op) {
   int s;
-  Node *n = matrices(F, op, &s);
+  Node *n = matrices(F, op, operand(F, 0), operand(F, 1), &s);
   finish(F, n, s);
 }
 
@@ -154,8 +154,41 @@ void group_bmm(Fuse *F, const Op *op) {
     set_result_buf(F, 0, node_panel_sums(F, node, s, ty, k));
 }
 
+/* Operand `codes` times the block scales in operand `scales`, whose number says how large blocks
+ * are. Merged with the quantization where that is near, so that the codes need no memory. */
+static View *decoded(Fuse *F, const Op *op, int codes, int scales) {
+  const Type *ty = op->in[codes]->type, *blocks = op->in[scales]->type;
+  int64_t cols = ty->dim[ty->rank - 1], rows = type_elems(ty) / cols;
+  int64_t across = blocks->dim[1], down = blocks->dim[0];
+  const int64_t dim[4] = {down, rows / down, across, cols / across};
+  const int64_t of[4] = {down, 1, across, 1};
+  View *x = operand(F, codes), *s = operand(F, scales), *out;
+  if (!view_reshaped(F, x, 4, dim, &x))
+    view_reshaped(F, view_materialize(F, operand(F, codes)), 4, dim, &x);
+  if (!view_reshaped(F, s, 4, of, &s))
+    view_reshaped(F, view_materialize(F, operand(F, scales)), 4, of, &s);
+  Node *n = node_rows(F, 4, dim);
+  n->label = "decode";
+  int v = node_op2(F, n, PR_MUL, node_load_as(F, n, x, DT_F32), node_load_as(F, n, s, DT_F32));
+  DType dt = (DType)op_int(op, "decoded", DT_F32);
+  View *all = view_whole(F, node_store(F, n, v, dt, ~0u));
+  view_reshaped(F, all, ty->rank, ty->dim, &out);
+  return out;
+}
+
+/* A factor of a quantized product: codes, or what they decode to when they have block scales. */
+static View *factor(Fuse *F, const Op *op, int i) {
+  return op->nin < 6 ? operand(F, i) : decoded(F, op, i, 4 + i);
+}
+
+static bool is_one(const View *v) {
+  return !v->buf && v->imm == 1;
+}
+
 /* Products of codes are multiplied by both inverse scales. */
 static int unscaled(Fuse *F, Node *n, int s) {
+  if (is_one(operand(F, 2)) && is_one(operand(F, 3)))
+    return s;
   DType reg = node_reg(n, s);
   int scale = node_op2(F, n, PR_MUL, node_load_as(F, n, operand(F, 2), reg),
                        node_load_as(F, n, operand(F, 3), reg));
@@ -164,13 +197,12 @@ static int unscaled(Fuse *F, Node *n, int s) {
 
 void group_qmatmul(Fuse *F, const Op *op) {
   int s;
-  Node *n = matrices(F, op, &s);
+  Node *n = matrices(F, op, factor(F, op, 0), factor(F, op, 1), &s);
   finish(F, n, unscaled(F, n, s));
 }
 
 void group_qlinear(Fuse *F, const Op *op) {
-  (void)op;
   int s;
-  Node *n = product(F, operand(F, 0), operand(F, 1), &s);
+  Node *n = product(F, factor(F, op, 0), factor(F, op, 1), &s);
   finish(F, n, unscaled(F, n, s));
 }

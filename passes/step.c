@@ -427,7 +427,9 @@ static Status emit_functions(Step *s) {
     st = emit_update_step(s);
   if (st == MPCC_OK)
     st = emit_train_step(s);
-  if (st == MPCC_OK && module_tensor(s->in, "sum.fp8.forward.amax"))
+  bool calibrates = !s->mode.lightning &&
+                    strcmp(module_str(s->in, "first_step", "calibrate"), "reference") != 0;
+  if (st == MPCC_OK && calibrates && module_tensor(s->in, "sum.fp8.forward.amax"))
     st = emit_calibrate(s);
   for (int i = 0; i < 2 && st == MPCC_OK; i++) {
     const Func *f = module_func(s->in, copies[i].from);

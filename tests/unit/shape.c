@@ -171,7 +171,7 @@ START_TEST(products) {
               "qlinear needs attribute 'out', a dtype");
   const Attr again = attr_dt(b, "out", DT_F32);
   check_error(OP_qlinear, "f16[2,4] e4m3[3,4] f32[] f32[]", 1, &again,
-              "dtypes do not fit: operand 1 of qlinear has dtype f16, expected e4m3 or e5m2");
+              "dtypes do not fit: operand 1 of qlinear has dtype f16, expected e4m3, e5m2 or e2m1");
 }
 END_TEST
 
@@ -271,7 +271,7 @@ START_TEST(precision) {
   check_op(OP_qgrad, "bf16[2,3] f32[]", 1, &e4m3, "bf16[2,3]");
   check_op(OP_fp8_update, "f32[6,16] f32[6] f32[6]", 0, NULL, "f32[6,16] f32[6]");
   check_error(OP_quantize, "bf16[2,3] f32[]", 1, &bf16,
-              "quantize quantizes to e4m3 or e5m2, not bf16");
+              "quantize quantizes to e4m3, e5m2 or e2m1, not bf16");
   check_error(OP_fp8_update, "f32[6,16] f32[6] f32[5]", 0, NULL,
               "shapes do not fit: operand 3 of fp8_update has shape [5], expected [6]");
   check_error(OP_cast, "f32[2]", 0, NULL, "cast needs attribute 'to', a dtype");

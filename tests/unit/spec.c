@@ -275,7 +275,14 @@ static const struct {
     {"nf4", NULL, NULL, 190, false},
     {"32-true", "nf4", NULL, 190, false},
     {"bf17", NULL, NULL, 204, false},
-    {"{mode: bf16-mixed, recipe: {name: MXFP8BlockScaling}}", NULL, NULL, 190, false},
+    {"{mode: bf16-mixed, recipe: {name: NVFP4BlockScaling}}", NULL, NULL, 190, false},
+    {"{mode: transformer-engine, recipe: {name: MXFP8BlockScaling}}", NULL, "transformer-engine", 0,
+     false},
+    {"{mode: transformer-engine, recipe: {name: MXFP8BlockScaling, margin: 1}}", NULL, NULL, 434,
+     false},
+    {"{mode: transformer-engine, recipe: {power_2_scales: true}}", NULL, NULL, 434, false},
+    {"{mode: transformer-engine, recipe: {name: Float8BlockScaling, power_2_scales: false}}", NULL,
+     "transformer-engine", 0, false},
 };
 
 START_TEST(precision_rules) {
