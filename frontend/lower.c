@@ -408,6 +408,12 @@ static void module_attrs(Lower *lo) {
   Str algorithm = val_get_str(root, "trainer.gradient_clip_algorithm", "norm");
   build_module_attr(b, attr_s(b, "clip_algorithm", clip > 0 ? algorithm : "none"));
   build_module_attr(b, attr_f(b, "clip_val", clip));
+  static const char *const limits[] = {"loss_zscore", "grad_norm_zscore"};
+  for (int i = 0; i < 2; i++) {
+    double z = val_get_float(root, str_fmt(lo->spec->c.s, "trainer.skip_outliers.%s", limits[i]), 0);
+    if (z > 0)
+      build_module_attr(b, attr_f(b, str_fmt(lo->spec->c.s, "skip_%s", limits[i]), z));
+  }
   build_module_attr(b, attr_s(b, "optimizer", val_get_str(optimizer, "type", "SGD")));
   double decay = val_get_float(root, "ema.decay", 0);
   if (decay > 0) {

@@ -321,6 +321,10 @@ static void check_trainer(const Check *c, const Val *root, const Yaml *yaml) {
     return;
   read_dev_run(c, yaml, t);
   check_limits(c, t);
+  const Val *skip = val_get(t, "skip_outliers"), *loss = val_get(skip, "loss_zscore"),
+            *norm = val_get(skip, "grad_norm_zscore");
+  if (loss && norm && is_null(loss) && is_null(norm))
+    diag_error(c->d, skip->loc, 109, "'skip_outliers' has neither loss_zscore nor grad_norm_zscore");
   if (t->origin == ORIGIN_IMPLIED) /* has unknown keys: one of them may be the end */
     return;
   const Val *epochs = val_get(t, "max_epochs"), *steps = val_get(t, "max_steps");

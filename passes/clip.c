@@ -27,7 +27,7 @@ Clip clip_gradients(Step *s, Value *const *grad, Value *factor, Value *loss_sum)
   c.norm = build1(b, OP_sqrt, square_sum(s, grad, factor));
   step_at(s, "step is applied when loss and gradient norm are finite");
   Value *in[2] = {build_cast(b, loss_sum, math), c.norm};
-  c.ok = build_expr(b, "isfinite(a) && isfinite(b) ? 1 : 0", math, 2, in);
+  c.ok = c.finite = build_expr(b, "isfinite(a) && isfinite(b) ? 1 : 0", math, 2, in);
   const char *algorithm = module_str(s->in, "clip_algorithm", "none");
   double limit = module_number(s->in, "clip_val", 0);
   if (limit <= 0)

@@ -18,6 +18,7 @@
  *                   scaler_growth_interval scaler_min_scale scaler_static
  *   batch           samples per micro-batch; accumulate: micro-batches per step
  *   clip_algorithm  none | norm | value; clip_val
+ *   skip_loss_zscore, skip_grad_norm_zscore   steps above so many deviations are skipped; 0: none
  *   optimizer       a row of optim.c; group.<k>.<key> = hyperparameters of parameter group k
  *                   (lr, weight_decay, betas as beta1 beta2, eps, momentum ...)
  *   ema_decay       moving average of the parameters, 0: none; ema_every_n_steps

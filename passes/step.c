@@ -169,6 +169,7 @@ static void declare_state(Step *s) {
     s->scale = named_or_new(s, "scaler.scale", DT_F32, ROLE_SCALER);
     s->tracker = named_or_new(s, "scaler.growth_tracker", DT_I64, ROLE_SCALER);
   }
+  outlier_declare(s);
   s->norm_metric = named_or_new(s, "metric.grad_norm", DT_F32, ROLE_METRIC);
   s->scale_metric = named_or_new(s, "metric.scale", DT_F32, ROLE_METRIC);
   s->finite_metric = named_or_new(s, "metric.finite", DT_F32, ROLE_METRIC);
@@ -262,6 +263,7 @@ static Status emit_update(Step *s, Value *const *grad, const Micro *m, bool roll
     return MPCC_ERR_NOMEM;
   Value *factor = lossscale_factor(s, weight);
   Clip clip = clip_gradients(s, grad, factor, loss);
+  clip.ok = outlier_accept(s, &clip, loss, weight);
   optim_update(s, &clip, grad, now.flat);
   lossscale_update(s, grad);
   if (rolls)
@@ -270,7 +272,7 @@ static Status emit_update(Step *s, Value *const *grad, const Micro *m, bool roll
   step_at(s, "metrics");
   build_write(b, s->norm_metric, build_cast(b, clip.norm, DT_F32));
   build_write(b, s->scale_metric, lossscale_scale(s));
-  build_write(b, s->finite_metric, build_cast(b, clip.ok, DT_F32));
+  build_write(b, s->finite_metric, build_cast(b, clip.finite, DT_F32));
   for (int i = 0; i < s->in->ntensor; i++)
     if (s->in->tensor[i]->role == ROLE_METRIC && m->written[i])
       build_write(b, s->tensors[i], build_cast(b, m->written[i], s->tensors[i]->type->dt));

@@ -4,6 +4,7 @@
  *   accum.c      one micro-batch: forward and backward, and what becomes of its results
  *   lossscale.c  seed, unscaling factor, scaler           [N7]
  *   clip.c       gradient norm, finite check, clipping    [N11]
+ *   outlier.c    steps far above the ordinary             [N11]
  *   optim.c      the table of optimizers                  [N6, N12] */
 #ifndef MPCC_PASSES_STEP_H
 #define MPCC_PASSES_STEP_H
@@ -70,6 +71,8 @@ typedef struct {
   Derived *derived;
   Tensor *table, *seen, *taken, *skipped, *scale, *tracker;
   Tensor *norm_metric, *scale_metric, *finite_metric;
+  double zscore[2]; /* of loss and gradient norm; 0: not watched */
+  Tensor *outlier_count, *outlier_mean[2], *outlier_var[2]; /* NULL: not watched */
   Tensor **sum; /* accumulator of an old metric tensor, by its index; NULL for others */
 } Step;
 
@@ -119,12 +122,18 @@ void lossscale_update(Step *s, Value *const *grad);
 typedef struct {
   Value *factor; /* unscaling */
   Value *norm;   /* of unscaled gradients */
+  Value *finite; /* 1: loss and norm are finite */
   Value *ok;     /* 1: the update is applied, 0: it is not [N11] */
   Value *coef;   /* clipping factor; NULL: none */
   double limit;  /* clipping by value; 0: none */
 } Clip;
 Clip clip_gradients(Step *s, Value *const *grad, Value *factor, Value *loss_sum);
 Value *clip_apply(Step *s, const Clip *c, Value *grad); /* unscaled and clipped, in math dtype */
+
+/* ---- outlier.c ---- */
+void outlier_declare(Step *s);
+/* 1 when the step is finite and no outlier; the statistics go on. */
+Value *outlier_accept(Step *s, const Clip *c, Value *loss_sum, Value *weight_sum);
 
 /* ---- optim.c ---- */
 Status optim_named(Step *s);

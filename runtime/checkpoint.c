@@ -458,13 +458,14 @@ static Status find_sources(const mprt_program *p, const mprt__st_file file[2], S
   return MPCC_OK;
 }
 
-/* What another precision adds or lacks, and starts anew: loss scaler, FP8 histories and scales. */
+/* What another precision or watch adds or lacks, and starts anew: loss scaler, FP8 histories and scales,
+ * statistics of outliers. */
 static bool is_recalibrated(uint32_t role) {
-  return role == ROLE_SCALER || role == ROLE_AMAX || role == ROLE_SCALE;
+  return role == ROLE_STATISTIC || role == ROLE_SCALER || role == ROLE_AMAX || role == ROLE_SCALE;
 }
 
 static bool is_recalibrated_name(const char *name) {
-  return !strncmp(name, "scaler.", 7) || !strncmp(name, "fp8.", 4);
+  return !strncmp(name, "outlier.", 8) || !strncmp(name, "scaler.", 7) || !strncmp(name, "fp8.", 4);
 }
 
 /* Every tensor of the state has a source of its shape. */

@@ -19,6 +19,7 @@ typedef struct {
   int64_t step, epoch, sample; /* steps seen; position behind the newest batch */
   bool epoch_over, stop;       /* stop: early stopping said so */
   int bad;                     /* non-finite steps in a row */
+  int64_t skipped;             /* steps not applied so far */
   int64_t saved_step;          /* step of the newest checkpoint */
   double started, window_start, window_wait;
   int64_t window_samples, first_step;
@@ -153,7 +154,7 @@ static void read_result(Fit *f, mprt__step_result *r) {
   if (isnan(r->grad_norm))
     r->grad_norm = NAN;
   r->scale = mprt__get_scalar(p, "metric.scale", 0);
-  r->applied = mprt__get_scalar(p, "metric.finite", 1) != 0;
+  r->finite = mprt__get_scalar(p, "metric.finite", 1) != 0;
   mprt__metrics_clear(p);
   mprt__metrics_add(p, true);
   mprt__metrics_settle(p, true);
@@ -325,8 +326,18 @@ static Status after_step(Fit *f) {
  * ------------------------------------------------------------------------------------------------
  */
 
+/* trainer.skip_outliers: says which finite step was not applied. */
+static void tell_outlier(Fit *f, const mprt__step_result *r) {
+  int64_t skipped = mprt__get_int(f->p, "count.skipped", 0);
+  if (skipped > f->skipped && r->finite)
+    mprt__log(&f->p->cb, MPRT_LOG_INFO,
+              "step %lld is not applied: an outlier, loss %.4g, gradient norm %.4g",
+              (long long)f->step, r->loss, r->grad_norm);
+  f->skipped = skipped;
+}
+
 static Status check_finite(Fit *f, const mprt__step_result *r) {
-  f->bad = r->applied ? 0 : f->bad + 1;
+  f->bad = r->finite ? 0 : f->bad + 1;
   char cause[200];
   if (f->facts.has_scaler) {
     if (f->bad < MAX_BAD_SCALED || mprt__get_scalar(f->p, "scaler.scale", 0) > f->facts.min_scale)
@@ -352,6 +363,7 @@ static Status loop(Fit *f) {
     if (st != MPCC_OK)
       return st;
     emit(f, MPRT_EVENT_STEP, &r, NULL, NULL);
+    tell_outlier(f, &r);
     st = check_finite(f, &r);
     if (st != MPCC_OK)
       return st;
@@ -379,6 +391,7 @@ static Status begin(Fit *f) {
   settle_facts(f);
   f->step = mprt__get_int(p, "count.taken", 0) + mprt__get_int(p, "count.skipped", 0);
   f->first_step = f->step;
+  f->skipped = mprt__get_int(p, "count.skipped", 0);
   f->saved_step = f->step > 0 ? f->step : -1;
   f->epoch = p->cursor.epoch;
   f->sample = p->cursor.sample;

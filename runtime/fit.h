@@ -23,7 +23,7 @@ typedef struct {
 /* What one step reported; read from the io segment after it ran. */
 typedef struct {
   double loss, grad_norm, scale;
-  bool applied;
+  bool finite; /* loss and gradient norm */
   int64_t samples;
 } mprt__step_result;
 
