@@ -13,7 +13,7 @@
 /* ---- options --------------------------------------------------------------------------------- */
 
 typedef enum {
-  PO_DATA, PO_MAX_STEPS, PO_MAX_EPOCHS, PO_RESUME, PO_OUT, PO_DEVICE, PO_THREADS, PO_SEED,
+  PO_DATA, PO_MAX_STEPS, PO_MAX_EPOCHS, PO_RESUME, PO_RESET, PO_OUT, PO_DEVICE, PO_THREADS, PO_SEED,
   PO_LOG_EVERY, PO_VALIDATE, PO_WEIGHTS, PO_PREDICT, PO_SPLIT, PO_EXPORT, PO_EXPORT_DTYPE,
   PO_PROFILE, PO_INSTRUMENT, PO_PRINT_SPEC, PO_PRINT_PLAN, PO_DRY_RUN, PO_QUIET, PO_LEVEL, PO_PLAN_MODE, PO_HELP, PO_VERSION,
   PO_LICENSES, PO_COUNT
@@ -30,6 +30,7 @@ static const struct {
     [PO_MAX_STEPS] = {"max-steps", "N", ARG_NUMBER, "stop after N steps; schedules stay the spec's"},
     [PO_MAX_EPOCHS] = {"max-epochs", "N", ARG_NUMBER, "stop after N epochs; schedules stay the spec's"},
     [PO_RESUME] = {"resume", "[=DIR]", ARG_OPTIONAL, "go on from a checkpoint, by default the newest"},
+    [PO_RESET] = {"reset", "NAME", ARG_TEXT, "with --resume: this layer or tensor (* in patterns) or `optimizer` starts anew"},
     [PO_OUT] = {"out", "DIR", ARG_TEXT, "run folder"},
     [PO_DEVICE] = {"device", "auto|cpu|cuda:N", ARG_TEXT, "where to run"},
     [PO_THREADS] = {"threads", "N", ARG_NUMBER, "threads; results do not depend on it"},
@@ -60,7 +61,8 @@ typedef struct {
   const char *text[PO_COUNT];
   long long number[PO_COUNT];
   const char **data; /* SPLIT=PATH forms */
-  int ndata;
+  const char **reset;
+  int ndata, nreset;
   const char *data_dir;
 } Args;
 
@@ -104,6 +106,8 @@ static int take_value(const Program *p, Args *a, int id, const char *value) {
     else
       a->data_dir = value;
   }
+  if (id == PO_RESET)
+    a->reset[a->nreset++] = value;
   a->text[id] = value;
   return 0;
 }
@@ -277,6 +281,8 @@ static int answer(const Program *p, const Args *a) {
     fputs(p->license, stdout);
     return 0;
   }
+  if (a->given[PO_RESET] && !a->given[PO_RESUME])
+    return usage(p, "--reset=%s goes with --resume", a->text[PO_RESET]);
   if (a->given[PO_DEVICE] && !is_device(a->text[PO_DEVICE]))
     return usage(p, "unknown device '%s'", a->text[PO_DEVICE]);
   if (a->given[PO_EXPORT_DTYPE] && (dtype_from_text(a->text[PO_EXPORT_DTYPE]) == DT_COUNT ||
@@ -290,6 +296,8 @@ static void set_options(mprt_options *o, const Program *p, const Args *a) {
   o->data_dir = a->data_dir ? a->data_dir : p->data_dir;
   o->data = a->data;
   o->ndata = a->ndata;
+  o->reset = a->reset;
+  o->nreset = a->nreset;
   o->out_dir = a->text[PO_OUT];
   o->resume = a->given[PO_RESUME] ? a->text[PO_RESUME] : NULL;
   o->weights = a->text[PO_WEIGHTS];
@@ -353,9 +361,8 @@ static int run(const Program *p, const Args *a) {
 int program_main(const Program *p, int argc, char **argv) {
   Args a = {0};
   a.data = calloc((size_t)argc + 1, sizeof *a.data);
-  if (!a.data)
-    return exit_code(MPCC_ERR_NOMEM);
-  int code = parse_args(p, &a, argc, argv);
+  a.reset = calloc((size_t)argc + 1, sizeof *a.reset);
+  int code = a.data && a.reset ? parse_args(p, &a, argc, argv) : exit_code(MPCC_ERR_NOMEM);
   if (!code)
     code = answer(p, &a);
   if (code == -1) {
@@ -363,6 +370,7 @@ int program_main(const Program *p, int argc, char **argv) {
     code = run(p, &a);
   }
   free(a.data);
+  free(a.reset);
   if (fflush(stdout) || ferror(stdout))
     code = code ? code : 4;
   return code;

@@ -43,6 +43,12 @@ void mprt_options_default(mprt_options *o) {
   o->max_steps = o->max_epochs = o->seed = o->log_every = -1;
 }
 
+static void list_free(const char *const *list, int n) {
+  for (int i = 0; list && i < n; i++)
+    free((char *)list[i]);
+  free((char **)list);
+}
+
 static void options_free(mprt_options *o) {
   free((char *)o->data_dir);
   free((char *)o->out_dir);
@@ -51,9 +57,8 @@ static void options_free(mprt_options *o) {
   free((char *)o->level);
   free((char *)o->device);
   free((char *)o->instrument);
-  for (int i = 0; o->data && i < o->ndata; i++)
-    free((char *)o->data[i]);
-  free((char **)o->data);
+  list_free(o->data, o->ndata);
+  list_free(o->reset, o->nreset);
 }
 
 /* Replaces *s by a copy; false when memory is short, *s is NULL then. */
@@ -62,6 +67,20 @@ static bool own(const char **s) {
   if (given)
     *s = strdup(*s);
   return !given || *s;
+}
+
+static bool own_list(const char *const **to, const char *const *from, int n) {
+  *to = NULL;
+  if (n <= 0 || !from)
+    return true;
+  const char **list = calloc((size_t)n, sizeof *list);
+  bool ok = list != NULL;
+  *to = list;
+  for (int i = 0; ok && i < n; i++) {
+    list[i] = from[i];
+    ok = own(&list[i]);
+  }
+  return ok;
 }
 
 static bool options_copy(const mprt_options *from, mprt_options *to) {
@@ -73,17 +92,8 @@ static bool options_copy(const mprt_options *from, mprt_options *to) {
   ok &= own(&to->level);
   ok &= own(&to->device);
   ok &= own(&to->instrument);
-  to->data = NULL;
-  if (from->ndata > 0 && from->data) {
-    const char **data = calloc((size_t)from->ndata, sizeof *data);
-    if (!data)
-      return false;
-    to->data = data;
-    for (int i = 0; i < from->ndata; i++) {
-      data[i] = from->data[i];
-      ok &= own(&data[i]);
-    }
-  }
+  ok &= own_list(&to->data, from->data, from->ndata);
+  ok &= own_list(&to->reset, from->reset, from->nreset);
   return ok;
 }
 
@@ -226,6 +236,7 @@ void mprt_close(mprt_program *p) {
     mprt__memory_destroy(&p->segment[i]);
   free(p->arg);
   json_decref(p->fit_state);
+  free(p->kept.item);
   mprt__metrics_close(p);
   free(p->ema_saved);
   mprt__unload(p);

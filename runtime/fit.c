@@ -205,29 +205,22 @@ static void set_cursor(Fit *f) {
   f->p->cursor.sample = f->epoch_over ? 0 : f->sample;
 }
 
-/* Removes checkpoints that neither `last` nor `best` needs, beyond save_top_k: -1 keeps all. */
-static void prune(Fit *f, int64_t previous) {
-  int64_t keep = mprt__json_int(f->p->spec, "checkpoint.save_top_k", 1);
-  if (keep < 0 || previous < 0 || previous == f->step || previous == f->p->cursor.best_step)
-    return;
-  char *dir = mprt__format("%s/checkpoints/step-%08lld", f->out_dir, (long long)previous);
-  if (dir)
-    mprt__dir_remove(dir);
-  free(dir);
-}
-
-static Status save(Fit *f, bool best) {
+/* value: of checkpoint.monitor at this step, NaN when it was not measured. */
+static Status save(Fit *f, double value) {
   mprt_program *p = f->p;
-  if ((f->saved_step == f->step && !best) || mprt__json_int(p->spec, "trainer.fast_dev_run", 0) > 0)
+  if ((f->saved_step == f->step && isnan(value)) ||
+      mprt__json_int(p->spec, "trainer.fast_dev_run", 0) > 0)
     return MPCC_OK;
-  int64_t previous = f->saved_step, old_best = p->cursor.best_step;
   set_cursor(f);
-  if (best)
+  bool best = mprt__keep_is_best(p, value);
+  if (best) {
     p->cursor.best_step = f->step;
+    p->cursor.best_value = value;
+  }
   char *dir = mprt__format("%s/checkpoints/step-%08lld", f->out_dir, (long long)f->step);
-  if (!dir)
-    return mprt__nomem(&p->cb, "checkpoint");
-  Status st = mprt__fit_remember(p);
+  Status st = dir ? mprt__keep_add(p, f->step, value) : mprt__nomem(&p->cb, "checkpoint");
+  if (st == MPCC_OK)
+    st = mprt__fit_remember(p);
   if (st == MPCC_OK)
     st = mprt_save_checkpoint(p, dir);
   if (st == MPCC_OK)
@@ -237,22 +230,10 @@ static Status save(Fit *f, bool best) {
   if (st == MPCC_OK) {
     f->saved_step = f->step;
     emit(f, MPRT_EVENT_CHECKPOINT, NULL, NULL, dir);
-    prune(f, previous);
-    if (best && old_best != previous)
-      prune(f, old_best);
+    mprt__keep_prune(p, f->out_dir, f->step);
   }
   free(dir);
   return st;
-}
-
-static bool improves(Fit *f, double value) {
-  mprt__cursor *c = &f->p->cursor;
-  bool max = !strcmp(mprt__json_string(f->p->spec, "checkpoint.mode", "min"), "max");
-  if (isnan(value) || (c->best_step > 0 && !isnan(c->best_value) &&
-                       (max ? value <= c->best_value : value >= c->best_value)))
-    return false;
-  c->best_value = value;
-  return true;
 }
 
 /* Of a section that has `monitor`: "val/acc", "val/loss" */
@@ -284,10 +265,8 @@ static Status evaluate(Fit *f) {
       mprt__log(&p->cb, MPRT_LOG_INFO, "early stopping at step %lld: %s (%.6g) %s",
                 (long long)f->step, mprt__json_string(stopping, "monitor", "val/loss"), value, why);
   }
-  bool keeps = mprt__json_int(p->spec, "checkpoint.save_top_k", 1) != 0;
-  if (keeps && improves(f, monitored(p, mprt__json_get(p->spec, "checkpoint"), r.loss)))
-    st = save(f, true);
-  return st;
+  double value = monitored(p, mprt__json_get(p->spec, "checkpoint"), r.loss);
+  return mprt__keep_wants(p, value, f->step) ? save(f, value) : MPCC_OK;
 }
 
 /* Steps between evaluations inside an epoch; 0: only at its end. val_check_interval is a share of
@@ -318,7 +297,7 @@ static Status after_step(Fit *f) {
                 mprt__json_bool(p->spec, "checkpoint.save_last", true);
   if (st == MPCC_OK && wanted && !doubtful &&
       (f->epoch_over || (save_every > 0 && f->step % save_every == 0)))
-    st = save(f, false);
+    st = save(f, NAN);
   return st;
 }
 
@@ -371,13 +350,13 @@ static Status loop(Fit *f) {
     if (stop == 3)
       return MPCC_ERR_INTERRUPTED;
     if (stop) {
-      st = save(f, false);
+      st = save(f, NAN);
       return st != MPCC_OK ? st : stop == 2 ? MPCC_ERR_REQUEUE : MPCC_ERR_INTERRUPTED;
     }
     st = after_step(f);
   }
   if (st == MPCC_OK && mprt__json_bool(p->spec, "checkpoint.save_last", true))
-    st = save(f, false);
+    st = save(f, NAN);
   return st;
 }
 
@@ -401,6 +380,8 @@ static Status begin(Fit *f) {
     st = mprt__instrument_create(p, &f->instrument);
   if (st == MPCC_OK)
     st = mprt__run_folder(p, &f->out_dir);
+  if (st == MPCC_OK)
+    st = mprt__keep_recall(p, json_object_get(p->fit_state, "checkpoints"), f->out_dir, f->step);
   mprt__loader_options o = {
       .data = f->train,
       .split = "train",

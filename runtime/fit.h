@@ -47,6 +47,17 @@ const char *mprt__early_stop(mprt_program *p, double metric);
 Status mprt__fit_remember(mprt_program *p);
 void mprt__fit_recall(mprt_program *p);
 
+/* ---- keep.c ---- */
+/* Whether a checkpoint of this value would be the best so far; is worth one (best, or of the top k). */
+bool mprt__keep_is_best(const mprt_program *p, double value);
+bool mprt__keep_wants(const mprt_program *p, double value, int64_t step);
+/* Notes a checkpoint (value NaN: not measured); removes those that need not stay. errors: ERR_NOMEM */
+Status mprt__keep_add(mprt_program *p, int64_t step, double value);
+void mprt__keep_prune(mprt_program *p, const char *out_dir, int64_t now);
+/* The list for state.json and back: of complete ones in out_dir up to step `now`. */
+json_t *mprt__keep_json(const mprt_program *p);
+Status mprt__keep_recall(mprt_program *p, const json_t *list, const char *out_dir, int64_t now);
+
 /* ---- evaluate.c ---- */
 /* trainer.overfit_batches: the same few training batches, in order, for training and validation. */
 bool mprt__overfits(const mprt_program *p);

@@ -28,26 +28,25 @@ typedef struct {
 
 /* ---- patterns ---- */
 
-/* Dotted name against a pattern: `*` within one part, `**` any text, `?` one character. */
-static bool matches(const char *pattern, const char *name) {
+bool mprt__name_matches(const char *pattern, const char *name) {
   if (!*pattern)
     return !*name;
   if (pattern[0] == '*') {
     bool any = pattern[1] == '*';
     for (const char *rest = pattern + 1 + any;; name++) {
-      if (matches(rest, name))
+      if (mprt__name_matches(rest, name))
         return true;
       if (!*name || (*name == '.' && !any))
         return false;
     }
   }
   return *name && (*pattern == '?' ? *name != '.' : *pattern == *name) &&
-         matches(pattern + 1, name + 1);
+         mprt__name_matches(pattern + 1, name + 1);
 }
 
 static bool listed(const json_t *patterns, const char *name) {
   for (size_t i = 0; i < json_array_size(patterns); i++)
-    if (matches(json_string_value(json_array_get(patterns, i)), name))
+    if (mprt__name_matches(json_string_value(json_array_get(patterns, i)), name))
       return true;
   return false;
 }
@@ -228,10 +227,10 @@ static Status compare(Loading *l) {
       const char *pattern = json_string_value(json_array_get(list, n));
       bool any = false;
       for (uint32_t i = 0; i < p->ntensor && !any; i++)
-        any = mprt__is_model_tensor(p, i) && matches(pattern, mprt__string(p, p->tensor[i].name));
+        any = mprt__is_model_tensor(p, i) && mprt__name_matches(pattern, mprt__string(p, p->tensor[i].name));
       for (int s = 0; s < l->nshard && !any; s++)
         for (size_t i = 0; i < l->shard[s].ntensor && !any; i++)
-          any = matches(pattern, l->shard[s].tensor[i].name);
+          any = mprt__name_matches(pattern, l->shard[s].tensor[i].name);
       if (!any)
         problem(l, "init_from.%s: no tensor is named '%s'", lists[k], pattern);
     }

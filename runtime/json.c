@@ -99,12 +99,7 @@ const char *mprt__json_string(const json_t *obj, const char *path, const char *o
   return json_is_string(v) ? json_string_value(v) : otherwise;
 }
 
-/* Appends `.part` to the path in buf; returns the old length. */
-static size_t push(char *buf, size_t cap, const char *part) {
-  size_t len = strlen(buf);
-  snprintf(buf + len, cap - len, "%s%s", len ? "." : "", part);
-  return len;
-}
+/* ---- differences ---- */
 
 /* The smallest key of either object that is greater than `after` (NULL: the smallest of all). */
 static const char *next_key(json_t *a, json_t *b, const char *after) {
@@ -119,23 +114,43 @@ static const char *next_key(json_t *a, json_t *b, const char *after) {
   return best;
 }
 
-bool mprt__json_differs(const json_t *a, const json_t *b, char *buf, size_t cap) {
-  json_t *x = (json_t *)a, *y = (json_t *)b;
-  buf[0] = 0;
-  if (!json_is_object(x) || !json_is_object(y))
-    return !json_equal(x, y);
-  /* Objects nest as deep as the JSON reader let them (2048); specs are a few levels. */
-  char stack_path[512] = "";
-  for (const char *key = NULL; (key = next_key(x, y, key)) != NULL;) {
-    json_t *u = json_object_get(x, key), *v = json_object_get(y, key);
-    if (u && v && json_equal(u, v))
-      continue;
-    if (u && v)
-      mprt__json_differs(u, v, stack_path, sizeof stack_path);
-    push(buf, cap, key);
-    if (stack_path[0])
-      push(buf, cap, stack_path);
-    return true;
+/* The values of a list of objects by their "name" (or index); NULL: no such list, or memory. */
+static json_t *by_name(const json_t *list) {
+  json_t *o = json_is_array(list) ? json_object() : NULL, *item;
+  size_t i;
+  json_array_foreach((json_t *)list, i, item) {
+    char index[24];
+    snprintf(index, sizeof index, "%zu", i);
+    const char *name = json_string_value(json_object_get(item, "name"));
+    if (!json_is_object(item) || !o || json_object_get(o, name ? name : index) ||
+        json_object_set(o, name ? name : index, item)) {
+      json_decref(o);
+      return NULL;
+    }
   }
-  return false;
+  return o;
+}
+
+static void differences(json_t *a, json_t *b, char *path, size_t len, size_t cap,
+                        mprt__difference *fn, void *user) {
+  if (a && b && json_equal(a, b))
+    return;
+  json_t *x = json_is_object(a) ? json_incref(a) : by_name(a);
+  json_t *y = json_is_object(b) ? json_incref(b) : by_name(b);
+  if (!x || !y)
+    fn(user, path, a, b);
+  for (const char *key = NULL; x && y && (key = next_key(x, y, key)) != NULL;) {
+    int n = snprintf(path + len, cap - len, "%s%s", len ? "." : "", key);
+    if (n >= 0 && (size_t)n < cap - len) /* a path longer than any spec's is passed over */
+      differences(json_object_get(x, key), json_object_get(y, key), path, len + (size_t)n, cap, fn,
+                  user);
+    path[len] = 0;
+  }
+  json_decref(x);
+  json_decref(y);
+}
+
+void mprt__json_differences(const json_t *a, const json_t *b, mprt__difference *fn, void *user) {
+  char path[1024] = "";
+  differences((json_t *)a, (json_t *)b, path, 0, sizeof path, fn, user);
 }

@@ -105,8 +105,8 @@ static mprt__patience patience_read(const json_t *o) {
 }
 
 Status mprt__fit_remember(mprt_program *p) {
-  json_t *o = json_pack("{s:o, s:o}", "plateau", patience_json(&p->plateau), "early_stopping",
-                        patience_json(&p->stopping));
+  json_t *o = json_pack("{s:o, s:o, s:o}", "plateau", patience_json(&p->plateau), "early_stopping",
+                        patience_json(&p->stopping), "checkpoints", mprt__keep_json(p));
   if (!o)
     return mprt__nomem(&p->cb, "checkpoint");
   json_decref(p->fit_state);

@@ -4,7 +4,7 @@
  *   load.c checks the image and fills mprt_program   elf.c maps its machine code
  *   context.c opens, closes, logs                     cpu/device.c memory and cpu features
  *   step.c runs functions on the pool of cpu/threads.c
- *   state.c names, init, weights -> safetensors.c     checkpoint.c folders -> file.c json.c */
+ *   state.c names, init, weights -> safetensors.c     checkpoint.c, resume.c -> file.c json.c */
 #ifndef MPCC_RUNTIME_RT_H
 #define MPCC_RUNTIME_RT_H
 
@@ -106,6 +106,12 @@ typedef struct {
   int64_t cooldown, reductions;
 } mprt__patience;
 
+/* A checkpoint of this run; value: of checkpoint.monitor there, NaN when it was not measured. */
+typedef struct {
+  int64_t step;
+  double value;
+} mprt__kept;
+
 /* A metric tensor and its sums over batches. */
 typedef struct {
   int64_t tensor, counter; /* counter: tensor of what was summed, or -1 */
@@ -157,6 +163,10 @@ struct mprt_program {
   bool initialized; /* the state holds values: init ran */
   mprt__cursor cursor;
   mprt__patience plateau, stopping;
+  struct {
+    int n;
+    mprt__kept *item;
+  } kept; /* checkpoints of the run folder */
   bool ema_in;           /* the moving average is where the parameters belong ... */
   uint8_t *ema_saved;    /* ... and the 16-bit ones are here, */
   size_t ema_bytes, ema_at; /* so many bytes, so many of them given back */
@@ -245,10 +255,16 @@ Status mprt__init_state(mprt_program *p);
 /* init_from.c: what the spec's model.init_from says, over an initialised state; mprt_init calls it, a
  * resumed run or one with weights of its own does not. errors: ERR_DATA, ERR_FILE, ERR_NOMEM */
 Status mprt__init_from(mprt_program *p);
+/* Dotted name against a pattern: `*` within one part, `**` any text, `?` one character. */
+bool mprt__name_matches(const char *pattern, const char *name);
 /* ema.c: the moving average starts at the parameters; parameters and average change places (p->ema_in
  * tells which is in) when the spec's ema.use_for has the word, and `refresh` runs. Nothing without. */
 Status mprt__ema_begin(mprt_program *p);
 Status mprt__ema_swap(mprt_program *p, const char *use);
+/* Saved in checkpoints: storage of views is not. */
+static inline bool mprt__is_saved(const mprt_program *p, uint32_t i) {
+  return !p->flat[i] && p->tensor[i].segment == MPCC_SEG_STATE;
+}
 /* Part of model.safetensors: a parameter or a running statistic, under the spec's name. */
 bool mprt__is_model_tensor(const mprt_program *p, uint32_t i);
 
@@ -314,6 +330,18 @@ bool mprt__checkpoint_complete(const char *dir); /* has DONE */
  * NULL. */
 char *mprt__checkpoint_newest(const char *folder);
 
+/* Content of DONE for the state.json in dir, malloc'ed. */
+Status mprt__checkpoint_done(const mprt_program *p, const char *dir, char **out);
+/* {"bytes": n, "hash": "..."} of a file of the folder; NULL after an error in *s. */
+json_t *mprt__checkpoint_file(const mprt_program *p, const char *dir, const char *name, Status *s);
+#define MPRT__MASTER "master." /* names a master in optimizer.safetensors */
+enum { MPRT__STATE_SCHEMA = 1 };
+
+/* ---- resume.c ---- */
+
+/* What a spec changed against `before`, a line each; `what` is said first. */
+void mprt__tell_changes(const mprt_program *p, const json_t *before, const char *what);
+
 /* ---- file.c ---- */
 
 /* Buffered writer to a new file; sticky: the first error is kept, later calls do nothing. */
@@ -355,7 +383,9 @@ int64_t mprt__json_int(const json_t *obj, const char *path, int64_t otherwise);
 double mprt__json_double(const json_t *obj, const char *path, double otherwise);
 bool mprt__json_bool(const json_t *obj, const char *path, bool otherwise);
 const char *mprt__json_string(const json_t *obj, const char *path, const char *otherwise);
-/* First difference of two values in the order of sorted keys: its dotted path in buf, and true. */
-bool mprt__json_differs(const json_t *a, const json_t *b, char *buf, size_t cap);
+/* Calls fn for each value that differs, with its dotted path, in the order of sorted keys; a or b is
+ * NULL where there is none. Lists of objects are compared by their `name`, or index. */
+typedef void mprt__difference(void *user, const char *path, const json_t *a, const json_t *b);
+void mprt__json_differences(const json_t *a, const json_t *b, mprt__difference *fn, void *user);
 
 #endif

@@ -86,6 +86,8 @@ typedef struct {
   int ndata;
   const char *out_dir;         /* run folder; NULL: checkpoint.dirpath, else runs/NAME/STAMP */
   const char *resume;          /* NULL no; "" newest complete checkpoint; else a checkpoint folder */
+  const char *const *reset;    /* names of tensors that start anew when resuming; layers or patterns */
+  int nreset;
   const char *weights;         /* safetensors to start from; NULL: init */
   int64_t max_steps, max_epochs; /* -1: the spec's */
   int64_t seed;                /* -1: the spec's */

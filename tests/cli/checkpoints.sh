@@ -51,16 +51,47 @@ done
 
 # ---- another spec -----------------------------------------------------------------------------------
 build logs --set trainer.log_every_n_steps=7
-expect 0 "the spec changed since this checkpoint, first at 'trainer.log_every_n_steps'" \
-  ./logs --quiet --out o --resume=$good --max-steps 21
+expect 0 'the spec changed since this checkpoint: trainer.log_every_n_steps: 5 -> 7' \
+  ./logs --out o --resume=$good --max-steps 21
+[ "$(grep -c 'the spec changed' err.txt)" = 1 ] || { fail "one change, other words"; cat err.txt; }
+expect 0 '' ./logs --quiet --out o --resume=$good --max-steps 21
+[ ! -s err.txt ] || { fail "words about a harmless key"; cat err.txt; }
+rm -rf o
+build rate --set optimizer.lr=1e-3 --set trainer.max_epochs=4
+expect 0 'warning: the spec changed since this checkpoint: optimizer.lr: 0.002 -> 0.001' \
+  ./rate --quiet --out o --resume=$good --max-steps 21
 rm -rf o
 build wide -D width=32
 expect 4 'shape' ./wide --quiet --out o --resume=$good
 grep -q 'conv_proj' err.txt || { fail "the tensor that does not fit is not named"; cat err.txt; }
 grep -q '16.*32\|32.*16' err.txt || { fail "the two shapes are not told"; cat err.txt; }
 [ ! -e o ] || fail "a run folder for a checkpoint that does not fit"
+grep -q -- '--reset=' err.txt && fail "--quiet lets notes through"
 build sgd --set 'optimizer={type: SGD, lr: 0.1}'
 expect 4 'last/optimizer.safetensors has tensor' ./sgd --quiet --out o --resume=$good
+expect 0 'optimizer.type: "AdamW" -> "SGD"' ./sgd --quiet --out o --resume=$good --reset=optimizer --max-steps 21
+rm -rf o
+
+# ---- a tensor that starts anew ----------------------------------------------------------------------
+sed 's/name: head, Linear: 16/name: head, Linear: 20/; s/classes: 16/classes: 20/' "$here/tiny.yaml" >classes.yaml
+"$mpcc" classes.yaml -march=native --precision 32-true -o classes --set 'ema={decay: 0.9}'
+expect 4 "last/model.safetensors" ./classes --out o --resume=$good
+grep -qF -- "--reset=head" err.txt || { fail "--reset is not offered"; cat err.txt; }
+expect 0 'model.layers.head.out_features: 16 -> 20' ./classes --quiet --out reset --resume=$good \
+  --reset=head --reset=optim.**.ema --max-steps 21
+./classes --quiet --resume=$good --reset=head --reset=optim.**.ema --export after.safetensors 2>/dev/null
+run --resume=$good --export before.safetensors
+for f in before after; do tail -c 4544 $f.safetensors >$f.end; done # what is sorted behind the head
+cmp before.end after.end || fail "--reset=head changes what it does not name"
+"$mpcc" inspect reset/checkpoints/last/model.safetensors | grep -q 'head.weight .*\[20,16\]' || fail "the head has its old shape"
+expect 4 '--reset=haed names no tensor' ./classes --quiet --out o --resume=$good --reset=head --reset=haed --reset=optim.**.ema
+[ ! -e o ] || fail "a run folder in spite of a wrong --reset"
+expect 2 'goes with --resume' ./classes --reset=head
+"$mpcc" "$here/tiny.yaml" -march=native --precision 16-true -o narrow
+expect 0 "is converted from f32 to f16" ./narrow --quiet --out narrow_out --resume=$good --max-steps 21
+expect 4 "is stored in f16 alone, and this program's weights are f32" \
+  run --out o --resume=narrow_out/checkpoints/last
+[ ! -e o ] || fail "a run folder for weights without masters"
 "$mpcc" "$here/tiny.yaml" -march=native --precision bf16-mixed -o half
 expect 0 '' ./half --quiet --out half_out --resume=$good --max-steps 21
 
@@ -118,6 +149,22 @@ build one --set checkpoint.every_n_train_steps=5
 [ "$(kept one_out)" -le 2 ] || fail "save_top_k 1 keeps $(kept one_out)"
 for link in last best; do
   [ -e one_out/checkpoints/$link/DONE ] || fail "$link leads nowhere"
+done
+# the three best, and the two newest; the best are what the rows of the evaluations say
+for keep in 'save_top_k=3' 'keep_last=2' 'save_top_k=-1 --set checkpoint.keep_last=2'; do
+  build keeps --set checkpoint.$keep --set trainer.val_check_interval=2 --set checkpoint.every_n_train_steps=3
+  rm -rf keep_out
+  ./keeps --quiet --threads 1 --out keep_out --max-steps 20 >/dev/null
+  ./keeps --quiet --threads 1 --out keep_out --resume >/dev/null
+  ls keep_out/checkpoints | sed -n 's/^step-0*//p' | sort -n >have.txt
+  grep '"split":"val"' keep_out/metrics.jsonl | sed 's/.*"step":\([0-9]*\).*"loss":\([0-9.]*\).*/\2 \1/' |
+    sort -n | cut -d' ' -f2 >ranked.txt
+  case $keep in
+  save_top_k=3) { head -3 ranked.txt && echo 39; } ;;
+  *) { head -1 ranked.txt && echo 39 && newest=$(sort -n have.txt | tail -2 | head -1) && echo "$newest"; } ;;
+  esac | sort -nu >want.txt
+  cmp -s have.txt want.txt || { fail "$keep keeps $(tr '\n' ' ' <have.txt), not $(tr '\n' ' ' <want.txt)"; }
+  [ "$(wc -l <have.txt)" -ge 2 ] || fail "$keep keeps too little"
 done
 build accuracy --set checkpoint.monitor=val/acc --set checkpoint.mode=max --set checkpoint.save_top_k=-1
 ./accuracy --quiet --threads 1 --out acc_out >/dev/null
