@@ -11,7 +11,7 @@ typedef enum {
   O_OUTPUT, O_EMIT, O_OPT, O_NUMERICS, O_TARGET, O_GPU_ARCH, O_MARCH, O_PRECISION, O_DEFINE, O_SET, O_WARN,
   O_MAX_ERRORS, O_DIAG_FORMAT, O_COLOR, O_INCLUDE, O_JOBS, O_CACHE_DIR, O_NO_CACHE, O_MEMORY, O_TIME_PASSES,
   O_PRINT_BEFORE, O_PRINT_AFTER, O_STOP_AFTER, O_CHECK_PASSES, O_NO_REUSE, O_INSTRUMENT, O_VERBOSE,
-  O_LINK, O_SAVE_TEMPS, O_DIFF, O_PRECISIONS, O_JSON, O_HTML, O_TOKENIZER, O_DTYPE, O_HEADER, O_SEPARATOR, O_HELP,
+  O_LINK, O_SAVE_TEMPS, O_DIFF, O_PRECISIONS, O_HTML, O_FORMATS, O_BOUND, O_JSON, O_TOKENIZER, O_DTYPE, O_HEADER, O_SEPARATOR, O_HELP,
   O_VERSION, O_LICENSES, O_COUNT
 } OptionId;
 
@@ -64,7 +64,9 @@ static const struct {
                       "keep the planned IR, LLVM IR, assembly and object beside the program"},
     [O_DIFF] = {"diff", NULL, V_VALUE, "A,B", "explain: what changes between two modes"},
     [O_PRECISIONS] = {"precisions", NULL, V_VALUE, "A,B,...", "modes to train in (compare)"},
-    [O_JSON] = {"json", NULL, V_NONE, NULL, "the result as one JSON object (compare)"},
+    [O_FORMATS] = {"formats", NULL, V_VALUE, "e4m3,bf16,...", "formats to try (sensitivity)"},
+    [O_BOUND] = {"bound", NULL, V_VALUE, "X", "largest relative error of the gradient, default 0.05 (sensitivity)"},
+    [O_JSON] = {"json", NULL, V_NONE, NULL, "the result as one JSON object (compare, sensitivity)"},
     [O_HTML] = {"html", NULL, V_VALUE, "FILE", "also write a page with charts (compare)"},
     [O_TOKENIZER] = {"tokenizer", NULL, V_VALUE, "FILE", "tokenizer.json (convert); else bytes are tokens"},
     [O_DTYPE] = {"dtype", NULL, V_VALUE, "DTYPE", "of convert's result: uint16, uint32; float32, bfloat16 ..."},
@@ -88,6 +90,8 @@ static const struct {
     {"verify", "verify SPEC.yaml", "each kernel of this model beside its reference", CMD_VERIFY},
     {"compare", "compare SPEC.yaml --precisions=A,B", "train in several modes: time, memory, results",
      CMD_COMPARE},
+    {"sensitivity", "sensitivity SPEC.yaml", "what each layer loses in narrower formats; overrides",
+     CMD_SENSITIVITY},
     {"convert", "convert IN... OUT", "tokenize and pack texts, change formats", CMD_CONVERT},
     {"inspect", "inspect FILE", "what is in a checkpoint, safetensors, .npy or program", CMD_INSPECT},
 };
@@ -166,6 +170,12 @@ static int take_diff(Args *a, const char *v) {
   return 0;
 }
 
+static int take_bound(Args *a, const char *v) {
+  char *end;
+  a->bound = strtod(v, &end);
+  return end == v || *end || !(a->bound > 0) ? usage("not a positive number: '%s'", v) : 0;
+}
+
 static int take(Args *a, int id, const char *v) {
   mpcc_options *o = &a->options;
   switch (id) {
@@ -202,6 +212,8 @@ static int take(Args *a, int id, const char *v) {
   case O_SAVE_TEMPS: a->save_temps = true; return 0;
   case O_DIFF: return take_diff(a, v);
   case O_PRECISIONS: a->precisions = v; return 0;
+  case O_FORMATS: a->formats = v; return 0;
+  case O_BOUND: return take_bound(a, v);
   case O_JSON: a->json_result = true; return 0;
   case O_HTML: a->html = v; return 0;
   case O_TOKENIZER: a->tokenizer = v; return 0;
@@ -338,8 +350,14 @@ int args_parse(Args *a, int argc, char **argv) {
   target_of_device(a);
   if (a->diff[0] && a->command != CMD_EXPLAIN)
     return usage("--diff belongs to mpcc %s", "explain");
-  if ((a->precisions || a->json_result || a->html) && a->command != CMD_COMPARE)
-    return usage("--precisions, --json and --html belong to mpcc %s", "compare");
+  if ((a->precisions || a->html) && a->command != CMD_COMPARE)
+    return usage("--precisions and --html belong to mpcc %s", "compare");
+  if ((a->formats || a->bound > 0) && a->command != CMD_SENSITIVITY)
+    return usage("--formats and --bound belong to mpcc %s", "sensitivity");
+  if (a->json_result && a->command != CMD_COMPARE && a->command != CMD_SENSITIVITY)
+    return usage("--json belongs to mpcc compare and mpcc %s", "sensitivity");
+  if (!(a->bound > 0))
+    a->bound = 0.05;
   return 0;
 }
 

@@ -9,7 +9,7 @@
 
 typedef enum {
   CMD_COMPILE, CMD_RUN, CMD_CHECK, CMD_RESOLVE, CMD_EXPLAIN, CMD_VERIFY, CMD_INSPECT, CMD_CONVERT,
-  CMD_COMPARE
+  CMD_COMPARE, CMD_SENSITIVITY
 } Command;
 
 enum { ARGS_NLIST = 6 }; /* options that are lists */
@@ -23,6 +23,8 @@ typedef struct {
   const char *link;        /* "cc" or NULL */
   const char *diff[2];     /* explain: two modes, or NULL */
   const char *precisions, *html; /* of compare; NULL: not given */
+  const char *formats;     /* of sensitivity; NULL: not given */
+  double bound;
   const char *tokenizer, *dtype, *header, *separator; /* of convert; NULL: not given */
   bool json, verbose, save_temps, json_result;
   int color;               /* -1 auto, 0 never, 1 always */

@@ -13,6 +13,7 @@
 #include "driver/inspect.h"
 #include "driver/link.h"
 #include "driver/run.h"
+#include "driver/sensitivity.h"
 #include "driver/verify.h"
 #include "mpcc/mpcc.h"
 
@@ -189,6 +190,8 @@ static int one_input(Args *a, const char *input) {
     code = 11;
   else if (a->command == CMD_COMPARE)
     code = compare_spec(a, &cb, input, text, len);
+  else if (a->command == CMD_SENSITIVITY)
+    code = sensitivity_spec(a, &cb, input, text, len);
   else if (a->command == CMD_RUN)
     code = run_spec(a, s, input, text, len);
   else if (a->command == CMD_RESOLVE)

@@ -398,16 +398,6 @@ static Status emit_all(Compilation *c, const char *form, Blob *blob) {
   return st;
 }
 
-static Status take_text(Text *t, void **out, size_t *bytes) {
-  if (t->failed) {
-    text_fini(t);
-    return MPCC_ERR_NOMEM;
-  }
-  *out = t->data ? t->data : calloc(1, 1);
-  *bytes = t->len;
-  return *out ? MPCC_OK : MPCC_ERR_NOMEM;
-}
-
 /* IR asked for: all passes unless --stop-after names one; fuse and plan for the first level. */
 static Status emit_ir(Compilation *c, void **out, size_t *bytes) {
   const Target *t = target_by_name(target_name(c, 0));
@@ -423,7 +413,7 @@ static Status emit_ir(Compilation *c, void **out, size_t *bytes) {
     return st;
   Text text = {0};
   module_print(c->module, c->diag, &text);
-  return take_text(&text, out, bytes);
+  return lib_take_text(&text, out, bytes);
 }
 
 /* Target and its first level to compile for. */
@@ -458,7 +448,7 @@ static Status emit_plan(Compilation *c, void **out, size_t *bytes) {
   if (st == MPCC_OK)
     st = explain_planned(c, &kernels, &plan);
   if (st == MPCC_OK)
-    return take_text(&plan, out, bytes);
+    return lib_take_text(&plan, out, bytes);
   text_fini(&plan);
   return st;
 }
@@ -534,7 +524,7 @@ mpcc_status mpcc_resolve(mpcc_session *s, const char *path, const char *text, si
   Text t = {0};
   if (st == MPCC_OK) {
     spec_resolve(c.spec, true, &t);
-    st = take_text(&t, out, bytes);
+    st = lib_take_text(&t, out, bytes);
   }
   return compilation_end(&c, s, st);
 }

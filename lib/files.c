@@ -60,3 +60,13 @@ const char *lib_cache_dir(const char *asked, char *buffer, size_t size) {
     n = snprintf(buffer, size, "%s/.cache/mpcc", home);
   return n > 0 && (size_t)n < size ? buffer : NULL;
 }
+
+Status lib_take_text(Text *t, void **out, size_t *bytes) {
+  if (t->failed) {
+    text_fini(t);
+    return MPCC_ERR_NOMEM;
+  }
+  *out = t->data ? t->data : calloc(1, 1);
+  *bytes = t->len;
+  return *out ? MPCC_OK : MPCC_ERR_NOMEM;
+}

@@ -95,6 +95,8 @@ typedef struct {
 } Blob;
 /* Appends at the next multiple of 64 bytes, zero terminated beside the length. */
 Status blob_append(Blob *b, const void *data, size_t len);
+/* The text as malloc'ed bytes, zero terminated beside their number; t is empty then. errors: ERR_NOMEM */
+Status lib_take_text(Text *t, void **out, size_t *bytes);
 /* Whole file, malloc'ed and zero terminated. errors: ERR_FILE, ERR_NOMEM */
 Status lib_read_file(const char *path, char **text, size_t *len);
 /* Object cache folder: asked for, else $XDG_CACHE_HOME/mpcc, else ~/.cache/mpcc; NULL: none. */

@@ -228,8 +228,7 @@ mpcc_status mprt_open(const void *image, size_t bytes, const mprt_options *o,
 void mprt_close(mprt_program *p) {
   if (!p)
     return;
-  if (p->fit_destroy)
-    p->fit_destroy(p);
+  mprt__feed_close(p);
   mprt__pool_destroy(p->pool);
   mprt__plan_destroy(p);
   for (int i = 0; i < MPCC_SEG_COUNT; i++)

@@ -87,6 +87,8 @@ MpccKernelFn mprt__code_symbol(const mprt__code *c, const char *name); /* NULL: 
 
 typedef struct mprt__cuda mprt__cuda; /* cuda/device.h */
 
+typedef struct mprt__feed mprt__feed; /* feed.c */
+
 /* ---- context.c: the program ---- */
 
 /* Where the training loop is in its data, and what it remembers between runs: filled by fit.c,
@@ -172,8 +174,7 @@ struct mprt_program {
   size_t ema_bytes, ema_at; /* so many bytes, so many of them given back */
   mprt__metrics metrics; /* opened by the first who measures */
   json_t *fit_state; /* owned object or NULL: further facts fit.c wants in state.json */
-  void *fit;         /* fit.c's own; freed through fit_destroy at close */
-  void (*fit_destroy)(mprt_program *p);
+  struct mprt__feed *feed; /* where mprt_feed is; NULL: nowhere */
 };
 
 void mprt__log(const mprt_callbacks *cb, mprt_log_level level, const char *fmt, ...)
@@ -198,6 +199,9 @@ bool mprt__for_device(const mprt_program *p);
 static inline const char *mprt__string(const mprt_program *p, uint32_t offset) {
   return p->strings + offset;
 }
+
+/* ---- feed.c ---- */
+void mprt__feed_close(mprt_program *p);
 
 /* ---- step.c: running functions ---- */
 

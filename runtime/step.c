@@ -362,6 +362,10 @@ Status mprt__run(mprt_program *p, const MpccFunction *f, mprt__observer observe,
   return MPCC_OK;
 }
 
+bool mprt_has_function(const mprt_program *p, const char *function) {
+  return mprt__function(p, function) != NULL;
+}
+
 mpcc_status mprt_run(mprt_program *p, const char *function) {
   const MpccFunction *f = mprt__function(p, function);
   if (!f)

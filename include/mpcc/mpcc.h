@@ -83,6 +83,10 @@ mpcc_status mpcc_explain_diff(mpcc_session *s, const char *path, const char *tex
 /* YAML of the effective spec with the origin of each value. */
 mpcc_status mpcc_resolve(mpcc_session *s, const char *path, const char *text, size_t len,
                          void **out, size_t *bytes);
+/* Names of the layers with products (what autocast runs in low precision), each followed by a newline,
+ * in order of the forward pass; malloc'ed. */
+mpcc_status mpcc_product_layers(mpcc_session *s, const char *path, const char *text, size_t len,
+                                char **out);
 /* One kernel beside its reference. */
 typedef struct {
   const char *kind, *label, *layer, *place, *symbol;

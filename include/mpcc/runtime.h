@@ -156,6 +156,11 @@ typedef struct {
 bool mprt_find(mprt_program *p, const char *name, mprt_tensor *out);
 int mprt_tensor_count(const mprt_program *p);
 bool mprt_tensor_at(mprt_program *p, int i, mprt_tensor *out);
+/* The next batch of a split into the io tensors: train in the shuffled order of the seed, others as
+ * they are stored; from the start again behind the end, and when the split is another one. valid: real
+ * samples in it, may be NULL. errors: ERR_DATA, ERR_FILE, ERR_NOMEM */
+mpcc_status mprt_feed(mprt_program *p, const char *split, int64_t *valid);
+bool mprt_has_function(const mprt_program *p, const char *function);
 /* Runs one function of the image ("train_step", "eval_step", ...) on the bound batch. */
 mpcc_status mprt_run(mprt_program *p, const char *function);
 /* Runs one kernel of the image by symbol over all its tiles, on buffers of the caller.
