@@ -175,11 +175,19 @@ struct Node {
   int index;
 };
 
+/* What one use of a block stores for backward: `recompute:` attention or full of the layers whose
+ * names begin with `prefix` and a dot. */
+typedef struct Region {
+  Str prefix, mode;
+  struct Region *next;
+} Region;
+
 typedef struct {
   int ninput, nnode, noutput;
   Node **input, **node, **output;
   Str *output_name;
   Val *expect, *init_from;
+  Region *region; /* in order of use */
 } Model;
 
 /* Checks and expands the `model:` section. Reports all mistakes; false when there was one. */

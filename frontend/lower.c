@@ -322,6 +322,17 @@ static void declare_io(Lower *lo, Tensors *t) {
   lo->seen_tensor = t->counter[0];
 }
 
+/* recompute.<i> = "full h.0": how the layers under h.0 are kept for backward. */
+static void region_attrs(Builder *b, const Model *m) {
+  char key[48];
+  int i = 0;
+  for (const Region *r = m->region; r; r = r->next) {
+    snprintf(key, sizeof key, "recompute.%d", i++);
+    Str value = str_fmt(builder_strings(b), "%s %s", r->mode, r->prefix);
+    build_module_attr(b, attr_s(b, key, value));
+  }
+}
+
 /* IR's name of a spec's dtype word. */
 static const char *dtype_word(const char *word) {
   return !strcmp(word, "bfloat16") ? "bf16" : !strcmp(word, "float16") ? "f16" : "f32";
@@ -401,6 +412,7 @@ static void module_attrs(Lower *lo) {
   build_module_attr(b, attr_s(b, "name", spec_name(lo->spec)));
   build_module_attr(b, attr_s(b, "mpcc", MPCC_VERSION));
   precision_attrs(b, val_get(root, "precision"));
+  region_attrs(b, &lo->spec->model);
   build_module_attr(b, attr_i(b, "batch", lo->batch));
   build_module_attr(
       b, attr_i(b, "accumulate", val_get_int(root, "trainer.accumulate_grad_batches", 1)));

@@ -504,7 +504,16 @@ typedef struct {
   const Val *params; /* names the block declares */
   int64_t repeat;    /* -1: not given */
   bool *wrong;       /* set when the block's own layers have mistakes */
+  Str recompute;
 } Use;
+
+static void add_region(Expand *e, Str prefix, Str mode) {
+  Region **end = &e->m->region, *r = ARENA_NEW(e->c.a, Region);
+  while (*end)
+    end = &(*end)->next;
+  *r = (Region){prefix, mode, NULL};
+  *end = r;
+}
 
 static Node *expand_uses(Expand *e, Scope *scope, const Yaml *y, int index, const Use *u,
                          Node *flow) {
@@ -531,6 +540,8 @@ static Node *expand_uses(Expand *e, Scope *scope, const Yaml *y, int index, cons
     ParamScope own = {.outer = &count};
     if (rel && bind_params(e, u->with, u->params, u->use, &own)) {
       int before = diag_errors(e->c.d);
+      if (strcmp(u->recompute, "none") != 0)
+        add_region(e, str_fmt(e->c.s, "%s%s", scope->prefix, rel), u->recompute);
       flow = expand_block(e, scope, u->layers, &own, rel, flow);
       unused_params(e, &own, u->block);
       *u->wrong |= diag_errors(e->c.d) > before;
@@ -579,7 +590,8 @@ static Node *expand_use(Expand *e, Scope *scope, const Yaml *y, int index, Node 
            .block = block,
            .params = val_get(b, "params"),
            .repeat = val_get_int(v, "repeat", -1),
-           .wrong = &e->block_wrong[k]};
+           .wrong = &e->block_wrong[k],
+           .recompute = val_get_str(v, "recompute", "none")};
   bool failed = e->failed;
   e->failed = false; /* one repeat with a mistake ends the repeats, earlier mistakes do not */
   e->active[e->depth] = block;

@@ -111,8 +111,9 @@ static void explain_rules(const Compilation *c, Text *out) {
   bool lightning = !strcmp(module_str(m, "compat", "none"), "lightning");
   text_puts(out, "\nrules in force (docs/numerics.md)\n");
   if (mixed || te)
-    text_printf(out, "  N6  %s\n", te && lightning ? "compat lightning: no FP32 masters"
-                                                   : "the optimizer updates FP32 masters");
+    text_printf(out, "  N6  %s\n",
+                te && lightning ? "compat lightning: no FP32 masters"
+                                : "the optimizer updates FP32 masters");
   if (module_int(m, "scaler", 0))
     text_puts(out, "  N7  gradients are scaled; the scale follows GradScaler's rule\n");
   if (te)
@@ -120,9 +121,10 @@ static void explain_rules(const Compilation *c, Text *out) {
                 module_str(m, "fp8_format", "HYBRID"),
                 (long long)module_int(m, "amax_history_len", 0),
                 module_str(m, "amax_compute_algo", "max"));
-  text_printf(out, "  N10 %s\n", strcmp(module_str(m, "numerics", "fused"), "strict")
-                                     ? "fused kernels may skip intermediate rounding"
-                                     : "strict: rounded at every op boundary");
+  text_printf(out, "  N10 %s\n",
+              strcmp(module_str(m, "numerics", "fused"), "strict")
+                  ? "fused kernels may skip intermediate rounding"
+                  : "strict: rounded at every op boundary");
   text_puts(out, "  N11 a step with a loss or gradient norm that is not finite is not applied\n");
 }
 
@@ -150,8 +152,8 @@ static void explain_group(const Compilation *c, const KernelTable *k, const Op *
                 op_str(op, "label", ""), op->nin);
     return;
   }
-  text_printf(out, "  k%-3d %-14s %-*s %s(", kernel_index(k, op), op_str(op, "kind", "?"), COL_LAYER,
-              shown_layer(op), op_str(op, "label", ""));
+  text_printf(out, "  k%-3d %-14s %-*s %s(", kernel_index(k, op), op_str(op, "kind", "?"),
+              COL_LAYER, shown_layer(op), op_str(op, "label", ""));
   for (int i = 0; i < op->nin; i++)
     text_printf(out, "%s%s", i ? " " : "", dtype_text(op->in[i]->type->dt));
   text_puts(out, ") ->");
@@ -165,15 +167,18 @@ static void explain_group(const Compilation *c, const KernelTable *k, const Op *
 
 static void explain_function(const Compilation *c, const KernelTable *k, const Func *f, Text *out) {
   int64_t flops = 0, bytes = 0;
-  int groups = 0;
+  int groups = 0, again = 0;
   for (int i = 0; i < f->nop; i++)
     if (f->op[i]->code == OP_group) {
       groups++;
+      again += f->op[i]->why && *f->op[i]->why; /* `again` alone gives kernels a reason */
       flops += cost_flops(f->op[i]);
       bytes += cost_bytes(f->op[i]);
     }
   text_printf(out, "\n%s: %d kernel launches, %lld FLOPs in products, %lld bytes touched\n",
               f->name, groups, (long long)flops, (long long)bytes);
+  if (again)
+    text_printf(out, "  %d of them computed again (recompute)\n", again);
   for (int i = 0; i < f->nop; i++)
     if (f->op[i]->code == OP_group)
       explain_group(c, k, f->op[i], out);

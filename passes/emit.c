@@ -426,6 +426,12 @@ void emit_node(Fuse *F, Node *n) {
   }
   for (int i = 0; i < n->nout; i++)
     types[i] = result_type(F, n, &n->out[i]);
+  if (attr_find(F->m->attr, F->m->nattr, "recompute.0")) { /* for `again` */
+    if (n->backward)
+      node_attr_b(F, n, "backward", true);
+    if (n->region)
+      node_attr_i(F, n, "region", n->region);
+  }
   node_attr(F, n, attr_s(F->b, "kind", kind_text(n->kind)));
   node_attr(F, n, attr_s(F->b, "label", n->label));
   build_at(F->b, n->op ? n->op->loc : (Loc){0}, n->layer, NULL);

@@ -98,6 +98,10 @@ static bool *live_ops(Fuse *F, const Func *f) {
 static void fuse_func(Fuse *F, const Func *f) {
   F->f = f;
   F->nnode = F->nbuf = F->npack = F->ncopy = 0;
+  F->loss = f->nop;
+  for (int i = 0; i < f->nop; i++)
+    if (op_info(f->op[i]->code)->is_root)
+      F->loss = i;
   F->view = ARENA_ARRAY(F->a, View *, f->nvalue + 1);
   Buf **written = ARENA_ARRAY(F->a, Buf *, f->nop + 1);
   bool *live = live_ops(F, f);

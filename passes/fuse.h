@@ -93,6 +93,8 @@ struct Node {
   int nop;      /* how many ops it holds */
   Str layer, label;
   bool recompute, dead;
+  bool backward; /* behind the function's last loss; where recompute is asked for */
+  int region;    /* of layers that share a `recompute`, from 1; 0: none */
   int64_t npanel; /* once emitted */
   int pos;        /* topological position */
   int mark, count;
@@ -129,6 +131,7 @@ typedef struct {
   CopyEntry *copy;
   int ncopy, ccopy;
   const Op *op; /* being lowered */
+  int loss;     /* index of the function's last root; its op count when it has none */
   Node **order, **heap, **window; /* graph.c; heap and window are work space */
   int norder, stamp, lowest;
 } Fuse;

@@ -362,6 +362,8 @@ static bool join(Fuse *F, Node *p, Node *c, const Common *r, int nr, int ncol, b
   m->label = join_labels(F, p, c);
   m->nop = p->nop + c->nop;
   m->recompute = p->recompute && c->recompute;
+  m->backward = p->backward || c->backward;
+  m->region = c->region ? c->region : p->region;
   m->seq = c->seq > p->seq ? c->seq : p->seq;
 
   Node old_p = *p, old_c = *c;

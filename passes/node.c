@@ -64,6 +64,8 @@ Node *node_create(Fuse *F, NodeKind kind, int ndim, const int64_t *dim) {
   n->layer = F->op ? F->op->layer : NULL;
   n->label = label_of(F, F->op);
   n->recompute = F->op && op_int(F->op, "recompute", 0);
+  n->backward = F->op && F->op->index > F->loss;
+  n->region = F->op && !n->backward ? recompute_region(F->m, F->op->layer) : 0;
   F->node = fuse_grow(F, F->node, F->nnode, &F->cnode, sizeof *F->node);
   n->seq = F->nnode;
   if (F->status == MPCC_OK)

@@ -16,6 +16,8 @@
  *   fp8_format HYBRID|E4M3, amax_history_len, amax_compute_algo max|most_recent, margin, first_step
  *   scaler          0 | 1; scaler_init_scale scaler_growth_factor scaler_backoff_factor
  *                   scaler_growth_interval scaler_min_scale scaler_static
+ *   recompute.<i>   "full PREFIX" or "attention PREFIX": layers whose activations backward computes
+ *                   again (again.c), numbered from 0 without gaps
  *   batch           samples per micro-batch; accumulate: micro-batches per step
  *   clip_algorithm  none | norm | value; clip_val
  *   skip_loss_zscore, skip_grad_norm_zscore   steps above so many deviations are skipped; 0: none
@@ -45,6 +47,10 @@ typedef struct {
   PassFn *run;
   const char *doc;
 } PassInfo;
+
+/* again.c: the region, from 1, to which a layer belongs by the module's recompute.<i>; 0: none. The
+ * most specific one wins. */
+int recompute_region(const Module *m, const char *layer);
 
 /* ---- mode.c: what a precision string means for the passes ------------------------------------ */
 
