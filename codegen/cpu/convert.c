@@ -89,10 +89,10 @@ static Val round_odd(Gen *g, Val x) {
   return ll_bits(g, ll_or(g, bits, ll_zext(g, inexact, g->i32)), g->f32);
 }
 
-/* The same in fewer instructions: ties by a masked addition, NaN by the fixup instruction (table:
- * response 2, quiet NaN of the source, for quiet and signalling NaN; 0, unchanged, for the rest).
- */
-static Val encode_bf16_avx512(Gen *g, Val x) {
+/* bf16 bits in the upper halves; what is below them is arbitrary. Ties by a masked addition, NaN by
+ * the fixup instruction (table: response 2, quiet NaN of the source, for quiet and signalling NaN;
+ * 0, unchanged, for the rest). */
+static Val round_bf16_avx512(Gen *g, Val x) {
   Val b = ll_bits(g, x, g->i32);
   Ty t = LLVMTypeOf(b);
   Val odd = ll_icmp(g, LLVMIntNE, ll_and(g, b, ll_i(t, 0x10000)), ll_i(t, 0));
@@ -103,20 +103,22 @@ static Val encode_bf16_avx512(Gen *g, Val x) {
                 LLVMConstInt(g->i32, 0, 0),
                 LLVMConstInt(g->i16, 0xffff, 0),
                 LLVMConstInt(g->i32, 4, 0)};
-  Val fixed = ll_call(g, "llvm.x86.avx512.mask.fixupimm.ps.512", NULL, 6, args);
-  return ll_trunc(g, ll_lshr(g, ll_bits(g, fixed, g->i32), 16), g->i16);
+  return ll_bits(g, ll_call(g, "llvm.x86.avx512.mask.fixupimm.ps.512", NULL, 6, args), g->i32);
 }
 
-static Val encode_bf16_bits(Gen *g, Val x) {
-  if (g->level->avx512 && ll_lanes(x) == 16)
-    return encode_bf16_avx512(g, x);
+static Val round_bf16(Gen *g, Val x) {
+  if (g->level->avx512 && ll_lanes(x) % 16 == 0)
+    return ll_by_parts(g, x, 16, round_bf16_avx512);
   Val b = ll_bits(g, x, g->i32);
   Ty t = LLVMTypeOf(b);
   Val odd = ll_and(g, ll_lshr(g, b, 16), ll_i(t, 1));
   Val r = ll_add(g, ll_add(g, b, ll_i(t, 0x7fff)), odd);
   Val nan = ll_or(g, b, ll_i(t, 0x400000));
-  r = ll_sel(g, ll_fcmp(g, LLVMRealUNO, x, x), nan, r);
-  return ll_trunc(g, ll_lshr(g, r, 16), g->i16);
+  return ll_sel(g, ll_fcmp(g, LLVMRealUNO, x, x), nan, r);
+}
+
+static Val encode_bf16_bits(Gen *g, Val x) {
+  return ll_trunc(g, ll_lshr(g, round_bf16(g, x), 16), g->i16);
 }
 
 /* 16 lanes: the instruction, unless one of them is subnormal. */
@@ -138,32 +140,69 @@ static Val encode_bf16(Gen *g, Val x) {
   return fast ? encode_bf16_branch(g, x) : encode_bf16_bits(g, x);
 }
 
-/* Adding 2^(23 - mbits) times the power of two at or below |x| (or below the smallest normal
+/* |x| or `largest` where that is smaller or x is NaN. */
+static Val saturated(Gen *g, Val x, double largest) {
+  Val top = ll_f(LLVMTypeOf(x), largest);
+  if (g->level->avx512 && ll_lanes(x) == 16) { /* vrangeps: less magnitude, sign cleared */
+    Val args[] = {x,
+                  top,
+                  LLVMConstInt(g->i32, 0xa, 0),
+                  x,
+                  LLVMConstInt(g->i16, 0xffff, 0),
+                  LLVMConstInt(g->i32, 4, 0)};
+    return ll_call(g, "llvm.x86.avx512.mask.range.ps.512", NULL, 6, args);
+  }
+  Val a = ll_fabs(g, x);
+  return ll_sel(g, ll_fcmp(g, LLVMRealOLT, a, top), a, top);
+}
+
+/* a where mask has bits, else b: 16 lanes of 32 bits, one instruction. */
+static Val select_bits_avx512(Gen *g, int64_t mask, Val a, Val b) {
+  Val args[] = {ll_i(LLVMTypeOf(a), mask), a, b, LLVMConstInt(g->i32, 0xca, 0)};
+  return ll_call(g, "llvm.x86.avx512.pternlog.d.512", NULL, 4, args);
+}
+
+/* Codes in 32-bit lanes whose upper bits are zero.
+ * Adding 2^(23 - mbits) times the power of two at or below |x| (or below the smallest normal
  * number) rounds |x| to the format's last place there; the low bits of the sum then hold the
- * significand, leading one included, which the exponent field less one is added to. Saturation
- * comes first. */
-static Val encode_fp8(Gen *g, DType dt, Val x) {
+ * significand, leading one included, which the exponent field less one is added to, modulo 2^7. Its
+ * constant part, which is even, is added with the power of two. Saturation comes first. */
+static Val codes_fp8(Gen *g, DType dt, Val x) {
   int mbits = dt == DT_E5M2 ? 2 : 3, bias = dt == DT_E5M2 ? 15 : 7, drop = 23 - mbits;
-  double largest = dt == DT_E5M2 ? 57344 : 448;
-  Val b = ll_bits(g, x, g->i32);
-  Ty t = LLVMTypeOf(b), f = LLVMTypeOf(x);
-  Val sign = ll_and(g, ll_lshr(g, b, 24), ll_i(t, 0x80));
-  Val a = ll_fabs(g, x), top = ll_f(f, largest);
-  a = ll_sel(g, ll_fcmp(g, LLVMRealOLT, a, top), a, top); /* NaN too: keeps the sum a number */
+  int constant = -((128 - bias) << mbits) & 0x7f;
+  Val b = ll_bits(g, x, g->i32), a = saturated(g, x, dt == DT_E5M2 ? 57344 : 448);
+  Ty t = LLVMTypeOf(b);
   Val e = ll_and(g, ll_bits(g, a, g->i32), ll_i(t, 0x7f800000)),
       least = ll_i(t, (128 - bias) << 23);
   e = ll_sel(g, ll_icmp(g, LLVMIntSGT, e, least), e, least);
-  Val magic = ll_add(g, e, ll_i(t, (int64_t)drop << 23));
+  Val magic = ll_add(g, e, ll_i(t, ((int64_t)drop << 23) + constant));
   Val sum = LLVMBuildFAdd(g->b, a, ll_bits(g, magic, g->f32), "");
-  Val field = ll_sub(g, ll_lshr(g, e, drop), ll_i(t, (int64_t)(128 - bias) << mbits));
-  Val code = ll_add(g, ll_sub(g, ll_bits(g, sum, g->i32), magic), field);
-  Val nan = ll_fcmp(g, LLVMRealUNO, x, x);
+  Val code = ll_add(g, ll_bits(g, sum, g->i32), ll_lshr(g, e, drop));
+  Val nan = ll_fcmp(g, LLVMRealUNO, x, x), sign = ll_lshr(g, b, 24);
+  if (g->level->avx512 && ll_lanes(x) == 16) {
+    code = select_bits_avx512(g, 0x7f, code, sign);
+    return ll_sel(g, nan, ll_i(t, 0x7f), code);
+  }
+  code = ll_and(g, code, ll_i(t, 0x7f));
+  sign = ll_and(g, sign, ll_i(t, 0x80));
   if (g->level->avx512)
-    return ll_trunc(g, ll_sel(g, nan, ll_i(t, 0x7f), ll_or(g, code, sign)), g->i8);
+    return ll_sel(g, nan, ll_i(t, 0x7f), ll_or(g, code, sign));
   /* A select would be moved behind the narrowing, to where masks are dear. */
   nan = ll_sext(g, nan, g->i32);
   sign = ll_and(g, sign, ll_xor(g, nan, ll_i(t, -1)));
-  return ll_trunc(g, ll_or(g, ll_or(g, code, ll_lshr(g, nan, 25)), sign), g->i8);
+  return ll_or(g, ll_or(g, code, ll_lshr(g, nan, 25)), sign);
+}
+
+static Val codes_e4m3(Gen *g, Val x) {
+  return codes_fp8(g, DT_E4M3, x);
+}
+
+static Val codes_e5m2(Gen *g, Val x) {
+  return codes_fp8(g, DT_E5M2, x);
+}
+
+static Val fp8_codes(Gen *g, DType dt, Val x) {
+  return ll_by_parts(g, x, 16, dt == DT_E4M3 ? codes_e4m3 : codes_e5m2);
 }
 
 /* The same for e2m1, where few bits are left: units of the last place are 2^-1, 1 or 2. */
@@ -247,7 +286,7 @@ Val ll_encode(Gen *g, DType dt, Val v) {
     return ll_bits(g, ll_ftrunc(g, v, g->f16), g->i16);
   if (dt == DT_E8M0)
     return encode_e8m0(g, v);
-  return dt == DT_E2M1 ? encode_e2m1(g, v) : encode_fp8(g, dt, v);
+  return dt == DT_E2M1 ? encode_e2m1(g, v) : ll_trunc(g, fp8_codes(g, dt, v), g->i8);
 }
 
 Val ll_round(Gen *g, DType dt, Val v) {
@@ -256,6 +295,53 @@ Val ll_round(Gen *g, DType dt, Val v) {
     return ll_fence(g, v);
   Val r = ll_decode(g, dt, ll_encode(g, dt, v));
   return wide ? ll_fext(g, r, g->f64) : r;
+}
+
+/* ---- pairs ---- */
+
+static Val reordered(Gen *g, Val v, bool to_pairs) {
+  int n = ll_lanes(v), index[64];
+  for (int i = 0; i < n; i++)
+    index[i] = to_pairs ? 2 * i % n + 2 * i / n : i / 2 + i % 2 * (n / 2);
+  return ll_shuffle(g, v, LLVMGetPoison(LLVMTypeOf(v)), index, n);
+}
+
+Val ll_even_odd(Gen *g, Val v) {
+  return reordered(g, v, true);
+}
+
+Val ll_interleave(Gen *g, Val v) {
+  return reordered(g, v, false);
+}
+
+/* Lanes of half as many elements twice as wide, or the other way round. */
+static Val recast(Gen *g, Val v, Ty elem, int lanes) {
+  return LLVMBuildBitCast(g->b, v, ll_vec(elem, lanes), "");
+}
+
+Val ll_decode_pairs(Gen *g, DType dt, Val raw) {
+  if (dt != DT_BF16)
+    return ll_decode(g, dt, ll_even_odd(g, raw));
+  Val words = recast(g, raw, g->i32, ll_lanes(raw) / 2);
+  Val odd = ll_and(g, words, ll_i(LLVMTypeOf(words), 0xffff0000));
+  return ll_bits(g, ll_join(g, ll_shl(g, words, 16), odd), g->f32);
+}
+
+Val ll_encode_pairs(Gen *g, DType dt, Val v) {
+  bool fp8 = dt == DT_E4M3 || dt == DT_E5M2;
+  if ((dt != DT_BF16 && !fp8) || ll_elem(v) != g->f32)
+    return ll_interleave(g, ll_encode(g, dt, v));
+  int n = ll_lanes(v), half = n / 2;
+  Val r = fp8 ? fp8_codes(g, dt, v) : round_bf16(g, v);
+  Val even = ll_slice(g, r, 0, half), odd = ll_slice(g, r, half, half);
+  Ty t = LLVMTypeOf(even);
+  if (fp8)
+    return recast(g, ll_trunc(g, ll_or(g, even, ll_shl(g, odd, 8)), g->i16), g->i8, n);
+  even = ll_lshr(g, even, 16);
+  /* plain logic would become a permutation of words, which is three instructions inside */
+  Val words = g->level->avx512 && half == 16 ? select_bits_avx512(g, 0xffff0000, odd, even)
+                                             : ll_or(g, even, ll_and(g, odd, ll_i(t, 0xffff0000)));
+  return recast(g, words, g->i16, n);
 }
 
 Val ll_get(Gen *g, DType dt, int lanes, Val at, Val count) {

@@ -56,6 +56,7 @@ typedef struct {
   const Body *body; /* dims, accesses, statements; usually group->body */
   int lanes;        /* 1: everything is scalar */
   int lane_dim;     /* dimension along which the lanes run */
+  bool paired;      /* lanes are pairs (llvm.h): even elements first; count is NULL */
   Val count;        /* valid lanes, i64; NULL: all */
   Val index[MAX_DIMS]; /* i64 */
   Val acc;          /* value of PR_ACC */

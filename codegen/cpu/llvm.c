@@ -152,6 +152,14 @@ Val ll_join(Gen *g, Val a, Val b) {
   return ll_shuffle(g, a, b, index, 2 * n);
 }
 
+Val ll_by_parts(Gen *g, Val v, int most, Val (*fn)(Gen *, Val)) {
+  int half = ll_lanes(v) / 2;
+  if (ll_lanes(v) <= most)
+    return fn(g, v);
+  Val a = ll_by_parts(g, ll_slice(g, v, 0, half), most, fn);
+  return ll_join(g, a, ll_by_parts(g, ll_slice(g, v, half, half), most, fn));
+}
+
 /* ---- arithmetic ---- */
 
 /* Gives two operands the same number of lanes. */

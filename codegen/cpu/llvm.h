@@ -59,6 +59,8 @@ Val ll_lane(Gen *g, Val v, int lane);  /* scalar in lane; v itself when scalar *
 Val ll_slice(Gen *g, Val v, int from, int lanes);
 Val ll_join(Gen *g, Val a, Val b);
 Val ll_shuffle(Gen *g, Val a, Val b, const int *index, int lanes);
+/* fn of v, by halves while v is longer than `most` lanes. */
+Val ll_by_parts(Gen *g, Val v, int most, Val (*fn)(Gen *, Val));
 
 /* ---- arithmetic ------------------------------------------------------------------------------------
  * fadd, fsub, fmul may be contracted to fused operations (N10). */
@@ -132,6 +134,13 @@ Val ll_round(Gen *g, DType dt, Val v); /* decode(encode(v)) in the register type
 /* load + decode, encode + store. */
 Val ll_get(Gen *g, DType dt, int lanes, Val at, Val count);
 void ll_put(Gen *g, DType dt, Val v, Val at, Val count);
+/* Pairs: twice the usual lanes, those of even elements first, then those of odd ones. That is how
+ * the halves of 32-bit words come apart, so bf16 costs one instruction a vector either way instead
+ * of two and three. raw and encoded elements are in the order of memory. */
+Val ll_even_odd(Gen *g, Val v);   /* order of memory to pairs */
+Val ll_interleave(Gen *g, Val v); /* and back */
+Val ll_decode_pairs(Gen *g, DType dt, Val raw);
+Val ll_encode_pairs(Gen *g, DType dt, Val v);
 /* Register type of a storage dtype. */
 DType ll_reg_dtype(DType storage);
 

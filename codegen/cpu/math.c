@@ -184,19 +184,10 @@ static Val tanh_in_pieces(Gen *g, Val x) {
   return with_sign_of(g, piece(g, tanh_pieces, place, y), x, &f);
 }
 
-/* fn by halves while the vector is longer than a register. */
-static Val by_registers(Gen *g, Val x, Val (*fn)(Gen *, Val)) {
-  int half = ll_lanes(x) / 2;
-  if (half < 16)
-    return fn(g, x);
-  Val a = by_registers(g, ll_slice(g, x, 0, half), fn);
-  return ll_join(g, a, by_registers(g, ll_slice(g, x, half, half), fn));
-}
-
 /* tanh|x| = u / (u + 2), u = exp(2 |x|) - 1: no cancellation, one division. */
 Val ll_tanh(Gen *g, Val x) {
   if (has_pieces(g, x))
-    return by_registers(g, x, tanh_in_pieces);
+    return ll_by_parts(g, x, 16, tanh_in_pieces);
   Format f = format_of(g, x);
   Val y = ll_fabs(g, x);
   y = at_most(g, add(g, y, y), f.wide ? 44 : 20);
@@ -209,7 +200,7 @@ Val ll_tanh(Gen *g, Val x) {
 
 Val ll_erf(Gen *g, Val x) {
   if (has_pieces(g, x))
-    return by_registers(g, x, erf_in_pieces);
+    return ll_by_parts(g, x, 16, erf_in_pieces);
   Format f = format_of(g, x);
   double split = f.wide ? 1.0 : 0.921875;
   Val t = ll_fabs(g, x), z = mul(g, t, t);

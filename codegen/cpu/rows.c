@@ -10,7 +10,6 @@
 #include "codegen/cpu/rows.h"
 
 #include <math.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +19,13 @@ typedef struct {
   Val *base_in, *base_out;
   Val index[MAX_DIMS]; /* row dimensions; columns 0 */
 } Group;
+
+/* Passes are numbered from 0; before the first row of a panel, loads that are the same in all rows
+ * are decoded. */
+enum { HOIST = -1 };
+
+/* How far single passes prefetch: the nearest cache is filled while memory works ahead. */
+enum { AHEAD_BYTES = 1024 };
 
 /* One pass over the columns of 1 (lanes along columns) or several groups. */
 typedef struct {
@@ -90,14 +96,15 @@ static Val across_lanes(Rows *r, int i, Val v) {
   return v;
 }
 
-/* var = var combined with v, invalid lanes left out. */
-static void accumulate(Rows *r, int i, Val var, Val v, Val count) {
+/* var = var combined with v of so many lanes, invalid lanes left out. */
+static void accumulate(Rows *r, int i, Val var, Val v, int lanes, Val count) {
   Gen *g = r->g;
   Val sum = ll_var_get(g, var);
-  int lanes = ll_lanes(sum);
   v = ll_splat(g, v, lanes);
   if (count && lanes > 1)
     v = ll_sel(g, ll_mask(g, lanes, count), v, neutral(r, i, lanes));
+  if (lanes < ll_lanes(sum)) /* rest of a row that is gone through in pairs */
+    v = ll_join(g, v, neutral(r, i, lanes));
   ll_var_set(g, var, combine(r, i, sum, v));
 }
 
@@ -138,7 +145,7 @@ static Val spill_at(Pass *p, int i, Val column, int u) {
   return scratch_at(r, i, at);
 }
 
-static void column_sum(Pass *p, int i, Val v, Val column, Val count) {
+static void column_sum(Pass *p, int i, Val v, int lanes, Val column, Val count) {
   Rows *r = p->r;
   Gen *g = r->g;
   Val at = scratch_at(r, i, column);
@@ -150,7 +157,7 @@ static void column_sum(Pass *p, int i, Val v, Val column, Val count) {
     v = across_lanes(r, i, v);
     count = NULL;
   } else {
-    v = ll_splat(g, v, r->lanes);
+    v = ll_splat(g, v, lanes);
   }
   Val sum = ll_load(g, t, ll_lanes(v), at, count);
   ll_store(g, combine(r, i, sum, v), at, count);
@@ -178,54 +185,76 @@ static bool finish_element(Pass *p, Lanes *s, int i, int u, Val column) {
   Rows *r = p->r;
   const Stmt *st = &r->body.stmt[i];
   if (prim_is_row_reduction(st->prim))
-    accumulate(r, i, *slot(p->acc, i, u), s->val[st->arg[0]], r->on_rows ? NULL : s->count);
+    accumulate(r, i, *slot(p->acc, i, u), s->val[st->arg[0]], s->lanes,
+               r->on_rows ? NULL : s->count);
   else if (st->prim == PR_CSUM)
-    column_sum(p, i, s->val[st->arg[0]], column, s->count);
+    column_sum(p, i, s->val[st->arg[0]], s->lanes, column, s->count);
   else if (prim_is_reduction(st->prim))
-    accumulate(r, i, *slot(r->sums, i, u), s->val[st->arg[0]], s->count);
+    accumulate(r, i, *slot(r->sums, i, u), s->val[st->arg[0]], s->lanes, s->count);
   else if (!stmt_emit(s, i))
     return false;
-  if (r->plan[i].spill == p->pass)
-    ll_store(r->g, ll_splat(r->g, s->val[i], r->lanes), spill_at(p, i, column, u),
+  if (p->pass == HOIST || r->plan[i].spill == p->pass)
+    ll_store(r->g, ll_splat(r->g, s->val[i], s->lanes), spill_at(p, i, column, u),
              r->on_rows ? NULL : s->count);
   return true;
 }
 
-/* While the last pass computes on the nearest cache, memory fetches what the first pass of the next
- * row will read. */
-static void prefetch_next(Pass *p, Lanes *s) {
+/* Whether pass `pass` does element statement i. */
+static bool does(const Rows *r, int pass, int i) {
+  return pass == HOIST ? r->plan[i].hoisted : rows_needed(r, pass, i);
+}
+
+/* Prefetches what operand or result k has at the point, `ahead` bytes on, or in the next row
+ * when ahead < 0. */
+static void fetch(Rows *r, Lanes *s, bool out, int k, int64_t ahead) {
+  Gen *g = r->g;
+  int64_t next = (out ? r->body.out : r->body.in)[k].stride[r->nrow - 1], stride;
+  DType dt = out ? gen_out_dtype(r->op, k) : gen_in_dtype(r->op, k);
+  int64_t size = (int64_t)dtype_bytes(dt);
+  Val at = stmt_address(s, out, k, &stride);
+  if (stride != 1 || !next)
+    return;
+  at = ll_gepc(g, g->i8, at, ahead < 0 ? next * size : ahead);
+  for (int64_t b = 0; b < s->lanes * size; b += 64)
+    (out ? ll_prefetch_store : ll_prefetch)(g, ll_gepc(g, g->i8, at, b));
+}
+
+/* While the busiest pass computes, memory fetches what the first pass of the next row will read and
+ * what this pass and later ones of this row will write. Single passes look a distance ahead. */
+static void prefetch(Pass *p, Lanes *s) {
   Rows *r = p->r;
-  if (r->npass < 2 || p->pass != r->npass - 1 || r->on_rows || !r->nrow || r->lanes == 1)
+  if (p->pass != r->busiest || r->on_rows || !r->nrow || r->lanes == 1)
     return;
   for (int i = 0; i < r->body.nstmt; i++) {
     const Stmt *st = &r->body.stmt[i];
-    if (st->prim != PR_LOAD || !rows_needed(r, 0, i))
-      continue;
-    int64_t next = r->body.in[st->ref].stride[r->nrow - 1], stride;
-    Val at = stmt_address(s, false, st->ref, &stride);
-    if (stride == 1 && next)
-      ll_prefetch(r->g, ll_gepc(r->g, ll_mem(r->g, gen_in_dtype(r->op, st->ref)), at, next));
+    if (st->prim == PR_LOAD && rows_needed(r, 0, i) && !r->plan[i].hoisted)
+      fetch(r, s, false, st->ref, r->npass > 1 ? -1 : AHEAD_BYTES);
+    else if (st->prim == PR_STORE && r->plan[i].sink == SINK_ELEM && r->plan[i].pass >= p->pass)
+      fetch(r, s, true, st->ref, r->plan[i].pass > p->pass ? 0 : AHEAD_BYTES);
   }
 }
 
 /* Element statements of the pass for one vector: group q, accumulators u. */
-static bool element(Pass *p, Group *q, int u, Val inner, Val count) {
+static bool element(Pass *p, Group *q, int u, Val inner, Val count, bool paired) {
   Rows *r = p->r;
+  int lanes = paired ? 2 * r->lanes : r->lanes;
   memcpy(p->val, q->val, (size_t)r->body.nstmt * sizeof *p->val);
-  Lanes s = lanes_of(r, q, r->lanes, count, p->val);
+  Lanes s = lanes_of(r, q, lanes, count, p->val);
+  s.paired = paired;
   for (int d = r->nrow; d < r->body.ndim; d++)
     s.index[d] = p->index[d];
   if (!r->on_rows && r->lanes > 1)
     s.index[r->lane_dim] = inner;
   Val column = column_number(p, inner);
-  prefetch_next(p, &s);
+  prefetch(p, &s);
   for (int i = 0; i < r->body.nstmt; i++) {
-    if (!rows_needed(r, p->pass, i))
+    if (!does(r, p->pass, i))
       continue;
     int spill = r->plan[i].spill;
-    if (spill >= 0 && spill < p->pass) {
+    bool kept = (spill >= 0 && spill < p->pass) || r->plan[i].hoisted;
+    if (kept && p->pass != HOIST) {
       Ty t = ll_reg(r->g, (DType)r->body.stmt[i].dt);
-      p->val[i] = ll_load(r->g, t, r->lanes, spill_at(p, i, column, u), r->on_rows ? NULL : count);
+      p->val[i] = ll_load(r->g, t, lanes, spill_at(p, i, column, u), r->on_rows ? NULL : count);
     } else if (!finish_element(p, &s, i, u, column)) {
       return false;
     }
@@ -235,26 +264,36 @@ static bool element(Pass *p, Group *q, int u, Val inner, Val count) {
 
 /* ---- one pass ---- */
 
-/* Lanes along the last column dimension: unrolled vectors, whole vectors, the rest. */
+/* Columns [from, to) of the last dimension, which so many lanes divide: unrolled, then one by one.
+ */
+static bool whole_columns(Pass *p, int64_t from, int64_t to, int64_t lanes, int64_t u) {
+  Gen *g = p->r->g;
+  int64_t many = from + (to - from) / (u * lanes) * (u * lanes);
+  bool ok = true, paired = lanes > p->r->lanes;
+  if (many > from) {
+    Loop l = ll_loop(g, ll_n(g, from), ll_n(g, many), u * lanes);
+    for (int k = 0; k < u && ok; k++)
+      ok = element(p, p->group, k, ll_add(g, l.i, ll_n(g, k * lanes)), NULL, paired);
+    ll_loop_end(g, &l);
+  }
+  if (ok && to > many) {
+    Loop l = ll_loop(g, ll_n(g, many), ll_n(g, to), lanes);
+    ok = element(p, p->group, 0, l.i, NULL, paired);
+    ll_loop_end(g, &l);
+  }
+  return ok;
+}
+
+/* Lanes along the last column dimension: pairs, whole vectors, the rest. */
 static bool columns(Pass *p) {
   Rows *r = p->r;
   Gen *g = r->g;
-  int64_t n = r->body.dim[r->lane_dim], lanes = r->lanes, u = r->unroll[p->pass];
-  int64_t main_end = n / (u * lanes) * (u * lanes), whole_end = n / lanes * lanes;
-  bool ok = true;
-  if (main_end) {
-    Loop l = ll_loop(g, ll_n(g, 0), ll_n(g, main_end), u * lanes);
-    for (int k = 0; k < u && ok; k++)
-      ok = element(p, p->group, k, ll_add(g, l.i, ll_n(g, k * lanes)), NULL);
-    ll_loop_end(g, &l);
-  }
-  if (ok && whole_end > main_end) {
-    Loop l = ll_loop(g, ll_n(g, main_end), ll_n(g, whole_end), lanes);
-    ok = element(p, p->group, 0, l.i, NULL);
-    ll_loop_end(g, &l);
-  }
-  if (ok && n > whole_end)
-    ok = element(p, p->group, 0, ll_n(g, whole_end), ll_n(g, n - whole_end));
+  int64_t n = r->body.dim[r->lane_dim], lanes = r->lanes;
+  int64_t u = p->pass == HOIST ? 1 : r->unroll[p->pass], end = n / lanes * lanes;
+  bool ok = !r->paired || whole_columns(p, 0, r->pairs_end, 2 * lanes, u);
+  ok = ok && whole_columns(p, r->pairs_end, end, lanes, r->paired ? 1 : u);
+  if (ok && n > end)
+    ok = element(p, p->group, 0, ll_n(g, end), ll_n(g, n - end), false);
   return ok;
 }
 
@@ -270,7 +309,7 @@ static bool nest(Pass *p, int d) {
   if (d < r->body.ndim)
     return columns(p);
   for (int u = 0; u < p->ngroup; u++)
-    if (!element(p, &p->group[u], u, ll_n(r->g, 0), p->count))
+    if (!element(p, &p->group[u], u, ll_n(r->g, 0), p->count, false))
       return false;
   return true;
 }
@@ -282,7 +321,7 @@ static bool run_pass(Pass *p) {
   for (int i = 0; i < r->body.nstmt; i++)
     if (prim_is_row_reduction(r->body.stmt[i].prim) && r->plan[i].pass == p->pass)
       for (int u = 0; u < nacc; u++)
-        *slot(p->acc, i, u) = ll_var(r->g, neutral(r, i, r->lanes));
+        *slot(p->acc, i, u) = ll_var(r->g, neutral(r, i, rows_acc_lanes(r)));
   if (!nest(p, r->nrow))
     return false;
   for (int i = 0; i < r->body.nstmt; i++) {
@@ -313,7 +352,7 @@ static bool row_level(Pass *p, int pass, bool stores) {
       Group *q = &p->group[u];
       Lanes s = lanes_of(r, q, r->on_rows ? r->lanes : 1, p->count, q->val);
       if (panel_sum)
-        accumulate(r, i, *slot(r->sums, i, u), q->val[st->arg[0]], p->count);
+        accumulate(r, i, *slot(r->sums, i, u), q->val[st->arg[0]], s.lanes, p->count);
       else if (!stmt_emit(&s, i))
         return false;
     }
@@ -399,6 +438,25 @@ bool rows_begin(Rows *r) {
   return true;
 }
 
+/* Loads that are the same in all rows, into scratch. */
+static bool hoist_loads(Rows *r) {
+  bool any = false;
+  for (int i = 0; i < r->body.nstmt; i++)
+    any = any || r->plan[i].hoisted;
+  if (!any)
+    return true;
+  Val *val = calloc(2 * (size_t)r->body.nstmt + 1, sizeof *val);
+  if (!val)
+    return gen_fail(r->g, "out of memory");
+  Group q = {.val = r->all, .base_in = r->arg_in, .base_out = r->arg_out};
+  for (int d = 0; d < r->body.ndim; d++)
+    q.index[d] = ll_n(r->g, 0);
+  Pass p = {.r = r, .pass = HOIST, .ngroup = 1, .group = &q, .val = val};
+  bool ok = nest(&p, r->nrow);
+  free(val);
+  return ok;
+}
+
 static void zero_column_sums(Rows *r) {
   Gen *g = r->g;
   for (int i = 0; i < r->body.nstmt; i++) {
@@ -421,7 +479,7 @@ static void start_panel_sums(Rows *r) {
     bool vector = r->on_rows || r->plan[i].pass >= 0;
     int n = r->on_rows ? r->unroll[0] : r->plan[i].pass >= 0 ? r->unroll[r->plan[i].pass] : 1;
     for (int u = 0; u < n; u++)
-      *slot(r->sums, i, u) = ll_var(r->g, neutral(r, i, vector ? r->lanes : 1));
+      *slot(r->sums, i, u) = ll_var(r->g, neutral(r, i, vector ? rows_acc_lanes(r) : 1));
   }
 }
 
@@ -434,10 +492,21 @@ static void store_columns(Rows *r, int store, Lanes *s, Val column, int d) {
   if (d < b->ndim) {
     bool last = d == b->ndim - 1;
     int64_t n = b->dim[d], whole = last ? n / lanes * lanes : n;
+    int64_t pairs = last && r->paired ? r->pairs_end : 0;
     Val outer = ll_mul(g, column, ll_n(g, n));
     s->count = NULL;
-    if (whole) {
-      Loop l = ll_loop(g, ll_n(g, 0), ll_n(g, whole), last ? lanes : 1);
+    if (pairs) {
+      Loop l = ll_loop(g, ll_n(g, 0), ll_n(g, pairs), 2 * lanes);
+      s->index[d] = l.i;
+      s->lanes = 2 * lanes;
+      s->paired = true;
+      store_columns(r, store, s, ll_add(g, outer, l.i), MAX_DIMS);
+      s->paired = false;
+      ll_loop_end(g, &l);
+    }
+    s->lanes = lanes;
+    if (whole > pairs) {
+      Loop l = ll_loop(g, ll_n(g, pairs), ll_n(g, whole), last ? lanes : 1);
       s->index[d] = l.i;
       s->lanes = lanes;
       store_columns(r, store, s, ll_add(g, outer, l.i), last ? MAX_DIMS : d + 1);
@@ -536,7 +605,9 @@ static bool lane_rows(Rows *r, Val first, Val end) {
 bool rows_panel(Rows *r, Val first, Val end, Val panel) {
   zero_column_sums(r);
   start_panel_sums(r);
-  bool ok;
+  bool ok = hoist_loads(r);
+  if (!ok)
+    return false;
   if (r->on_rows) {
     ok = lane_rows(r, first, end);
   } else {

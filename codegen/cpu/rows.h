@@ -15,6 +15,7 @@ typedef struct {
   int ready;          /* first pass in which the value can be had; reductions: the one after */
   int pass;           /* reductions of elements and element stores: pass that does them */
   int spill;          /* pass that writes the value to scratch, -1: none; later passes read it */
+  bool hoisted;       /* load that is the same in all rows: decoded into scratch once a panel */
   int64_t scratch;    /* byte offset of its row buffer or column sums; -1: none */
 } StmtPlan;
 
@@ -29,10 +30,13 @@ typedef struct {
   int64_t *panel_stride; /* per result: elements per panel of partial results */
   bool on_rows;          /* lanes run along the last row dimension, else the last column one */
   int lanes, lane_dim;
+  bool paired;           /* columns below pairs_end are done in pairs of vectors (llvm.h) */
+  int64_t pairs_end;
   StmtPlan *plan;
   int npass;
   bool *needed;          /* [npass][nstmt]: element statements of each pass */
   int *unroll;           /* per pass */
+  int busiest;           /* the pass that computes most: memory works for the others meanwhile */
   int64_t scratch_bytes;
   /* filled while emitting */
   Val *arg_in, *arg_out; /* address of element `offset` of each operand and result */
@@ -45,6 +49,10 @@ bool rows_init(Rows *r, Gen *g, const Op *op, const Body *body);
 void rows_fini(Rows *r);
 static inline bool rows_needed(const Rows *r, int pass, int i) {
   return r->needed[(size_t)pass * (size_t)r->body.nstmt + (size_t)i];
+}
+/* Lanes of accumulators over the columns. */
+static inline int rows_acc_lanes(const Rows *r) {
+  return r->paired ? 2 * r->lanes : r->lanes;
 }
 static inline bool prim_is_reduction(int p) {
   return p >= PR_RSUM && p <= PR_AMIN;

@@ -220,6 +220,46 @@ static void choose_lanes(Rows *r) {
   }
 }
 
+/* A load of elements that is the same in all rows. */
+static bool same_in_rows(const Rows *r, int i) {
+  const Stmt *s = &r->body.stmt[i];
+  if (s->prim != PR_LOAD || s->level != LV_ELEM)
+    return false;
+  for (int d = 0; d < r->nrow; d++)
+    if (r->body.in[s->ref].stride[d])
+      return false;
+  return r->body.in[s->ref].stride[r->lane_dim] == 1;
+}
+
+/* Columns are done in pairs of vectors when that saves instructions of loads and stores: bf16
+ * gains, the others are put in order by a permutation. Loads that are the same in all rows are
+ * decoded once a panel then. */
+static void choose_pairs(Rows *r) {
+  int64_t n = r->body.ndim ? r->body.dim[r->lane_dim] : 0, lanes = r->lanes;
+  bool hoist = r->panel_rows >= 4 && r->cols * 4 <= MAX_CHEAP_SPILL_BYTES;
+  int gain = 0;
+  if (r->on_rows || lanes == 1 || lanes != gen_lanes(r->g, r->op) || n < 2 * lanes)
+    return;
+  for (int i = 0; i < r->body.nstmt; i++) {
+    const Stmt *s = &r->body.stmt[i];
+    bool store = s->prim == PR_STORE;
+    if (store ? r->plan[i].sink != SINK_ELEM : s->prim != PR_LOAD || s->level != LV_ELEM)
+      continue;
+    int64_t stride = (store ? r->body.out : r->body.in)[s->ref].stride[r->lane_dim];
+    DType dt = store ? gen_out_dtype(r->op, s->ref) : gen_in_dtype(r->op, s->ref);
+    bool raw = s->rd == STMT_RAW || (store && r->body.stmt[s->arg[0]].rd == STMT_RAW);
+    if (!stride || raw || (!store && hoist && same_in_rows(r, i)))
+      continue;
+    gain += dt == DT_BF16 ? store ? 2 : 1 : dt == DT_E4M3 || dt == DT_E5M2 ? 0 : -1;
+  }
+  if (gain <= 0)
+    return;
+  r->paired = true;
+  r->pairs_end = n / (2 * lanes) * (2 * lanes);
+  for (int i = 0; i < r->body.nstmt; i++)
+    r->plan[i].hoisted = hoist && r->body.stmt[i].rd != STMT_RAW && same_in_rows(r, i);
+}
+
 /* ---- passes ---- */
 
 static bool is_elem_sink(const Rows *r, int i) {
@@ -261,11 +301,12 @@ static bool worth_keeping(const Rows *r, int i) {
     return false;
   if (s->prim != PR_LOAD)
     return math_cost(s) >= 20;
-  if (s->rd == STMT_RAW)
+  if (s->rd == STMT_RAW || r->plan[i].hoisted)
     return false;
   int64_t stride = r->lanes > 1 ? r->body.in[s->ref].stride[r->lane_dim] : 1;
   /* decoding takes the ports that arithmetic wants, memory has its own */
-  bool narrow = stride == 1 && dtype_bytes(gen_in_dtype(r->op, s->ref)) <= 2;
+  DType dt = gen_in_dtype(r->op, s->ref);
+  bool narrow = stride == 1 && dtype_bytes(dt) <= 2 && !(r->paired && dt == DT_BF16);
   return (stride != 0 && stride != 1) || (narrow && spill_bytes(r, i) <= MAX_CHEAP_SPILL_BYTES);
 }
 
@@ -333,9 +374,29 @@ static void choose_unroll(Rows *r, int pass) {
   bool wide = r->g->level->avx512;
   int u = heavy ? (wide && ops < 40 && huge < 2 ? 2 : 1) : ops <= 24 ? 4 : ops <= 60 ? 2 : 1;
   int64_t groups = r->lanes > 1 ? r->body.dim[r->lane_dim] / r->lanes : 1;
+  if (r->paired) {
+    u = u > 1 ? u / 2 : 1;
+    groups = r->pairs_end / (2 * r->lanes);
+  }
   while (u > 1 && u > groups)
     u /= 2;
   r->unroll[pass] = r->lanes > 1 ? u : 1;
+}
+
+static void find_busiest(Rows *r) {
+  int most = -1;
+  for (int p = 0; p < r->npass; p++) {
+    int cost = 0;
+    for (int i = 0; i < r->body.nstmt; i++) {
+      int spill = r->plan[i].spill;
+      if (rows_needed(r, p, i))
+        cost += spill >= 0 && spill < p ? 1 : math_cost(&r->body.stmt[i]);
+    }
+    if (cost >= most) {
+      most = cost;
+      r->busiest = p;
+    }
+  }
 }
 
 static void place_scratch(Rows *r) {
@@ -343,7 +404,7 @@ static void place_scratch(Rows *r) {
     int64_t bytes = 0;
     if (r->body.stmt[i].prim == PR_CSUM)
       bytes = r->cols * (int64_t)dtype_bytes((DType)r->body.stmt[i].dt);
-    else if (r->plan[i].spill >= 0)
+    else if (r->plan[i].spill >= 0 || r->plan[i].hoisted)
       bytes = spill_bytes(r, i);
     if (!bytes)
       continue;
@@ -365,6 +426,7 @@ bool rows_init(Rows *r, Gen *g, const Op *op, const Body *body) {
     return gen_fail(g, "group without elements");
   simplify(&r->body, &r->nrow);
   choose_lanes(r);
+  choose_pairs(r);
   find_ready(r);
   r->needed = calloc((size_t)(r->npass + 1) * ((size_t)r->body.nstmt + 1), sizeof *r->needed);
   r->unroll = calloc((size_t)r->npass + 1, sizeof *r->unroll);
@@ -375,6 +437,7 @@ bool rows_init(Rows *r, Gen *g, const Op *op, const Body *body) {
     find_needed(r);
   for (int p = 0; p < r->npass; p++)
     choose_unroll(r, p);
+  find_busiest(r);
   if (r->on_rows) { /* one unrolling for all: a row group goes through every pass */
     int u = r->npass ? ROWS_MAX_UNROLL : 1;
     for (int p = 0; p < r->npass; p++)

@@ -33,7 +33,9 @@ static Val load(Lanes *s, int k, bool raw) {
   Val v = stride == 0   ? ll_load(g, t, 1, at, NULL)
           : stride == 1 ? ll_load(g, t, s->lanes, at, s->count)
                         : ll_load_strided(g, t, s->lanes, at, ll_n(g, stride), s->count);
-  return raw ? v : ll_decode(g, dt, v);
+  if (raw)
+    return v;
+  return s->paired && stride ? ll_decode_pairs(g, dt, v) : ll_decode(g, dt, v);
 }
 
 /* No register has these element types. */
@@ -46,8 +48,10 @@ void stmt_store(Lanes *s, int k, Val v) {
   Gen *g = s->g;
   int64_t stride;
   Val at = stmt_address(s, true, k, &stride);
-  if (!is_raw(g, v))
-    v = ll_encode(g, gen_out_dtype(s->group, k), v);
+  if (!is_raw(g, v)) {
+    DType dt = gen_out_dtype(s->group, k);
+    v = s->paired && ll_lanes(v) > 1 ? ll_encode_pairs(g, dt, v) : ll_encode(g, dt, v);
+  }
   if (stride == 0) /* every lane writes the same place: the last valid one stays */
     ll_store(g, ll_lane(g, v, 0), at, NULL);
   else if (stride == 1)
@@ -172,11 +176,17 @@ static Val constant(Gen *g, const Stmt *st) {
   return st->dt == DT_B1 ? ll_i(t, st->imm != 0) : ll_f(t, st->imm);
 }
 
+/* Element number of each lane, from the first. */
+static Val lane_numbers(const Lanes *s, Ty elem) {
+  Val n = ll_iota(elem, s->lanes);
+  return s->paired ? ll_even_odd(s->g, n) : n;
+}
+
 static Val index_value(Lanes *s, int dim) {
   Val i = s->index[dim];
   if (s->lanes == 1 || dim != s->lane_dim)
     return i;
-  return ll_add(s->g, ll_splat(s->g, i, s->lanes), ll_iota(s->g->i64, s->lanes));
+  return ll_add(s->g, ll_splat(s->g, i, s->lanes), lane_numbers(s, s->g->i64));
 }
 
 /* index == v for the index along the lanes and one number for all lanes: 64-bit lanes are dear.
@@ -187,7 +197,7 @@ static Val is_lane(Lanes *s, const Stmt *st, Val v) {
   if (index->prim != PR_INDEX || index->ref != s->lane_dim || ll_lanes(v) > 1 || s->lanes == 1)
     return NULL;
   Val lane = ll_umin(g, ll_sub(g, v, s->index[s->lane_dim]), ll_n(g, s->lanes));
-  return ll_icmp(g, LLVMIntEQ, ll_iota(g->i32, s->lanes), ll_trunc(g, lane, g->i32));
+  return ll_icmp(g, LLVMIntEQ, lane_numbers(s, g->i32), ll_trunc(g, lane, g->i32));
 }
 
 static Val is_finite(Gen *g, Val a) {
