@@ -103,16 +103,19 @@ static void check_recipe(const Check *c, Val *v) {
   Val *recipe = val_get(v, "recipe");
   const Val *name = recipe ? val_get(recipe, "name") : NULL;
   const RecipeInfo *r = name && name->kind == VAL_STR ? recipe_named(name->s) : NULL;
-  for (int i = 0; r && i < recipe->n; i++) {
+  for (int i = r ? recipe->n - 1 : -1; i >= 0; i--) {
     const Val *x = recipe->item[i];
     const char *key = recipe->key[i];
     const RecipeInfo *owner = recipe_has_key(r, key) ? NULL : owner_of(key);
-    if (!given(x) || !owner || (is_set(c, name) && !is_set(c, x)))
+    if (!owner)
       continue;
-    diag_error(c->d, x->loc, 434, "'%s' is a field of %s, not of %s", key, owner->name, r->name);
-    if (given(name))
-      diag_note(c->d, name->loc, "the recipe is named here");
-    diag_hint(c->d, "remove it, or write name: %s", owner->name);
+    if (given(x) && (!is_set(c, name) || is_set(c, x))) {
+      diag_error(c->d, x->loc, 434, "'%s' is a field of %s, not of %s", key, owner->name, r->name);
+      if (given(name))
+        diag_note(c->d, name->loc, "the recipe is named here");
+      diag_hint(c->d, "remove it, or write name: %s", owner->name);
+    }
+    val_remove(recipe, key);
   }
 }
 

@@ -50,6 +50,13 @@ static double tensor_scale(double a, double top) {
   return fmin(f32(f32(448 * top) / a), (double)FLT_MAX);
 }
 
+/* e2m1 rounded away from zero with the probability of what is cut off, u uniform in [0, 1). */
+static double at_random(double v, double u) {
+  double a = fabs(v) <= 6 ? fabs(v) : 6, unit = a < 2 ? 0.5 : a < 4 ? 1 : 2;
+  double low = floor(a / unit), up = u < a / unit - low ? 1 : 0;
+  return v < 0 ? -(low + up) * unit : (low + up) * unit;
+}
+
 typedef struct {
   const double *x;
   int64_t cols, valid; /* rows from `valid` on count as zero */
@@ -74,7 +81,9 @@ Status ref_block_quantize(const Call *c) {
   int64_t cols = ty->rank ? ty->dim[ty->rank - 1] : 1, rows = type_elems(ty) / cols;
   int64_t br = rows / blocks->dim[0], bc = cols / blocks->dim[1];
   Matrix m = {c->in[0], cols, rows, c->exact};
-  if (c->op->nin > 1)
+  const Attr *stream = op_attr(c->op, "stream");
+  const double *const *seed = c->in + c->op->nin - 2;
+  if (op_attr(c->op, "rows"))
     m.valid = (int64_t)c->in[1][0] * op_int(c->op, "rows", 1);
   /* exact: codes times scales shall be x again, whatever the rounding of scales is */
   Scales s = c->exact ? SCALES_FLOAT32 : scales_from_word(op_str(c->op, "scales", "float32"));
@@ -95,6 +104,10 @@ Status ref_block_quantize(const Call *c) {
         for (int64_t j = col; j < col + bc; j++) {
           double v = entry(&m, i, j) * b.mult;
           c->out[0][i * cols + j] = c->exact ? v : f32(v);
+          if (stream && !c->exact)
+            c->out[0][i * cols + j] =
+                at_random(f32(v), (double)scalar_rand((int64_t)*seed[0], (int64_t)*seed[1],
+                                                      i * cols + j, stream->u.i));
         }
     }
   if (whole)

@@ -1036,11 +1036,17 @@ static bool shape_block_quantize(Infer *x) {
   DType to;
   Scales scales;
   int64_t dim[2];
-  if (!want_operands(x, 1, 2) || !want_code_attr(x, &to) || !want_float(x, 0))
+  int valid = find(x, "rows", AT_INT) != NULL, random = find(x, "stream", AT_INT) != NULL;
+  if (!want_operands(x, 1 + valid + 2 * random, 1 + valid + 2 * random) ||
+      !want_code_attr(x, &to) || !want_float(x, 0))
     return false;
+  for (int i = 1; i < x->nin; i++)
+    if (!want_scalar(x, i, DT_I64))
+      return false;
+  if (random && to != DT_E2M1)
+    return fail(x, CODE_ATTR, "%s rounds at random to e2m1 only", subject(x));
   const int64_t *block = want_scales(x, &scales);
-  if (!block || !blocks_of(x, operand(x, 0), block, dim) ||
-      (x->nin > 1 && (!want_scalar(x, 1, DT_I64) || !want_attr(x, "rows", AT_INT))))
+  if (!block || !blocks_of(x, operand(x, 0), block, dim))
     return false;
   result(x, type_with_dtype(x->types, operand(x, 0), to));
   result_scalar(x, DT_F32);
@@ -1052,8 +1058,13 @@ static bool shape_qgrad(Infer *x) {
   DType to;
   Scales scales;
   result(x, operand(x, 0));
-  return want_operands(x, 1, 2) && want_code_attr(x, &to) && want_float(x, 0) &&
-         (x->nin > 1 ? want_scalar(x, 1, DT_F32) : want_scales(x, &scales) != NULL);
+  if (!want_operands(x, 1, 3) || !want_code_attr(x, &to) || !want_float(x, 0))
+    return false;
+  if (x->nin == 2)
+    return want_scalar(x, 1, DT_F32);
+  return want_scales(x, &scales) &&
+         (x->nin < 3 || (want_scalar(x, 1, DT_I64) && want_scalar(x, 2, DT_I64) &&
+                         want_attr(x, "stream", AT_INT)));
 }
 
 static bool shape_fp8_update(Infer *x) {

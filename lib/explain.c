@@ -116,7 +116,10 @@ static void explain_rules(const Compilation *c, Text *out) {
                                 : "the optimizer updates FP32 masters");
   if (module_int(m, "scaler", 0))
     text_puts(out, "  N7  gradients are scaled; the scale follows GradScaler's rule\n");
-  if (te)
+  const RecipeInfo *recipe = recipe_named(module_str(m, "recipe", "DelayedScaling"));
+  if (te && recipe && recipe != recipe_at(0))
+    text_printf(out, "  N8  %s: %s; no state\n", recipe->name, recipe->doc);
+  else if (te)
     text_printf(out, "  N8  FP8 delayed scaling, %s, history %lld, %s\n",
                 module_str(m, "fp8_format", "HYBRID"),
                 (long long)module_int(m, "amax_history_len", 0),

@@ -36,8 +36,11 @@ typedef struct {
   DType forward, backward;
   const RecipeInfo *recipe;
   Scales scales;
-  bool current; /* scales from the tensors themselves: no state */
-  Site *site;   /* call sites of train_forward that are quantized; slot numbers follow the index */
+  bool current;          /* scales from the tensors themselves: no state */
+  bool hadamard, random; /* of what weight gradients sum over; of gradients' codes */
+  const int64_t *weight; /* blocks of weights */
+  Tensor *seed, *step;
+  Site *site; /* call sites of train_forward that are quantized; slot numbers follow the index */
   int nsite;
   Tensor *scale_f, *scale_b, *amax_f, *amax_b;
   Tensor *valid; /* i64[]: real samples of the batch */
@@ -223,6 +226,10 @@ static void find_batch(Fp8 *s) {
     const Tensor *t = s->in->tensor[i];
     if (t->role == ROLE_VALID)
       s->valid = s->c.tensors[i];
+    if (t->role == ROLE_SEED)
+      s->seed = s->c.tensors[i];
+    if (!strcmp(t->name, "count.seen"))
+      s->step = s->c.tensors[i];
     if (t->role == ROLE_INPUT && t->type->rank && !s->batch)
       s->batch = t->type->dim[0];
   }
@@ -279,15 +286,39 @@ static int product_operands(const Quantized *x, const Quantized *w, Value **in, 
   return x->block[0] ? 6 : 4;
 }
 
+/* Two random streams of a call site's own, by its layer: FNV-1a, apart from those of the layers. */
+static int64_t stream_of(const Op *op, int site) {
+  uint64_t h = 0xCBF29CE484222325u ^ (uint64_t)site;
+  for (const char *p = op->layer ? op->layer : ""; *p; p++)
+    h = (h ^ (unsigned char)*p) * 0x100000001B3u;
+  return (int64_t)(h >> 34) * 2 + (INT64_C(1) << 31);
+}
+
 /* Marks where the gradient of y[R, N] is quantized; its blocks run along N, and along R. */
-static Value *mark_gradient(Fp8 *s, const Op *op, Value *y) {
+static Value *mark_gradient(Fp8 *s, const Op *op, Value *y, int site) {
   Builder *b = s->c.b;
   build_at(b, op->loc, op->layer,
            str_fmt(builder_strings(b), "fp8: gradient in %s [recipe %s]", dtype_text(s->backward),
                    s->recipe->name));
-  Attr attr[3] = {attr_dt(b, "to", s->backward), attr_ints(b, "block", 2, s->recipe->input),
+  int nattr = 3, nin = 1;
+  Attr attr[5] = {attr_dt(b, "to", s->backward), attr_ints(b, "block", 2, s->recipe->input),
                   attr_s(b, "scales", scales_info(s->scales)->word)};
-  return build_op(b, OP_qgrad, 1, &y, 3, attr)->out[0];
+  Value *in[3] = {y};
+  if (s->hadamard)
+    attr[nattr++] = attr_b(b, "hadamard", true);
+  if (s->random && s->seed && s->step) {
+    attr[nattr++] = attr_i(b, "stream", stream_of(op, site));
+    in[nin++] = build_read(b, s->seed);
+    in[nin++] = build_read(b, s->step);
+  }
+  return build_op(b, OP_qgrad, nin, in, nattr, attr)->out[0];
+}
+
+/* x[R, K] without what padded samples hold: the transform would spread it over real ones. */
+static Value *masked(Builder *b, Value *x, Value *valid, int64_t rows) {
+  const int64_t dim[2] = {x->type->dim[0] / rows, rows * x->type->dim[1]};
+  Value *y = build2(b, OP_row_mask, build_reshape(b, x, 2, dim), valid);
+  return build_reshape(b, y, 2, x->type->dim);
 }
 
 /* y[R, N] = q(x[R, K]) q(w[N, K])^T */
@@ -295,13 +326,13 @@ static Value *product_now(Fp8 *s, const Op *op, Value *x, Value *w, bool train, 
   Builder *b = s->c.b;
   const RecipeInfo *r = s->recipe;
   const int64_t turned_x[2] = {r->input[1], r->input[0]},
-                turned_w[2] = {r->weight[1], r->weight[0]};
+                turned_w[2] = {s->weight[1], s->weight[0]};
   build_at(b, op->loc, op->layer,
            str_fmt(builder_strings(b), "fp8: %s operand of a product [recipe %s]",
                    dtype_text(s->forward), r->name));
   Value *valid = train && s->valid && rows ? build_read(b, s->valid) : NULL;
   Quantized qx = quantize_now(s, x, r->input, valid, rows),
-            qw = quantize_now(s, w, r->weight, NULL, 0);
+            qw = quantize_now(s, w, s->weight, NULL, 0);
   Value *in[12];
   int64_t block[4], turned[4];
   int nin = product_operands(&qx, &qw, in, block);
@@ -312,7 +343,8 @@ static Value *product_now(Fp8 *s, const Op *op, Value *x, Value *w, bool train, 
     attr[nattr++] = attr_dt(b, "decoded", scales_info(s->scales)->decoded);
   }
   if (nin == 6 && train) {
-    Quantized tx = quantize_now(s, x, turned_x, valid, rows);
+    Value *spread = s->hadamard ? build_hadamard(b, valid ? masked(b, x, valid, rows) : x) : x;
+    Quantized tx = quantize_now(s, spread, turned_x, s->hadamard ? NULL : valid, rows);
     Quantized tw = quantize_now(s, w, turned_w, NULL, 0);
     nin += product_operands(&tx, &tw, in + 6, turned);
     attr[nattr++] = attr_ints(b, "turned", 4, turned);
@@ -322,7 +354,7 @@ static Value *product_now(Fp8 *s, const Op *op, Value *x, Value *w, bool train, 
 }
 
 /* A linear layer whose tensors have their own scales. */
-static void quantize_linear_now(Fp8 *s, const Op *op, bool train) {
+static void quantize_linear_now(Fp8 *s, const Op *op, int site, bool train) {
   Builder *b = s->c.b;
   const Type *ty = op->out[0]->type;
   Value *x = mapped(&s->c, op, 0), *w = mapped(&s->c, op, 1);
@@ -336,7 +368,7 @@ static void quantize_linear_now(Fp8 *s, const Op *op, bool train) {
   Value *y =
       product_now(s, op, x, w, train, s->batch && rows % s->batch == 0 ? rows / s->batch : 0);
   if (train)
-    y = mark_gradient(s, op, y);
+    y = mark_gradient(s, op, y, site);
   build_like(b, op);
   if (y->type->dim[0] > rows)
     y = build_slice(b, y, 0, 0, rows);
@@ -390,7 +422,7 @@ static void rewrite_func(Fp8 *s, const Func *f, bool record) {
     if (site < 0)
       copier_op(&s->c, op);
     else if (s->current)
-      quantize_linear_now(s, op, record);
+      quantize_linear_now(s, op, site, record);
     else
       quantize_linear(s, op, site, record ? amax + 2 * site : NULL);
   }
@@ -417,6 +449,10 @@ static void find_recipe(Fp8 *s) {
   s->forward = fp4 ? DT_E2M1 : DT_E4M3;
   s->backward = fp4 ? DT_E2M1 : !strcmp(format, "HYBRID") ? DT_E5M2 : DT_E4M3;
   s->scales = s->recipe->scales;
+  bool bf16 = s->mode.low == DT_BF16; /* the transform is defined for bf16 alone */
+  s->hadamard = fp4 && bf16 && !module_int(m, "disable_rht", 0);
+  s->random = fp4 && !module_int(m, "disable_stochastic_rounding", 0);
+  s->weight = module_int(m, "disable_2d_quantization", 0) ? s->recipe->input : s->recipe->weight;
   if (recipe_has_key(s->recipe, "power_2_scales"))
     s->scales = module_int(m, "power_2_scales", s->scales == SCALES_POWER_OF_2) ? SCALES_POWER_OF_2
                                                                                 : SCALES_FLOAT32;

@@ -359,11 +359,17 @@ static void grad_quantize(Grad *g, const Op *op, Value *const *dy) {
 }
 
 /* dY in blocks of so many rows and columns, or fewer where it has fewer, by its own scales. */
-static Codes quantized_now(Grad *g, const Op *op, Value *dy, int64_t rows, int64_t cols) {
+static Codes quantized_now(Grad *g, const Op *op, Value *dy, int64_t rows, int64_t cols,
+                           bool turned) {
   const int64_t width = dy->type->dim[dy->type->rank - 1], height = type_elems(dy->type) / width;
   const int64_t block[2] = {rows < height ? rows : height, cols < width ? cols : width};
-  Attr attr[3] = {*op_attr(op, "to"), attr_ints(g->b, "block", 2, block), *op_attr(op, "scales")};
-  Op *q = build_op(g->b, OP_block_quantize, 1, &dy, 3, attr);
+  bool random = op->nin > 2;
+  Attr attr[4] = {*op_attr(op, "to"), attr_ints(g->b, "block", 2, block), *op_attr(op, "scales"),
+                  attr_i(g->b, "stream", op_int(op, "stream", 0) + turned)};
+  if (turned && op_int(op, "hadamard", 0))
+    dy = build_hadamard(g->b, dy);
+  Value *in[3] = {dy, random ? fwd(g, op, 1) : NULL, random ? fwd(g, op, 2) : NULL};
+  Op *q = build_op(g->b, OP_block_quantize, random ? 3 : 1, in, random ? 4 : 3, attr);
   return (Codes){q->out[0], q->out[1], rows || cols ? q->out[2] : NULL};
 }
 
@@ -371,10 +377,10 @@ static Codes quantized_now(Grad *g, const Op *op, Value *dy, int64_t rows, int64
  * each direction in which it is summed over. */
 static void grad_qgrad(Grad *g, const Op *op, Value *const *dy) {
   Codes *c = g->codes[op->in[0]->id];
-  if (op->nin < 2) {
+  if (op->nin != 2) {
     const int64_t *block = op_attr(op, "block")->u.ints.v;
-    c[0] = quantized_now(g, op, dy[0], block[0], block[1]);
-    c[1] = quantized_now(g, op, dy[0], block[1], block[0]);
+    c[0] = quantized_now(g, op, dy[0], block[0], block[1], false);
+    c[1] = quantized_now(g, op, dy[0], block[1], block[0], block[0] != block[1]);
     return;
   }
   Attr to = attr_dt(g->b, "to", (DType)op_int(op, "to", DT_E5M2));

@@ -56,7 +56,7 @@ static int scale_of(Fuse *F, Node *n, Scales s, int a, double top, double most, 
 /* x in f32, or zero in padded samples; row: strides that number the rows of x as a matrix. */
 static int load_valid(Fuse *F, Node *n, const Op *op, const View *x, const Access *row) {
   int v = node_load_as(F, n, x, DT_F32);
-  if (op->nin < 2)
+  if (!op_attr(op, "rows"))
     return v;
   int valid = node_load_as(F, n, operand(F, 1), DT_I64);
   int rows = node_const(F, n, DT_I64, (double)op_int(op, "rows", 1));
@@ -107,10 +107,29 @@ static View *tensor_scale(Fuse *F, const View *amax, double top, View **inverse)
   return view_whole(F, node_store(F, n, s, DT_F32, ~0u));
 }
 
+/* e2m1 rounded away from zero with the probability of what is cut off. */
+static int at_random(Fuse *F, Node *n, const Op *op, int v, const Access *element) {
+  int a = node_op1(F, n, PR_ABS, v), six = number(F, n, 6);
+  a = node_select(F, n, node_op2(F, n, PR_LE, a, six), a, six);
+  int wide = node_select(F, n, node_op2(F, n, PR_LT, a, number(F, n, 4)), number(F, n, 1),
+                         number(F, n, 2));
+  int unit = node_select(F, n, node_op2(F, n, PR_LT, a, number(F, n, 2)), number(F, n, 0.5), wide);
+  int steps = node_op2(F, n, PR_DIV, a, unit), low = node_op1(F, n, PR_FLOOR, steps);
+  int u = node_rand(F, n, operand(F, op->nin - 2), operand(F, op->nin - 1), node_lin(F, n, element),
+                    op_int(op, "stream", 0));
+  int up = node_op2(F, n, PR_LT, u, node_op2(F, n, PR_SUB, steps, low));
+  int more = node_op2(F, n, PR_ADD, low, number(F, n, 1));
+  int q = node_op2(F, n, PR_MUL, node_select(F, n, up, more, low), unit);
+  int negative = node_op2(F, n, PR_LT, v, number(F, n, 0));
+  return node_select(F, n, negative, node_op1(F, n, PR_NEG, q), q);
+}
+
 static void set_codes(Fuse *F, Node *n, const Blocks *b, int codes) {
   const Type *ty = b->op->in[0]->type;
   int64_t cols = b->dim[1] * b->dim[3];
   Access at = {.stride = {b->dim[2] * cols, b->dim[3], cols, 1}};
+  if (op_attr(b->op, "stream"))
+    codes = at_random(F, n, b->op, codes, &at);
   const Type *to = type_with_dtype(builder_types(F->b), ty, b->op->out[0]->type->dt);
   set_result_buf(F, 0, node_store_at(F, n, codes, to, &at));
 }

@@ -95,6 +95,12 @@ Value *mapped(const Copier *c, const Op *op, int i);
 /* v comes from a read of a role param tensor through views and casts only; the read's op, or NULL. */
 const Op *param_read(const Value *v);
 
+/* ---- hadamard.c ------------------------------------------------------------------------------ */
+
+enum { HADAMARD = 16 };
+/* x[R, C], R a multiple of 16: each 16 rows times an orthogonal matrix of signs / 4, in x's dtype. */
+Value *build_hadamard(Builder *b, Value *x);
+
 /* ---- run.c ----------------------------------------------------------------------------------- */
 const PassInfo *pass_table(int *n);
 

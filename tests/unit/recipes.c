@@ -124,7 +124,7 @@ static const struct {
 } layers[] = {
     {"Float8CurrentScaling", 16, 48, 32}, {"Float8BlockScaling", 16, 144, 160},
     {"Float8BlockScaling", 144, 32, 16},  {"MXFP8BlockScaling", 16, 48, 80},
-    {"MXFP8BlockScaling", 64, 64, 32},
+    {"MXFP8BlockScaling", 64, 64, 32},    {"NVFP4BlockScaling", 32, 48, 16},
 };
 
 static double dot(const double *a, int64_t sa, const double *b, int64_t sb, int64_t n) {
@@ -230,6 +230,42 @@ START_TEST(weights_are_derived) {
 }
 END_TEST
 
+/* Hadamard's transform changes no sum over rows, and spreads one large element. */
+START_TEST(transform_is_orthogonal) {
+  Session s = session_open();
+  Builder *b = builder_create(s.strings, s.diag, STAGE_FORWARD);
+  const int64_t dim[2] = {32, 16};
+  const Type *t = type_get(builder_types(b), DT_F32, 2, dim);
+  Tensor *x = build_tensor(b, "io.x", t, ROLE_INPUT, (Loc){0});
+  Tensor *y = build_tensor(b, "output.y", t, ROLE_OUTPUT, (Loc){0});
+  build_func(b, "f");
+  build_write(b, y, build_hadamard(b, build_read(b, x)));
+  Module *m;
+  ck_assert_int_eq(builder_finish(b, &m), MPCC_OK);
+  Eval *e;
+  ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);
+  double *in = data_of(e, m, "io.x"), *out = data_of(e, m, "output.y");
+  for (int i = 0; i < 16; i++)
+    in[i * 16 + i] = 1; /* the matrix itself, transposed */
+  in[31 * 16 + 3] = 8;
+  ck_assert_int_eq(eval_run(e, module_func(m, "f")), MPCC_OK);
+  for (int i = 0; i < 16; i++)
+    for (int j = 0; j < 16; j++) {
+      ck_assert(fabs(out[i * 16 + j]) == 0.25);
+      double sum = dot(out + i * 16, 1, out + j * 16, 1, 16);
+      ck_assert_msg(sum == (i == j), "rows %d, %d: %g", i, j, sum);
+    }
+  for (int i = 16; i < 32; i++) {
+    ck_assert(fabs(out[i * 16 + 3]) == 2 && out[i * 16 + 4] == 0);
+    ck_assert((out[(i - 16) * 16] < 0) ==
+              (0x9E37 >> 0 & 1)); /* no row of Sylvester's is signed there */
+  }
+  eval_destroy(e);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
 int main(void) {
   Suite *suite = suite_create("recipes");
   TCase *t = tcase_create("recipes");
@@ -238,6 +274,7 @@ int main(void) {
   tcase_add_loop_test(t, products_are_of_decoded_blocks, 0, sizeof layers / sizeof *layers);
   tcase_add_loop_test(t, padding_is_said, 0, 2);
   tcase_add_test(t, weights_are_derived);
+  tcase_add_test(t, transform_is_orthogonal);
   suite_add_tcase(suite, t);
   return check_run(suite);
 }

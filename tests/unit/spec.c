@@ -52,7 +52,8 @@ START_TEST(json_has_every_key_with_its_default) {
   HAS(j, "\"optimizer\": {\"type\": \"SGD\", \"lr\": 0.1, \"weight_decay\": 0.0");
   HAS(j, "\"scheduler\": null");
   HAS(j, "\"metrics\": [{\"type\": \"Accuracy\", \"name\": \"acc\", \"inputs\": {\"input\": "
-         "\"logits\", \"target\": \"label\"}, \"task\": \"multiclass\", \"ignore_index\": null, \"top_k\": 1");
+         "\"logits\", \"target\": \"label\"}, \"task\": \"multiclass\", \"ignore_index\": null, "
+         "\"top_k\": 1");
   HAS(j,
       "\"loss\": {\"type\": \"CrossEntropyLoss\", \"inputs\": {\"input\": \"logits\", "
       "\"target\": \"label\"}, \"factor\": 1.0, \"label_smoothing\": 0.0, \"ignore_index\": -100");
@@ -275,7 +276,9 @@ static const struct {
     {"nf4", NULL, NULL, 190, false},
     {"32-true", "nf4", NULL, 190, false},
     {"bf17", NULL, NULL, 204, false},
-    {"{mode: bf16-mixed, recipe: {name: NVFP4BlockScaling}}", NULL, NULL, 190, false},
+    {"{mode: bf16-mixed, recipe: {name: NVFP4BlockScaling}}", NULL, NULL, 431, false},
+    {"{mode: transformer-engine, recipe: {name: NVFP4BlockScaling, fp8_format: E4M3}}", NULL, NULL,
+     434, false},
     {"{mode: transformer-engine, recipe: {name: MXFP8BlockScaling}}", NULL, "transformer-engine", 0,
      false},
     {"{mode: transformer-engine, recipe: {name: MXFP8BlockScaling, margin: 1}}", NULL, NULL, 434,
