@@ -135,15 +135,15 @@ static const struct {
   const char *key;
   AttrKind kind;
 } attr_kinds[] = {
-    {"dims", AT_INTS},      {"shape", AT_INTS},  {"perm", AT_INTS},     {"dim", AT_INT},
-    {"start", AT_INT},      {"end", AT_INT},     {"size", AT_INT},      {"axes", AT_INT},
-    {"heads", AT_INT},      {"stream", AT_INT},  {"groups", AT_INT},    {"ignore_index", AT_INT},
-    {"keepdim", AT_BOOL},   {"causal", AT_BOOL}, {"ta", AT_BOOL},       {"tb", AT_BOOL},
-    {"to", AT_DTYPE},       {"dtype", AT_DTYPE}, {"out", AT_DTYPE},     {"compute", AT_DTYPE},
-    {"eps", AT_FLOAT},      {"p", AT_FLOAT},     {"scale", AT_FLOAT},   {"dropout_p", AT_FLOAT},
-    {"positions", AT_INTS}, {"kernel", AT_INTS}, {"extents", AT_INTS},  {"up", AT_INTS},
-    {"block", AT_INTS},     {"turned", AT_INTS}, {"scales", AT_STR},    {"decoded", AT_DTYPE},
-    {"body", AT_STR},       {"kind", AT_STR},    {"tensor", AT_TENSOR},
+    {"dims", AT_INTS},      {"shape", AT_INTS},    {"perm", AT_INTS},     {"dim", AT_INT},
+    {"start", AT_INT},      {"end", AT_INT},       {"size", AT_INT},      {"axes", AT_INT},
+    {"heads", AT_INT},      {"stream", AT_INT},    {"groups", AT_INT},    {"ignore_index", AT_INT},
+    {"keepdim", AT_BOOL},   {"causal", AT_BOOL},   {"ta", AT_BOOL},       {"tb", AT_BOOL},
+    {"to", AT_DTYPE},       {"dtype", AT_DTYPE},   {"out", AT_DTYPE},     {"compute", AT_DTYPE},
+    {"eps", AT_FLOAT},      {"p", AT_FLOAT},       {"scale", AT_FLOAT},   {"dropout_p", AT_FLOAT},
+    {"positions", AT_INTS}, {"kernel", AT_INTS},   {"extents", AT_INTS},  {"up", AT_INTS},
+    {"block", AT_INTS},     {"scales", AT_STR},    {"decoded", AT_DTYPE}, {"body", AT_STR},
+    {"kind", AT_STR},       {"tensor", AT_TENSOR},
 };
 
 static bool kind_fits(AttrKind want, AttrKind is) {
