@@ -239,17 +239,41 @@ Val ll_fence(Gen *g, Val a) {
   return call1(g, "llvm.arithmetic.fence", a);
 }
 
-Val ll_fmax(Gen *g, Val a, Val b) {
+/* The instruction of a whole register: a > b (least: a < b) ? a : b, which is b when either is NaN.
+ * Written with comparisons LLVM merges it with the selection around it, which takes more. */
+static Val extreme_register(Gen *g, Val a, Val b, bool least) {
+  bool wide = ll_elem(a) == g->f64;
+  int bytes = ll_lanes(a) * (wide ? 8 : 4);
+  bool zmm = bytes == 64 && g->level->avx512;
+  if (!zmm && bytes != 32)
+    return ll_sel(g, ll_fcmp(g, least ? LLVMRealOLT : LLVMRealOGT, a, b), a, b);
+  char name[40];
+  snprintf(name, sizeof name, "llvm.x86.%s.%s.p%c.%d", zmm ? "avx512" : "avx",
+           least ? "min" : "max", wide ? 'd' : 's', 8 * bytes);
+  Val args[] = {a, b, LLVMConstInt(g->i32, 4, 0)};
+  return ll_call(g, name, NULL, zmm ? 3 : 2, args);
+}
+
+static Val extreme(Gen *g, Val a, Val b, bool least) {
   match(g, &a, &b);
-  /* b wins when it is NaN; a NaN is kept by the outer select. */
-  Val m = ll_sel(g, ll_fcmp(g, LLVMRealOGT, a, b), a, b);
-  return ll_sel(g, ll_fcmp(g, LLVMRealUNO, a, a), a, m);
+  int half = ll_lanes(a) / 2;
+  int bytes = ll_lanes(a) * (ll_elem(a) == g->f64 ? 8 : 4);
+  if (bytes > g->level->vector_bytes) {
+    Val low = extreme(g, ll_slice(g, a, 0, half), ll_slice(g, b, 0, half), least);
+    return ll_join(g, low,
+                   extreme(g, ll_slice(g, a, half, half), ll_slice(g, b, half, half), least));
+  }
+  /* a stays when it is NaN, b is taken when it is: in loops only b, the new value, is tested */
+  Val m = extreme_register(g, b, a, least);
+  return ll_sel(g, ll_fcmp(g, LLVMRealUNO, b, b), b, m);
+}
+
+Val ll_fmax(Gen *g, Val a, Val b) {
+  return extreme(g, a, b, false);
 }
 
 Val ll_fmin(Gen *g, Val a, Val b) {
-  match(g, &a, &b);
-  Val m = ll_sel(g, ll_fcmp(g, LLVMRealOLT, a, b), a, b);
-  return ll_sel(g, ll_fcmp(g, LLVMRealUNO, a, a), a, m);
+  return extreme(g, a, b, true);
 }
 
 #define BINARY(name, build)                                                                        \

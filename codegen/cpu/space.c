@@ -305,8 +305,7 @@ static bool worth_keeping(const Rows *r, int i) {
     return false;
   int64_t stride = r->lanes > 1 ? r->body.in[s->ref].stride[r->lane_dim] : 1;
   /* decoding takes the ports that arithmetic wants, memory has its own */
-  DType dt = gen_in_dtype(r->op, s->ref);
-  bool narrow = stride == 1 && dtype_bytes(dt) <= 2 && !(r->paired && dt == DT_BF16);
+  bool narrow = stride == 1 && dtype_bytes(gen_in_dtype(r->op, s->ref)) <= 2;
   return (stride != 0 && stride != 1) || (narrow && spill_bytes(r, i) <= MAX_CHEAP_SPILL_BYTES);
 }
 

@@ -259,6 +259,36 @@ START_TEST(layer_norm_and_sums) {
 }
 END_TEST
 
+/* bf16 columns are done in pairs of vectors, everything else is put into their order: operands and
+ * results of other dtypes, indices, what is left of a row. */
+START_TEST(pairs) {
+  for (int s = 0; s < NSIZE; s++) {
+    int64_t rows = 9, cols = sizes[s], n = rows * cols;
+    Access full = rows_access(cols, 1);
+    Group *t = group_new("rows", 2, (int64_t[]){rows, cols}, 1);
+    t->body.panel_rows = 4;
+    int x = load(t, DT_BF16, n, full), y = load(t, DT_BF16, n, full), h = load(t, DT_F16, n, full);
+    int q = load(t, DT_E4M3, cols, rows_access(0, 1));
+    int z = op2(t, PR_ADD, op2(t, PR_MUL, h, q), op2(t, PR_SUB, x, y));
+    int column = put(t, PR_INDEX, DT_I64, 1, 0, -1, -1, -1);
+    int row = put(t, PR_INDEX, DT_I64, 0, 0, -1, -1, -1);
+    t->body.stmt[column].level = LV_ELEM;
+    t->body.stmt[row].level = LV_ROW;
+    int hit = put(t, PR_EQ, DT_B1, -1, 0, column, row, -1);
+    int odd = put(t, PR_LT, DT_B1, -1, 0, row, column, -1);
+    store(t, DT_BF16, n, full, put(t, PR_SELECT, DT_F32, -1, 0, hit, z, x));
+    store(t, DT_BF16, n, full, put(t, PR_SELECT, DT_F32, -1, 0, odd, z, y));
+    store(t, DT_F32, n, full, z);
+    store(t, DT_E5M2, n, full, z);
+    store(t, DT_F32, rows, rows_access(1, 0), op1(t, PR_RSUM, z));
+    store(t, DT_F32, rows, rows_access(1, 0), op1(t, PR_RMAX, z));
+    store(t, DT_F32, 3 * cols, full, op1(t, PR_CSUM, z));
+    judge(t, 2e-5, "pairs");
+    group_free(t);
+  }
+}
+END_TEST
+
 /* Values of expensive functions are kept between passes: softmax. */
 START_TEST(softmax) {
   for (int s = 0; s < NSIZE; s++) {
@@ -596,6 +626,7 @@ int main(void) {
   TCase *c = tcase_create("rows");
   tcase_set_timeout(c, 300);
   tcase_add_test(c, layer_norm_and_sums);
+  tcase_add_test(c, pairs);
   tcase_add_test(c, softmax);
   tcase_add_test(c, combine_partials);
   tcase_add_test(c, many_dimensions);
