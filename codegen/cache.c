@@ -92,29 +92,35 @@ static void put_attr(const Attr *a, Text *out) {
   }
 }
 
-void cache_key(const Kernel *k, const Target *t, const char *level, int opt_level, Text *out) {
+void cache_key(const Kernel *k, int n, const Target *t, const char *level, int opt_level,
+               Text *out) {
   text_printf(out, "mpcc %s build ", MPCC_VERSION);
   dl_iterate_phdr(find_build, out);
   text_printf(out, "\n%s ", t->name);
   t->compiler(level, opt_level, out);
-  text_printf(out, "\n%s\n", k->symbol);
-  put_body(k->group, out);
-  for (int i = 0; i < k->group->nattr; i++)
-    if (strcmp(k->group->attr[i].key, "label"))
-      put_attr(&k->group->attr[i], out);
-  text_puts(out, "\n");
+  for (; n-- > 0; k++) {
+    text_printf(out, "\n%s\n", k->symbol);
+    put_body(k->group, out);
+    for (int i = 0; i < k->group->nattr; i++)
+      if (strcmp(k->group->attr[i].key, "label"))
+        put_attr(&k->group->attr[i], out);
+    text_puts(out, "\n");
+  }
 }
 
 /* ---- files ---- */
 
-static const char cache_magic[8] = "MPCCKRN2";
+static const char cache_magic[8] = "MPCCKRN3";
 
+/* A file: this, the facts of each kernel, the key, the object. */
 typedef struct {
   char magic[8];
-  uint64_t key_bytes, object_bytes;
-  int64_t ntiles, scratch_bytes, columns, threads;
-  uint64_t sum; /* of the object */
+  uint64_t key_bytes, object_bytes, nkernel;
+  uint64_t sum; /* of the facts and the object */
 } Entry;
+typedef struct {
+  int64_t ntiles, scratch_bytes, columns, threads, registers, spill_bytes;
+} Facts;
 
 /* FNV-1a, 64 bits, from a chosen start. */
 static uint64_t hash(const void *data, size_t len, uint64_t h) {
@@ -150,33 +156,45 @@ static char *read_file(const char *path, size_t *len) {
   return data;
 }
 
-bool cache_get(const char *dir, const Text *key, Kernel *k, void **bytes, size_t *len) {
+static uint64_t sum_of(const Facts *facts, size_t n, const void *object, size_t bytes,
+                       uint64_t start) {
+  return hash(object, bytes, hash(facts, n * sizeof *facts, start));
+}
+
+bool cache_get(const char *dir, const Text *key, Kernel *k, int n, void **bytes, size_t *len) {
   Text path = {0};
   entry_path(dir, key, &path);
   size_t size = 0;
   char *data = path.failed ? NULL : read_file(path.data, &size);
   text_fini(&path);
   Entry e = {0};
-  bool ok = data && size >= sizeof e;
+  const size_t count = (size_t)n, head = sizeof e + count * sizeof(Facts) + key->len;
+  bool ok = data && size >= head;
   if (ok) {
     memcpy(&e, data, sizeof e);
+    const Facts *facts = (const Facts *)(data + sizeof e);
     ok = !memcmp(e.magic, cache_magic, sizeof e.magic) && e.key_bytes == key->len &&
-         e.object_bytes <= size && size - e.object_bytes == sizeof e + key->len &&
-         !memcmp(data + sizeof e, key->data, key->len) &&
-         hash(data + sizeof e + key->len, e.object_bytes, e.key_bytes) == e.sum;
+         e.nkernel == count && e.object_bytes <= size && size - e.object_bytes == head &&
+         !memcmp(facts + count, key->data, key->len) &&
+         sum_of(facts, count, data + head, e.object_bytes, e.key_bytes) == e.sum;
   }
-  if (ok) {
-    memmove(data, data + sizeof e + key->len, e.object_bytes);
-    *bytes = data;
-    *len = e.object_bytes;
-    k->ntiles = e.ntiles;
-    k->scratch_bytes = e.scratch_bytes;
-    k->columns = e.columns;
-    k->threads = (int)e.threads;
-    return true;
+  if (!ok) {
+    free(data);
+    return false;
   }
-  free(data);
-  return false;
+  const Facts *f = (const Facts *)(data + sizeof e);
+  for (int i = 0; i < n; i++, f++) {
+    k[i].ntiles = f->ntiles;
+    k[i].scratch_bytes = f->scratch_bytes;
+    k[i].columns = f->columns;
+    k[i].threads = (int)f->threads;
+    k[i].registers = (int)f->registers;
+    k[i].spill_bytes = (int)f->spill_bytes;
+  }
+  memmove(data, data + head, e.object_bytes);
+  *bytes = data;
+  *len = e.object_bytes;
+  return true;
 }
 
 static bool write_all(int fd, const void *data, size_t len) {
@@ -208,36 +226,39 @@ static void make_dirs(const char *dir) {
   text_fini(&t);
 }
 
-void cache_put(const char *dir, const Text *key, const Kernel *k, const void *bytes, size_t len) {
+/* All of an entry to an open file; closes it. */
+static bool write_entry(int fd, const Text *key, const Facts *facts, int n, const void *bytes,
+                        size_t len) {
+  Entry e = {.key_bytes = key->len,
+             .object_bytes = len,
+             .nkernel = (uint64_t)n,
+             .sum = sum_of(facts, (size_t)n, bytes, len, key->len)};
+  memcpy(e.magic, cache_magic, sizeof e.magic);
+  bool ok = write_all(fd, &e, sizeof e) && write_all(fd, facts, (size_t)n * sizeof *facts) &&
+            write_all(fd, key->data, key->len) && write_all(fd, bytes, len) && !fchmod(fd, 0644);
+  return !close(fd) && ok;
+}
+
+void cache_put(const char *dir, const Text *key, const Kernel *k, int n, const void *bytes,
+               size_t len) {
   Text path = {0}, temp = {0};
   entry_path(dir, key, &path);
   text_printf(&temp, "%s/.new-XXXXXX", dir);
-  if (path.failed || temp.failed) {
-    text_fini(&path);
-    text_fini(&temp);
-    return;
-  }
-  int fd = mkostemp(temp.data, O_CLOEXEC);
-  if (fd < 0 && errno == ENOENT) {
+  Facts *facts = calloc((size_t)n + 1, sizeof *facts);
+  int fd = -1;
+  if (facts && !path.failed && !temp.failed)
+    fd = mkostemp(temp.data, O_CLOEXEC);
+  if (facts && !path.failed && !temp.failed && fd < 0 && errno == ENOENT) {
     make_dirs(dir);
     memcpy(temp.data + temp.len - 6, "XXXXXX", 6);
     fd = mkostemp(temp.data, O_CLOEXEC);
   }
-  if (fd >= 0) {
-    Entry e = {.key_bytes = key->len,
-               .object_bytes = len,
-               .ntiles = k->ntiles,
-               .scratch_bytes = k->scratch_bytes,
-               .columns = k->columns,
-               .threads = k->threads,
-               .sum = hash(bytes, len, key->len)};
-    memcpy(e.magic, cache_magic, sizeof e.magic);
-    bool ok = write_all(fd, &e, sizeof e) && write_all(fd, key->data, key->len) &&
-              write_all(fd, bytes, len) && !fchmod(fd, 0644);
-    ok = !close(fd) && ok;
-    if (!ok || rename(temp.data, path.data))
-      unlink(temp.data);
-  }
+  for (int i = 0; facts && i < n; i++)
+    facts[i] = (Facts){k[i].ntiles,  k[i].scratch_bytes, k[i].columns,
+                       k[i].threads, k[i].registers,     k[i].spill_bytes};
+  if (fd >= 0 && (!write_entry(fd, key, facts, n, bytes, len) || rename(temp.data, path.data)))
+    unlink(temp.data);
+  free(facts);
   text_fini(&path);
   text_fini(&temp);
 }

@@ -18,6 +18,9 @@ typedef struct {
   int64_t scratch_bytes; /* of each thread; cuda: dynamic shared memory of a block */
   int64_t columns;       /* cuda: blocks along y */
   int threads;           /* cuda: of a block */
+  int registers, spill_bytes; /* cuda: of a thread, as its compiler says; 0: unknown */
+  /* Filled by emit. */
+  int object; /* which of the archive's objects it is in */
 } Kernel;
 
 typedef struct {
@@ -29,12 +32,15 @@ typedef struct {
   /* Fastest level of this machine; NULL when none of the levels runs here. */
   const char *(*host_level)(void);
   const char *(*level_needs)(const char *level); /* MpccCode.needs */
-  /* Compiles one kernel: malloc'ed bytes in the form asked for, and the kernel's facts. form:
-   * "object" (what goes into an MpccArchive of abi.h), or a text that people read: cpu "asm",
-   * "llvm-ir"; cuda "cuda", "ptx". errors, with words in error[256]: ERR_TARGET (this target cannot),
-   * ERR_INTERNAL. Thread safe. */
-  Status (*compile)(const char *level, Kernel *k, int opt_level, const char *form, char *error,
-                  void **bytes, size_t *len);
+  /* How many of the first n kernels one compilation takes together, at least 1, whatever follows
+   * them; NULL: each alone. */
+  int (*together)(const Kernel *k, int n, const char *form);
+  /* Compiles n kernels together: malloc'ed bytes in the form asked for, and the kernels' facts. form:
+   * "object" (what goes into an MpccArchive of abi.h), or what people read: cpu "asm", "llvm-ir";
+   * cuda "cuda", "ptx", "cubin". errors, with words in error[256] and the kernel at fault in *at:
+   * ERR_TARGET (this target cannot), ERR_INTERNAL. Thread safe. */
+  Status (*compile)(const char *level, Kernel *k, int n, int opt_level, const char *form,
+                    char *error, int *at, void **bytes, size_t *len);
   /* Appends what decides, beside the kernel, the bytes that compile gives. */
   void (*compiler)(const char *level, int opt_level, Text *out);
 } Target;
@@ -72,14 +78,21 @@ Status codegen_emit(const Target *t, const char *level, Kernel *kernels, int n, 
                     int jobs, const char *cache_dir, const char *form, Diag *d, void **bytes,
                     size_t *len);
 
+/* MpccArchive of n parts, malloc'ed; false when memory is short. */
+bool codegen_archive(const void *const *part, const size_t *part_bytes, int n, void **bytes,
+                     size_t *len);
+
 /* ---- cache.c: compiled kernels on disk ------------------------------------------------------- */
 
-/* Text that decides a kernel's code: group without places, level, optimization, compiler build. */
-void cache_key(const Kernel *k, const Target *t, const char *level, int opt_level, Text *out);
-/* True when dir holds an intact entry for key: fills the kernel's facts and *bytes (malloc'ed). */
-bool cache_get(const char *dir, const Text *key, Kernel *k, void **bytes, size_t *len);
+/* Text that decides the code of n kernels compiled together: groups without places, level,
+ * optimization, compiler build. */
+void cache_key(const Kernel *k, int n, const Target *t, const char *level, int opt_level,
+               Text *out);
+/* True when dir holds an intact entry for key: fills the kernels' facts and *bytes (malloc'ed). */
+bool cache_get(const char *dir, const Text *key, Kernel *k, int n, void **bytes, size_t *len);
 /* Writes an entry (atomically, by rename); failures are of no consequence. */
-void cache_put(const char *dir, const Text *key, const Kernel *k, const void *bytes, size_t len);
+void cache_put(const char *dir, const Text *key, const Kernel *k, int n, const void *bytes,
+               size_t len);
 
 /* ---- package.c ------------------------------------------------------------------------------- */
 

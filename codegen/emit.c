@@ -8,10 +8,13 @@
 
 #include "codegen/codegen.h"
 
+/* Kernels compiled together. */
 typedef struct {
+  int first, n;
   void *bytes;
   size_t len;
   Status status;
+  int at; /* the one at fault */
   char error[256];
 } Piece;
 
@@ -21,23 +24,22 @@ typedef struct {
   bool is_object;
   Kernel *kernel;
   Piece *piece;
-  int n, opt_level;
+  int n, opt_level; /* n: pieces */
   atomic_int next;
 } Job;
 
-static void compile_one(Job *job, int i) {
-  Kernel *k = &job->kernel[i];
-  Piece *p = &job->piece[i];
+static void compile_piece(Job *job, Piece *p) {
+  Kernel *k = &job->kernel[p->first];
   Text key = {0};
   bool cached = job->cache_dir && job->is_object;
   if (cached)
-    cache_key(k, job->target, job->level, job->opt_level, &key);
+    cache_key(k, p->n, job->target, job->level, job->opt_level, &key);
   cached = cached && !key.failed;
-  if (!cached || !cache_get(job->cache_dir, &key, k, &p->bytes, &p->len)) {
-    p->status = job->target->compile(job->level, k, job->opt_level, job->form, p->error, &p->bytes,
-                                     &p->len);
+  if (!cached || !cache_get(job->cache_dir, &key, k, p->n, &p->bytes, &p->len)) {
+    p->status = job->target->compile(job->level, k, p->n, job->opt_level, job->form, p->error,
+                                     &p->at, &p->bytes, &p->len);
     if (cached && p->status == MPCC_OK)
-      cache_put(job->cache_dir, &key, k, p->bytes, p->len);
+      cache_put(job->cache_dir, &key, k, p->n, p->bytes, p->len);
   }
   text_fini(&key);
 }
@@ -45,7 +47,7 @@ static void compile_one(Job *job, int i) {
 static void *worker(void *user) {
   Job *job = user;
   for (int i; (i = atomic_fetch_add(&job->next, 1)) < job->n;)
-    compile_one(job, i);
+    compile_piece(job, &job->piece[i]);
   return NULL;
 }
 
@@ -66,11 +68,11 @@ static size_t aligned(size_t n) {
   return (n + 63) & ~(size_t)63;
 }
 
-/* MpccArchive of the objects in kernel order. */
-static bool archive(const Piece *piece, int n, void **bytes, size_t *len) {
+bool codegen_archive(const void *const *part, const size_t *part_bytes, int n, void **bytes,
+                     size_t *len) {
   size_t head = sizeof(MpccArchive) + (size_t)n * sizeof(MpccArchiveEntry), total = aligned(head);
   for (int i = 0; i < n; i++)
-    total += aligned(piece[i].len);
+    total += aligned(part_bytes[i]);
   char *out = calloc(1, total + 1);
   if (!out)
     return false;
@@ -78,14 +80,30 @@ static bool archive(const Piece *piece, int n, void **bytes, size_t *len) {
   memcpy(out, &a, sizeof a);
   size_t at = aligned(head);
   for (int i = 0; i < n; i++) {
-    MpccArchiveEntry e = {at, piece[i].len};
+    MpccArchiveEntry e = {at, part_bytes[i]};
     memcpy(out + sizeof a + (size_t)i * sizeof e, &e, sizeof e);
-    memcpy(out + at, piece[i].bytes, piece[i].len);
-    at += aligned(piece[i].len);
+    if (part_bytes[i])
+      memcpy(out + at, part[i], part_bytes[i]);
+    at += aligned(part_bytes[i]);
   }
   *bytes = out;
   *len = total;
   return true;
+}
+
+/* Archive of the objects in their order. */
+static bool archive(const Piece *piece, int n, void **bytes, size_t *len) {
+  const void **part = calloc((size_t)n + 1, sizeof *part);
+  size_t *part_bytes = calloc((size_t)n + 1, sizeof *part_bytes);
+  bool ok = part && part_bytes;
+  for (int i = 0; ok && i < n; i++) {
+    part[i] = piece[i].bytes;
+    part_bytes[i] = piece[i].len;
+  }
+  ok = ok && codegen_archive(part, part_bytes, n, bytes, len);
+  free(part);
+  free(part_bytes);
+  return ok;
 }
 
 static bool concatenate(const Piece *piece, int n, void **bytes, size_t *len) {
@@ -103,13 +121,13 @@ static Status collect(const Job *job, Diag *d, void **bytes, size_t *len) {
     const Status s = job->piece[i].status;
     if (s == MPCC_OK)
       continue;
-    const Op *op = job->kernel[i].group;
+    const Kernel *k = &job->kernel[job->piece[i].first + job->piece[i].at];
+    const Op *op = k->group;
     const char *label = op_str(op, "label", "no label");
     if (s == MPCC_ERR_TARGET)
       diag_error(d, op->loc, 504, "%s: %s", label, job->piece[i].error);
     else
-      diag_error(d, op->loc, 900, "kernel %s (%s): %s", job->kernel[i].symbol, label,
-                 job->piece[i].error);
+      diag_error(d, op->loc, 900, "kernel %s (%s): %s", k->symbol, label, job->piece[i].error);
     return s;
   }
   bool ok = job->is_object ? archive(job->piece, job->n, bytes, len)
@@ -133,20 +151,28 @@ Status codegen_emit(const Target *t, const char *level, Kernel *kernels, int n, 
     diag_error(d, (Loc){0}, 901, "target %s has no level '%s'", t->name, level);
     return MPCC_ERR_TARGET;
   }
+  /* pieces do not depend on jobs: the same bytes on any machine */
   Job job = {.target = t,
              .level = level,
              .form = form,
              .is_object = !strcmp(form, "object"),
              .kernel = kernels,
-             .n = n,
              .opt_level = opt_level,
              .cache_dir = cache_dir};
   job.piece = calloc((size_t)n + 1, sizeof *job.piece);
   if (!job.piece)
     return MPCC_ERR_NOMEM;
+  for (int first = 0; first < n; job.n++) {
+    Piece *p = &job.piece[job.n];
+    p->first = first;
+    p->n = t->together ? t->together(&kernels[first], n - first, form) : 1;
+    for (int i = 0; i < p->n; i++)
+      kernels[first + i].object = job.n;
+    first += p->n;
+  }
   run_jobs(&job, jobs);
   Status s = collect(&job, d, bytes, len);
-  for (int i = 0; i < n; i++)
+  for (int i = 0; i < job.n; i++)
     free(job.piece[i].bytes);
   free(job.piece);
   return s;

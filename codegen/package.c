@@ -394,7 +394,8 @@ static void put_kernels(Package *p) {
                       .ntiles = (uint64_t)k->ntiles,
                       .scratch_bytes = (uint64_t)k->scratch_bytes,
                       .threads = (uint32_t)k->threads,
-                      .columns = (uint32_t)k->columns};
+                      .columns = (uint32_t)k->columns,
+                      .object = (uint32_t)k->object};
     text_put(&p->kernel_rows, (const char *)&row, sizeof row);
   }
 }

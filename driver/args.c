@@ -27,7 +27,7 @@ static const struct {
   const char *arg, *doc;
 } table[O_COUNT] = {
     [O_OUTPUT] = {"output", "o", V_VALUE, "FILE", "output; - is standard output"},
-    [O_EMIT] = {"emit", NULL, V_VALUE, "KIND", "exe (default), obj, asm, llvm-ir, cuda, ptx, ir, plan, image"},
+    [O_EMIT] = {"emit", NULL, V_VALUE, "KIND", "exe (default), obj, asm, llvm-ir, cuda, ptx, cubin, ir, plan, image"},
     [O_OPT] = {"optimize", "O", V_VALUE, "0..3", "effort of the code generator, default 2"},
     [O_NUMERICS] = {"numerics", NULL, V_VALUE, "fused|strict",
                     "strict rounds at every op boundary, as op-by-op execution does"},
@@ -180,7 +180,7 @@ static int take(Args *a, int id, const char *v) {
   mpcc_options *o = &a->options;
   switch (id) {
   case O_OUTPUT: a->output = v; return 0;
-  case O_EMIT: a->emit = v; return choice(v, "exe|obj|asm|llvm-ir|cuda|ptx|ir|plan|image");
+  case O_EMIT: a->emit = v; return choice(v, "exe|obj|asm|llvm-ir|cuda|ptx|cubin|ir|plan|image");
   case O_OPT: o->opt_set = true; return number(v, 0, 3, &o->opt_level);
   case O_NUMERICS: o->strict = !strcmp(v, "strict"); return choice(v, "fused|strict");
   case O_TARGET: o->ntarget = 0; split(a->list[4], &o->ntarget, v); return targets(o);

@@ -83,8 +83,8 @@ static const struct {
 } kinds[] = {{"exe", MPCC_OUT_IMAGE, ""},          {"image", MPCC_OUT_IMAGE, ".mpcimg"},
              {"obj", MPCC_OUT_OBJECT, ".o"},       {"asm", MPCC_OUT_ASM, ".s"},
              {"llvm-ir", MPCC_OUT_LLVM_IR, ".ll"}, {"cuda", MPCC_OUT_CUDA, ".cu"},
-             {"ptx", MPCC_OUT_PTX, ".ptx"},        {"ir", MPCC_OUT_IR, ".mpir"},
-             {"plan", MPCC_OUT_PLAN, ".plan"}};
+             {"ptx", MPCC_OUT_PTX, ".ptx"},        {"cubin", MPCC_OUT_CUBIN, ".cubin"},
+             {"ir", MPCC_OUT_IR, ".mpir"},         {"plan", MPCC_OUT_PLAN, ".plan"}};
 
 static int write_result(const Args *a, const char *input, const char *emit, const char *suffix,
                         const void *out, size_t bytes) {

@@ -456,7 +456,8 @@ static Status emit_plan(Compilation *c, void **out, size_t *bytes) {
 static Status compile_kind(Compilation *c, mpcc_output kind, void **out, size_t *bytes) {
   static const char *const forms[] = {
       [MPCC_OUT_OBJECT] = "object", [MPCC_OUT_ASM] = "asm", [MPCC_OUT_LLVM_IR] = "llvm-ir",
-      [MPCC_OUT_CUDA] = "cuda",     [MPCC_OUT_PTX] = "ptx"};
+      [MPCC_OUT_CUDA] = "cuda",     [MPCC_OUT_PTX] = "ptx",
+      [MPCC_OUT_CUBIN] = "cubin"};
   if (kind == MPCC_OUT_CHECK) /* through the step: most errors of a spec show by then */
     return c->module->stage < STAGE_SAVED ? compilation_passes(c, NULL, "save") : MPCC_OK;
   if (kind == MPCC_OUT_IR)

@@ -260,8 +260,10 @@ bool cpu_compile(const CpuLevel *level, Kernel *k, int opt_level, CpuForm form, 
 
 /* ---- the target ---- */
 
-static Status compile(const char *level, Kernel *k, int opt_level, const char *form, char *error,
-                      void **bytes, size_t *len) {
+static Status compile(const char *level, Kernel *k, int n, int opt_level, const char *form,
+                      char *error, int *at, void **bytes, size_t *len) {
+  (void)n; /* each alone */
+  *at = 0;
   CpuForm f = !strcmp(form, "asm")       ? FORM_ASM
               : !strcmp(form, "llvm-ir") ? FORM_LLVM_IR
                                          : FORM_OBJECT;

@@ -10,7 +10,7 @@ enum { CUDA_TILE = 64 }; /* rows and columns of a product's tile; columns of a p
 /* One kernel being written. */
 typedef struct {
   Text out;       /* its text so far */
-  size_t kernel;  /* where it begins in the text, behind the device helpers */
+  size_t helpers; /* bytes of the device helpers, in front of the kernels */
   bool exact;     /* the body rounds explicitly: no contraction of a * b + c */
   bool unsupported; /* the failure is what the target lacks */
   int threads;    /* of a block; filled by the emitter */
@@ -35,9 +35,11 @@ typedef bool CudaEmit(CudaGen *g, const Op *group, const char *symbol);
 
 /* ---- program.c ------------------------------------------------------------------------------- */
 
-/* Starts g and writes the whole CUDA program of one kernel to g->out, which the caller frees
- * (text_fini) in every case. False with g->error on failure. */
-bool cuda_program(CudaGen *g, const Op *group, const char *symbol);
+/* Starts g: the device helpers that every program begins with, in g->out, which the caller frees
+ * (text_fini) in every case. */
+void cuda_begin(CudaGen *g);
+/* Appends one kernel to the program. False with g->error on failure. */
+bool cuda_kernel(CudaGen *g, const Op *group, const char *symbol);
 
 /* ---- stmt.c: statements as CUDA expressions
  * ------------------------------------------------------------ Values are variables v<i>, or

@@ -142,3 +142,25 @@ bool nvrtc_compile(const Nvrtc *n, const char *text, const char *arch, bool exac
   n->nvrtcDestroyProgram(&p);
   return ok;
 }
+
+/* The log of -Xptxas -v, for each kernel:
+ *   ptxas info    : Compiling entry function 'NAME' for 'sm_90'
+ *   ptxas info    : Function properties for NAME
+ *   ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ *   ptxas info    : Used 12 registers, used 1 barriers, 396 bytes cmem[0] */
+bool nvrtc_figures(const char *log, const char *symbol, int *registers, int *spill_bytes) {
+  char head[160];
+  int frame = 0, stores = 0;
+  snprintf(head, sizeof head, "entry function '%s'", symbol);
+  const char *at = log ? strstr(log, head) : NULL;
+  const char *used = at ? strstr(at, "Used ") : NULL;
+  const char *memory = at ? strstr(at, "bytes stack frame") : NULL;
+  if (!used || !memory || sscanf(used, "Used %d registers", registers) != 1)
+    return false;
+  while (memory > at && (memory[-1] == ' ' || (memory[-1] >= '0' && memory[-1] <= '9')))
+    memory--;
+  if (sscanf(memory, "%d bytes stack frame, %d bytes spill stores", &frame, &stores) != 2)
+    return false;
+  *spill_bytes = frame > stores ? frame : stores;
+  return true;
+}

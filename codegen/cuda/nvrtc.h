@@ -13,10 +13,14 @@ typedef struct Nvrtc Nvrtc;
 const Nvrtc *nvrtc_open(char *error);
 /* "13.0" as one text for cache keys: borrowed. */
 const char *nvrtc_version(const Nvrtc *n);
-/* Compiles for arch "sm_90": ptx (zero-terminated) and cubin, each malloc'ed and may be NULL when
- * not wanted. *log: what the compiler said (registers, spills, shared memory of each kernel), also
+/* Compiles for arch "sm_90": ptx (zero-terminated) and cubin, each malloc'ed; the pointers may be NULL
+ * when not wanted. exact: no contraction of a * b + c. *log: what the compiler said (registers, spills, shared memory of each kernel), also
  * on failure; malloc'ed or NULL. False on failure. Thread safe. */
 bool nvrtc_compile(const Nvrtc *n, const char *text, const char *arch, bool exact, char **ptx,
                    void **cubin, size_t *cubin_bytes, char **log);
+
+/* Registers of a thread, and bytes it keeps in memory for want of them, of kernel `symbol` by such a log.
+ * False when the log does not have it. Pure. */
+bool nvrtc_figures(const char *log, const char *symbol, int *registers, int *spill_bytes);
 
 #endif

@@ -1,4 +1,4 @@
-/* The CUDA target: levels are the architectures, a kernel's object is PTX text. */
+/* The CUDA target: levels are the architectures, an object is PTX and cubin of several kernels. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,40 +14,111 @@ static void first_error(const char *log, char *error) {
   snprintf(error, 256, "NVRTC: %.*s", at ? (int)strcspn(at, "\n") : 9, at ? at : "no reason");
 }
 
-static Status compile(const char *level, Kernel *k, int opt_level, const char *form, char *error,
-                      void **bytes, size_t *len) {
+/* Kernels in one program: the helpers in front of them cost as much as several kernels. Products,
+ * convolutions and attention take long by themselves; strict and fused kernels need other options.
+ */
+static int together(const Kernel *k, int n, const char *form) {
+  enum { MOST = 10 };
+  static const char *const light[] = {"rows", "index", "scatter", "move", "pack"};
+  const bool exact = cuda_is_exact(k[0].group->body);
+  if (!strcmp(form, "cubin"))
+    return n;
+  for (int i = 0; i < n && i < MOST; i++) {
+    const char *kind = op_str(k[i].group, "kind", "");
+    bool is_light = false;
+    for (size_t j = 0; j < sizeof light / sizeof *light; j++)
+      is_light = is_light || !strcmp(kind, light[j]);
+    if (cuda_is_exact(k[i].group->body) != exact || (i && !is_light))
+      return i;
+    if (!is_light)
+      return 1;
+  }
+  return n < MOST ? n : MOST;
+}
+
+/* The program of n kernels; their facts. *exact: some round explicitly. */
+static bool write_program(CudaGen *g, Kernel *k, int n, bool *exact, int *at) {
+  cuda_begin(g);
+  *exact = false;
+  for (int i = 0; i < n; i++) {
+    *at = i;
+    if (!cuda_kernel(g, k[i].group, k[i].symbol))
+      return false;
+    k[i].ntiles = g->blocks;
+    k[i].columns = g->blocks_y;
+    k[i].threads = g->threads;
+    k[i].scratch_bytes = 0;
+    *exact = *exact || g->exact;
+  }
+  *at = 0;
+  return true;
+}
+
+/* Both forms in one object, or the one that is asked for. */
+static bool put_forms(const char *form, char *ptx, void *cubin, size_t cubin_bytes, void **bytes,
+                      size_t *len) {
+  const void *const part[] = {ptx, cubin};
+  const size_t part_bytes[] = {strlen(ptx) + 1, cubin_bytes};
+  if (!strcmp(form, "object")) {
+    const bool ok = codegen_archive(part, part_bytes, 2, bytes, len);
+    free(ptx);
+    free(cubin);
+    return ok;
+  }
+  const bool is_ptx = !strcmp(form, "ptx");
+  *bytes = is_ptx ? (void *)ptx : cubin;
+  *len = is_ptx ? strlen(ptx) : cubin_bytes;
+  free(is_ptx ? cubin : (void *)ptx);
+  return true;
+}
+
+static Status compile_program(const CudaGen *g, const char *level, Kernel *k, int n, bool exact,
+                              const char *form, char *error, void **bytes, size_t *len) {
+  char *ptx = NULL, *log = NULL;
+  void *cubin = NULL;
+  size_t cubin_bytes = 0;
+  const Nvrtc *c = nvrtc_open(error);
+  if (!c)
+    return MPCC_ERR_TARGET;
+  bool ok = nvrtc_compile(c, g->out.data, level, exact, &ptx, &cubin, &cubin_bytes, &log);
+  if (!ok)
+    first_error(log, error);
+  for (int i = 0; ok && i < n; i++)
+    nvrtc_figures(log, k[i].symbol, &k[i].registers, &k[i].spill_bytes);
+  free(log);
+  if (!ok) {
+    free(ptx);
+    free(cubin);
+    return MPCC_ERR_INTERNAL;
+  }
+  if (put_forms(form, ptx, cubin, cubin_bytes, bytes, len))
+    return MPCC_OK;
+  snprintf(error, 256, "out of memory");
+  return MPCC_ERR_INTERNAL;
+}
+
+static Status compile(const char *level, Kernel *k, int n, int opt_level, const char *form,
+                      char *error, int *at, void **bytes, size_t *len) {
   (void)opt_level;
   CudaGen g;
-  char *ptx = NULL, *log = NULL;
+  bool exact;
+  Status s = MPCC_OK;
   *bytes = NULL;
-  bool ok = cuda_program(&g, k->group, k->symbol), has_compiler = true;
-  if (!ok) {
+  if (!write_program(&g, k, n, &exact, at)) {
     snprintf(error, 256, "%s", g.error);
+    s = g.unsupported ? MPCC_ERR_TARGET : MPCC_ERR_INTERNAL;
   } else if (!strcmp(form, "cuda")) {
-    *len = g.out.len - g.kernel;
+    *len = g.out.len - g.helpers;
     *bytes = malloc(*len + 1);
-    ok = *bytes != NULL;
-    if (ok)
-      memcpy(*bytes, g.out.data + g.kernel, *len + 1);
+    if (*bytes)
+      memcpy(*bytes, g.out.data + g.helpers, *len + 1);
+    else
+      s = MPCC_ERR_NOMEM;
   } else {
-    const Nvrtc *n = nvrtc_open(error);
-    ok = has_compiler = n != NULL;
-    if (ok && !nvrtc_compile(n, g.out.data, level, g.exact, &ptx, NULL, NULL, &log)) {
-      first_error(log, error);
-      ok = false;
-    }
-    *bytes = ptx;
-    *len = ptx ? strlen(ptx) + 1 : 0;
+    s = compile_program(&g, level, k, n, exact, form, error, bytes, len);
   }
-  if (ok) {
-    k->ntiles = g.blocks;
-    k->columns = g.blocks_y;
-    k->threads = g.threads;
-    k->scratch_bytes = 0;
-  }
-  free(log);
   text_fini(&g.out);
-  return ok ? MPCC_OK : g.unsupported || !has_compiler ? MPCC_ERR_TARGET : MPCC_ERR_INTERNAL;
+  return s;
 }
 
 static void compiler(const char *level, int opt_level, Text *out) {
@@ -85,6 +156,7 @@ const Target target_cuda = {
     .caps = caps,
     .host_level = host_level,
     .level_needs = level_needs,
+    .together = together,
     .compile = compile,
     .compiler = compiler,
 };

@@ -1,4 +1,4 @@
-/* One kernel as a whole CUDA program: polynomials, device helpers, the kernel. */
+/* CUDA programs: polynomials and device helpers, then kernels. */
 #include "codegen/coeff.h"
 #include "codegen/cuda/gen.h"
 
@@ -72,7 +72,13 @@ static bool knows(CudaGen *g, const Op *group, const char *words) {
   return true;
 }
 
-bool cuda_program(CudaGen *g, const Op *group, const char *symbol) {
+void cuda_begin(CudaGen *g) {
+  *g = (CudaGen){0};
+  put_prelude(&g->out);
+  g->helpers = g->out.len;
+}
+
+bool cuda_kernel(CudaGen *g, const Op *group, const char *symbol) {
   static const struct {
     const char *kind, *attrs;
     CudaEmit *emit;
@@ -82,15 +88,15 @@ bool cuda_program(CudaGen *g, const Op *group, const char *symbol) {
 #undef KIND
   };
   const char *kind = op_str(group, "kind", "");
-  *g = (CudaGen){.exact = cuda_is_exact(group->body), .blocks = 1, .blocks_y = 1};
-  put_prelude(&g->out);
-  g->kernel = g->out.len;
+  const size_t begin = g->out.len;
+  g->exact = cuda_is_exact(group->body);
+  g->blocks = g->blocks_y = 1;
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
     if (!strcmp(kind, kinds[i].kind)) {
       if (!knows(g, group, kinds[i].attrs) || !kinds[i].emit(g, group, symbol))
         return false;
       if (!g->out.failed)
-        indent(&g->out, g->kernel);
+        indent(&g->out, begin);
       return !g->out.failed || cuda_fail(g, "out of memory");
     }
   return cuda_unsupported(g, "target cuda does not have kernels of kind '%s' yet", kind);

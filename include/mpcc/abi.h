@@ -11,7 +11,7 @@ extern "C" {
 #endif
 
 #define MPCC_IMAGE_MAGIC "MPCCIMG\n"
-enum { MPCC_ABI_VERSION = 2, MPCC_MAX_RANK = 8, MPCC_ALIGN = 64 };
+enum { MPCC_ABI_VERSION = 3, MPCC_MAX_RANK = 8, MPCC_ALIGN = 64 };
 
 /* Segments: each is allocated once at load.
  * state: what a checkpoint is. derived: pure function of state, rebuilt by `refresh`. accum: sums
@@ -88,10 +88,12 @@ typedef struct {
   uint64_t ntiles;        /* depends on shapes only; cuda: blocks along x */
   uint64_t scratch_bytes; /* per thread, 64-byte aligned; cuda: dynamic shared memory of a block */
   uint32_t threads, columns; /* cuda: threads of a block, blocks along y; else 0 */
+  uint32_t object, reserved; /* cuda: the object of the archive that has it */
 } MpccKernel;
 
-/* Machine code of one target level. On target cuda: MpccArchive of zero-terminated PTX texts, one per
- * kernel in their order; needs and level: "sm_90", the least the device must be.
+/* Machine code of one target level. On target cuda: MpccArchive of objects, each an MpccArchive of two
+ * parts, zero-terminated PTX and a cubin, with some of the kernels; needs and level: "sm_90", the least
+ * the device must be.
  * On the cpu: `object` is an archive (MpccArchive) of ELF relocatable objects,
  * each with one or more kernels as global function symbols; relocations are R_X86_64_PC32 and
  * R_X86_64_PLT32 between sections of the same object only, nothing is undefined. `needs`: cpu feature words, space separated ("avx2 fma f16c

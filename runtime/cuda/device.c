@@ -1,34 +1,17 @@
 /* A GPU as the device of a program: its segments in device memory, kernels from PTX, commands in
  * order on one stream. The host keeps a mirror of every segment, which costs address space until it
  * is touched; single tensors go to and fro when the host asks for them (mprt__tensor_data). */
-#include "runtime/cuda/device.h"
+#include "runtime/cuda/gpu.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/cuda/syms.h"
-
 enum { MOST_ARGS = 160 };
-
-struct mprt__cuda {
-  mprt__cuda_api api;
-  CUdevice device;
-  CUcontext context;
-  CUstream stream;
-  CUdeviceptr segment[MPCC_SEG_COUNT];
-  CUmodule *module; /* per object of the archive */
-  uint64_t nmodule;
-  CUfunction *function; /* per kernel */
-  bool *dirty;          /* per tensor: the mirror is newer */
-  bool any_dirty;
-  const char *last; /* label of the newest launch: an error may be noticed late */
-  Status failure;   /* the first; a context that failed stays so */
-};
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
-static Status failed(const mprt_program *p, mprt__cuda *g, CUresult r, const char *doing) {
+Status mprt__cuda_failed(const mprt_program *p, mprt__cuda *g, CUresult r, const char *doing) {
   char why[MPRT__CUDA_WHY];
   if (g->failure != MPCC_OK)
     return g->failure;
@@ -37,13 +20,6 @@ static Status failed(const mprt_program *p, mprt__cuda *g, CUresult r, const cha
   return mprt__fail(&p->cb, g->failure, g->last ? "%s (noticed after '%s')" : "%s%s", why,
                     g->last ? g->last : "");
 }
-
-#define TRY(call, doing)                                                                           \
-  do {                                                                                             \
-    const CUresult r_ = (call);                                                                    \
-    if (r_ != CUDA_SUCCESS)                                                                        \
-      return failed(p, g, r_, doing);                                                              \
-  } while (0)
 
 /* ---- is there one? --------------------------------------------------------------------------- */
 
@@ -62,19 +38,18 @@ static int attribute(const mprt__cuda *g, int which) {
   return g->api.cuDeviceGetAttribute(&v, which, g->device) == CUDA_SUCCESS ? v : 0;
 }
 
-/* Level "sm_90" runs on devices of its capability and newer: its code is PTX. */
-static Status check_level(const mprt_program *p, const mprt__cuda *g, const char *level,
-                          bool quiet) {
-  const int have = 10 * attribute(g, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) +
-                   attribute(g, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+/* Level "sm_90" runs on devices of its capability and newer: its code is there as PTX too. */
+static Status check_level(const mprt_program *p, mprt__cuda *g, const char *level, bool quiet) {
   const int want = !strncmp(level, "sm_", 3) ? atoi(level + 3) : 0;
-  if (have >= want)
+  g->capability = 10 * attribute(g, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) +
+                  attribute(g, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+  if (g->capability >= want)
     return MPCC_OK;
   if (quiet)
     return MPCC_ERR_TARGET;
   return mprt__fail(&p->cb, MPCC_ERR_TARGET,
                     "this program's code is for compute capability %d.%d; the device has %d.%d",
-                    want / 10, want % 10, have / 10, have % 10);
+                    want / 10, want % 10, g->capability / 10, g->capability % 10);
 }
 
 Status mprt__cuda_create(const mprt_program *p, const char *device, const char *level, bool quiet,
@@ -100,7 +75,7 @@ Status mprt__cuda_create(const mprt_program *p, const char *device, const char *
   if (s == MPCC_OK && r == CUDA_SUCCESS)
     r = g->api.cuDevicePrimaryCtxRetain(&g->context, g->device);
   if (s == MPCC_OK && r != CUDA_SUCCESS)
-    s = failed(p, g, r, "cannot use the device");
+    s = mprt__cuda_failed(p, g, r, "cannot use the device");
   if (s != MPCC_OK) {
     mprt__cuda_destroy(g);
     return s;
@@ -116,16 +91,12 @@ void mprt__cuda_destroy(mprt__cuda *g) {
     g->api.cuCtxSetCurrent(g->context);
     if (g->stream)
       g->api.cuStreamDestroy_v2(g->stream);
-    for (uint64_t i = 0; g->module && i < g->nmodule; i++)
-      if (g->module[i])
-        g->api.cuModuleUnload(g->module[i]);
+    mprt__cuda_unload(g);
     for (int i = 0; i < MPCC_SEG_COUNT; i++)
       if (g->segment[i])
         g->api.cuMemFree_v2(g->segment[i]);
     g->api.cuDevicePrimaryCtxRelease_v2(g->device);
   }
-  free(g->module);
-  free(g->function);
   free(g->dirty);
   free(g);
 }
@@ -133,54 +104,9 @@ void mprt__cuda_destroy(mprt__cuda *g) {
 /* ---- code and memory ----------------------------------------------------------------------------
  */
 
-/* What the driver says when it cannot take PTX: the first line of its log, if it wrote one. */
-static Status load_module(const mprt_program *p, mprt__cuda *g, const void *ptx, CUmodule *out) {
-  char log[512] = "", doing[600];
-  int options[] = {CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES};
-  void *values[] = {log, (void *)(uintptr_t)sizeof log};
-  const CUresult r = g->api.cuModuleLoadDataEx(out, ptx, 2, options, values);
-  if (r == CUDA_SUCCESS)
-    return MPCC_OK;
-  log[strcspn(log, "\n")] = 0;
-  snprintf(doing, sizeof doing, "cannot load the kernels%s%s", *log ? ": " : "", log);
-  return failed(p, g, r, doing);
-}
-
-/* The archive has one object per kernel, in the order of the kernels. */
-static Status load_kernels(const mprt_program *p, mprt__cuda *g) {
-  const uint8_t *at = p->image + p->chosen->object.offset;
-  const MpccArchive *a = (const MpccArchive *)at;
-  const MpccArchiveEntry *entry = (const MpccArchiveEntry *)(a + 1);
-  const uint64_t bytes = p->chosen->object.count;
-  if (bytes < sizeof *a || memcmp(a->magic, MPCC_ARCHIVE_MAGIC, sizeof a->magic) ||
-      a->count != p->nkernel || (bytes - sizeof *a) / sizeof *entry < a->count)
-    return mprt__fail(&p->cb, MPCC_ERR_INPUT, "this program's kernels are damaged");
-  g->module = calloc((size_t)p->nkernel + 1, sizeof *g->module);
-  g->function = calloc((size_t)p->nkernel + 1, sizeof *g->function);
-  if (!g->module || !g->function)
-    return mprt__nomem(&p->cb, "kernels");
-  g->nmodule = p->nkernel;
-  for (uint32_t i = 0; i < p->nkernel; i++) {
-    if (entry[i].offset > bytes || !entry[i].bytes || entry[i].bytes > bytes - entry[i].offset ||
-        at[entry[i].offset + entry[i].bytes - 1] != 0)
-      return mprt__fail(&p->cb, MPCC_ERR_INPUT, "this program's kernels are damaged");
-    Status s = load_module(p, g, at + entry[i].offset, &g->module[i]);
-    if (s != MPCC_OK)
-      return s;
-    TRY(g->api.cuModuleGetFunction(&g->function[i], g->module[i],
-                                   mprt__string(p, p->kernel[i].symbol)),
-        "cannot find a kernel");
-    if (p->kernel[i].scratch_bytes > 48u << 10)
-      TRY(g->api.cuFuncSetAttribute(g->function[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                                    (int)p->kernel[i].scratch_bytes),
-          "not enough shared memory for a kernel");
-  }
-  return MPCC_OK;
-}
-
 Status mprt__cuda_load(const mprt_program *p, mprt__cuda *g) {
-  TRY(g->api.cuCtxSetCurrent(g->context), "cannot use the device");
-  TRY(g->api.cuStreamCreate(&g->stream, CU_STREAM_NON_BLOCKING), "cannot make a stream");
+  CUDA_TRY(g->api.cuCtxSetCurrent(g->context), "cannot use the device");
+  CUDA_TRY(g->api.cuStreamCreate(&g->stream, CU_STREAM_NON_BLOCKING), "cannot make a stream");
   g->dirty = calloc((size_t)p->ntensor + 1, sizeof *g->dirty);
   if (!g->dirty)
     return mprt__nomem(&p->cb, "tensors");
@@ -188,10 +114,11 @@ Status mprt__cuda_load(const mprt_program *p, mprt__cuda *g) {
     const size_t bytes = (size_t)p->head->segment_bytes[i];
     if (!bytes)
       continue;
-    TRY(g->api.cuMemAlloc_v2(&g->segment[i], bytes), "out of device memory");
-    TRY(g->api.cuMemsetD8Async(g->segment[i], 0, bytes, g->stream), "cannot clear device memory");
+    CUDA_TRY(g->api.cuMemAlloc_v2(&g->segment[i], bytes), "out of device memory");
+    CUDA_TRY(g->api.cuMemsetD8Async(g->segment[i], 0, bytes, g->stream),
+             "cannot clear device memory");
   }
-  return load_kernels(p, g);
+  return mprt__cuda_modules(p, g);
 }
 
 /* ---- the mirror ------------------------------------------------------------------------------ */
@@ -209,14 +136,14 @@ static Status push(const mprt_program *p, mprt__cuda *g) {
   for (uint32_t i = 0; g->any_dirty && i < p->ntensor; i++) {
     if (!g->dirty[i])
       continue;
-    TRY(g->api.cuMemcpyHtoDAsync_v2(place_of(p, g, i), mirror_of(p, i), p->tensor[i].bytes,
-                                    g->stream),
-        "cannot copy to the device");
+    CUDA_TRY(g->api.cuMemcpyHtoDAsync_v2(place_of(p, g, i), mirror_of(p, i), p->tensor[i].bytes,
+                                         g->stream),
+             "cannot copy to the device");
     g->dirty[i] = false;
   }
   /* the mirror may be written again as soon as this returns */
   if (g->any_dirty)
-    TRY(g->api.cuStreamSynchronize(g->stream), "the device failed");
+    CUDA_TRY(g->api.cuStreamSynchronize(g->stream), "the device failed");
   g->any_dirty = false;
   return MPCC_OK;
 }
@@ -230,10 +157,10 @@ Status mprt__cuda_share(const mprt_program *p, mprt__cuda *g, uint32_t tensor, b
     Status s = push(p, g); /* what overlaps this tensor may be among it */
     if (s != MPCC_OK)
       return s;
-    TRY(g->api.cuMemcpyDtoHAsync_v2(mirror_of(p, tensor), place_of(p, g, tensor),
-                                    p->tensor[tensor].bytes, g->stream),
-        "cannot copy from the device");
-    TRY(g->api.cuStreamSynchronize(g->stream), "the device failed");
+    CUDA_TRY(g->api.cuMemcpyDtoHAsync_v2(mirror_of(p, tensor), place_of(p, g, tensor),
+                                         p->tensor[tensor].bytes, g->stream),
+             "cannot copy from the device");
+    CUDA_TRY(g->api.cuStreamSynchronize(g->stream), "the device failed");
   }
   g->dirty[tensor] |= write;
   g->any_dirty |= write;
@@ -243,9 +170,9 @@ Status mprt__cuda_share(const mprt_program *p, mprt__cuda *g, uint32_t tensor, b
 Status mprt__cuda_clear(const mprt_program *p, mprt__cuda *g, int segment) {
   Status s = push(p, g);
   if (s == MPCC_OK && g->segment[segment])
-    TRY(g->api.cuMemsetD8Async(g->segment[segment], 0, (size_t)p->head->segment_bytes[segment],
-                               g->stream),
-        "cannot clear device memory");
+    CUDA_TRY(g->api.cuMemsetD8Async(g->segment[segment], 0, (size_t)p->head->segment_bytes[segment],
+                                    g->stream),
+             "cannot clear device memory");
   return s;
 }
 
@@ -264,14 +191,15 @@ static Status run_command(const mprt_program *p, mprt__cuda *g, const MpccComman
   }
   const char *label = mprt__string(p, c->label);
   if (c->op == MPCC_CMD_COPY) {
-    TRY(g->api.cuMemcpyDtoDAsync_v2(value[0], value[1], c->bytes, g->stream), label);
+    CUDA_TRY(g->api.cuMemcpyDtoDAsync_v2(value[0], value[1], c->bytes, g->stream), label);
   } else if (c->op == MPCC_CMD_FILL) {
-    TRY(g->api.cuMemsetD8Async(value[0], 0, c->bytes, g->stream), label);
+    CUDA_TRY(g->api.cuMemsetD8Async(value[0], 0, c->bytes, g->stream), label);
   } else {
     const MpccKernel *k = &p->kernel[c->kernel];
-    TRY(g->api.cuLaunchKernel(g->function[c->kernel], (unsigned)k->ntiles, k->columns, 1,
-                              k->threads, 1, 1, (unsigned)k->scratch_bytes, g->stream, arg, NULL),
-        label);
+    CUDA_TRY(g->api.cuLaunchKernel(g->function[c->kernel], (unsigned)k->ntiles, k->columns, 1,
+                                   k->threads, 1, 1, (unsigned)k->scratch_bytes, g->stream, arg,
+                                   NULL),
+             label);
   }
   g->last = label;
   return MPCC_OK;
@@ -281,18 +209,18 @@ static Status run_command(const mprt_program *p, mprt__cuda *g, const MpccComman
 static Status fetch_results(const mprt_program *p, mprt__cuda *g, const MpccCommand *c) {
   for (uint32_t i = c->first_out; i < c->first_out + c->nout; i++) {
     const MpccArgRef *a = &p->argref[c->first_arg + i];
-    TRY(g->api.cuMemcpyDtoHAsync_v2(p->segment[a->segment].data + a->offset,
-                                    g->segment[a->segment] + (uint64_t)a->offset, a->bytes,
-                                    g->stream),
-        "cannot copy from the device");
+    CUDA_TRY(g->api.cuMemcpyDtoHAsync_v2(p->segment[a->segment].data + a->offset,
+                                         g->segment[a->segment] + (uint64_t)a->offset, a->bytes,
+                                         g->stream),
+             "cannot copy from the device");
   }
-  TRY(g->api.cuStreamSynchronize(g->stream), "the device failed");
+  CUDA_TRY(g->api.cuStreamSynchronize(g->stream), "the device failed");
   return MPCC_OK;
 }
 
 Status mprt__cuda_run(mprt_program *p, mprt__cuda *g, const MpccFunction *f, mprt__observer observe,
                       void *user) {
-  TRY(g->api.cuCtxSetCurrent(g->context), "cannot use the device");
+  CUDA_TRY(g->api.cuCtxSetCurrent(g->context), "cannot use the device");
   Status s = push(p, g);
   for (uint32_t i = 0; s == MPCC_OK && i < f->ncommands; i++) {
     const MpccCommand *c = &p->command[f->first_command + i];

@@ -9,6 +9,8 @@ if ! "$mpcc" "$spec" --target=cuda --gpu-arch=sm_80 --emit=ptx -o probe.ptx 2>pr
   echo "not run: this machine has no NVRTC to compile kernels with"
   exit 77
 fi
+"$mpcc" "$spec" --target=cuda --gpu-arch=sm_90 --emit=cubin -o probe.cubin
+[ "$(head -c 4 probe.cubin | tail -c 3)" = ELF ] || fail "--emit=cubin is no ELF file"
 "$mpcc" "$spec" --precision "$mode" --target=cpu,cuda --gpu-arch=sm_80 -march=x86-64-v3 \
   -Wno-fp8-fallback -o prog
 

@@ -4,7 +4,7 @@
  *   FOLDER     input         what runs
  *   parse      CASE.mpir     module_parse, module_print
  *   frontend   CASE.yaml     spec_parse, spec_lower, module_print
- *   cuda       CASE.mpir     fuse, cuda_program of each group: kernels without device helpers
+ *   cuda       CASE.mpir     fuse, cuda_kernel of each group: kernels without device helpers
  *   <pass>     CASE.mpir     that pass alone, module_print
  *
  * CASE.want holds the printed module, or the kernels, or CASE.err every diagnostic as text when it fails;
@@ -161,9 +161,10 @@ static Status cuda_case(const Case *c, StrTable *s, Diag *d, Text *out) {
         continue;
       char symbol[32];
       snprintf(symbol, sizeof symbol, "kernel_%d", i);
-      if (cuda_program(&g, op, symbol))
+      cuda_begin(&g);
+      if (cuda_kernel(&g, op, symbol))
         text_printf(out, "/* %lld x %lld blocks of %d threads */\n%s", (long long)g.blocks,
-                    (long long)g.blocks_y, g.threads, g.out.data + g.kernel);
+                    (long long)g.blocks_y, g.threads, g.out.data + g.helpers);
       else
         diag_error(d, op->loc, 900, "%s", g.error);
       status = g.error[0] ? MPCC_ERR_INTERNAL : MPCC_OK;

@@ -174,10 +174,10 @@ START_TEST(cache_is_used) {
   const char mark[] = "not from a compiler";
   for (int k = 0; k < 3; k++) {
     Text key = {0};
-    cache_key(&ks.kernel[k], &target_cpu, "x86-64-v3", 2, &key);
+    cache_key(&ks.kernel[k], 1, &target_cpu, "x86-64-v3", 2, &key);
     ks.kernel[k].ntiles = 41;
     ks.kernel[k].scratch_bytes = 64;
-    cache_put(folder, &key, &ks.kernel[k], mark, sizeof mark);
+    cache_put(folder, &key, &ks.kernel[k], 1, mark, sizeof mark);
     ks.kernel[k].ntiles = 0;
     text_fini(&key);
   }
@@ -206,9 +206,9 @@ START_TEST(keys) {
 #define KEY_DIFFERS(change, level, opt, differs)                                                   \
   do {                                                                                             \
     a.len = b.len = 0;                                                                             \
-    cache_key(&ks.kernel[0], &target_cpu, v3, 2, &a);                                                    \
+    cache_key(&ks.kernel[0], 1, &target_cpu, v3, 2, &a);                                                    \
     change;                                                                                        \
-    cache_key(&ks.kernel[0], &target_cpu, level, opt, &b);                                                    \
+    cache_key(&ks.kernel[0], 1, &target_cpu, level, opt, &b);                                                    \
     ck_assert_int_eq(a.len != b.len || memcmp(a.data, b.data, a.len), differs);                    \
   } while (0)
   Group *t = ks.group[0];
