@@ -374,7 +374,7 @@ Status mprt__load_code(mprt_program *p, const char *level, bool quiet) {
 }
 
 void mprt__unload(mprt_program *p) {
-  mprt__cuda_destroy(p->cuda);
+  mprt__cuda_destroy(p, p->cuda);
   p->cuda = NULL;
   mprt__code_unmap(&p->mapped);
   for (uint32_t i = 0; p->attrs && i < p->ntensor; i++)

@@ -225,6 +225,8 @@ int64_t mprt__tensor_of_role(const mprt_program *p, mprt__role role);
 const char *mprt__role_text(uint32_t role);
 /* Its values on the host, to read and write until the next run; what fails on a device shows there. */
 void *mprt__tensor_data(const mprt_program *p, int64_t i);
+/* Bytes [offset, offset + bytes) of it, all of which the caller writes. */
+void *mprt__tensor_part(const mprt_program *p, int64_t i, uint64_t offset, uint64_t bytes);
 /* The same, to read alone. */
 const void *mprt__tensor_look(const mprt_program *p, int64_t i);
 /* What a device failed with since the program was opened, told when it happened: values read since

@@ -196,7 +196,8 @@ void mprt__schedule_fill(mprt_program *p, int64_t taken, int64_t total_steps,
   if (i < 0)
     return;
   const MpccTensor *t = &p->tensor[i];
-  double *row = (double *)mprt__tensor_data(p, i) + taken % t->dim[0] * t->dim[1];
+  const uint64_t row_bytes = (uint64_t)t->dim[1] * sizeof(double);
+  double *row = mprt__tensor_part(p, i, (uint64_t)(taken % t->dim[0]) * row_bytes, row_bytes);
   const char *column = mprt__attr_string(p, i, "columns");
   for (int64_t c = 0; c < t->dim[1] && column && *column; c++) {
     row[c] = column_value(p, column, taken, total_steps, steps_per_epoch);

@@ -55,6 +55,13 @@ void *mprt__tensor_data(const mprt_program *p, int64_t i) {
   return values(p, i, true);
 }
 
+void *mprt__tensor_part(const mprt_program *p, int64_t i, uint64_t offset, uint64_t bytes) {
+  const MpccTensor *t = &p->tensor[i];
+  if (p->cuda)
+    mprt__cuda_will_write(p, p->cuda, (uint32_t)i, offset, bytes);
+  return p->segment[t->segment].data + t->offset + offset;
+}
+
 const void *mprt__tensor_look(const mprt_program *p, int64_t i) {
   return values(p, i, false);
 }

@@ -9,12 +9,15 @@
  */
 Status mprt__cuda_create(const mprt_program *p, const char *device, const char *level, bool quiet,
                          mprt__cuda **out);
-void mprt__cuda_destroy(mprt__cuda *g); /* NULL is fine */
+void mprt__cuda_destroy(const mprt_program *p, mprt__cuda *g); /* NULL is fine */
 /* Kernels of p->chosen, and zeroed segments. errors: ERR_INPUT, ERR_RUN, ERR_NOMEM */
 Status mprt__cuda_load(const mprt_program *p, mprt__cuda *g);
 /* Brings a tensor into the mirror; write: what the host then puts there goes to the device before
  * the next run. errors: ERR_RUN */
 Status mprt__cuda_share(const mprt_program *p, mprt__cuda *g, uint32_t tensor, bool write);
+/* Says that the host will write these bytes of a tensor in the mirror, and reads none. */
+void mprt__cuda_will_write(const mprt_program *p, mprt__cuda *g, uint32_t tensor, uint64_t offset,
+                           uint64_t bytes);
 /* Zeroes a segment on the device. */
 Status mprt__cuda_clear(const mprt_program *p, mprt__cuda *g, int segment);
 /* The first failure so far: the context is lost then. */

@@ -5,18 +5,44 @@
 #include "runtime/cuda/device.h"
 #include "runtime/cuda/syms.h"
 
+enum { INPUT_SLOTS = 2 };
+
+/* One of the places a batch can be in, so that the next one comes while this one is read. */
+typedef struct {
+  CUdeviceptr inputs; /* where the window of inputs (below) begins; slot 0: in the io segment */
+  uint8_t *pinned;    /* what is on its way to the device: the window, then small tensors */
+  CUevent arrived;    /* on `copies`: the window is there */
+  CUevent done;       /* on `stream`: what reads the slot has run, and nothing pinned is needed */
+  bool used;          /* done was recorded */
+  uint64_t small;     /* bytes behind the window that may still be on their way */
+} InputSlot;
+
+/* Bytes of a tensor that the mirror has and the device lacks; empty: none. */
+typedef struct {
+  uint64_t begin, end;
+} Dirty;
+
 struct mprt__cuda {
   mprt__cuda_api api;
   CUdevice device;
   int capability; /* 90: 9.0 */
   CUcontext context;
-  CUstream stream;
+  CUstream stream, copies; /* commands; inputs on their way */
   CUdeviceptr segment[MPCC_SEG_COUNT];
   CUmodule *module; /* per object of the archive */
   uint64_t nmodule;
   CUfunction *function; /* per kernel */
-  bool *dirty;          /* per tensor: the mirror is newer */
+
+  Dirty *dirty; /* per tensor */
+  bool *fresh;  /* per tensor: the mirror has what the device has */
   bool any_dirty;
+  uint64_t window, window_bytes; /* of io: from the first input to the end of the last */
+  InputSlot slot[INPUT_SLOTS];
+  int current; /* slot of the newest batch */
+
+  CUgraphExec *graph; /* per function and slot; NULL: not captured yet */
+  bool *warm;         /* per function: has run, so everything of it is loaded */
+
   const char *last; /* label of the newest launch: an error may be noticed late */
   Status failure;   /* the first; a context that failed stays so */
 };
@@ -37,5 +63,26 @@ Status mprt__cuda_failed(const mprt_program *p, mprt__cuda *g, CUresult r, const
 /* Loads the objects of p->chosen and finds every kernel. errors: ERR_INPUT, ERR_RUN, ERR_NOMEM */
 Status mprt__cuda_modules(const mprt_program *p, mprt__cuda *g);
 void mprt__cuda_unload(mprt__cuda *g);
+
+/* ---- mirror.c ---------------------------------------------------------------------------------
+ */
+
+/* Second place for inputs, pinned memory, events. errors: ERR_RUN, ERR_NOMEM */
+Status mprt__cuda_open_mirror(const mprt_program *p, mprt__cuda *g);
+void mprt__cuda_close_mirror(mprt__cuda *g);
+/* Puts what the host wrote on its way to the device, in front of what `stream` gets next; a new
+ * batch takes the other slot. The mirror may be written again when it returns. */
+Status mprt__cuda_push(const mprt_program *p, mprt__cuda *g);
+/* After the commands of a run: the slot is read until here. */
+Status mprt__cuda_pushed(const mprt_program *p, mprt__cuda *g);
+/* Address of an argument, which an input has in the current slot. */
+uint64_t mprt__cuda_address(const mprt_program *p, const mprt__cuda *g, const MpccArgRef *a);
+
+/* ---- graph.c -----------------------------------------------------------------------------------
+ */
+
+/* Room for graphs. errors: ERR_NOMEM */
+Status mprt__cuda_open_graphs(const mprt_program *p, mprt__cuda *g);
+void mprt__cuda_close_graphs(const mprt_program *p, mprt__cuda *g);
 
 #endif

@@ -10,11 +10,8 @@
 #include <string.h>
 
 #include "codegen/cuda/nvrtc.h"
-#include "mpcc/mpcc.h"
-#include "mpcc/num.h"
-#include "mpcc/runtime.h"
-#include "runtime/fit.h"
 #include "tests/check_run.h"
+#include "tests/cuda/program.h"
 
 /* How far the loss and the gradient norm of a step may be apart when each target goes on with its
  * own results, relative. 32 and 64 bits: sums of some hundred terms in another order. Below, of a
@@ -37,83 +34,6 @@ static const Case cases[] = {
     {"tests/cuda/vit.yaml", "bf16-mixed", 2e-6, 5e-4},
     {"tests/cuda/vit.yaml", "transformer-engine", 2e-6, 5e-4},
 };
-
-/* ---- programs -------------------------------------------------------------------------------- */
-
-static void on_message(void *user, const mpcc_message *m) {
-  (void)user;
-  fprintf(stderr, "%s\n", m->text);
-}
-
-static void on_log(void *user, mprt_log_level level, const char *text) {
-  (void)user;
-  if (level != MPRT_LOG_INFO)
-    fprintf(stderr, "%s\n", text);
-}
-
-static void *compile(const Case *c, size_t *bytes) {
-  char path[400];
-  snprintf(path, sizeof path, SOURCE_DIR "/%s", c->spec);
-  FILE *f = fopen(path, "rb");
-  ck_assert(f != NULL);
-  static char text[1 << 16];
-  size_t len = fread(text, 1, sizeof text - 1, f);
-  text[len] = 0;
-  fclose(f);
-  const char *const target[] = {"cpu", "cuda"}, *const arch[] = {"sm_80"};
-  const char *const level[] = {"x86-64-v3"}, *const warning[] = {"no-fp8-fallback"};
-  mpcc_options o = {.precision = c->mode,
-                    .target = target,
-                    .ntarget = 2,
-                    .arch = arch,
-                    .narch = 1,
-                    .level = level,
-                    .nlevel = 1,
-                    .warning = warning,
-                    .nwarning = 1};
-  mpcc_callbacks cb = {.message = on_message};
-  mpcc_session *s = mpcc_session_create(&o, &cb);
-  void *image = NULL;
-  ck_assert_int_eq(mpcc_compile(s, path, text, len, MPCC_OUT_IMAGE, &image, bytes), MPCC_OK);
-  mpcc_session_destroy(s);
-  return image;
-}
-
-/* Random inputs, the same for both. */
-static void feed(mprt_program *p) {
-  uint64_t state = 88172645463325252u;
-  for (uint32_t i = 0; i < p->ntensor; i++) {
-    const MpccTensor *t = &p->tensor[i];
-    if (t->role != ROLE_INPUT && t->role != ROLE_VALID)
-      continue;
-    const size_t size = dtype_bytes((DType)t->dtype);
-    uint8_t *to = mprt__tensor_data(p, i);
-    ck_assert(to != NULL);
-    for (size_t k = 0; k < t->bytes / size; k++) {
-      state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-      const double u = (double)(state >> 11) * 0x1p-53;
-      if (t->role == ROLE_VALID)
-        num_store(to, (DType)t->dtype,
-                  (double)p->tensor[mprt__tensor_of_role(p, ROLE_INPUT)].dim[0]);
-      else
-        num_store(to + k * size, (DType)t->dtype, t->dtype == DT_I64 ? floor(10 * u) : 4 * u - 2);
-    }
-  }
-}
-
-static mprt_program *open_on(const void *image, size_t bytes, const char *device) {
-  mprt_options o;
-  mprt_options_default(&o);
-  o.device = device;
-  o.threads = 1;
-  mprt_callbacks cb = {.log = on_log};
-  mprt_program *p = NULL;
-  ck_assert_int_eq(mprt_open(image, bytes, &o, &cb, &p), MPCC_OK);
-  ck_assert_int_eq(mprt_init(p), MPCC_OK);
-  mprt__schedule_fill(p, 0, 100, 100);
-  feed(p);
-  return p;
-}
 
 /* ---- values ---------------------------------------------------------------------------------- */
 
@@ -257,7 +177,8 @@ static double far_apart(mprt_program *a, mprt_program *b, const char *name) {
 
 /* What one step leaves, each target on its own: metrics, and every 16- and 8-bit tensor. */
 static void check_own_step(const Case *c, const void *image, size_t bytes) {
-  mprt_program *cpu = open_on(image, bytes, "cpu"), *gpu = open_on(image, bytes, "cuda");
+  mprt_program *cpu = open_on(image, bytes, "cpu", false),
+               *gpu = open_on(image, bytes, "cuda", false);
   Tally t = {.spec = c->spec, .mode = c->mode};
   step_alone(cpu);
   step_alone(gpu);
@@ -287,8 +208,9 @@ static void check_own_step(const Case *c, const void *image, size_t bytes) {
 START_TEST(commands_and_first_step) {
   const Case *c = &cases[_i];
   size_t bytes;
-  void *image = compile(c, &bytes);
-  mprt_program *cpu = open_on(image, bytes, "cpu"), *gpu = open_on(image, bytes, "cuda");
+  void *image = compile_spec(c->spec, c->mode, true, &bytes);
+  mprt_program *cpu = open_on(image, bytes, "cpu", false),
+               *gpu = open_on(image, bytes, "cuda", false);
   Tally t = {.spec = c->spec, .mode = c->mode};
   if (mprt__function(cpu, "calibrate"))
     step_together(&t, cpu, gpu, "calibrate");

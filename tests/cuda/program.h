@@ -1,0 +1,95 @@
+/* Programs that the tests of this folder make and feed. */
+#ifndef TESTS_CUDA_PROGRAM_H
+#define TESTS_CUDA_PROGRAM_H
+
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mpcc/mpcc.h"
+#include "mpcc/num.h"
+#include "runtime/fit.h"
+
+static inline void on_message(void *user, const mpcc_message *m) {
+  (void)user;
+  fprintf(stderr, "%s\n", m->text);
+}
+
+static inline void on_log(void *user, mprt_log_level level, const char *text) {
+  (void)user;
+  if (level != MPRT_LOG_INFO)
+    fprintf(stderr, "%s\n", text);
+}
+
+/* Image of a spec of the source tree for the GPU, and for the CPU too. malloc'ed. */
+static inline void *compile_spec(const char *spec, const char *mode, bool cpu, size_t *bytes) {
+  char path[400];
+  snprintf(path, sizeof path, SOURCE_DIR "/%s", spec);
+  FILE *f = fopen(path, "rb");
+  ck_assert(f != NULL);
+  static char text[1 << 16];
+  size_t len = fread(text, 1, sizeof text - 1, f);
+  text[len] = 0;
+  fclose(f);
+  const char *const target[] = {"cuda", "cpu"}, *const arch[] = {"sm_80"};
+  const char *const level[] = {"x86-64-v3"};
+  const char *const warning[] = {"no-fp8-fallback", "no-constant-underflow"};
+  mpcc_options o = {.precision = mode,
+                    .target = target,
+                    .ntarget = cpu ? 2 : 1,
+                    .arch = arch,
+                    .narch = 1,
+                    .level = level,
+                    .nlevel = 1,
+                    .warning = warning,
+                    .nwarning = 2};
+  mpcc_callbacks cb = {.message = on_message};
+  mpcc_session *s = mpcc_session_create(&o, &cb);
+  void *image = NULL;
+  ck_assert_int_eq(mpcc_compile(s, path, text, len, MPCC_OUT_IMAGE, &image, bytes), MPCC_OK);
+  mpcc_session_destroy(s);
+  return image;
+}
+
+/* Random inputs: the same for the same seed. */
+static inline void feed(mprt_program *p, uint64_t seed) {
+  uint64_t state = 88172645463325252u + seed * 0x9e3779b97f4a7c15u;
+  for (uint32_t i = 0; i < p->ntensor; i++) {
+    const MpccTensor *t = &p->tensor[i];
+    if (t->role != ROLE_INPUT && t->role != ROLE_VALID)
+      continue;
+    const DType d = (DType)t->dtype;
+    const size_t size = dtype_bytes(d);
+    uint8_t *to = mprt__tensor_data(p, i);
+    const int64_t batch = p->tensor[mprt__tensor_of_role(p, ROLE_INPUT)].dim[0];
+    for (size_t k = 0; k < t->bytes / size; k++) {
+      state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+      const double u = (double)(state >> 11) * 0x1p-53;
+      num_store(to + k * size, d,
+                t->role == ROLE_VALID ? (double)batch
+                : d == DT_I64         ? floor(10 * u)
+                                      : 4 * u - 2);
+    }
+  }
+}
+
+/* A program with first values and a batch. eager: on a GPU, every command by itself. */
+static inline mprt_program *open_on(const void *image, size_t bytes, const char *device,
+                                    bool eager) {
+  mprt_options o;
+  mprt_options_default(&o);
+  o.device = device;
+  o.threads = 1;
+  o.plan_mode = eager;
+  mprt_callbacks cb = {.log = on_log};
+  mprt_program *p = NULL;
+  ck_assert_int_eq(mprt_open(image, bytes, &o, &cb, &p), MPCC_OK);
+  ck_assert_int_eq(mprt_init(p), MPCC_OK);
+  mprt__schedule_fill(p, 0, 100, 100);
+  feed(p, 0);
+  return p;
+}
+
+#endif
