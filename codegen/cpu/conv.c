@@ -5,14 +5,24 @@
  * last axis with their channels lie side by side in a channels-last image, so a run is one copy
  * with zeros where it hangs over the edge. Forward and input gradients multiply rows of the matrix
  * (k runs over taps and channels); weight gradients multiply its columns (k runs over positions),
- * read from the same scratch through other strides. */
+ * read from the same scratch through other strides.
+ *
+ * Where the window spreads its input (up > 1: input gradients of strided convolutions, transposed
+ * ones) most taps of a position read nothing. Positions of equal rest by `up` use the same taps,
+ * and every tap belongs to one rest: the kernel is one convolution without `up` for each rest
+ * ("phase"), whose rows and taps are every up-th one of the whole. */
 #include "codegen/cpu/product.h"
 
 typedef struct {
   Product p; /* first: the emitter of products hands it back */
   ConvGroup c;
-  bool merged; /* taps of the last axis lie side by side in the input */
-  int64_t run; /* elements of a run */
+  bool merged;     /* taps of the last axis lie side by side in the input */
+  int64_t run;     /* elements of a run */
+  bool whole_runs; /* k blocks begin and end with runs, and nothing is spread */
+  /* A phase: c is its own window, position q of axis i is place rest[i] + q up[i] of the whole,
+   * tap j tap first[i] + j step[i]. */
+  const ConvWindow *whole;
+  int64_t rest[CONV_AXES], first[CONV_AXES], step[CONV_AXES];
 } Conv;
 
 /* Indices of the position, and the element of its sample. */
@@ -115,14 +125,13 @@ static Run run_of(Conv *v, const Spot *s, Val r) {
   return (Run){at, lo, hi};
 }
 
-/* Columns [from, to) of the matrix's row `row` to `out`. */
-static void gather_row(Conv *v, Val x, Val row, Val from, Val to, Val out) {
+/* Columns [from, to) of the matrix's row at s to `out`. */
+static void gather_part(Conv *v, Val x, const Spot *s, Val from, Val to, Val out) {
   Gen *g = v->p.g;
-  Spot s = spot_of(v, row);
   Val r0 = ll_udiv(g, from, v->run);
   Val r1 = ll_udiv(g, ll_add(g, to, ll_n(g, v->run - 1)), v->run);
   Loop r = ll_loop(g, r0, r1, 1);
-  Run run = run_of(v, &s, r.i);
+  Run run = run_of(v, s, r.i);
   Val start = ll_mul(g, r.i, ll_n(g, v->run)); /* column of the run's first element */
   Val a = smax(g, ll_sub(g, from, start), ll_n(g, 0));
   Val b = smin(g, ll_sub(g, to, start), ll_n(g, v->run));
@@ -137,6 +146,70 @@ static void gather_row(Conv *v, Val x, Val row, Val from, Val to, Val out) {
   copy_elements(v, element(v, out, ll_add(g, dst, lo)), source, ll_sub(g, hi, lo));
   ll_endif(g, &any);
   ll_loop_end(g, &r);
+}
+
+/* A whole run, whose length is a constant. */
+static void copy_run(Conv *v, Val to, Val from) {
+  enum { UNROLLED = 12 };
+  Gen *g = v->p.g;
+  int64_t n = lanes(v), whole = v->run / n * n;
+  if (whole > UNROLLED * n) {
+    Loop i = ll_loop(g, ll_n(g, 0), ll_n(g, whole), n);
+    copy_vector(v, to, from, i.i, NULL);
+    ll_loop_end(g, &i);
+  } else {
+    for (int64_t i = 0; i < whole; i += n)
+      copy_vector(v, to, from, ll_n(g, i), NULL);
+  }
+  if (whole < v->run)
+    copy_vector(v, to, from, ll_n(g, whole), ll_n(g, v->run - whole));
+}
+
+/* Whether every tap of the window reads inside. */
+static Val all_inside(Conv *v, const Spot *s) {
+  Gen *g = v->p.g;
+  const ConvWindow *w = &v->c.w;
+  Val yes = LLVMConstInt(g->i1, 1, 0);
+  for (int i = 0; i < w->nd; i++) {
+    int64_t span = (w->kernel[i] - 1) * w->dilation[i];
+    Val low = span < 0 ? ll_add(g, s->first[i], ll_n(g, span)) : s->first[i];
+    int64_t room = v->c.x[i] - (span < 0 ? -span : span);
+    if (room <= 0)
+      return LLVMConstInt(g->i1, 0, 0);
+    yes = ll_and(g, yes, ll_icmp(g, LLVMIntULT, low, ll_n(g, room)));
+  }
+  return yes;
+}
+
+/* Runs [r0, r1) of a window that lies inside. */
+static void gather_inside(Conv *v, Val x, const Spot *s, Val r0, Val r1, Val out) {
+  Gen *g = v->p.g;
+  const ConvWindow *w = &v->c.w;
+  int last = w->nd - 1;
+  Val start = s->sample;
+  for (int i = 0; i <= last; i++)
+    start = ll_add(g, start, ll_mul(g, s->first[i], ll_n(g, v->c.stride[1 + i])));
+  Loop r = ll_loop(g, r0, r1, 1);
+  Val at = start, tap = r.i;
+  for (int i = last - v->merged; i >= 0; i--) {
+    Val k = i == 0 ? tap : ll_urem(g, tap, w->kernel[i]);
+    tap = i == 0 ? tap : ll_udiv(g, tap, w->kernel[i]);
+    at = ll_add(g, at, ll_mul(g, k, ll_n(g, w->dilation[i] * v->c.stride[1 + i])));
+  }
+  Val to = ll_mul(g, ll_sub(g, r.i, r0), ll_n(g, v->run));
+  copy_run(v, element(v, out, to), ll_gep(g, ll_mem(g, v->p.a_dtype), x, at));
+  ll_loop_end(g, &r);
+}
+
+/* Runs [r0, r1) of the matrix's row `row` to `out`. Most windows of a large image lie inside. */
+static void gather_runs(Conv *v, Val x, Val row, Val r0, Val r1, Val out) {
+  Gen *g = v->p.g;
+  Spot s = spot_of(v, row);
+  If in = ll_if(g, all_inside(v, &s));
+  gather_inside(v, x, &s, r0, r1, out);
+  ll_else(g, &in);
+  gather_part(v, x, &s, ll_mul(g, r0, ll_n(g, v->run)), ll_mul(g, r1, ll_n(g, v->run)), out);
+  ll_endif(g, &in);
 }
 
 /* The second half of the last unit, where pairs do not divide k. */
@@ -159,7 +232,13 @@ static void bring_rows(Product *p, const Tile *t) {
   Loop m = ll_loop(g, t->row0, t->row1, 1);
   Val at = ll_mul(g, ll_sub(g, m.i, t->row0), ll_n(g, p->micro.rs));
   Val out = ll_gep(g, p->c.unit, g->scratch, at);
-  gather_row(v, t->a, product_row(p, &p->body->in[0], m.i), from, to, out);
+  Val row = product_row(p, &p->body->in[0], m.i);
+  if (v->whole_runs) {
+    gather_runs(v, t->a, row, ll_udiv(g, from, v->run), ll_udiv(g, to, v->run), out);
+  } else {
+    Spot s = spot_of(v, row);
+    gather_part(v, t->a, &s, from, to, out);
+  }
   zero_last(v, to, ll_sub(g, to, from), out);
   ll_loop_end(g, &m);
 }
@@ -169,8 +248,161 @@ static void bring_columns(Product *p, const Tile *t) {
   Gen *g = p->g;
   Loop k = ll_loop(g, ll_n(g, 0), t->kc, 1);
   Val out = ll_gep(g, p->c.unit, g->scratch, ll_mul(g, k.i, ll_n(g, p->micro.ks)));
-  gather_row(v, t->a, ll_add(g, t->k0, k.i), t->row0, t->row1, out);
+  Spot s = spot_of(v, ll_add(g, t->k0, k.i));
+  gather_part(v, t->a, &s, t->row0, t->row1, out);
   ll_loop_end(g, &k);
+}
+
+/* ---- phases ---------------------------------------------------------------------------------- */
+
+static int64_t gcd(int64_t a, int64_t b) {
+  return b == 0 ? a : gcd(b, a % b);
+}
+
+/* Whether the phases of w can be computed one by one: a tap's channels are one k block. */
+static bool has_phases(const Conv *v) {
+  enum { MOST_PHASES = 16, MOST_UNITS = 1024 };
+  const ConvWindow *w = &v->c.w;
+  int64_t phases = 1;
+  for (int i = 0; i < w->nd; i++) {
+    if (w->up[i] > 1 && w->stride[i] != 1)
+      return false;
+    phases *= w->up[i];
+  }
+  int pair = v->p.c.pair;
+  return phases > 1 && phases <= MOST_PHASES && v->c.channels % pair == 0 &&
+         v->c.channels / pair <= MOST_UNITS && !v->c.wgrad;
+}
+
+/* The window of phase `number` of v->whole, or false when it has no positions. */
+static bool phase_window(Conv *v, int64_t number) {
+  const ConvWindow *w = v->whole;
+  v->c.w = *w;
+  for (int i = w->nd - 1; i >= 0; i--) {
+    int64_t up = w->up[i], rest = number % up, k = 0;
+    number /= up;
+    if (rest >= w->size[i])
+      return false;
+    int64_t step = up / gcd(up, w->dilation[i] < 0 ? -w->dilation[i] : w->dilation[i]);
+    while (k < w->kernel[i] && (rest + k * w->dilation[i] - w->padding[i]) % up != 0)
+      k++;
+    v->rest[i] = rest;
+    v->first[i] = k;
+    v->step[i] = step;
+    v->c.w.size[i] = ceil_div(w->size[i] - rest, up);
+    v->c.w.kernel[i] = k < w->kernel[i] ? ceil_div(w->kernel[i] - k, step) : 0;
+    v->c.w.padding[i] = -((rest + k * w->dilation[i] - w->padding[i]) / up);
+    v->c.w.dilation[i] = step * w->dilation[i] / up;
+    v->c.w.up[i] = 1;
+  }
+  return true;
+}
+
+static Val phase_row(Product *p, Val m) {
+  Conv *v = (Conv *)p;
+  Gen *g = p->g;
+  const ConvWindow *w = &v->c.w;
+  Val at = ll_n(g, 0);
+  int64_t inner = 1;
+  for (int i = w->nd - 1; i >= 0; i--) {
+    Val q = ll_urem(g, m, w->size[i]);
+    m = ll_udiv(g, m, w->size[i]);
+    q = ll_add(g, ll_mul(g, q, ll_n(g, v->whole->up[i])), ll_n(g, v->rest[i]));
+    at = ll_add(g, at, ll_mul(g, q, ll_n(g, inner)));
+    inner *= v->whole->size[i];
+  }
+  return ll_add(g, at, ll_mul(g, m, ll_n(g, inner)));
+}
+
+static Val phase_tap(Product *p, Val kb) {
+  Conv *v = (Conv *)p;
+  Gen *g = p->g;
+  Val at = ll_n(g, 0);
+  int64_t inner = 1;
+  for (int i = v->whole->nd - 1; i >= 0; i--) {
+    int64_t taps = v->c.w.kernel[i] ? v->c.w.kernel[i] : 1;
+    Val j = ll_urem(g, kb, taps);
+    kb = ll_udiv(g, kb, taps);
+    j = ll_add(g, ll_mul(g, j, ll_n(g, v->step[i])), ll_n(g, v->first[i]));
+    at = ll_add(g, at, ll_mul(g, j, ll_n(g, inner)));
+    inner *= v->whole->kernel[i];
+  }
+  return ll_mul(g, at, ll_n(g, p->kblock));
+}
+
+static void plan_phase(Conv *v) {
+  Product *p = &v->p;
+  int64_t taps = conv_taps(&v->c.w);
+  v->merged = false;
+  v->run = v->c.channels;
+  v->whole_runs = true;
+  p->M = v->c.batch * conv_positions(&v->c.w);
+  p->K = (taps ? taps : 1) * v->c.channels;
+  p->zero = taps == 0;
+  p->kblock = v->c.channels / p->c.pair;
+  p->units = p->K / p->c.pair;
+  p->kblocks = p->units / p->kblock;
+  p->b_units = conv_taps(v->whole) * p->kblock;
+  p->row_at = phase_row;
+  p->b_at = phase_tap;
+  p->mode = A_GATHER;
+  product_plan(p);
+}
+
+/* One product after the other; tiles of a kernel are those of its phases in turn. */
+static bool emit_phases(const Conv *whole, Val x) {
+  Gen *g = whole->p.g;
+  Val first = g->first, end = g->end;
+  int64_t phases = 1, tiles = 0, scratch = 0;
+  bool ok = true;
+  for (int i = 0; i < whole->c.w.nd; i++)
+    phases *= whole->c.w.up[i];
+  for (int64_t k = 0; k < phases && ok; k++) {
+    Conv v = *whole;
+    v.whole = &whole->c.w;
+    if (!phase_window(&v, k))
+      continue;
+    plan_phase(&v);
+    Val zero = ll_n(g, 0), count = ll_n(g, g->ntiles), base = ll_n(g, tiles);
+    g->first = smin(g, smax(g, ll_sub(g, first, base), zero), count);
+    g->end = smin(g, smax(g, ll_sub(g, end, base), zero), count);
+    ok = product_emit(&v.p, x, bring_rows);
+    tiles += g->ntiles;
+    scratch = g->scratch_bytes > scratch ? g->scratch_bytes : scratch;
+  }
+  g->first = first;
+  g->end = end;
+  g->ntiles = tiles;
+  g->scratch_bytes = scratch;
+  return ok;
+}
+
+/* k blocks of whole runs, about equally many each. */
+static void plan_runs(Conv *v) {
+  Product *p = &v->p;
+  int64_t most = PRODUCT_K_BYTES / p->c.unit_bytes * p->c.pair;
+  for (int i = 0; i < v->c.w.nd; i++)
+    if (v->c.w.up[i] > 1)
+      return;
+  if (v->run > most && v->c.channels <= most) {
+    v->merged = false;
+    v->run = v->c.channels;
+  }
+  if (v->run > most || v->run % p->c.pair != 0)
+    return;
+  int64_t runs = p->K / v->run, blocks = ceil_div(runs, most / v->run);
+  p->kblock = ceil_div(runs, blocks) * v->run / p->c.pair;
+  p->kblocks = ceil_div(p->units, p->kblock);
+  v->whole_runs = true;
+}
+
+/* Short k blocks, so that many rows of the gathered columns fit the cache at once. */
+static void plan_positions(Conv *v) {
+  enum { POSITIONS = 256 };
+  Product *p = &v->p;
+  p->kblocks = ceil_div(p->units, POSITIONS);
+  p->kblock = p->kblocks == 1 ? p->units : round_up(ceil_div(p->units, p->kblocks), p->c.vl);
+  p->kblocks = ceil_div(p->units, p->kblock);
 }
 
 bool cpu_conv(Gen *g, const Op *group) {
@@ -190,10 +422,16 @@ bool cpu_conv(Gen *g, const Op *group) {
   p->a_dtype = gen_in_dtype(group, 0);
   if (v.c.wgrad && (p->c.pair > 1 || product_row_stride(p, &p->body->in[0]) != 1))
     return gen_fail(g, "weight gradient of a convolution in pairs of k or rows out of order");
-  p->units = ceil_div(p->K, p->c.pair);
-  p->mode = v.c.wgrad ? A_GATHER_COLUMNS : A_GATHER;
-  product_plan(p);
   Val x = ll_gepc(g, ll_mem(g, p->a_dtype), ll_arg_ptr(g, gen_in_slot(group, 0)),
                   p->body->in[0].offset);
+  if (has_phases(&v))
+    return emit_phases(&v, x);
+  p->units = ceil_div(p->K, p->c.pair);
+  if (v.c.wgrad)
+    plan_positions(&v);
+  else
+    plan_runs(&v);
+  p->mode = v.c.wgrad ? A_GATHER_COLUMNS : A_GATHER;
+  product_plan(p);
   return product_emit(p, x, v.c.wgrad ? bring_columns : bring_rows);
 }

@@ -57,12 +57,12 @@ int64_t product_row_stride(const Product *p, const Access *a) {
 
 enum {
   MOST_THREADS = 16,     /* for which tiles are chosen */
-  MOST_PANELS = 8,       /* micro panels of a tile */
+  MOST_PANELS = 8,       /* micro panels of a tile, */
+  MOST_GATHERED = 24,    /* and where runs of rows are gathered for each k */
   FEW_ROWS = 8,          /* not worth interleaving */
   A_BYTES = 384 << 10,   /* copy of A: a part of the second-level cache, which may be shared */
   SUM_BYTES = 320 << 10, /* sums that wait there */
   FAR_BYTES = 768 << 10, /* a packed B beyond this does not stay there */
-  K_BYTES = 4096,        /* of a row in one k block */
   DIRECT_COLS = 512,     /* fewer columns do not pay for a copy of A, */
   DIRECT_ROWS = 800,     /* nor do fewer rows: threads would copy the same ones */
 };
@@ -99,7 +99,7 @@ static void choose_mode(Product *p) {
 
 /* k in blocks of equal length, whole vectors when there are several. */
 static void choose_blocks(Product *p) {
-  int64_t most = K_BYTES / p->c.unit_bytes;
+  int64_t most = PRODUCT_K_BYTES / p->c.unit_bytes;
   p->kblocks = ceil_div(p->units, most);
   p->kblock = p->kblocks == 1 ? p->units : round_up(ceil_div(p->units, p->kblocks), p->c.vl);
   p->kblocks = ceil_div(p->units, p->kblock);
@@ -125,10 +125,10 @@ static void choose_micro(Product *p) {
                      .nv = nv,
                      .bs = p->c.cols,
                      .cs = p->width,
-                     .odd = p->units % 2 != 0,
+                     .odd = p->units % 2 != 0 || p->kblock % 2 != 0,
                      .add = p->kblocks > 1};
   if (p->group_panels > 1)
-    p->micro.bp = p->units * p->c.cols;
+    p->micro.bp = p->b_units * p->c.cols;
 }
 
 static int64_t group_bytes(const Product *p, int64_t k) {
@@ -140,7 +140,8 @@ static int64_t group_bytes(const Product *p, int64_t k) {
 static double tile_cost(const Product *p, double rows, double cols) {
   double k = (double)p->units, multiply = rows * cols * k / (2 * p->c.vl);
   double a = p->mode == A_DIRECT ? 0.05 : p->mode == A_COLUMNS ? 0.1 : 0.2;
-  return multiply + (rows * a + cols / 16) * k * p->c.unit_bytes + 2000;
+  double each = p->mode == A_GATHER_COLUMNS ? 60 * k : 0; /* finding the place of each k */
+  return multiply + (rows * a + cols / 16) * k * p->c.unit_bytes + each + 2000;
 }
 
 /* Time relative to perfect sharing, summed over numbers of threads; few threads count more. */
@@ -160,7 +161,8 @@ static double tile_score(const Product *p, int64_t row_tiles, int64_t col_tiles)
 static void choose_tiles(Product *p) {
   int64_t row_bytes = p->kblock * p->c.unit_bytes;
   int64_t most = A_BYTES / (row_bytes * round_up(p->split.hi, p->c.vl));
-  most = most < 2 ? 2 : most > MOST_PANELS ? MOST_PANELS : most;
+  int64_t limit = p->mode == A_GATHER_COLUMNS ? MOST_GATHERED : MOST_PANELS;
+  most = most < 2 ? 2 : most > limit ? limit : most;
   double best = 0;
   for (int64_t i = 1; i <= most && i <= p->split.n; i++)
     for (int64_t even = 1; even <= MOST_THREADS; even *= 2)
@@ -194,7 +196,7 @@ static void choose_prefetch(Product *p) {
  * columns come in whole panels and rows are a constant stride apart. */
 static void choose_direct(Product *p) {
   const Body *b = p->body;
-  if (b->nstmt != 2 || b->stmt[0].prim != PR_ACC || b->stmt[1].prim != PR_STORE)
+  if (p->row_at || b->nstmt != 2 || b->stmt[0].prim != PR_ACC || b->stmt[1].prim != PR_STORE)
     return;
   const Access *out = &b->out[b->stmt[1].ref];
   int64_t stride = product_row_stride(p, out);
@@ -234,6 +236,8 @@ static void choose_scratch(Product *p) {
 void product_plan(Product *p) {
   if (!p->kblock)
     choose_blocks(p);
+  if (!p->b_units)
+    p->b_units = p->units;
   choose_micro(p);
   choose_direct(p);
   choose_tiles(p);
@@ -279,6 +283,7 @@ static void at_row(Product *p, Lanes *s, Val row) {
   Gen *g = p->g;
   int64_t inner = 1;
   bool index = uses_index(p->body);
+  row = p->row_at ? p->row_at(p, row) : row;
   for (int d = product_row_dims(p) - 1; d >= 0; d--) {
     Val i = inner == 1 ? row : ll_udiv(g, row, inner);
     s->index[d] = index ? ll_urem(g, i, p->body->dim[d]) : ll_n(g, 0);
@@ -404,14 +409,13 @@ static Val a_of_panel(Product *p, const Tile *t, Val panel) {
 }
 
 /* What group j of B is followed by, from the part on that this call fetches. */
-static Val next_part(Product *p, const Tile *t, Val panel, Val j, Val b, Val last) {
+static Val next_part(Product *p, const Tile *t, Val panel, Val j, Val b) {
   Gen *g = p->g;
   Val packed = ll_arg_ptr(g, gen_in_slot(p->group, 1));
-  Val start =
-      ll_add(g, ll_mul(g, t->group0, ll_n(g, p->units * p->c.cols)),
-             ll_sel(g, last, ll_n(g, 0), ll_mul(g, ll_add(g, t->k0, t->kc), ll_n(g, p->c.cols))));
+  Val start = ll_add(g, ll_mul(g, t->group0, ll_n(g, p->b_units * p->c.cols)),
+                     ll_mul(g, t->b1, ll_n(g, p->c.cols)));
   Val more = ll_icmp(g, LLVMIntSLT, ll_add(g, j, ll_n(g, 1)), t->group1);
-  Val next = ll_sel(g, more, ll_gepc(g, p->c.unit, b, p->units * p->c.cols),
+  Val next = ll_sel(g, more, ll_gepc(g, p->c.unit, b, p->b_units * p->c.cols),
                     ll_gep(g, p->c.unit, packed, start));
   int64_t turn = p->micro.odd ? 1 : 2;
   Val part = ll_mul(g, t->kc, ll_n(g, 64 * p->micro.next_lines / turn));
@@ -420,14 +424,21 @@ static Val next_part(Product *p, const Tile *t, Val panel, Val j, Val b, Val las
   return ll_gep(g, g->i8, next, at);
 }
 
+static void zero_sums(Product *p, Val sums) {
+  Gen *g = p->g;
+  Loop i = ll_loop(g, ll_n(g, 0), ll_n(g, p->split.hi * p->micro.cs), p->c.vl);
+  ll_store(g, LLVMConstNull(ll_vec(p->c.sum, p->c.vl)), ll_gep(g, p->c.sum, sums, i.i), NULL);
+  ll_loop_end(g, &i);
+}
+
 /* Products of one k block, and the statements after the last. */
 static bool multiply_block(Product *p, const Tile *t, Val first, Val last) {
   Gen *g = p->g;
   Val packed = ll_arg_ptr(g, gen_in_slot(p->group, 1));
-  int64_t group_units = p->units * p->c.cols * p->group_panels;
+  int64_t group_units = p->b_units * p->c.cols * p->group_panels;
   Val sums0 = ll_gepc(g, g->i8, g->scratch, p->c_offset);
   Loop j = ll_loop(g, t->group0, t->group1, 1);
-  Val b = ll_add(g, ll_mul(g, j.i, ll_n(g, group_units)), ll_mul(g, t->k0, ll_n(g, p->c.cols)));
+  Val b = ll_add(g, ll_mul(g, j.i, ll_n(g, group_units)), ll_mul(g, t->b0, ll_n(g, p->c.cols)));
   b = ll_gep(g, p->c.unit, packed, b);
   Val stripe = ll_mul(g, ll_sub(g, j.i, t->group0), ll_n(g, p->tile_rows));
   Loop i = ll_loop(g, t->panel0, t->panel1, 1);
@@ -444,9 +455,12 @@ static bool multiply_block(Product *p, const Tile *t, Val first, Val last) {
   }
   Val add = p->micro.add ? ll_xor(g, first, ll_i(g->i1, 1)) : NULL;
   Micro m = p->micro;
-  m.next = m.next_lines ? next_part(p, t, i.i, j.i, b, last) : NULL;
+  m.next = m.next_lines ? next_part(p, t, i.i, j.i, b) : NULL;
   bool ok = at_last(p, p->direct ? first : last, i.i, j.i, NULL);
-  micro_panel(g, &p->split, m, i.i, a_of_panel(p, t, i.i), b, sums, t->kc, add);
+  if (p->zero)
+    zero_sums(p, sums);
+  else
+    micro_panel(g, &p->split, m, i.i, a_of_panel(p, t, i.i), b, sums, t->kc, add);
   ok = ok && (p->direct || at_last(p, last, i.i, j.i, sums));
   ll_loop_end(g, &i);
   ll_loop_end(g, &j);
@@ -467,7 +481,11 @@ static bool multiply_tiles(Product *p, Tile *t, Val tile, Val end, ProductBring 
   t->kc = ll_umin(g, ll_n(g, p->kblock), ll_sub(g, ll_n(g, p->units), t->k0));
   Val first = ll_icmp(g, LLVMIntEQ, kb.i, ll_n(g, 0));
   Val last = ll_icmp(g, LLVMIntEQ, kb.i, ll_n(g, p->kblocks - 1));
-  bring(p, t);
+  Val after = ll_sel(g, last, ll_n(g, 0), ll_add(g, kb.i, ll_n(g, 1)));
+  t->b0 = p->b_at ? p->b_at(p, kb.i) : t->k0;
+  t->b1 = p->b_at ? p->b_at(p, after) : ll_mul(g, after, ll_n(g, p->kblock));
+  if (!p->zero)
+    bring(p, t);
   bool ok = multiply_block(p, t, first, last);
   ll_loop_end(g, &kb);
   return ok;

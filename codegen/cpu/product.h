@@ -7,6 +7,8 @@
 #include "codegen/cpu/gen.h"
 #include "codegen/cpu/micro.h"
 
+enum { PRODUCT_K_BYTES = 4096 }; /* of a row in one k block, at most */
+
 /* How the kernel reads A. */
 typedef enum {
   A_DIRECT,         /* in place */
@@ -17,13 +19,20 @@ typedef enum {
   A_GATHER_COLUMNS, /* gathered into scratch, rows contiguous: k is the position of the window */
 } AMode;
 
-typedef struct {
+typedef struct Product Product;
+struct Product {
   Gen *g;
   const Op *group;
   const Body *body;
   Compute c;
   int64_t M, N, K; /* rows; columns; k */
   int64_t units;   /* k in units */
+  int64_t b_units; /* those of a packed panel; 0: the same */
+  /* Where not every row or k of the group is computed: the flat row of the body that row m is, and
+   * where k block kb begins in a packed panel (units). NULL: m, kb kblock. */
+  Val (*row_at)(Product *p, Val m);
+  Val (*b_at)(Product *p, Val kb);
+  bool zero; /* sums over no k at all */
   DType a_dtype;
   int64_t a_ks; /* elements between k */
   int64_t a_rs; /* elements between rows; -1: not one stride */
@@ -40,7 +49,7 @@ typedef struct {
   int64_t a_panel;                             /* A_COLUMNS, A_INTERLEAVED: units between panels */
   int64_t c_offset;                            /* bytes: sums behind A in scratch */
   bool direct;                                 /* sums are made in result 0 itself */
-} Product;
+};
 
 typedef struct {
   Val a;              /* first element of operand 0 */
@@ -48,6 +57,7 @@ typedef struct {
   Val row0, row1;     /* its rows */
   Val group0, group1; /* groups of packed panels */
   Val k0, kc;         /* k block in units */
+  Val b0, b1;         /* where it and the one after begin in a packed panel */
 } Tile;
 
 /* The one stride that steps access a from row to row, or -1. */
