@@ -81,6 +81,7 @@ Status ref_conv_gather(const Call *c) {
     return MPCC_ERR_INTERNAL;
   int64_t ch = x->dim[g.nd + 1], outs = w->dim[0], taps = conv_taps(&g), pos = conv_positions(&g);
   int64_t room = extent(x->dim + 1, g.nd), at[CONV_AXES];
+  int64_t own = w->dim[g.nd + 1]; /* channels of a filter: all, or its own alone */
   double *y = c->out[0];
   for (int64_t i = 0; i < x->dim[0] * pos; i++)
     for (int64_t o = 0; o < outs; o++) {
@@ -89,8 +90,9 @@ Status ref_conv_gather(const Call *c) {
         if (!conv_reads(&g, x->dim + 1, i % pos, k, at))
           continue;
         const double *from = c->in[0] + (i / pos * room + flat(at, x->dim + 1, g.nd)) * ch;
-        for (int64_t t = 0; t < ch; t++)
-          sum += from[t] * c->in[1][(o * taps + k) * ch + t];
+        from += own == ch ? 0 : o;
+        for (int64_t t = 0; t < own; t++)
+          sum += from[t] * c->in[1][(o * taps + k) * own + t];
       }
       y[i * outs + o] = sum;
     }
@@ -104,7 +106,9 @@ Status ref_conv_wgrad(const Call *c) {
     return MPCC_ERR_INTERNAL;
   int64_t ch = x->dim[g.nd + 1], outs = dy->dim[g.nd + 1], taps = conv_taps(&g);
   int64_t pos = conv_positions(&g), room = extent(x->dim + 1, g.nd), at[CONV_AXES];
-  for (int64_t e = 0; e < outs * taps * ch; e++)
+  bool depth = op_int(c->op, "groups", 1) != 1;
+  int64_t own = depth ? 1 : ch;
+  for (int64_t e = 0; e < outs * taps * own; e++)
     c->out[0][e] = 0;
   for (int64_t i = 0; i < x->dim[0] * pos; i++)
     for (int64_t k = 0; k < taps; k++) {
@@ -112,8 +116,8 @@ Status ref_conv_wgrad(const Call *c) {
         continue;
       const double *from = c->in[0] + (i / pos * room + flat(at, x->dim + 1, g.nd)) * ch;
       for (int64_t o = 0; o < outs; o++)
-        for (int64_t t = 0; t < ch; t++)
-          c->out[0][(o * taps + k) * ch + t] += c->in[1][i * outs + o] * from[t];
+        for (int64_t t = 0; t < own; t++)
+          c->out[0][(o * taps + k) * own + t] += c->in[1][i * outs + o] * from[depth ? o : t];
     }
   return MPCC_OK;
 }

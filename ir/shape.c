@@ -541,13 +541,31 @@ static bool gather_window(Infer *x, ConvWindow *w) {
   return true;
 }
 
+/* Channels each by itself (`groups`): as many groups, every window inside x. */
+static bool depth_fits(const Infer *x, const ConvWindow *g, bool *depth) {
+  const Op op = {.code = x->code, .nattr = x->nattr, .attr = (Attr *)x->attr};
+  const Type *in = operand(x, 0);
+  const int64_t groups = op_int(&op, "groups", 1);
+  *depth = groups != 1;
+  bool fits = groups == 1 || groups == in->dim[in->rank - 1];
+  for (int i = 0; *depth && i < g->nd; i++) {
+    int64_t span = (g->kernel[i] - 1) * g->dilation[i];
+    int64_t low = (span < 0 ? span : 0) - g->padding[i];
+    int64_t high = (g->size[i] - 1) * g->stride[i] + (span > 0 ? span : 0) - g->padding[i];
+    fits &= g->up[i] == 1 && low >= 0 && high < in->dim[1 + i];
+  }
+  return fits;
+}
+
 static bool shape_conv_gather(Infer *x) {
   ConvWindow g;
+  bool depth;
   if (!want_operands(x, 2, 3) || !gather_window(x, &g))
     return false;
   const Type *in = operand(x, 0), *w = operand(x, 1);
   const int last = in->rank - 1;
-  bool fits = w->dim[last] == in->dim[last];
+  bool fits = depth_fits(x, &g, &depth);
+  fits &= depth ? w->dim[last] == 1 && w->dim[0] == in->dim[last] : w->dim[last] == in->dim[last];
   for (int i = 0; i < g.nd; i++)
     fits &= w->dim[1 + i] == g.kernel[i];
   if (!fits)
@@ -563,20 +581,22 @@ static bool shape_conv_gather(Infer *x) {
 
 static bool shape_conv_wgrad(Infer *x) {
   ConvWindow g;
+  bool depth;
   if (!gather_window(x, &g))
     return false;
   const Type *in = operand(x, 0), *dy = operand(x, 1);
   const int last = in->rank - 1;
-  bool fits = in->dim[0] == dy->dim[0];
+  bool fits = depth_fits(x, &g, &depth) && in->dim[0] == dy->dim[0];
   for (int i = 0; i < g.nd; i++)
     fits &= dy->dim[1 + i] == g.size[i];
+  fits &= !depth || dy->dim[last] == in->dim[last];
   if (!fits)
     return fail(x, CODE_SHAPE, "%s has a gradient %s for an input %s", subject(x),
                 shape_text(x, dy), shape_text(x, in));
   int64_t dim[MAX_RANK] = {dy->dim[last]};
   for (int i = 0; i < g.nd; i++)
     dim[1 + i] = g.kernel[i];
-  dim[last] = in->dim[last];
+  dim[last] = depth ? 1 : in->dim[last];
   result_as(x, dtype_attr(x, "out", promote_operands(x, 0, 1)), in->rank, dim);
   return true;
 }

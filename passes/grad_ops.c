@@ -157,6 +157,69 @@ static Value *ends_swapped(Grad *g, Value *w) {
   return build_permute(g->b, w, perm);
 }
 
+/* dy of a depthwise convolution, one zero after another between strides and a window's span in
+ * front: what place i of x took part in lies in [i, i + span]. */
+static Value *spread_rows(Grad *g, const ConvWindow *w, Value *dy, const Type *x) {
+  int64_t dim[MAX_RANK];
+  for (int i = 0; i < w->nd; i++) {
+    int axis = 1 + i, rank = dy->type->rank;
+    int64_t span = (w->kernel[i] - 1) * w->dilation[i];
+    for (int k = 0; k < rank; k++)
+      dim[k] = dy->type->dim[k];
+    if (w->stride[i] > 1) {
+      int64_t open[MAX_RANK];
+      for (int k = 0; k <= rank; k++)
+        open[k] = k <= axis ? dim[k] : k == axis + 1 ? 1 : dim[k - 1];
+      Attr attr[3] = {attr_i(g->b, "dim", axis + 1), attr_i(g->b, "start", 0),
+                      attr_i(g->b, "size", w->stride[i])};
+      dy = build_reshape(g->b, dy, rank + 1, open);
+      dy = build_op(g->b, OP_unslice, 1, &dy, 3, attr)->out[0];
+      dim[axis] *= w->stride[i];
+      dy = build_reshape(g->b, dy, rank, dim);
+    }
+    if (dim[axis] > x->dim[axis])
+      dy = build_slice(g->b, dy, axis, 0, x->dim[axis]);
+    if (dy->type->dim[axis] == x->dim[axis] + span)
+      continue;
+    Attr attr[3] = {attr_i(g->b, "dim", axis), attr_i(g->b, "start", span),
+                    attr_i(g->b, "size", x->dim[axis] + span)};
+    dy = build_op(g->b, OP_unslice, 1, &dy, 3, attr)->out[0];
+  }
+  return dy;
+}
+
+static void grad_depthwise(Grad *g, const Op *op, const ConvWindow *w, Value *dy) {
+  Value *x = fwd(g, op, 0), *d = build_cast(g->b, dy, x->type->dt);
+  Attr attr[8];
+  if (grad_wants(g, op, 0)) {
+    int64_t padding[CONV_AXES], dilation[CONV_AXES];
+    for (int i = 0; i < w->nd; i++) {
+      dilation[i] = -w->dilation[i];
+      padding[i] = (w->kernel[i] - 1) * dilation[i];
+    }
+    int n = 0;
+    attr[n++] = attr_ints(g->b, "positions", w->nd, x->type->dim + 1);
+    attr[n++] = attr_ints(g->b, "kernel", w->nd, w->kernel);
+    attr[n++] = attr_ints(g->b, "padding", w->nd, padding);
+    attr[n++] = attr_ints(g->b, "dilation", w->nd, dilation);
+    attr[n++] = attr_i(g->b, "groups", op_int(op, "groups", 1));
+    attr[n++] = attr_dt(g->b, "out", grad_dtype(g, op, 0));
+    Value *in[2] = {spread_rows(g, w, d, x->type), fwd(g, op, 1)};
+    grad_give(g, op, 0, build_op(g->b, OP_conv_gather, 2, in, n, attr)->out[0]);
+  }
+  if (grad_wants(g, op, 1)) {
+    int n = 0;
+    for (int i = 0; i < op->nattr; i++)
+      if (strcmp(op->attr[i].key, "precision") && strcmp(op->attr[i].key, "out"))
+        attr[n++] = op->attr[i];
+    attr[n++] = attr_dt(g->b, "out", grad_dtype(g, op, 1));
+    Value *in[2] = {x, d};
+    grad_give(g, op, 1, build_op(g->b, OP_conv_wgrad, 2, in, n, attr)->out[0]);
+  }
+  if (op->nin > 2)
+    grad_give(g, op, 2, as_rows(g, dy));
+}
+
 /* dx gathers dy through the turned window. dw sums x (gathered) times dy over positions; where the
  * window spreads x instead (up > 1, transposed convolutions) dy is the gathered one. */
 static void grad_conv_gather(Grad *g, const Op *op, Value *const *dy) {
@@ -164,6 +227,10 @@ static void grad_conv_gather(Grad *g, const Op *op, Value *const *dy) {
   Attr attr[8];
   if (!conv_window(op, &w))
     return;
+  if (op_int(op, "groups", 1) != 1) {
+    grad_depthwise(g, op, &w, dy[0]);
+    return;
+  }
   Value *x = fwd(g, op, 0), *d = dy[0];
   if (grad_wants(g, op, 0)) {
     int n = turned(g, &w, x->type->dim + 1, attr);

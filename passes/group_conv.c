@@ -1,5 +1,7 @@
 /* Lowering of channels-last convolutions: products whose first operand is gathered by the kernel,
- * so no matrix of patches ever lies in memory (docs/groups.md, kind conv). */
+ * so no matrix of patches ever lies in memory (docs/groups.md, kind conv). Depthwise ones
+ * (attribute `groups`) multiply no matrices: they are rows of statements over shifted views of x.
+ */
 #include "passes/fuse.h"
 
 void group_conv(Fuse *F, const Op *op) {
@@ -49,7 +51,90 @@ static Node *conv_node(Fuse *F, const Op *op, View *x, View *b, DType compute, i
   return n;
 }
 
+/* ---- depthwise --------------------------------------------------------------------------------
+ */
+
+/* x as every position reads it by tap number `tap`. */
+static View tap_view(const View *x, const ConvWindow *w, int64_t tap) {
+  View v = *x;
+  for (int i = w->nd - 1; i >= 0; i--) {
+    int64_t step = x->at.stride[1 + i], k = tap % w->kernel[i];
+    tap /= w->kernel[i];
+    v.dim[1 + i] = w->size[i];
+    v.at.stride[1 + i] = step * w->stride[i];
+    v.at.offset += (k * w->dilation[i] - w->padding[i]) * step;
+  }
+  return v;
+}
+
+/* y = sum over taps of x at the tap times its weight, one statement after the other: [N, P..., C].
+ */
+static void depth_gather(Fuse *F, const Op *op, const ConvWindow *w) {
+  const Type *y = op->out[0]->type;
+  View *x = gathered(F, operand(F, 0)), *taps;
+  const int64_t swap[2] = {1, 0}, n = conv_taps(w);
+  taps = matrix(F, operand(F, 1), y->dim[y->rank - 1], n);
+  taps = view_copied(F, view_permuted(F, taps, swap), taps->dt); /* [taps, C] */
+  if (fuse_failed(F))
+    return;
+  DType reg = reg_join(x->dt, taps->dt);
+  Node *node = node_rows(F, y->rank, y->dim);
+  int sum = -1;
+  for (int64_t k = 0; k < n; k++) {
+    View from = tap_view(x, w, k), weight = *taps;
+    weight.rank = 1;
+    weight.dim[0] = taps->dim[1];
+    weight.at = (Access){.offset = taps->at.offset + k * taps->at.stride[0],
+                         .stride = {taps->at.stride[1]}};
+    int product = node_op2(F, node, PR_MUL, node_load_as(F, node, &from, reg),
+                           node_load_as(F, node, &weight, reg));
+    sum = sum < 0 ? product : node_op2(F, node, PR_ADD, sum, product);
+  }
+  if (op->nin > 2)
+    sum = node_op2(F, node, PR_ADD, sum, node_load_as(F, node, operand(F, 2), reg));
+  set_result_buf(F, 0, node_store(F, node, sum, y->dt, ~0u));
+}
+
+/* Rows are positions, columns taps and channels: [K..., C] is one sum over the rows. */
+static void depth_wgrad(Fuse *F, const Op *op, const ConvWindow *w) {
+  const Type *dw = op->out[0]->type;
+  View *x = gathered(F, operand(F, 0)), *dy = operand(F, 1), *r;
+  if (fuse_failed(F) || 2 * w->nd + 2 > MAX_DIMS)
+    return;
+  int last = x->rank - 1, n = 2 * w->nd + 2;
+  View from = tap_view(x, w, 0), to = *dy;
+  from.rank = to.rank = n;
+  from.dim[n - 1] = to.dim[n - 1] = x->dim[last];
+  from.at.stride[n - 1] = x->at.stride[last];
+  to.at.stride[n - 1] = dy->at.stride[last];
+  int64_t keep[MAX_DIMS], back[MAX_DIMS] = {w->nd};
+  for (int i = 0; i < w->nd; i++) {
+    int d = 1 + w->nd + i;
+    from.dim[d] = to.dim[d] = w->kernel[i];
+    from.at.stride[d] = x->at.stride[1 + i] * w->dilation[i];
+    to.at.stride[d] = 0;
+    keep[i] = w->kernel[i];
+    back[1 + i] = i;
+  }
+  keep[w->nd] = x->dim[last];
+  DType reg = reg_join(x->dt, dy->dt);
+  Node *node = node_rigid(F, n, from.dim, w->nd + 1);
+  int s =
+      node_op2(F, node, PR_MUL, node_load_as(F, node, &from, reg), node_load_as(F, node, &to, reg));
+  Buf *sums = node_column_sum(F, node, s, type_get(builder_types(F->b), dw->dt, w->nd + 1, keep));
+  if (fuse_failed(F))
+    return;
+  view_reshaped(F, view_permuted(F, view_whole(F, sums), back), dw->rank, dw->dim, &r);
+  set_result(F, 0, r);
+}
+
 void group_conv_gather(Fuse *F, const Op *op) {
+  ConvWindow window;
+  if (op_int(op, "groups", 1) != 1) {
+    if (conv_window(op, &window))
+      depth_gather(F, op, &window);
+    return;
+  }
   const Type *y = op->out[0]->type, *wt = op->in[1]->type;
   View *x = gathered(F, operand(F, 0)), *w = operand(F, 1);
   DType compute = target_product_dtype(F->o->caps, x->dt, w->dt);
@@ -65,6 +150,12 @@ void group_conv_gather(Fuse *F, const Op *op) {
  * pairs would run along positions, which no operand has contiguous: operands are decoded to f32,
  * exactly. */
 void group_conv_wgrad(Fuse *F, const Op *op) {
+  ConvWindow window;
+  if (op_int(op, "groups", 1) != 1) {
+    if (conv_window(op, &window))
+      depth_wgrad(F, op, &window);
+    return;
+  }
   const Type *dw = op->out[0]->type, *dt = op->in[1]->type;
   View *x = gathered(F, operand(F, 0)), *dy = operand(F, 1);
   DType compute = target_product_dtype(F->o->caps, x->dt, dy->dt);

@@ -10,7 +10,9 @@
  *
  * A 1 x 1 convolution is a product; so is one whose windows tile an image of few channels (patch
  * embeddings), which is read as one reshape and permute. A transposed convolution is the window
- * turned round (ir/conv.c). Groups are convolutions of slices of channels. Stage typed to laid. */
+ * turned round (ir/conv.c). Few groups are convolutions of slices of channels. Where every channel
+ * is a group (depthwise) it is one op over a padded image, and so is, for each channel of a group,
+ * a convolution of very many groups. Stage typed to laid. */
 #include <inttypes.h>
 
 #include "passes/passes.h"
@@ -112,7 +114,89 @@ static Value *one_group(Builder *b, const Conv *c, Value *x, Value *w, Value *bi
   return build_op(b, OP_conv_gather, bias ? 3 : 2, in, nattr, attr)->out[0];
 }
 
+/* x [N, S..., C] with zeros around it: every window lies inside. */
+static Value *padded(Builder *b, const Conv *c, Value *x) {
+  for (int i = 0; i < c->w.nd; i++) {
+    int64_t n = x->type->dim[1 + i], from = c->w.padding[i];
+    int64_t size =
+        (c->w.size[i] - 1) * c->w.stride[i] + (c->w.kernel[i] - 1) * c->w.dilation[i] + 1;
+    if (size < from + n)
+      size = from + n;
+    if (size == n)
+      continue;
+    Attr attr[3] = {attr_i(b, "dim", 1 + i), attr_i(b, "start", from), attr_i(b, "size", size)};
+    x = build_op(b, OP_unslice, 1, &x, 3, attr)->out[0];
+  }
+  return x;
+}
+
+/* Channel j of each group, for each of the outs filters: [N, S..., G * own] to [N, S..., outs]. */
+static Value *channel_of_filters(Builder *b, Value *x, int64_t groups, int64_t outs, int64_t j) {
+  int rank = x->type->rank;
+  int64_t own = x->type->dim[rank - 1] / groups, dim[MAX_RANK];
+  if (own == 1 && groups == outs)
+    return x;
+  for (int i = 0; i < rank; i++)
+    dim[i] = x->type->dim[i];
+  dim[rank - 1] = groups;
+  dim[rank] = own;
+  x = build_slice(b, build_reshape(b, x, rank + 1, dim), rank, j, j + 1);
+  dim[rank] = outs / groups;
+  Attr shape = attr_ints(b, "shape", rank + 1, dim);
+  x = build_op(b, OP_expand, 1, &x, 1, &shape)->out[0];
+  dim[rank - 1] = outs;
+  return build_reshape(b, x, rank, dim);
+}
+
+/* y = sum over the channels j of a group of filters over channel j alone. */
+static Value *depthwise(Builder *b, const Conv *c, Value *x, Value *w, Value *bias) {
+  const ConvWindow *g = &c->w;
+  const Attr *region = op_attr(c->op, "precision");
+  int last = x->type->rank - 1;
+  int64_t outs = w->type->dim[0], own = w->type->dim[1], none[CONV_AXES] = {0};
+  /* Partial sums are not rounded to narrow formats. */
+  DType dt = c->op->out[0]->type->dt, sum = own > 1 && dtype_bytes(dt) < 4 ? DT_F32 : dt;
+  Value *y = NULL;
+  x = padded(b, c, move_axis(b, x, 1, last));
+  for (int64_t j = 0; j < own; j++) {
+    Attr attr[8];
+    int n = 0;
+    if (region)
+      attr[n++] = *region;
+    attr[n++] = attr_ints(b, "positions", g->nd, g->size);
+    attr[n++] = attr_ints(b, "kernel", g->nd, g->kernel);
+    attr[n++] = attr_ints(b, "stride", g->nd, g->stride);
+    attr[n++] = attr_ints(b, "padding", g->nd, none);
+    attr[n++] = attr_ints(b, "dilation", g->nd, g->dilation);
+    attr[n++] = attr_i(b, "groups", outs);
+    if (sum != dt)
+      attr[n++] = attr_dt(b, "out", sum);
+    Value *wj = own == 1 ? w : build_slice(b, w, 1, j, j + 1);
+    Value *in[3] = {channel_of_filters(b, x, c->groups, outs, j), move_axis(b, wj, 1, last),
+                    j == 0 ? bias : NULL};
+    Value *part = build_op(b, OP_conv_gather, in[2] ? 3 : 2, in, n, attr)->out[0];
+    Value *both[2] = {y, part};
+    y = y ? build_op(b, OP_add, 2, both, 0, NULL)->out[0] : part;
+  }
+  y = sum == dt ? y : build_cast(b, y, dt);
+  return move_axis(b, y, last, 1);
+}
+
+/* Kernels for each group pay up to so many; groups of more channels are worth one in any case. */
+enum { SOME_GROUPS = 64, MOST_OWN = 16 };
+
+static bool is_depthwise(const Conv *c, const Value *w) {
+  int64_t own = w->type->dim[1];
+  for (int i = 0; i < c->w.nd; i++)
+    if (c->w.padding[i] < 0)
+      return false;
+  return !c->transposed && c->groups > 1 &&
+         (own == 1 || (c->groups > SOME_GROUPS && own <= MOST_OWN)) && w->type->rank < MAX_RANK;
+}
+
 static Value *conv(Builder *b, const Conv *c, Value *x, Value *w, Value *bias) {
+  if (is_depthwise(c, w))
+    return depthwise(b, c, x, w, bias);
   int64_t g = c->groups, ch = x->type->dim[1] / g, o = c->op->out[0]->type->dim[1] / g;
   int64_t own = w->type->dim[0] / g;
   int last = x->type->rank - 1;
@@ -130,18 +214,8 @@ static Value *conv(Builder *b, const Conv *c, Value *x, Value *w, Value *bias) {
   return move_axis(b, y, last, 1);
 }
 
-enum { MAX_CONV_GROUPS = 64 };
-
-static bool supported(const Conv *c, Diag *d) {
-  if (c->groups <= MAX_CONV_GROUPS)
-    return true;
-  diag_error(d, c->op->loc, 195,
-             "convolution of %" PRId64 " groups is not supported yet (at most %d)", c->groups,
-             MAX_CONV_GROUPS);
-  return false;
-}
-
 Status pass_layout(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
+  (void)d;
   (void)o;
   Copier c;
   copier_init(&c, out, in);
@@ -155,8 +229,6 @@ Status pass_layout(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
         continue;
       }
       Conv cv = conv_of(op);
-      if (!supported(&cv, d))
-        return MPCC_ERR_INPUT;
       build_at(out, op->loc, op->layer,
                str_c(builder_strings(out), "layout: convolution, channels last"));
       c.map[op->out[0]->id] = conv(out, &cv, mapped(&c, op, 0), mapped(&c, op, 1),
