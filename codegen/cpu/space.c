@@ -236,7 +236,8 @@ static bool same_in_rows(const Rows *r, int i) {
  * decoded once a panel then. */
 static void choose_pairs(Rows *r) {
   int64_t n = r->body.ndim ? r->body.dim[r->lane_dim] : 0, lanes = r->lanes;
-  bool hoist = r->panel_rows >= 4 && r->cols * 4 <= MAX_CHEAP_SPILL_BYTES;
+  int64_t rows = r->panel_rows < r->rows ? r->panel_rows : r->rows;
+  bool hoist = rows >= 4 && r->cols * 4 <= MAX_CHEAP_SPILL_BYTES;
   int gain = 0;
   if (r->on_rows || lanes == 1 || lanes != gen_lanes(r->g, r->op) || n < 2 * lanes)
     return;
