@@ -7,6 +7,7 @@
  * and Gimelshein 2018; backward: Dao 2023, FlashAttention-2, algorithm 2, recomputing P from lse.
  */
 #include <math.h>
+#include <stdio.h>
 
 #include "codegen/cuda/gen.h"
 
@@ -17,6 +18,8 @@ typedef struct {
   const Op *group;
   const Body *b;
   int64_t n, heads, queries, keys, width;
+  int64_t sharing; /* heads of q that read one head of k and v */
+  int kv, mask;    /* operands: k (v is behind it), what is added to the scores or -1 */
   int per_lane; /* elements of a head a lane owns */
   int tile;     /* rows of the other side in shared memory: 32, fewer for wide heads */
   bool causal;
@@ -31,12 +34,17 @@ static void put_real(const Attention *a, double v) {
               *a->type == 'd' ? v : (double)(float)v);
 }
 
-/* Element `d` of row `row` of operand (result) k of this block's head. */
+/* Whether operand (result) k has the heads of k and v. */
+static bool of_kv(const Attention *a, bool out, int k) {
+  return out ? a->kv > 1 && k > 0 : k == a->kv || k == a->kv + 1;
+}
+
+/* Element `d` of row `row` of operand (result) k, in head h, or hk where k and v have fewer. */
 static void put_place(const Attention *a, bool out, int k, const char *row, const char *d) {
   const Access *x = out ? &a->b->out[k] : &a->b->in[k];
-  text_printf(&a->g->out, "%c%d[(i64)n * %lldll + (i64)h * %lldll + (i64)(%s) * %lldll",
-              out ? 'o' : 'i', k, (long long)x->stride[0], (long long)x->stride[1], row,
-              (long long)x->stride[2]);
+  text_printf(&a->g->out, "%c%d[(i64)n * %lldll + (i64)%s * %lldll + (i64)(%s) * %lldll",
+              out ? 'o' : 'i', k, (long long)x->stride[0], of_kv(a, out, k) ? "hk" : "h",
+              (long long)x->stride[1], row, (long long)x->stride[2]);
   if (d)
     text_printf(&a->g->out, " + (i64)(%s) * %lldll", d, (long long)x->stride[3]);
   text_puts(&a->g->out, "]");
@@ -82,13 +90,15 @@ static void put_dot(const Attention *a, const char *name, const char *x, const c
               a->type, name, (long long)a->width, name, x, y, name);
 }
 
-/* The block's head and this warp's row, of `length` rows; loop over tiles of `other` rows. */
-static void put_places(const Attention *a, int64_t length) {
+/* The block's head, of q or (kv) of k and v, and this warp's row, of `length` rows. */
+static void put_places(const Attention *a, int64_t length, bool kv) {
   Text *t = &a->g->out;
-  const int64_t tiles = (length + WARPS - 1) / WARPS;
+  const int64_t tiles = (length + WARPS - 1) / WARPS, heads = kv ? a->heads / a->sharing : a->heads;
   text_puts(t, "const u32 lane = threadIdx.x % 32u, warp = threadIdx.x / 32u;\n");
-  text_printf(t, "const u32 head = blockIdx.x / %lldu, h = head %% %lldu, n = head / %lldu;\n",
-              (long long)tiles, (long long)a->heads, (long long)a->heads);
+  text_printf(t, "const u32 head = blockIdx.x / %lldu, %s = head %% %lldu, n = head / %lldu;\n",
+              (long long)tiles, kv ? "hk" : "h", (long long)heads, (long long)heads);
+  if (!kv)
+    text_printf(t, "const u32 hk = h / %lldu;\n", (long long)a->sharing);
   text_printf(t, "const u32 row0 = blockIdx.x %% %lldu * %du, row = row0 + warp;\n",
               (long long)tiles, WARPS);
   text_printf(t, "const bool have = row < %lldu;\n", (long long)length);
@@ -126,11 +136,10 @@ static void put_rounded(const Attention *a, const char *value) {
 static bool init(Attention *a, CudaGen *g, const Op *group, int q) {
   const Body *b = group->body;
   const Attr *round = op_attr(group, "round");
-  const int operands = q + 3 + (op_float(group, "dropout_p", 0) > 0 ? 2 : 0);
-  if (b->ndim != 4)
-    return cuda_fail(g, "attention needs 4 dimensions");
-  if (group->nin != operands)
-    return cuda_unsupported(g, "target cuda does not have masked attention yet");
+  const bool mask = op_int(group, "mask", 0);
+  const int operands = q + 3 + mask + (op_float(group, "dropout_p", 0) > 0 ? 2 : 0);
+  if (b->ndim != 4 || group->nin != operands || group->nout > 3)
+    return cuda_fail(g, "attention with other operands or results than expected");
   *a = (Attention){.g = g,
                    .group = group,
                    .b = b,
@@ -142,7 +151,10 @@ static bool init(Attention *a, CudaGen *g, const Op *group, int q) {
   a->causal = op_int(group, "causal", 0);
   a->scale = op_float(group, "scale", 1 / sqrt((double)a->width));
   a->dropout_p = op_float(group, "dropout_p", 0);
-  a->seed = q + 3;
+  a->seed = q + 3 + mask;
+  a->mask = mask ? q + 3 : -1;
+  a->kv = q + 1;
+  a->sharing = a->heads / op_int(group, "kv_heads", a->heads);
   a->round = round && round->kind == AT_DTYPE ? (DType)round->u.i : DT_COUNT;
   a->type = group->in[q]->type->dt == DT_F64 ? "double" : "float";
   a->per_lane = (int)((a->width + LANES - 1) / LANES);
@@ -162,11 +174,26 @@ static void put_shared(const Attention *a, const char *name, int rows) {
               (long long)a->width + 1);
 }
 
-/* Condition under which this row and the tile's row see each other. */
-static const char *seen(const Attention *a, bool row_is_query) {
-  if (!a->causal)
-    return "true";
-  return row_is_query ? "other <= row" : "row <= other";
+/* on: this row and the tile's row see each other; both exist when `exist` says so. added: what the
+ * mask adds to their score. */
+static void put_seen(const Attention *a, const char *exist, bool row_is_query) {
+  Text *t = &a->g->out;
+  const char *query = row_is_query ? "row" : "other", *key = row_is_query ? "other" : "row";
+  text_printf(t, "const bool both = %s;\n", exist);
+  if (a->causal)
+    text_printf(t, "const bool early = both && %s <= %s;\n", key, query);
+  const char *before = a->causal ? "early" : "both";
+  if (a->mask < 0) {
+    text_printf(t, "const bool on = %s;\n", before);
+    return;
+  }
+  text_printf(t, "const T added = %s ? ", before);
+  put_get(a, a->mask, query, key);
+  text_printf(t, " : -inf;\nconst bool on = added != -inf;\n");
+}
+
+static const char *masked(const Attention *a) {
+  return a->mask < 0 ? "" : " + added";
 }
 
 /* The head of a loop over tiles of operands x and y. */
@@ -185,12 +212,13 @@ static void put_loop(const Attention *a, int64_t length, const char *tile_x, int
 /* score: of this warp's query and the lane's key, -inf where they do not see each other. */
 static void put_score(const Attention *a) {
   Text *t = &a->g->out;
-  text_printf(t, "const bool on = have && lane < TILE && other < %lldu && %s;\n",
-              (long long)a->keys, seen(a, true));
+  char exist[64];
+  snprintf(exist, sizeof exist, "have && lane < TILE && other < %lldu", (long long)a->keys);
+  put_seen(a, exist, true);
   put_dot(a, "dot", "q_row[warp]", "k_tile[there]");
   text_puts(t, "const T score = on ? dot * ");
   put_real(a, a->scale);
-  text_puts(t, " : -inf;\n");
+  text_printf(t, "%s : -inf;\n", masked(a));
 }
 
 /* acc += p v over the tile. */
@@ -242,7 +270,7 @@ bool cuda_attention(CudaGen *g, const Op *group, const char *symbol) {
   put_shared(&a, "q_row", WARPS);
   put_shared(&a, "k_tile", a.tile);
   put_shared(&a, "v_tile", a.tile);
-  put_places(&a, a.queries);
+  put_places(&a, a.queries, false);
   put_row(&a, "q_row", 0);
   text_puts(t, "T most = -inf, sum = 0, acc[PER] = {};\n");
   put_loop(&a, a.keys, "k_tile", 1, "v_tile", 2);
@@ -256,7 +284,10 @@ bool cuda_attention(CudaGen *g, const Op *group, const char *symbol) {
   }
   text_puts(t, "if (!have)\nreturn;\n#pragma unroll\nfor (int j = 0; j < PER; j++) {\nconst u32 d "
                "= lane + 32u * j;\nif (d < WIDTH)\n");
-  put_store(&a, 0, "row", "d", a.round == DT_COUNT ? "acc[j] / sum" : "acc[j]");
+  put_store(&a, 0, "row", "d",
+            a.round != DT_COUNT ? "acc[j]"
+            : a.mask < 0        ? "acc[j] / sum"
+                                : "sum == 0 ? 0 : acc[j] / sum"); /* a query that sees nothing */
   text_puts(t, "}\n");
   if (group->nout > 1) {
     text_puts(t, "if (lane == 0)\n");
@@ -278,7 +309,7 @@ static void put_pair(const Attention *a, const char *q, const char *k, const cha
   put_dot(a, "dp", dout, v);
   text_puts(t, "const T p = on ? exp_(dot * ");
   put_real(a, a->scale);
-  text_printf(t, " - %s) : 0;\n", lse);
+  text_printf(t, "%s - %s) : 0;\n", masked(a), lse);
   put_keep(a, query, key);
   text_puts(t, "const T ds = ");
   put_real(a, a->scale);
@@ -288,7 +319,8 @@ static void put_pair(const Attention *a, const char *q, const char *k, const cha
 /* dq of a query: sum over keys of dS k. */
 static void put_dq(const Attention *a) {
   Text *t = &a->g->out;
-  put_places(a, a->queries);
+  char exist[64];
+  put_places(a, a->queries, false);
   put_row(a, "row_a", 3);
   put_row(a, "row_b", 0);
   text_puts(t, "T part = 0;\nif (have)\nfor (u32 d = lane; d < WIDTH; d += 32u)\npart = "
@@ -298,8 +330,8 @@ static void put_dq(const Attention *a) {
   put_get(a, 2, "row", NULL);
   text_puts(t, " : 0;\nT acc[PER] = {};\n");
   put_loop(a, a->keys, "tile_a", 4, "tile_b", 5);
-  text_printf(t, "const bool on = have && lane < TILE && other < %lldu && %s;\n",
-              (long long)a->keys, seen(a, true));
+  snprintf(exist, sizeof exist, "have && lane < TILE && other < %lldu", (long long)a->keys);
+  put_seen(a, exist, true);
   put_pair(a, "row_a[warp]", "tile_a[there]", "row_b[warp]", "tile_b[there]", "row", "other",
            "norm", "delta");
   text_puts(t, "for (int s = 0; s < TILE; s++) {\nconst T w = from_lane(ds, s);\n#pragma unroll\n"
@@ -311,16 +343,18 @@ static void put_dq(const Attention *a) {
   text_puts(t, "}\n");
 }
 
-/* dk and dv of a key: sums over queries of dS q and P do. */
+/* dk and dv of a key: sums over queries of dS q and P do, of all heads that read it. */
 static void put_dk_dv(const Attention *a) {
   Text *t = &a->g->out;
-  put_places(a, a->keys);
+  put_places(a, a->keys, true);
   put_row(a, "row_a", 4);
   put_row(a, "row_b", 5);
   text_puts(t, "T acc[PER] = {}, acc_v[PER] = {};\n");
+  text_printf(t, "for (u32 h = hk * %lldu; h < (hk + 1) * %lldu; h++) {\n", (long long)a->sharing,
+              (long long)a->sharing);
   put_loop(a, a->queries, "tile_a", 3, "tile_b", 0);
-  text_printf(t, "const bool exists = other < %lldu, on = have && lane < TILE && exists && %s;\n",
-              (long long)a->queries, seen(a, false));
+  text_printf(t, "const bool exists = other < %lldu;\n", (long long)a->queries);
+  put_seen(a, "have && lane < TILE && exists", false);
   text_puts(t, "T delta = 0;\nif (exists)\nfor (u32 d = 0; d < WIDTH; d++)\ndelta = "
                "fma_(tile_b[there][d], ");
   put_get(a, 1, "other", "d");
@@ -336,7 +370,7 @@ static void put_dk_dv(const Attention *a) {
             "s);\n#pragma unroll\n"
             "for (int j = 0; j < PER; j++)\nif (lane + 32u * j < WIDTH) {\n"
             "acc[j] = fma_(w, tile_a[s][lane + 32u * j], acc[j]);\n"
-            "acc_v[j] = fma_(u, tile_b[s][lane + 32u * j], acc_v[j]);\n}\n}\n}\n");
+            "acc_v[j] = fma_(u, tile_b[s][lane + 32u * j], acc_v[j]);\n}\n}\n}\n}\n");
   text_puts(t, "#pragma unroll\nfor (int j = 0; j < PER; j++) {\nconst u32 d = lane + 32u * j;\nif "
                "(have && d < WIDTH) {\n");
   put_store(a, 1, "row", "d", "acc[j]");
@@ -362,7 +396,7 @@ bool cuda_attention_grad(CudaGen *g, const Op *group, const char *symbol) {
               (long long)(a.n * a.heads * ((a.queries + WARPS - 1) / WARPS)));
   put_dq(&a);
   text_printf(t, "} else {\nif (blockIdx.x >= %lldu)\nreturn;\n",
-              (long long)(a.n * a.heads * ((a.keys + WARPS - 1) / WARPS)));
+              (long long)(a.n * (a.heads / a.sharing) * ((a.keys + WARPS - 1) / WARPS)));
   put_dk_dv(&a);
   text_puts(t, "}\n}\n");
   return true;
