@@ -15,6 +15,7 @@ typedef struct {
   /* Offsets of strings by content: open addressing over indices into `strings`. */
   uint32_t *slot;
   size_t nslot, nstring;
+  const Op *scan; /* whose body is being written; NULL outside */
   bool failed;
   Status status;
 } Package;
@@ -156,9 +157,67 @@ static const Tensor *tensor_of(const Op *op) {
   return op_attr(op, "tensor")->u.tensor;
 }
 
-/* Where a value lies. */
+static MpccArgRef place_of(Package *p, const Value *v);
+
+/* Axis 0 of `whole`, cut in n parts: the one of this iteration. */
+static MpccArgRef slice_of(const Op *scan, MpccArgRef whole, int64_t n) {
+  whole.bytes /= (uint64_t)n;
+  whole.stride = (int64_t)whole.bytes;
+  if (op_int(scan, "reverse", 0)) {
+    whole.offset += (n - 1) * whole.stride;
+    whole.stride = -whole.stride;
+  }
+  return whole;
+}
+
+/* The slot of a carried result before this iteration, or behind it. */
+static MpccArgRef state_of(Package *p, const Op *yield, bool behind) {
+  const Op *scan = p->scan;
+  const int64_t slots = op_int(yield, "slots", 2);
+  MpccArgRef a = place_of(p, scan->out[op_int(yield, "index", 0)]);
+  a.bytes /= (uint64_t)slots;
+  a.stride = (int64_t)a.bytes;
+  if (slots == op_int(scan, "length", 1) + 1) {
+    a.offset += loop_slot(scan, slots, behind) * a.stride;
+    a.stride *= op_int(scan, "reverse", 0) ? -1 : 1;
+  } else {
+    a.ring = (uint32_t)slots;
+    a.phase = behind;
+  }
+  return a;
+}
+
+/* Where an arg, or what is yielded, lies in the values of the scan. */
+static MpccArgRef loop_place(Package *p, const Op *op) {
+  const Op *scan = p->scan;
+  const int64_t at = op_int(op, "index", 0), length = op_int(scan, "length", 1);
+  const bool is_arg = op->code == OP_arg;
+  switch (loop_kind(op)) {
+  case LOOP_CARRIED:
+    return state_of(p, is_arg ? loop_carrier(op->func, at) : op, !is_arg);
+  case LOOP_STACKED:
+    return slice_of(scan, place_of(p, is_arg ? scan->in[at] : scan->out[at]), length);
+  default:
+    return place_of(p, scan->in[at]);
+  }
+}
+
+static const Op *first_yield(const Value *v) {
+  const Func *f = v->def->func;
+  for (int i = v->def->index + 1; i < f->nop; i++)
+    if (f->op[i]->code == OP_yield && f->op[i]->in[0] == v)
+      return f->op[i];
+  return NULL;
+}
+
+/* Where a value lies; those of a loop's body, in this iteration. */
 static MpccArgRef place_of(Package *p, const Value *v) {
   MpccArgRef a = {.bytes = (uint64_t)type_bytes(v->type)};
+  const bool inside = p->scan && v->def->func != p->scan->func;
+  if (inside && v->def->code == OP_arg)
+    return loop_place(p, v->def);
+  if (inside && v->offset < 0 && first_yield(v))
+    return loop_place(p, first_yield(v));
   const Tensor *t = v->def->code == OP_read ? tensor_of(v->def) : v->alias;
   if (t) {
     a.segment = segment_of(t->role);
@@ -169,7 +228,7 @@ static MpccArgRef place_of(Package *p, const Value *v) {
     return a;
   }
   a.segment = MPCC_SEG_WORK;
-  a.offset = v->offset;
+  a.offset = v->offset + (inside ? op_int(p->scan, "frame", 0) : 0);
   if (v->offset < 0)
     p->status = MPCC_ERR_INTERNAL; /* not planned */
   return a;
@@ -250,8 +309,8 @@ static bool is_done(Package *p, const Op *op) {
       return false;
   for (int i = 0; i < op->nin; i++) {
     MpccArgRef from = place_of(p, op->in[i]);
-    if (from.segment != to.segment || op->in[i]->def->code != OP_group ||
-        from.offset != to.offset + starts->u.ints.v[i] * unit)
+    if (from.segment != to.segment || from.stride || to.stride ||
+        op->in[i]->def->code != OP_group || from.offset != to.offset + starts->u.ints.v[i] * unit)
       return false;
   }
   return true;
@@ -348,6 +407,62 @@ static void put_group(Package *p, const Op *op) {
   put_command(p, op, c, label, op->nout, types);
 }
 
+static void put_copy(Package *p, const Op *op, MpccArgRef to, MpccArgRef from, const char *label,
+                     const Type *type) {
+  MpccCommand c = {.op = MPCC_CMD_COPY, .nargs = 2, .bytes = to.bytes};
+  if (from.bytes != to.bytes)
+    p->status = MPCC_ERR_INTERNAL;
+  c.first_arg = put_arg(p, to);
+  put_arg(p, from);
+  put_command(p, op, c, label, 1, &type);
+}
+
+/* The states before the first iteration, what the iterations share, and the loop itself: what
+ * varies and what is yielded but was not made in its place. */
+static void put_scan(Package *p, const Op *scan) {
+  const Func *body = loop_body(scan);
+  Arena *a = arena_create();
+  bool *varies = a && body ? loop_varies(body, a) : NULL;
+  if (!a || !body || arena_failed(a)) {
+    p->failed = true;
+    arena_destroy(a);
+    return;
+  }
+  p->scan = scan;
+  for (int i = 0; i < scan->nout; i++) {
+    const Op *y = loop_yield(body, i);
+    if (loop_kind(y) != LOOP_CARRIED)
+      continue;
+    MpccArgRef to = state_of(p, y, false);
+    to.stride = to.ring = 0;
+    put_copy(p, scan, to, place_of(p, scan->in[op_int(y, "arg", 0)]), "state", y->in[0]->type);
+  }
+  for (int i = 0; i < body->nop; i++)
+    if (body->op[i]->code == OP_group && !varies[body->op[i]->out[0]->id])
+      put_group(p, body->op[i]);
+  size_t at = p->commands.len;
+  put_command(p, scan,
+              (MpccCommand){.op = MPCC_CMD_REPEAT, .bytes = (uint64_t)op_int(scan, "length", 1)},
+              "loop", 0, NULL);
+  for (int i = 0; i < body->nop; i++)
+    if (body->op[i]->code == OP_group && varies[body->op[i]->out[0]->id])
+      put_group(p, body->op[i]);
+  for (int i = 0; i < body->nop; i++) {
+    const Op *y = body->op[i];
+    if (y->code == OP_yield &&
+        (y->in[0]->def->code == OP_arg || y->in[0]->offset >= 0 || first_yield(y->in[0]) != y))
+      put_copy(p, y, loop_place(p, y), place_of(p, y->in[0]), "yield", y->in[0]->type);
+  }
+  MpccCommand c;
+  if (!p->commands.failed) {
+    memcpy(&c, p->commands.data + at, sizeof c);
+    c.kernel = (uint32_t)((p->commands.len - at) / sizeof c - 1);
+    memcpy(p->commands.data + at, &c, sizeof c);
+  }
+  p->scan = NULL;
+  arena_destroy(a);
+}
+
 /* What could not be written in place is copied when the function ends. */
 static void put_write(Package *p, const Op *op) {
   MpccArgRef from = place_of(p, op->in[0]), to = tensor_place(tensor_of(op));
@@ -371,6 +486,8 @@ static void put_function(Package *p, const Func *f) {
   for (int i = 0; i < f->nop; i++)
     if (f->op[i]->code == OP_group)
       put_group(p, f->op[i]);
+    else if (f->op[i]->code == OP_scan)
+      put_scan(p, f->op[i]);
   for (int i = 0; i < f->nop; i++)
     if (f->op[i]->code == OP_write)
       put_write(p, f->op[i]);
@@ -471,7 +588,8 @@ Status package_image(const Module *m, const KernelTable *kernels, const Code *co
   for (int i = 0; i < m->ntensor; i++)
     put_tensor(&p, m->tensor[i]);
   for (int i = 0; i < m->nfunc; i++)
-    put_function(&p, m->func[i]);
+    if (!func_is_body(m->func[i])) /* those are part of the functions that loop */
+      put_function(&p, m->func[i]);
   put_kernels(&p);
   put_codes(&p, codes, ncode);
   uint32_t meta_at = string(&p, meta ? meta : "{}");

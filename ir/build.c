@@ -34,7 +34,7 @@ struct Builder {
   Str layer, why;
 };
 
-enum { DUMMY_OUT = 16 };
+enum { DUMMY_OUT = MAX_RULE_OUT };
 
 const char *const operand_names[26] = {"a", "b", "c", "d", "e", "f", "g", "h", "i",
                                        "j", "k", "l", "m", "n", "o", "p", "q", "r",
@@ -337,6 +337,20 @@ void build_func(Builder *b, const char *name) {
   b->funcs = s;
   m->func = list;
   m->func[m->nfunc++] = s->func;
+}
+
+void build_func_ahead(Builder *b, const char *name) {
+  Module *m = b->m;
+  const Func *now = b->current ? b->current->func : NULL;
+  int before = m->nfunc, at = 0;
+  build_func(b, name);
+  while (at < before && m->func[at] != now)
+    at++;
+  for (int i = before; m->nfunc > before && i > at; i--) {
+    Func *f = m->func[i];
+    m->func[i] = m->func[i - 1];
+    m->func[i - 1] = f;
+  }
 }
 
 Func *build_current(Builder *b) {
@@ -692,6 +706,29 @@ Value *build_const(Builder *b, double v, DType dt) {
 Value *build_reshape(Builder *b, Value *x, int rank, const int64_t *dim) {
   const Attr at = attr_ints(b, "shape", rank, dim);
   return build_op(b, OP_reshape, 1, &x, 1, &at)->out[0];
+}
+
+Value *build_arg(Builder *b, int64_t index, LoopKind kind, const Type *type) {
+  const Attr at[] = {attr_i(b, "index", index), attr_s(b, "kind", loop_kind_text(kind)),
+                     attr_ints(b, "shape", type->rank, type->dim), attr_dt(b, "dtype", type->dt)};
+  return build_op(b, OP_arg, 0, NULL, 4, at)->out[0];
+}
+
+void build_yield(Builder *b, int64_t index, LoopKind kind, Value *v, int64_t arg, int64_t slots) {
+  const Attr at[] = {attr_i(b, "index", index), attr_s(b, "kind", loop_kind_text(kind)),
+                     attr_i(b, "arg", arg), attr_i(b, "slots", slots)};
+  build_op(b, OP_yield, 1, &v, kind == LOOP_CARRIED ? 4 : 2, at);
+}
+
+Op *build_scan(Builder *b, const char *func, int64_t length, bool reverse, int nin,
+               Value *const *in, int nattr, const Attr *attr) {
+  enum { OWN = 3, MOST = 16 };
+  Attr at[MOST] = {attr_s(b, "func", func), attr_i(b, "length", length),
+                   attr_b(b, "reverse", reverse)};
+  assert(nattr <= MOST - OWN);
+  for (int i = 0; i < nattr; i++)
+    at[OWN + i] = attr[i];
+  return build_op(b, OP_scan, nin, in, OWN + nattr, at);
 }
 
 Value *build_permute(Builder *b, Value *x, const int64_t *perm) {

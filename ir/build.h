@@ -5,7 +5,7 @@
 #include "ir/ir.h"
 
 /* Most results of an op whose types a shape rule gives. */
-enum { MAX_RULE_OUT = 3 };
+enum { MAX_RULE_OUT = 32 };
 
 /* Parsed body of an elementwise row or of an expr with attr `body`, NULL after an error. Each text
  * is parsed once per module. */

@@ -139,9 +139,16 @@ static double *new_array(const Type *ty) {
   return calloc((size_t)type_elems(ty), sizeof(double));
 }
 
+static void free_values(double **value, int n) {
+  for (int i = 0; i < n; i++) {
+    free(value[i]);
+    value[i] = NULL;
+  }
+}
+
 static void forget_values(Eval *e) {
-  for (int i = 0; i < e->nvalue; i++)
-    free(e->value[i]);
+  if (e->value)
+    free_values(e->value, e->nvalue);
   free(e->value);
   e->value = NULL;
   e->nvalue = 0;
@@ -187,6 +194,68 @@ const double *eval_value(const Eval *e, const Value *v) {
   return e->last && v->def->func == e->last ? e->value[v->id] : NULL;
 }
 
+/* One slice of n doubles: where arg or yield op of `scan` finds or puts it in iteration t. */
+static double *slice(const Op *scan, const Op *op, double *const *out, const double *const *in,
+                     int64_t n, int64_t t) {
+  const int64_t length = op_int(scan, "length", 1), at = op_int(op, "index", 0);
+  const int64_t item = op_int(scan, "reverse", 0) ? length - 1 - t : t;
+  const bool is_arg = op->code == OP_arg;
+  const Op *carrier = is_arg ? loop_carrier(op->func, at) : op;
+  switch (loop_kind(op)) {
+  case LOOP_CAPTURED:
+    return (double *)in[at];
+  case LOOP_STACKED:
+    return (is_arg ? (double *)in[at] : out[at]) + item * n;
+  default:
+    return out[op_int(carrier, "index", 0)] +
+           n * loop_slot(scan, op_int(carrier, "slots", 2), is_arg ? t : t + 1);
+  }
+}
+
+static Status run_op(Eval *e, const Op *op);
+
+/* The body's values are in e->value while it runs. */
+static Status run_scan(Eval *e, const Op *scan, const double *const *in, double *const *out) {
+  const Func *body = loop_body(scan);
+  double **outer = e->value;
+  Status status = MPCC_OK;
+  if (!body || !(e->value = calloc((size_t)body->nvalue + 1, sizeof *e->value))) {
+    e->value = outer;
+    return body ? MPCC_ERR_NOMEM : MPCC_ERR_INTERNAL;
+  }
+  for (int i = 0; i < scan->nout; i++) {
+    const Op *y = loop_yield(body, i);
+    int64_t n = type_elems(y->in[0]->type), slots = op_int(y, "slots", 2);
+    if (loop_kind(y) == LOOP_CARRIED)
+      memcpy(out[i] + n * loop_slot(scan, slots, 0), in[op_int(y, "arg", 0)],
+             (size_t)n * sizeof **out);
+  }
+  for (int64_t t = 0; !status && t < op_int(scan, "length", 1); t++) {
+    for (int i = 0; !status && i < body->nop; i++) {
+      const Op *op = body->op[i];
+      if (op->code == OP_arg) {
+        int64_t n = type_elems(op->out[0]->type);
+        double *v = e->value[op->out[0]->id] = new_array(op->out[0]->type);
+        if (v)
+          memcpy(v, slice(scan, op, out, in, n, t), (size_t)n * sizeof *v);
+        else
+          status = MPCC_ERR_NOMEM;
+      } else if (op->code != OP_yield) {
+        status = run_op(e, op);
+      }
+    }
+    for (int i = 0; !status && i < scan->nout; i++) {
+      const Op *y = loop_yield(body, i);
+      int64_t n = type_elems(y->in[0]->type);
+      memcpy(slice(scan, y, out, in, n, t), e->value[y->in[0]->id], (size_t)n * sizeof **out);
+    }
+    free_values(e->value, body->nvalue);
+  }
+  free(e->value);
+  e->value = outer;
+  return status;
+}
+
 /* Runs op on the values held by e; reads and writes of tensors are the caller's. */
 static Status run_op(Eval *e, const Op *op) {
   const double **in = calloc((size_t)op->nin + 1, sizeof *in);
@@ -202,6 +271,8 @@ static Status run_op(Eval *e, const Op *op) {
   if (!status && op->code == OP_read) {
     const Tensor *t = op_attr(op, "tensor")->u.tensor;
     memcpy(out[0], eval_tensor(e, t), (size_t)type_elems(t->type) * sizeof(double));
+  } else if (!status && op->code == OP_scan) {
+    status = run_scan(e, op, in, out);
   } else if (!status) {
     status = eval_op(op, e->exact, in, out);
   }

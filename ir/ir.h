@@ -260,6 +260,7 @@ typedef struct {
   Policy policy[2]; /* [0] cuda, [1] cpu */
   bool has_grad;
   bool is_root; /* backward begins here: its rule needs no gradient of its results */
+  bool batched; /* samples along axis 0 of operand 0 and the result do not depend on each other */
   OpKind kind;
   const char *body, *deriv; /* elementwise rows: text of the body; derivatives or NULL */
   const char *doc;
@@ -267,6 +268,10 @@ typedef struct {
 const OpInfo *op_info(OpCode op);
 OpCode op_from_name(const char *name); /* OP_COUNT when unknown */
 static inline bool op_is_scalar(OpCode op) { return op_info(op)->body != NULL; }
+/* Has no results: what a function is run for (write, yield). */
+static inline bool op_is_sink(OpCode op) {
+  return op_info(op)->nout == 0;
+}
 /* Body of an elementwise row or of an `expr` op (attr body); NULL for others. Cached in the module. */
 
 /* ---- module.c -------------------------------------------------------------------------------- */
@@ -411,6 +416,24 @@ const char *module_str(const Module *m, const char *key, const char *otherwise);
 typedef struct { int n; Op **op; } Uses;
 Uses *func_uses(const Func *f, Arena *a);
 
+/* ---- loop.c: scans and their bodies (docs/ir.md) --------------------------------------------- */
+
+typedef enum { LOOP_CAPTURED, LOOP_STACKED, LOOP_CARRIED, LOOP_KINDS } LoopKind;
+LoopKind loop_kind(const Op *op); /* of an arg or yield; LOOP_KINDS: another word */
+const char *loop_kind_text(LoopKind k);
+bool func_is_body(const Func *f);                    /* has a yield */
+const Func *loop_body(const Op *scan);               /* NULL: its module has none of that name */
+const Op *loop_arg(const Func *body, int64_t index); /* NULL: none */
+const Op *loop_yield(const Func *body, int64_t index);
+/* The yield that carries arg `index` on; NULL: none. */
+const Op *loop_carrier(const Func *body, int64_t index);
+/* Slot of a carried result that holds the state after `done` iterations: a ring of 2, or, with
+ * length
+ * + 1 slots, all states, in the order of the stacked axis. */
+int64_t loop_slot(const Op *scan, int64_t slots, int64_t done);
+/* varies[v->id]: the value differs between iterations; others depend on captured args alone. */
+bool *loop_varies(const Func *body, Arena *a);
+
 /* ---- build.c: the only writer of modules ----------------------------------------------------------
  * Sticky: after an error (diagnosed) every call is harmless and builder_finish fails. Performs shape
  * inference (shape_<rule>), constant folding of trivial cases and local value numbering: an equal
@@ -437,6 +460,13 @@ Tensor *build_tensor_view(Builder *b, const char *name, const Type *type, Role r
 void build_tensor_attr(Builder *b, Tensor *t, Attr attr);
 void build_func(Builder *b, const char *name); /* following ops go there */
 Func *build_current(Builder *b);
+/* The same, but a new function comes before the current one: bodies stand before their scans. */
+void build_func_ahead(Builder *b, const char *name);
+/* An arg of the current function; a yield. slots: of a carried one, 0 for others. */
+Value *build_arg(Builder *b, int64_t index, LoopKind kind, const Type *type);
+void build_yield(Builder *b, int64_t index, LoopKind kind, Value *v, int64_t arg, int64_t slots);
+Op *build_scan(Builder *b, const char *func, int64_t length, bool reverse, int nin,
+               Value *const *in, int nattr, const Attr *attr);
 
 /* Place, layer and reason given to the ops that follow, until changed. */
 void build_at(Builder *b, Loc loc, Str layer, Str why);
@@ -545,8 +575,8 @@ WindowMode window_mode(const Op *group); /* attribute `mode` of a `window` group
 
 /* ---- shape.c: shape_<rule> of ops.def -------------------------------------------------------- */
 
-/* Result types of an op (types: room for 3); diagnoses misfits naming both operands' layers.
- * errors  ERR_INPUT; ERR_NOMEM, then without a message */
+/* Result types of an op (types: room for MAX_RULE_OUT); diagnoses misfits naming both operands'
+ * layers. errors  ERR_INPUT; ERR_NOMEM, then without a message */
 Status shape_infer(Builder *b, OpCode code, int nin, Value *const *in, int nattr, const Attr *attr,
                    Loc loc, int *nout, const Type **types);
 

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { GRAD_Z, GRAD_G, GRAD_R };
+enum { GRAD_Z, GRAD_G, GRAD_R, GRAD_B };
 
 static const OpInfo ops[] = {
 #define OP(name, nin, nout, shape, cuda, cpu, grad, kind, doc)                                     \
@@ -11,8 +11,9 @@ static const OpInfo ops[] = {
    nin,                                                                                            \
    nout,                                                                                           \
    {POL_##cuda, POL_##cpu},                                                                        \
-   GRAD_##grad == GRAD_G,                                                                          \
+   GRAD_##grad == GRAD_G || GRAD_##grad == GRAD_B,                                                 \
    GRAD_##grad == GRAD_R,                                                                          \
+   GRAD_##grad == GRAD_B,                                                                          \
    OK_##kind,                                                                                      \
    NULL,                                                                                           \
    NULL,                                                                                           \
@@ -21,7 +22,7 @@ static const OpInfo ops[] = {
 #undef OP
 /* Every elementwise row has a gradient: its text, or the symbolic derivative. */
 #define SCALAR(name, nin, text, deriv, cuda, cpu, doc)                                             \
-  {#name, nin, 1, {POL_##cuda, POL_##cpu}, true, false, OK_ELEM, text, deriv, doc},
+  {#name, nin, 1, {POL_##cuda, POL_##cpu}, true, false, false, OK_ELEM, text, deriv, doc},
 #include "ir/scalar.def"
 #undef SCALAR
 };

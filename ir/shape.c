@@ -324,6 +324,80 @@ static bool shape_const(Infer *x) {
   return true;
 }
 
+static bool shape_arg(Infer *x) {
+  const Attr *shape = want_attr(x, "shape", AT_INTS), *dt = want_attr(x, "dtype", AT_DTYPE);
+  if (!shape || !dt || !want_attr(x, "index", AT_INT) || !want_attr(x, "kind", AT_STR))
+    return false;
+  if (shape->u.ints.n > MAX_RANK)
+    return fail(x, CODE_SHAPE, "an argument of a loop has more than %d dimensions", MAX_RANK);
+  result_as(x, (DType)dt->u.i, shape->u.ints.n, shape->u.ints.v);
+  return true;
+}
+
+static bool shape_yield(Infer *x) {
+  return want_attr(x, "index", AT_INT) && want_attr(x, "kind", AT_STR);
+}
+
+/* ty with an axis of n in front; NULL after a message. */
+static const Type *stacked(Infer *x, const Type *ty, int64_t n) {
+  int64_t dim[MAX_RANK] = {n};
+  if (ty->rank == MAX_RANK) {
+    fail(x, CODE_SHAPE, "%s stacks values of %d dimensions", subject(x), MAX_RANK);
+    return NULL;
+  }
+  memcpy(dim + 1, ty->dim, (size_t)ty->rank * sizeof *dim);
+  return type_get(x->types, ty->dt, ty->rank + 1, dim);
+}
+
+/* Operand i is what arg i of the body takes. Kernels see elements, whatever their shape. */
+static bool scan_operand(Infer *x, const Func *body, int i, int64_t length) {
+  const Op *arg = loop_arg(body, i);
+  if (!arg || loop_kind(arg) == LOOP_KINDS)
+    return fail(x, CODE_ATTR, "'%s' has no argument %d", body->name, i);
+  const Type *is = operand(x, i), *want = arg->out[0]->type;
+  if (loop_kind(arg) == LOOP_STACKED)
+    want = stacked(x, want, length);
+  if (!want || !want_dtype(x, i, want->dt))
+    return false;
+  if (body->module->stage >= STAGE_KERNELS)
+    return type_elems(is) == type_elems(want) || want_same_shape(x, i, want);
+  return want_same_shape(x, i, want);
+}
+
+static bool scan_result(Infer *x, const Func *body, const Op *y, int64_t length) {
+  const Type *ty = y->in[0]->type;
+  int64_t slots = op_int(y, "slots", 0);
+  if (loop_kind(y) == LOOP_CARRIED) {
+    const Op *arg = loop_arg(body, op_int(y, "arg", -1));
+    if (!arg || loop_kind(arg) != LOOP_CARRIED || arg->out[0]->type->dt != ty->dt ||
+        type_elems(arg->out[0]->type) != type_elems(ty) || (slots != 2 && slots != length + 1))
+      return fail(x, CODE_ATTR, "'%s' does not carry a state on", body->name);
+  }
+  const Type *r = stacked(x, ty, loop_kind(y) == LOOP_CARRIED ? slots : length);
+  if (r)
+    result(x, r);
+  return r != NULL;
+}
+
+static bool shape_scan(Infer *x) {
+  const Attr *name = want_attr(x, "func", AT_STR), *length = want_attr(x, "length", AT_INT);
+  if (!name || !length || !want_operands(x, 1, 1 << 16))
+    return false;
+  const Func *body = module_func(x->in[0]->def->func->module, name->u.s);
+  if (!body || length->u.i < 1)
+    return fail(x, CODE_ATTR, "%s needs a body and a length", op_info(x->code)->name);
+  for (int i = 0; i < x->nin; i++)
+    if (!scan_operand(x, body, i, length->u.i))
+      return false;
+  if (loop_arg(body, x->nin))
+    return fail(x, CODE_ATTR, "'%s' has more arguments than its loop gives", body->name);
+  for (int i = 0; loop_yield(body, i); i++)
+    if (i == MAX_RULE_OUT || !scan_result(x, body, loop_yield(body, i), length->u.i))
+      return i < MAX_RULE_OUT ? false
+                              : fail(x, CODE_ATTR, "'%s' has more than %d results", body->name, i);
+  return true;
+}
+
 static bool shape_group(Infer *x) {
   return fail(x, CODE_ATTR, "a group's result types are given, not inferred");
 }

@@ -4,6 +4,8 @@
  * verify_plan.c: offsets and lifetimes. */
 #include "ir/verify.h"
 
+#include "ir/build.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -143,7 +145,8 @@ static const struct {
     {"eps", AT_FLOAT},      {"p", AT_FLOAT},       {"scale", AT_FLOAT},   {"dropout_p", AT_FLOAT},
     {"positions", AT_INTS}, {"kernel", AT_INTS},   {"extents", AT_INTS},  {"up", AT_INTS},
     {"block", AT_INTS},     {"scales", AT_STR},    {"decoded", AT_DTYPE}, {"body", AT_STR},
-    {"kind", AT_STR},       {"tensor", AT_TENSOR},
+    {"kind", AT_STR},       {"tensor", AT_TENSOR}, {"func", AT_STR},      {"length", AT_INT},
+    {"index", AT_INT},      {"arg", AT_INT},       {"slots", AT_INT},
 };
 
 static bool kind_fits(AttrKind want, AttrKind is) {
@@ -170,9 +173,9 @@ static bool same_type(const Type *a, const Type *b) {
 /* Result types are what the op's shape rule says. */
 static void check_shape(Verify *v, Builder *shapes) {
   const Op *op = v->op;
-  const Type *types[16];
+  const Type *types[MAX_RULE_OUT];
   int nout = 0;
-  if (op->nout > 16) {
+  if (op->nout > MAX_RULE_OUT) {
     verify_broken(v, "%d results", op->nout);
     return;
   }
@@ -238,7 +241,7 @@ static void check_stage(Verify *v) {
   if (!ok)
     verify_broken(v, "not legal in stage %s", stage_name(s));
   /* From `typed` on a product reads operands of one dtype: no kernel mixes them. */
-  if (s >= STAGE_TYPED && info->policy[0] == POL_LOW && op->nin > 1 &&
+  if (s >= STAGE_TYPED && info->policy[0] == POL_LOW && info->kind != OK_NONE && op->nin > 1 &&
       op->in[0]->type->dt != op->in[1]->type->dt)
     verify_broken(v, "operands are %s and %s in stage %s", dtype_text(op->in[0]->type->dt),
                   dtype_text(op->in[1]->type->dt), stage_name(s));
@@ -270,6 +273,38 @@ static void check_op(Verify *v, Builder *shapes) {
     check_shape(v, shapes);
 }
 
+/* A body has no state, and no loop of its own; its args and yields are numbered from 0, each once.
+ * A scan's body stands before it. */
+static void check_loops(Verify *v) {
+  const Func *f = v->f;
+  const bool body = func_is_body(f);
+  int narg = 0, nyield = 0;
+  for (int i = 0; i < f->nop; i++) {
+    const Op *op = v->op = f->op[i];
+    if (op->code == OP_arg)
+      narg++;
+    if (op->code == OP_yield)
+      nyield++;
+    if (body ? op->code == OP_read || op->code == OP_write || op->code == OP_scan
+             : op->code == OP_arg)
+      verify_broken(v, "not legal %s the body of a loop", body ? "in" : "outside");
+    if ((op->code == OP_arg && loop_arg(f, op_int(op, "index", -1)) != op) ||
+        (op->code == OP_yield && loop_yield(f, op_int(op, "index", -1)) != op))
+      verify_broken(v, "its index is taken");
+    if (op->code == OP_scan) {
+      int at = 0;
+      while (at < v->m->nfunc && v->m->func[at] != f && v->m->func[at] != loop_body(op))
+        at++;
+      if (at == v->m->nfunc || v->m->func[at] == f)
+        verify_broken(v, "its body does not stand before it");
+    }
+  }
+  v->op = NULL;
+  for (int i = 0; i < narg || i < nyield; i++)
+    if ((i < narg && !loop_arg(f, i)) || (i < nyield && !loop_yield(f, i)))
+      verify_broken(v, "args or yields are not numbered from 0");
+}
+
 static void check_func(Verify *v, Builder *shapes) {
   const Func *f = v->f;
   int next_id = 0, before = diag_errors(v->d);
@@ -286,6 +321,9 @@ static void check_func(Verify *v, Builder *shapes) {
   v->op = NULL;
   if (diag_errors(v->d) != before)
     return;
+  check_loops(v);
+  if (diag_errors(v->d) != before)
+    return;
   if (next_id != f->nvalue)
     verify_broken(v, "%d values, nvalue says %d", next_id, f->nvalue);
   else if (v->m->stage == STAGE_PLANNED)
@@ -293,7 +331,7 @@ static void check_func(Verify *v, Builder *shapes) {
 }
 
 Status module_verify(const Module *m, Diag *d) {
-  Verify v = {m, d, NULL, NULL};
+  Verify v = {.m = m, .d = d};
   int before = diag_errors(d);
   /* Shape rules intern their types through a builder: this one makes nothing. */
   Builder *shapes = builder_create(m->strings, d, m->stage);
@@ -311,7 +349,7 @@ Status module_verify(const Module *m, Diag *d) {
       verify_broken(&v, "two functions have this name");
     check_func(&v, shapes);
   }
-  const bool short_memory = builder_failed(shapes);
+  const bool short_memory = builder_failed(shapes) || v.short_memory;
   builder_destroy(shapes);
   if (diag_errors(d) != before)
     return MPCC_ERR_INTERNAL;

@@ -9,6 +9,8 @@ typedef struct {
   Diag *d;
   const Func *f; /* NULL while tensors are checked */
   const Op *op;  /* NULL between ops */
+  bool *yielded, *varies; /* by value id, while places are checked; varies: in a body */
+  bool short_memory;
 } Verify;
 
 /* One broken rule, placed at the current op. */

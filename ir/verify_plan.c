@@ -105,14 +105,19 @@ static bool find_memory(Verify *v, const Value *x, Memory *m) {
                     (long long)x->offset, (long long)v->f->work_bytes);
   } else if (def->code == OP_read) {
     in_tensor(m, op_attr(def, "tensor")->u.tensor, 0);
-  } else if (def->code == OP_group) {
-    verify_broken(v, "%%%d has no place", x->id);
+  } else if (def->code == OP_group || def->code == OP_scan) {
+    if (!v->yielded[x->id])
+      verify_broken(v, "%%%d has no place", x->id);
     return false;
   } else {
     return false;
   }
   if (def->code == OP_read && m->space)
     m->def = -1;
+  if (v->varies && !v->varies[x->id]) { /* made before the loop, for all of it */
+    m->def = 0;
+    m->last = INT_MAX;
+  }
   return true;
 }
 
@@ -204,13 +209,28 @@ static bool write_memory(const Func *f, const Op *op, const Memory *from, Memory
   return !(from && from->space == m->space && from->lo == m->lo);
 }
 
-void verify_places(Verify *v) {
+/* Room for the body of a scan, while that runs. */
+static bool frame_memory(Verify *v, const Op *scan, Memory *m) {
+  const Func *body = loop_body(scan);
+  int64_t at = op_int(scan, "frame", -1), bytes = body ? body->work_bytes : 0;
+  *m = (Memory){.value = scan->out[0], .by = scan, .lo = at, .hi = at + bytes};
+  m->def = m->last = scan->index;
+  v->op = scan;
+  if (at < 0 || at % MPCC_ALIGN || bytes > v->f->work_bytes || at > v->f->work_bytes - bytes)
+    verify_broken(v, "its frame lies outside the %lld bytes of the function",
+                  (long long)v->f->work_bytes);
+  return bytes > 0;
+}
+
+static void verify_memories(Verify *v) {
   const Func *f = v->f;
   Memory *m = calloc((size_t)(f->nvalue + f->nop) + 1, sizeof *m);
   int *at = calloc((size_t)f->nvalue + 1, sizeof *at); /* 1 + index in m by value id */
   int n = 0, before = diag_errors(v->d);
   for (int i = 0; m && at && i < f->nop; i++) {
     const Op *op = f->op[i];
+    if (op->code == OP_scan && frame_memory(v, op, &m[n]))
+      n++;
     for (int k = 0; k < op->nin; k++)
       if (at[op->in[k]->id] && m[at[op->in[k]->id] - 1].last < i)
         m[at[op->in[k]->id] - 1].last = i;
@@ -237,4 +257,21 @@ void verify_places(Verify *v) {
   v->op = NULL;
   free(m);
   free(at);
+}
+
+void verify_places(Verify *v) {
+  const Func *f = v->f;
+  Arena *a = arena_create();
+  v->yielded = a ? ARENA_ARRAY(a, bool, f->nvalue + 1) : NULL;
+  v->varies = a && func_is_body(f) ? loop_varies(f, a) : NULL;
+  if (!a || arena_failed(a)) {
+    v->short_memory = true;
+  } else {
+    for (int i = 0; i < f->nop; i++)
+      if (f->op[i]->code == OP_yield)
+        v->yielded[f->op[i]->in[0]->id] = true;
+    verify_memories(v);
+  }
+  v->yielded = v->varies = NULL;
+  arena_destroy(a);
 }

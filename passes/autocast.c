@@ -154,6 +154,15 @@ static bool cast_const(Cast *s, const Op *op, DType dt) {
   return true;
 }
 
+/* A loop runs in the mode's low dtype throughout, as its operands are cast to it. */
+static void cast_arg(Cast *s, const Mode *m, const Op *op) {
+  const Type *ty = op->out[0]->type;
+  if (dtype_is_float(ty->dt))
+    ty = type_with_dtype(builder_types(s->c.b), ty, m->low);
+  build_like(s->c.b, op);
+  s->c.map[op->out[0]->id] = build_arg(s->c.b, op_int(op, "index", 0), loop_kind(op), ty);
+}
+
 static Status cast_op(Cast *s, const Op *op, Diag *d) {
   if (op->code == OP_read || op->code == OP_write) {
     if (op->code == OP_read)
@@ -167,6 +176,10 @@ static Status cast_op(Cast *s, const Op *op, Diag *d) {
   if (region && !mode_named(s->in, region, &m)) {
     diag_error(d, op->loc, 593, "unknown precision '%s'", region);
     return MPCC_ERR_INPUT;
+  }
+  if (op->code == OP_arg) {
+    cast_arg(s, &m, op);
+    return MPCC_OK;
   }
   if (cast_const(s, op, !m.mixed && m.low == DT_F64 ? DT_F64 : DT_COUNT))
     return MPCC_OK;

@@ -397,7 +397,25 @@ static Value *buf_value(Fuse *F, Buf *b, const Node *n) {
   return b->value;
 }
 
+static void emit_scan(Fuse *F, Node *n) {
+  Value **in = ARENA_ARRAY(F->a, Value *, n->nin + 1);
+  if (arena_failed(F->a))
+    return;
+  for (int i = 0; i < n->nin; i++)
+    if (!(in[i] = buf_value(F, n->in[i].buf, n)))
+      return;
+  node_attr(F, n, attr_i(F->b, "frame", -1)); /* plan knows it */
+  build_at(F->b, n->op ? n->op->loc : (Loc){0}, n->layer, NULL);
+  Op *op = build_op(F->b, OP_scan, n->nin, in, n->nattr, n->attr);
+  for (int i = 0; i < n->nout; i++)
+    n->out[i].buf->value = op->out[i];
+}
+
 void emit_node(Fuse *F, Node *n) {
+  if (n->kind == NODE_SCAN) {
+    emit_scan(F, n);
+    return;
+  }
   resolve_panels(F, n);
   if (F->status != MPCC_OK)
     return;

@@ -47,6 +47,8 @@ typedef struct {
   int64_t batch;
 } Fp8;
 
+/* Attribute fp8=false: products of recurrent nets, which the reference leaves alone [N8]. */
+
 /* Attention projections are no module of their own in the reference, which leaves them alone. */
 static bool lightning_skips(const Module *m, const Op *op) {
   const Op *read = param_read(op->in[1]);
@@ -66,7 +68,7 @@ static bool lightning_skips(const Module *m, const Op *op) {
 }
 
 static bool wants_fp8(const Fp8 *s, const Op *op) {
-  if (op->code != OP_linear || !dtype_is_half(op->in[0]->type->dt))
+  if (op->code != OP_linear || !dtype_is_half(op->in[0]->type->dt) || !op_int(op, "fp8", 1))
     return false;
   Mode m = s->mode;
   const char *region = op_str(op, "precision", NULL);

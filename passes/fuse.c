@@ -25,6 +25,31 @@ static void lower_read(Fuse *F, const Op *op) {
   F->view[op->out[0]->id] = view_whole(F, b);
 }
 
+static void lower_arg(Fuse *F, const Op *op) {
+  Buf *b = buf_create(F, op->out[0]->type);
+  build_like(F->b, op);
+  b->value = build_op(F->b, OP_arg, 0, NULL, op->nattr, op->attr)->out[0];
+  F->view[op->out[0]->id] = view_whole(F, b);
+}
+
+/* A loop takes whole values, as they lie in memory, and gives such. */
+static void lower_scan(Fuse *F, const Op *op) {
+  Node *n = node_create(F, NODE_SCAN, 0, NULL);
+  for (int i = 0; i < op->nin; i++) {
+    View *v = operand(F, i);
+    if (v->dt != op->in[i]->type->dt || !view_contiguous(v))
+      v = view_copied(F, v, op->in[i]->type->dt);
+    n->in = fuse_grow(F, n->in, n->nin, &n->cin, sizeof *n->in);
+    if (fuse_failed(F))
+      return;
+    n->in[n->nin++] = (NodeIn){v->buf, {0}};
+  }
+  for (int i = 0; i < op->nattr; i++)
+    node_attr(F, n, op->attr[i]);
+  for (int i = 0; i < op->nout; i++)
+    set_result_buf(F, i, node_store_at(F, n, 0, op->out[i]->type, &(Access){0}));
+}
+
 static const Tensor *base_of(const Tensor *t) {
   return t->base ? t->base : t;
 }
@@ -70,14 +95,15 @@ static Buf *written_value(Fuse *F, const Op *op) {
 static void emit_writes(Fuse *F, Buf **written) {
   for (int i = 0; i < F->f->nop; i++) {
     const Op *op = F->f->op[i];
-    if (op->code != OP_write)
+    if (!op_is_sink(op->code))
       continue;
-    Tensor *t = op_attr(op, "tensor")->u.tensor;
     build_like(F->b, op);
-    if (written[i]->value)
-      build_write(F->b, F->tensors[t->index], written[i]->value);
-    else
+    if (!written[i]->value)
       fuse_error(F, op, "its value was not made");
+    else if (op->code == OP_write)
+      build_write(F->b, F->tensors[op_attr(op, "tensor")->u.tensor->index], written[i]->value);
+    else
+      build_op(F->b, op->code, 1, &written[i]->value, op->nattr, op->attr);
   }
 }
 
@@ -88,7 +114,7 @@ static bool *live_ops(Fuse *F, const Func *f) {
     return live;
   for (int i = f->nop - 1; i >= 0; i--) {
     const Op *op = f->op[i];
-    live[i] |= op->code == OP_write;
+    live[i] |= op_is_sink(op->code);
     for (int k = 0; live[i] && k < op->nin; k++)
       live[op->in[k]->def->index] = true;
   }
@@ -119,7 +145,11 @@ static void fuse_func(Fuse *F, const Func *f) {
       lower_read(F, op);
     else if (op->code == OP_const)
       F->view[op->out[0]->id] = const_view(F, op);
-    else if (op->code == OP_write)
+    else if (op->code == OP_arg)
+      lower_arg(F, op);
+    else if (op->code == OP_scan)
+      lower_scan(F, op);
+    else if (op_is_sink(op->code))
       written[i] = written_value(F, op);
     else
       group_op(F, op);

@@ -49,7 +49,8 @@ typedef enum {
   NODE_INDEX,
   NODE_SCATTER,
   NODE_MOVE,
-  NODE_WINDOW
+  NODE_WINDOW,
+  NODE_SCAN /* a loop: its body is a function of its own */
 } NodeKind;
 
 typedef struct {

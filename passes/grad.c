@@ -27,33 +27,48 @@ static bool straight(const Op *op) {
          op_info(op->code)->kind == OK_VIEW;
 }
 
+void grad_arrays(Grad *g, const Func *f) {
+  Arena *a = g->scratch;
+  g->needs = ARENA_ARRAY(a, bool, f->nvalue + 1);
+  g->of_param = ARENA_ARRAY(a, bool, f->nvalue + 1);
+  g->gdt = ARENA_ARRAY(a, DType, f->nvalue + 1);
+  g->part = ARENA_ARRAY(a, Part *, f->nvalue + 1);
+  g->codes = arena_array(a, (size_t)f->nvalue + 1, sizeof *g->codes);
+}
+
+void grad_prepare(Grad *g, const Op *op, const Leaf *leaf) {
+  bool needs = leaf && leaf->needs;
+  for (int k = 0; k < op->nin; k++)
+    needs |= g->needs[op->in[k]->id];
+  for (int k = 0; k < op->nout; k++) {
+    const Value *v = op->out[k];
+    g->needs[v->id] = needs && dtype_is_float(v->type->dt);
+    g->gdt[v->id] = v->type->dt;
+    g->of_param[v->id] = leaf && leaf->param;
+  }
+  if (op->nout && leaf && leaf->param) {
+    g->gdt[op->out[0]->id] = leaf->gdt;
+  } else if (op->nout && straight(op) && op->nin) {
+    const Value *x = op->in[0], *y = op->out[0];
+    g->of_param[y->id] = g->of_param[x->id];
+    if (g->of_param[x->id] || quantizes(op))
+      g->gdt[y->id] = g->gdt[x->id];
+  }
+}
+
 /* Which values need gradients, and in which dtype. */
 static void prepare(Grad *g, const Func *f, const Mode *m) {
-  bool *of_param = ARENA_ARRAY(g->scratch, bool, f->nvalue + 1);
-  if (arena_failed(g->scratch))
-    return;
   for (int i = 0; i < f->nop; i++) {
     const Op *op = f->op[i];
-    const Attr *t = op->code == OP_read ? op_attr(op, "tensor") : NULL;
-    bool param = t && t->u.tensor->role == ROLE_PARAM;
-    bool needs = param && trained(t->u.tensor);
-    for (int k = 0; k < op->nin; k++)
-      needs |= g->needs[op->in[k]->id];
-    for (int k = 0; k < op->nout; k++) {
-      const Value *v = op->out[k];
-      g->needs[v->id] = needs && (dtype_is_float(v->type->dt));
-      g->gdt[v->id] = v->type->dt;
-      of_param[v->id] = param;
-    }
-    if (op->nout && param) {
-      g->gdt[op->out[0]->id] = m->grad;
-    } else if (op->nout && straight(op) && op->nin) {
-      const Value *x = op->in[0], *y = op->out[0];
-      of_param[y->id] = of_param[x->id];
-      if (of_param[x->id] || quantizes(op))
-        g->gdt[y->id] = g->gdt[x->id];
-    }
+    const Tensor *t = op->code == OP_read ? op_attr(op, "tensor")->u.tensor : NULL;
+    const Leaf leaf = {t && trained(t), t && t->role == ROLE_PARAM, m->grad};
+    grad_prepare(g, op, t ? &leaf : NULL);
   }
+}
+
+Value *grad_value(Grad *g, const Value *v) {
+  Value *w = copier_get(&g->c, v);
+  return w || !g->inside ? w : loop_value(g, v);
 }
 
 bool grad_wants(const Grad *g, const Op *op, int i) {
@@ -64,8 +79,7 @@ DType grad_dtype(const Grad *g, const Op *op, int i) {
   return g->gdt[op->in[i]->id];
 }
 
-void grad_give_part(Grad *g, const Op *op, int i, Value *dv, int dim, int64_t start, int64_t end) {
-  const Value *v = op->in[i];
+static void add_part(Grad *g, const Value *v, Value *dv, int dim, int64_t start, int64_t end) {
   if (!g->needs[v->id])
     return;
   dv = build_cast(g->b, dv, g->gdt[v->id]);
@@ -76,6 +90,14 @@ void grad_give_part(Grad *g, const Op *op, int i, Value *dv, int dim, int64_t st
     return;
   *p = (Part){dv, dim, start, end, g->part[v->id]};
   g->part[v->id] = p;
+}
+
+void grad_give_part(Grad *g, const Op *op, int i, Value *dv, int dim, int64_t start, int64_t end) {
+  add_part(g, op->in[i], dv, dim, start, end);
+}
+
+void grad_add(Grad *g, const Value *v, Value *dv) {
+  add_part(g, v, dv, -1, 0, 0);
 }
 
 void grad_give(Grad *g, const Op *op, int i, Value *dv) {
@@ -128,8 +150,7 @@ static Value *plus(Grad *g, Value *sum, Value *x) {
   return build_op(g->b, OP_embedding_grad, 3, in, op->nattr, op->attr)->out[0];
 }
 
-/* The whole gradient of v, NULL when nothing gave to it. */
-static Value *gather(Grad *g, const Value *v) {
+Value *grad_gather(Grad *g, const Value *v) {
   Part *list = g->part[v->id];
   Value *sum = NULL;
   int n;
@@ -153,8 +174,8 @@ static Value *gather(Grad *g, const Value *v) {
   return sum;
 }
 
-static void backward_op(Grad *g, const Op *op) {
-  enum { MAX_OUT = 8 };
+void grad_op(Grad *g, const Op *op) {
+  enum { MAX_OUT = 32 };
   Value *dy[MAX_OUT] = {0};
   bool any = op_info(op->code)->is_root, wanted = false;
   build_at(g->b, op->loc, op->layer,
@@ -164,7 +185,7 @@ static void backward_op(Grad *g, const Op *op) {
   if (!wanted)
     return;
   for (int k = 0; k < op->nout && k < MAX_OUT; k++) {
-    dy[k] = gather(g, op->out[k]);
+    dy[k] = grad_gather(g, op->out[k]);
     any |= dy[k] || g->codes[op->out[k]->id][0].codes;
   }
   if (!any)
@@ -190,7 +211,7 @@ static void write_grads(Grad *g, const Module *in, const Func *f, const Mode *m)
       const Op *op = f->op[k];
       if (op->code != OP_read || op_attr(op, "tensor")->u.tensor != t)
         continue;
-      Value *x = gather(g, op->out[0]);
+      Value *x = grad_gather(g, op->out[0]);
       if (x)
         sum = sum ? plus(g, sum, x) : x;
     }
@@ -225,21 +246,17 @@ static void write_amax(Grad *g, const Module *in) {
   build_write(b, g->c.tensors[t->index], all);
 }
 
+/* f has been prepared and copied. */
 static Status differentiate(Grad *g, const Module *in, const Func *f, const Mode *m) {
   Arena *a = g->scratch;
   int before = diag_errors(g->diag);
   const Tensor *slots = module_tensor(in, "sum.fp8.backward.amax");
   g->nslot = slots ? (int)slots->type->dim[0] : 0;
-  g->needs = ARENA_ARRAY(a, bool, f->nvalue + 1);
-  g->gdt = ARENA_ARRAY(a, DType, f->nvalue + 1);
-  g->part = ARENA_ARRAY(a, Part *, f->nvalue + 1);
-  g->codes = arena_array(a, (size_t)f->nvalue + 1, sizeof *g->codes);
   g->amax = ARENA_ARRAY(a, Value *, g->nslot + 1);
   if (arena_failed(a))
     return MPCC_ERR_NOMEM;
-  prepare(g, f, m);
   for (int i = f->nop - 1; i >= 0 && !arena_failed(a) && !builder_failed(g->b); i--)
-    backward_op(g, f->op[i]);
+    grad_op(g, f->op[i]);
   if (!arena_failed(a) && !builder_failed(g->b) && diag_errors(g->diag) == before) {
     write_grads(g, in, f, m);
     write_amax(g, in);
@@ -260,8 +277,19 @@ Status pass_grad(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
     return MPCC_ERR_NOMEM;
   copier_init(&g.c, out, in);
   const Func *train = module_func(in, "train_forward");
+  if (train)
+    grad_arrays(&g, train);
+  if (arena_failed(g.scratch))
+    st = MPCC_ERR_NOMEM;
+  else if (train)
+    prepare(&g, train, &m);
   for (int i = 0; i < in->nfunc && st == MPCC_OK; i++) {
     const Func *f = in->func[i];
+    if (train && func_is_body(f)) {
+      loop_differentiate(&g, train, f);
+      st = arena_failed(g.scratch) ? MPCC_ERR_NOMEM : MPCC_OK;
+      continue;
+    }
     copier_func(&g.c, f, f->name);
     for (int k = 0; k < f->nop && !builder_failed(out); k++)
       copier_op(&g.c, f->op[k]);

@@ -1,4 +1,4 @@
-/* Private to grad.c and grad_ops.c: reverse mode over one function. */
+/* Private to grad.c, grad_ops.c and grad_scan.c: reverse mode over one function. */
 #ifndef MPCC_PASSES_GRAD_H
 #define MPCC_PASSES_GRAD_H
 
@@ -13,6 +13,8 @@ typedef struct Part {
   struct Part *next;
 } Part;
 
+typedef struct Loop Loop;
+
 typedef struct {
   Value *codes, *scale_inv, *blocks; /* blocks: NULL without block scales */
 } Codes;
@@ -22,8 +24,11 @@ typedef struct {
   Copier c;
   Diag *diag;
   Arena *scratch;
+  Loop *inside; /* whose body is being differentiated: its values are asked for (grad_value) */
+  Loop *loops;  /* those of train_forward */
   /* by id of the old function's values */
-  bool *needs; /* depends on a trained parameter */
+  bool *needs;    /* depends on a trained parameter */
+  bool *of_param; /* is one, seen through casts and views */
   DType *gdt;  /* dtype of its gradient: a parameter's through casts and views [N5], else its own */
   Part **part;
   Codes (*codes)[2]; /* gradient of a quantized product's result, already quantized: in blocks along
@@ -36,6 +41,31 @@ typedef struct {
  */
 typedef void GradFn(Grad *g, const Op *op, Value *const *dy);
 GradFn *grad_rule(OpCode code); /* NULL: the op has none */
+
+/* What a read or an arg is; NULL for other ops. */
+typedef struct {
+  bool needs, param;
+  DType gdt;
+} Leaf;
+/* Arrays for values of f; their contents for the results of one op. */
+void grad_arrays(Grad *g, const Func *f);
+void grad_prepare(Grad *g, const Op *op, const Leaf *leaf);
+/* Forward value v where the backward is built. */
+Value *grad_value(Grad *g, const Value *v);
+/* The whole gradient of v, NULL when nothing gave to it. */
+Value *grad_gather(Grad *g, const Value *v);
+/* Adds dv, of v's shape or one that v broadcasts to, to v's gradient. */
+void grad_add(Grad *g, const Value *v, Value *dv);
+/* What op's results have gives to its operands. */
+void grad_op(Grad *g, const Op *op);
+
+/* ---- grad_scan.c ---- */
+
+/* Copies the body of a scan of `train` (NULL: there is none), with what its backward reads as
+ * further results, and makes the body of the reverse scan. */
+void loop_differentiate(Grad *g, const Func *train, const Func *body);
+Value *loop_value(Grad *g, const Value *v); /* grad_value inside a body */
+GradFn grad_scan;
 
 bool grad_wants(const Grad *g, const Op *op, int i);
 DType grad_dtype(const Grad *g, const Op *op, int i); /* of operand i's gradient */

@@ -6,11 +6,11 @@
 #include "passes/grad.h"
 
 static Value *fwd(Grad *g, const Op *op, int i) {
-  return copier_get(&g->c, op->in[i]);
+  return grad_value(g, op->in[i]);
 }
 
 static Value *result(Grad *g, const Op *op, int i) {
-  return copier_get(&g->c, op->out[i]);
+  return grad_value(g, op->out[i]);
 }
 
 /* [..., C] as [R, C] */
@@ -663,6 +663,7 @@ static void grad_expr(Grad *g, const Op *op, Value *const *dy) {
  */
 
 #define RULE_G(name) grad_##name
+#define RULE_B(name) grad_##name
 #define RULE_R(name) grad_##name
 #define RULE_Z(name) NULL
 

@@ -5,7 +5,11 @@
  * of a concatenation along memory are made in place; a pointwise result takes over an operand that
  * dies. What is left shares the work segment: largest first, each in the smallest gap among those
  * that live at the same time (greedy by size, as in Pisarchyk and Lee 2020). Stage kernels to
- * planned. With no_reuse every value has its own bytes and nothing is in place. */
+ * planned. With no_reuse every value has its own bytes and nothing is in place.
+ *
+ * The body of a loop is planned once, as a frame that each of its scans gives room. What it yields
+ * is made in the scan's result; what does not vary is made once, before the loop, and keeps its
+ * bytes. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,6 +49,9 @@ typedef struct {
   bool no_reuse;
   int nblock;
   Block **block;
+  Block **frame;          /* by op: room for the body of a scan */
+  const Module *made;     /* the module being built: bodies are planned before their scans */
+  bool *yielded, *varies; /* by value id, in a body; varies NULL elsewhere */
 } Plan;
 
 static int64_t round_up(int64_t n) {
@@ -53,6 +60,10 @@ static int64_t round_up(int64_t n) {
 
 static bool is_group(const Value *v) {
   return v->def->code == OP_group;
+}
+
+static bool makes_values(const Op *op) {
+  return op->code == OP_group || op->code == OP_scan;
 }
 
 static const char *kind_of(const Op *op) {
@@ -114,6 +125,8 @@ static bool access_equal(const Body *b, const Access *x, const Access *y) {
 static bool in_place(const Op *op, int o, const Value *x) {
   const Body *b = op->body;
   const char *kind = kind_of(op);
+  if (op->code != OP_group)
+    return false;
   bool product = !strcmp(kind, "product") || !strcmp(kind, "conv");
   if (!strcmp(kind, "scatter"))
     return op->nin > 2 && op->in[2] == x && op->in[1] != x;
@@ -182,6 +195,8 @@ static void place_pieces(Plan *p, const Op *op) {
   const Value *whole = op->out[0];
   int64_t axis = op_int(op, "axis", 0), inner = 1;
   const Attr *starts = op_attr(op, "starts"), *sizes = op_attr(op, "sizes");
+  if (p->yielded[whole->id])
+    return;
   for (int d = 0; d < b->ndim; d++)
     if (d < axis && b->dim[d] != 1)
       return;
@@ -191,6 +206,7 @@ static void place_pieces(Plan *p, const Op *op) {
     const Value *x = op->in[i];
     const Place *q = &p->place[x->id];
     if (!is_group(x) || x->type->dt != whole->type->dt || q->parent || q->has_pieces || q->alias ||
+        p->yielded[x->id] || (p->varies && p->varies[x->id] != p->varies[whole->id]) ||
         type_elems(x->type) != sizes->u.ints.v[i] * inner || b->in[i].offset ||
         starts->u.ints.v[i] * inner * (int64_t)dtype_bytes(whole->type->dt) % MPCC_ALIGN)
       return;
@@ -234,10 +250,10 @@ static void place_writes(Plan *p, Tensor *const *tensors) {
       continue;
     const Value *v = op->in[0];
     const Tensor *t = tensor_of(op);
-    if (!is_group(v))
+    if (!makes_values(v->def))
       continue;
     Place *q = &p->place[v->id];
-    if (!p->no_reuse && !q->alias && !q->parent && v->type->dt == t->type->dt &&
+    if (is_group(v) && !p->no_reuse && !q->alias && !q->parent && v->type->dt == t->type->dt &&
         may_overwrite(p, v, q->first, t)) {
       q->alias = tensors[t->index];
       if (!strcmp(kind_of(v->def), "scatter") && v->def->nin > 2)
@@ -258,7 +274,7 @@ static Block *inherited(const Plan *p, const Op *op, int o) {
   for (int i = 0; i < op->nin && !p->no_reuse; i++) {
     const Value *x = op->in[i];
     const Place *q = &p->place[x->id];
-    if (!is_group(x) || !q->block || q->has_pieces || q->last != op->index ||
+    if (!makes_values(x->def) || !q->block || q->has_pieces || q->last != op->index ||
         q->block->last != op->index || !in_place(op, o, x))
       continue;
     return q->block;
@@ -266,26 +282,38 @@ static Block *inherited(const Plan *p, const Op *op, int o) {
   return NULL;
 }
 
+static Block *new_block(Plan *p, int first, int last, int64_t bytes) {
+  Block *b = ARENA_NEW(p->a, Block);
+  *b = (Block){.first = p->no_reuse ? 0 : first,
+               .last = p->no_reuse ? FOREVER : last,
+               .bytes = round_up(bytes)};
+  p->block[p->nblock++] = b;
+  return b;
+}
+
 static void make_blocks(Plan *p) {
   const Func *f = p->f;
-  for (int i = 0; i < f->nop; i++)
-    for (int o = 0; f->op[i]->code == OP_group && o < f->op[i]->nout; o++) {
+  for (int i = 0; i < f->nop; i++) {
+    if (f->op[i]->code == OP_scan) {
+      const Func *body = module_func(p->made, op_str(f->op[i], "func", ""));
+      p->frame[i] = new_block(p, i, i, body ? body->work_bytes : 0);
+    }
+    for (int o = 0; makes_values(f->op[i]) && o < f->op[i]->nout; o++) {
       const Value *v = f->op[i]->out[o];
       Place *q = &p->place[v->id];
-      if (q->alias || q->parent)
+      if (q->alias || q->parent || p->yielded[v->id])
         continue;
-      Block *b = q->has_pieces ? NULL : inherited(p, f->op[i], o);
-      if (!b) {
-        b = ARENA_NEW(p->a, Block);
-        b->first = q->first;
-        b->bytes = round_up(type_bytes(v->type));
-        p->block[p->nblock++] = b;
+      if (p->varies && !p->varies[v->id]) {
+        q->block = new_block(p, 0, FOREVER, type_bytes(v->type));
+        continue;
       }
-      b->last = p->no_reuse ? FOREVER : q->last;
-      if (p->no_reuse)
-        b->first = 0;
-      q->block = b;
+      q->block = q->has_pieces ? NULL : inherited(p, f->op[i], o);
+      if (!q->block)
+        q->block = new_block(p, q->first, q->last, type_bytes(v->type));
+      else
+        q->block->last = p->no_reuse ? FOREVER : q->last;
     }
+  }
 }
 
 static int by_size(const void *a, const void *b) {
@@ -362,9 +390,17 @@ static void lifetimes(Plan *p) {
   }
 }
 
+static void set_frame(Op *scan, int64_t offset) {
+  for (int i = 0; i < scan->nattr; i++)
+    if (!strcmp(scan->attr[i].key, "frame"))
+      scan->attr[i].u.i = offset;
+}
+
 static void apply(const Plan *p, const Copier *c) {
-  for (int i = 0; i < p->f->nop; i++)
-    for (int o = 0; p->f->op[i]->code == OP_group && o < p->f->op[i]->nout; o++) {
+  for (int i = 0; i < p->f->nop; i++) {
+    if (p->frame[i])
+      set_frame(copier_get(c, p->f->op[i]->out[0])->def, p->frame[i]->offset);
+    for (int o = 0; makes_values(p->f->op[i]) && o < p->f->op[i]->nout; o++) {
       const Value *v = p->f->op[i]->out[o];
       const Place *q = &p->place[v->id];
       const Place *root = q->parent ? &p->place[q->parent->id] : q;
@@ -377,17 +413,32 @@ static void apply(const Plan *p, const Copier *c) {
         w->offset = root->block->offset + q->part;
       }
     }
+  }
+}
+
+/* What a body yields, and what its iterations share. */
+static void look_at_body(Plan *p) {
+  const Func *f = p->f;
+  p->yielded = ARENA_ARRAY(p->a, bool, f->nvalue + 1);
+  p->frame = ARENA_ARRAY(p->a, Block *, f->nop + 1);
+  if (arena_failed(p->a) || !func_is_body(f))
+    return;
+  p->varies = loop_varies(f, p->a);
+  for (int i = 0; i < f->nop; i++)
+    if (f->op[i]->code == OP_yield)
+      p->yielded[f->op[i]->in[0]->id] = true;
 }
 
 static Status plan_func(Copier *c, const Func *f, int ntensor, const PassOpts *o) {
-  Plan p = {.f = f, .a = arena_create(), .no_reuse = o->no_reuse};
+  Plan p = {.f = f, .a = arena_create(), .no_reuse = o->no_reuse, .made = builder_module(c->b)};
   if (!p.a)
     return MPCC_ERR_NOMEM;
   copier_func(c, f, f->name);
   for (int i = 0; i < f->nop; i++)
     copier_op(c, f->op[i]);
   p.place = ARENA_ARRAY(p.a, Place, f->nvalue + 1);
-  p.block = ARENA_ARRAY(p.a, Block *, f->nvalue + 1);
+  p.block = ARENA_ARRAY(p.a, Block *, f->nvalue + f->nop + 1);
+  look_at_body(&p);
   collect_uses(&p, ntensor);
   Status s = MPCC_OK;
   if (!arena_failed(p.a) && !builder_failed(c->b)) {

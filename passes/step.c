@@ -412,11 +412,28 @@ static Status emit_calibrate(Step *s) {
   return MPCC_OK;
 }
 
+/* Bodies of loops hold no state: all functions made of one share them. */
+static Status copy_loops(Step *s) {
+  Copier c = {.b = s->b, .tensors = s->tensors};
+  for (int i = 0; i < s->in->nfunc; i++) {
+    const Func *f = s->in->func[i];
+    if (!func_is_body(f))
+      continue;
+    build_func(s->b, f->name);
+    c.map = ARENA_ARRAY(s->scratch, Value *, f->nvalue + 1);
+    for (int k = 0; k < f->nop && !arena_failed(s->scratch) && !builder_failed(s->b); k++)
+      copier_op(&c, f->op[k]);
+  }
+  return arena_failed(s->scratch) ? MPCC_ERR_NOMEM : MPCC_OK;
+}
+
 static Status emit_functions(Step *s) {
   static const struct {
     const char *from, *to;
   } copies[] = {{"eval_forward", "eval_step"}, {"predict", "predict"}};
-  Status st = emit_init(s);
+  Status st = copy_loops(s);
+  if (st == MPCC_OK)
+    st = emit_init(s);
   if (st != MPCC_OK)
     return st;
   build_func(s->b, "refresh");

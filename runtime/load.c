@@ -224,11 +224,47 @@ static bool command_fits(const mprt_program *p, const MpccCommand *c) {
   case MPCC_CMD_COPY:
     return c->nargs == 2 && a[0].segment != MPCC_ARG_INT && a[1].segment != MPCC_ARG_INT &&
            c->bytes <= a[0].bytes && c->bytes <= a[1].bytes && !overlap(&a[0], &a[1], c->bytes);
+  case MPCC_CMD_REPEAT:
+    return c->nargs == 0 && c->bytes > 0 && c->bytes <= INT32_MAX;
   case MPCC_CMD_FILL:
     return c->nargs == 1 && a[0].segment != MPCC_ARG_INT && c->bytes <= a[0].bytes;
   default:
     return false;
   }
+}
+
+/* An argument stays inside its segment for n iterations. */
+static bool arg_loops(const mprt_program *p, const MpccArgRef *a, uint64_t n) {
+  const uint64_t times = a->ring ? a->ring : n, room = p->head->segment_bytes[a->segment];
+  int64_t far, at;
+  return !__builtin_mul_overflow(a->stride, (int64_t)(times - 1), &far) &&
+         !__builtin_add_overflow(a->offset, far, &at) && at >= 0 && (uint64_t)at <= room &&
+         a->bytes <= room - (uint64_t)at;
+}
+
+/* Repeats stay inside their function and outside of each other; their arguments are checked. */
+static Status check_loops(const mprt_program *p) {
+  for (uint32_t k = 0; k < p->nfunction; k++) {
+    const MpccFunction *f = &p->function[k];
+    for (uint32_t i = 0; i < f->ncommands; i++) {
+      const MpccCommand *r = &p->command[f->first_command + i];
+      if (r->op != MPCC_CMD_REPEAT)
+        continue;
+      bool fits = r->kernel < f->ncommands - i;
+      for (uint32_t n = 1; fits && n <= r->kernel; n++) {
+        const MpccCommand *c = r + n;
+        fits = c->op != MPCC_CMD_REPEAT;
+        for (uint32_t j = 0; fits && j < c->nargs; j++) {
+          const MpccArgRef *a = &p->argref[c->first_arg + j];
+          fits = a->segment == MPCC_ARG_INT || arg_loops(p, a, r->bytes);
+        }
+      }
+      if (!fits)
+        return bad(p, "a loop of function '%s' does not fit", mprt__string(p, f->name));
+      i += r->kernel;
+    }
+  }
+  return MPCC_OK;
 }
 
 static Status check_commands(const mprt_program *p) {
@@ -284,6 +320,8 @@ Status mprt__load(mprt_program *p, const void *image, size_t bytes) {
     s = check_args(p);
   if (s == MPCC_OK)
     s = check_commands(p);
+  if (s == MPCC_OK)
+    s = check_loops(p);
   if (s == MPCC_OK)
     s = load_meta(p);
   return s;

@@ -34,6 +34,7 @@ struct mprt__plan {
   } * slice;
   Range *dead;
   size_t ndead, cap;
+  uint64_t iteration; /* of the loop that runs */
   uint8_t *area; /* copies of the arguments of one command, 64-byte aligned */
   size_t area_bytes;
   Region *region; /* of one command */
@@ -73,6 +74,18 @@ static void run_move(mprt_program *p, const MpccCommand *c) {
 
 /* ---- plan mode: when bytes of work die ---- */
 
+/* ---- loops ---- */
+
+/* Points the arguments of the commands behind repeat command r at iteration t. */
+static void set_iteration(mprt_program *p, const MpccCommand *r, uint64_t t) {
+  for (const MpccCommand *c = r + 1; c <= r + r->kernel; c++)
+    for (uint32_t i = c->first_arg; i < c->first_arg + c->nargs; i++) {
+      const MpccArgRef *a = &p->argref[i];
+      if (a->stride && a->segment != MPCC_ARG_INT)
+        p->arg[i].p = p->segment[a->segment].data + a->offset + mpcc_arg_step(a, t);
+    }
+}
+
 static bool is_out(const MpccCommand *c, uint32_t i) {
   return i >= c->first_out && i < c->first_out + c->nout;
 }
@@ -100,12 +113,22 @@ static Range granules(const MpccArgRef *a, bool whole) {
   return r;
 }
 
+/* All that argument a of a command in a loop of n iterations lies in. */
+static MpccArgRef all_iterations(MpccArgRef a, uint64_t n) {
+  int64_t far = a.stride * (int64_t)((a.ring ? a.ring : n) - 1);
+  a.offset += far < 0 ? far : 0;
+  a.bytes += (uint64_t)(far < 0 ? -far : far);
+  return a;
+}
+
 /* One command of a backward walk: `live` says which granules the commands after it read before they
- * write them. Records what is dead behind the command, then makes `live` true in front of it. */
-static bool walk_command(mprt_program *p, const MpccCommand *c, uint8_t *live) {
+ * write them. Records what is dead behind the command, then makes `live` true in front of it. What
+ * moves with the iterations of a loop (n: how many) lives for all of it. */
+static bool walk_command(mprt_program *p, const MpccCommand *c, uint64_t n, bool record,
+                         uint8_t *live) {
   const MpccArgRef *a = &p->argref[c->first_arg];
-  for (uint32_t i = 0; i < c->nargs; i++) {
-    if (a[i].segment != MPCC_SEG_WORK)
+  for (uint32_t i = 0; record && i < c->nargs; i++) {
+    if (a[i].segment != MPCC_SEG_WORK || a[i].stride)
       continue;
     Range r = granules(&a[i], true);
     for (uint64_t g = r.begin, run; g < r.end; g = run + 1) {
@@ -118,13 +141,50 @@ static bool walk_command(mprt_program *p, const MpccCommand *c, uint8_t *live) {
   for (int pass = 0; pass < 2; pass++) { /* results first, so that an operand in place stays live */
     for (uint32_t i = 0; i < c->nargs; i++) {
       bool out = is_out(c, i);
-      if (a[i].segment != MPCC_SEG_WORK || out != (pass == 0))
+      if (a[i].segment != MPCC_SEG_WORK || out != (pass == 0) || (out && a[i].stride))
         continue;
-      Range r = granules(&a[i], out);
+      MpccArgRef all = all_iterations(a[i], n);
+      Range r = granules(&all, out);
       memset(live + r.begin, !out, r.end - r.begin);
     }
   }
   return true;
+}
+
+/* Command n of function k, outside of loops or in one of `times` iterations. */
+static bool walk_one(mprt_program *p, uint32_t k, uint32_t n, uint64_t times, uint8_t *live) {
+  struct mprt__plan *plan = p->plan;
+  plan->slice[plan->base[k] + n].first = plan->ndead;
+  bool ok = walk_command(p, &p->command[p->function[k].first_command + n], times, true, live);
+  plan->slice[plan->base[k] + n].end = plan->ndead;
+  return ok;
+}
+
+/* The commands behind repeat command r: what lives when the body begins lives when it ends. */
+static bool walk_loop(mprt_program *p, uint32_t k, uint32_t r, size_t granule_count,
+                      uint8_t *live) {
+  const MpccCommand *loop = &p->command[p->function[k].first_command + r];
+  uint8_t *after = malloc(granule_count);
+  bool ok = after != NULL;
+  if (ok)
+    memcpy(after, live, granule_count);
+  for (uint32_t n = loop->kernel; ok && n > 0; n--)
+    walk_command(p, loop + n, loop->bytes, false, live);
+  for (size_t g = 0; ok && g < granule_count; g++)
+    live[g] |= after[g];
+  for (uint32_t n = loop->kernel; ok && n > 0; n--)
+    ok = walk_one(p, k, r + n, loop->bytes, live);
+  free(after);
+  return ok;
+}
+
+/* The repeat command of function f whose loop holds command n, else n. */
+static uint32_t loop_of(const mprt_program *p, const MpccFunction *f, uint32_t n) {
+  const MpccCommand *c = &p->command[f->first_command];
+  for (uint32_t r = 0; r < n; r++)
+    if (c[r].op == MPCC_CMD_REPEAT && r + c[r].kernel >= n)
+      return r;
+  return n;
 }
 
 static Status plan_deaths(mprt_program *p) {
@@ -143,9 +203,9 @@ static Status plan_deaths(mprt_program *p) {
     plan->base[k] = total;
     total += f->ncommands;
     for (uint32_t n = f->ncommands; n-- > 0 && ok;) {
-      plan->slice[plan->base[k] + n].first = plan->ndead;
-      ok = walk_command(p, &p->command[f->first_command + n], live);
-      plan->slice[plan->base[k] + n].end = plan->ndead;
+      uint32_t r = loop_of(p, f, n);
+      ok = r < n ? walk_loop(p, k, r, granule_count, live) : walk_one(p, k, n, 1, live);
+      n = r;
     }
   }
   free(live);
@@ -161,15 +221,31 @@ static int compare_regions(const void *a, const void *b) {
   return x->begin < y->begin ? -1 : x->begin > y->begin;
 }
 
+/* Argument i of c as it is now. */
+static MpccArgRef ref_now(const mprt_program *p, const MpccCommand *c, uint32_t i) {
+  MpccArgRef a = p->argref[c->first_arg + i];
+  if (a.segment != MPCC_ARG_INT)
+    a.offset += mpcc_arg_step(&a, p->plan->iteration);
+  return a;
+}
+
+/* Most bytes that lay_out may ask for. */
+static size_t area_bound(const mprt_program *p, const MpccCommand *c) {
+  size_t bytes = CANARY;
+  for (uint32_t i = 0; i < c->nargs; i++)
+    bytes += p->argref[c->first_arg + i].bytes + CANARY + 2 * MPCC_ALIGN;
+  return bytes;
+}
+
 /* Regions of a command in order, with their places in the area; returns the bytes of area needed */
 static size_t lay_out(const mprt_program *p, const MpccCommand *c, Region *region,
                       uint32_t *count) {
-  const MpccArgRef *a = &p->argref[c->first_arg];
   uint32_t n = 0, kept = 0;
-  for (uint32_t i = 0; i < c->nargs; i++)
-    if (a[i].segment != MPCC_ARG_INT)
-      region[n++] =
-          (Region){a[i].segment, (uint64_t)a[i].offset, (uint64_t)a[i].offset + a[i].bytes, 0};
+  for (uint32_t i = 0; i < c->nargs; i++) {
+    const MpccArgRef a = ref_now(p, c, i);
+    if (a.segment != MPCC_ARG_INT)
+      region[n++] = (Region){a.segment, (uint64_t)a.offset, (uint64_t)a.offset + a.bytes, 0};
+  }
   if (n > 0)
     qsort(region, n, sizeof *region, compare_regions);
   for (uint32_t i = 0; i < n; i++) {
@@ -206,7 +282,7 @@ static void poison_tensors(mprt_program *p, uint32_t segment) {
 
 Status mprt__plan_create(mprt_program *p) {
   struct mprt__plan *plan = p->plan = calloc(1, sizeof *plan);
-  uint32_t nargs = 0, count;
+  uint32_t nargs = 0;
   for (uint32_t i = 0; i < p->ncommand; i++)
     if (p->command[i].nargs > nargs)
       nargs = p->command[i].nargs;
@@ -217,7 +293,7 @@ Status mprt__plan_create(mprt_program *p) {
   if (!plan || !plan->region || !plan->arg)
     return mprt__nomem(&p->cb, "plan mode");
   for (uint32_t i = 0; i < p->ncommand; i++) {
-    size_t bytes = lay_out(p, &p->command[i], plan->region, &count);
+    size_t bytes = area_bound(p, &p->command[i]);
     if (bytes > plan->area_bytes)
       plan->area_bytes = bytes;
   }
@@ -254,26 +330,27 @@ static const Region *region_of(const Region *region, uint32_t n, const MpccArgRe
 /* Copies the arguments into the area, poisons canaries and plain results. */
 static void plan_enter(mprt_program *p, const MpccCommand *c, uint32_t n, size_t bytes) {
   struct mprt__plan *plan = p->plan;
-  const MpccArgRef *a = &p->argref[c->first_arg];
   memset(plan->area, POISON, bytes);
   for (uint32_t i = 0; i < c->nargs; i++) {
+    const MpccArgRef a = ref_now(p, c, i);
     plan->arg[i] = p->arg[c->first_arg + i];
-    if (a[i].segment == MPCC_ARG_INT)
+    if (a.segment == MPCC_ARG_INT)
       continue;
-    const Region *r = region_of(plan->region, n, &a[i]);
-    uint8_t *copy = plan->area + r->at + ((uint64_t)a[i].offset - r->begin);
+    const Region *r = region_of(plan->region, n, &a);
+    uint8_t *copy = plan->area + r->at + ((uint64_t)a.offset - r->begin);
     if (!is_out(c, i))
-      memcpy(copy, p->arg[c->first_arg + i].p, a[i].bytes);
+      memcpy(copy, p->arg[c->first_arg + i].p, a.bytes);
     plan->arg[i].p = copy;
   }
 }
 
-static bool is_result_byte(const MpccCommand *c, const MpccArgRef *a, const Region *r,
+static bool is_result_byte(const mprt_program *p, const MpccCommand *c, const Region *r,
                            uint64_t at) {
-  for (uint32_t i = c->first_out; i < c->first_out + c->nout; i++)
-    if (a[i].segment == r->segment && (uint64_t)a[i].offset <= at &&
-        at < (uint64_t)a[i].offset + a[i].bytes)
+  for (uint32_t i = c->first_out; i < c->first_out + c->nout; i++) {
+    const MpccArgRef a = ref_now(p, c, i);
+    if (a.segment == r->segment && (uint64_t)a.offset <= at && at < (uint64_t)a.offset + a.bytes)
       return true;
+  }
   return false;
 }
 
@@ -297,7 +374,7 @@ static Status plan_leave(mprt_program *p, const MpccCommand *c, uint32_t n, size
       break;
     const uint8_t *before = p->segment[r->segment].data + r->begin;
     for (uint64_t k = 0; k < r->end - r->begin; k++)
-      if (plan->area[at + k] != before[k] && !is_result_byte(c, a, r, r->begin + k))
+      if (plan->area[at + k] != before[k] && !is_result_byte(p, c, r, r->begin + k))
         return plan_error(p, c, "writes to an operand");
     at += r->end - r->begin;
   }
@@ -337,12 +414,16 @@ static void plan_begin(mprt_program *p, const MpccFunction *f) {
 
 /* ---- running ---- */
 
-Status mprt__run(mprt_program *p, const MpccFunction *f, mprt__observer observe, void *user) {
-  if (p->cuda)
-    return mprt__cuda_run(p, p->cuda, f, observe, user);
-  if (p->plan)
-    plan_begin(p, f);
-  for (uint32_t i = 0; i < f->ncommands; i++) {
+typedef struct {
+  mprt__observer observe;
+  void *user;
+  bool stopped;
+} Watch;
+
+/* Commands [first, end) of f, none of them a repeat. */
+static Status run_commands(mprt_program *p, const MpccFunction *f, uint32_t first, uint32_t end,
+                           Watch *w) {
+  for (uint32_t i = first; i < end; i++) {
     const MpccCommand *c = &p->command[f->first_command + i];
     if (c->op != MPCC_CMD_LAUNCH) {
       run_move(p, c);
@@ -354,12 +435,48 @@ Status mprt__run(mprt_program *p, const MpccFunction *f, mprt__observer observe,
       mprt__pool_run(p->pool, p->fn[c->kernel], &p->arg[c->first_arg],
                      (int64_t)p->kernel[c->kernel].ntiles);
     }
-    if (observe && !observe(user, p, c))
+    w->stopped = w->observe && !w->observe(w->user, p, c);
+    if (w->stopped)
       return MPCC_OK;
     if (p->plan)
       plan_bury(p, f, i);
   }
   return MPCC_OK;
+}
+
+/* The commands behind repeat command r of f. */
+static Status run_loop(mprt_program *p, const MpccFunction *f, uint32_t r, Watch *w) {
+  const MpccCommand *loop = &p->command[f->first_command + r];
+  Status s = MPCC_OK;
+  for (uint64_t t = 0; t < loop->bytes && s == MPCC_OK && !w->stopped; t++) {
+    set_iteration(p, loop, t);
+    if (p->plan)
+      p->plan->iteration = t;
+    s = run_commands(p, f, r + 1, r + 1 + loop->kernel, w);
+  }
+  if (p->plan)
+    p->plan->iteration = 0;
+  return s;
+}
+
+Status mprt__run(mprt_program *p, const MpccFunction *f, mprt__observer observe, void *user) {
+  if (p->cuda)
+    return mprt__cuda_run(p, p->cuda, f, observe, user);
+  Watch w = {observe, user, false};
+  Status s = MPCC_OK;
+  if (p->plan)
+    plan_begin(p, f);
+  for (uint32_t i = 0, end; i < f->ncommands && s == MPCC_OK && !w.stopped; i = end) {
+    const MpccCommand *c = &p->command[f->first_command];
+    for (end = i; end < f->ncommands && c[end].op != MPCC_CMD_REPEAT; end++)
+      ;
+    s = run_commands(p, f, i, end, &w);
+    if (s == MPCC_OK && !w.stopped && end < f->ncommands) {
+      s = run_loop(p, f, end, &w);
+      end += 1 + c[end].kernel;
+    }
+  }
+  return s;
 }
 
 bool mprt_has_function(const mprt_program *p, const char *function) {

@@ -58,10 +58,11 @@ typedef struct {
   uint32_t uses; /* bit per segment it touches */
 } MpccFunction;
 
-enum { MPCC_CMD_LAUNCH, MPCC_CMD_COPY, MPCC_CMD_FILL };
+enum { MPCC_CMD_LAUNCH, MPCC_CMD_COPY, MPCC_CMD_FILL, MPCC_CMD_REPEAT };
 
 /* One command. launch: kernel `kernel` over all its tiles. copy: args[0] <- args[1], `bytes`.
- * fill: args[0] set to zero, `bytes`. Every command names where it comes from. */
+ * fill: args[0] set to zero, `bytes`. repeat: the `kernel` commands behind it, none of them a
+ * repeat, `bytes` times; it has no arguments. Every command names where it comes from. */
 typedef struct {
   uint32_t op, kernel;
   uint32_t first_arg, nargs;
@@ -73,13 +74,20 @@ typedef struct {
 } MpccCommand;
 
 /* Argument: address segment + offset, or an integer constant (segment = MPCC_ARG_INT). bytes: how
- * much the kernel may touch there (plan mode puts canaries around it). */
+ * much the kernel may touch there (plan mode puts canaries around it). Behind a repeat the address
+ * of iteration t lies mpcc_arg_step(t) bytes further. */
 enum { MPCC_ARG_INT = 255 };
 typedef struct {
   uint32_t segment, tensor_plus_1; /* tensor: when the address is a tensor's */
   int64_t offset;                  /* byte offset, or the integer */
   uint64_t bytes;
+  int64_t stride;       /* between iterations; 0 elsewhere, and for integers */
+  uint32_t ring, phase; /* ring > 0: iteration t is at stride * ((t + phase) % ring) */
 } MpccArgRef;
+
+static inline int64_t mpcc_arg_step(const MpccArgRef *a, uint64_t t) {
+  return a->stride * (int64_t)(a->ring ? (t + a->phase) % a->ring : t);
+}
 
 /* A kernel is one symbol present in every code of its target. */
 typedef struct {

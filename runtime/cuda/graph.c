@@ -34,6 +34,8 @@ static Status run_command(const mprt_program *p, mprt__cuda *g, const MpccComman
     arg[i] = &value[i];
   }
   const char *label = mprt__string(p, c->label);
+  if (c->op == MPCC_CMD_REPEAT)
+    return mprt__fail(&p->cb, MPCC_ERR_TARGET, "loops do not run on this device yet");
   if (c->op == MPCC_CMD_COPY) {
     CUDA_TRY(g->api.cuMemcpyDtoDAsync_v2(value[0], value[1], c->bytes, g->stream), label);
   } else if (c->op == MPCC_CMD_FILL) {
