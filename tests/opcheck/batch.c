@@ -22,20 +22,40 @@ static Tensor **copy_tensors(World *w, Builder *b, int k, const Module *m) {
   return map;
 }
 
-/* qgrad is the identity once gradients are made, and not legal any more. */
-static void copy_func(World *w, Builder *b, int k, const Module *m) {
-  Copier c = {.b = b, .tensors = copy_tensors(w, b, k, m)};
+/* A scan of the body's new name. */
+static void copy_scan(World *w, Copier *c, int k, const Op *op) {
+  Value **in = ARENA_ARRAY(w->arena, Value *, op->nin);
+  for (int i = 0; i < op->nin && !arena_failed(w->arena); i++)
+    in[i] = copier_get(c, op->in[i]);
   if (arena_failed(w->arena))
     return;
-  const Func *f = module_func(m, "train_forward");
-  copier_func(&c, f, str_fmt(w->strings, "f%d", k));
-  for (int i = 0; i < f->nop && !builder_failed(b); i++) {
+  Op *copy = build_scan(c->b, prefixed(w, k, op_str(op, "func", "")), op_int(op, "length", 1),
+                        op_int(op, "reverse", 0), op->nin, in, 0, NULL);
+  for (int i = 0; i < op->nout; i++)
+    c->map[op->out[i]->id] = copy->out[i];
+}
+
+/* qgrad is the identity once gradients are made, and not legal any more. */
+static void copy_func(World *w, Copier *c, int k, const Func *f, const char *name) {
+  copier_func(c, f, name);
+  for (int i = 0; i < f->nop && !builder_failed(c->b); i++) {
     const Op *op = f->op[i];
     if (op->code == OP_qgrad)
-      c.map[op->out[0]->id] = copier_get(&c, op->in[0]);
+      c->map[op->out[0]->id] = copier_get(c, op->in[0]);
+    else if (op->code == OP_scan)
+      copy_scan(w, c, k, op);
     else
-      copier_op(&c, op);
+      copier_op(c, op);
   }
+}
+
+static void copy_unit(World *w, Builder *b, int k, const Module *m) {
+  Copier c = {.b = b, .tensors = copy_tensors(w, b, k, m)};
+  for (int i = 0; i < m->nfunc && !arena_failed(w->arena); i++)
+    if (func_is_body(m->func[i]))
+      copy_func(w, &c, k, m->func[i], prefixed(w, k, m->func[i]->name));
+  if (!arena_failed(w->arena))
+    copy_func(w, &c, k, module_func(m, "train_forward"), str_fmt(w->strings, "f%d", k));
 }
 
 static Status merge(World *w, const Unit *const *units, int n, Module **out) {
@@ -44,7 +64,7 @@ static Status merge(World *w, const Unit *const *units, int n, Module **out) {
   if (!b)
     return MPCC_ERR_NOMEM;
   for (int k = 0; k < n; k++)
-    copy_func(w, b, k, units[k]->lowered);
+    copy_unit(w, b, k, units[k]->lowered);
   return builder_finish(b, out);
 }
 

@@ -219,11 +219,28 @@ static void operands(Make *k) {
   text_fini(&t);
 }
 
+/* Statements up to a bar: the function `body` of a scan, which sees its own names alone. */
+static const char *body(Make *k, const char *p) {
+  Name outer[MOST_NAMES];
+  const int n = k->nname;
+  memcpy(outer, k->name, sizeof outer);
+  k->nname = 0;
+  build_func_ahead(k->b, "body");
+  while (*p && *p != '|' && !k->failed)
+    statement(k, &p);
+  build_func(k->b, "train_forward");
+  memcpy(k->name, outer, sizeof outer);
+  k->nname = n;
+  return skip(p + (*p == '|'));
+}
+
 static Value *program(Make *k, const Op **last) {
   Text t = {0};
   substitute(k->inst, k->inst->c->program, &t);
   const char *p = t.failed ? "" : t.data;
   *last = NULL;
+  if (strchr(p, '|'))
+    p = body(k, p);
   while (*p && !k->failed)
     *last = statement(k, &p);
   text_fini(&t);
