@@ -92,6 +92,11 @@ START_TEST(wrong_contents_with_right_hash) {
 }
 END_TEST
 
+/* Makes c a repeat of the n commands behind it. */
+static void as_loop(MpccCommand *c, uint32_t n) {
+  *c = (MpccCommand){.op = MPCC_CMD_REPEAT, .kernel = n, .bytes = 2, .source = c->source};
+}
+
 /* One wrong fact each, and the words it must give. */
 #define REFUSED(statement, want)                                                                   \
   do {                                                                                             \
@@ -133,6 +138,11 @@ START_TEST(wrong_facts_are_named) {
   REFUSED(command[0].nout = 3, "does not fit its arguments");
   REFUSED(command[0].value_dtypes = 0, "does not fit its arguments");
   REFUSED(command[2].bytes = 1 << 20, "does not fit its arguments");
+  REFUSED(as_loop(&command[0], 1000), "a loop of function 'init' does not fit");
+  REFUSED((as_loop(&command[0], 1), arg[command[1].first_arg].stride = 1 << 20),
+          "a loop of function 'init' does not fit");
+  REFUSED((as_loop(&command[0], 1), as_loop(&command[1], 0)),
+          "a loop of function 'init' does not fit");
   REFUSED(kernel[0].ntiles = UINT64_MAX, "too many tiles");
   REFUSED(kernel[0].symbol = tensor[0].name, "has no kernel 'flat.0'");
 }
