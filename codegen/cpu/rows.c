@@ -108,9 +108,10 @@ static void accumulate(Rows *r, int i, Val var, Val v, int lanes, Val count) {
   ll_var_set(g, var, combine(r, i, sum, v));
 }
 
-static Val combined(Rows *r, int i, Val *vars) {
+/* Of variables first, first + step ... */
+static Val combined(Rows *r, int i, Val *vars, int first, int step) {
   Val v = NULL;
-  for (int u = 0; u < ROWS_MAX_UNROLL; u++)
+  for (int u = first; u < ROWS_MAX_UNROLL; u += step)
     if (*slot(vars, i, u)) {
       Val x = ll_var_get(r->g, *slot(vars, i, u));
       v = v ? combine(r, i, v, x) : x;
@@ -138,8 +139,10 @@ static Val scratch_at(Rows *r, int i, Val element) {
 
 static Val spill_at(Pass *p, int i, Val column, int u) {
   Rows *r = p->r;
+  int64_t size = (int64_t)dtype_bytes((DType)r->body.stmt[i].dt);
+  int64_t row = (r->cols * size + 63) / 64 * 64 / size; /* place_scratch */
   if (!r->on_rows)
-    return scratch_at(r, i, column);
+    return scratch_at(r, i, ll_add(r->g, column, ll_n(r->g, u % r->together * row)));
   Val lanes = ll_n(r->g, (int64_t)r->lanes * ROWS_MAX_UNROLL);
   Val at = ll_add(r->g, ll_mul(r->g, column, lanes), ll_n(r->g, (int64_t)u * r->lanes));
   return scratch_at(r, i, at);
@@ -214,7 +217,7 @@ static void fetch(Rows *r, Lanes *s, bool out, int k, int64_t ahead) {
   Val at = stmt_address(s, out, k, &stride);
   if (stride != 1 || !next)
     return;
-  at = ll_gepc(g, g->i8, at, ahead < 0 ? next * size : ahead);
+  at = ll_gepc(g, g->i8, at, ahead < 0 ? next * size * r->together : ahead);
   for (int64_t b = 0; b < s->lanes * size; b += 64)
     (out ? ll_prefetch_store : ll_prefetch)(g, ll_gepc(g, g->i8, at, b));
 }
@@ -254,7 +257,8 @@ static bool element(Pass *p, Group *q, int u, Val inner, Val count, bool paired)
     bool kept = (spill >= 0 && spill < p->pass) || r->plan[i].hoisted;
     if (kept && p->pass != HOIST) {
       Ty t = ll_reg(r->g, (DType)r->body.stmt[i].dt);
-      p->val[i] = ll_load(r->g, t, lanes, spill_at(p, i, column, u), r->on_rows ? NULL : count);
+      Val at = r->plan[i].hoisted ? scratch_at(r, i, column) : spill_at(p, i, column, u);
+      p->val[i] = ll_load(r->g, t, lanes, at, r->on_rows ? NULL : count);
     } else if (!finish_element(p, &s, i, u, column)) {
       return false;
     }
@@ -263,6 +267,14 @@ static bool element(Pass *p, Group *q, int u, Val inner, Val count, bool paired)
 }
 
 /* ---- one pass ---- */
+
+/* One vector of each row; k: number of the vector in an unrolled loop. */
+static bool elements(Pass *p, int k, Val inner, Val count, bool paired) {
+  for (int q = 0; q < p->ngroup; q++)
+    if (!element(p, &p->group[q], k * p->r->together + q, inner, count, paired))
+      return false;
+  return true;
+}
 
 /* Columns [from, to) of the last dimension, which so many lanes divide: unrolled, then one by one.
  */
@@ -273,12 +285,12 @@ static bool whole_columns(Pass *p, int64_t from, int64_t to, int64_t lanes, int6
   if (many > from) {
     Loop l = ll_loop(g, ll_n(g, from), ll_n(g, many), u * lanes);
     for (int k = 0; k < u && ok; k++)
-      ok = element(p, p->group, k, ll_add(g, l.i, ll_n(g, k * lanes)), NULL, paired);
+      ok = elements(p, k, ll_add(g, l.i, ll_n(g, k * lanes)), NULL, paired);
     ll_loop_end(g, &l);
   }
   if (ok && to > many) {
     Loop l = ll_loop(g, ll_n(g, many), ll_n(g, to), lanes);
-    ok = element(p, p->group, 0, l.i, NULL, paired);
+    ok = elements(p, 0, l.i, NULL, paired);
     ll_loop_end(g, &l);
   }
   return ok;
@@ -293,7 +305,7 @@ static bool columns(Pass *p) {
   bool ok = !r->paired || whole_columns(p, 0, r->pairs_end, 2 * lanes, u);
   ok = ok && whole_columns(p, r->pairs_end, end, lanes, r->paired ? 1 : u);
   if (ok && n > end)
-    ok = element(p, p->group, 0, ll_n(g, end), ll_n(g, n - end), false);
+    ok = elements(p, 0, ll_n(g, end), ll_n(g, n - end), false);
   return ok;
 }
 
@@ -316,7 +328,7 @@ static bool nest(Pass *p, int d) {
 
 static bool run_pass(Pass *p) {
   Rows *r = p->r;
-  int nacc = r->on_rows ? p->ngroup : r->unroll[p->pass];
+  int nacc = r->on_rows ? p->ngroup : r->unroll[p->pass] * r->together;
   memset(p->acc, 0, (size_t)r->body.nstmt * ROWS_MAX_UNROLL * sizeof *p->acc);
   for (int i = 0; i < r->body.nstmt; i++)
     if (prim_is_row_reduction(r->body.stmt[i].prim) && r->plan[i].pass == p->pass)
@@ -327,11 +339,9 @@ static bool run_pass(Pass *p) {
   for (int i = 0; i < r->body.nstmt; i++) {
     if (!*slot(p->acc, i, 0))
       continue;
-    if (r->on_rows)
-      for (int u = 0; u < p->ngroup; u++)
-        p->group[u].val[i] = ll_var_get(r->g, *slot(p->acc, i, u));
-    else
-      p->group->val[i] = across_lanes(r, i, combined(r, i, p->acc));
+    for (int q = 0; q < p->ngroup; q++)
+      p->group[q].val[i] = r->on_rows ? ll_var_get(r->g, *slot(p->acc, i, q))
+                                      : across_lanes(r, i, combined(r, i, p->acc, q, r->together));
   }
   return true;
 }
@@ -364,7 +374,7 @@ static bool row_level(Pass *p, int pass, bool stores) {
 static void place_group(Rows *r, Group *q, Val row, int u) {
   Gen *g = r->g;
   const Body *b = &r->body;
-  Val rest = row;
+  Val rest = r->on_rows ? row : ll_add(g, row, ll_n(g, u));
   for (int d = 0; d < b->ndim; d++)
     q->index[d] = ll_n(g, 0);
   for (int d = r->nrow - 1; d >= 0; d--) {
@@ -477,7 +487,8 @@ static void start_panel_sums(Rows *r) {
     if (p != PR_ASUM && p != PR_AMAX && p != PR_AMIN)
       continue;
     bool vector = r->on_rows || r->plan[i].pass >= 0;
-    int n = r->on_rows ? r->unroll[0] : r->plan[i].pass >= 0 ? r->unroll[r->plan[i].pass] : 1;
+    int n = r->plan[i].pass >= 0 ? r->unroll[r->plan[i].pass] : 1;
+    n = r->on_rows ? r->unroll[0] : n * r->together;
     for (int u = 0; u < n; u++)
       *slot(r->sums, i, u) = ll_var(r->g, neutral(r, i, vector ? rows_acc_lanes(r) : 1));
   }
@@ -549,7 +560,7 @@ static bool store_partials(Rows *r, Val panel) {
     } else {
       Val v = r->all[from];
       if (prim_is_reduction(b->stmt[from].prim))
-        v = across_lanes(r, from, combined(r, from, r->sums));
+        v = across_lanes(r, from, combined(r, from, r->sums, 0, 1));
       ll_put(g, dt, v, base[k], NULL);
     }
   }
@@ -602,6 +613,23 @@ static bool lane_rows(Rows *r, Val first, Val end) {
   return true;
 }
 
+/* Rows [first, end) with lanes along a column dimension or none. */
+static bool rows_by_one(Rows *r, Val first, Val end) {
+  Gen *g = r->g;
+  bool ok = true;
+  if (r->together > 1) {
+    Val odd = ll_and(g, ll_sub(g, end, first), ll_n(g, 1)), even_end = ll_sub(g, end, odd);
+    Loop l = ll_loop(g, first, even_end, r->together);
+    ok = run_groups(r, l.i, r->together, NULL);
+    ll_loop_end(g, &l);
+    first = even_end;
+  }
+  Loop l = ll_loop(g, first, end, 1);
+  ok = ok && run_groups(r, l.i, 1, NULL);
+  ll_loop_end(g, &l);
+  return ok;
+}
+
 bool rows_panel(Rows *r, Val first, Val end, Val panel) {
   zero_column_sums(r);
   start_panel_sums(r);
@@ -611,9 +639,7 @@ bool rows_panel(Rows *r, Val first, Val end, Val panel) {
   if (r->on_rows) {
     ok = lane_rows(r, first, end);
   } else {
-    Loop l = ll_loop(r->g, first, end, 1);
-    ok = run_groups(r, l.i, 1, NULL);
-    ll_loop_end(r->g, &l);
+    ok = rows_by_one(r, first, end);
   }
   return ok && store_partials(r, panel);
 }

@@ -11,12 +11,12 @@ typedef enum { SINK_NONE, SINK_ELEM, SINK_ROW, SINK_PANEL } Sink;
 
 /* What is decided about one statement. */
 typedef struct {
-  uint8_t sink;       /* Sink, of stores */
-  int ready;          /* first pass in which the value can be had; reductions: the one after */
-  int pass;           /* reductions of elements and element stores: pass that does them */
-  int spill;          /* pass that writes the value to scratch, -1: none; later passes read it */
-  bool hoisted;       /* load that is the same in all rows: decoded into scratch once a panel */
-  int64_t scratch;    /* byte offset of its row buffer or column sums; -1: none */
+  uint8_t sink;    /* Sink, of stores */
+  int ready;       /* first pass in which the value can be had; reductions: the one after */
+  int pass;        /* reductions of elements and element stores: pass that does them */
+  int spill;       /* pass that writes the value to scratch, -1: none; later passes read it */
+  bool hoisted;    /* load that is the same in all rows: decoded into scratch once a panel */
+  int64_t scratch; /* byte offset of its row buffer or column sums; -1: none */
 } StmtPlan;
 
 /* A rows group made ready. Passes: each row (or lane group of rows) is gone through `npass` times,
@@ -24,19 +24,20 @@ typedef struct {
 typedef struct {
   Gen *g;
   const Op *op;
-  Body body;             /* dimensions of 1 dropped, neighbours merged; own arrays */
-  int nrow;              /* row dimensions of body */
+  Body body; /* dimensions of 1 dropped, neighbours merged; own arrays */
+  int nrow;  /* row dimensions of body */
   int64_t rows, cols, panel_rows;
   int64_t *panel_stride; /* per result: elements per panel of partial results */
   bool on_rows;          /* lanes run along the last row dimension, else the last column one */
   int lanes, lane_dim;
-  bool paired;           /* columns below pairs_end are done in pairs of vectors (llvm.h) */
+  bool paired; /* columns below pairs_end are done in pairs of vectors (llvm.h) */
   int64_t pairs_end;
   StmtPlan *plan;
   int npass;
-  bool *needed;          /* [npass][nstmt]: element statements of each pass */
-  int *unroll;           /* per pass */
-  int busiest;           /* the pass that computes most: memory works for the others meanwhile */
+  bool *needed; /* [npass][nstmt]: element statements of each pass */
+  int *unroll;  /* per pass */
+  int together; /* rows gone through at once: sums across lanes of one wait less alone */
+  int busiest;  /* the pass that computes most: memory works for the others meanwhile */
   int64_t scratch_bytes;
   /* filled while emitting */
   Val *arg_in, *arg_out; /* address of element `offset` of each operand and result */

@@ -383,6 +383,23 @@ static void choose_unroll(Rows *r, int pass) {
   r->unroll[pass] = r->lanes > 1 ? u : 1;
 }
 
+/* Between the passes of a short row there is little else to do while lanes are summed. Each row has
+ * the same sums in the same order, alone or not. */
+static void choose_together(Rows *r) {
+  bool short_rows = r->npass > 1 && r->cols <= 2048 && r->body.nstmt <= 60;
+  bool many = r->rows > 1 && r->panel_rows > 1;
+  for (int i = 0; i < r->body.nstmt; i++) {
+    const Stmt *st = &r->body.stmt[i];
+    bool heavy = st->level == LV_ELEM && math_cost(st) >= 20; /* busy enough */
+    bool queue = st->prim == PR_CSUM; /* one row's addition in memory would wait for the other's */
+    short_rows = short_rows && !heavy && !queue;
+  }
+  r->together = short_rows && many && !r->on_rows && r->lanes > 1 ? 2 : 1;
+  for (int p = 0; p < r->npass; p++)
+    if (r->unroll[p] * r->together > ROWS_MAX_UNROLL)
+      r->unroll[p] = ROWS_MAX_UNROLL / r->together;
+}
+
 static void find_busiest(Rows *r) {
   int most = -1;
   for (int p = 0; p < r->npass; p++) {
@@ -404,8 +421,10 @@ static void place_scratch(Rows *r) {
     int64_t bytes = 0;
     if (r->body.stmt[i].prim == PR_CSUM)
       bytes = r->cols * (int64_t)dtype_bytes((DType)r->body.stmt[i].dt);
-    else if (r->plan[i].spill >= 0 || r->plan[i].hoisted)
+    else if (r->plan[i].hoisted)
       bytes = spill_bytes(r, i);
+    else if (r->plan[i].spill >= 0)
+      bytes = (spill_bytes(r, i) + 63) / 64 * 64 * r->together;
     if (!bytes)
       continue;
     r->plan[i].scratch = r->scratch_bytes;
@@ -437,6 +456,7 @@ bool rows_init(Rows *r, Gen *g, const Op *op, const Body *body) {
     find_needed(r);
   for (int p = 0; p < r->npass; p++)
     choose_unroll(r, p);
+  choose_together(r);
   find_busiest(r);
   if (r->on_rows) { /* one unrolling for all: a row group goes through every pass */
     int u = r->npass ? ROWS_MAX_UNROLL : 1;
