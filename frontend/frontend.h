@@ -152,6 +152,13 @@ Str check_str(const Check *c, const Yaml *y, const char *what);
 
 /* ---- model.c: blocks, repeats and names become a list of layers ------------------------------ */
 
+/* A part of the model in a precision of its own. */
+typedef struct {
+  Str mode; /* canonical mode or "off"; NULL: the whole's */
+  Str rule; /* what set it, in words: "override 'h.0.**'" */
+  Loc loc;
+} Region;
+
 typedef struct Node Node;
 /* A model input (type NULL) or one layer of the expanded model. Residual and parallel structures have
  * become add, mul and cat layers; every operand is resolved. */
@@ -163,7 +170,7 @@ struct Node {
   Val *args;             /* checked arguments, with `precision` and `init` of every layer */
   Val *init;             /* {tensor name: initialiser}; "" names the tensor of Parameter */
   struct Node *tie;      /* layer whose weight this one uses, or NULL */
-  Str precision;         /* canonical mode set by `precision:` or an override, or NULL */
+  Region region;         /* its own precision, of the innermost that says one */
   Val *shape;            /* model inputs: dimensions without the batch */
   int nin;
   Node **in;
@@ -322,6 +329,7 @@ typedef struct {
   LoweredBuffer *buffer;
   KeyMap param_of; /* index in param by tensor name */
   KeyMap stream_of, stream_taken; /* stream by path; numbers in use */
+  Str region, region_rule; /* mode of the loss or metric being built, or NULL; what set it */
   int *group_use;      /* parameters in each optimizer group */
   LoweredField *field; /* data fields of losses and metrics */
 } Lower;
@@ -346,6 +354,9 @@ Value *lower_field(Lower *lo, const Source *from, const Type *type, int64_t clas
 /* losses.c: writes metric.loss_sum and metric.weight_sum of the current function. */
 void losses_build(Lower *lo, Tensor *valid, Tensor *loss_sum, Tensor *weight_sum);
 bool loss_has_classes(const LossTerm *t);
+/* Ops that follow are of `precision.regions.PLACE`; its attributes put behind n of an op, at most 2. */
+void lower_enter(Lower *lo, const char *place);
+int lower_place(Lower *lo, Attr *attr, int n);
 /* Operands of classifying losses and metrics; NULL after a diagnostic. */
 Value *class_logits(Lower *lo, const Sources *s, const char *what);
 Value *class_target(Lower *lo, const Sources *s, const Value *logits, int64_t ignore);
@@ -371,9 +382,12 @@ int64_t lower_stream(Lower *lo, const char *path);
 
 /* Canonical mode of a precision string ("16" is 16-mixed), or NULL after a diagnostic. */
 Str precision_mode(const Check *c, const Val *v);
+/* The same, or "off", of a part of the model. */
+Str precision_region(const Check *c, const Val *v);
 /* Rules between the keys of the checked section `v`; makes its mode canonical and `asked` (a mode from
- * the command line, or NULL) rule, and drops the keys that then lie idle. */
-void precision_check(const Check *c, Val *v, const Val *asked);
+ * the command line, or NULL) rule. Returns the keys that then lie idle, one a line, or NULL; they are
+ * dropped. */
+Str precision_check(const Check *c, Val *v, const Val *asked);
 /* Layers that `precision.overrides` name get their precision; unmatched patterns are errors. */
 void precision_overrides(const Check *c, const Val *v, Model *m);
 /* Whether the mode scales the loss (design rule: gradients pass through float16, masters exist). */
@@ -409,6 +423,7 @@ struct Spec {
   int nmetric;
   MetricTerm *metric;
   Parents parents;
+  Str idle; /* keys of `precision:` without effect, one a line, or NULL */
   bool defines; /* -D was given: `expect` does not hold */
 };
 

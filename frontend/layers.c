@@ -58,12 +58,14 @@ Value *lay_error(Lower *lo, Loc loc, int code, const char *fmt, ...) {
 
 Op *lay_emit(Lower *lo, const Node *n, OpCode code, int nin, Value *const *in, int nattr,
              const Attr *attr) {
-  enum { MAX_ATTRS = 12 };
+  enum { MAX_ATTRS = 16 };
   Attr all[MAX_ATTRS];
   for (int i = 0; i < nattr; i++)
     all[i] = attr[i];
-  if (n->precision)
-    all[nattr++] = attr_s(lo->b, "precision", n->precision);
+  if (n->region.mode) {
+    all[nattr++] = attr_s(lo->b, "precision", n->region.mode);
+    all[nattr++] = attr_s(lo->b, "region", n->region.rule);
+  }
   return build_op(lo->b, code, nin, in, nattr, all);
 }
 

@@ -156,8 +156,9 @@ Value *layer_to(Lower *lo, const Node *n, Value *const *in) {
   for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
     if (!strcmp(word, formats[i].word))
       dt = formats[i].dt;
-  Attr to = attr_dt(lo->b, "to", dt);
-  return in[0]->type->dt == dt ? in[0] : lay_emit1(lo, n, OP_cast, 1, in, 1, &to);
+  /* `by_hand`: autocast keeps it, although all values are f32 so far */
+  Attr attr[2] = {attr_b(lo->b, "by_hand", true), attr_dt(lo->b, "to", dt)};
+  return lay_emit1(lo, n, OP_cast, 1, in, 2, attr);
 }
 
 /* Noise of the seed and the steps seen: evaluation has its own, the same in every batch. */

@@ -138,7 +138,23 @@ void losses_resolve(Spec *s) {
 
 /* ---- pieces ---- */
 
-/* An op of a loss: FP32 in every mode (FP64 in 64-true). */
+/* Attributes of an op of a loss or metric: its region's precision, else FP32 in every mode (FP64 in
+ * 64-true). */
+static int place_attrs(Lower *lo, Attr *attr, int n) {
+  if (!lo->region) {
+    attr[n++] = attr_s(lo->b, "policy", "F32");
+    return n;
+  }
+  attr[n++] = attr_s(lo->b, "precision", lo->region);
+  attr[n++] = attr_s(lo->b, "region", lo->region_rule);
+  return n;
+}
+
+int lower_place(Lower *lo, Attr *attr, int n) {
+  return lo->region ? place_attrs(lo, attr, n) : n;
+}
+
+/* Sums over a batch, what they count and numbers made of them are FP32 or wider in every region. */
 static Value *pinned(Lower *lo, OpCode code, int nin, Value *const *in, int nattr,
                      const Attr *attr) {
   Attr all[8];
@@ -146,6 +162,15 @@ static Value *pinned(Lower *lo, OpCode code, int nin, Value *const *in, int natt
     all[i] = attr[i];
   all[nattr++] = attr_s(lo->b, "policy", "F32");
   return build_op(lo->b, code, nin, in, nattr, all)->out[0];
+}
+
+/* An op on each element. */
+static Value *placed(Lower *lo, OpCode code, int nin, Value *const *in, int nattr,
+                     const Attr *attr) {
+  Attr all[8];
+  for (int i = 0; i < nattr; i++)
+    all[i] = attr[i];
+  return build_op(lo->b, code, nin, in, place_attrs(lo, all, nattr), all)->out[0];
 }
 
 Value *loss_formula(Lower *lo, const char *text, int nin, Value *const *in) {
@@ -172,7 +197,7 @@ Value *masked_sum(Lower *lo, Value *x, Value *valid) {
 }
 
 Value *pointwise(Lower *lo, OpCode code, Value *a, Value *b) {
-  return pinned(lo, code, 2, (Value *[]){a, b}, 0, NULL);
+  return placed(lo, code, 2, (Value *[]){a, b}, 0, NULL);
 }
 
 /* Numbers of a list as a vector that broadcasts over the last axis; a scalar when it has one. */
@@ -202,12 +227,12 @@ static Value *valid_float(const Lowering *w) {
 
 static Value *squared(Lowering *w, const LossTerm *t, Value *const *in) {
   (void)t;
-  return pinned(w->lo, OP_squared_error, 2, in, 0, NULL);
+  return placed(w->lo, OP_squared_error, 2, in, 0, NULL);
 }
 
 static Value *absolute(Lowering *w, const LossTerm *t, Value *const *in) {
   (void)t;
-  return pinned(w->lo, OP_absolute_error, 2, in, 0, NULL);
+  return placed(w->lo, OP_absolute_error, 2, in, 0, NULL);
 }
 
 /* beta 0 is L1Loss, as in torch */
@@ -215,17 +240,17 @@ static Value *smooth_l1(Lowering *w, const LossTerm *t, Value *const *in) {
   double beta = val_get_float(t->v, "beta", 1);
   if (beta == 0)
     return absolute(w, t, in);
-  return pinned(w->lo, OP_smooth_l1, 3, (Value *[]){in[0], in[1], number(w->lo, beta)}, 0, NULL);
+  return placed(w->lo, OP_smooth_l1, 3, (Value *[]){in[0], in[1], number(w->lo, beta)}, 0, NULL);
 }
 
 static Value *huber(Lowering *w, const LossTerm *t, Value *const *in) {
   Value *delta = number(w->lo, val_get_float(t->v, "delta", 1));
-  return pinned(w->lo, OP_huber, 3, (Value *[]){in[0], in[1], delta}, 0, NULL);
+  return placed(w->lo, OP_huber, 3, (Value *[]){in[0], in[1], delta}, 0, NULL);
 }
 
 static Value *kl_div(Lowering *w, const LossTerm *t, Value *const *in) {
   bool logs = val_get_bool(t->v, "log_target", false);
-  return pinned(w->lo, logs ? OP_kl_div_log : OP_kl_div, 2, in, 0, NULL);
+  return placed(w->lo, logs ? OP_kl_div_log : OP_kl_div, 2, in, 0, NULL);
 }
 
 /* A per-class list has one number, or as many as the last axis is long. */
@@ -247,7 +272,7 @@ static Value *bce(Lowering *w, const LossTerm *t, Value *const *in) {
   Value *pos = class_list(w, t, "pos_weight", in[0]->type);
   Value *scale = class_list(w, t, "weight", in[0]->type);
   Value *args[3] = {in[0], in[1], pos ? pos : number(w->lo, 1)};
-  Value *loss = pinned(w->lo, OP_bce_with_logits, 3, args, 0, NULL);
+  Value *loss = placed(w->lo, OP_bce_with_logits, 3, args, 0, NULL);
   return scale ? loss_formula(w->lo, "a * b", 2, (Value *[]){loss, scale}) : loss;
 }
 
@@ -263,7 +288,8 @@ Value *loss_expression(Lower *lo, const Val *v, const Sources *s, Value *const *
   Text out = {0};
   scalar_print(body, letters, &out);
   Str canonical = text_take(builder_arena(lo->b), builder_strings(lo->b), &out);
-  Value *e = loss_formula(lo, canonical, s->n, in);
+  Attr attr = attr_s(lo->b, "body", canonical);
+  Value *e = placed(lo, OP_expr, s->n, in, 1, &attr);
   if (!builder_failed(lo->b) && (!e->type->rank || e->type->dim[0] != lo->batch)) {
     misfit(lo, text->loc, "an expression of a loss or metric gives a value for each sample");
     return NULL;
@@ -399,9 +425,10 @@ static Value *class_term(Lowering *w, const LossTerm *t, Value *x, Value *seed, 
   if (scale)
     seed = loss_formula(lo, "a * b", 2, (Value *[]){seed, scale});
   Value *in[4] = {x, target, seed, w->valid};
-  Attr at[2] = {attr_i(lo->b, "ignore_index", ignore),
+  Attr at[4] = {attr_i(lo->b, "ignore_index", ignore),
                 attr_f(lo->b, "label_smoothing", val_get_float(t->v, "label_smoothing", 0))};
-  Op *op = build_op(lo->b, t->kind->op, 4, in, t->kind->op == OP_cross_entropy ? 2 : 1, at);
+  int nattr = lower_place(lo, at, t->kind->op == OP_cross_entropy ? 2 : 1);
+  Op *op = build_op(lo->b, t->kind->op, 4, in, nattr, at);
   *count = op->out[1];
   Value *sum = times(lo, op->out[0], k);
   return scale ? loss_formula(lo, "a * b", 2, (Value *[]){sum, scale}) : sum;
@@ -430,15 +457,22 @@ static Value *add(Lower *lo, Value *a, Value *b) {
   return a ? loss_formula(lo, "a + b", 2, (Value *[]){a, b}) : b;
 }
 
+void lower_enter(Lower *lo, const char *place) {
+  Str path = str_fmt(builder_strings(lo->b), "precision.regions.%s", place);
+  lo->region = val_get_str(lo->spec->root, path, NULL);
+  lo->region_rule = str_fmt(builder_strings(lo->b), "regions.%s", place);
+}
+
 static Value *seed_of(Lower *lo, int64_t capacity) {
-  Attr attr[2] = {attr_i(lo->b, "capacity", capacity), attr_dt(lo->b, "dtype", DT_F32)};
-  return build_op(lo->b, OP_loss_seed, 0, NULL, 2, attr)->out[0];
+  Attr attr[4] = {attr_i(lo->b, "capacity", capacity), attr_dt(lo->b, "dtype", DT_F32)};
+  return build_op(lo->b, OP_loss_seed, 0, NULL, lower_place(lo, attr, 2), attr)->out[0];
 }
 
 void losses_build(Lower *lo, Tensor *valid, Tensor *loss_sum, Tensor *weight_sum) {
   const Spec *s = lo->spec;
   Builder *b = lo->b;
   bool alone = s->nloss == 1;
+  lower_enter(lo, "loss");
   const LossTerm *only = &s->loss[0];
   build_at(b, only->v->loc, str_c(builder_strings(b), "loss"), NULL);
   Lowering w = {.lo = lo, .valid = build_read(b, valid)};
@@ -461,11 +495,12 @@ void losses_build(Lower *lo, Tensor *valid, Tensor *loss_sum, Tensor *weight_sum
     points = x ? points : add(lo, points, v);
   }
   build_at(b, only->v->loc, str_c(builder_strings(b), "loss"), NULL);
-  if (points)
-    total = add(lo, total, build2(b, OP_loss, points, seed));
-  build_write(b, loss_sum, total);
+  if (points) /* a `to` may have made them wider than the seed */
+    total = add(lo, total, build2(b, OP_loss, points, build_cast(b, seed, points->type->dt)));
+  build_write(b, loss_sum, build_cast(b, total, loss_sum->type->dt));
   if (!alone || reduction_of(only) != SUM)
-    build_write(b, weight_sum, alone && count ? count : valid_float(&w));
+    build_write(b, weight_sum,
+                build_cast(b, alone && count ? count : valid_float(&w), weight_sum->type->dt));
   else
     build_write(b, weight_sum, number(lo, 1));
 }

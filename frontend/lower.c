@@ -300,6 +300,8 @@ static void declare_inputs(Lower *lo, Tensors *t) {
         build_tensor(b, str_fmt(builder_strings(b), "io.%s", n->name),
                      type_get(builder_types(b), dt, 1 + n->shape->n, dim), ROLE_INPUT, n->loc);
     build_tensor_attr(b, t->input[i], attr_s(b, "field", field));
+    if (dt == DT_F32 && val_get_str(s->root, "precision.regions.transforms", NULL))
+      build_tensor_attr(b, t->input[i], attr_i(b, "transformed", 1));
   }
 }
 
@@ -367,6 +369,13 @@ static void precision_attrs(Builder *b, const Val *p) {
   for (size_t i = 0; i < sizeof same / sizeof *same; i++)
     if (val_get_str(p, same[i], NULL))
       build_module_attr(b, attr_s(b, same[i], val_get_str(p, same[i], NULL)));
+  static const char *const regions[] = {"optimizer", "transforms"};
+  for (int i = 0; i < 2; i++) {
+    snprintf(path, sizeof path, "regions.%s", regions[i]);
+    snprintf(key, sizeof key, "region_%s", regions[i]);
+    if (val_get_str(p, path, NULL))
+      build_module_attr(b, attr_s(b, key, val_get_str(p, path, NULL)));
+  }
   if (val_get_str(p, "weights_dtype", NULL))
     build_module_attr(b,
                       attr_s(b, "weights_dtype", dtype_word(val_get_str(p, "weights_dtype", ""))));
@@ -413,6 +422,8 @@ static void module_attrs(Lower *lo) {
   build_module_attr(b, attr_s(b, "mpcc", MPCC_VERSION));
   precision_attrs(b, val_get(root, "precision"));
   region_attrs(b, &lo->spec->model);
+  if (lo->spec->idle)
+    build_module_attr(b, attr_s(b, "idle", lo->spec->idle));
   build_module_attr(b, attr_i(b, "batch", lo->batch));
   build_module_attr(
       b, attr_i(b, "accumulate", val_get_int(root, "trainer.accumulate_grad_batches", 1)));

@@ -120,14 +120,14 @@ static Value *accuracy(Lowering *w) {
   Builder *b = w->lo->b;
   int64_t k = val_get_int(w->term->v, "top_k", 1),
           classes = in[0]->type->dim[in[0]->type->rank - 1];
-  Attr at[2] = {attr_i(b, "ignore_index", ignored(w)), attr_i(b, "top_k", k)};
+  Attr at[4] = {attr_i(b, "ignore_index", ignored(w)), attr_i(b, "top_k", k)};
   if (k > classes) {
     diag_error(builder_diag(b), val_get(w->term->v, "top_k")->loc, 202,
                "top_k is %lld, there are %lld classes", (long long)k, (long long)classes);
     w->lo->failed = true;
     return NULL;
   }
-  return build_op(b, OP_accuracy, 3, in, k > 1 ? 2 : 1, at)->out[0];
+  return build_op(b, OP_accuracy, 3, in, lower_place(w->lo, at, k > 1 ? 2 : 1), at)->out[0];
 }
 
 /* Minus the log-likelihood of the targets, and their number. */
@@ -138,8 +138,8 @@ static Value *log_likelihood(Lowering *w) {
   Builder *b = w->lo->b;
   in[3] = in[2];
   in[2] = build_const(b, 1, DT_F32);
-  Attr at = attr_i(b, "ignore_index", ignored(w));
-  Op *op = build_op(b, OP_cross_entropy, 4, in, 1, &at);
+  Attr at[3] = {attr_i(b, "ignore_index", ignored(w))};
+  Op *op = build_op(b, OP_cross_entropy, 4, in, lower_place(w->lo, at, 1), at);
   w->count = op->out[1];
   return op->out[0];
 }
@@ -152,8 +152,8 @@ static Value *confusion(Lowering *w) {
   Builder *b = w->lo->b;
   int64_t classes = in[0]->type->dim[in[0]->type->rank - 1];
   const int64_t dim[2] = {type_elems(in[0]->type) / classes, classes};
-  Attr at = attr_i(b, "ignore_index", ignored(w));
-  Op *hot = build_op(b, OP_class_hot, 3, in, 1, &at);
+  Attr at[3] = {attr_i(b, "ignore_index", ignored(w))};
+  Op *hot = build_op(b, OP_class_hot, 3, in, lower_place(w->lo, at, 1), at);
   Value *pair[2] = {build_reshape(b, hot->out[0], 2, dim), build_reshape(b, hot->out[1], 2, dim)};
   Attr attr[3] = {attr_b(b, "ta", true), attr_b(b, "tb", false), attr_s(b, "policy", "F32")};
   return build_op(b, OP_matmul, 2, pair, 3, attr)->out[0];
@@ -249,9 +249,9 @@ static void build_metric(Lowering *w) {
       class_operands(w, in);
       w->count = count_targets(lo, in[1], w->valid, ignored(w));
     }
-    build_write(b, declare(lo, t, count, sum->type), w->count);
+    build_write(b, declare(lo, t, count, sum->type), build_cast(b, w->count, DT_F32));
   }
-  build_write(b, m, sum);
+  build_write(b, m, build_cast(b, sum, DT_F32));
   build_tensor_attr(b, m, attr_s(b, "metric", t->kind->value));
   build_tensor_attr(b, m, attr_s(b, "count", count));
   build_tensor_attr(b, m, attr_b(b, "training", t->kind->training));
@@ -263,6 +263,7 @@ static void build_metric(Lowering *w) {
 
 void metrics_build(Lower *lo, Tensor *valid) {
   const Spec *s = lo->spec;
+  lower_enter(lo, "metrics");
   for (int i = 0; i < s->nmetric && !lo->failed && !builder_failed(lo->b); i++) {
     Lowering w = {.lo = lo, .term = &s->metric[i], .valid = build_read(lo->b, valid)};
     if (!lo->train || s->metric[i].kind->training)

@@ -39,6 +39,7 @@ typedef struct {
   Val *init_value;
   const char *active[MODEL_MAX_DEPTH]; /* blocks being expanded */
   int depth;
+  Region region; /* of the innermost use, residual or parallel that names one */
   bool failed;
 } Expand;
 
@@ -294,6 +295,15 @@ static Str item_name(Expand *e, const Scope *scope, const Yaml *y, int index, St
   return *rel ? str_fmt(e->c.s, "%s%s", scope->prefix, *rel) : NULL;
 }
 
+/* The region inside what names `v` (NULL: nothing): the innermost rules, as nested autocasts do. */
+static Region inner_region(Expand *e, const Val *v, Str rule) {
+  if (!v || v->kind != VAL_STR)
+    return e->region;
+  Region r = {precision_region(&e->c, v), rule, v->loc};
+  e->failed |= !r.mode;
+  return r;
+}
+
 static Node *expand_layer(Expand *e, Scope *scope, const Yaml *y, int index, Node *flow) {
   const SchemaRow *type;
   const Yaml *args;
@@ -322,11 +332,7 @@ static Node *expand_layer(Expand *e, Scope *scope, const Yaml *y, int index, Nod
   default_init(e, n);
   if (tie && tie->kind != YAML_NULL)
     layer_tie(e, scope, n, tie);
-  const Val *precision = val_get(n->args, "precision");
-  if (precision && precision->kind == VAL_STR) {
-    n->precision = precision_mode(&e->c, precision);
-    e->failed |= !n->precision;
-  }
+  n->region = inner_region(e, val_get(n->args, "precision"), str_c(e->c.s, "its own precision"));
   n->tuple = layer_has_parts(type->key) && val_get_int(n->args, "index", -1) < 0;
   if (n->tuple)
     n->part = ARENA_ARRAY(e->c.a, Node *, MODEL_MAX_PARTS);
@@ -349,6 +355,7 @@ static Node *join(Expand *e, Scope *scope, const Yaml *y, int index, const char 
   Node *n = ARENA_NEW(e->c.a, Node);
   *n = (Node){
       .type = schema_find("layer", type), .name = name, .auto_name = auto_name, .loc = y->loc};
+  n->region = e->region;
   if (!append_node(e, n))
     return in[0];
   n->args = args ? args : val_new(e->c.a, VAL_MAP, ORIGIN_IMPLIED, y->loc);
@@ -602,12 +609,28 @@ static Node *expand_use(Expand *e, Scope *scope, const Yaml *y, int index, Node 
 }
 
 static Node *expand_item(Expand *e, Scope *scope, const Yaml *y, int index, Node *flow) {
-  if (y->kind == YAML_MAP && yaml_get(y, "use"))
-    return expand_use(e, scope, y, index, flow);
-  if (y->kind == YAML_MAP && yaml_get(y, "residual"))
-    return expand_residual(e, scope, y, index, flow);
-  if (y->kind == YAML_MAP && yaml_get(y, "parallel"))
-    return expand_parallel(e, scope, y, index, flow);
+  static const struct {
+    const char *key;
+    Node *(*expand)(Expand *e, Scope *scope, const Yaml *y, int index, Node *flow);
+  } structure[] = {
+      {"use", expand_use}, {"residual", expand_residual}, {"parallel", expand_parallel}};
+  for (size_t i = 0; i < sizeof structure / sizeof *structure && y->kind == YAML_MAP; i++) {
+    if (!yaml_get(y, structure[i].key))
+      continue;
+    const Yaml *p = yaml_get(y, "precision"), *name = yaml_get(y, "name");
+    const Region outer = e->region;
+    if (p && p->kind == YAML_SCALAR) {
+      const Val *v =
+          check_value(&e->c, schema_find(structure[i].key, "precision"), p, "'precision'");
+      Str rule = name && name->kind == YAML_SCALAR
+                     ? str_fmt(e->c.s, "precision of %s '%s'", structure[i].key, name->text)
+                     : str_fmt(e->c.s, "precision of a %s", structure[i].key);
+      e->region = inner_region(e, v, rule);
+    }
+    flow = structure[i].expand(e, scope, y, index, flow);
+    e->region = outer;
+    return flow;
+  }
   return expand_layer(e, scope, y, index, flow);
 }
 
@@ -869,8 +892,9 @@ static Val *node_value(const Check *c, const Model *m, const Node *n) {
     if (arg && arg->origin != ORIGIN_DEFAULT && arg->kind != VAL_NULL)
       val_set(c->a, v, str_c(c->s, set[i]), arg);
   }
-  if (n->precision)
-    val_set(c->a, v, str_c(c->s, "precision"), val_str(c->a, n->precision, ORIGIN_FILE, n->loc));
+  if (n->region.mode)
+    val_set(c->a, v, str_c(c->s, "precision"),
+            val_str(c->a, n->region.mode, ORIGIN_FILE, n->region.loc));
   return v;
 }
 

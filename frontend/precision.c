@@ -1,6 +1,8 @@
 /* The precision section: mode strings, rules between its keys, regions of other precision. */
 #include "frontend/frontend.h"
 
+#include <stdio.h>
+
 enum { TRUE_MODE, MIXED_MODE, TE_MODE, LATER_MODE };
 
 static const struct {
@@ -37,9 +39,9 @@ static int mode_index(const char *name) {
   return -1;
 }
 
-static bool is_te(const char *mode) {
-  int i = mode_index(mode);
-  return i >= 0 && modes[i].kind == TE_MODE;
+/* *-true modes whose weights have 16 bits. */
+static bool half_weights(const char *mode) {
+  return !strcmp(mode, "16-true") || !strcmp(mode, "bf16-true");
 }
 
 Str precision_mode(const Check *c, const Val *v) {
@@ -64,6 +66,10 @@ Str precision_mode(const Check *c, const Val *v) {
   return str_c(c->s, modes[i].canonical);
 }
 
+Str precision_region(const Check *c, const Val *v) {
+  return !strcmp(v->s, "off") ? v->s : precision_mode(c, v);
+}
+
 static bool given(const Val *v) {
   return v && v->kind != VAL_NULL && v->origin != ORIGIN_DEFAULT;
 }
@@ -72,20 +78,46 @@ static bool is_set(const Check *c, const Val *v) {
   return given(v) && v->loc.file && !strcmp(diag_file_name(c->d, v->loc.file), "--set");
 }
 
-/* Keys that only transformer-engine modes know. A mode named in the file excludes them, unless both
- * they and another mode come from the command line; a mode from the command line, or the default,
- * leaves them idle. */
-static void check_te_keys(const Check *c, Val *v, const char *file_mode, const char *mode) {
+/* Rules between the keys of one section. A mode that the file itself names excludes keys; one from
+ * the command line, or the default, leaves them idle. */
+typedef struct {
+  const Check *c;
+  Val *v;
+  const char *file_mode, *mode; /* file_mode: NULL when the file names none */
+  Text idle;                    /* keys without effect, one a line */
+} Keys;
+
+static void lies_idle(Keys *k, const char *key, Loc loc) {
+  if (loc.file)
+    text_printf(&k->idle, "%sprecision.%s (%s:%u:%u)", k->idle.len ? "\n" : "", key,
+                diag_file_name(k->c->d, loc.file), loc.line, loc.col);
+}
+
+static int kind_of(const char *mode) {
+  int i = mode_index(mode);
+  return i < 0 ? LATER_MODE : modes[i].kind;
+}
+
+static bool has_masters(const Val *v) {
+  return !strcmp(val_get_str(v, "master_weights", ""), "float32");
+}
+
+/* Keys that only transformer-engine modes know; those and another mode may come from the command line
+ * together. */
+static void check_te_keys(Keys *k) {
   static const char *const keys[] = {"recipe", "weights_dtype", "fallback_compute_dtype"};
   for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-    const Val *x = val_get(v, keys[i]);
-    bool asked = is_te(mode) && x && is_set(c, x);
-    if (file_mode && !is_te(file_mode) && given(x) && !asked) {
-      diag_error(c->d, x->loc, 431, "'%s' does not go with mode %s", keys[i], file_mode);
-      diag_hint(c->d, "it belongs to the transformer-engine modes; remove it or change the mode");
+    const Val *x = val_get(k->v, keys[i]);
+    bool te = kind_of(k->mode) == TE_MODE, both_asked = te && x && is_set(k->c, x);
+    if (k->file_mode && kind_of(k->file_mode) != TE_MODE && given(x) && !both_asked) {
+      diag_error(k->c->d, x->loc, 431, "'%s' does not go with mode %s", keys[i], k->file_mode);
+      diag_hint(k->c->d,
+                "it belongs to the transformer-engine modes; remove it or change the mode");
+    } else if (given(x) && !te) {
+      lies_idle(k, keys[i], x->loc);
     }
-    if (!is_te(mode))
-      val_remove(v, keys[i]);
+    if (!te)
+      val_remove(k->v, keys[i]);
   }
 }
 
@@ -99,8 +131,9 @@ static const RecipeInfo *owner_of(const char *key) {
 
 /* Fields of other recipes contradict the name that stands beside them; beside a name from the
  * command line they lie idle. */
-static void check_recipe(const Check *c, Val *v) {
-  Val *recipe = val_get(v, "recipe");
+static void check_recipe(Keys *k) {
+  const Check *c = k->c;
+  Val *recipe = val_get(k->v, "recipe");
   const Val *name = recipe ? val_get(recipe, "name") : NULL;
   const RecipeInfo *r = name && name->kind == VAL_STR ? recipe_named(name->s) : NULL;
   for (int i = r ? recipe->n - 1 : -1; i >= 0; i--) {
@@ -115,63 +148,146 @@ static void check_recipe(const Check *c, Val *v) {
         diag_note(c->d, name->loc, "the recipe is named here");
       diag_hint(c->d, "remove it, or write name: %s", owner->name);
     }
+    if (given(x) && is_set(c, name) && !is_set(c, x))
+      lies_idle(k, str_fmt(c->s, "recipe.%s", key), x->loc);
     val_remove(recipe, key);
   }
 }
 
-static void check_scaler(const Check *c, Val *v, const char *file_mode, const char *mode) {
-  Val *enabled = val_get(v, "grad_scaler.enabled");
+static void check_scaler(Keys *k) {
+  const Val *section = val_get(k->v, "grad_scaler");
+  Val *enabled = val_get(k->v, "grad_scaler.enabled");
   bool on = enabled && enabled->kind == VAL_BOOL && enabled->i;
-  bool masters = !strcmp(val_get_str(v, "master_weights", ""), "float32");
-  const char *wrong = NULL;
-  if (on && file_mode && (!strcmp(file_mode, "16-true") || !strcmp(file_mode, "bf16-true")))
-    wrong = file_mode;
-  if (wrong && !masters) {
-    diag_error(c->d, enabled->loc, 430, "mode %s cannot be combined with a gradient scaler", wrong);
-    diag_hint(c->d, "scaling needs FP32 gradients or master weights; use mode: %s",
-              !strcmp(wrong, "16-true") ? "16-mixed" : "bf16-mixed");
-  } else if (on && !masters && strstr(mode, "-true") && strncmp(mode, "32", 2) &&
-             strncmp(mode, "64", 2)) {
-    enabled->i = 0; /* a key of the file's own mode lies idle */
+  const char *file_mode = k->file_mode;
+  if (on && file_mode && kind_of(file_mode) == TRUE_MODE && !has_masters(k->v)) {
+    diag_error(k->c->d, enabled->loc, 430, "mode %s cannot be combined with a gradient scaler",
+               file_mode);
+    if (half_weights(file_mode))
+      diag_hint(k->c->d, "scaling needs FP32 gradients or master weights; use mode: %s",
+                !strcmp(file_mode, "16-true") ? "16-mixed" : "bf16-mixed");
+    else
+      diag_hint(k->c->d, "nothing in it passes through float16; remove it or use mode: 16-mixed");
+    return;
   }
+  if (on && kind_of(k->mode) == TRUE_MODE && !has_masters(k->v))
+    enabled->i = 0; /* a key of the file's own mode lies idle */
+  if (section && given(section) && !precision_scales(k->v))
+    lies_idle(k, "grad_scaler", section->loc);
 }
 
-static void check_masters(const Check *c, const Val *v, const char *mode) {
-  const Val *x = val_get(v, "master_weights");
-  int i = mode_index(mode);
-  if (!given(x) || i < 0)
+static void check_masters(Keys *k) {
+  const Val *x = val_get(k->v, "master_weights");
+  int kind = kind_of(k->mode);
+  if (!given(x))
     return;
-  bool none = !strcmp(x->s, "none");
-  if (none && modes[i].kind == MIXED_MODE) {
-    diag_error(c->d, x->loc, 432, "mode %s trains FP32 weights; master_weights cannot be none",
-               mode);
-    diag_hint(c->d, "use mode: %s", modes[i].f16 ? "16-true" : "bf16-true");
-  } else if (!none && !strcmp(mode, "64-true")) {
-    diag_error(c->d, x->loc, 432,
+  bool none = !strcmp(x->s, "none"), own = k->file_mode && !strcmp(k->file_mode, k->mode);
+  bool excluded = (none && kind == MIXED_MODE) || (!none && !strcmp(k->mode, "64-true"));
+  if (!excluded)
+    return;
+  if (!own) {
+    lies_idle(k, "master_weights", x->loc);
+    val_remove(k->v, "master_weights");
+  } else if (none) {
+    diag_error(k->c->d, x->loc, 432, "mode %s trains FP32 weights; master_weights cannot be none",
+               k->mode);
+    diag_hint(k->c->d, "use mode: %s", modes[mode_index(k->mode)].f16 ? "16-true" : "bf16-true");
+  } else {
+    diag_error(k->c->d, x->loc, 432,
                "mode 64-true trains FP64 weights; master_weights cannot be float32");
   }
 }
 
-void precision_check(const Check *c, Val *v, const Val *asked) {
+/* How updates are rounded matters for weights in 16 bits that have no masters. */
+static void check_rounding(Keys *k) {
+  const Val *x = val_get(k->v, "update_rounding");
+  bool lightning = !strcmp(val_get_str(k->v, "compat", "none"), "lightning");
+  bool none = lightning || !strcmp(val_get_str(k->v, "master_weights", ""), "none");
+  bool narrow = kind_of(k->mode) == TE_MODE ? none && !has_masters(k->v)
+                                            : half_weights(k->mode) && !has_masters(k->v);
+  if (!given(x) || narrow || !strcmp(x->s, "nearest"))
+    return;
+  if (k->file_mode && !strcmp(k->file_mode, k->mode)) {
+    diag_error(k->c->d, x->loc, 436, "update_rounding: %s does not go with mode %s%s", x->s,
+               k->mode, has_masters(k->v) ? " and FP32 masters" : "");
+    diag_hint(k->c->d, "it is for weights in 16 bits without masters: 16-true, bf16-true, "
+                       "transformer-engine with master_weights: none");
+  } else {
+    lies_idle(k, "update_rounding", x->loc);
+  }
+  val_remove(k->v, "update_rounding");
+}
+
+static void check_residual(Keys *k) {
+  const Val *x = val_get(k->v, "residual");
+  if (given(x) && kind_of(k->mode) == TRUE_MODE)
+    lies_idle(k, "residual", x->loc);
+}
+
+/* ---- places outside the layers ---- */
+
+static void refuse_region(const Check *c, const Val *x, const char *key, const char *takes) {
+  diag_error(c->d, x->loc, 435, "regions.%s cannot be %s", key, x->s);
+  diag_hint(c->d, "it takes %s", takes);
+}
+
+/* Losses and metrics have no products to quantize; the optimizer's arithmetic is FP32 or wider
+ * whatever its state is [N12]; transforms give FP32, which a narrower word rounds. */
+static void check_regions(const Keys *k) {
+  static const char *const keys[] = {"loss", "metrics", "optimizer", "transforms"};
+  const Check *c = k->c;
+  for (int i = 0; i < 4; i++) {
+    char path[32];
+    snprintf(path, sizeof path, "regions.%s", keys[i]);
+    Val *x = val_get(k->v, path);
+    if (!given(x) || x->kind != VAL_STR)
+      continue;
+    Str name = precision_region(c, x);
+    if (!name)
+      continue;
+    x->s = name;
+    int kind = strcmp(name, "off") ? kind_of(name) : MIXED_MODE;
+    bool off = !strcmp(name, "off"), wide = !strcmp(name, "64-true");
+    if (i < 2 && kind == TE_MODE)
+      refuse_region(c, x, keys[i], "a *-true or *-mixed mode, or off: it has no products for FP8");
+    else if (i == 2 && kind != TRUE_MODE)
+      refuse_region(c, x, keys[i],
+                    "64-true, 32-true, 16-true or bf16-true: the format of its state");
+    else if (i == 2 && !strcmp(k->mode, "64-true") && !wide)
+      refuse_region(c, x, keys[i], "64-true only in mode 64-true, whose weights are FP64");
+    else if (i == 3 && (kind == TE_MODE || off || wide))
+      refuse_region(c, x, keys[i],
+                    "32-true, 16-mixed, bf16-mixed, 16-true or bf16-true: what leaves "
+                    "them is FP32 at most");
+  }
+}
+
+Str precision_check(const Check *c, Val *v, const Val *asked) {
   Val *mode = val_get(v, "mode");
   if (!mode || mode->kind != VAL_STR)
-    return;
+    return NULL;
   Str canonical = precision_mode(c, mode);
   if (!canonical)
-    return;
+    return NULL;
   mode->s = canonical;
-  const char *file_mode = mode->origin == ORIGIN_DEFAULT ? NULL : canonical;
+  Keys k = {.c = c, .v = v};
+  k.file_mode = mode->origin == ORIGIN_DEFAULT ? NULL : canonical;
   if (asked) {
     Str name = precision_mode(c, asked);
     if (!name)
-      return;
+      return NULL;
     val_set(c->a, v, str_c(c->s, "mode"), val_str(c->a, name, ORIGIN_FILE, asked->loc));
     canonical = name;
   }
-  check_te_keys(c, v, file_mode, canonical);
-  check_recipe(c, v);
-  check_scaler(c, v, file_mode, canonical);
-  check_masters(c, v, canonical);
+  k.mode = canonical;
+  check_te_keys(&k);
+  check_recipe(&k);
+  check_masters(&k);
+  check_scaler(&k);
+  check_rounding(&k);
+  check_residual(&k);
+  check_regions(&k);
+  Str idle = k.idle.len ? text_take(c->a, c->s, &k.idle) : NULL;
+  return idle;
 }
 
 bool precision_scales(const Val *v) {
@@ -231,7 +347,7 @@ static void nearest_layers(const Check *c, const Model *m, const char *pattern) 
 }
 
 /* Marks the layers a glob names; each alternative of its braces must name one. */
-static void apply_glob(const Check *c, Model *m, const Val *glob, Str mode) {
+static void apply_glob(const Check *c, Model *m, const Val *glob, Region region) {
   Str *pattern;
   int n = glob_expand(c->a, c->s, glob->s, &pattern);
   if (!n) {
@@ -243,7 +359,7 @@ static void apply_glob(const Check *c, Model *m, const Val *glob, Str mode) {
     bool found = false;
     for (int i = 0; i < m->nnode; i++)
       if (glob_match(pattern[k], m->node[i]->name)) {
-        m->node[i]->precision = mode;
+        m->node[i]->region = region;
         found = true;
       }
     if (!found) {
@@ -270,18 +386,22 @@ void precision_overrides(const Check *c, const Val *v, Model *m) {
   Str mode = val_get_str(v, "mode", "32-true");
   for (int i = 0; i < m->nnode; i++) {
     Node *n = m->node[i];
-    if (n->precision)
-      region_allowed(c, n->args ? val_get(n->args, "precision")->loc : n->loc, n->precision, mode);
+    if (n->region.mode)
+      region_allowed(c, n->region.loc, n->region.mode, mode);
   }
   const Val *overrides = val_get(v, "overrides");
   for (int i = 0; overrides && i < overrides->n; i++) {
     const Val *o = overrides->item[i], *match = val_get(o, "match"), *p = val_get(o, "precision");
     if (!match || match->kind != VAL_LIST || !p || p->kind != VAL_STR)
       continue; /* diagnosed by the schema */
-    Str region = precision_mode(c, p);
-    if (!region || !region_allowed(c, p->loc, region, mode))
+    Region region = {precision_region(c, p), NULL, p->loc};
+    if (!region.mode || !region_allowed(c, p->loc, region.mode, mode))
       continue;
-    for (int k = 0; k < match->n; k++)
+    Str reason = val_get_str(o, "reason", "");
+    for (int k = 0; k < match->n; k++) {
+      region.rule =
+          str_fmt(c->s, "override '%s'%s%s", match->item[k]->s, *reason ? ": " : "", reason);
       apply_glob(c, m, match->item[k], region);
+    }
   }
 }

@@ -444,8 +444,8 @@ static void check_all(Spec *s, const SpecSource *src, const Yaml *root) {
   }
   batch_settle(s);
   if (precision && precision->kind == VAL_MAP) {
-    precision_check(c, precision,
-                    src->precision ? option_value(c, "--precision", src->precision) : NULL);
+    s->idle = precision_check(
+        c, precision, src->precision ? option_value(c, "--precision", src->precision) : NULL);
     const char *mode = val_get_str(precision, "mode", "");
     if (!strcmp(mode, "16-true") && strcmp(val_get_str(precision, "master_weights", ""), "float32"))
       warn_underflow(c, optimizer, mode);

@@ -595,6 +595,9 @@ static Value *fold(const Op *op, const Type *type) {
     break;
   }
   case OP_cast:
+    if (op_int(op, "by_hand", 0)) /* its operand may still get another format */
+      return NULL;
+    break;
   case OP_expand:
   case OP_slice:
   case OP_unslice:

@@ -7,6 +7,7 @@
 #include "codegen/codegen.h"
 #include "lib/lib.h"
 #include "mpcc/abi.h"
+#include "passes/passes.h"
 
 enum { COL_LAYER = 44, COL_OP = 16 };
 
@@ -91,8 +92,10 @@ static int64_t count_role(const Module *m, Role role, int64_t *bytes) {
 static void explain_head(const Compilation *c, Text *out) {
   const Module *m = c->module;
   int64_t bytes, n = count_role(m, ROLE_PARAM, &bytes);
+  Mode mode = {0};
+  bool known = mode_named(m, module_str(m, "mode", ""), &mode);
   text_printf(out, "%s: precision %s, policy %s", module_str(m, "name", "?"),
-              module_str(m, "mode", "?"), module_str(m, "policy", "?"));
+              module_str(m, "mode", "?"), known ? mode.policy_table : "?");
   if (strcmp(module_str(m, "compat", "none"), "none"))
     text_printf(out, ", compat %s", module_str(m, "compat", "none"));
   text_printf(out, ", numerics %s, batch %lld", module_str(m, "numerics", "fused"),
@@ -100,6 +103,14 @@ static void explain_head(const Compilation *c, Text *out) {
   if (module_int(m, "accumulate", 1) > 1)
     text_printf(out, " x %lld micro-batches", (long long)module_int(m, "accumulate", 1));
   text_printf(out, "\nparameters %lld, %lld bytes as stored\n", (long long)n, (long long)bytes);
+  const char *idle = module_str(m, "idle", "");
+  if (*idle)
+    text_puts(out, "idle, because the mode has no use for them:\n");
+  while (*idle) {
+    int len = (int)strcspn(idle, "\n");
+    text_printf(out, "  %.*s\n", len, idle);
+    idle += len + (idle[len] == '\n');
+  }
 }
 
 /* ---- rules in force -------------------------------------------------------------------------- */

@@ -48,7 +48,8 @@ static void copy_body_op(Copy *c, const Op *op) {
     c->micro->written[t->index] = in[0];
   } else if (op->code == OP_loss_seed) {
     DType dt = op->out[0]->type->dt;
-    c->c.map[op->out[0]->id] = c->micro ? lossscale_seed(s) : build_const(s->b, 1, dt);
+    Value *seed = c->micro ? lossscale_seed(s) : build_const(s->b, 1, dt);
+    c->c.map[op->out[0]->id] = build_cast(s->b, seed, dt); /* regions.loss may want FP64 */
   } else if (op->code == OP_qgrad) {
     c->c.map[op->out[0]->id] = in[0]; /* its gradient is in the module by now */
   } else {

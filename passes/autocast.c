@@ -7,7 +7,10 @@
  *   *-true with masters, transformer-engine*: the forward sees each parameter rounded to the
  *             weights' dtype; what fp8 does not take later runs by the policy columns
  * An op's attribute `precision` names another mode for this op alone; it reads the f32 parameter.
- * Stage forward to forward. Rules N4, N6; policies: PyTorch's autocast lists. */
+ * With "off" it stands outside autocast: nothing is cast, formats promote as torch's do.
+ * A cast with `by_hand` is the spec's own (layer `to`): it stays in every mode, and in *-true modes
+ * pointwise ops and norms keep what it made until the next product.
+ * Stage forward to forward. Rules N4, N6; policies: PyTorch's autocast lists (policies.def). */
 #include <string.h>
 
 #include "passes/passes.h"
@@ -17,6 +20,7 @@ typedef struct {
   Copier c;
   Mode mode;
   Value **raw; /* by old value id: a parameter as stored; NULL for others */
+  bool *hand;  /* by old value id: its format comes from a cast by hand */
 } Cast;
 
 /* Widest of two float formats in torch's promotion: f16 with bf16 is f32. */
@@ -66,7 +70,7 @@ static Choice choose_pinned(const Mode *m, const Op *op, Value *const *in) {
 static Choice choose_mixed(const Mode *m, const Op *op, Value *const *in) {
   if (!strcmp(op_str(op, "policy", ""), "SAME"))
     return (Choice){DT_COUNT, NULL};
-  switch (op_info(op->code)->policy[m->policy]) {
+  switch (mode_policy(m, op)) {
   case POL_LOW:
     return (Choice){m->low, "LOW"};
   case POL_F32:
@@ -86,22 +90,58 @@ static Choice choose_mixed(const Mode *m, const Op *op, Value *const *in) {
   }
 }
 
-/* In *-true modes every op runs in the mode's dtype; the loss reads logits and computes FP32. */
-static Choice choose_true(const Mode *m, const Op *op) {
+/* In *-true modes every op runs in the mode's dtype; the loss reads logits and computes FP32,
+ * unless a region says how. */
+static Choice choose_true(const Cast *s, const Mode *m, const Op *op, Value *const *in) {
   const OpInfo *info = op_info(op->code);
+  Policy policy = mode_policy(m, op);
   /* FP32 by both columns: a loss or metric */
   bool loss = info->policy[0] == POL_F32 && info->policy[1] == POL_F32;
-  if (info->policy[m->policy] == POL_STATE || loss)
+  bool region = op_attr(op, "precision") != NULL, hand = false;
+  if (policy == POL_STATE || (loss && !region))
     return (Choice){DT_COUNT, NULL};
+  for (int i = 0; i < op->nin; i++)
+    hand |= s->hand[op->in[i]->id];
+  if (hand && !region && policy != POL_LOW)
+    return (Choice){widest(in, op->nin), "promotes: a `to` is before it"};
   return (Choice){m->low, "TRUE"};
+}
+
+/* Outside autocast ops run in the formats they get, with torch's promotion. */
+static Choice choose_off(const Mode *m, const Op *op, Value *const *in) {
+  if (mode_policy(m, op) == POL_WIDEST)
+    return (Choice){widest(in, op->nin), "WIDEST, autocast is off"};
+  return (Choice){DT_COUNT, NULL};
+}
+
+/* Products outside autocast take one format, as torch's do. */
+static Status check_off(const Op *op, Value *const *in, Diag *d) {
+  const Value *first = NULL;
+  for (int i = 0; i < op->nin; i++) {
+    DType dt = in[i]->type->dt;
+    if (!dtype_is_float(dt) || (first && first->type->dt == dt))
+      continue;
+    if (first) {
+      diag_error(d, op->loc, 433, "'%s' is outside autocast and gets %s and %s",
+                 op->layer ? op->layer : "", dtype_text(first->type->dt), dtype_text(dt));
+      diag_hint(d, "convert by hand, {to: float32} in front of it, or name a mode instead of off");
+      return MPCC_ERR_INPUT;
+    }
+    first = in[i];
+  }
+  return MPCC_OK;
 }
 
 static Value *cast_operand(Cast *s, const Mode *m, const Op *op, Value *v, Choice ch) {
   if (ch.dt == DT_COUNT || !dtype_is_float(v->type->dt) || v->type->dt == ch.dt)
     return v;
+  if (op_info(op->code)->is_root && !v->type->rank && dtype_is_half(ch.dt))
+    return v; /* the gradient that backward begins with: S / capacity would underflow */
   Builder *b = s->c.b;
-  Str why = str_fmt(builder_strings(b), "autocast: %s is %s [%s %s]", op_info(op->code)->name,
-                    ch.rule, m->mixed ? "policy" : "mode", m->mixed ? m->policy_name : m->name);
+  const char *region = op_str(op, "region", NULL);
+  Str why = str_fmt(builder_strings(b), "autocast: %s is %s [%s %s%s%s]", op_info(op->code)->name,
+                    ch.rule, m->mixed ? "policy" : "mode", m->mixed ? m->policy_name : m->name,
+                    region ? ", " : "", region ? region : "");
   build_at(b, op->loc, op->layer, why);
   return build_cast(b, v, ch.dt);
 }
@@ -119,6 +159,14 @@ static void cast_read(Cast *s, const Op *op) {
     dt = s->mode.weight;
   } else if (t->role == ROLE_INPUT) {
     dt = s->mode.input;
+    DType from =
+        tensor_int(t, "transformed", 0) ? mode_region(s->in, "region_transforms", DT_F32) : DT_F32;
+    if (dtype_is_half(from)) { /* values lose bits there, whatever reads them */
+      build_at(b, op->loc, op->layer,
+               str_fmt(builder_strings(b), "autocast: transforms give %s [regions.transforms %s]",
+                       dtype_text(from), module_str(s->in, "region_transforms", "")));
+      v = s->c.map[op->out[0]->id] = build_cast(b, v, from);
+    }
   }
   if (dt == v->type->dt)
     return;
@@ -163,6 +211,14 @@ static void cast_arg(Cast *s, const Mode *m, const Op *op) {
   s->c.map[op->out[0]->id] = build_arg(s->c.b, op_int(op, "index", 0), loop_kind(op), ty);
 }
 
+/* A `to` of the spec: of what its operand has become by now. */
+static void cast_by_hand(Cast *s, const Op *op) {
+  Builder *b = s->c.b;
+  build_at(b, op->loc, op->layer, str_c(builder_strings(b), "layer `to`"));
+  s->c.map[op->out[0]->id] = build_cast(b, mapped(&s->c, op, 0), op->out[0]->type->dt);
+  s->hand[op->out[0]->id] = true;
+}
+
 static Status cast_op(Cast *s, const Op *op, Diag *d) {
   if (op->code == OP_read || op->code == OP_write) {
     if (op->code == OP_read)
@@ -171,9 +227,9 @@ static Status cast_op(Cast *s, const Op *op, Diag *d) {
       cast_write(s, op);
     return MPCC_OK;
   }
-  Mode m = s->mode;
+  Mode m;
   const char *region = op_str(op, "precision", NULL);
-  if (region && !mode_named(s->in, region, &m)) {
+  if (!mode_of_op(s->in, &s->mode, op, &m)) {
     diag_error(d, op->loc, 593, "unknown precision '%s'", region);
     return MPCC_ERR_INPUT;
   }
@@ -183,6 +239,10 @@ static Status cast_op(Cast *s, const Op *op, Diag *d) {
   }
   if (cast_const(s, op, !m.mixed && m.low == DT_F64 ? DT_F64 : DT_COUNT))
     return MPCC_OK;
+  if (op->code == OP_cast && op_int(op, "by_hand", 0)) {
+    cast_by_hand(s, op);
+    return MPCC_OK;
+  }
   Value *in[64], **use = in;
   if (op->nin > 64)
     use = ARENA_ARRAY(builder_arena(s->c.b), Value *, op->nin);
@@ -190,13 +250,20 @@ static Status cast_op(Cast *s, const Op *op, Diag *d) {
     return MPCC_OK; /* builder_finish reports it */
   for (int i = 0; i < op->nin; i++) {
     Value *raw = s->raw[op->in[i]->id];
-    use[i] = region && raw ? raw : mapped(&s->c, op, i);
+    use[i] = region && !m.off && raw ? raw : mapped(&s->c, op, i);
   }
+  bool product = op_info(op->code)->policy[0] == POL_LOW;
+  if (m.off && product && check_off(op, use, d) != MPCC_OK)
+    return MPCC_ERR_INPUT;
   Choice ch = is_pinned(op) ? choose_pinned(&m, op, use)
+              : m.off       ? choose_off(&m, op, use)
               : m.mixed     ? choose_mixed(&m, op, use)
-                            : choose_true(&m, op);
-  for (int i = 0; i < op->nin; i++)
+                            : choose_true(s, &m, op, use);
+  for (int i = 0; i < op->nin; i++) {
+    for (int k = 0; k < op->nout && !product; k++)
+      s->hand[op->out[k]->id] |= s->hand[op->in[i]->id];
     use[i] = cast_operand(s, &m, op, use[i], ch);
+  }
   rebuild_op(&s->c, op, use);
   return MPCC_OK;
 }
@@ -235,6 +302,9 @@ Status pass_autocast(const Module *in, const PassOpts *o, Builder *out, Diag *d)
     const Func *f = in->func[i];
     copier_func(&s.c, f, f->name);
     s.raw = ARENA_ARRAY(builder_arena(out), Value *, f->nvalue + 1);
+    s.hand = ARENA_ARRAY(builder_arena(out), bool, f->nvalue + 1);
+    if (arena_failed(builder_arena(out)))
+      return MPCC_ERR_NOMEM;
     /* init computes in f32 and rounds once, when it writes; random numbers do not depend on mode */
     bool init = !strcmp(f->name, "init");
     for (int k = 0; k < f->nop && !builder_failed(out); k++) {

@@ -39,7 +39,7 @@ static Value *simplify(Copier *c, const Op *op) {
   case OP_slice:
     return type_same_shape(x->type, ty) ? x : NULL;
   case OP_cast:
-    return x->type->dt == ty->dt ? x : NULL;
+    return x->type->dt == ty->dt && !op_int(op, "by_hand", 0) ? x : NULL;
   case OP_permute:
     if (identity_perm(op_attr(op, "perm")))
       return x;

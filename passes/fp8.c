@@ -70,9 +70,8 @@ static bool lightning_skips(const Module *m, const Op *op) {
 static bool wants_fp8(const Fp8 *s, const Op *op) {
   if (op->code != OP_linear || !dtype_is_half(op->in[0]->type->dt) || !op_int(op, "fp8", 1))
     return false;
-  Mode m = s->mode;
-  const char *region = op_str(op, "precision", NULL);
-  if (region && !mode_named(s->in, region, &m))
+  Mode m;
+  if (!mode_of_op(s->in, &s->mode, op, &m))
     return false;
   return m.fp8 && !(m.lightning && lightning_skips(s->in, op));
 }

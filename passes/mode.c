@@ -1,5 +1,5 @@
 /* A precision string to the dtypes and switches that the passes ask for (docs/numerics.md, table of
- * modes). Nothing else in passes/ compares mode strings. */
+ * modes), and which list of autocast rules an op. Nothing else in passes/ compares mode strings. */
 #include <string.h>
 
 #include "passes/passes.h"
@@ -16,6 +16,82 @@ static const struct {
     {"16-mixed", KIND_MIXED, DT_F16},         {"bf16-mixed", KIND_MIXED, DT_BF16},
     {"transformer-engine", KIND_TE, DT_BF16}, {"transformer-engine-float16", KIND_TE, DT_F16},
 };
+
+/* ---- autocast's lists -------------------------------------------------------------------------
+ */
+
+static const struct {
+  const char *name;
+  int column;
+} policies[] = {
+#define POLICY(name, column, doc) {name, column},
+#define WAS(name, op, policy)
+#define WHEN(op, key, value, rank, cuda, cpu)
+#include "passes/policies.def"
+#undef POLICY
+#undef WAS
+#undef WHEN
+};
+enum { NPOLICIES = sizeof policies / sizeof *policies };
+
+static const struct {
+  const char *name;
+  OpCode op;
+  Policy policy;
+} earlier[] = {
+#define POLICY(name, column, doc)
+#define WAS(name, op, policy) {name, OP_##op, POL_##policy},
+#define WHEN(op, key, value, rank, cuda, cpu)
+#include "passes/policies.def"
+#undef POLICY
+#undef WAS
+#undef WHEN
+};
+
+static const struct {
+  OpCode op;
+  const char *key, *value;
+  int rank;
+  Policy policy[2];
+} special[] = {
+#define POLICY(name, column, doc)
+#define WAS(name, op, policy)
+#define WHEN(op, key, value, rank, cuda, cpu) {OP_##op, key, value, rank, {POL_##cuda, POL_##cpu}},
+#include "passes/policies.def"
+#undef POLICY
+#undef WAS
+#undef WHEN
+};
+
+/* The list that a word names: a dated one, or the newest of `cuda` and `cpu`. */
+static bool policy_named(const char *word, Mode *out) {
+  static const char *const columns[2] = {"cuda", "cpu"};
+  for (int i = 0; i < NPOLICIES; i++) {
+    bool newest = !strcmp(word, columns[policies[i].column]);
+    if (!newest && strcmp(word, policies[i].name))
+      continue;
+    out->policy = policies[i].column;
+    out->policy_table = policies[i].name;
+    out->policy_name = newest ? columns[out->policy] : policies[i].name;
+    return true;
+  }
+  return false;
+}
+
+Policy mode_policy(const Mode *m, const Op *op) {
+  for (size_t i = 0; i < sizeof earlier / sizeof *earlier; i++)
+    if (earlier[i].op == op->code && !strcmp(earlier[i].name, m->policy_table))
+      return earlier[i].policy;
+  for (size_t i = 0; i < sizeof special / sizeof *special; i++)
+    if (special[i].op == op->code && op->nin &&
+        (!special[i].rank || special[i].rank == op->in[0]->type->rank) &&
+        (!special[i].key || !strcmp(op_str(op, special[i].key, ""), special[i].value)))
+      return special[i].policy[m->policy];
+  return op_info(op->code)->policy[m->policy];
+}
+
+/* ---- modes ------------------------------------------------------------------------------------
+ */
 
 /* Attribute that holds a dtype's name, "bf16", also as an attribute of kind dtype. */
 static DType dtype_attr(const Module *m, const char *key, DType otherwise) {
@@ -53,8 +129,8 @@ static void mode_te(const Module *m, Mode *r, DType dt) {
 
 bool mode_named(const Module *m, const char *name, Mode *out) {
   memset(out, 0, sizeof *out);
-  out->policy = !strcmp(module_str(m, "policy", "cuda"), "cpu");
-  out->policy_name = out->policy ? "cpu" : "cuda";
+  if (!policy_named(module_str(m, "policy", "cuda"), out))
+    return false;
   out->lightning = !strcmp(module_str(m, "compat", "none"), "lightning");
   out->residual_low = !strcmp(module_str(m, "residual", "promote"), "low");
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -74,10 +150,35 @@ bool mode_named(const Module *m, const char *name, Mode *out) {
   return false;
 }
 
+bool mode_of_op(const Module *m, const Mode *whole, const Op *op, Mode *out) {
+  const char *region = op_str(op, "precision", NULL);
+  *out = *whole;
+  if (!region)
+    return true;
+  if (strcmp(region, "off"))
+    return mode_named(m, region, out);
+  out->off = whole->mixed; /* *-true modes have no autocast to switch off */
+  out->fp8 = false;
+  return true;
+}
+
+/* Format of a region that stands for one: what comes out of transforms, the optimizer's state. */
+DType mode_region(const Module *m, const char *key, DType otherwise) {
+  const char *name = module_str(m, key, NULL);
+  Mode region;
+  return name && mode_named(m, name, &region) ? region.low : otherwise;
+}
+
 Status mode_get(const Module *m, Diag *d, Mode *out) {
   const char *name = module_str(m, "mode", "32-true");
-  if (mode_named(m, name, out))
+  if (mode_named(m, name, out)) {
+    out->moment = mode_region(m, "region_optimizer", out->param);
+    out->optim = out->math == DT_F64 || out->moment == DT_F64 ? DT_F64 : DT_F32;
     return MPCC_OK;
-  diag_error(d, (Loc){0}, 593, "unknown precision '%s'", name);
+  }
+  if (!out->policy_table)
+    diag_error(d, (Loc){0}, 593, "unknown policy '%s'", module_str(m, "policy", ""));
+  else
+    diag_error(d, (Loc){0}, 593, "unknown precision '%s'", name);
   return MPCC_ERR_INPUT;
 }

@@ -54,14 +54,14 @@ Status optim_named(Step *s) {
   return MPCC_ERR_INPUT;
 }
 
-/* State has the parameters' dtype; sums of squares are FP32 in 16-true, where squares of gradients
- * below 0.005 would round to zero [N12]. */
+/* State has the parameters' dtype, or its region's; sums of squares are FP32 in 16-true, where
+ * squares of gradients below 0.005 would round to zero [N12]. */
 DType optim_moment_dtype(const Step *s, int moment) {
   if (s->moment[moment] == &ema)
-    return s->mode.math;
-  if (s->mode.param == DT_F16 && s->moment[moment]->square && !s->mode.lightning)
+    return s->mode.optim;
+  if (s->mode.moment == DT_F16 && s->moment[moment]->square && !s->mode.lightning)
     return DT_F32;
-  return s->mode.param;
+  return s->mode.moment;
 }
 
 double optim_moment_start(const Step *s, int group, int moment) {
@@ -206,7 +206,7 @@ static void assign(Env *e, const char *name, size_t len, const char *text, const
   }
   Expr x = rewrite(e, text, end);
   Name result = {.kind = x.kind};
-  DType dt = x.kind == TENSOR ? s->mode.math : DT_F64;
+  DType dt = x.kind == TENSOR ? s->mode.optim : DT_F64;
   Value *in[8];
   for (int i = 0; i < x.n; i++)
     in[i] = build_cast(s->b, x.use[i]->value, dt);
@@ -252,8 +252,9 @@ static Value *table_row(Step *s) {
 
 /* new when the step is applied, else old; stored as dt */
 static Value *choose(Step *s, const Clip *c, Value *new_value, Value *old, DType dt) {
-  Value *in[3] = {new_value, build_cast(s->b, old, s->mode.math), c->ok};
-  return build_cast(s->b, build_expr(s->b, "c != 0 ? a : b", s->mode.math, 3, in), dt);
+  Value *in[3] = {new_value, build_cast(s->b, old, s->mode.optim),
+                  build_cast(s->b, c->ok, s->mode.optim)};
+  return build_cast(s->b, build_expr(s->b, "c != 0 ? a : b", s->mode.optim, 3, in), dt);
 }
 
 static void set_columns(Env *e, int k, Value *row) {
@@ -278,11 +279,11 @@ static Value *update_group(Step *s, const Clip *c, int k, Value *p, Value *g, Va
   set_columns(&e, k, row);
   if (strstr(update, "taken"))
     set_value(&e, "taken", SCALAR, build_cast(b, build_read(b, s->taken), DT_F64));
-  set_value(&e, "p", TENSOR, build_cast(b, p, s->mode.math));
+  set_value(&e, "p", TENSOR, build_cast(b, p, s->mode.optim));
   set_value(&e, "g", TENSOR, g);
   for (int i = 0; i < s->nmoment && s->moment[i] != &ema; i++) {
     old[i] = build_read(b, s->group[k].moment[i]);
-    wide[i] = build_cast(b, old[i], s->mode.math);
+    wide[i] = build_cast(b, old[i], s->mode.optim);
     set_value(&e, s->moment[i]->name, TENSOR, wide[i]);
   }
   if (step_group_number(s, k, "maximize", 0) != 0)
@@ -307,15 +308,15 @@ static void update_average(Step *s, const Clip *c, int k, Value *p) {
   step_at(s, "ema: moving average of the parameters");
   Tensor *t = s->group[k].moment[at];
   Value *old = build_read(b, t);
-  Value *in[3] = {old, build_cast(b, p, s->mode.math), NULL};
+  Value *in[3] = {old, build_cast(b, p, s->mode.optim), NULL};
   Str text = str_fmt(st, "%.17g * a + %.17g * b", decay, 1 - decay);
   if (every > 1) {
     Value *taken = build_cast(b, build_read(b, s->taken), DT_F64);
     Str due = str_fmt(st, "a + 1 - %lld * floor((a + 1) / %lld) == 0 ? 1 : 0", every, every);
-    in[2] = build_cast(b, build_expr(b, due, DT_F64, 1, &taken), s->mode.math);
+    in[2] = build_cast(b, build_expr(b, due, DT_F64, 1, &taken), s->mode.optim);
     text = str_fmt(st, "c != 0 ? %s : a", text);
   }
-  Value *next = build_expr(b, text, s->mode.math, every > 1 ? 3 : 2, in);
+  Value *next = build_expr(b, text, s->mode.optim, every > 1 ? 3 : 2, in);
   build_write(b, t, choose(s, c, next, old, t->type->dt));
 }
 

@@ -9,9 +9,12 @@
  * names, so that a `.mpir` file is complete:
  *   mode            canonical precision string: 64-true 32-true 16-mixed bf16-mixed 16-true bf16-true
  *                   transformer-engine transformer-engine-float16
- *   policy          cuda | cpu           compat   none | lightning
+ *   policy          cuda | cpu, or a dated list of policies.def
+ *   compat          none | lightning
  *   residual        promote | low        numerics fused | strict
  *   master_weights  float32 | none
+ *   region_transforms region_optimizer   modes of places outside the layers; the ops of losses and
+ *                   metrics carry theirs themselves
  *   weights_dtype fallback_dtype         bf16 | f16 (transformer-engine modes)
  *   fp8_format HYBRID|E4M3, amax_history_len, amax_compute_algo max|most_recent, margin, first_step
  *   scaler          0 | 1; scaler_init_scale scaler_growth_factor scaler_backoff_factor
@@ -57,23 +60,34 @@ int recompute_region(const Module *m, const char *layer);
 typedef struct {
   const char *name;
   bool mixed;     /* ops follow a policy column; else every float has one dtype */
+  bool off;       /* of an op: outside autocast, operands as they come */
   bool fp8;       /* products are quantized where their sizes allow */
   bool masters;   /* the forward reads copies of dtype `weight`, `param` is what is trained [N6] */
   bool lightning; /* compat: lightning */
   bool residual_low; /* residual adds compute and store in `low` [N4] */
   int policy;     /* column of ops.def: 0 cuda, 1 cpu */
-  const char *policy_name;
+  const char *policy_name;  /* as the module says it */
+  const char *policy_table; /* dated: a row of policies.def */
   DType param;    /* stored parameters */
   DType weight;   /* what the forward sees as a parameter */
   DType low;      /* dtype of LOW ops; of everything when not mixed */
   DType input;    /* dtype of float inputs */
   DType grad;     /* parameter gradients [N5] */
-  DType math;     /* optimizer arithmetic [N12] */
+  DType math;     /* norm, scaling, clipping, sums between micro-batches: FP32 or wider [N11] */
+  DType moment;   /* the optimizer's state, by mode_get alone */
+  DType optim;    /* its arithmetic: FP32 or wider [N12] */
 } Mode;
 /* Reads the module's attributes. errors: MPCC_ERR_INPUT for an unknown mode, diagnosed. */
 Status mode_get(const Module *m, Diag *d, Mode *out);
 /* The same with another precision string: a region override. false: unknown string. */
 bool mode_named(const Module *m, const char *name, Mode *out);
+/* The mode that op follows inside a module of mode `whole`: its attribute `precision` names one, or
+ * says "off". false: unknown string. */
+bool mode_of_op(const Module *m, const Mode *whole, const Op *op, Mode *out);
+/* Low dtype of the mode that module attribute `key` names; `otherwise` without one. */
+DType mode_region(const Module *m, const char *key, DType otherwise);
+/* What the mode's list says of op. */
+Policy mode_policy(const Mode *m, const Op *op);
 
 /* ---- rewrite.c: what passes share when they copy a module ------------------------------------ */
 

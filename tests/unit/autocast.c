@@ -1,6 +1,7 @@
 /* autocast, castopt, canon, layout: the dtype of every op in each mode and policy, overrides,
  * which casts may be cancelled, convolutions against a direct loop. */
 #include "passmodels.h"
+#include "frontend/frontend.h"
 #include "tests/check_run.h"
 
 #include "mpcc/num.h"
@@ -61,6 +62,30 @@ START_TEST(dtypes_follow_mode_and_policy) {
         ck_assert_int_eq(f->op[i]->in[k]->type->dt, f->op[i]->in[0]->type->dt);
   module_destroy(m);
   session_close(&s);
+}
+END_TEST
+
+/* Every word that the schema takes is a list that the passes know, under its own name. */
+START_TEST(every_policy_has_a_list) {
+  const char *word = schema_find("precision", "policy")->arg;
+  int n = 0;
+  while (*word) {
+    char name[64];
+    int len = (int)strcspn(word, " ");
+    snprintf(name, sizeof name, "%.*s", len, word);
+    Session s = session_open();
+    Setting set[] = {{"mode", "bf16-mixed", 0}, {"policy", name, 0}};
+    Module *m = mlp(&s, set, 2, 2, 3, 4, 5);
+    Mode mode;
+    ck_assert_int_eq(mode_get(m, s.diag, &mode), MPCC_OK);
+    ck_assert_str_eq(mode.policy_name, name);
+    ck_assert(!strncmp(mode.policy_table, name, strcspn(name, "-")));
+    module_destroy(m);
+    session_close(&s);
+    word += len + (word[len] == ' ');
+    n++;
+  }
+  ck_assert_int_ge(n, 4);
 }
 END_TEST
 
@@ -396,6 +421,7 @@ int main(void) {
   TCase *t = tcase_create("autocast");
   tcase_add_loop_test(t, dtypes_follow_mode_and_policy, 0, 10);
   tcase_add_test(t, casts_say_why);
+  tcase_add_test(t, every_policy_has_a_list);
   tcase_add_loop_test(t, precision_of_an_op_wins, 0, 5);
   tcase_add_test(t, unknown_precision_is_an_error);
   tcase_add_test(t, only_exact_casts_are_cancelled);
