@@ -66,6 +66,10 @@ Op *lay_emit(Lower *lo, const Node *n, OpCode code, int nin, Value *const *in, i
     all[nattr++] = attr_s(lo->b, "precision", n->region.mode);
     all[nattr++] = attr_s(lo->b, "region", n->region.rule);
   }
+  OpKind kind = op_info(code)->kind;
+  Str level = val_get_str(n->args, code == OP_conv ? "float32_conv" : "float32_matmul", NULL);
+  if (level && (kind == OK_PRODUCT || kind == OK_ATTENTION))
+    all[nattr++] = attr_s(lo->b, "float32", level);
   return build_op(lo->b, code, nin, in, nattr, all);
 }
 

@@ -79,7 +79,8 @@ Status eval_scalar(const Call *c) {
         at += i[d] * stride[k][d];
       args[k] = c->in[k][at];
     }
-    c->out[0][e] = scalar_eval(op->scalar, args, false);
+    c->out[0][e] =
+        c->exact ? scalar_eval_exact(op->scalar, args) : scalar_eval(op->scalar, args, false);
     eval_step(r->rank, r->dim, i);
   }
   return MPCC_OK;

@@ -96,7 +96,7 @@ static double pointwise(const Rows *g, const Stmt *s, int64_t r, int64_t col) {
     return leaf(g, s, r, col);
   for (int k = 0; k < n; k++)
     arg[k] = value_of(g, s->arg[k], r, col);
-  if (s->prim == PR_ROUND && g->c->exact)
+  if (prim_rounds((Prim)s->prim) && g->c->exact)
     return arg[0];
   if (s->prim == PR_CVT && s->dt == DT_F32 && !g->c->exact)
     return num_round(arg[0], DT_F32);
@@ -274,7 +274,7 @@ static Status products(const Call *c, const ConvGroup *conv) {
           c->out[s->ref][address(&g, &b->out[s->ref], LV_ELEM, 0, col)] = arg[0];
         else if (prim_args((Prim)s->prim) == 0)
           v[i] = leaf(&g, s, 0, col);
-        else if (s->prim == PR_ROUND && c->exact)
+        else if (prim_rounds((Prim)s->prim) && c->exact)
           v[i] = arg[0];
         else
           v[i] = prim_eval(s, arg);

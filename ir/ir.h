@@ -169,6 +169,9 @@ typedef enum {
   /* arithmetic; operands and result share a register type */
   PR_ADD, PR_SUB, PR_MUL, PR_DIV, PR_NEG, PR_ABS, PR_MIN, PR_MAX, /* min, max: NaN if either is */
   PR_SQRT, PR_EXP, PR_LOG, PR_TANH, PR_ERF, PR_FLOOR, PR_COS, PR_SIN,
+  PR_TF32,             /* nearest number with 8 bits of exponent and 10 of mantissa [N3] */
+  PR_SR_BF16, PR_SR_F16, /* x, r in [0, 1): x in bf16, f16, away from zero where what is cut off and r
+                        * make a whole last place (num.h); in f32 whatever the register */
   /* comparisons give b1; logic on b1; select(c, a, b) */
   PR_LT, PR_LE, PR_EQ, PR_NE, PR_AND, PR_OR, PR_NOT, PR_SELECT,
   PR_ISFINITE, /* b1 */
@@ -227,6 +230,9 @@ Scalar *scalar_typed(Arena *a, const Scalar *s, DType reg);
 Scalar *scalar_diff(Arena *a, const Scalar *s, int wrt);
 /* Value in f64 arithmetic; for float32 registers each primitive is rounded to f32 when `f32`. */
 double scalar_eval(const Scalar *s, const double *args, bool f32);
+/* The same in f64 with what rounds to a format left out: what the body approximates. */
+double scalar_eval_exact(const Scalar *s, const double *args);
+bool prim_rounds(Prim p); /* to a format; its first argument is what it rounds */
 /* Value of one statement from the values of its arguments, in f64 arithmetic (i64 registers hold
  * integers: their division truncates). Not for leaves but PR_CONST, reductions and stores. */
 double prim_eval(const Stmt *s, const double arg[STMT_ARGS]);

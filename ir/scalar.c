@@ -35,6 +35,9 @@ static const struct {
     [PR_FLOOR] = {"floor", 1},
     [PR_COS] = {"cos", 1},
     [PR_SIN] = {"sin", 1},
+    [PR_TF32] = {"tf32", 1},
+    [PR_SR_BF16] = {"sr_bf16", 2},
+    [PR_SR_F16] = {"sr_f16", 2},
     [PR_LT] = {"lt", 2},
     [PR_LE] = {"le", 2},
     [PR_EQ] = {"eq", 2},
@@ -229,6 +232,12 @@ double prim_eval(const Stmt *s, const double arg[STMT_ARGS]) {
     return cos(x);
   case PR_SIN:
     return sin(x);
+  case PR_TF32:
+    return num_tf32(x);
+  case PR_SR_BF16:
+    return num_bf16_to_f32(num_f32_to_bf16_sr((float)x, (uint32_t)(y * 0x1p32)));
+  case PR_SR_F16:
+    return num_f16_to_f32(num_f32_to_f16_sr((float)x, (uint32_t)(y * 0x1p32)));
   case PR_LT:
     return x < y;
   case PR_LE:
@@ -259,7 +268,11 @@ double prim_eval(const Stmt *s, const double arg[STMT_ARGS]) {
   }
 }
 
-double scalar_eval(const Scalar *s, const double *args, bool f32) {
+bool prim_rounds(Prim p) {
+  return p == PR_ROUND || p == PR_TF32 || p == PR_SR_BF16 || p == PR_SR_F16;
+}
+
+static double body_value(const Scalar *s, const double *args, bool f32, bool exact) {
   double v[SCALAR_MAX];
   assert(s->nstmt <= SCALAR_MAX);
   for (int i = 0; i < s->nstmt; i++) {
@@ -267,11 +280,20 @@ double scalar_eval(const Scalar *s, const double *args, bool f32) {
     double arg[STMT_ARGS] = {0};
     for (int k = 0; k < STMT_ARGS && t->arg[k] >= 0; k++)
       arg[k] = v[t->arg[k]];
-    v[i] = t->prim == PR_ARG ? args[t->ref] : prim_eval(t, arg);
+    bool skip = exact && prim_rounds((Prim)t->prim);
+    v[i] = t->prim == PR_ARG ? args[t->ref] : skip ? arg[0] : prim_eval(t, arg);
     if (t->dt == DT_F32 && f32)
       v[i] = (double)(float)v[i];
   }
   return v[s->result];
+}
+
+double scalar_eval(const Scalar *s, const double *args, bool f32) {
+  return body_value(s, args, f32, false);
+}
+
+double scalar_eval_exact(const Scalar *s, const double *args) {
+  return body_value(s, args, false, true);
 }
 
 /* ---- random numbers -------------------------------------------------------------------------- */

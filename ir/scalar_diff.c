@@ -117,7 +117,8 @@ static int diff_unary(Maker *m, Prim prim, int y, int x, int dx) {
     return multiply(m, dx, negate(m, maker_op(m, PR_SIN, x, -1, -1)));
   case PR_SIN:
     return multiply(m, dx, maker_op(m, PR_COS, x, -1, -1));
-  case PR_ROUND:
+  case PR_ROUND: /* rounding passes gradients */
+  case PR_TF32:
     return dx;
   default: /* floor, comparisons, conversions of truth values: flat */
     return ZERO;

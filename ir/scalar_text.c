@@ -148,6 +148,9 @@ static bool is_function(Prim prim) {
   case PR_FLOOR:
   case PR_COS:
   case PR_SIN:
+  case PR_TF32:
+  case PR_SR_BF16:
+  case PR_SR_F16:
   case PR_ISFINITE:
   case PR_CVT:
     return true;

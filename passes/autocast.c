@@ -219,6 +219,53 @@ static void cast_by_hand(Cast *s, const Op *op) {
   s->hand[op->out[0]->id] = true;
 }
 
+/* FP32 products on operands of fewer bits, as TF32 units have them: what is multiplied is rounded, and
+ * so is the gradient that meets it; the bias, sums and results stay FP32 [N3]. `float32_matmul`,
+ * `float32_conv` of the spec, or the layer's own word. */
+static const char *float32_level(const Cast *s, const Op *op, Value *const *in) {
+  OpKind kind = op_info(op->code)->kind;
+  if ((kind != OK_PRODUCT && kind != OK_ATTENTION) || is_pinned(op) || in[0]->type->dt != DT_F32 ||
+      in[1]->type->dt != DT_F32)
+    return NULL;
+  const char *key = op->code == OP_conv ? "float32_conv" : "float32_matmul";
+  const char *level = op_str(op, "float32", module_str(s->in, key, "highest"));
+  return strcmp(level, "highest") ? level : NULL;
+}
+
+/* y + b: over the last axis, of convolutions over axis 1 */
+static Value *add_bias(Builder *b, const Op *op, Value *y, Value *bias) {
+  if (op->code == OP_conv) {
+    int64_t dim[MAX_RANK] = {bias->type->dim[0]};
+    for (int i = 1; i < y->type->rank - 1; i++)
+      dim[i] = 1;
+    bias = build_reshape(b, bias, y->type->rank - 1, dim);
+  }
+  return build2(b, OP_add, y, bias);
+}
+
+static void round_product(Cast *s, const Mode *m, const Op *op, Value **in, const char *level) {
+  Builder *b = s->c.b;
+  /* PyTorch's "medium" is TF32 on CUDA, bf16 on CPUs */
+  bool bf16 = !strcmp(level, "medium") && m->policy == 1;
+  OpCode round = bf16 ? OP_round_bf16 : OP_round_tf32, back = bf16 ? OP_grad_bf16 : OP_grad_tf32;
+  bool attention = op_info(op->code)->kind == OK_ATTENTION;
+  Str why = str_fmt(builder_strings(b), "%s: %s, operands are %s [N3]",
+                    op->code == OP_conv ? "float32_conv" : "float32_matmul", level,
+                    bf16 ? "bf16" : "TF32");
+  build_at(b, op->loc, op->layer, why);
+  for (int i = 0; i < (attention ? 3 : 2); i++)
+    in[i] = build1(b, round, in[i]);
+  build_like(b, op);
+  Value *bias = !attention && op->nin == 3 ? in[2] : NULL;
+  Op *made = build_op(b, op->code, bias ? 2 : op->nin, in, op->nattr, op->attr);
+  for (int i = 1; i < op->nout; i++)
+    s->c.map[op->out[i]->id] = made->out[i];
+  build_at(b, op->loc, op->layer, why);
+  Value *y = build1(b, back, made->out[0]);
+  build_like(b, op);
+  s->c.map[op->out[0]->id] = bias ? add_bias(b, op, y, bias) : y;
+}
+
 static Status cast_op(Cast *s, const Op *op, Diag *d) {
   if (op->code == OP_read || op->code == OP_write) {
     if (op->code == OP_read)
@@ -264,7 +311,11 @@ static Status cast_op(Cast *s, const Op *op, Diag *d) {
       s->hand[op->out[k]->id] |= s->hand[op->in[i]->id];
     use[i] = cast_operand(s, &m, op, use[i], ch);
   }
-  rebuild_op(&s->c, op, use);
+  const char *level = op->nin > 1 ? float32_level(s, op, use) : NULL;
+  if (level)
+    round_product(s, &m, op, use, level);
+  else
+    rebuild_op(&s->c, op, use);
   return MPCC_OK;
 }
 

@@ -13,6 +13,7 @@
  *   compat          none | lightning
  *   residual        promote | low        numerics fused | strict
  *   master_weights  float32 | none
+ *   float32_matmul float32_conv   highest | high | medium; ops carry their layer's as `float32`
  *   region_transforms region_optimizer   modes of places outside the layers; the ops of losses and
  *                   metrics carry theirs themselves
  *   weights_dtype fallback_dtype         bf16 | f16 (transformer-engine modes)

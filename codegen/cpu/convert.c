@@ -297,6 +297,56 @@ Val ll_round(Gen *g, DType dt, Val v) {
   return wide ? ll_fext(g, r, g->f64) : r;
 }
 
+/* NaN stays, and becomes quiet as in the narrow formats. */
+static Val quiet_or(Gen *g, Val x, Val bits) {
+  Val b = ll_bits(g, x, g->i32);
+  Val nan = ll_or(g, b, ll_i(LLVMTypeOf(b), 0x400000));
+  return ll_bits(g, ll_sel(g, ll_fcmp(g, LLVMRealUNO, x, x), nan, bits), g->f32);
+}
+
+Val ll_tf32(Gen *g, Val v) {
+  bool wide = ll_elem(v) == g->f64;
+  Val x = wide ? round_odd(g, v) : v, b = ll_bits(g, x, g->i32);
+  Ty t = LLVMTypeOf(b);
+  Val odd = ll_and(g, ll_lshr(g, b, 13), ll_i(t, 1));
+  Val r = ll_and(g, ll_add(g, ll_add(g, b, ll_i(t, 0xfff)), odd), ll_i(t, ~0x1fffll));
+  r = quiet_or(g, x, r);
+  return wide ? ll_fext(g, r, g->f64) : r;
+}
+
+/* Below f16's normal numbers its last place is 2^-24, whatever the exponent: |x| 2^24 = whole + part,
+ * which is one more where part + r >= 1. All of it exact. */
+static Val sr_small_f16(Gen *g, Val a, Val r) {
+  Ty t = LLVMTypeOf(a);
+  Val scaled = LLVMBuildFMul(g->b, a, ll_f(t, 0x1p24), "");
+  Val whole = ll_floor(g, scaled);
+  Val up = ll_fcmp(g, LLVMRealOGE, LLVMBuildFSub(g->b, scaled, whole, ""),
+                   LLVMBuildFSub(g->b, ll_f(t, 1), r, ""));
+  Val q = LLVMBuildFAdd(g->b, whole, ll_sel(g, up, ll_f(t, 1), ll_f(t, 0)), "");
+  return LLVMBuildFMul(g->b, q, ll_f(t, 0x1p-24), "");
+}
+
+Val ll_sr(Gen *g, DType dt, Val v, Val random) {
+  bool wide = ll_elem(v) == g->f64;
+  Val x = wide ? ll_ftrunc(g, v, g->f32) : v, r = wide ? ll_ftrunc(g, random, g->f32) : random;
+  int drop = dt == DT_BF16 ? 16 : 13;
+  Val b = ll_bits(g, x, g->i32);
+  Ty t = LLVMTypeOf(b), f = LLVMTypeOf(x);
+  Val sign = ll_and(g, b, ll_i(t, 0x80000000ll)), magnitude = ll_and(g, b, ll_i(t, 0x7fffffff));
+  Val dither = LLVMBuildFMul(g->b, r, ll_f(f, (double)(1 << drop)), "");
+  dither = LLVMBuildFPToSI(g->b, dither, t, "");
+  Val sum = ll_and(g, ll_add(g, magnitude, dither), ll_i(t, -(1ll << drop)));
+  if (dt == DT_F16) {
+    Val small = ll_bits(g, sr_small_f16(g, ll_fabs(g, x), r), g->i32);
+    sum = ll_sel(g, ll_icmp(g, LLVMIntULT, magnitude, ll_i(t, 0x38800000)), small, sum);
+    Val inf = ll_i(t, 0x7f800000); /* 65536 and up */
+    sum = ll_sel(g, ll_icmp(g, LLVMIntUGE, sum, ll_i(t, 0x47800000)), inf, sum);
+  }
+  sum = ll_sel(g, ll_icmp(g, LLVMIntEQ, magnitude, ll_i(t, 0x7f800000)), magnitude, sum);
+  sum = quiet_or(g, x, ll_or(g, sum, sign));
+  return wide ? ll_fext(g, sum, g->f64) : sum;
+}
+
 /* ---- pairs ---- */
 
 static Val reordered(Gen *g, Val v, bool to_pairs) {

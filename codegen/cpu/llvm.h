@@ -130,6 +130,9 @@ Val ll_decode(Gen *g, DType dt, Val raw);
 /* Raw memory elements of a register value: nearest even, e4m3 and e5m2 saturate, NaN stays NaN;
  * floats to integers truncate; integers are kept in the range of the narrower type. */
 Val ll_encode(Gen *g, DType dt, Val v);
+Val ll_tf32(Gen *g, Val v); /* nearest number with 10 bits of mantissa [N3] */
+/* v in dt (bf16, f16), rounded away from zero where what is cut off and random in [0, 1) make one */
+Val ll_sr(Gen *g, DType dt, Val v, Val random);
 Val ll_round(Gen *g, DType dt, Val v); /* decode(encode(v)) in the register type of v */
 /* load + decode, encode + store. */
 Val ll_get(Gen *g, DType dt, int lanes, Val at, Val count);

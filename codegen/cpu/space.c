@@ -156,6 +156,11 @@ static int math_cost(const Stmt *s) {
   case PR_SIN:
   case PR_COS:
     return 40;
+  case PR_TF32:
+    return 6;
+  case PR_SR_BF16:
+  case PR_SR_F16:
+    return 12;
   case PR_RAND:
     return 100;
   case PR_DIV:

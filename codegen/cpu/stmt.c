@@ -164,6 +164,12 @@ static Val arithmetic(Gen *g, Prim p, Val a, Val b) {
     return ll_floor(g, a);
   case PR_SIN:
     return ll_sin(g, a);
+  case PR_TF32:
+    return ll_tf32(g, a);
+  case PR_SR_BF16:
+    return ll_sr(g, DT_BF16, a, b);
+  case PR_SR_F16:
+    return ll_sr(g, DT_F16, a, b);
   default:
     return ll_cos(g, a);
   }

@@ -259,6 +259,37 @@ FN float floor_(float x) { float r; asm("cvt.rmi.f32.f32 %0, %1;" : "=f"(r) : "f
 FN double floor_(double x) { double r; asm("cvt.rmi.f64.f64 %0, %1;" : "=d"(r) : "d"(x)); return r; }
 FN i64 floor_(i64 x) { return x; }
 
+/* As mpcc/num.h has them: 10 bits of mantissa; stochastic rounding with r in [0, 1). */
+FN float quiet_or(float x, u32 bits) {
+  return x != x ? __uint_as_float(__float_as_uint(x) | 0x400000u) : __uint_as_float(bits);
+}
+FN float tf32_(float x) {
+  u32 b = __float_as_uint(x);
+  return quiet_or(x, (b + 0xfffu + (b >> 13 & 1u)) & ~0x1fffu);
+}
+FN double tf32_(double x) { return tf32_(odd_(x)); }
+FN float sr_bits(float x, u32 sum, u32 inf) {
+  u32 b = __float_as_uint(x), a = b & 0x7fffffffu;
+  sum = a == 0x7f800000u || sum >= inf ? 0x7f800000u : sum;
+  return quiet_or(x, sum | (b & 0x80000000u));
+}
+FN float sr_bf16_(float x, float r) {
+  u32 a = __float_as_uint(x) & 0x7fffffffu;
+  return sr_bits(x, (a + (u32)(int)mul_(r, 65536.0f)) & 0xffff0000u, 0x7f800000u);
+}
+FN float sr_f16_(float x, float r) {
+  u32 a = __float_as_uint(x) & 0x7fffffffu;
+  u32 sum = (a + (u32)(int)mul_(r, 8192.0f)) & 0xffffe000u;
+  if (a < 0x38800000u) { /* below the normal numbers the last place is 2^-24 */
+    float s = mul_(abs_(x), 16777216.0f), whole = floor_(s);
+    bool up = sub_(s, whole) >= sub_(1.0f, r);
+    sum = __float_as_uint(mul_(add_(whole, up ? 1.0f : 0.0f), 1.0f / 16777216.0f));
+  }
+  return sr_bits(x, sum, 0x47800000u);
+}
+FN double sr_bf16_(double x, double r) { return sr_bf16_((float)x, (float)r); }
+FN double sr_f16_(double x, double r) { return sr_f16_((float)x, (float)r); }
+
 /* Word 0 of Philox4x32-10 as uniform in [0, 1) (Salmon et al. 2011, sec. 3.3). */
 FN float rand_(i64 seed, i64 step, i64 element, i64 stream) {
   u32 x0 = (u32)element, x1 = (u32)((u64)element >> 32), x2 = (u32)step, x3 = (u32)stream;

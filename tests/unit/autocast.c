@@ -89,6 +89,59 @@ START_TEST(every_policy_has_a_list) {
 }
 END_TEST
 
+/* One sample through in -> hidden -> GELU -> classes: results and gradients are those of products
+ * by hand over operands rounded to 10 bits (7 for bf16), bit for bit. The gradient of a bias is the
+ * gradient of its product's result, unrounded. [N3] */
+START_TEST(products_read_fewer_bits) {
+  enum { IN = 5, HIDDEN = 7, CLASSES = 3 };
+  static const struct {
+    const char *level, *policy;
+    bool bf16, none;
+  } row[] = {{"high", "cuda", false, false},
+             {"medium", "cuda", false, false},
+             {"medium", "cpu", true, false},
+             {"highest", "cuda", false, true}};
+#define CUT(v) (row[_i].none ? (v) : row[_i].bf16 ? num_round(v, DT_BF16) : num_tf32(v))
+  Session s = session_open();
+  Setting set[] = {
+      {"mode", "32-true", 0}, {"policy", row[_i].policy, 0}, {"float32_matmul", row[_i].level, 0}};
+  Module *m = mlp(&s, set, 3, 1, IN, HIDDEN, CLASSES);
+  apply_until(&s, &m, STAGE_TRAIN);
+  Eval *e;
+  ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);
+  feed(e, m, 3, CLASSES);
+  run(e, m, "init");
+  run(e, m, "predict");
+  run(e, m, "train_forward");
+  const double *x = data_of(e, m, "io.image"), *w0 = data_of(e, m, "fc0.weight"),
+               *b0 = data_of(e, m, "fc0.bias"), *w1 = data_of(e, m, "fc1.weight"),
+               *b1 = data_of(e, m, "fc1.bias"), *logits = data_of(e, m, "output.logits"),
+               *dy = data_of(e, m, "grad.fc1.bias"), *dw1 = data_of(e, m, "grad.fc1.weight");
+  double h[HIDDEN];
+  for (int j = 0; j < HIDDEN; j++) {
+    double sum = 0;
+    for (int k = 0; k < IN; k++)
+      sum += CUT(x[k]) * CUT(w0[j * IN + k]);
+    double a =
+        row[_i].none ? (double)(float)(sum + b0[j]) : (double)(float)((double)(float)sum + b0[j]);
+    h[j] = (double)(float)(0.5 * a * (1 + erf(a * 0.7071067811865476)));
+  }
+  for (int c = 0; c < CLASSES; c++) {
+    double sum = 0;
+    for (int j = 0; j < HIDDEN; j++) {
+      sum += CUT(h[j]) * CUT(w1[c * HIDDEN + j]);
+      ck_assert_double_eq(dw1[c * HIDDEN + j], (double)(float)(CUT(dy[c]) * CUT(h[j])));
+    }
+    ck_assert_double_eq(logits[c], row[_i].none ? (double)(float)(sum + b1[c])
+                                                : (double)(float)((double)(float)sum + b1[c]));
+  }
+#undef CUT
+  eval_destroy(e);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
 START_TEST(casts_say_why) {
   Session s = session_open();
   Setting set[] = {{"mode", "bf16-mixed", 0}};
@@ -421,6 +474,7 @@ int main(void) {
   TCase *t = tcase_create("autocast");
   tcase_add_loop_test(t, dtypes_follow_mode_and_policy, 0, 10);
   tcase_add_test(t, casts_say_why);
+  tcase_add_loop_test(t, products_read_fewer_bits, 0, 4);
   tcase_add_test(t, every_policy_has_a_list);
   tcase_add_loop_test(t, precision_of_an_op_wins, 0, 5);
   tcase_add_test(t, unknown_precision_is_an_error);
