@@ -107,10 +107,6 @@ static inline uint32_t num_encode_as(double v, NumFormat f, bool stochastic, uin
   return sign | (code > f.max ? f.inf : (uint32_t)code);
 }
 
-/* v with the exponent of FP32 and 10 bits of mantissa, as the operands of TF32 products have: nearest,
- * ties to even [N1, N3]. */
-static inline double num_tf32(double v);
-
 /* Value of a code of f16, bf16, e4m3 or e5m2; exact. */
 static inline double num_decode_as(uint32_t code, NumFormat f) {
   const uint32_t magnitude = code & ((1u << (f.ebits + f.mbits)) - 1);
@@ -142,6 +138,8 @@ static inline double num_e8m0_to_f64(uint8_t c) {
   return num_f64_from_bits(c == 0xFF ? 0x7FF8000000000000u : (uint64_t)(c + 1023 - 127) << 52);
 }
 
+/* v with the exponent of FP32 and 10 bits of mantissa, as the operands of TF32 products have: nearest,
+ * ties to even [N1, N3]. */
 static inline double num_tf32(double v) {
   const NumFormat f = {8, 10, 0x3FBFF, 0x3FC00};
   return num_decode_as(num_encode_as(v, f, false, 0), f);
