@@ -157,7 +157,7 @@ typedef struct {
   Str mode; /* canonical mode or "off"; NULL: the whole's */
   Str rule; /* what set it, in words: "override 'h.0.**'" */
   Loc loc;
-} Region;
+} PrecisionRegion;
 
 typedef struct Node Node;
 /* A model input (type NULL) or one layer of the expanded model. Residual and parallel structures have
@@ -170,7 +170,7 @@ struct Node {
   Val *args;             /* checked arguments, with `precision` and `init` of every layer */
   Val *init;             /* {tensor name: initialiser}; "" names the tensor of Parameter */
   struct Node *tie;      /* layer whose weight this one uses, or NULL */
-  Region region;         /* its own precision, of the innermost that says one */
+  PrecisionRegion region; /* its own precision, of the innermost that says one */
   Val *shape;            /* model inputs: dimensions without the batch */
   int nin;
   Node **in;

@@ -364,7 +364,7 @@ static void recipe_attrs(Builder *b, const Val *v) {
 static void precision_attrs(Builder *b, const Val *p) {
   static const char *const same[] = {"mode",     "policy",         "compat",
                                      "residual", "master_weights", "float32_matmul",
-                                     "float32_conv"};
+                                     "float32_conv", "update_rounding"};
   static const char *const scaler[] = {"init_scale", "growth_factor", "backoff_factor",
                                        "min_scale"};
   char key[64], path[64];

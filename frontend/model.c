@@ -39,7 +39,7 @@ typedef struct {
   Val *init_value;
   const char *active[MODEL_MAX_DEPTH]; /* blocks being expanded */
   int depth;
-  Region region; /* of the innermost use, residual or parallel that names one */
+  PrecisionRegion region; /* of the innermost use, residual or parallel that names one */
   bool failed;
 } Expand;
 
@@ -296,10 +296,10 @@ static Str item_name(Expand *e, const Scope *scope, const Yaml *y, int index, St
 }
 
 /* The region inside what names `v` (NULL: nothing): the innermost rules, as nested autocasts do. */
-static Region inner_region(Expand *e, const Val *v, Str rule) {
+static PrecisionRegion inner_region(Expand *e, const Val *v, Str rule) {
   if (!v || v->kind != VAL_STR)
     return e->region;
-  Region r = {precision_region(&e->c, v), rule, v->loc};
+  PrecisionRegion r = {precision_region(&e->c, v), rule, v->loc};
   e->failed |= !r.mode;
   return r;
 }
@@ -618,7 +618,7 @@ static Node *expand_item(Expand *e, Scope *scope, const Yaml *y, int index, Node
     if (!yaml_get(y, structure[i].key))
       continue;
     const Yaml *p = yaml_get(y, "precision"), *name = yaml_get(y, "name");
-    const Region outer = e->region;
+    const PrecisionRegion outer = e->region;
     if (p && p->kind == YAML_SCALAR) {
       const Val *v =
           check_value(&e->c, schema_find(structure[i].key, "precision"), p, "'precision'");

@@ -347,7 +347,7 @@ static void nearest_layers(const Check *c, const Model *m, const char *pattern) 
 }
 
 /* Marks the layers a glob names; each alternative of its braces must name one. */
-static void apply_glob(const Check *c, Model *m, const Val *glob, Region region) {
+static void apply_glob(const Check *c, Model *m, const Val *glob, PrecisionRegion region) {
   Str *pattern;
   int n = glob_expand(c->a, c->s, glob->s, &pattern);
   if (!n) {
@@ -394,7 +394,7 @@ void precision_overrides(const Check *c, const Val *v, Model *m) {
     const Val *o = overrides->item[i], *match = val_get(o, "match"), *p = val_get(o, "precision");
     if (!match || match->kind != VAL_LIST || !p || p->kind != VAL_STR)
       continue; /* diagnosed by the schema */
-    Region region = {precision_region(c, p), NULL, p->loc};
+    PrecisionRegion region = {precision_region(c, p), NULL, p->loc};
     if (!region.mode || !region_allowed(c, p->loc, region.mode, mode))
       continue;
     Str reason = val_get_str(o, "reason", "");

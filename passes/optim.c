@@ -27,6 +27,15 @@ static const OptimizerRow optimizers[] = {
  * the storage of parameters; starts at them (the runtime copies them, runtime/ema.c). */
 static const OptimizerState ema = {"ema"};
 
+/* What rounding took from the parameters, in their format: p + compensation is what is trained. */
+static const OptimizerState compensation = {"compensation"};
+
+/* `update_rounding` counts where a parameter in 16 bits is all there is [N12]. */
+static bool rounds_by(const Step *s, const char *how) {
+  return dtype_is_half(s->mode.param) &&
+         !strcmp(module_str(s->in, "update_rounding", "nearest"), how);
+}
+
 /* ---- rows ---- */
 
 static bool any_group(const Step *s, const char *key) {
@@ -46,6 +55,8 @@ Status optim_named(Step *s) {
     for (int k = 0; k < MAX_MOMENTS && row->state[k].name; k++)
       if (!row->state[k].when || any_group(s, row->state[k].when))
         s->moment[s->nmoment++] = &row->state[k];
+    if (rounds_by(s, "kahan"))
+      s->moment[s->nmoment++] = &compensation;
     if (module_number(s->in, "ema_decay", 0) > 0)
       s->moment[s->nmoment++] = &ema;
     return MPCC_OK;
@@ -59,6 +70,8 @@ Status optim_named(Step *s) {
 DType optim_moment_dtype(const Step *s, int moment) {
   if (s->moment[moment] == &ema)
     return s->mode.optim;
+  if (s->moment[moment] == &compensation)
+    return s->mode.param;
   if (s->mode.moment == DT_F16 && s->moment[moment]->square && !s->mode.lightning)
     return DT_F32;
   return s->mode.moment;
@@ -268,6 +281,14 @@ static void set_columns(Env *e, int k, Value *row) {
   }
 }
 
+/* States of the optimizer's row; others stand behind them. */
+static int own_states(const Step *s) {
+  int n = s->nmoment;
+  while (n > 0 && (s->moment[n - 1] == &ema || s->moment[n - 1] == &compensation))
+    n--;
+  return n;
+}
+
 /* Group k: the new parameters, in math dtype; states are written. */
 static Value *update_group(Step *s, const Clip *c, int k, Value *p, Value *g, Value *row) {
   Builder *b = s->b;
@@ -281,7 +302,7 @@ static Value *update_group(Step *s, const Clip *c, int k, Value *p, Value *g, Va
     set_value(&e, "taken", SCALAR, build_cast(b, build_read(b, s->taken), DT_F64));
   set_value(&e, "p", TENSOR, build_cast(b, p, s->mode.optim));
   set_value(&e, "g", TENSOR, g);
-  for (int i = 0; i < s->nmoment && s->moment[i] != &ema; i++) {
+  for (int i = 0; i < own_states(s); i++) {
     old[i] = build_read(b, s->group[k].moment[i]);
     wide[i] = build_cast(b, old[i], s->mode.optim);
     set_value(&e, s->moment[i]->name, TENSOR, wide[i]);
@@ -289,7 +310,7 @@ static Value *update_group(Step *s, const Clip *c, int k, Value *p, Value *g, Va
   if (step_group_number(s, k, "maximize", 0) != 0)
     run(&e, "g = -g");
   run(&e, update);
-  for (int i = 0; i < s->nmoment && s->moment[i] != &ema; i++) {
+  for (int i = 0; i < own_states(s); i++) {
     Tensor *t = s->group[k].moment[i];
     Value *v = find(&e, s->moment[i]->name, strlen(s->moment[i]->name))->value;
     if (v != wide[i]) /* a group may do without a state that another one has */
@@ -320,6 +341,43 @@ static void update_average(Step *s, const Clip *c, int k, Value *p) {
   build_write(b, t, choose(s, c, next, old, t->type->dt));
 }
 
+/* ---- rounding of parameters in 16 bits -------------------------------------------------------- */
+
+/* next as one of its two neighbours in 16 bits, the nearer one more often, so that what is expected is
+ * next. Random numbers of (seed, steps taken, group, element): any thread gives the same. */
+static Value *round_stochastic(Step *s, int k, Value *next) {
+  /* streams of layers have 31 bits */
+  const int64_t stream = (INT64_C(1) << 31) + s->group[k].index;
+  Builder *b = s->b;
+  const Tensor *seed = module_tensor(s->in, "io.seed");
+  step_at(s, "update_rounding: stochastic");
+  Value *in[2] = {seed ? build_read(b, s->tensors[seed->index]) : build_const(b, 0, DT_I64),
+                  build_read(b, s->taken)};
+  Attr attr[2] = {attr_ints(b, "shape", 1, next->type->dim), attr_i(b, "stream", stream)};
+  Value *args[2] = {build_cast(b, next, DT_F32), build_op(b, OP_random, 2, in, 2, attr)->out[0]};
+  const char *body = s->mode.param == DT_BF16 ? "sr_bf16(a, b)" : "sr_f16(a, b)";
+  return build_cast(b, build_expr(b, body, DT_F32, 2, args), s->mode.optim);
+}
+
+/* Kahan's sum: the update starts from the parameter and what earlier roundings took from it, and keeps
+ * what this one takes (Kahan 1965). */
+static Value *compensated(Step *s, Value *p, Tensor *rest) {
+  step_at(s, "update_rounding: kahan");
+  Value *in[2] = {build_cast(s->b, p, s->mode.optim),
+                  build_cast(s->b, build_read(s->b, rest), s->mode.optim)};
+  return build_expr(s->b, "a + b", s->mode.optim, 2, in);
+}
+
+static void keep_rest(Step *s, const Clip *c, Value *next, Tensor *rest) {
+  Builder *b = s->b;
+  DType narrow = rest->type->dt;
+  step_at(s, "update_rounding: kahan");
+  /* in the body: between ops fused kernels may leave a rounding out [N10] */
+  Str text = str_fmt(builder_strings(b), "a - %s(a)", dtype_text(narrow));
+  Value *lost = build_expr(b, text, s->mode.optim, 1, &next);
+  build_write(b, rest, choose(s, c, lost, build_read(b, rest), narrow));
+}
+
 void optim_update(Step *s, const Clip *c, Value *const *grad, Value **flat) {
   Builder *b = s->b;
   Value *row = table_row(s);
@@ -327,7 +385,12 @@ void optim_update(Step *s, const Clip *c, Value *const *grad, Value **flat) {
     Group *gr = &s->group[k];
     step_at(s, "optimizer: unscaled and clipped gradient");
     Value *p = build_read(b, gr->flat), *g = clip_apply(s, c, grad[k]);
-    Value *next = update_group(s, c, k, p, g, row);
+    Tensor *rest = rounds_by(s, "kahan") ? gr->moment[own_states(s)] : NULL;
+    Value *next = update_group(s, c, k, rest ? compensated(s, p, rest) : p, g, row);
+    if (rounds_by(s, "stochastic"))
+      next = round_stochastic(s, k, next);
+    if (rest)
+      keep_rest(s, c, next, rest);
     flat[k] = choose(s, c, next, p, gr->flat->type->dt);
     build_write(b, gr->flat, flat[k]);
     if (s->nmoment && s->moment[s->nmoment - 1] == &ema)

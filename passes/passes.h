@@ -12,7 +12,7 @@
  *   policy          cuda | cpu, or a dated list of policies.def
  *   compat          none | lightning
  *   residual        promote | low        numerics fused | strict
- *   master_weights  float32 | none
+ *   master_weights  float32 | none; update_rounding nearest | stochastic | kahan
  *   float32_matmul float32_conv   highest | high | medium; ops carry their layer's as `float32`
  *   region_transforms region_optimizer   modes of places outside the layers; the ops of losses and
  *                   metrics carry theirs themselves

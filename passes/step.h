@@ -11,7 +11,7 @@
 
 #include "passes/passes.h"
 
-enum { MAX_MOMENTS = 4, FLAT_ALIGN = 64 /* elements */ };
+enum { MAX_MOMENTS = 6, FLAT_ALIGN = 64 /* elements */ };
 
 /* A trained parameter at elements [at, at + elems) of its group's flat tensors. */
 typedef struct {

@@ -235,6 +235,72 @@ START_TEST(sgd_is_torchs) {
 }
 END_TEST
 
+/* 16-bit weights without masters, 300 updates of 2e-5 that add up to 6e-3: a weight of 1/4 to 1/2
+ * has neighbours 2^-9 (bf16) or 2^-12 (f16) away. To nearest it never moves in bf16, in f16 hardly
+ * where half a place is more than an update; Kahan's sum follows to half a place, and with the
+ * compensation to 2^-9 of that; stochastic rounding follows on average: each weight is sum of
+ * independent steps, of variance at most 6e-3 * place, and the mean of 100 and more of them within
+ * five sigma. */
+typedef struct {
+  double moved, spread, exact; /* mean movement; largest distance from -6e-3 of p, of p + rest */
+  int n;
+} Moved;
+
+static Moved many_small_updates(const char *mode, const char *how, double seed, double *out) {
+  enum { STEPS = 300, N = 512 };
+  const double lr = 2e-5;
+  Setting set[] = {{"mode", mode, 0}, {"optimizer", "SGD", 0}, {"update_rounding", how, 0}};
+  Run r = start(square_mlp, set, 3, false);
+  fill_table(r.e, r.m, lr, 0, 0);
+  *data_of(r.e, r.m, "io.seed") = seed;
+  double *p = data_of(r.e, r.m, "fc0.weight"), before[N];
+  memcpy(before, p, sizeof before);
+  for (int t = 0; t < STEPS; t++) {
+    set_sums(&r, 3, 16);
+    fill(&r, "grad.fc0.weight", 1);
+    run(r.e, r.m, "update_step");
+  }
+  const double *rest = module_tensor(r.m, "optim.fc0.weight.compensation")
+                           ? data_of(r.e, r.m, "optim.fc0.weight.compensation")
+                           : NULL;
+  Moved v = {0};
+  for (int i = 0; i < N; i++) {
+    if (fabs(before[i]) < 0.26 || fabs(before[i]) > 0.49)
+      continue;
+    double d = p[i] - before[i];
+    v.moved += d;
+    v.spread = fmax(v.spread, fabs(d + STEPS * lr));
+    v.exact = fmax(v.exact, fabs(d + (rest ? rest[i] : 0) + STEPS * lr));
+    v.n++;
+  }
+  v.moved /= v.n;
+  if (out)
+    memcpy(out, p, N * sizeof *out);
+  finish(&r);
+  return v;
+}
+
+START_TEST(rounding_of_updates) {
+  const bool bf16 = _i == 0;
+  const char *mode = bf16 ? "bf16-true" : "16-true";
+  const double place = bf16 ? 0x1p-9 : 0x1p-12, total = 300 * 2e-5;
+  Moved nearest = many_small_updates(mode, "nearest", 1, NULL);
+  ck_assert_int_gt(nearest.n, 100);
+  ck_assert_double_eq(nearest.moved, 0); /* 2e-5 is less than half a place in both */
+  Moved kahan = many_small_updates(mode, "kahan", 1, NULL);
+  ck_assert_double_le(kahan.spread, 0.5 * place + 1e-6);
+  ck_assert_double_le(kahan.exact, place * 0x1p-9 * 300);
+  static double a[512], b[512], c[512];
+  Moved random = many_small_updates(mode, "stochastic", 1, a);
+  ck_assert_msg(fabs(random.moved + total) <= 5 * sqrt(total * place / random.n), "moved %g",
+                random.moved);
+  many_small_updates(mode, "stochastic", 1, b);
+  many_small_updates(mode, "stochastic", 2, c);
+  ck_assert(!memcmp(a, b, sizeof a)); /* the seed decides */
+  ck_assert(memcmp(a, c, sizeof a));
+}
+END_TEST
+
 /* Groups have their own hyperparameters and columns; group 0 has no parameters here. */
 START_TEST(groups_are_told_apart) {
   Setting set[] = {{"mode", "64-true", 0},
@@ -589,6 +655,7 @@ int main(void) {
   tcase_add_test(t, partial_batch_is_the_mean_of_real_samples);
   tcase_add_test(t, adamw_is_the_paper_in_torch_order);
   tcase_add_loop_test(t, sgd_is_torchs, 0, 2);
+  tcase_add_loop_test(t, rounding_of_updates, 0, 2);
   tcase_add_test(t, groups_are_told_apart);
   tcase_add_loop_test(t, clipping_sees_unscaled_gradients, 0, 2);
   tcase_add_test(t, scaler_follows_its_table);
