@@ -264,8 +264,30 @@ static const char *target_name(const Compilation *c, int i) {
   return i < c->o->ntarget ? c->o->target[i] : i == 0 ? "cpu" : NULL;
 }
 
+/* `on_unsupported: error`: FP8 where the level has no units for it. CPUs have none; GPUs from
+ * sm_89. */
+static Status check_formats(Compilation *c, const Target *t, const char *const *level, int n) {
+  const Val *root = c->spec ? c->spec->root : NULL,
+            *mode = root ? val_get(root, "precision.mode") : NULL;
+  Mode m;
+  if (!mode || strcmp(val_get_str(root, "precision.on_unsupported", "emulate"), "error") ||
+      !mode_named(c->module, mode->s, &m) || !m.fp8)
+    return MPCC_OK;
+  for (int i = 0; i < n; i++) {
+    bool gpu = !strncmp(level[i], "sm_", 3);
+    if (gpu && atoi(level[i] + 3) >= 89)
+      continue;
+    diag_error(c->diag, mode->loc, 502, "precision '%s' needs FP8 units; %s has none", mode->s,
+               gpu ? level[i] : t->name);
+    diag_hint(c->diag, "write on_unsupported: emulate (exact rounding, slower), or use mode: %s",
+              m.weight == DT_F16 ? "16-mixed" : "bf16-mixed");
+    return MPCC_ERR_TARGET;
+  }
+  return MPCC_OK;
+}
+
 /* Levels to compile, best first: those asked for, or the host's and the baseline; of a GPU, all. */
-static Status choose_levels(Compilation *c, const Target *t, const char **level, int *n) {
+static Status find_levels(Compilation *c, const Target *t, const char **level, int *n) {
   *n = 0;
   const bool gpu = !strcmp(t->name, "cuda");
   const char *host = t->host_level(), *const *asked = gpu ? c->o->arch : c->o->level;
@@ -298,6 +320,11 @@ static Status choose_levels(Compilation *c, const Target *t, const char **level,
   if (!c->o->host_level_only && (!host || strcmp(host, t->level[0])))
     level[(*n)++] = t->level[0];
   return MPCC_OK;
+}
+
+static Status choose_levels(Compilation *c, const Target *t, const char **level, int *n) {
+  Status st = find_levels(c, t, level, n);
+  return st == MPCC_OK ? check_formats(c, t, level, *n) : st;
 }
 
 static Status append_image(Compilation *c, const Target *t, const char *level,

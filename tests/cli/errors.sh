@@ -216,4 +216,11 @@ while [ $at -lt "$size" ]; do
   [ $got -le 1 ] || { fail "exit $got for the spec cut or changed at byte $at"; head -3 err.txt; }
   at=$((at + 7))
 done
+
+# ---- formats without hardware: known but impossible is exit 3, at the mode that asks for them ------
+expect 3 "precision 'transformer-engine' needs FP8 units; cpu has none [MPC0502]" \
+  quick "$mpcc" good.yaml --precision transformer-engine --set precision.on_unsupported=error -o p
+grep -q -- '--precision:1:1: error' err.txt || fail "no place of the mode"
+[ -e p ] && fail "a program although its format is impossible"
+expect 0 '' quick "$mpcc" good.yaml --precision bf16-mixed --set precision.on_unsupported=error -o p
 finish
