@@ -115,12 +115,33 @@ static void explain_head(const Compilation *c, Text *out) {
 
 /* ---- rules in force -------------------------------------------------------------------------- */
 
+/* Choices of the spec that change numbers, where they are not the default. */
+static void explain_choices(const Module *m, Text *out) {
+  static const struct {
+    const char *key, *otherwise, *rule, *text;
+  } choices[] = {
+      {"float32_matmul", "highest", "N3 ", "FP32 products round their operands"},
+      {"float32_conv", "highest", "N3 ", "FP32 convolutions round their operands"},
+      {"residual", "promote", "N4 ", "residual sums"},
+      {"region_transforms", "", "N4 ", "float inputs leave the transforms in"},
+      {"region_optimizer", "", "N12", "moments"},
+      {"update_rounding", "nearest", "N12", "how 16-bit weights without masters are rounded"},
+  };
+  for (size_t i = 0; i < sizeof choices / sizeof *choices; i++) {
+    const char *word = module_str(m, choices[i].key, choices[i].otherwise);
+    if (strcmp(word, choices[i].otherwise))
+      text_printf(out, "  %s %s: %s (%s)\n", choices[i].rule, choices[i].key, word,
+                  choices[i].text);
+  }
+}
+
 static void explain_rules(const Compilation *c, Text *out) {
   const Module *m = c->module;
   const char *mode = module_str(m, "mode", "");
   bool mixed = strstr(mode, "mixed") != NULL, te = !strncmp(mode, "transformer-engine", 18);
   bool lightning = !strcmp(module_str(m, "compat", "none"), "lightning");
   text_puts(out, "\nrules in force (docs/numerics.md)\n");
+  explain_choices(m, out);
   if (mixed || te)
     text_printf(out, "  N6  %s\n",
                 te && lightning ? "compat lightning: no FP32 masters"

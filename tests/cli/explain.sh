@@ -18,6 +18,12 @@ done
 "$mpcc" explain "$here/tiny.yaml" --diff=32-true,32-true -march=x86-64-v3 >none.txt
 grep -q '^[-+] ' none.txt && fail "32-true differs from itself"
 grep -q 'about as fast' none.txt || fail "32-true is not as fast as itself"
+# Choices that change numbers are named with their rule, and so is the list of a date.
+"$mpcc" explain "$here/tiny.yaml" --precision bf16-true --set precision.update_rounding=kahan \
+  --set precision.float32_matmul=high --set precision.policy=cuda-2025-12 >choices.txt
+for text in 'policy cuda-2025-12' 'N3  float32_matmul: high' 'N12 update_rounding: kahan'; do
+  grep -qF "$text" choices.txt || fail "explain does not say '$text'"
+done
 expect 2 'takes two modes' "$mpcc" explain "$here/tiny.yaml" --diff=32-true
 expect 2 'belongs to mpcc explain' "$mpcc" "$here/tiny.yaml" --diff=32-true,64-true
 expect 1 "bf17" "$mpcc" explain "$here/tiny.yaml" --diff=32-true,bf17
