@@ -124,6 +124,7 @@ def worker(model, precision, how, threads):
     def tokens(n, t, vocab):
         return torch.randint(0, vocab, (n, t)), torch.randint(0, vocab, (n, t))
 
+    before = rss("VmRSS:")  # weights count, as they do for mpcc
     net, (x, y), decay = {
         "mlp": lambda: (mlp(), images(128, 1, 28, 10), 0.01),
         "vit": lambda: (Vit(32, 4, 192, 6, 3, 10), images(32, 3, 32, 10), 0.01),
@@ -137,7 +138,6 @@ def worker(model, precision, how, threads):
               {"params": [p for p in net.parameters() if p.ndim == 1], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=decay, fused=True)
     smoothing = 0.1 if model == "vit-ti" else 0.0
-    before = rss("VmRSS:")
 
     def loss_of(a, b):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16-mixed"):

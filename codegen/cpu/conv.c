@@ -248,8 +248,13 @@ static void bring_columns(Product *p, const Tile *t) {
   Gen *g = p->g;
   Loop k = ll_loop(g, ll_n(g, 0), t->kc, 1);
   Val out = ll_gep(g, p->c.unit, g->scratch, ll_mul(g, k.i, ll_n(g, p->micro.ks)));
-  Spot s = spot_of(v, ll_add(g, t->k0, k.i));
-  gather_part(v, t->a, &s, t->row0, t->row1, out);
+  Val row = ll_add(g, t->k0, k.i);
+  if (p->whole) {
+    gather_runs(v, t->a, row, ll_n(g, 0), ll_n(g, p->M / v->run), out);
+  } else {
+    Spot s = spot_of(v, row);
+    gather_part(v, t->a, &s, t->row0, t->row1, out);
+  }
   ll_loop_end(g, &k);
 }
 
@@ -396,10 +401,14 @@ static void plan_runs(Conv *v) {
   v->whole_runs = true;
 }
 
-/* Short k blocks, so that many rows of the gathered columns fit the cache at once. */
+/* Short k blocks, so that many rows of the gathered columns fit the cache at once: all of them
+ * where channels are few, whose short runs would take longer to cut than to copy. */
 static void plan_positions(Conv *v) {
-  enum { POSITIONS = 256 };
+  enum { POSITIONS = 256, FEW_ROWS = 168 };
   Product *p = &v->p;
+  p->whole = p->M <= FEW_ROWS;
+  for (int i = 0; i < v->c.w.nd; i++)
+    p->whole &= v->c.w.up[i] == 1;
   p->kblocks = ceil_div(p->units, POSITIONS);
   p->kblock = p->kblocks == 1 ? p->units : round_up(ceil_div(p->units, p->kblocks), p->c.vl);
   p->kblocks = ceil_div(p->units, p->kblock);

@@ -163,13 +163,14 @@ static void choose_tiles(Product *p) {
   int64_t most = A_BYTES / (row_bytes * round_up(p->split.hi, p->c.vl));
   int64_t limit = p->mode == A_GATHER_COLUMNS ? MOST_GATHERED : MOST_PANELS;
   most = most < 2 ? 2 : most > limit ? limit : most;
+  p->whole &= p->split.n <= most;
   double best = 0;
   for (int64_t i = 1; i <= most && i <= p->split.n; i++)
     for (int64_t even = 1; even <= MOST_THREADS; even *= 2)
       for (int64_t j = 1; j <= p->ngroup; j++) {
         int64_t rows = round_up(ceil_div(p->split.n, i), even), cols = ceil_div(p->ngroup, j);
         double score = tile_score(p, rows, cols);
-        if (rows > p->split.n || (best != 0 && score >= best))
+        if ((p->whole && rows > 1) || rows > p->split.n || (best != 0 && score >= best))
           continue;
         best = score;
         p->row_tiles = rows;

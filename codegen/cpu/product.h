@@ -32,7 +32,8 @@ struct Product {
    * where k block kb begins in a packed panel (units). NULL: m, kb kblock. */
   Val (*row_at)(Product *p, Val m);
   Val (*b_at)(Product *p, Val kb);
-  bool zero; /* sums over no k at all */
+  bool zero;  /* sums over no k at all */
+  bool whole; /* tiles have all rows */
   DType a_dtype;
   int64_t a_ks; /* elements between k */
   int64_t a_rs; /* elements between rows; -1: not one stride */
