@@ -16,8 +16,13 @@ int64_t cost_flops(const Op *op) {
   int64_t elems = 1;
   for (int d = 0; d < op->body->ndim; d++)
     elems *= op->body->dim[d];
+  /* A window that spreads its input multiplies by the taps that read something. */
+  const Attr *up = op_attr(op, "up");
+  int64_t spread = 1;
+  for (int i = 0; up && up->kind == AT_INTS && i < up->u.ints.n; i++)
+    spread *= up->u.ints.v[i];
   if (!strcmp(kind, "product") || !strcmp(kind, "conv"))
-    return 2 * elems * op_int(op, "k", 0);
+    return 2 * elems * op_int(op, "k", 0) / spread;
   if (!strcmp(kind, "attention"))
     return 4 * elems * op_int(op, "keys", 0);
   if (!strcmp(kind, "attention_grad"))
