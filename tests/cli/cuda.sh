@@ -1,7 +1,7 @@
 # One mode on the stand-in for a GPU: losses beside the CPU's, the same bits whatever the order of blocks,
 # after stopping and resuming; what is missing or fails has a clear error and leaves checkpoints intact.
 . "$(dirname "$0")/lib.sh"
-mode=$3 emu=$4 bound=$5 spec=$here/$6
+mode=$3 emu=$4 bound=$5 spec=$here/$6 recipe=${7:-DelayedScaling} # idle where the mode has none
 gpu() { LD_LIBRARY_PATH=$emu EMU_REPORT=$work/report.txt "$@"; }
 
 if ! "$mpcc" "$spec" --target=cuda --gpu-arch=sm_80 --emit=ptx -o probe.ptx 2>probe.txt; then
@@ -11,8 +11,8 @@ if ! "$mpcc" "$spec" --target=cuda --gpu-arch=sm_80 --emit=ptx -o probe.ptx 2>pr
 fi
 "$mpcc" "$spec" --target=cuda --gpu-arch=sm_90 --emit=cubin -o probe.cubin
 [ "$(head -c 4 probe.cubin | tail -c 3)" = ELF ] || fail "--emit=cubin is no ELF file"
-"$mpcc" "$spec" --precision "$mode" --target=cpu,cuda --gpu-arch=sm_80 -march=x86-64-v3 \
-  -Wno-fp8-fallback -o prog
+"$mpcc" "$spec" --precision "$mode" --set "precision.recipe.name=$recipe" --target=cpu,cuda \
+  --gpu-arch=sm_80 -march=x86-64-v3 -Wno-fp8-fallback -Wno-fp8-padding -o prog
 
 losses() { sed -n 's/.*"loss":\([^,]*\),.*"grad_norm":\([^,]*\),.*/\1 \2/p' "$1/metrics.jsonl"; }
 final() { cat "$1"/checkpoints/step-00000010/*.safetensors | sha256sum; }
