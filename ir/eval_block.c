@@ -119,7 +119,8 @@ void eval_decoded(const Call *c, int codes, int scales, double *out) {
   const Type *ty = c->op->in[codes]->type, *blocks = c->op->in[scales]->type;
   DType dt = c->exact ? DT_F64 : (DType)op_int(c->op, "decoded", DT_F32);
   int64_t cols = ty->dim[ty->rank - 1], rows = type_elems(ty) / cols;
-  int64_t br = rows / blocks->dim[0], bc = cols / blocks->dim[1];
+  const int64_t *block = op_attr(c->op, "block")->u.ints.v + 2 * codes;
+  int64_t br = block[0], bc = block[1];
   for (int64_t i = 0; i < rows; i++)
     for (int64_t j = 0; j < cols; j++)
       out[i * cols + j] = num_round(

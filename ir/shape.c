@@ -445,19 +445,19 @@ static bool shape_linear(Infer *x) {
          (x->nin < 3 || want_bias(x, 2, operand(x, 1)->dim[0]));
 }
 
-/* Blocks of `block` rows and columns that tile ty as a matrix; their number into dim. 0, 0: the
- * whole. */
-static bool blocks_of(Infer *x, const Type *ty, const int64_t *block, int64_t dim[2]) {
+/* Blocks of `block` rows and columns that tile ty as a matrix (cut: the last ones may be cut off,
+ * as codes of a padded matrix are); their number into dim. 0, 0: the whole. */
+static bool blocks_of(Infer *x, const Type *ty, const int64_t *block, bool cut, int64_t dim[2]) {
   int64_t cols = ty->rank ? ty->dim[ty->rank - 1] : 1;
   const int64_t size[2] = {type_elems(ty) / cols, cols};
   dim[0] = dim[1] = 1;
   if (!block[0] && !block[1])
     return true;
   for (int i = 0; i < 2; i++) {
-    if (block[i] < 1 || size[i] % block[i])
+    if (block[i] < 1 || (size[i] % block[i] && !cut))
       return fail(x, CODE_SHAPE, "%s: blocks of %lld x %lld do not tile %s", subject(x),
                   (long long)block[0], (long long)block[1], shape_text(x, ty));
-    dim[i] = size[i] / block[i];
+    dim[i] = (size[i] + block[i] - 1) / block[i];
   }
   return true;
 }
@@ -471,7 +471,7 @@ static bool want_blocks(Infer *x, int first, const char *key) {
     int64_t dim[2];
     const Type *s = operand(x, first + 4 + i);
     if (!want_codes(x, first + i) || !want_scalar(x, first + 2 + i, DT_F32) ||
-        !blocks_of(x, operand(x, first + i), at->u.ints.v + 2 * i, dim) ||
+        !blocks_of(x, operand(x, first + i), at->u.ints.v + 2 * i, true, dim) ||
         !want_rank(x, first + 4 + i, 2) || !want_float(x, first + 4 + i))
       return false;
     if (s->dim[0] != dim[0] || s->dim[1] != dim[1])
@@ -1140,7 +1140,7 @@ static bool shape_block_quantize(Infer *x) {
   if (random && to != DT_E2M1)
     return fail(x, CODE_ATTR, "%s rounds at random to e2m1 only", subject(x));
   const int64_t *block = want_scales(x, &scales);
-  if (!block || !blocks_of(x, operand(x, 0), block, dim))
+  if (!block || !blocks_of(x, operand(x, 0), block, false, dim))
     return false;
   result(x, type_with_dtype(x->types, operand(x, 0), to));
   result_scalar(x, DT_F32);

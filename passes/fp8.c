@@ -13,7 +13,7 @@
  * Recipes other than DelayedScaling (ir/recipes.def) find scales in the tensors themselves: no
  * slots, no state; q(v) = block_quantize(v). With blocks a product gets both operands twice, in
  * blocks along its own sum and, for the gradient, the other way. What is no multiple of the block
- * is padded with zeros first and cut off afterwards.
+ * is padded with zeros to be quantized, and its codes are cut again.
  *
  * Stage forward to forward. Rules N2, N3, N8. Data flow: Transformer Engine's Linear. */
 #include <inttypes.h>
@@ -243,21 +243,6 @@ static int64_t block_of(int64_t size, int64_t n) {
   return size < n ? size : n;
 }
 
-static int64_t rounded_up(int64_t n, int64_t block) {
-  return (n + block - 1) / block * block;
-}
-
-/* Zeros behind x[R, C]: whole blocks of rows and columns. */
-static Value *padded(Builder *b, Value *x, const int64_t *multiple) {
-  for (int d = 0; d < 2; d++) {
-    int64_t n = x->type->dim[d], wide = rounded_up(n, block_of(multiple[d], n));
-    Attr attr[3] = {attr_i(b, "dim", d), attr_i(b, "start", 0), attr_i(b, "size", wide)};
-    if (wide > n)
-      x = build_op(b, OP_unslice, 1, &x, 3, attr)->out[0];
-  }
-  return x;
-}
-
 typedef struct {
   Value *codes, *scale_inv, *blocks;
   int64_t block[2];
@@ -271,9 +256,11 @@ static Quantized quantize_now(Fp8 *s, Value *x, const int64_t *block, Value *val
     q.block[d] = block_of(block[d], x->type->dim[d]);
   Attr attr[4] = {attr_dt(b, "to", s->forward), attr_ints(b, "block", 2, q.block),
                   attr_s(b, "scales", scales_info(s->scales)->word), attr_i(b, "rows", rows)};
+  const int64_t dim[2] = {x->type->dim[0], x->type->dim[1]};
+  x = build_padded(b, x, q.block);
   Op *op =
       build_op(b, OP_block_quantize, valid ? 2 : 1, (Value *[]){x, valid}, valid ? 4 : 3, attr);
-  q.codes = op->out[0];
+  q.codes = build_cut(b, op->out[0], dim);
   q.scale_inv = s->scales == SCALES_E4M3 || !block[0] ? op->out[1] : build_const(b, 1, DT_F32);
   q.blocks = op->out[2];
   return q;
@@ -360,21 +347,14 @@ static void quantize_linear_now(Fp8 *s, const Op *op, int site, bool train) {
   const Type *ty = op->out[0]->type;
   Value *x = mapped(&s->c, op, 0), *w = mapped(&s->c, op, 1);
   const int64_t cols = x->type->dim[x->type->rank - 1], rows = type_elems(x->type) / cols;
-  const int64_t out = w->type->dim[0], *unit = s->recipe->input;
-  const int64_t multiple[2] = {unit[1] ? unit[1] : 1, unit[1] ? unit[1] : 1};
   build_at(b, op->loc, op->layer,
            str_fmt(builder_strings(b), "fp8: whole blocks [recipe %s]", s->recipe->name));
-  x = padded(b, build_reshape(b, x, 2, (int64_t[2]){rows, cols}), multiple);
-  w = padded(b, w, multiple);
+  x = build_reshape(b, x, 2, (int64_t[2]){rows, cols});
   Value *y =
       product_now(s, op, x, w, train, s->batch && rows % s->batch == 0 ? rows / s->batch : 0);
   if (train)
     y = mark_gradient(s, op, y, site);
   build_like(b, op);
-  if (y->type->dim[0] > rows)
-    y = build_slice(b, y, 0, 0, rows);
-  if (y->type->dim[1] > out)
-    y = build_slice(b, y, 1, 0, out);
   y = build_reshape(b, y, ty->rank, ty->dim);
   if (op->nin > 2)
     y = build2(b, OP_add, y, mapped(&s->c, op, 2));

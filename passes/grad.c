@@ -51,7 +51,7 @@ void grad_prepare(Grad *g, const Op *op, const Leaf *leaf) {
   } else if (op->nout && straight(op) && op->nin) {
     const Value *x = op->in[0], *y = op->out[0];
     g->of_param[y->id] = g->of_param[x->id];
-    if (g->of_param[x->id] || quantizes(op))
+    if (g->of_param[x->id] || op->code != OP_cast)
       g->gdt[y->id] = g->gdt[x->id];
   }
 }

@@ -17,6 +17,7 @@ typedef struct Loop Loop;
 
 typedef struct {
   Value *codes, *scale_inv, *blocks; /* blocks: NULL without block scales */
+  int64_t block[2];                  /* rows and columns of a block */
 } Codes;
 
 typedef struct {

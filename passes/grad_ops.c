@@ -30,23 +30,13 @@ static Value *matmul(Grad *g, Value *a, Value *b, bool ta, bool tb, DType out) {
   return build_op(g->b, OP_matmul, 2, (Value *[]){a, b}, 3, attr)->out[0];
 }
 
-/* Rows and columns of a block of codes. */
-static void block_size(const Codes *c, int64_t block[2]) {
-  const Type *t = c->codes->type;
-  int64_t cols = t->dim[t->rank - 1];
-  block[0] = type_elems(t) / cols / c->blocks->type->dim[0];
-  block[1] = cols / c->blocks->type->dim[1];
-}
-
 /* a (transposed when ta) times b, both with scales; decoded: of products with block scales. */
 static Value *qmatmul(Grad *g, Codes a, Codes b, bool ta, DType out, const Attr *decoded) {
   Attr attr[5] = {attr_b(g->b, "ta", ta), attr_b(g->b, "tb", false), attr_dt(g->b, "out", out)};
   Value *in[6] = {as_rows(g, a.codes), b.codes, a.scale_inv, b.scale_inv, a.blocks, b.blocks};
   if (!a.blocks || !b.blocks || !decoded)
     return build_op(g->b, OP_qmatmul, 4, in, 3, attr)->out[0];
-  int64_t block[4];
-  block_size(&a, block);
-  block_size(&b, block + 2);
+  const int64_t block[4] = {a.block[0], a.block[1], b.block[0], b.block[1]};
   in[1] = as_rows(g, b.codes);
   attr[3] = attr_ints(g->b, "block", 4, block);
   attr[4] = *decoded;
@@ -115,7 +105,11 @@ static void grad_qlinear(Grad *g, const Op *op, Value *const *dy) {
   }
   Codes x = {fwd(g, op, first), fwd(g, op, first + 2), first ? fwd(g, op, first + 4) : NULL};
   Codes w = {fwd(g, op, first + 1), fwd(g, op, first + 3), first ? fwd(g, op, first + 5) : NULL};
-  const Attr *decoded = op_attr(op, "decoded");
+  const Attr *decoded = op_attr(op, "decoded"), *turned = op_attr(op, "turned");
+  if (turned) {
+    memcpy(x.block, turned->u.ints.v, sizeof x.block);
+    memcpy(w.block, turned->u.ints.v + 2, sizeof w.block);
+  }
   if (grad_wants(g, op, 0)) {
     Value *dx = qmatmul(g, d[0], w, false, grad_dtype(g, op, 0), decoded);
     grad_give(g, op, 0, shaped_like(g, dx, op->in[0]->type));
@@ -431,13 +425,19 @@ static Codes quantized_now(Grad *g, const Op *op, Value *dy, int64_t rows, int64
   const int64_t width = dy->type->dim[dy->type->rank - 1], height = type_elems(dy->type) / width;
   const int64_t block[2] = {rows < height ? rows : height, cols < width ? cols : width};
   bool random = op->nin > 2;
+  const Type *whole = dy->type;
   Attr attr[4] = {*op_attr(op, "to"), attr_ints(g->b, "block", 2, block), *op_attr(op, "scales"),
                   attr_i(g->b, "stream", op_int(op, "stream", 0) + turned)};
   if (turned && op_int(op, "hadamard", 0))
     dy = build_hadamard(g->b, dy);
+  dy = rows || cols ? build_padded(g->b, as_rows(g, dy), block) : dy;
   Value *in[3] = {dy, random ? fwd(g, op, 1) : NULL, random ? fwd(g, op, 2) : NULL};
   Op *q = build_op(g->b, OP_block_quantize, random ? 3 : 1, in, random ? 4 : 3, attr);
-  return (Codes){q->out[0], q->out[1], rows || cols ? q->out[2] : NULL};
+  Value *codes = rows || cols ? build_cut(g->b, q->out[0], (int64_t[2]){height, width}) : q->out[0];
+  return (Codes){shaped_like(g, codes, whole),
+                 q->out[1],
+                 rows || cols ? q->out[2] : NULL,
+                 {block[0], block[1]}};
 }
 
 /* Quantizes dY once, with this call site's scale, recording amax; or by its own scales, once for

@@ -154,25 +154,44 @@ void group_bmm(Fuse *F, const Op *op) {
     set_result_buf(F, 0, node_panel_sums(F, node, s, ty, k));
 }
 
-/* Operand `codes` times the block scales in operand `scales`, whose number says how large blocks
- * are. Merged with the quantization where that is near, so that the codes need no memory. */
+/* The padded matrix of dim[0] x dim[1] that codes were cut from. */
+static View *uncut(Fuse *F, View *x, const int64_t *dim) {
+  View *v = ARENA_NEW(F->a, View);
+  *v = *x;
+  bool there = x->buf && x->rank == 2 && !x->at.offset && x->at.stride[0] == dim[1] &&
+               x->at.stride[1] == 1 && type_elems(x->buf->type) == dim[0] * dim[1];
+  if (!there)
+    fuse_error(F, F->op, "codes of blocks that are cut off must lie in the whole matrix");
+  v->dim[0] = dim[0];
+  v->dim[1] = dim[1];
+  return v;
+}
+
+/* Operand `codes` times the block scales in operand `scales`. Merged with the quantization where
+ * that is near, so that the codes need no memory. */
 static View *decoded(Fuse *F, const Op *op, int codes, int scales) {
   const Type *ty = op->in[codes]->type, *blocks = op->in[scales]->type;
+  const int64_t *block = op_attr(op, "block")->u.ints.v + 2 * codes;
   int64_t cols = ty->dim[ty->rank - 1], rows = type_elems(ty) / cols;
   int64_t across = blocks->dim[1], down = blocks->dim[0];
-  const int64_t dim[4] = {down, rows / down, across, cols / across};
-  const int64_t of[4] = {down, 1, across, 1};
-  View *x = operand(F, codes), *s = operand(F, scales), *out;
-  if (!view_reshaped(F, x, 4, dim, &x))
-    view_reshaped(F, view_materialize(F, operand(F, codes)), 4, dim, &x);
-  if (!view_reshaped(F, s, 4, of, &s))
+  const int64_t dim[4] = {down, block[0], across, block[1]}, of[4] = {down, 1, across, 1};
+  const int64_t whole[2] = {down * block[0], across * block[1]};
+  bool cut = whole[0] != rows || whole[1] != cols;
+  View *x = cut ? uncut(F, operand(F, codes), whole) : operand(F, codes), *tiled, *s, *out;
+  if (!view_reshaped(F, x, 4, dim, &tiled))
+    view_reshaped(F, view_materialize(F, x), 4, dim, &tiled);
+  if (!view_reshaped(F, operand(F, scales), 4, of, &s))
     view_reshaped(F, view_materialize(F, operand(F, scales)), 4, of, &s);
   Node *n = node_rows(F, 4, dim);
   n->label = "decode";
-  int v = node_op2(F, n, PR_MUL, node_load_as(F, n, x, DT_F32), node_load_as(F, n, s, DT_F32));
+  int v = node_op2(F, n, PR_MUL, node_load_as(F, n, tiled, DT_F32), node_load_as(F, n, s, DT_F32));
   DType dt = (DType)op_int(op, "decoded", DT_F32);
   View *all = view_whole(F, node_store(F, n, v, dt, ~0u));
-  view_reshaped(F, all, ty->rank, ty->dim, &out);
+  view_reshaped(F, all, cut ? 2 : ty->rank, cut ? whole : ty->dim, &out);
+  if (cut) {
+    out->dim[0] = rows;
+    out->dim[1] = cols;
+  }
   return out;
 }
 

@@ -110,11 +110,17 @@ Value *mapped(const Copier *c, const Op *op, int i);
 /* v comes from a read of a role param tensor through views and casts only; the read's op, or NULL. */
 const Op *param_read(const Value *v);
 
-/* ---- hadamard.c ------------------------------------------------------------------------------ */
+/* ---- blocks.c ------------------------------------------------------------------------------ */
 
 enum { HADAMARD = 16 };
 /* x[R, C], R a multiple of 16: each 16 rows times an orthogonal matrix of signs / 4, in x's dtype. */
 Value *build_hadamard(Builder *b, Value *x);
+
+/* x[R, C] with zeros behind, so that blocks of so many rows and columns tile it; what is smaller than one
+ * block stays. */
+Value *build_padded(Builder *b, Value *x, const int64_t *block);
+/* Rows and columns [0, dim) of x. */
+Value *build_cut(Builder *b, Value *x, const int64_t *dim);
 
 /* ---- run.c ----------------------------------------------------------------------------------- */
 const PassInfo *pass_table(int *n);

@@ -1,6 +1,7 @@
-/* The transform that NVFP4's weight gradients are quantized behind: each 16 rows of a matrix times
- * an orthogonal matrix, so that a large element spreads over 16 codes. Both factors of a product
- * that sums over rows get the same one, so the product stays what it was. */
+/* What matrices that are quantized in blocks go through: padding, and the transform that NVFP4's
+ * weight gradients are quantized behind: each 16 rows of a matrix times an orthogonal matrix, so
+ * that a large element spreads over 16 codes. Both factors of a product that sums over rows get the
+ * same one, so the product stays what it was. */
 #include "passes/passes.h"
 
 /* Bits 0 to 3 of a and of b: sums of products mod 2 give the signs of Sylvester's matrix; bit b of
@@ -32,4 +33,22 @@ Value *build_hadamard(Builder *b, Value *x) {
   Value *turned = build_permute(b, build_reshape(b, x, 3, tall), swap);
   Value *y = build2(b, OP_linear, turned, matrix);
   return build_reshape(b, build_permute(b, y, swap), 2, x->type->dim);
+}
+
+Value *build_padded(Builder *b, Value *x, const int64_t *block) {
+  for (int d = 0; d < 2; d++) {
+    int64_t n = x->type->dim[d],
+            whole = block[d] > 0 ? (n + block[d] - 1) / block[d] * block[d] : n;
+    Attr attr[3] = {attr_i(b, "dim", d), attr_i(b, "start", 0), attr_i(b, "size", whole)};
+    if (whole > n && n > block[d])
+      x = build_op(b, OP_unslice, 1, &x, 3, attr)->out[0];
+  }
+  return x;
+}
+
+Value *build_cut(Builder *b, Value *x, const int64_t *dim) {
+  for (int d = 0; d < 2; d++)
+    if (x->type->dim[d] > dim[d])
+      x = build_slice(b, x, d, 0, dim[d]);
+  return x;
 }
