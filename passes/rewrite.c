@@ -16,7 +16,7 @@ bool *func_live(const Func *f, Arena *a) {
     return live;
   for (int i = f->nop - 1; i >= 0; i--) {
     const Op *op = f->op[i];
-    live[i] |= op_is_sink(op->code);
+    live[i] |= op_is_sink(op->code) || op->code == OP_arg; /* a loop gives all */
     for (int k = 0; live[i] && k < op->nin; k++)
       live[op->in[k]->def->index] = true;
   }

@@ -1,0 +1,29 @@
+#!/bin/sh
+# Recurrent layers: kernels do not depend on the number of time steps, programs resume to the same bits,
+# every kernel agrees with the interpreter, and the CUDA target says that it has no loops. loops.sh MPCC
+. "$(dirname "$0")/lib.sh"
+spec=$here/../../specs/smoke/lstm-text.yaml
+
+# kernels of one net over 16 and over 512 steps
+for length in 16 512; do
+  "$mpcc" explain "$spec" -D length=$length >plan-$length.txt 2>err.txt || { fail "explain $length"; cat err.txt; }
+  sed -n 's/^\([0-9]*\) distinct kernels$/\1/p' plan-$length.txt >kernels-$length.txt
+done
+cmp -s kernels-16.txt kernels-512.txt || fail "kernels depend on the number of steps"
+[ "$(cat kernels-16.txt)" -gt 5 ] || fail "no kernels"
+
+# stopped and resumed
+"$mpcc" run "$spec" --max-steps 4 --out whole >out.txt 2>err.txt || { fail "run"; tail -3 err.txt; }
+"$mpcc" run "$spec" --max-steps 2 --out halves >out.txt 2>err.txt || { fail "first half"; tail -3 err.txt; }
+"$mpcc" run "$spec" --max-steps 4 --resume --out halves >out.txt 2>err.txt || { fail "second half"; tail -3 err.txt; }
+cmp -s whole/checkpoints/last/model.safetensors halves/checkpoints/last/model.safetensors || fail "a resumed run differs"
+
+# threads do not matter
+"$mpcc" run "$spec" --max-steps 4 --threads 1 --out one >out.txt 2>err.txt || { fail "one thread"; tail -3 err.txt; }
+cmp -s whole/checkpoints/last/model.safetensors one/checkpoints/last/model.safetensors || fail "threads change the result"
+
+"$mpcc" verify "$spec" --precision bf16-mixed >out.txt 2>err.txt || { fail "verify"; tail -3 out.txt err.txt; }
+
+expect 3 "error: 'lstm' is a loop: target cuda does not have them yet [MPC0504]" "$mpcc" "$spec" --target=cuda -o x
+grep -q 'lstm-text.yaml:[0-9]*:[0-9]*: error' err.txt || fail "CUDA target: no place"
+finish
