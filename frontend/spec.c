@@ -361,13 +361,22 @@ static void check_monitor(const Check *c, const Val *root, const char *path) {
   }
 }
 
-/* Metrics files are always written in this version. */
-static void check_logging(const Check *c, const Val *root) {
-  static const char *const keys[] = {"logging.csv", "logging.jsonl"};
-  for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-    const Val *v = val_get(root, keys[i]);
-    if (v && v->kind == VAL_BOOL && !v->i)
-      diag_error(c->d, v->loc, 190, "%s: false is not supported yet", keys[i]);
+/* The report is drawn from metrics.jsonl; a sample needs logits over tokens. */
+static void check_logging(const Check *c, const Val *root, const Model *m) {
+  const Val *report = val_get(root, "logging.report"), *sample = val_get(root, "logging.sample");
+  if (report && !strcmp(val_get_str(root, "logging.report", ""), "html") &&
+      !val_get_bool(root, "logging.jsonl", true))
+    diag_error(c->d, report->loc, 109, "report: html is drawn from metrics.jsonl; leave jsonl on");
+  if (!sample || sample->kind != VAL_MAP)
+    return;
+  const Node *in = m->ninput == 1 ? m->input[0] : NULL;
+  bool bytes = !strcmp(val_get_str(root, "data.train.format", ""), "text");
+  const Val *tokens = val_get(sample, "tokens");
+  if (!in || !in->shape || in->shape->n != 1)
+    diag_error(c->d, sample->loc, 347, "a sample needs a model of one input, a sequence of tokens");
+  else if (!bytes && (!tokens || tokens->kind != VAL_LIST)) {
+    diag_error(c->d, sample->loc, 347, "the tokens of this data are no bytes, so a prompt has no meaning");
+    diag_hint(c->d, "give logging.sample.tokens, the numbers to go on from");
   }
 }
 
@@ -436,7 +445,8 @@ static void check_all(Spec *s, const SpecSource *src, const Yaml *root) {
   check_monitor(c, s->root, "checkpoint.monitor");
   check_monitor(c, s->root, "scheduler.monitor");
   check_monitor(c, s->root, "early_stopping.monitor");
-  check_logging(c, s->root);
+  if (s->model_ok)
+    check_logging(c, s->root, &s->model);
   if (s->model_ok) {
     losses_resolve(s);
     metrics_resolve(s);

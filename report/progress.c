@@ -13,6 +13,8 @@ struct Report {
   double last_draw;
   size_t last_len;
   MetricsFiles files;
+  FILE *tensorboard;
+  char *dir; /* run folder; NULL: no run yet */
 };
 
 static double seconds(void) {
@@ -30,6 +32,18 @@ Report *report_create(const ReportOptions *o) {
   return r;
 }
 
+void report_follow_spec(Report *r, const mprt_program *p) {
+  const char *style = mprt_spec_text_at(p, "logging.progress", "auto");
+  r->o.jsonl = mprt_spec_flag_at(p, "logging.jsonl", true);
+  r->o.csv = mprt_spec_flag_at(p, "logging.csv", true);
+  r->o.tensorboard = mprt_spec_flag_at(p, "logging.tensorboard", false);
+  r->o.html = !strcmp(mprt_spec_text_at(p, "logging.report", "none"), "html");
+  r->o.style = !strcmp(style, "line") ? 1 : !strcmp(style, "plain") ? 2 : 0;
+  r->o.quiet |= !strcmp(style, "none");
+  if (r->o.style)
+    r->terminal = r->o.style == 1;
+}
+
 static void line_end(Report *r) {
   if (r->line_open)
     fputc('\n', r->o.out);
@@ -43,6 +57,9 @@ void report_destroy(Report *r) {
   line_end(r);
   fflush(r->o.out);
   metrics_files_close(&r->files);
+  if (r->tensorboard)
+    fclose(r->tensorboard);
+  free(r->dir);
   free(r);
 }
 
@@ -140,26 +157,71 @@ static void draw_eval(Report *r, const mprt_event *e) {
   fflush(r->o.out);
 }
 
+static void open_files(Report *r, const mprt_event *e) {
+  char error[400];
+  if (!e->path)
+    return;
+  free(r->dir);
+  r->dir = strdup(e->path);
+  if (!metrics_files_open(&r->files, r->o.jsonl, r->o.csv, e, error, sizeof error))
+    report_log(r, MPRT_LOG_WARNING, error);
+  if (r->o.tensorboard && !r->tensorboard) {
+    r->tensorboard = tfevents_open(e, error, sizeof error);
+    if (!r->tensorboard)
+      report_log(r, MPRT_LOG_WARNING, error);
+  }
+}
+
+static void put_row(Report *r, const mprt_event *e) {
+  metrics_files_row(&r->files, e);
+  if (r->tensorboard)
+    tfevents_row(r->tensorboard, e);
+}
+
+static void put_page(Report *r) {
+  char error[400];
+  if (r->o.html && r->dir && !report_html_write(r->dir, error, sizeof error))
+    report_log(r, MPRT_LOG_WARNING, error);
+}
+
+/* A text that the model wrote: shown, and kept in samples.txt. */
+static void put_sample(Report *r, const mprt_event *e) {
+  char path[4200];
+  if (!r->o.quiet) {
+    line_end(r);
+    fprintf(r->o.out, "sample  step %lld\n%s\n", (long long)e->step, e->text);
+    fflush(r->o.out);
+  }
+  snprintf(path, sizeof path, "%s/samples.txt", r->dir ? r->dir : ".");
+  FILE *f = fopen(path, "a");
+  if (f) {
+    fprintf(f, "---- step %lld\n%s\n", (long long)e->step, e->text);
+    fclose(f);
+  }
+}
+
 void report_event(void *report, const mprt_event *e) {
   Report *r = report;
-  char error[400];
   switch (e->kind) {
   case MPRT_EVENT_START:
-    if (e->path && !metrics_files_open(&r->files, r->o.jsonl, r->o.csv, e, error, sizeof error))
-      report_log(r, MPRT_LOG_WARNING, error);
+    open_files(r, e);
     break;
   case MPRT_EVENT_STEP:
     if (!r->o.quiet)
       draw_step(r, e);
     if (e->logged)
-      metrics_files_row(&r->files, e);
+      put_row(r, e);
     break;
   case MPRT_EVENT_EVAL:
     if (!r->o.quiet)
       draw_eval(r, e);
-    metrics_files_row(&r->files, e);
+    put_row(r, e);
+    break;
+  case MPRT_EVENT_SAMPLE:
+    put_sample(r, e);
     break;
   case MPRT_EVENT_CHECKPOINT:
+    put_page(r); /* so that a run that is killed has one */
     break;
   case MPRT_EVENT_DIVERGED:
     line_end(r);
@@ -169,6 +231,7 @@ void report_event(void *report, const mprt_event *e) {
   case MPRT_EVENT_END:
     line_end(r);
     fflush(r->o.out);
+    put_page(r);
     break;
   }
 }

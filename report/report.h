@@ -3,13 +3,15 @@
 #define MPCC_REPORT_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include "mpcc/runtime.h"
 
 /* Everything a run shows: one progress line on a terminal (redrawn at most 10 times a second), a
- * plain line per logged step on a pipe, and metrics.jsonl and metrics.csv in the run folder that
- * the start event names. */
+ * plain line per logged step on a pipe, and in the run folder that the start event names the files
+ * that `logging:` asks for: metrics.jsonl, metrics.csv, events.out.tfevents.*, report.html,
+ * samples.txt. */
 typedef struct Report Report;
 
 typedef struct {
@@ -17,9 +19,13 @@ typedef struct {
   FILE *out;           /* progress and results; messages go to stderr */
   bool quiet;          /* no progress, only warnings and errors */
   bool jsonl, csv;     /* which files to write */
+  bool tensorboard, html;
+  int style;           /* progress: 0 by whether out is a terminal, 1 redrawn line, 2 plain lines */
 } ReportOptions;
 
 Report *report_create(const ReportOptions *o); /* NULL: memory */
+/* What the program's spec says of logging, before the run starts; `quiet` stays as it was created. */
+void report_follow_spec(Report *r, const mprt_program *p);
 void report_destroy(Report *r);                /* closes files; NULL is fine */
 
 /* To be given to mprt_callbacks with user = the Report. */
@@ -41,5 +47,15 @@ bool metrics_files_open(MetricsFiles *m, bool jsonl, bool csv, const mprt_event 
                         size_t size);
 void metrics_files_row(MetricsFiles *m, const mprt_event *e);
 void metrics_files_close(MetricsFiles *m);
+
+/* ---- tfevents.c ---- */
+/* A new file in folder e->path for steps after e->step; NULL with `error` filled. */
+FILE *tfevents_open(const mprt_event *e, char *error, size_t size);
+void tfevents_row(FILE *f, const mprt_event *e);
+uint32_t tfevents_crc32c(const void *data, size_t n);
+
+/* ---- html.c ---- */
+/* report.html of a run folder, from its metrics.jsonl. false with `error` filled. */
+bool report_html_write(const char *dir, char *error, size_t size);
 
 #endif

@@ -347,6 +347,8 @@ static int run(const Program *p, const Args *a) {
   set_options(&o, p, a);
   mprt_program *rt = NULL;
   mpcc_status st = mprt_open(p->image, p->image_bytes, &o, &cb, &rt);
+  if (st == MPCC_OK)
+    report_follow_spec(report, rt);
   if (st == MPCC_OK && a->given[PO_PRINT_SPEC])
     puts(mprt_spec_text(rt));
   else if (st == MPCC_OK && a->given[PO_PRINT_PLAN])

@@ -21,6 +21,7 @@ typedef struct {
   int bad;                     /* non-finite steps in a row */
   int64_t skipped;             /* steps not applied so far */
   int64_t saved_step;          /* step of the newest checkpoint */
+  mprt__trace *trace; /* NULL: nobody asked */
   double started, window_start, window_wait;
   int64_t window_samples, first_step;
   mprt__instrument *instrument; /* NULL: none */
@@ -85,6 +86,7 @@ static int64_t allocated_bytes(const mprt_program *p) {
   return n;
 }
 
+/* path: a path, or the text of a sample */
 static void emit(Fit *f, mprt_event_kind kind, const mprt__step_result *r, const char *split,
                  const char *path) {
   mprt_program *p = f->p;
@@ -109,7 +111,8 @@ static void emit(Fit *f, mprt_event_kind kind, const mprt__step_result *r, const
                   .eta_s = done > 0 ? (now - f->started) / (double)done * (double)left : -1,
                   .memory_bytes = allocated_bytes(p),
                   .split = split,
-                  .path = path};
+                  .path = kind == MPRT_EVENT_SAMPLE ? NULL : path,
+                  .text = kind == MPRT_EVENT_SAMPLE ? path : NULL};
   e.lr = mprt__schedule_lr(p, 0, e.taken > 0 ? e.taken - 1 : 0, f->facts.spec_steps,
                            f->facts.steps_per_epoch);
   e.logged = kind == MPRT_EVENT_STEP &&
@@ -125,10 +128,11 @@ static void emit(Fit *f, mprt_event_kind kind, const mprt__step_result *r, const
 /* ---- one step -------------------------------------------------------------------------------- */
 
 static Status next_batch(Fit *f, int64_t *valid) {
-  double waited;
+  double waited, before = mprt__seconds();
   Status st = mprt__loader_next(f->loader, valid, &f->epoch, &f->sample, &waited);
   if (st == MPCC_OK && !*valid)
     return mprt__fail(&f->p->cb, MPCC_ERR_DATA, "data.train ended early");
+  mprt__trace_span(f->trace, "batch", before);
   f->window_wait += waited;
   f->window_samples += *valid;
   int64_t n = f->train->nsample, end = drop_last(f->p) ? n / f->facts.batch * f->facts.batch : n;
@@ -141,7 +145,9 @@ static Status run_named(Fit *f, const char *name) {
   const MpccFunction *fn = mprt__function(f->p, name);
   if (!fn)
     return mprt__fail(&f->p->cb, MPCC_ERR_INPUT, "the program has no function %s", name);
-  return mprt__instrument_run(f->instrument, f->p, fn, f->step + 1);
+  if (f->instrument) /* watches by an observer of its own */
+    return mprt__instrument_run(f->instrument, f->p, fn, f->step + 1);
+  return mprt__trace_run(f->trace, f->p, fn);
 }
 
 static void read_result(Fit *f, mprt__step_result *r) {
@@ -170,6 +176,7 @@ static Status calibrate(Fit *f) {
 static Status one_step(Fit *f, mprt__step_result *r) {
   mprt_program *p = f->p;
   int64_t valid;
+  mprt__trace_step(f->trace, f->step);
   mprt__schedule_fill(p, mprt__get_int(p, "count.taken", 0), f->facts.spec_steps,
                       f->facts.steps_per_epoch);
   Status st = next_batch(f, &valid);
@@ -241,6 +248,13 @@ static double monitored(const mprt_program *p, const json_t *section, double los
   return mprt__metric_value(p, mprt__json_string(section, "monitor", "val/loss"), loss);
 }
 
+/* What began then was no training: rates and the time left do not count it. */
+static void not_training(Fit *f, double begin) {
+  double spent = mprt__seconds() - begin;
+  f->started += spent;
+  f->window_start += spent;
+}
+
 static Status evaluate(Fit *f) {
   mprt_program *p = f->p;
   if (!f->val && !mprt__overfits(p))
@@ -250,9 +264,7 @@ static Status evaluate(Fit *f) {
   Status st = mprt__evaluate_data(p, mprt__overfits(p) ? f->train : f->val, "val", &r.loss);
   if (st != MPCC_OK)
     return st;
-  double spent = mprt__seconds() - before; /* not training time */
-  f->started += spent;
-  f->window_start += spent;
+  not_training(f, before);
   emit(f, MPRT_EVENT_EVAL, &r, "val", NULL);
   const json_t *plateau = mprt__plateau(p), *stopping = mprt__json_get(p->spec, "early_stopping");
   if (plateau)
@@ -282,6 +294,19 @@ static int64_t check_interval(Fit *f) {
   return n > 0 ? n : 1;
 }
 
+static Status write_sample(Fit *f) {
+  char *text;
+  double before = mprt__seconds();
+  if (!mprt__sample_due(f->p, f->step))
+    return MPCC_OK;
+  Status st = mprt__sample(f->p, f->step, &text);
+  not_training(f, before);
+  if (st == MPCC_OK)
+    emit(f, MPRT_EVENT_SAMPLE, NULL, NULL, text);
+  free(text);
+  return st;
+}
+
 static Status after_step(Fit *f) {
   mprt_program *p = f->p;
   int64_t every = check_interval(f);
@@ -289,7 +314,10 @@ static Status after_step(Fit *f) {
   int64_t save_every = mprt__json_int(p->spec, "checkpoint.every_n_train_steps", 0);
   bool epoch_check = f->epoch_over && every_epochs > 0 && (f->epoch + 1) % every_epochs == 0;
   Status st = MPCC_OK;
-  if (every ? f->step % every == 0 : epoch_check)
+  st = mprt__trace_write(f->trace, p, f->out_dir);
+  if (st == MPCC_OK)
+    st = write_sample(f);
+  if (st == MPCC_OK && (every ? f->step % every == 0 : epoch_check))
     st = evaluate(f);
   /* What non-finite steps follow may be broken already: it does not replace an older checkpoint. */
   bool doubtful = f->bad > 0 && !f->facts.has_scaler;
@@ -404,6 +432,7 @@ mpcc_status mprt_fit(mprt_program *p) {
   Status st = begin(&f);
   if (st == MPCC_OK) {
     f.started = f.window_start = mprt__seconds();
+    f.trace = mprt__trace_create(p, f.step);
     emit(&f, MPRT_EVENT_START, NULL, NULL, f.out_dir);
     st = loop(&f);
     Status told = mprt__instrument_report(f.instrument, p, f.out_dir);
@@ -411,6 +440,7 @@ mpcc_status mprt_fit(mprt_program *p) {
     emit(&f, MPRT_EVENT_END, NULL, NULL, f.out_dir);
   }
   mprt__instrument_destroy(f.instrument);
+  mprt__trace_destroy(f.trace);
   mprt__loader_destroy(f.loader);
   mprt__data_close(f.train);
   mprt__data_close(f.val);

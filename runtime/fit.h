@@ -58,6 +58,24 @@ void mprt__keep_prune(mprt_program *p, const char *out_dir, int64_t now);
 json_t *mprt__keep_json(const mprt_program *p);
 Status mprt__keep_recall(mprt_program *p, const json_t *list, const char *out_dir, int64_t now);
 
+/* ---- trace.c ---- */
+typedef struct mprt__trace mprt__trace;
+/* What the spec's profiler asks for, counted from `step`; NULL: nothing. All take NULL. */
+mprt__trace *mprt__trace_create(const mprt_program *p, int64_t step);
+void mprt__trace_destroy(mprt__trace *t);
+void mprt__trace_step(mprt__trace *t, int64_t step); /* begins step `step`, from 0 */
+/* Something that began then and ends now; name: lives as long as the trace. */
+void mprt__trace_span(mprt__trace *t, const char *name, double begin);
+Status mprt__trace_run(mprt__trace *t, mprt_program *p, const MpccFunction *f);
+/* Writes DIR/trace.json when the last step was recorded, once. errors: ERR_FILE, ERR_NOMEM */
+Status mprt__trace_write(mprt__trace *t, const mprt_program *p, const char *dir);
+
+/* ---- sample.c ---- */
+/* Whether logging.sample asks for a text after `step` steps; the text, malloc'ed. The batch in the io
+ * tensors is gone then. errors: ERR_INPUT (no language model), ERR_NOMEM */
+bool mprt__sample_due(const mprt_program *p, int64_t step);
+Status mprt__sample(mprt_program *p, int64_t step, char **text);
+
 /* ---- evaluate.c ---- */
 /* trainer.overfit_batches: the same few training batches, in order, for training and validation. */
 bool mprt__overfits(const mprt_program *p);

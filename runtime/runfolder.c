@@ -11,6 +11,14 @@ const char *mprt_spec_text(const mprt_program *p) {
   return mprt__json_string(p->meta, "spec_yaml", "");
 }
 
+const char *mprt_spec_text_at(const mprt_program *p, const char *path, const char *otherwise) {
+  return mprt__json_string(p->spec, path, otherwise);
+}
+
+bool mprt_spec_flag_at(const mprt_program *p, const char *path, bool otherwise) {
+  return mprt__json_bool(p->spec, path, otherwise);
+}
+
 const char *mprt_plan_text(const mprt_program *p) {
   return mprt__json_string(p->meta, "plan", "");
 }

@@ -37,6 +37,7 @@ typedef enum {
   MPRT_EVENT_STEP,       /* after every step (cheap); `logged` on log_every_n_steps */
   MPRT_EVENT_EVAL,       /* after an evaluation: split, loss, metrics */
   MPRT_EVENT_CHECKPOINT, /* path written */
+  MPRT_EVENT_SAMPLE,     /* text the model wrote (logging.sample) */
   MPRT_EVENT_DIVERGED,   /* text: the report, several lines */
   MPRT_EVENT_END
 } mprt_event_kind;
@@ -171,6 +172,9 @@ mpcc_status mprt_run_kernel(mprt_program *p, const char *symbol, const MpccArg *
 mpcc_status mprt_train_step(mprt_program *p);
 /* YAML of the resolved spec, and the plan in words; "" when the image carries none. */
 const char *mprt_spec_text(const mprt_program *p);
+/* Value of the spec at a dotted path ("logging.progress"); `otherwise` when absent or no such value. */
+const char *mprt_spec_text_at(const mprt_program *p, const char *path, const char *otherwise);
+bool mprt_spec_flag_at(const mprt_program *p, const char *path, bool otherwise);
 const char *mprt_plan_text(const mprt_program *p);
 /* Times the kernels of `steps` training steps on the batch in the io tensors; the parameters move
  * on. *text: a table, malloc'ed, NULL on failure. */

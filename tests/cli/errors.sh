@@ -78,8 +78,8 @@ write_spec a.yaml 's/32-true}/32-true, overrides: [{match: fc3, precision: 16-mi
 located a.yaml 18:48 0421 "override matches no layer: 'fc3'" 'nearest names'
 write_spec a.yaml 's/32-true/32-ture/'
 located a.yaml 18:19 0204 "unknown precision '32-ture'" "did you mean '32-true'?"
-write_spec a.yaml 's/^trainer:/profiler: {type: simple}\ntrainer:/'
-located a.yaml 17:1 0190 "'profiler' in the spec is not supported yet"
+write_spec a.yaml 's/^trainer:/phases: []\ntrainer:/'
+located a.yaml 17:1 0190 "'phases' in the spec is not supported yet"
 write_spec a.yaml 's/SGD/Muon/'
 located a.yaml 16:19 0190 "optimizer type 'Muon' is not supported yet"
 write_spec a.yaml 's/params: {n: 32}/params: {n: 32, unused: 1}/'
