@@ -16,6 +16,7 @@ typedef enum {
 } OptionId;
 
 enum { MAX_LEVEL_WORDS = 64 };
+#define FOR(c) (1u << CMD_##c)
 
 /* How a value is written: none; --name=V or --name V; -xV or -x V; -name=V (clang's way). */
 typedef enum { V_NONE, V_VALUE, V_OPTIONAL } ValueKind;
@@ -25,9 +26,14 @@ static const struct {
   const char *brief; /* one-dash spelling with the value glued or apart; NULL: none */
   ValueKind kind;
   const char *arg, *doc;
+  unsigned only; /* bits of the commands it is for; 0: all that compile */
 } table[O_COUNT] = {
-    [O_OUTPUT] = {"output", "o", V_VALUE, "FILE", "output; - is standard output"},
-    [O_EMIT] = {"emit", NULL, V_VALUE, "KIND", "exe (default), obj, asm, llvm-ir, cuda, ptx, cubin, ir, plan, image"},
+    [O_OUTPUT] = {"output", "o", V_VALUE, "FILE", "output; - is standard output",
+                  FOR(COMPILE) | FOR(EXPLAIN) | FOR(RESOLVE) | FOR(GRAPH) | FOR(SCHEMA) |
+                      FOR(COMPARE) | FOR(SENSITIVITY)},
+    [O_EMIT] = {"emit", NULL, V_VALUE, "KIND",
+                "exe (default), lib, c-header, obj, asm, llvm-ir, cuda, ptx, cubin, ir, plan, dot, svg, image",
+                FOR(COMPILE)},
     [O_OPT] = {"optimize", "O", V_VALUE, "0..3", "effort of the code generator, default 2"},
     [O_NUMERICS] = {"numerics", NULL, V_VALUE, "fused|strict",
                     "strict rounds at every op boundary, as op-by-op execution does"},
@@ -52,26 +58,28 @@ static const struct {
     [O_TIME_PASSES] = {"time-passes", NULL, V_NONE, NULL, "how long each pass took"},
     [O_PRINT_BEFORE] = {"print-ir-before", NULL, V_VALUE, "PASS", "IR before a pass, or all"},
     [O_PRINT_AFTER] = {"print-ir-after", NULL, V_VALUE, "PASS", "IR after a pass, or all"},
-    [O_STOP_AFTER] = {"stop-after", NULL, V_VALUE, "PASS", "last pass to run (with --emit=ir)"},
+    [O_STOP_AFTER] = {"stop-after", NULL, V_VALUE, "PASS", "last pass to run (with --emit=ir)", FOR(COMPILE)},
     [O_CHECK_PASSES] = {"check-passes", NULL, V_NONE, NULL,
                         "print, parse back and compare the IR after each pass"},
     [O_NO_REUSE] = {"no-reuse", NULL, V_NONE, NULL, "give every buffer its own memory, for tests"},
     [O_INSTRUMENT] = {"instrument", NULL, V_VALUE, "nan,range,time",
                       "what the program watches while it trains, unless its own --instrument says"},
     [O_VERBOSE] = {"verbose", "v", V_NONE, NULL, "show the commands that are run (with --link=cc)"},
-    [O_LINK] = {"link", NULL, V_VALUE, "cc", "link the program with cc instead of the built-in runner"},
+    [O_LINK] = {"link", NULL, V_VALUE, "cc", "link the program with cc instead of the built-in runner", FOR(COMPILE)},
     [O_SAVE_TEMPS] = {"save-temps", NULL, V_NONE, NULL,
-                      "keep the planned IR, LLVM IR, assembly and object beside the program"},
-    [O_DIFF] = {"diff", NULL, V_VALUE, "A,B", "explain: what changes between two modes"},
-    [O_PRECISIONS] = {"precisions", NULL, V_VALUE, "A,B,...", "modes to train in (compare)"},
-    [O_FORMATS] = {"formats", NULL, V_VALUE, "e4m3,bf16,...", "formats to try (sensitivity)"},
-    [O_BOUND] = {"bound", NULL, V_VALUE, "X", "largest relative error of the gradient, default 0.05 (sensitivity)"},
-    [O_JSON] = {"json", NULL, V_NONE, NULL, "the result as one JSON object (compare, sensitivity)"},
-    [O_HTML] = {"html", NULL, V_VALUE, "FILE", "also write a page with charts (compare)"},
-    [O_TOKENIZER] = {"tokenizer", NULL, V_VALUE, "FILE", "tokenizer.json (convert); else bytes are tokens"},
-    [O_DTYPE] = {"dtype", NULL, V_VALUE, "DTYPE", "of convert's result: uint16, uint32; float32, bfloat16 ..."},
-    [O_HEADER] = {"header", NULL, V_VALUE, "llmc|none", "of token files (convert)"},
-    [O_SEPARATOR] = {"separator", NULL, V_VALUE, "TOKEN", "put before each text (convert)"},
+                      "keep the planned IR, LLVM IR, assembly and object beside the program", FOR(COMPILE)},
+    [O_DIFF] = {"diff", NULL, V_VALUE, "A,B", "explain: what changes between two modes", FOR(EXPLAIN)},
+    [O_PRECISIONS] = {"precisions", NULL, V_VALUE, "A,B,...", "modes to train in (compare)", FOR(COMPARE)},
+    [O_FORMATS] = {"formats", NULL, V_VALUE, "e4m3,bf16,...", "formats to try (sensitivity)", FOR(SENSITIVITY)},
+    [O_BOUND] = {"bound", NULL, V_VALUE, "X",
+                 "largest relative error of the gradient, default 0.05 (sensitivity)", FOR(SENSITIVITY)},
+    [O_JSON] = {"json", NULL, V_NONE, NULL, "the result as one JSON object (compare, sensitivity)",
+                FOR(COMPARE) | FOR(SENSITIVITY)},
+    [O_HTML] = {"html", NULL, V_VALUE, "FILE", "also write a page with charts (compare)", FOR(COMPARE)},
+    [O_TOKENIZER] = {"tokenizer", NULL, V_VALUE, "FILE", "tokenizer.json (convert); else bytes are tokens", FOR(CONVERT)},
+    [O_DTYPE] = {"dtype", NULL, V_VALUE, "DTYPE", "of convert's result: uint16, uint32; float32, bfloat16 ...", FOR(CONVERT)},
+    [O_HEADER] = {"header", NULL, V_VALUE, "llmc|none", "of token files (convert)", FOR(CONVERT)},
+    [O_SEPARATOR] = {"separator", NULL, V_VALUE, "TOKEN", "put before each text (convert)", FOR(CONVERT)},
     [O_HELP] = {"help", "h", V_OPTIONAL, "[=TOPIC]",
                 "this text; topics: spec layers precisions warnings targets passes man MPC0102"},
     [O_VERSION] = {"version", NULL, V_NONE, NULL, "version"},
@@ -93,6 +101,9 @@ static const struct {
     {"sensitivity", "sensitivity SPEC.yaml", "what each layer loses in narrower formats; overrides",
      CMD_SENSITIVITY},
     {"convert", "convert IN... OUT", "tokenize and pack texts, change formats", CMD_CONVERT},
+    {"schema", "schema", "JSON Schema of the spec, for editors", CMD_SCHEMA},
+    {"graph", "graph SPEC.yaml -o FILE.svg", "picture of the model, coloured by dtype; .dot for Graphviz",
+     CMD_GRAPH},
     {"inspect", "inspect FILE", "what is in a checkpoint, safetensors, .npy or program", CMD_INSPECT},
 };
 
@@ -180,7 +191,9 @@ static int take(Args *a, int id, const char *v) {
   mpcc_options *o = &a->options;
   switch (id) {
   case O_OUTPUT: a->output = v; return 0;
-  case O_EMIT: a->emit = v; return choice(v, "exe|obj|asm|llvm-ir|cuda|ptx|cubin|ir|plan|image");
+  case O_EMIT:
+    a->emit = v;
+    return choice(v, "exe|lib|c-header|obj|asm|llvm-ir|cuda|ptx|cubin|ir|plan|dot|svg|image");
   case O_OPT: o->opt_set = true; return number(v, 0, 3, &o->opt_level);
   case O_NUMERICS: o->strict = !strcmp(v, "strict"); return choice(v, "fused|strict");
   case O_TARGET: o->ntarget = 0; split(a->list[4], &o->ntarget, v); return targets(o);
@@ -307,6 +320,22 @@ static void target_of_device(Args *a) {
   }
 }
 
+static int not_for(const Args *a, int id) {
+  char text[300], where[150] = "";
+  const char *command = "compiling";
+  bool compiling = table[id].only & FOR(COMPILE);
+  for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+    size_t n = strlen(where);
+    if (commands[i].command == a->command)
+      command = commands[i].name;
+    if (table[id].only >> commands[i].command & 1)
+      snprintf(where + n, sizeof where - n, "%s%s", n ? ", " : "mpcc ", commands[i].name);
+  }
+  snprintf(text, sizeof text, "--%s does not go with %s; it belongs to %s%s%s", table[id].name, command,
+           compiling ? "compiling" : "", compiling && *where ? ", " : "", where);
+  return usage("%s", text);
+}
+
 int args_parse(Args *a, int argc, char **argv) {
   memset(a, 0, sizeof *a);
   a->color = -1;
@@ -343,19 +372,20 @@ int args_parse(Args *a, int argc, char **argv) {
         return usage("option '%s' needs a value", word);
       value = argv[++i];
     }
+    if (table[id].only && !(table[id].only >> a->command & 1))
+      return not_for(a, id);
+    a->stop_after |= id == O_STOP_AFTER;
     bad = take(a, id, value);
     if (bad)
       return bad;
   }
+  if (a->stop_after && strcmp(a->emit, "ir"))
+    return usage("--stop-after gives %s: say --emit=ir", "IR");
+  if (a->link && strcmp(a->emit, "exe"))
+    return usage("--link goes with programs, not with --emit=%s", a->emit);
+  if (a->save_temps && strcmp(a->emit, "exe"))
+    return usage("--save-temps goes with programs, not with --emit=%s", a->emit);
   target_of_device(a);
-  if (a->diff[0] && a->command != CMD_EXPLAIN)
-    return usage("--diff belongs to mpcc %s", "explain");
-  if ((a->precisions || a->html) && a->command != CMD_COMPARE)
-    return usage("--precisions and --html belong to mpcc %s", "compare");
-  if ((a->formats || a->bound > 0) && a->command != CMD_SENSITIVITY)
-    return usage("--formats and --bound belong to mpcc %s", "sensitivity");
-  if (a->json_result && a->command != CMD_COMPARE && a->command != CMD_SENSITIVITY)
-    return usage("--json belongs to mpcc compare and mpcc %s", "sensitivity");
   if (!(a->bound > 0))
     a->bound = 0.05;
   return 0;

@@ -9,7 +9,7 @@
 
 typedef enum {
   CMD_COMPILE, CMD_RUN, CMD_CHECK, CMD_RESOLVE, CMD_EXPLAIN, CMD_VERIFY, CMD_INSPECT, CMD_CONVERT,
-  CMD_COMPARE, CMD_SENSITIVITY
+  CMD_COMPARE, CMD_SENSITIVITY, CMD_GRAPH, CMD_SCHEMA
 } Command;
 
 enum { ARGS_NLIST = 6 }; /* options that are lists */
@@ -26,7 +26,7 @@ typedef struct {
   const char *formats;     /* of sensitivity; NULL: not given */
   double bound;
   const char *tokenizer, *dtype, *header, *separator; /* of convert; NULL: not given */
-  bool json, verbose, save_temps, json_result;
+  bool json, verbose, save_temps, json_result, stop_after;
   int color;               /* -1 auto, 0 never, 1 always */
   const char *help;        /* "" for plain --help; topic; NULL: not asked */
   bool version, licenses;

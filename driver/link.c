@@ -76,8 +76,7 @@ static char *assemble(const void *front, size_t front_bytes, const void *image, 
   return p;
 }
 
-/* Whether the program reads compressed images: some split of its spec says format: image-folder. */
-static int reads_images(const void *image) {
+int program_reads_images(const void *image) {
   MpccImage h;
   memcpy(&h, image, sizeof h);
   json_t *meta = json_loads((const char *)image + h.strings.offset + h.meta, 0, NULL);
@@ -95,7 +94,7 @@ static int reads_images(const void *image) {
 
 int write_program(const char *path, const void *image, size_t bytes) {
   size_t total;
-  int images = reads_images(image);
+  int images = program_reads_images(image);
   const char *front = images ? mpcc_images_runner_begin : mpcc_runner_begin;
   const char *end = images ? mpcc_images_runner_end : mpcc_runner_end;
   char *p = assemble(front, (size_t)(end - front), image, bytes, &total);
@@ -109,9 +108,7 @@ int write_program(const char *path, const void *image, size_t bytes) {
 /* ---- linking by cc -----------------------------------------------------------------------------
  */
 
-/* Folder of this executable: the libraries lie beside it (a build) or in ../lib (an installation).
- */
-static int library_folder(char *out, size_t size) {
+int library_folder(char *out, size_t size) {
   ssize_t n = readlink("/proc/self/exe", out, size - 1);
   if (n <= 0)
     return -1;
@@ -124,7 +121,7 @@ static int library_folder(char *out, size_t size) {
   return 0;
 }
 
-static int run_cc(char *const argv[], int verbose) {
+int run_command(char *const argv[], int verbose) {
   if (verbose) {
     for (int i = 0; argv[i]; i++)
       fprintf(stderr, "%s%s", i ? " " : "", argv[i]);
@@ -149,7 +146,7 @@ int link_with_cc(const char *path, const void *image, size_t bytes, int verbose)
   if (library_folder(folder, sizeof folder) || !mkdtemp(dir))
     return complain("make a temporary folder for", path);
   char image_file[64], text_file[64], asm_file[64], text[600], lib[4][4200];
-  int images = reads_images(image);
+  int images = program_reads_images(image);
   snprintf(image_file, sizeof image_file, "%s/image", dir);
   snprintf(text_file, sizeof text_file, "%s/license", dir);
   snprintf(asm_file, sizeof asm_file, "%s/image.s", dir);
@@ -184,7 +181,7 @@ int link_with_cc(const char *path, const void *image, size_t bytes, int verbose)
   int code = write_file(image_file, image, bytes, 0);
   code = code ? code : write_file(text_file, mpcc_license_begin, strlen(mpcc_license_begin), 0);
   code = code ? code : write_file(asm_file, text, strlen(text), 0);
-  code = code ? code : run_cc(argv, verbose);
+  code = code ? code : run_command(argv, verbose);
   if (!code && rename(linked, path))
     code = complain("write", path);
   if (code)

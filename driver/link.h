@@ -13,7 +13,16 @@ extern const char mpcc_images_runner_begin[], mpcc_images_runner_end[]; /* with 
 int write_file(const char *path, const void *data, size_t bytes, int executable);
 /* Executable: the runner that the spec's data needs, images, licence, trailer. */
 int write_program(const char *path, const void *image, size_t bytes);
-/* The same linked by cc from the installed or built libmpcc_rt; 0 or an exit code. */
+/* library.c. FILE.so: a shared library of the image and libmpcc_rt; else a static one. By cc (and ar). */
+int link_library(const char *path, const void *image, size_t bytes, int verbose);
+/* A program linked by cc from the installed or built libmpcc_rt; 0 or an exit code. */
 int link_with_cc(const char *path, const void *image, size_t bytes, int verbose);
+
+/* Whether the program reads compressed images: some split of its spec says format: image-folder. */
+int program_reads_images(const void *image);
+/* Where libmpcc_rt.a is: beside this executable (a build) or in ../lib (an installation); -1: unknown. */
+int library_folder(char *out, size_t size);
+/* Runs argv[0], shown before when verbose; 0, or 1 when it fails. */
+int run_command(char *const argv[], int verbose);
 
 #endif

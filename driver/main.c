@@ -84,7 +84,9 @@ static const struct {
              {"obj", MPCC_OUT_OBJECT, ".o"},       {"asm", MPCC_OUT_ASM, ".s"},
              {"llvm-ir", MPCC_OUT_LLVM_IR, ".ll"}, {"cuda", MPCC_OUT_CUDA, ".cu"},
              {"ptx", MPCC_OUT_PTX, ".ptx"},        {"cubin", MPCC_OUT_CUBIN, ".cubin"},
-             {"ir", MPCC_OUT_IR, ".mpir"},         {"plan", MPCC_OUT_PLAN, ".plan"}};
+             {"ir", MPCC_OUT_IR, ".mpir"},         {"plan", MPCC_OUT_PLAN, ".plan"},
+             {"dot", MPCC_OUT_DOT, ".dot"},        {"svg", MPCC_OUT_SVG, ".svg"},
+             {"lib", MPCC_OUT_IMAGE, ".a"},        {"c-header", MPCC_OUT_C_HEADER, ".h"}};
 
 static int write_result(const Args *a, const char *input, const char *emit, const char *suffix,
                         const void *out, size_t bytes) {
@@ -98,6 +100,8 @@ static int write_result(const Args *a, const char *input, const char *emit, cons
     fprintf(stderr, "mpcc: error: output '%s' is the input; use -o\n", path);
     return 2;
   }
+  if (!strcmp(emit, "lib"))
+    return link_library(path, out, bytes, a->verbose);
   if (strcmp(emit, "exe"))
     return write_file(path, out, bytes, 0);
   if (a->link)
@@ -131,9 +135,15 @@ static int save_temps(const Args *a, const char *input, const char *text, size_t
   return code;
 }
 
+/* `mpcc graph`: SVG unless the output is named .dot or .gv. */
+static const char *picture(const Args *a) {
+  const char *dot = a->output ? strrchr(a->output, '.') : NULL;
+  return dot && (!strcmp(dot, ".dot") || !strcmp(dot, ".gv")) ? "dot" : "svg";
+}
+
 static int compile_one(const Args *a, mpcc_session *s, const char *input, const char *text,
                        size_t len) {
-  const char *emit = a->command == CMD_EXPLAIN ? "plan" : a->emit;
+  const char *emit = a->command == CMD_EXPLAIN ? "plan" : a->command == CMD_GRAPH ? picture(a) : a->emit;
   size_t k = 0;
   while (strcmp(kinds[k].emit, emit))
     k++;
@@ -144,7 +154,7 @@ static int compile_one(const Args *a, mpcc_session *s, const char *input, const 
   int code = exit_code(st);
   if (st == MPCC_OK && a->command == CMD_EXPLAIN)
     code = write_file(a->output ? a->output : "-", out, bytes, 0);
-  else if (st == MPCC_OK && a->command == CMD_COMPILE)
+  else if (st == MPCC_OK && (a->command == CMD_COMPILE || a->command == CMD_GRAPH))
     code = write_result(a, input, emit, kinds[k].suffix, out, bytes);
   if (st == MPCC_OK && !code && a->save_temps && a->command == CMD_COMPILE)
     code = save_temps(a, input, text, len);
@@ -207,6 +217,17 @@ static int one_input(Args *a, const char *input) {
   return code;
 }
 
+static int schema(const Args *a) {
+  if (a->ninput) {
+    fputs("mpcc: error: schema takes no input\nmpcc: see mpcc --help\n", stderr);
+    return 2;
+  }
+  char *text = mpcc_help("schema");
+  int code = text ? write_file(a->output ? a->output : "-", text, strlen(text), 0) : 11;
+  free(text);
+  return code;
+}
+
 int main(int argc, char **argv) {
   /* Passes drop one module and make the next of the same size: what is freed is kept, not given
    * back to the system page by page. */
@@ -220,6 +241,8 @@ int main(int argc, char **argv) {
     printf("mpcc %s\n", mpcc_version());
   else if (!code && a.licenses)
     fputs(mpcc_license_begin, stdout);
+  else if (!code && a.command == CMD_SCHEMA)
+    code = schema(&a);
   else if (!code && (!a.ninput || (a.ninput > 1 && a.command != CMD_CHECK && a.command != CMD_CONVERT))) {
     fprintf(stderr, "mpcc: error: %s\nmpcc: see mpcc --help\n",
             a.ninput ? "one spec at a time" : "no input file");

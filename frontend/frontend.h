@@ -477,5 +477,7 @@ Status spec_lower(const Spec *s, StrTable *strings, Diag *d, Module **out);
 void frontend_help_layers(Text *out);
 /* The whole language as Markdown tables: docs/spec.md. */
 void frontend_reference(Text *out);
+/* The same as JSON Schema (json_schema.c). */
+void frontend_json_schema(Text *out);
 
 #endif

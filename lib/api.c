@@ -482,6 +482,23 @@ static Status emit_plan(Compilation *c, void **out, size_t *bytes) {
   return st;
 }
 
+static Status emit_text(Compilation *c, mpcc_output kind, void **out, size_t *bytes) {
+  KernelTable kernels;
+  Text text = {0};
+  Status st = MPCC_OK;
+  if (kind == MPCC_OUT_C_HEADER) {
+    st = compilation_plan(c, &kernels);
+    if (st == MPCC_OK)
+      st = header_emit(c, &text);
+  } else {
+    st = graph_emit(c, kind == MPCC_OUT_SVG, &text);
+  }
+  if (st == MPCC_OK)
+    return lib_take_text(&text, out, bytes);
+  text_fini(&text);
+  return st;
+}
+
 static Status compile_kind(Compilation *c, mpcc_output kind, void **out, size_t *bytes) {
   static const char *const forms[] = {
       [MPCC_OUT_OBJECT] = "object", [MPCC_OUT_ASM] = "asm", [MPCC_OUT_LLVM_IR] = "llvm-ir",
@@ -493,6 +510,8 @@ static Status compile_kind(Compilation *c, mpcc_output kind, void **out, size_t 
     return emit_ir(c, out, bytes);
   if (kind == MPCC_OUT_PLAN)
     return emit_plan(c, out, bytes);
+  if (kind == MPCC_OUT_DOT || kind == MPCC_OUT_SVG || kind == MPCC_OUT_C_HEADER)
+    return emit_text(c, kind, out, bytes);
   Blob blob = {0};
   Status st = emit_all(c, kind == MPCC_OUT_IMAGE ? NULL : forms[kind], &blob);
   *out = blob.data;

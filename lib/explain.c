@@ -31,7 +31,7 @@ static void put_place(Text *out, const Diag *d, Loc loc) {
 
 /* Format the op's arithmetic is done in: products by their operands, statistics and losses at least
  * FP32, pointwise ops in FP32 registers for anything narrower. */
-static DType compute_dtype(const Op *op) {
+DType explain_compute_dtype(const Op *op) {
   DType in = op->nin ? op->in[0]->type->dt : op->out[0]->type->dt;
   if (op_info(op->code)->kind == OK_PRODUCT || op_info(op->code)->kind == OK_ATTENTION)
     return in;
@@ -49,7 +49,7 @@ static void explain_op(const Compilation *c, const Op *op, bool places, Text *ou
     text_printf(out, "%-5s -> %-5s", dtype_text(op->in[0]->type->dt),
                 dtype_text(op->out[0]->type->dt));
   else
-    text_printf(out, "%-5s    %-5s", dtype_text(compute_dtype(op)),
+    text_printf(out, "%-5s    %-5s", dtype_text(explain_compute_dtype(op)),
                 dtype_text(op->out[0]->type->dt));
   text_puts(out, "  ");
   put_shape(out, op->out[0]->type);

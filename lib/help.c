@@ -64,6 +64,8 @@ char *mpcc_help(const char *topic) {
     frontend_help_layers(&t);
   else if (!strcmp(topic, "spec"))
     frontend_reference(&t);
+  else if (!strcmp(topic, "schema"))
+    frontend_json_schema(&t);
   else if (!strcmp(topic, "precisions"))
     for (size_t i = 0; i < sizeof precisions / sizeof *precisions; i++)
       text_printf(&t, "  %-28s %s\n", precisions[i].name, precisions[i].text);

@@ -51,6 +51,17 @@ Status batch_choose(Compilation *c, const char *path, const char *text, size_t l
 Status explain_to_saved(Compilation *c, Text *out);
 Status explain_planned(Compilation *c, const KernelTable *kernels, Text *out);
 
+/* Format the op's arithmetic is done in. */
+DType explain_compute_dtype(const Op *op);
+
+/* ---- graph.c ---- */
+/* The forward pass as Graphviz text or SVG. errors: ERR_INPUT (IR text of a late stage), ERR_NOMEM */
+Status graph_emit(Compilation *c, bool as_svg, Text *out);
+
+/* ---- header.c ---- */
+/* C header of a planned module. */
+Status header_emit(Compilation *c, Text *out);
+
 /* ---- memory.c ---- */
 typedef struct {
   const char *what;

@@ -205,6 +205,22 @@ mpcc_status mprt_train_step(mprt_program *p) {
   return mprt_run(p, "train_step");
 }
 
+mpcc_status mprt_train_batch(mprt_program *p, int64_t samples, double *loss) {
+  const MpccFunction *calibrate = mprt__function(p, "calibrate");
+  Status st = MPCC_OK;
+  if (mprt__json_int(mprt__json_get(p->meta, "attrs"), "accumulate", 1) != 1)
+    return mprt__fail(&p->cb, MPCC_ERR_USAGE,
+                      "this program sums micro-batches: run micro_first, micro_next and update_step");
+  mprt__set_int(p, "io.valid", samples);
+  if (calibrate && !mprt__get_int(p, "count.seen", 0))
+    st = mprt__run(p, calibrate, NULL, NULL);
+  if (st == MPCC_OK)
+    st = mprt_train_step(p);
+  if (st == MPCC_OK && loss)
+    *loss = mprt__get_scalar(p, "metric.loss_sum", NAN) / mprt__get_scalar(p, "metric.weight_sum", NAN);
+  return st == MPCC_OK ? mprt__device_status(p) : st;
+}
+
 /* ---- evaluation and checkpoints -------------------------------------------------------------- */
 
 static void set_cursor(Fit *f) {

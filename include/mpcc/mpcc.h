@@ -70,6 +70,8 @@ typedef enum {
   MPCC_OUT_OBJECT, MPCC_OUT_ASM, MPCC_OUT_LLVM_IR, /* kernels of the first level */
   MPCC_OUT_CUDA, MPCC_OUT_PTX, MPCC_OUT_CUBIN,     /* the same on target cuda */
   MPCC_OUT_PLAN,     /* explain text */
+  MPCC_OUT_DOT, MPCC_OUT_SVG, /* the forward pass as a picture, coloured by dtype */
+  MPCC_OUT_C_HEADER, /* for a host that links the image and libmpcc_rt */
   MPCC_OUT_CHECK     /* nothing: parse, type and shape check only */
 } mpcc_output;
 
@@ -105,7 +107,8 @@ typedef struct {
  * reference interpreter. errors: those of mpcc_compile; ERR_RUN when a kernel deviates. */
 mpcc_status mpcc_verify(mpcc_session *s, const char *path, const char *text, size_t len,
                         const mpcc_executor *x);
-/* Help on warnings, targets, layers, precisions, passes or a message code ("MPC0102"); malloc'ed,
+/* Help on warnings, targets, layers, precisions, passes, a message code ("MPC0102"), the language
+ * ("spec": Markdown, "schema": JSON Schema); malloc'ed,
  * NULL when there is none. */
 char *mpcc_help(const char *topic);
 const char *mpcc_version(void);

@@ -170,6 +170,9 @@ mpcc_status mprt_run_kernel(mprt_program *p, const char *symbol, const MpccArg *
 /* One optimizer step on the batches already in the io tensors when accumulation is 1; updates the
  * table row and counters. */
 mpcc_status mprt_train_step(mprt_program *p);
+/* The same on a batch whose first `samples` samples are real; *loss (may be NULL): their mean loss. The
+ * first step of an FP8 program calibrates its scales on the batch. errors: ERR_USAGE (accumulation) */
+mpcc_status mprt_train_batch(mprt_program *p, int64_t samples, double *loss);
 /* YAML of the resolved spec, and the plan in words; "" when the image carries none. */
 const char *mprt_spec_text(const mprt_program *p);
 /* Value of the spec at a dotted path ("logging.progress"); `otherwise` when absent or no such value. */

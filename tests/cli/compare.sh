@@ -23,6 +23,6 @@ expect 0 'bf16-mixed: diverged at step 4' "$mpcc" compare "$spec" --precisions=b
 expect 1 "bf17" "$mpcc" compare "$spec" --precisions=32-true,bf17 --out never
 [ ! -e never ] || fail "trained before all modes were known"
 expect 2 'names no mode' "$mpcc" compare "$spec" --precisions=,
-expect 2 'belong to mpcc compare' "$mpcc" run "$spec" --precisions=32-true,bf16-mixed
+expect 2 'belongs to mpcc compare' "$mpcc" run "$spec" --precisions=32-true,bf16-mixed
 expect 2 "unknown option '--nonsense'" "$mpcc" compare "$spec" --precisions=32-true --nonsense
 finish

@@ -21,5 +21,5 @@ sed '/^precision:/d' "$spec" | cat - block.yaml >chosen.yaml
 grep -q '"gradient_error": 0.0' strict.json || fail "32-true differs from 32-true"
 expect 2 "not 'int3'" "$mpcc" sensitivity "$spec" --formats=bf16,int3
 expect 2 'not a positive number' "$mpcc" sensitivity "$spec" --bound -1
-expect 2 'belong to mpcc sensitivity' "$mpcc" check "$spec" --formats=bf16
+expect 2 'belongs to mpcc sensitivity' "$mpcc" check "$spec" --formats=bf16
 finish

@@ -12,6 +12,19 @@ expect 4 'cannot read' "$mpcc" absent.yaml
 expect 4 'cannot write' "$mpcc" "$here/tiny.yaml" -o no/such/folder/prog
 expect 1 'fp32' "$mpcc" check "$here/tiny.yaml" --precision fp32
 expect 2 'is the input' "$mpcc" "$here/tiny.yaml" --emit=ir -o "$here/tiny.yaml"
+# an option where it has no meaning is not passed over
+expect 2 'stop-after gives IR: say --emit=ir' "$mpcc" "$here/tiny.yaml" --stop-after=grad
+expect 2 '--stop-after does not go with explain' "$mpcc" explain "$here/tiny.yaml" --stop-after=grad
+expect 2 '--emit does not go with check' "$mpcc" check "$here/tiny.yaml" --emit=ir
+expect 2 '--output does not go with check' "$mpcc" check "$here/tiny.yaml" -o x
+expect 2 '--output does not go with run' "$mpcc" run "$here/tiny.yaml" -o x
+expect 2 '--diff does not go with compiling' "$mpcc" "$here/tiny.yaml" --diff=32-true,64-true
+expect 2 '--tokenizer does not go with inspect' "$mpcc" inspect "$here/tiny.yaml" --tokenizer t
+expect 2 '--link goes with programs' "$mpcc" "$here/tiny.yaml" --emit=obj --link=cc -o x.o
+expect 2 '--save-temps goes with programs' "$mpcc" "$here/tiny.yaml" --emit=ir --save-temps -o x.mpir
+expect 2 "unknown warning 'nonsense'" "$mpcc" resolve "$here/tiny.yaml" -Wnonsense
+expect 2 "no pass is named 'nonsense'" "$mpcc" explain "$here/tiny.yaml" --print-ir-after=nonsense
+[ ! -e x ] && [ ! -e x.o ] && [ ! -e x.mpir ] || fail "an output in spite of wrong usage"
 expect 0 'usage: mpcc' "$mpcc" --help
 expect 0 'Linear' "$mpcc" --help=layers
 expect 0 'transformer-engine' "$mpcc" --help=precisions

@@ -1,0 +1,23 @@
+# A program as a library: a C host trains with the static and with the shared one, to the same numbers.
+. "$(dirname "$0")/lib.sh"
+include=$here/../../include
+tiny="$here/tiny.yaml -march=native --set trainer.max_epochs=40 --set optimizer.lr=5e-3"
+for precision in 32-true transformer-engine; do
+  expect 0 '' "$mpcc" $tiny --precision $precision --emit=c-header -o tiny.h
+  expect 0 '' "$mpcc" $tiny --precision $precision --emit=lib -o libtiny.a
+  expect 0 '' "$mpcc" $tiny --precision $precision --emit=lib -o libtiny.so
+  cc -std=gnu17 -Wall -Wextra -Werror -I . -I "$include" "$here/host.c" -o static libtiny.a \
+    -ljansson -lz -ldeflate -lpthread -lm || fail "the host does not link with libtiny.a"
+  cc -std=gnu17 -I . -I "$include" "$here/host.c" -o shared ./libtiny.so || fail "nor with libtiny.so"
+  expect 0 '' ./static weights.safetensors
+  cp out.txt static.txt
+  expect 0 '' ./shared
+  cmp out.txt static.txt || fail "static and shared library train differently"
+  [ "$(cut -d' ' -f3 static.txt)" -ge 12 ] || { fail "$precision: not learnt"; cat static.txt; }
+done
+expect 0 'test: loss' "$mpcc" run $tiny --weights weights.safetensors --validate --precision 32-true
+# the header is C++ too, and nothing is left behind
+c++ -std=c++17 -fsyntax-only -x c++ -I . -I "$include" tiny.h || fail "the header is no C++"
+ls | grep -q linking && fail "temporary files stay"
+expect 2 'a library is a file' "$mpcc" $tiny --emit=lib -o -
+finish
