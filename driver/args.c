@@ -104,7 +104,7 @@ static const struct {
     {"schema", "schema", "JSON Schema of the spec, for editors", CMD_SCHEMA},
     {"graph", "graph SPEC.yaml -o FILE.svg", "picture of the model, coloured by dtype; .dot for Graphviz",
      CMD_GRAPH},
-    {"inspect", "inspect FILE", "what is in a checkpoint, safetensors, .npy or program", CMD_INSPECT},
+    {"inspect", "inspect FILE", "what is in a checkpoint, run, weights, array, token or program file", CMD_INSPECT},
 };
 
 static int usage(const char *fmt, const char *what) {

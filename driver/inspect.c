@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,6 +126,12 @@ static int inspect_checkpoint(const char *path) {
   static const char *const parts[] = {"model.safetensors", "optimizer.safetensors"};
   char name[4096];
   snprintf(name, sizeof name, "%s/DONE", path);
+  char state_file[4096];
+  snprintf(state_file, sizeof state_file, "%s/state.json", path);
+  if (access(state_file, F_OK)) {
+    fprintf(stderr, "mpcc: error: %s: neither a checkpoint nor a run folder\n", path);
+    return 4;
+  }
   printf("checkpoint %s%s\n", path, access(name, F_OK) ? " (incomplete: no DONE)" : "");
   snprintf(name, sizeof name, "%s/state.json", path);
   json_t *state = json_load_file(name, 0, NULL);
@@ -143,6 +150,56 @@ static int inspect_checkpoint(const char *path) {
   return code;
 }
 
+/* Checkpoints of a run, its files. */
+static int inspect_run(const char *path) {
+  static const char *const links[] = {"last", "best"};
+  char name[4096], target[256];
+  printf("run folder %s\n", path);
+  snprintf(name, sizeof name, "%s/run.json", path);
+  json_t *run = json_load_file(name, 0, NULL);
+  char *text = run ? json_dumps(run, JSON_INDENT(2)) : NULL;
+  if (text)
+    puts(text);
+  free(text);
+  json_decref(run);
+  for (int i = 0; i < 2; i++) {
+    snprintf(name, sizeof name, "%s/checkpoints/%s", path, links[i]);
+    ssize_t n = readlink(name, target, sizeof target - 1);
+    if (n > 0)
+      printf("%s: %.*s\n", links[i], (int)n, target);
+  }
+  return 0;
+}
+
+/* model.safetensors.index.json: which tensor is in which shard. */
+static bool is_index(const char *path) {
+  size_t n = strlen(path), k = strlen(".index.json");
+  return n > k && !strcmp(path + n - k, ".index.json");
+}
+
+static int inspect_index(const File *f) {
+  json_t *root = json_loadb((const char *)f->data, f->len, 0, NULL), *file;
+  json_t *map = json_object_get(root, "weight_map");
+  const char *name;
+  if (!json_is_object(map)) {
+    json_decref(root);
+    return wrong(f, "has no weight_map");
+  }
+  json_object_foreach(map, name, file)
+    printf("%-56s %s\n", name, json_is_string(file) ? json_string_value(file) : "?");
+  printf("%zu tensors\n", json_object_size(map));
+  json_decref(root);
+  return 0;
+}
+
+/* llmc's magic, or a .bin of whole tokens. */
+static bool is_tokens(const File *f) {
+  static const unsigned char magic[4] = {0x88, 0xd8, 0x34, 0x01};
+  size_t n = strlen(f->path);
+  return f->len > 4 && (!memcmp(f->data, magic, 4) ||
+                        (f->len % 2 == 0 && n > 4 && !strcmp(f->path + n - 4, ".bin")));
+}
+
 int inspect_file(const char *path) {
   struct stat st;
   int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -153,8 +210,10 @@ int inspect_file(const char *path) {
     return 4;
   }
   if (S_ISDIR(st.st_mode)) {
+    char checkpoints[4200];
     close(fd);
-    return inspect_checkpoint(path);
+    snprintf(checkpoints, sizeof checkpoints, "%s/checkpoints", path);
+    return access(checkpoints, F_OK) ? inspect_checkpoint(path) : inspect_run(path);
   }
   File f = {path, NULL, (size_t)st.st_size};
   void *map = f.len ? mmap(NULL, f.len, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
@@ -172,8 +231,18 @@ int inspect_file(const char *path) {
     code = inspect_npy(&f);
   else if (f.len > 9 && f.data[8] == '{')
     code = inspect_safetensors(&f);
+  else if (f.len > 30 && !memcmp(f.data, "PK\3\4", 4))
+    code = inspect_npz(f.data, f.len);
+  else if (f.len > 5 && !memcmp(f.data, "mpir ", 5))
+    code = inspect_ir(f.data, f.len);
+  else if (is_idx(f.data, f.len))
+    code = inspect_idx(f.data, f.len);
+  else if (is_index(path))
+    code = inspect_index(&f);
+  else if (is_tokens(&f))
+    code = inspect_tokens(path, f.data, f.len);
   else
-    code = wrong(&f, "not a checkpoint, safetensors, .npy or program file");
+    code = wrong(&f, "not a checkpoint, run folder, weights, array, token, IDX, IR or program file");
   munmap(map, f.len);
   return code;
 }

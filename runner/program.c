@@ -41,7 +41,7 @@ static const struct {
     [PO_PREDICT] = {"predict", "FILE", ARG_TEXT, "write predictions to FILE (.npy), train nothing"},
     [PO_SPLIT] = {"split", "NAME", ARG_TEXT, "what --predict reads: train, val or test (default)"},
     [PO_EXPORT] = {"export", "FILE", ARG_TEXT, "write the weights to FILE (safetensors)"},
-    [PO_EXPORT_DTYPE] = {"weights-dtype", "DTYPE", ARG_TEXT, "dtype of --export: f32, bf16, f16, f64"},
+    [PO_EXPORT_DTYPE] = {"weights-dtype", "DTYPE", ARG_TEXT, "weights of --export, --predict, --validate: f32, bf16, f16, f64"},
     [PO_PROFILE] = {"profile", "STEPS", ARG_NUMBER, "time the kernels of so many steps, then leave"},
     [PO_INSTRUMENT] = {"instrument", "nan,range,time", ARG_TEXT,
                        "watch training: non-finite values, what formats would hold, kernel times"},
@@ -112,6 +112,16 @@ static int take_value(const Program *p, Args *a, int id, const char *value) {
   return 0;
 }
 
+/* What a compiled program cannot change any more, by what people may type. */
+static bool is_built_in(const char *name, size_t len) {
+  static const char *const words[] = {"precision", "set", "define", "numerics", "target", "march",
+                                      "batch-size", "batch_size", "gpu-arch"};
+  for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+    if (strlen(words[i]) == len && !strncmp(words[i], name, len))
+      return true;
+  return false;
+}
+
 static int parse_args(const Program *p, Args *a, int argc, char **argv) {
   for (int i = 1; i < argc; i++) {
     const char *word = argv[i];
@@ -122,6 +132,8 @@ static int parse_args(const Program *p, Args *a, int argc, char **argv) {
     while (id < PO_COUNT &&
            (strlen(options[id].name) != len || strncmp(options[id].name, word + 2, len)))
       id++;
+    if (id == PO_COUNT && is_built_in(word + 2, len))
+      return usage(p, "'%s' is built into this program; compile another one with mpcc", word);
     if (id == PO_COUNT)
       return usage(p, "unknown option '%s'", word);
     a->given[id] = true;
@@ -244,6 +256,8 @@ static mpcc_status act(const Program *p, mprt_program *rt, const Args *a) {
     st = mprt_load_weights(rt, a->text[PO_WEIGHTS], true);
   else
     st = mprt_init(rt);
+  if (st == MPCC_OK && a->given[PO_EXPORT_DTYPE] && (a->given[PO_PREDICT] || a->given[PO_VALIDATE]))
+    st = mprt_round_weights(rt, dtype_from_text(a->text[PO_EXPORT_DTYPE]));
   if (st == MPCC_OK && a->given[PO_VALIDATE])
     st = evaluate_all(p, rt);
   if (st == MPCC_OK && a->given[PO_PREDICT])
@@ -281,6 +295,14 @@ static int answer(const Program *p, const Args *a) {
     fputs(p->license, stdout);
     return 0;
   }
+  if (a->given[PO_RESUME] && a->given[PO_WEIGHTS])
+    return usage(p, "--resume and --weights=%s both give the weights", a->text[PO_WEIGHTS]);
+  if (a->given[PO_SPLIT] && !a->given[PO_PREDICT])
+    return usage(p, "--split=%s goes with --predict", a->text[PO_SPLIT]);
+  if (a->given[PO_EXPORT_DTYPE] && !a->given[PO_EXPORT] && !a->given[PO_PREDICT] &&
+      !a->given[PO_VALIDATE])
+    return usage(p, "--weights-dtype=%s goes with --export, --predict or --validate",
+                 a->text[PO_EXPORT_DTYPE]);
   if (a->given[PO_RESET] && !a->given[PO_RESUME])
     return usage(p, "--reset=%s goes with --resume", a->text[PO_RESET]);
   if (a->given[PO_DEVICE] && !is_device(a->text[PO_DEVICE]))

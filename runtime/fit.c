@@ -443,6 +443,29 @@ static Status begin(Fit *f) {
   return st;
 }
 
+/* `export:` of the spec, when training has come to its end. */
+static Status export_all(Fit *f) {
+  static const struct {
+    const char *name;
+    DType dtype;
+  } dtypes[] = {{"float16", DT_F16}, {"bfloat16", DT_BF16}, {"float64", DT_F64}};
+  const json_t *list = mprt__json_get(f->p->spec, "export");
+  Status st = MPCC_OK;
+  for (size_t i = 0; st == MPCC_OK && i < json_array_size(list); i++) {
+    const json_t *e = json_array_get(list, i);
+    const char *name = mprt__json_string(e, "path", ""), *word = mprt__json_string(e, "dtype", "");
+    DType dtype = DT_F32;
+    for (size_t k = 0; k < sizeof dtypes / sizeof *dtypes; k++)
+      dtype = strcmp(word, dtypes[k].name) ? dtype : dtypes[k].dtype;
+    char *path = *name == '/' ? mprt__format("%s", name) : mprt__format("%s/%s", f->out_dir, name);
+    st = path ? mprt_save_weights(f->p, path, dtype) : mprt__nomem(&f->p->cb, "export");
+    if (st == MPCC_OK)
+      mprt__log(&f->p->cb, MPRT_LOG_INFO, "%s has the weights in %s", path, dtype_text(dtype));
+    free(path);
+  }
+  return st;
+}
+
 mpcc_status mprt_fit(mprt_program *p) {
   Fit f = {.p = p};
   Status st = begin(&f);
@@ -451,6 +474,8 @@ mpcc_status mprt_fit(mprt_program *p) {
     f.trace = mprt__trace_create(p, f.step);
     emit(&f, MPRT_EVENT_START, NULL, NULL, f.out_dir);
     st = loop(&f);
+    if (st == MPCC_OK && mprt__json_int(p->spec, "trainer.fast_dev_run", 0) == 0)
+      st = export_all(&f);
     Status told = mprt__instrument_report(f.instrument, p, f.out_dir);
     st = st == MPCC_OK ? told : st;
     emit(&f, MPRT_EVENT_END, NULL, NULL, f.out_dir);

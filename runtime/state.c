@@ -356,3 +356,23 @@ mpcc_status mprt_save_weights(mprt_program *p, const char *path, DType dtype) {
   free(temporary);
   return s;
 }
+
+mpcc_status mprt_round_weights(mprt_program *p, DType dtype) {
+  if (!dtype_is_float(dtype))
+    return mprt__fail(&p->cb, MPCC_ERR_USAGE, "weights cannot be %s", dtype_text(dtype));
+  for (uint32_t i = 0; i < p->ntensor; i++) {
+    const MpccTensor *t = &p->tensor[i];
+    bool average = t->role == ROLE_MOMENT && mprt__attr_string(p, i, "kind") &&
+                   !strcmp(mprt__attr_string(p, i, "kind"), "ema"); /* predictions may use it */
+    int64_t n = mprt__tensor_elems(t);
+    if (p->flat[i] || (t->role != ROLE_PARAM && !average) || (DType)t->dtype == dtype)
+      continue;
+    void *data = mprt__tensor_data(p, i), *rounded = malloc((size_t)n * dtype_bytes(dtype) + 1);
+    if (!rounded)
+      return mprt__nomem(&p->cb, "weights");
+    mprt__convert(data, (DType)t->dtype, rounded, dtype, n);
+    mprt__convert(rounded, dtype, data, (DType)t->dtype, n);
+    free(rounded);
+  }
+  return mprt__refresh(p);
+}

@@ -122,6 +122,9 @@ mpcc_status mprt_init(mprt_program *p);
 mpcc_status mprt_load_weights(mprt_program *p, const char *path, bool strict);
 mpcc_status mprt_save_weights(mprt_program *p, const char *path, DType dtype);
 
+/* Rounds every parameter to `dtype` and back, then `refresh`: what predictions with weights of that
+ * format give. Training does not go on from there. errors: ERR_USAGE (no float) */
+mpcc_status mprt_round_weights(mprt_program *p, DType dtype);
 /* Floats of a safetensors file as `dtype` in another file, under the same names; other tensors stay as
  * they are. errors: ERR_FILE, ERR_DATA, ERR_NOMEM */
 mpcc_status mprt_convert_weights(const char *from, const char *to, DType dtype,
