@@ -256,6 +256,25 @@ static Range step(const Stmt *s, const Range *v, DType reg) {
       a.hi = num_round(a.hi, (DType)s->rd);
     }
     return a;
+  case PR_TF32:
+    if (a.number) {
+      a.lo = num_tf32(a.lo);
+      a.hi = num_tf32(a.hi);
+    }
+    return a;
+  case PR_SR_BF16:
+  case PR_SR_F16: /* either neighbour of each end */
+    if (a.number) {
+      double end[2] = {a.lo, a.hi}, both[2][2];
+      for (int i = 0; i < 2; i++)
+        for (int away = 0; away < 2; away++) {
+          double arg[STMT_ARGS] = {end[i], away ? 1 - 0x1p-24 : 0};
+          both[i][away] = prim_eval(s, arg);
+        }
+      a.lo = fmin(both[0][0], both[0][1]);
+      a.hi = fmax(both[1][0], both[1][1]);
+    }
+    return a;
   default:
     break;
   }
