@@ -28,8 +28,16 @@ static void case_fini(Case *k) {
   free(k->args);
 }
 
-/* Operands: floats in (-1, 1), scalars in [0.5, 1) as scales and rates are; integers count 0..7 as
- * labels and ids do, and scalar integers (valid samples, seeds) are large enough to mask nothing. */
+/* A moment that sums squares. */
+static bool is_square(const Value *v) {
+  const Attr *t = v->def->code == OP_read ? op_attr(v->def, "tensor") : NULL;
+  return t && attr_find(t->u.tensor->attr, t->u.tensor->nattr, "square");
+}
+
+/* Operands: floats in (-1, 1), scalars in [0.5, 1) as scales and rates are; sums of squares are not
+ * negative, else their root would rest on what two terms leave that cancel; integers count 0..7 as
+ * labels and ids do, and scalar integers (valid samples, seeds) are large enough to mask nothing.
+ */
 static double operand_value(const Op *op, int operand, int64_t i) {
   const Type *t = op->in[operand]->type;
   double u = scalar_rand(1, operand, i, 7);
@@ -37,7 +45,8 @@ static double operand_value(const Op *op, int operand, int64_t i) {
   bool ids = t->rank || !strcmp(kind, "index") || !strcmp(kind, "scatter");
   if (!dtype_is_float(t->dt))
     return ids ? (double)(i % 8) : 65536.0;
-  return num_round(t->rank ? 2 * u - 1 : 0.5 + u / 2, t->dt);
+  double x = t->rank ? 2 * u - 1 : 0.5 + u / 2;
+  return num_round(is_square(op->in[operand]) ? fabs(x) : x, t->dt);
 }
 
 static bool make_case(Case *k, const Op *op) {
@@ -108,7 +117,8 @@ static double worst_error(const Case *k) {
     for (int64_t i = 0; i < n; i++)
       if (isfinite(k->want[o][i]) && fabs(k->want[o][i]) > largest)
         largest = fabs(k->want[o][i]);
-    double spread = register_eps(k->op) * (16 + 4 * sqrt(sum_length(k->op))) * (largest > 1 ? largest : 1);
+    double spread =
+        register_eps(k->op) * (16 + 4 * sqrt(sum_length(k->op))) * (largest > 1 ? largest : 1);
     for (int64_t i = 0; i < n; i++) {
       double got = num_load((char *)k->got[o] + (size_t)i * dtype_bytes(t->dt), t->dt);
       double want = k->want[o][i];
@@ -123,8 +133,8 @@ static double worst_error(const Case *k) {
   return worst;
 }
 
-static Status verify_group(Compilation *c, const Op *op, const char *symbol,
-                           const mpcc_executor *x, bool *all_ok) {
+static Status verify_group(Compilation *c, const Op *op, const char *symbol, const mpcc_executor *x,
+                           bool *all_ok) {
   Case k;
   Status st = make_case(&k, op) ? MPCC_OK : MPCC_ERR_NOMEM;
   if (st == MPCC_OK)
@@ -135,10 +145,16 @@ static Status verify_group(Compilation *c, const Op *op, const char *symbol,
     double error = worst_error(&k);
     char place[400] = "";
     if (op->loc.file)
-      snprintf(place, sizeof place, "%s:%u:%u", diag_file_name(c->diag, op->loc.file),
-               op->loc.line, op->loc.col);
-    mpcc_verdict v = {op_str(op, "kind", ""), op_str(op, "label", ""), op->layer ? op->layer : "",
-                      place, symbol, error, 1.0, error <= 1.0};
+      snprintf(place, sizeof place, "%s:%u:%u", diag_file_name(c->diag, op->loc.file), op->loc.line,
+               op->loc.col);
+    mpcc_verdict v = {op_str(op, "kind", ""),
+                      op_str(op, "label", ""),
+                      op->layer ? op->layer : "",
+                      place,
+                      symbol,
+                      error,
+                      1.0,
+                      error <= 1.0};
     *all_ok = *all_ok && v.ok;
     x->verdict(x->user, &v);
   }

@@ -127,6 +127,8 @@ static void declare_moments(Step *s, Group *g) {
         build_tensor(b, name, type_get(builder_types(b), dt, 1, &g->elems), ROLE_MOMENT, (Loc){0});
     build_tensor_attr(b, g->moment[k], attr_i(b, "flat", g->index));
     build_tensor_attr(b, g->moment[k], attr_s(b, "kind", kind));
+    if (s->moment[k]->square)
+      build_tensor_attr(b, g->moment[k], attr_b(b, "square", true));
     for (int i = 0; i < g->nmember; i++) {
       const Member *m = &g->member[i];
       name = str_fmt(builder_strings(b), "optim.%s.%s", m->param->name, kind);
