@@ -13,6 +13,7 @@
  * whatever the batches; several are the mean over samples of each batch's loss. Padded samples are
  * masked [N13]; everything is FP32, FP64 in 64-true. Gradients start at op loss_seed (docs/ir.md).
  * Formulas: torch.nn, PyTorch 2. */
+#include <math.h>
 #include "frontend/frontend.h"
 
 #include <stdio.h>
@@ -200,18 +201,27 @@ Value *pointwise(Lower *lo, OpCode code, Value *a, Value *b) {
   return placed(lo, code, 2, (Value *[]){a, b}, 0, NULL);
 }
 
-/* Numbers of a list as a vector that broadcasts over the last axis; a scalar when it has one. */
+/* Numbers of a list as a vector. A kernel takes so many operands: longer ones are joined in turn.
+ */
 static Value *vector(Lower *lo, const Val *list) {
+  enum { TOGETHER = 16 };
   const int64_t one = 1;
-  if (list->n == 1)
-    return number(lo, list->item[0]->f);
-  Value **in = ARENA_ARRAY(builder_arena(lo->b), Value *, list->n);
+  Value **in = ARENA_ARRAY(builder_arena(lo->b), Value *, list->n + 1);
+  Attr dim = attr_i(lo->b, "dim", 0);
+  int n = list->n;
   if (arena_failed(builder_arena(lo->b)))
     return number(lo, 1);
-  for (int i = 0; i < list->n; i++)
+  for (int i = 0; i < n; i++)
     in[i] = build_reshape(lo->b, number(lo, list->item[i]->f), 1, &one);
-  Attr dim = attr_i(lo->b, "dim", 0);
-  return pinned(lo, OP_cat, list->n, in, 1, &dim);
+  while (n > 1) {
+    int k = 0;
+    for (int i = 0; i < n; i += TOGETHER) {
+      int together = n - i < TOGETHER ? n - i : TOGETHER;
+      in[k++] = together > 1 ? pinned(lo, OP_cat, together, in + i, 1, &dim) : in[i];
+    }
+    n = k;
+  }
+  return in[0];
 }
 
 static void misfit(Lower *lo, Loc loc, const char *text) {
@@ -265,7 +275,31 @@ static Value *class_list(Lowering *w, const LossTerm *t, const char *key, const 
     w->lo->failed = true;
     return NULL;
   }
-  return vector(w->lo, list);
+  return list->n == 1 ? number(w->lo, list->item[0]->f) : vector(w->lo, list);
+}
+
+/* Class weights of the loss, one for each of the classes of x; NULL when it has none. */
+static Value *class_weights(Lower *lo, const LossTerm *t, const Value *x) {
+  const Val *list = val_get(t->v, "weight");
+  int64_t classes = x->type->dim[x->type->rank - 1];
+  if (!list || list->kind != VAL_LIST)
+    return NULL;
+  if (list->n == classes)
+    return vector(lo, list);
+  diag_error(builder_diag(lo->b), list->loc, 311,
+             "shapes do not fit: 'weight' has %d numbers, '%s' has %lld classes", list->n,
+             t->in.from[0].name, (long long)classes);
+  lo->failed = true;
+  return NULL;
+}
+
+/* Most that one target can weigh, as a whole number. */
+static int64_t heaviest(const LossTerm *t) {
+  const Val *list = val_get(t->v, "weight");
+  double most = 0;
+  for (int i = 0; list && list->kind == VAL_LIST && i < list->n; i++)
+    most = fmax(most, list->item[i]->f);
+  return list && list->kind == VAL_LIST ? (int64_t)fmax(1, ceil(most)) : 1;
 }
 
 static Value *bce(Lowering *w, const LossTerm *t, Value *const *in) {
@@ -405,6 +439,21 @@ Value *count_targets(Lower *lo, Value *target, Value *valid, int64_t ignore) {
   return masked_sum(lo, loss_formula(lo, text, 1, &x), valid);
 }
 
+/* What count_targets counts, each by the weight of its class w [V]. */
+static Value *weigh_targets(Lower *lo, Value *target, Value *w, Value *valid, int64_t ignore) {
+  Builder *b = lo->b;
+  int64_t dim[MAX_RANK], classes = w->type->dim[0];
+  int rank = target->type->rank;
+  memcpy(dim, target->type->dim, (size_t)rank * sizeof *dim);
+  dim[rank] = 1;
+  Attr count[2] = {attr_ints(b, "shape", 1, &classes), attr_i(b, "dim", 0)};
+  Value *in[3] = {build_reshape(b, build_cast(b, target, DT_F32), rank + 1, dim),
+                  build_cast(b, build_op(b, OP_iota, 0, NULL, 2, count)->out[0], DT_F32), w};
+  char text[80];
+  snprintf(text, sizeof text, "a == b && a != %lld ? c : 0", (long long)ignore);
+  return masked_sum(lo, loss_formula(lo, text, 3, in), valid);
+}
+
 /* The loss over class numbers times k (times `scale`, NULL: 1); *count: its targets. alone: the
  * only term, which is divided by the count afterwards. */
 static Value *class_term(Lowering *w, const LossTerm *t, Value *x, Value *seed, bool alone,
@@ -415,20 +464,24 @@ static Value *class_term(Lowering *w, const LossTerm *t, Value *x, Value *seed, 
   if (!target)
     return NULL;
   double k = val_get_float(t->v, "factor", 1);
-  Value *scale = NULL;
+  Value *scale = NULL, *weights = class_weights(lo, t, x);
+  if (lo->failed)
+    return NULL;
   if (!alone && reduction_of(t) == MEAN)
-    scale = loss_formula(lo, "a / b", 2,
-                         (Value *[]){valid_float(w), count_targets(lo, target, w->valid, ignore)});
+    scale = loss_formula(
+        lo, "a / b", 2,
+        (Value *[]){valid_float(w), weights ? weigh_targets(lo, target, weights, w->valid, ignore)
+                                            : count_targets(lo, target, w->valid, ignore)});
   else if (!alone)
     scale = valid_float(w);
   seed = times(lo, seed, k);
   if (scale)
     seed = loss_formula(lo, "a * b", 2, (Value *[]){seed, scale});
-  Value *in[4] = {x, target, seed, w->valid};
+  Value *in[5] = {x, target, seed, w->valid, weights};
   Attr at[4] = {attr_i(lo->b, "ignore_index", ignore),
                 attr_f(lo->b, "label_smoothing", val_get_float(t->v, "label_smoothing", 0))};
   int nattr = lower_place(lo, at, t->kind->op == OP_cross_entropy ? 2 : 1);
-  Op *op = build_op(lo->b, t->kind->op, 4, in, nattr, at);
+  Op *op = build_op(lo->b, t->kind->op, weights ? 5 : 4, in, nattr, at);
   *count = op->out[1];
   Value *sum = times(lo, op->out[0], k);
   return scale ? loss_formula(lo, "a * b", 2, (Value *[]){sum, scale}) : sum;
@@ -485,7 +538,8 @@ void losses_build(Lower *lo, Tensor *valid, Tensor *loss_sum, Tensor *weight_sum
       return;
     if (!seed) { /* the largest weight_sum */
       bool targets = alone && x && reduction_of(t) == MEAN;
-      int64_t n = targets ? type_elems(x->type) / x->type->dim[x->type->rank - 1] : lo->batch;
+      int64_t n =
+          targets ? type_elems(x->type) / x->type->dim[x->type->rank - 1] * heaviest(t) : lo->batch;
       seed = seed_of(lo, alone && reduction_of(t) == SUM ? 1 : n);
     }
     Value *v = x ? class_term(&w, t, x, seed, alone, &count) : point_term(&w, t, alone);

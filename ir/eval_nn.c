@@ -419,7 +419,12 @@ static bool row_counts(const Call *c, int64_t row, int64_t rows, double valid) {
   return (double)(row / (rows / samples)) < valid && target != ignored;
 }
 
-/* With label smoothing e: (1 - e) nll + e/V sum of -log p, as torch.nn.CrossEntropyLoss.
+static double class_weight(const Call *c, int64_t k) {
+  return c->op->nin > 4 ? c->in[4][k] : 1;
+}
+
+/* With label smoothing e and class weights w: (1 - e) w[target] nll + e/V sum of w -log p, as
+ * torch.nn.CrossEntropyLoss.
  * errors  ERR_DATA for a target outside [0, V) */
 Status ref_cross_entropy(const Call *c) {
   const Type *x = in_type(c, 0);
@@ -439,13 +444,17 @@ Status ref_cross_entropy(const Call *c) {
       most = eval_max(most, z[i]);
     for (int64_t i = 0; i < classes; i++)
       sum += exp(z[i] - most);
-    double lse = most + log(sum), share = smooth / (double)classes;
+    double lse = most + log(sum), share = smooth / (double)classes, weights = 0;
+    double own = (1 - smooth) * class_weight(c, target);
     for (int64_t i = 0; i < classes; i++) {
-      all += lse - z[i];
-      dz[i] = seed * (exp(z[i] - lse) - share - (i == target ? 1 - smooth : 0));
+      all += class_weight(c, i) * (lse - z[i]);
+      weights += class_weight(c, i);
     }
-    c->out[0][0] += (1 - smooth) * (lse - z[target]) + (smooth > 0 ? share * all : 0);
-    c->out[1][0] += 1;
+    for (int64_t i = 0; i < classes; i++)
+      dz[i] = seed * ((own + share * weights) * exp(z[i] - lse) - share * class_weight(c, i) -
+                      (i == target ? own : 0));
+    c->out[0][0] += own * (lse - z[target]) + (smooth > 0 ? share * all : 0);
+    c->out[1][0] += class_weight(c, target);
   }
   return MPCC_OK;
 }
@@ -461,9 +470,10 @@ Status ref_nll_loss(const Call *c) {
     if (!(c->in[1][r] >= 0 && c->in[1][r] < (double)classes))
       return MPCC_ERR_DATA;
     int64_t at = r * classes + (int64_t)c->in[1][r];
-    c->out[0][0] -= c->in[0][at];
-    c->out[1][0] += 1;
-    c->out[2][at] = -c->in[2][0];
+    double w = class_weight(c, (int64_t)c->in[1][r]);
+    c->out[0][0] -= w * c->in[0][at];
+    c->out[1][0] += w;
+    c->out[2][at] = -w * c->in[2][0];
   }
   return MPCC_OK;
 }

@@ -1048,7 +1048,10 @@ static bool check_logits(Infer *x) {
 
 static bool shape_cross_entropy(Infer *x) {
   const Type *logits = operand(x, 0);
-  if (!check_logits(x) || !want_rank(x, 2, 0) || !want_float(x, 2) || !want_scalar(x, 3, DT_I64))
+  if (!want_operands(x, 4, 5) || !check_logits(x) || !want_rank(x, 2, 0) || !want_float(x, 2) ||
+      !want_scalar(x, 3, DT_I64))
+    return false;
+  if (x->nin > 4 && (!want_float(x, 4) || !want_trailing(x, 4, logits, 1)))
     return false;
   result_scalar(x, wide(logits->dt));
   result_scalar(x, wide(logits->dt));

@@ -309,6 +309,32 @@ static int load_target(Fuse *F, Node *n, int i) {
 
 /* loss = (1 - e) (lse - x[t]) + e (lse - mean x), dlogits = seed (softmax - (1 - e) onehot - e / V)
  * with e = label_smoothing (Szegedy et al. 2016, section 7). */
+typedef struct {
+  int x, lse, p, is_target; /* statements */
+  double e, classes;        /* label smoothing, their number */
+} Weighted;
+
+/* Loss of a row and its slopes with class weights w: own = (1 - e) w[target], share = e / V;
+ * own (lse - x[target]) + share sum of w (lse - x), slope (own + share sum of w) p - share w - hot.
+ */
+static void weighted(Fuse *F, Node *n, Weighted z, int *loss, int *d, int *weight) {
+  DType reg = node_reg(n, z.x);
+  int w = node_load_as(F, n, operand(F, 4), reg), zero = node_const(F, n, reg, 0);
+  *weight = node_op1(F, n, PR_RSUM, node_select(F, n, z.is_target, w, zero));
+  int own = node_op2(F, n, PR_MUL, node_const(F, n, reg, 1 - z.e), *weight);
+  *loss = node_op2(F, n, PR_MUL, own, *loss);
+  int slope = own, hot = node_select(F, n, z.is_target, own, zero);
+  if (z.e != 0) {
+    int share = node_const(F, n, reg, z.e / z.classes);
+    int over = node_op2(F, n, PR_MUL, w, node_op2(F, n, PR_SUB, z.lse, z.x));
+    *loss =
+        node_op2(F, n, PR_ADD, *loss, node_op2(F, n, PR_MUL, share, node_op1(F, n, PR_RSUM, over)));
+    slope = node_op2(F, n, PR_ADD, own, node_op2(F, n, PR_MUL, share, node_op1(F, n, PR_RSUM, w)));
+    hot = node_op2(F, n, PR_ADD, hot, node_op2(F, n, PR_MUL, share, w));
+  }
+  *d = node_op2(F, n, PR_SUB, node_op2(F, n, PR_MUL, slope, z.p), hot);
+}
+
 void group_cross_entropy(Fuse *F, const Op *op) {
   const Type *ty = op->in[0]->type;
   double e = op_float(op, "label_smoothing", 0), v = (double)ty->dim[ty->rank - 1];
@@ -328,8 +354,10 @@ void group_cross_entropy(Fuse *F, const Op *op) {
   int loss = node_op2(F, n, PR_SUB, lse, xt);
   int p = node_op2(F, n, PR_DIV, ex, sum);
   int hot = node_select(F, n, is_target, node_const(F, n, reg, 1 - e), zero);
-  int d = node_op2(F, n, PR_SUB, p, hot);
-  if (e != 0) {
+  int d = node_op2(F, n, PR_SUB, p, hot), weight = one;
+  if (op->nin > 4) {
+    weighted(F, n, (Weighted){x, lse, p, is_target, e, v}, &loss, &d, &weight);
+  } else if (e != 0) {
     int mean = node_op2(F, n, PR_DIV, node_op1(F, n, PR_RSUM, x), node_const(F, n, reg, v));
     loss = node_op2(
         F, n, PR_ADD, node_op2(F, n, PR_MUL, node_const(F, n, reg, 1 - e), loss),
@@ -342,7 +370,7 @@ void group_cross_entropy(Fuse *F, const Op *op) {
   set_result(F, 0,
              node_rows_total(F, n, node_select(F, n, counts, loss, zero), op->out[0]->type->dt));
   set_result(F, 1,
-             node_rows_total(F, n, node_select(F, n, counts, one, zero), op->out[1]->type->dt));
+             node_rows_total(F, n, node_select(F, n, counts, weight, zero), op->out[1]->type->dt));
 }
 
 void group_nll_loss(Fuse *F, const Op *op) {
@@ -355,13 +383,19 @@ void group_nll_loss(Fuse *F, const Op *op) {
   int zero = node_const(F, n, reg, 0), one = node_const(F, n, reg, 1);
   int is_target = node_op2(F, n, PR_EQ, node_index(F, n, n->ndim - 1), target);
   int loss = node_op1(F, n, PR_NEG, node_op1(F, n, PR_RSUM, node_select(F, n, is_target, x, zero)));
-  int hot = node_op2(F, n, PR_AND, is_target, counts);
+  int hot = node_op2(F, n, PR_AND, is_target, counts), weight = one;
+  if (op->nin > 4) {
+    int w = node_load_as(F, n, operand(F, 4), reg);
+    weight = node_op1(F, n, PR_RSUM, node_select(F, n, is_target, w, zero));
+    loss = node_op2(F, n, PR_MUL, loss, weight);
+    seed = node_op2(F, n, PR_MUL, seed, weight);
+  }
   int dx = node_select(F, n, hot, node_op1(F, n, PR_NEG, seed), zero);
   set_result_buf(F, 2, node_store(F, n, dx, op->out[2]->type->dt, ~0u));
   set_result(F, 0,
              node_rows_total(F, n, node_select(F, n, counts, loss, zero), op->out[0]->type->dt));
   set_result(F, 1,
-             node_rows_total(F, n, node_select(F, n, counts, one, zero), op->out[1]->type->dt));
+             node_rows_total(F, n, node_select(F, n, counts, weight, zero), op->out[1]->type->dt));
 }
 
 void group_row_mask(Fuse *F, const Op *op) {

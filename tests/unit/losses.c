@@ -107,6 +107,8 @@ static const struct {
     {"{type: CrossEntropyLoss, inputs: {target: image}}", 312, "no class numbers"},
     {"{type: BCEWithLogitsLoss, inputs: {target: image}, pos_weight: [1, 2]}", 311, "pos_weight"},
     {"{type: CrossEntropyLoss, reduction: none}", 190, "none"},
+    {"{type: CrossEntropyLoss, weight: [1, 2]}", 311, "weight"},
+    {"{type: NLLLoss, weight: [1, 2, 3, 4, -5]}", 202, "weight"},
     {"{type: HuberLoss, delta: 0}", 202, "delta"},
     {"{expr: a * a}", 201, "map"},
     {"{expr: a * q, inputs: {a: logits}}", 218, "q"},
