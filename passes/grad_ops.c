@@ -45,6 +45,24 @@ static Value *qmatmul(Grad *g, Codes a, Codes b, bool ta, DType out, const Attr 
 
 /* ---- products -------------------------------------------------------------------------------- */
 
+/* The bias gradient of a wide head in two parts, of which the first is as long as kernels can sum
+ * block by block; one sum would have a partial result per few rows, together as large as dy. */
+static void give_bias(Grad *g, const Op *op, int i, Value *dy) {
+  enum { WIDE = 8192, BLOCK = 256 };
+  int64_t n = dy->type->dim[1], cut[3] = {0, n - n % BLOCK, n};
+  if (n < WIDE || cut[1] == n || !grad_wants(g, op, i)) {
+    grad_give(g, op, i, dy);
+    return;
+  }
+  for (int k = 0; k < 2; k++) {
+    int64_t length = cut[k + 1] - cut[k];
+    Value *part =
+        build_cast(g->b, build_slice(g->b, dy, 1, cut[k], cut[k + 1]), grad_dtype(g, op, i));
+    const Type *ty = type_get(builder_types(g->b), part->type->dt, 1, &length);
+    grad_give_part(g, op, i, build_sum_to(g->b, part, ty), 0, cut[k], cut[k + 1]);
+  }
+}
+
 /* dx = dy w, dw = dy^T x, db = sum of dy over rows */
 static void grad_linear(Grad *g, const Op *op, Value *const *dy) {
   Value *d = as_rows(g, dy[0]);
@@ -56,7 +74,7 @@ static void grad_linear(Grad *g, const Op *op, Value *const *dy) {
   if (grad_wants(g, op, 1))
     grad_give(g, op, 1, matmul(g, d, as_rows(g, fwd(g, op, 0)), true, false, grad_dtype(g, op, 1)));
   if (op->nin > 2)
-    grad_give(g, op, 2, d);
+    give_bias(g, op, 2, d);
 }
 
 /* C = op(A) op(B): the four cases keep both factors as they lie in memory. */

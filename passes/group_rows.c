@@ -15,6 +15,22 @@ static View *sum_rows(Fuse *F, const View *x, int nkeep, DType dt, double diviso
   return view_whole(F, node_store(F, n, s, dt, (1u << nkeep) - 1));
 }
 
+/* Rows so wide that a panel holds few of them: its partial sums would be as many as the elements
+ * themselves. A block of columns and all rows are a panel then, whose sums are final. */
+enum { WIDE_SUM = 8192, SUM_BLOCK = 256 };
+
+static View *sum_blocks(Fuse *F, const View *x, DType reg, const Type *type) {
+  View v = *x;
+  int64_t dim[3] = {x->dim[1] / SUM_BLOCK, x->dim[0], SUM_BLOCK};
+  v.rank = 3;
+  memcpy(v.dim, dim, sizeof dim);
+  v.at.stride[0] = SUM_BLOCK * x->at.stride[1];
+  v.at.stride[1] = x->at.stride[0];
+  v.at.stride[2] = x->at.stride[1];
+  Node *n = node_rigid(F, 3, dim, 1);
+  return view_whole(F, node_panel_sums(F, n, node_load_as(F, n, &v, reg), type, dim[1]));
+}
+
 /* Sum over dims [outer, outer + nred) where inner dims stay contiguous columns. */
 static View *sum_columns(Fuse *F, const View *x, int outer, int nred, DType dt, double divisor) {
   DType reg = reg_of(dt) == DT_F64 ? DT_F64 : reg_join(x->dt, DT_F32);
@@ -26,9 +42,12 @@ static View *sum_columns(Fuse *F, const View *x, int outer, int nred, DType dt, 
       dim[rank++] = x->dim[i];
     else
       rows *= x->dim[i];
+  DType first = divisor == 1 ? dt : reg;
+  if (!outer && nred == 1 && inner == 1 && dim[0] >= WIDE_SUM && dim[0] % SUM_BLOCK == 0 &&
+      divisor == 1)
+    return sum_blocks(F, x, reg, type_get(builder_types(F->b), dt, 1, dim));
   Node *n = node_rigid(F, x->rank, x->dim, inner);
   int load = node_load_as(F, n, x, reg);
-  DType first = divisor == 1 ? dt : reg;
   const Type *ty = type_get(builder_types(F->b), first, rank, dim);
   /* One panel per outer index, so that its column sums are final. */
   Buf *sum = outer ? node_panel_sums(F, n, load, ty, rows) : node_column_sum(F, n, load, ty);

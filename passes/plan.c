@@ -195,7 +195,8 @@ static void place_pieces(Plan *p, const Op *op) {
   const Value *whole = op->out[0];
   int64_t axis = op_int(op, "axis", 0), inner = 1;
   const Attr *starts = op_attr(op, "starts"), *sizes = op_attr(op, "sizes");
-  if (p->yielded[whole->id])
+  /* pieces lie in blocks, not in pieces of others */
+  if (p->yielded[whole->id] || p->place[whole->id].parent)
     return;
   for (int d = 0; d < b->ndim; d++)
     if (d < axis && b->dim[d] != 1)
