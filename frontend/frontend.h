@@ -194,6 +194,7 @@ typedef struct {
   Node **input, **node, **output;
   Str *output_name;
   Val *expect, *init_from;
+  bool empty_init; /* what init_from reads starts as zeros */
   Region *region; /* in order of use */
 } Model;
 

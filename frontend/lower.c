@@ -85,11 +85,26 @@ static LoweredParam *declare(Lower *lo, const Node *n, Str name, const Type *typ
   return p;
 }
 
+/* Whether init_from passes the tensor over. */
+static bool skipped(Lower *lo, Str name) {
+  const Val *skip = val_get(lo->spec->model.init_from, "skip");
+  for (int i = 0; skip && skip->kind == VAL_LIST && i < skip->n; i++) {
+    Str *all;
+    int n = glob_expand(builder_arena(lo->b), builder_strings(lo->b), skip->item[i]->s, &all);
+    for (int k = 0; k < n; k++)
+      if (glob_match(all[k], name))
+        return true;
+  }
+  return false;
+}
+
 Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
                    Init init) {
   Str name = *tensor ? str_fmt(builder_strings(lo->b), "%s.%s", n->name, tensor) : n->name;
   const Type *type = type_get(builder_types(lo->b), DT_F32, rank, dim);
   int64_t at = keymap_get(&lo->param_of, key_of(name), -1);
+  if (lo->spec->model.empty_init && at < 0 && !skipped(lo, name))
+    init = init_constant(0);
   LoweredParam *p = at >= 0 ? &lo->param[at] : declare(lo, n, name, type, init);
   if (!p)
     return build_const(lo->b, 0, DT_F32); /* memory is short: builder_finish says so */
@@ -435,7 +450,8 @@ static void module_attrs(Lower *lo) {
   build_module_attr(b, attr_f(b, "clip_val", clip));
   static const char *const limits[] = {"loss_zscore", "grad_norm_zscore"};
   for (int i = 0; i < 2; i++) {
-    double z = val_get_float(root, str_fmt(lo->spec->c.s, "trainer.skip_outliers.%s", limits[i]), 0);
+    double z =
+        val_get_float(root, str_fmt(lo->spec->c.s, "trainer.skip_outliers.%s", limits[i]), 0);
     if (z > 0)
       build_module_attr(b, attr_f(b, str_fmt(lo->spec->c.s, "skip_%s", limits[i]), z));
   }

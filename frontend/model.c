@@ -813,6 +813,17 @@ void model_check_used(const Check *c, Model *m) {
   }
 }
 
+/* Zeros that nothing replaces would be trained from: every tensor must come from a file. */
+static void check_empty_init(Expand *e, const Val *v) {
+  const Val *init = val_get(v, "init"), *from = val_get(v, "init_from");
+  e->m->empty_init = init && val_get_bool(init, "empty_init", false);
+  if (!e->m->empty_init || (from && from->kind == VAL_MAP && val_get_bool(from, "strict", true)))
+    return;
+  diag_error(e->c.d, val_get(init, "empty_init")->loc, 201,
+             "empty_init needs init_from, which reads every tensor (strict: true)");
+  e->failed = true;
+}
+
 bool model_expand(const Check *c, const Yaml *y, Model *out) {
   *out = (Model){0};
   Expand e = {.c = *c, .m = out};
@@ -825,6 +836,7 @@ bool model_expand(const Check *c, const Yaml *y, Model *out) {
     return false;
   out->expect = val_get(v, "expect");
   out->init_from = val_get(v, "init_from");
+  check_empty_init(&e, v);
   e.blocks = yaml_get(y, "blocks");
   if (e.blocks && e.blocks->kind != YAML_MAP) {
     fail(&e, e.blocks->loc, 201, "'blocks' takes a map {NAME: {layers: [...]}}");

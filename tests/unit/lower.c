@@ -33,7 +33,7 @@ START_TEST(tensors_and_functions_are_there) {
       {"io.image", ROLE_INPUT, DT_F32, 4},         {"io.label", ROLE_INPUT, DT_I64, 1},
       {"io.valid", ROLE_VALID, DT_I64, 0},         {"io.seed", ROLE_SEED, DT_I64, 0},
       {"metric.loss_sum", ROLE_METRIC, DT_F32, 0}, {"metric.weight_sum", ROLE_METRIC, DT_F32, 0},
-      {"metric.acc", ROLE_METRIC, DT_F32, 0},  {"count.seen", ROLE_COUNTER, DT_I64, 0},
+      {"metric.acc", ROLE_METRIC, DT_F32, 0},      {"count.seen", ROLE_COUNTER, DT_I64, 0},
       {"count.taken", ROLE_COUNTER, DT_I64, 0},    {"count.skipped", ROLE_COUNTER, DT_I64, 0},
       {"1.weight", ROLE_PARAM, DT_F32, 2},         {"1.bias", ROLE_PARAM, DT_F32, 1},
       {"output.logits", ROLE_OUTPUT, DT_F32, 2}};
@@ -244,6 +244,23 @@ START_TEST(the_same_spec_gives_the_same_text) {
 END_TEST
 
 /* A deep model stays fast and correct: names, streams and groups of 2000 layers. */
+/* What init_from reads is not drawn; what it passes over is. */
+START_TEST(empty_init_draws_nothing_that_is_read) {
+  static const char text[] =
+      SPEC_HEAD "  init: {empty_init: true, on_device: true}\n"
+                "  init_from: {path: w.safetensors, skip: ['b.*']}\n"
+                "  layers: [Flatten, {name: a, Linear: 4}, {name: b, Linear: 3}]" SPEC_TAIL;
+  Module *m = lower(text);
+  const Tensor *a = module_tensor(m, "a.weight"), *b = module_tensor(m, "b.weight");
+  ck_assert_str_eq(attr_find(a->attr, a->nattr, "init")->u.s, "zeros");
+  ck_assert_str_eq(attr_find(b->attr, b->nattr, "init")->u.s, "uniform");
+  module_destroy(m);
+  ck_assert_ptr_null(spec_text(&s, SPEC_HEAD "  init: {empty_init: true}\n"
+                                             "  layers: [Flatten, {Linear: 3}]" SPEC_TAIL));
+  ck_assert_ptr_nonnull(message(&s, 201));
+}
+END_TEST
+
 START_TEST(depth_is_no_problem) {
   Module *m =
       lower(SPEC_HEAD
@@ -265,6 +282,7 @@ int main(void) {
   tcase_add_test(c, functions_compute_what_the_model_says);
   tcase_add_test(c, ops_know_layer_place_and_precision);
   tcase_add_test(c, the_same_spec_gives_the_same_text);
+  tcase_add_test(c, empty_init_draws_nothing_that_is_read);
   tcase_add_test(c, depth_is_no_problem);
   suite_add_tcase(suite, c);
   return check_run(suite);
