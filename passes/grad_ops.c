@@ -1,6 +1,7 @@
 /* grad_<op>: gradients of each op of ops.def that has one; elementwise ops share one rule made from
  * their body. The table at the end is expanded from ops.def: an op marked G without a function here
  * does not compile. Notation: dx is the gradient of x; R rows, N out, K in features. */
+#include <math.h>
 #include <string.h>
 
 #include "passes/grad.h"
@@ -289,6 +290,55 @@ static void grad_resample(Grad *g, const Op *op, Value *const *dy) {
   grad_give(g, op, 0, build_op(g->b, OP_resample, 1, (Value *[]){dy[0]}, n, attr)->out[0]);
 }
 
+/* x [N, T, K D] of K heads as [N, heads, T, D], each read by heads / K others. */
+static Value *by_head(Grad *g, Value *x, int64_t own, int64_t heads) {
+  static const int64_t perm[4] = {0, 2, 1, 3};
+  const Type *t = x->type;
+  int64_t width = t->dim[2] / own, n = t->dim[0], rows = t->dim[1];
+  x = build_permute(g->b, build_reshape(g->b, x, 4, (int64_t[]){n, rows, own, width}), perm);
+  if (own == heads)
+    return x;
+  x = build_reshape(g->b, x, 5, (int64_t[]){n, own, 1, rows, width});
+  Attr shape = attr_ints(g->b, "shape", 5, (int64_t[]){n, own, heads / own, rows, width});
+  x = build_op(g->b, OP_expand, 1, &x, 1, &shape)->out[0];
+  return build_reshape(g->b, x, 4, (int64_t[]){n, heads, rows, width});
+}
+
+static Value *row_sum(Grad *g, Value *x);
+
+/* Gradient of what is added to the scores: P (dP - sum do o) with P = exp(scores - lse), written
+ * out with all scores in memory, which attention's own kernels avoid. dP passes through dropout's
+ * mask. */
+static void give_mask(Grad *g, const Op *op, Value *dy) {
+  Builder *b = g->b;
+  int64_t heads = op_int(op, "heads", 1), kv = op_int(op, "kv_heads", heads);
+  Value *lse = result(g, op, 1), *k = by_head(g, fwd(g, op, 1), kv, heads);
+  DType wide = lse->type->dt;
+  Value *q = by_head(g, fwd(g, op, 0), heads, heads), *v = by_head(g, fwd(g, op, 2), kv, heads);
+  Value *d = by_head(g, dy, heads, heads), *o = by_head(g, result(g, op, 0), heads, heads);
+  Value *in[7] = {bmm(g, q, turned_last(g, k), wide), fwd(g, op, 3)};
+  int64_t stat[4] = {q->type->dim[0], heads, q->type->dim[2], 1}, keys = k->type->dim[2];
+  in[2] = build_reshape(b, lse, 4, stat);
+  in[3] = bmm(g, d, turned_last(g, v), wide);
+  if (op->nin > 4) {
+    Attr at[2] = {attr_f(b, "p", op_float(op, "dropout_p", 0)),
+                  attr_i(b, "stream", op_int(op, "stream", 0))};
+    Value *drop[3] = {in[3], fwd(g, op, 4), fwd(g, op, 5)};
+    in[3] = build_op(b, OP_dropout, 3, drop, 2, at)->out[0];
+  }
+  in[4] = row_sum(g, build_expr(b, "a * b", wide, 2, (Value *[]){d, o}));
+  bool causal = op_int(op, "causal", 0);
+  const int64_t places[2][4] = {{1, 1, stat[2], 1}, {1, 1, 1, keys}};
+  for (int i = 0; causal && i < 2; i++) {
+    Attr at[2] = {attr_ints(b, "shape", 4, places[i]), attr_i(b, "dim", 2 + i)};
+    in[5 + i] = build_cast(b, build_op(b, OP_iota, 0, NULL, 2, at)->out[0], wide);
+  }
+  double scale = op_float(op, "scale", 1 / sqrt((double)q->type->dim[3]));
+  Str text = str_fmt(builder_strings(b), "t0 = %s exp(a * %.17g + b - c), t0 * (d - e)",
+                     causal ? "c < -1e38 ? 0 : f < g ? 0 :" : "c < -1e38 ? 0 :", scale);
+  grad_give(g, op, 3, build_expr(b, text, wide, causal ? 7 : 5, in));
+}
+
 static void grad_attention(Grad *g, const Op *op, Value *const *dy) {
   if (!dy[0])
     return;
@@ -296,7 +346,7 @@ static void grad_attention(Grad *g, const Op *op, Value *const *dy) {
   for (int i = 0; i < op->nin && i < 6; i++)
     in[3 + i] = fwd(g, op, i);
   if (op_int(op, "mask", 0) && grad_wants(g, op, 3))
-    diag_error(g->diag, op->loc, 196, "training of an attention mask is not supported yet");
+    give_mask(g, op, dy[0]);
   Op *d = build_op(g->b, OP_attention_grad, 3 + op->nin, in, op->nattr, op->attr);
   for (int i = 0; i < 3; i++)
     grad_give(g, op, i, d->out[i]);

@@ -84,6 +84,16 @@ one("{name: y, type: interpolate, size: 7, mode: nearest-exact}", (2, 3, 5), lam
 one("{name: y, type: interpolate, size: [2, 3, 9], mode: trilinear}", (2, 3, 4, 5, 4),
     lambda x: F.interpolate(x, (2, 3, 9), mode="trilinear"))
 
+# a mask that is trained; a row of heads lies side by side as [N, T, H D]
+def sdpa(t, train):
+    q, k, v = (t[n].unflatten(2, (2, -1)).transpose(1, 2) for n in "qkv")
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=t["m"], scale=0.7)
+    return y.transpose(1, 2).flatten(2)
+
+
+case("{name: y, scaled_dot_product_attention: 2, scale: 0.7, inputs: {query: q, key: k, value: v, attn_mask: m}}",
+     {"q": (2, 3, 8), "k": (2, 5, 8), "v": (2, 5, 8), "m": (2, 2, 3, 5)}, sdpa, given=("q", "k", "v", "m"))
+
 # the rest of the vocabulary, each once
 case("{name: y, type: PReLU}", {"x": (2, 3, 4), "y.weight": (1,)}, lambda t, train: F.prelu(t["x"], t["y.weight"]))
 case("{name: y, PReLU: 3}", {"x": (2, 3, 4), "y.weight": (3,)}, lambda t, train: F.prelu(t["x"], t["y.weight"]))

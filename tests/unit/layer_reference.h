@@ -180,6 +180,14 @@ static const struct {
      {
       {"grad.x", -3.4662828384107121},
      }},
+    {"{name: q, type: Parameter, shape: [2, 3, 8]}, {name: k, type: Parameter, shape: [2, 5, 8]}, {name: v, type: Parameter, shape: [2, 5, 8]}, {name: m, type: Parameter, shape: [2, 2, 3, 5]}, {name: y, scaled_dot_product_attention: 2, scale: 0.7, inputs: {query: q, key: k, value: v, attn_mask: m}}",
+     3.0717457821311012, 3.0717457821311012,
+     {
+      {"grad.q", -1.2740359925820275},
+      {"grad.k", -3.4010365804223306},
+      {"grad.v", -1.0684037292850554},
+      {"grad.m", -0.19925860474062074},
+     }},
     {"{name: x, type: Parameter, shape: [2, 3, 4]}, {name: y, type: PReLU}",
      0.012284140713154423, 0.012284140713154423,
      {
