@@ -26,4 +26,19 @@ cmp -s whole/checkpoints/last/model.safetensors one/checkpoints/last/model.safet
 
 expect 3 "error: 'lstm' is a loop: target cuda does not have them yet [MPC0504]" "$mpcc" "$spec" --target=cuda -o x
 grep -q 'lstm-text.yaml:[0-9]*:[0-9]*: error' err.txt || fail "CUDA target: no place"
+
+# beside PyTorch's runs: relative error of loss and gradient norm; bf16 there also rounds where a fused
+# step does not
+cp "$here"/recurrent/* .
+for pair in 64-true=2e-7 32-true=2e-5 bf16-mixed=1e-2; do
+  mode=${pair%=*}
+  "$mpcc" run rnn.yaml --precision "$mode" --out "rnn-$mode" >out.txt 2>err.txt || { fail "rnn $mode"; tail -3 err.txt; }
+  sed 's/.*"step":\([0-9]*\).*"loss":\([^,]*\),.*"grad_norm":\([^,]*\),.*/\1 \2 \3/' "rnn-$mode/metrics.jsonl" >got.txt
+  grep "^$mode " recurrent.txt >want.txt
+  awk -v most="${pair#*=}" 'NR == FNR { loss[$2] = $3; norm[$2] = $4; next }
+    function off(a, b) { return (a > b ? a - b : b - a) > most * b }
+    { n++; if (off($2, loss[$1]) || off($3, norm[$1])) { print "step " $1 ": " $0; wrong = 1 } }
+    END { exit wrong || n != 6 }' want.txt got.txt || fail "$mode is not what PyTorch gives"
+done
+
 finish
