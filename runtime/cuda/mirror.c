@@ -62,7 +62,6 @@ static Status open_slot(const mprt_program *p, mprt__cuda *g, int i) {
   }
   CUDA_TRY(g->api.cuMemAllocHost_v2(&pinned, g->window_bytes + SMALL), "out of pinned memory");
   s->pinned = pinned;
-  memset(s->pinned, 0, g->window_bytes + SMALL); /* between inputs is padding */
   CUDA_TRY(g->api.cuEventCreate(&s->arrived, CU_EVENT_DISABLE_TIMING), "cannot make an event");
   CUDA_TRY(g->api.cuEventCreate(&s->done, CU_EVENT_DISABLE_TIMING), "cannot make an event");
   return MPCC_OK;
@@ -127,8 +126,13 @@ static Status push_batch(const mprt_program *p, mprt__cuda *g) {
     }
   if (s->used)
     CUDA_TRY(g->api.cuStreamWaitEvent(g->copies, s->done, 0), "cannot wait for the device");
-  CUDA_TRY(g->api.cuMemcpyHtoDAsync_v2(s->inputs, s->pinned, g->window_bytes, g->copies),
-           "cannot copy to the device");
+  for (uint32_t i = 0; i < p->ntensor; i++) { /* one by one: others may lie between them */
+    const uint64_t at = p->tensor[i].offset - g->window;
+    if (is_input(&p->tensor[i]))
+      CUDA_TRY(g->api.cuMemcpyHtoDAsync_v2(s->inputs + at, s->pinned + at, p->tensor[i].bytes,
+                                           g->copies),
+               "cannot copy to the device");
+  }
   CUDA_TRY(g->api.cuEventRecord(s->arrived, g->copies), "cannot mark a copy");
   CUDA_TRY(g->api.cuStreamWaitEvent(g->stream, s->arrived, 0), "cannot wait for a copy");
   g->current = next;
