@@ -151,6 +151,10 @@ static bool is_packed(const Body *b, const Access *a, int axis, int64_t size) {
   return true;
 }
 
+bool codegen_is_product(const Op *op) {
+  return op->code == OP_group && !strcmp(op_str(op, "kind", ""), "gemm");
+}
+
 bool codegen_is_copies(const Op *op) {
   enum { MANY = 16 };
   const Body *b = op->body;
@@ -211,7 +215,7 @@ Status codegen_kernels(const Module *m, Arena *a, KernelTable *out) {
     for (int i = 0; i < m->func[f]->nop; i++) {
       const Op *op = m->func[f]->op[i];
       char symbol[SYMBOL_BYTES];
-      if (op->code != OP_group || codegen_is_copies(op))
+      if (op->code != OP_group || codegen_is_copies(op) || codegen_is_product(op))
         continue;
       if (!symbol_of(op, symbol))
         return MPCC_ERR_NOMEM;

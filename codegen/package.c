@@ -366,6 +366,36 @@ static void put_copies(Package *p, const Op *op) {
   put_gaps(p, op);
 }
 
+static void put_product(Package *p, const Op *op) {
+  const Body *b = op->body;
+  const char *with = op_str(op, "with", "");
+  MpccCommand c = {.op = MPCC_CMD_PRODUCT,
+                   .nargs = (uint32_t)(1 + op->nin + MPCC_PRODUCT_INTS),
+                   .first_arg = (uint32_t)(p->args.len / sizeof(MpccArgRef))};
+  const MpccProduct m = {.with = !strcmp(with, "bias")     ? MPCC_WITH_BIAS
+                                 : !strcmp(with, "alpha")  ? MPCC_WITH_ALPHA
+                                 : !strcmp(with, "scales") ? MPCC_WITH_SCALES
+                                                           : MPCC_WITH_NONE,
+                         .rows = b->dim[0],
+                         .cols = b->dim[1],
+                         .k = op_int(op, "k", 0),
+                         .a_row = b->in[0].stride[0],
+                         .a_k = b->in[0].stride[1],
+                         .b_k = b->in[1].stride[0],
+                         .b_col = b->in[1].stride[1],
+                         .a_dtype = op->in[0]->type->dt,
+                         .b_dtype = op->in[1]->type->dt,
+                         .d_dtype = op->out[0]->type->dt};
+  int64_t ints[MPCC_PRODUCT_INTS];
+  memcpy(ints, &m, sizeof ints);
+  put_arg(p, accessed(p, op->out[0], &b->out[0]));
+  for (int i = 0; i < op->nin; i++)
+    put_arg(p, accessed(p, op->in[i], &b->in[i]));
+  for (int i = 0; i < MPCC_PRODUCT_INTS; i++)
+    put_arg(p, (MpccArgRef){.segment = MPCC_ARG_INT, .offset = ints[i]});
+  put_command(p, op, c, op_str(op, "label", ""), 1, &op->out[0]->type);
+}
+
 static void put_group(Package *p, const Op *op) {
   const Type *types[64];
   const char *label = op_str(op, "label", "");
@@ -381,6 +411,10 @@ static void put_group(Package *p, const Op *op) {
   }
   if (codegen_is_copies(op)) {
     put_copies(p, op);
+    return;
+  }
+  if (codegen_is_product(op)) {
+    put_product(p, op);
     return;
   }
   MpccCommand c = {.op = MPCC_CMD_LAUNCH};

@@ -8,7 +8,7 @@
 #include "runner/program.h"
 
 typedef enum {
-  O_OUTPUT, O_EMIT, O_OPT, O_NUMERICS, O_TARGET, O_GPU_ARCH, O_MARCH, O_PRECISION, O_DEFINE, O_SET, O_WARN,
+  O_OUTPUT, O_EMIT, O_OPT, O_NUMERICS, O_TARGET, O_GPU_ARCH, O_GPU_PRODUCTS, O_MARCH, O_PRECISION, O_DEFINE, O_SET, O_WARN,
   O_MAX_ERRORS, O_DIAG_FORMAT, O_COLOR, O_INCLUDE, O_JOBS, O_CACHE_DIR, O_NO_CACHE, O_MEMORY, O_TIME_PASSES,
   O_PRINT_BEFORE, O_PRINT_AFTER, O_STOP_AFTER, O_CHECK_PASSES, O_NO_REUSE, O_INSTRUMENT, O_VERBOSE,
   O_LINK, O_SAVE_TEMPS, O_DIFF, O_PRECISIONS, O_HTML, O_FORMATS, O_BOUND, O_JSON, O_TOKENIZER, O_DTYPE, O_HEADER, O_SEPARATOR, O_HELP,
@@ -40,6 +40,8 @@ static const struct {
     [O_TARGET] = {"target", NULL, V_VALUE, "cpu,cuda", "what the program can run on, default cpu"},
     [O_GPU_ARCH] = {"gpu-arch", NULL, V_VALUE, "sm_90,...",
                     "GPU generations in the program; default: sm_80, sm_89, sm_90"},
+    [O_GPU_PRODUCTS] = {"gpu-products", NULL, V_VALUE, "library|own",
+                        "matrix products by cuBLASLt (default) or by kernels of mpcc's own"},
     [O_MARCH] = {"march", "march=", V_VALUE, "LEVEL,...",
                  "cpu levels in the program: native, x86-64-v3, ...; default: host's and baseline"},
     [O_PRECISION] = {"precision", NULL, V_VALUE, "MODE", "overrides precision.mode of the spec"},
@@ -198,6 +200,7 @@ static int take(Args *a, int id, const char *v) {
   case O_NUMERICS: o->strict = !strcmp(v, "strict"); return choice(v, "fused|strict");
   case O_TARGET: o->ntarget = 0; split(a->list[4], &o->ntarget, v); return targets(o);
   case O_GPU_ARCH: split(a->list[5], &o->narch, v); return 0;
+  case O_GPU_PRODUCTS: o->own_products = !strcmp(v, "own"); return choice(v, "library|own");
   case O_MARCH: split(a->list[3], &o->nlevel, v); return 0;
   case O_PRECISION: o->precision = v; return 0;
   case O_DEFINE: a->list[0][o->ndefine++] = v; return 0;

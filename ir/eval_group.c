@@ -284,6 +284,28 @@ static Status products(const Call *c, const ConvGroup *conv) {
   return MPCC_OK;
 }
 
+/* Product by a library: strides of operand 0 are (row, k), of operand 1 (k, column). */
+static Status group_gemm(const Call *c) {
+  const Body *b = c->op->body;
+  const int64_t k = op_int(c->op, "k", 0);
+  const char *with = op_str(c->op, "with", "");
+  const bool bias = !strcmp(with, "bias");
+  double factor = 1;
+  for (int i = 2; i < b->nin && !bias; i++)
+    factor *= c->in[i][b->in[i].offset];
+  for (int64_t row = 0; row < b->dim[0]; row++)
+    for (int64_t col = 0; col < b->dim[1]; col++) {
+      const double *x = c->in[0] + b->in[0].offset + row * b->in[0].stride[0];
+      const double *y = c->in[1] + b->in[1].offset + col * b->in[1].stride[1];
+      double sum = 0;
+      for (int64_t t = 0; t < k; t++)
+        sum += x[t * b->in[0].stride[1]] * y[t * b->in[1].stride[0]];
+      sum = bias ? sum + c->in[2][b->in[2].offset + col * b->in[2].stride[1]] : sum * factor;
+      c->out[0][b->out[0].offset + row * b->out[0].stride[0] + col * b->out[0].stride[1]] = sum;
+    }
+  return MPCC_OK;
+}
+
 static Status group_product(const Call *c) {
   return products(c, NULL);
 }
@@ -421,10 +443,15 @@ Status eval_group(const Call *c) {
     const char *kind;
     RefFn *run;
   } kinds[] = {
-      {"rows", group_rows},           {"product", group_product},
-      {"conv", group_conv},           {"pack", group_pack},
-      {"attention", group_attention}, {"attention_grad", group_attention_grad},
-      {"index", group_index},         {"scatter", group_scatter},
+      {"rows", group_rows},
+      {"product", group_product},
+      {"conv", group_conv},
+      {"pack", group_pack},
+      {"gemm", group_gemm},
+      {"attention", group_attention},
+      {"attention_grad", group_attention_grad},
+      {"index", group_index},
+      {"scatter", group_scatter},
       {"move", group_move},
       {"window", eval_window},
   };

@@ -322,6 +322,28 @@ static void check_pack(Verify *v) {
     verify_broken(v, "result is not of the packed shape");
 }
 
+/* Strides of operand 0 are (row, k), of operand 1 (k, column). */
+static void check_gemm(Verify *v) {
+  const Body *b = v->op->body;
+  const int64_t k = op_int(v->op, "k", 0);
+  const char *with = op_str(v->op, "with", "");
+  const int nin = !strcmp(with, "") ? 2 : !strcmp(with, "scales") ? 4 : 3;
+  if (b->nin != nin || b->nout != 1 || b->ndim != 2 || b->nstmt || k < 1) {
+    verify_broken(v,
+                  "gemm has two factors and what `with` says, rows and columns, and attribute k");
+    return;
+  }
+  for (int i = 0; i < 2; i++) {
+    Reach r = reach_start(b->in[i].offset);
+    reach_add(&r, b->in[i].stride[i ? 0 : 1], k);
+    reach_add(&r, b->in[i].stride[i ? 1 : 0], b->dim[i]);
+    reach_check(v, r, v->op->in[i]->type, "operand", i);
+  }
+  for (int i = 2; i < b->nin; i++)
+    in_bounds(v, i, 0, 2);
+  out_bounds(v, 0, 0, 2);
+}
+
 /* Operand over [N, H, length, D]. */
 static void check_heads(Verify *v, const Access *a, const Type *ty, int64_t heads, int64_t length,
                         const char *what, int i) {
@@ -469,6 +491,7 @@ void verify_group(Verify *v) {
       {"product", check_product},
       {"conv", check_conv},
       {"pack", check_pack},
+      {"gemm", check_gemm},
       {"attention", check_attention_forward},
       {"attention_grad", check_attention_grad},
       {"index", check_index},

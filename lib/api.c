@@ -345,10 +345,18 @@ static Status append_image(Compilation *c, const Target *t, const char *level,
   return st;
 }
 
+/* What fuse and plan may know of the target, as the options want it. */
+static Status caps_of(const Compilation *c, const Target *t, const char *level, TargetCaps *caps) {
+  Status st = t->caps(level, caps);
+  if (c->o->own_products)
+    caps->library_products = caps->library_fp8 = false;
+  return st;
+}
+
 /* Fuse and plan for one level. */
 static Status plan_level(Compilation *c, const Target *t, const char *level, KernelTable *kernels) {
   TargetCaps caps;
-  Status st = t->caps(level, &caps);
+  Status st = caps_of(c, t, level, &caps);
   if (st == MPCC_OK)
     st = compilation_passes(c, &caps, NULL);
   if (st == MPCC_OK)
@@ -435,7 +443,7 @@ static Status emit_ir(Compilation *c, void **out, size_t *bytes) {
   TargetCaps caps;
   Status st = t ? choose_levels(c, t, level, &n) : MPCC_OK;
   if (st == MPCC_OK && n)
-    st = t->caps(level[0], &caps);
+    st = caps_of(c, t, level[0], &caps);
   if (st == MPCC_OK)
     st = compilation_passes(c, n ? &caps : NULL, n || c->o->stop_after ? c->o->stop_after : "save");
   if (st != MPCC_OK)
@@ -502,8 +510,7 @@ static Status emit_text(Compilation *c, mpcc_output kind, void **out, size_t *by
 static Status compile_kind(Compilation *c, mpcc_output kind, void **out, size_t *bytes) {
   static const char *const forms[] = {
       [MPCC_OUT_OBJECT] = "object", [MPCC_OUT_ASM] = "asm", [MPCC_OUT_LLVM_IR] = "llvm-ir",
-      [MPCC_OUT_CUDA] = "cuda",     [MPCC_OUT_PTX] = "ptx",
-      [MPCC_OUT_CUBIN] = "cubin"};
+      [MPCC_OUT_CUDA] = "cuda",     [MPCC_OUT_PTX] = "ptx", [MPCC_OUT_CUBIN] = "cubin"};
   if (kind == MPCC_OUT_CHECK) /* through the step: most errors of a spec show by then */
     return c->module->stage < STAGE_SAVED ? compilation_passes(c, NULL, "save") : MPCC_OK;
   if (kind == MPCC_OUT_IR)

@@ -21,7 +21,7 @@ int64_t cost_flops(const Op *op) {
   int64_t spread = 1;
   for (int i = 0; up && up->kind == AT_INTS && i < up->u.ints.n; i++)
     spread *= up->u.ints.v[i];
-  if (!strcmp(kind, "product") || !strcmp(kind, "conv"))
+  if (!strcmp(kind, "product") || !strcmp(kind, "conv") || !strcmp(kind, "gemm"))
     return 2 * elems * op_int(op, "k", 0) / spread;
   if (!strcmp(kind, "attention"))
     return 4 * elems * op_int(op, "keys", 0);

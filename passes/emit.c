@@ -14,8 +14,8 @@ enum {
 
 static const char *kind_text(NodeKind k) {
   static const char *const text[] = {"rows",      "product",        "conv",  "pack",
-                                     "attention", "attention_grad", "index", "scatter",
-                                     "move",      "window"};
+                                     "gemm",      "attention", "attention_grad", "index",
+                                     "scatter",   "move",      "window"};
   return text[k];
 }
 
@@ -384,8 +384,8 @@ static void fill_body(Fuse *F, Node *n, Body *body) {
 static void clear_unit_strides(Node *n) {
   for (int d = 0; d < n->ndim; d++)
     if (n->dim[d] == 1) {
-      for (int i = 0; i < n->nin && n->kind != NODE_WINDOW; i++)
-        n->in[i].at.stride[d] = 0; /* a window reads more places than it makes */
+      for (int i = 0; i < n->nin && n->kind != NODE_WINDOW && n->kind != NODE_GEMM; i++)
+        n->in[i].at.stride[d] = 0; /* those two read more places than they make */
       for (int i = 0; i < n->nout; i++)
         n->out[i].at.stride[d] = 0;
     }
@@ -423,7 +423,7 @@ void emit_node(Fuse *F, Node *n) {
   if (node_has_body(n))
     choose_columns(F, n);
   if (n->kind == NODE_INDEX || n->kind == NODE_SCATTER || n->kind == NODE_MOVE ||
-      n->kind == NODE_WINDOW)
+      n->kind == NODE_WINDOW || n->kind == NODE_GEMM)
     n->ncol = 1;
   if (n->kind == NODE_ROWS || n->kind == NODE_INDEX || n->kind == NODE_MOVE ||
       n->kind == NODE_WINDOW) {

@@ -178,6 +178,10 @@ static void caps_attrs(Builder *b, const TargetCaps *c) {
   build_module_attr(b, attr_i(b, "target.panel_cols_f32", c->panel_cols_f32));
   build_module_attr(b, attr_i(b, "target.panel_cols_bf16", c->panel_cols_bf16));
   build_module_attr(b, attr_i(b, "target.k_pair_bf16", c->k_pair_bf16));
+  if (c->library_products)
+    build_module_attr(b, attr_b(b, "target.library_products", true));
+  if (c->library_fp8)
+    build_module_attr(b, attr_b(b, "target.library_fp8", true));
   build_module_attr(b, attr_i(b, "target.panel_bytes_rows", c->panel_bytes_rows));
 }
 

@@ -44,6 +44,7 @@ typedef enum {
   NODE_PRODUCT,
   NODE_CONV, /* a product whose first operand is gathered */
   NODE_PACK,
+  NODE_GEMM, /* a product by a library */
   NODE_ATTENTION,
   NODE_ATTENTION_GRAD,
   NODE_INDEX,

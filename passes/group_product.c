@@ -1,4 +1,5 @@
-/* Lowering of products: A with any strides times a packed B, then statements on each element. */
+/* Lowering of products: A with any strides times a packed B, then statements on each element; or,
+ * where the target has one, by a library. */
 #include <string.h>
 
 #include "passes/fuse.h"
@@ -77,6 +78,104 @@ static Node *product(Fuse *F, View *a, View *b, int *acc) {
   return n;
 }
 
+/* ---- products by a library ---------------------------------------------------------------------
+ */
+
+/* Rows or columns are contiguous, and none overlap. */
+static bool is_matrix(const View *v) {
+  const int64_t *d = v->dim, *s = v->at.stride;
+  return (s[1] == 1 && (d[0] == 1 || s[0] >= d[1])) || (s[0] == 1 && (d[1] == 1 || s[1] >= d[0]));
+}
+
+/* v [..., K] as a matrix that a library takes, in format dt; along_k: contiguous along K. */
+static View *as_matrix(Fuse *F, View *v, DType dt, bool along_k) {
+  const int64_t k = v->dim[v->rank - 1], dim[2] = {view_elems(v) / k, k};
+  View *m = v;
+  if (!v->buf || v->dt != dt || !view_reshaped(F, v, 2, dim, &m) || !is_matrix(m) ||
+      (along_k && k > 1 && m->at.stride[1] != 1))
+    view_reshaped(F, view_copied(F, v, dt), 2, dim, &m);
+  return m;
+}
+
+static bool is_number(const View *v, DType dt) {
+  return v->buf && v->dt == dt && view_elems(v) == 1;
+}
+
+/* Formats in which a library multiplies a and b into d. *decode: codes, as bf16 (exact). */
+static bool library_formats(const TargetCaps *c, DType a, DType b, DType d, bool scales,
+                            bool *decode) {
+  const bool codes = dtype_is_fp8(a) && dtype_is_fp8(b), low = d == DT_BF16 || d == DT_F16;
+  *decode = codes && !c->library_fp8;
+  if (codes != scales || (codes && !low && d != DT_F32))
+    return false;
+  if (codes && c->library_fp8)
+    return a == DT_E4M3 || b == DT_E4M3;
+  if (codes)
+    return d != DT_F16;
+  if (a != b)
+    return false;
+  return d == a ? a == DT_F64 || a == DT_F32 || low : d == DT_F32 && (a == DT_BF16 || a == DT_F16);
+}
+
+/* s0 s1, as what a library multiplies sums by. */
+static View *joint_scale(Fuse *F, View *s0, View *s1) {
+  Node *n = node_rows(F, 0, NULL);
+  n->label = "scale";
+  const int s = node_op2(F, n, PR_MUL, node_load(F, n, s0), node_load(F, n, s1));
+  return view_whole(F, node_store(F, n, s, DT_F32, ~0u));
+}
+
+static void add_operand(Fuse *F, Node *n, const View *v) {
+  Access at = v->at;
+  if (view_elems(v) == 1)
+    memset(at.stride, 0, sizeof at.stride);
+  node_in(F, n, v->buf, &at);
+}
+
+/* a [rows..., K] times b [N, K], plus bias [N] or times s0 s1 (NULL: without), by a library: one
+ * group without statements. False: it does not take it. A library rounds once, behind the bias. */
+static bool by_library(Fuse *F, View *a, View *b, View *bias, View *s0, View *s1) {
+  const TargetCaps *c = F->o->caps;
+  const Type *ty = F->op->out[0]->type;
+  bool decode;
+  if (!c->library_products || fuse_failed(F) || a->rank < 1 || b->rank != 2 || !a->buf || !b->buf ||
+      !library_formats(c, a->dt, b->dt, ty->dt, s0 != NULL, &decode))
+    return false;
+  const int64_t k = b->dim[1], cols = b->dim[0], dim[2] = {view_elems(a) / k, cols};
+  const bool codes = s0 && !decode;
+  if ((codes && (cols % 16 || k % 16)) ||
+      (s0 && (!is_number(s0, DT_F32) || !is_number(s1, DT_F32))) ||
+      (bias && (!bias->buf || bias->dt != ty->dt || bias->rank != 1 || bias->at.stride[0] != 1)))
+    return false;
+  a = as_matrix(F, a, decode ? DT_BF16 : a->dt, codes);
+  b = as_matrix(F, b, decode ? DT_BF16 : b->dt, codes);
+  View *alpha = decode ? joint_scale(F, s0, s1) : NULL;
+  Node *n = node_create(F, NODE_GEMM, 2, dim);
+  n->rigid = true;
+  n->ncol = 1;
+  n->label = F->op->out[0] ? op_info(F->op->code)->name : "gemm";
+  const Access of_b = {.offset = b->at.offset, .stride = {b->at.stride[1], b->at.stride[0]}};
+  node_in(F, n, a->buf, &a->at);
+  node_in(F, n, b->buf, &of_b);
+  if (bias) {
+    const Access of_bias = {.offset = bias->at.offset, .stride = {0, 1}};
+    node_in(F, n, bias->buf, &of_bias);
+  }
+  if (alpha)
+    add_operand(F, n, alpha);
+  if (s0 && codes) {
+    add_operand(F, n, s0);
+    add_operand(F, n, s1);
+  }
+  node_attr_i(F, n, "k", k);
+  node_attr(F, n, attr_s(F->b, "with", bias ? "bias" : alpha ? "alpha" : s0 ? "scales" : ""));
+  const Access at = {.stride = {cols, 1}};
+  set_result_buf(F, 0, node_store_at(F, n, 0, ty, &at));
+  return true;
+}
+
+/* ---- ops ------------------------------------------------------------------------------------- */
+
 static void finish(Fuse *F, Node *n, int r) {
   const Type *ty = F->op->out[0]->type;
   Buf *b = node_store(F, n, r, ty->dt, ~0u);
@@ -85,6 +184,8 @@ static void finish(Fuse *F, Node *n, int r) {
 
 void group_linear(Fuse *F, const Op *op) {
   int s;
+  if (by_library(F, operand(F, 0), operand(F, 1), op->nin > 2 ? operand(F, 2) : NULL, NULL, NULL))
+    return;
   Node *n = product(F, operand(F, 0), operand(F, 1), &s);
   if (op->nin > 2) {
     n->label = "linear+bias";
@@ -98,14 +199,19 @@ static View *transposed(Fuse *F, View *x, bool yes) {
   return yes ? view_permuted(F, x, swap) : x;
 }
 
-static Node *matrices(Fuse *F, const Op *op, View *a, View *b, int *s) {
-  return product(F, transposed(F, a, op_int(op, "ta", 0)), transposed(F, b, !op_int(op, "tb", 0)),
-                 s);
+/* Factors of a matmul as [M, K] and [N, K]. */
+static void lay_factors(Fuse *F, const Op *op, View **a, View **b) {
+  *a = transposed(F, *a, op_int(op, "ta", 0));
+  *b = transposed(F, *b, !op_int(op, "tb", 0));
 }
 
 void group_matmul(Fuse *F, const Op *op) {
   int s;
-  Node *n = matrices(F, op, operand(F, 0), operand(F, 1), &s);
+  View *a = operand(F, 0), *b = operand(F, 1);
+  lay_factors(F, op, &a, &b);
+  if (by_library(F, a, b, NULL, NULL, NULL))
+    return;
+  Node *n = product(F, a, b, &s);
   finish(F, n, s);
 }
 
@@ -214,14 +320,27 @@ static int unscaled(Fuse *F, Node *n, int s) {
   return node_op2(F, n, PR_MUL, s, scale);
 }
 
+static bool scaled_by_library(Fuse *F, View *a, View *b) {
+  View *s0 = operand(F, 2), *s1 = operand(F, 3);
+  const bool none = is_one(s0) && is_one(s1);
+  return by_library(F, a, b, NULL, none ? NULL : s0, none ? NULL : s1);
+}
+
 void group_qmatmul(Fuse *F, const Op *op) {
   int s;
-  Node *n = matrices(F, op, factor(F, op, 0), factor(F, op, 1), &s);
+  View *a = factor(F, op, 0), *b = factor(F, op, 1);
+  lay_factors(F, op, &a, &b);
+  if (scaled_by_library(F, a, b))
+    return;
+  Node *n = product(F, a, b, &s);
   finish(F, n, unscaled(F, n, s));
 }
 
 void group_qlinear(Fuse *F, const Op *op) {
   int s;
-  Node *n = product(F, factor(F, op, 0), factor(F, op, 1), &s);
+  View *a = factor(F, op, 0), *b = factor(F, op, 1);
+  if (scaled_by_library(F, a, b))
+    return;
+  Node *n = product(F, a, b, &s);
   finish(F, n, unscaled(F, n, s));
 }

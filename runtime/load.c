@@ -206,6 +206,42 @@ static bool overlap(const MpccArgRef *a, const MpccArgRef *b, uint64_t bytes) {
          (uint64_t)b->offset < (uint64_t)a->offset + bytes;
 }
 
+/* Whether a matrix of n by m elements with these strides is inside the argument. */
+static bool matrix_fits(const MpccArgRef *a, DType d, int64_t n, int64_t step, int64_t m,
+                        int64_t other) {
+  int64_t x, y, last, bytes;
+  return n > 0 && m > 0 && step >= 0 && other >= 0 && !__builtin_mul_overflow(n - 1, step, &x) &&
+         !__builtin_mul_overflow(m - 1, other, &y) && !__builtin_add_overflow(x, y, &last) &&
+         !__builtin_mul_overflow(last + 1, (int64_t)dtype_bytes(d), &bytes) &&
+         (uint64_t)bytes <= a->bytes;
+}
+
+static bool product_fits(const mprt_program *p, const MpccCommand *c) {
+  const MpccArgRef *a = &p->argref[c->first_arg];
+  int64_t ints[MPCC_PRODUCT_INTS];
+  MpccProduct m;
+  if (c->nargs < 3 + MPCC_PRODUCT_INTS || c->first_out || c->nout != 1)
+    return false;
+  const uint32_t operands = c->nargs - MPCC_PRODUCT_INTS;
+  for (uint32_t i = 0; i < c->nargs; i++)
+    if ((a[i].segment == MPCC_ARG_INT) != (i >= operands))
+      return false;
+  for (int i = 0; i < MPCC_PRODUCT_INTS; i++)
+    ints[i] = a[operands + (uint32_t)i].offset;
+  memcpy(&m, ints, sizeof m);
+  if (m.with < 0 || m.with > MPCC_WITH_SCALES || operands != mpcc_product_operands(m.with) ||
+      m.a_dtype < 0 || m.a_dtype >= DT_COUNT || m.b_dtype < 0 || m.b_dtype >= DT_COUNT ||
+      m.d_dtype < 0 || m.d_dtype >= DT_COUNT)
+    return false;
+  for (uint32_t i = 3; i < operands; i++)
+    if (a[i].bytes < (m.with == MPCC_WITH_BIAS ? (uint64_t)m.cols * dtype_bytes((DType)m.d_dtype)
+                                               : sizeof(float)))
+      return false;
+  return matrix_fits(&a[0], (DType)m.d_dtype, m.rows, m.cols, m.cols, 1) &&
+         matrix_fits(&a[1], (DType)m.a_dtype, m.rows, m.a_row, m.k, m.a_k) &&
+         matrix_fits(&a[2], (DType)m.b_dtype, m.k, m.b_k, m.cols, m.b_col);
+}
+
 /* What a command does with its arguments; its spans are checked. */
 static bool command_fits(const mprt_program *p, const MpccCommand *c) {
   const MpccArgRef *a = &p->argref[c->first_arg];
@@ -226,6 +262,9 @@ static bool command_fits(const mprt_program *p, const MpccCommand *c) {
            c->bytes <= a[0].bytes && c->bytes <= a[1].bytes && !overlap(&a[0], &a[1], c->bytes);
   case MPCC_CMD_REPEAT:
     return c->nargs == 0 && c->bytes > 0 && c->bytes <= INT32_MAX;
+  case MPCC_CMD_PRODUCT: /* of GPUs alone */
+    return p->ncode > 0 && is_string(p, p->code[0].target) &&
+           !strcmp(mprt__string(p, p->code[0].target), "cuda") && product_fits(p, c);
   case MPCC_CMD_FILL:
     return c->nargs == 1 && a[0].segment != MPCC_ARG_INT && c->bytes <= a[0].bytes;
   default:
@@ -383,7 +422,10 @@ static Status choose_code(mprt_program *p, const char *level, bool quiet) {
     return MPCC_ERR_TARGET;
   if (!refused)
     return mprt__fail(&p->cb, MPCC_ERR_TARGET, "this program has no code for %s%s",
-                      level ? "" : "device ", level ? level : device ? device : "cpu");
+                      level ? "" : "device ",
+                      level    ? level
+                      : device ? device
+                               : "cpu");
   return mprt__fail(&p->cb, MPCC_ERR_TARGET,
                     "this program's code for %s needs '%.*s', which this machine does not have",
                     mprt__string(p, refused->level), (int)len, word);

@@ -58,11 +58,13 @@ typedef struct {
   uint32_t uses; /* bit per segment it touches */
 } MpccFunction;
 
-enum { MPCC_CMD_LAUNCH, MPCC_CMD_COPY, MPCC_CMD_FILL, MPCC_CMD_REPEAT };
+enum { MPCC_CMD_LAUNCH, MPCC_CMD_COPY, MPCC_CMD_FILL, MPCC_CMD_REPEAT, MPCC_CMD_PRODUCT };
 
 /* One command. launch: kernel `kernel` over all its tiles. copy: args[0] <- args[1], `bytes`.
  * fill: args[0] set to zero, `bytes`. repeat: the `kernel` commands behind it, none of them a
- * repeat, `bytes` times; it has no arguments. Every command names where it comes from. */
+ * repeat, `bytes` times; it has no arguments. product (cuda): by the vendor's library, D[r, c] = sum
+ * over k of A[r, k] B[k, c], then what `with` says; args are D, A, B, the operands of `with`, then the
+ * integers of MpccProduct in their order. Every command names where it comes from. */
 typedef struct {
   uint32_t op, kernel;
   uint32_t first_arg, nargs;
@@ -72,6 +74,19 @@ typedef struct {
   uint32_t label;         /* string: what the kernel computes: "linear+bias+gelu" */
   uint32_t value_dtypes;  /* string: one character per out argument index into dtype.def + 'a' */
 } MpccCommand;
+
+/* with: none; a vector added to every row; one f32 that sums are multiplied by; one for each factor.
+ * Strides and sizes in elements; D is row-major and dense. dtypes: numbers of dtype.def. */
+enum { MPCC_WITH_NONE, MPCC_WITH_BIAS, MPCC_WITH_ALPHA, MPCC_WITH_SCALES };
+typedef struct {
+  int64_t with, rows, cols, k;
+  int64_t a_row, a_k, b_k, b_col;
+  int64_t a_dtype, b_dtype, d_dtype;
+} MpccProduct;
+enum { MPCC_PRODUCT_INTS = 11 };
+static inline uint32_t mpcc_product_operands(int64_t with) {
+  return with == MPCC_WITH_SCALES ? 5 : with == MPCC_WITH_NONE ? 3 : 4;
+}
 
 /* Argument: address segment + offset, or an integer constant (segment = MPCC_ARG_INT). bytes: how
  * much the kernel may touch there (plan mode puts canaries around it). Behind a repeat the address

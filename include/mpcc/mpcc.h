@@ -47,6 +47,7 @@ typedef struct {
   int nlevel;
   const char *const *arch;          /* --gpu-arch: "sm_90"; NULL: all that are known */
   int narch;
+  bool own_products;                /* --gpu-products=own: no vendor library */
   int opt_level;                    /* -O; default 2 when zero-initialised means opt_set is false */
   bool opt_set;
   int jobs;                         /* 0: number of cpus */

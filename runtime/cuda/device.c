@@ -62,6 +62,10 @@ Status mprt__cuda_create(const mprt_program *p, const char *device, const char *
   Status s = MPCC_OK;
   if (mprt__cuda_open(&g->api, why) != MPRT__CUDA_READY)
     s = quiet ? MPCC_ERR_TARGET : mprt__fail(&p->cb, MPCC_ERR_TARGET, "%s", why);
+  mprt__lt_api library;
+  if (s == MPCC_OK && mprt__cuda_has_products(p) &&
+      mprt__lt_open(&library, why) != MPRT__CUDA_READY)
+    s = quiet ? MPCC_ERR_TARGET : mprt__fail(&p->cb, MPCC_ERR_TARGET, "%s", why);
   if (s == MPCC_OK && g->api.cuDeviceGetCount(&count) == CUDA_SUCCESS &&
       (ordinal < 0 || ordinal >= count))
     s = quiet ? MPCC_ERR_TARGET
@@ -88,6 +92,7 @@ void mprt__cuda_destroy(const mprt_program *p, mprt__cuda *g) {
   if (g->context) {
     g->api.cuCtxSetCurrent(g->context);
     mprt__cuda_close_graphs(p, g);
+    mprt__cuda_close_products(g);
     mprt__cuda_close_mirror(g);
     if (g->copies)
       g->api.cuStreamDestroy_v2(g->copies);
@@ -120,6 +125,8 @@ Status mprt__cuda_load(const mprt_program *p, mprt__cuda *g) {
   Status s = mprt__cuda_open_mirror(p, g);
   if (s == MPCC_OK)
     s = mprt__cuda_open_graphs(p, g);
+  if (s == MPCC_OK)
+    s = mprt__cuda_open_products(p, g);
   return s == MPCC_OK ? mprt__cuda_modules(p, g) : s;
 }
 

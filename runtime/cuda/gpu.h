@@ -43,6 +43,8 @@ struct mprt__cuda {
   CUgraphExec *graph; /* per function and slot; NULL: not captured yet */
   bool *warm;         /* per function: has run, so everything of it is loaded */
 
+  struct mprt__products *products; /* gemm_lt.c; NULL: the program has none */
+
   const char *last; /* label of the newest launch: an error may be noticed late */
   Status failure;   /* the first; a context that failed stays so */
 };
@@ -77,6 +79,18 @@ Status mprt__cuda_push(const mprt_program *p, mprt__cuda *g);
 Status mprt__cuda_pushed(const mprt_program *p, mprt__cuda *g);
 /* Address of an argument, which an input has in the current slot. */
 uint64_t mprt__cuda_address(const mprt_program *p, const mprt__cuda *g, const MpccArgRef *a);
+
+/* ---- gemm_lt.c ---------------------------------------------------------------------------------
+ */
+
+typedef struct mprt__products mprt__products;
+/* Whether the program multiplies matrices by the vendor's library. */
+bool mprt__cuda_has_products(const mprt_program *p);
+/* Loads the library and plans every product. errors: ERR_TARGET (no library), ERR_RUN, ERR_NOMEM */
+Status mprt__cuda_open_products(const mprt_program *p, mprt__cuda *g);
+void mprt__cuda_close_products(mprt__cuda *g);
+/* Puts a product on the stream. */
+Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccCommand *c);
 
 /* ---- graph.c -----------------------------------------------------------------------------------
  */

@@ -36,7 +36,11 @@ static Status run_command(const mprt_program *p, mprt__cuda *g, const MpccComman
   const char *label = mprt__string(p, c->label);
   if (c->op == MPCC_CMD_REPEAT)
     return mprt__fail(&p->cb, MPCC_ERR_TARGET, "loops do not run on this device yet");
-  if (c->op == MPCC_CMD_COPY) {
+  if (c->op == MPCC_CMD_PRODUCT) {
+    Status s = mprt__cuda_product(p, g, c);
+    if (s != MPCC_OK)
+      return s;
+  } else if (c->op == MPCC_CMD_COPY) {
     CUDA_TRY(g->api.cuMemcpyDtoDAsync_v2(value[0], value[1], c->bytes, g->stream), label);
   } else if (c->op == MPCC_CMD_FILL) {
     CUDA_TRY(g->api.cuMemsetD8Async(value[0], 0, c->bytes, g->stream), label);

@@ -208,7 +208,7 @@ static void check_own_step(const Case *c, const void *image, size_t bytes) {
 START_TEST(commands_and_first_step) {
   const Case *c = &cases[_i];
   size_t bytes;
-  void *image = compile_spec(c->spec, c->mode, true, &bytes);
+  void *image = compile_for("sm_80", c->spec, c->mode, true, true, &bytes);
   mprt_program *cpu = open_on(image, bytes, "cpu", false),
                *gpu = open_on(image, bytes, "cuda", false);
   Tally t = {.spec = c->spec, .mode = c->mode};

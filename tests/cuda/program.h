@@ -23,8 +23,10 @@ static inline void on_log(void *user, mprt_log_level level, const char *text) {
     fprintf(stderr, "%s\n", text);
 }
 
-/* Image of a spec of the source tree for the GPU, and for the CPU too. malloc'ed. */
-static inline void *compile_spec(const char *spec, const char *mode, bool cpu, size_t *bytes) {
+/* Image of a spec of the source tree for a GPU of generation `gpu`, and for the CPU too; own:
+ * products by kernels of its own, fused as on the CPU. malloc'ed. */
+static inline void *compile_for(const char *gpu, const char *spec, const char *mode, bool cpu,
+                                bool own, size_t *bytes) {
   char path[400];
   snprintf(path, sizeof path, SOURCE_DIR "/%s", spec);
   FILE *f = fopen(path, "rb");
@@ -33,7 +35,7 @@ static inline void *compile_spec(const char *spec, const char *mode, bool cpu, s
   size_t len = fread(text, 1, sizeof text - 1, f);
   text[len] = 0;
   fclose(f);
-  const char *const target[] = {"cuda", "cpu"}, *const arch[] = {"sm_80"};
+  const char *const target[] = {"cuda", "cpu"}, *const arch[] = {gpu};
   const char *const level[] = {"x86-64-v3"};
   const char *const warning[] = {"no-fp8-fallback", "no-constant-underflow"};
   mpcc_options o = {.precision = mode,
@@ -41,6 +43,7 @@ static inline void *compile_spec(const char *spec, const char *mode, bool cpu, s
                     .ntarget = cpu ? 2 : 1,
                     .arch = arch,
                     .narch = 1,
+                    .own_products = own,
                     .level = level,
                     .nlevel = 1,
                     .warning = warning,
@@ -51,6 +54,10 @@ static inline void *compile_spec(const char *spec, const char *mode, bool cpu, s
   ck_assert_int_eq(mpcc_compile(s, path, text, len, MPCC_OUT_IMAGE, &image, bytes), MPCC_OK);
   mpcc_session_destroy(s);
   return image;
+}
+
+static inline void *compile_spec(const char *spec, const char *mode, bool cpu, size_t *bytes) {
+  return compile_for("sm_90", spec, mode, cpu, false, bytes);
 }
 
 /* Random inputs: the same for the same seed. */

@@ -151,6 +151,7 @@ static Status cuda_case(const Case *c, StrTable *s, Diag *d, Text *out) {
   Module *m = NULL;
   TargetCaps caps;
   Status status = target_cuda.caps("sm_90", &caps);
+  caps.library_products = caps.library_fp8 = false; /* products as kernels */
   if (!status)
     status = pass_case(c, "fuse", &caps, s, d, &m);
   for (int f = 0; !status && f < m->nfunc; f++)

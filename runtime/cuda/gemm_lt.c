@@ -1,0 +1,481 @@
+/* Matrix products through cuBLASLt. Plans (descriptor, layouts, algorithm) are made when a program
+ * is opened, one per distinct product: the library offers algorithms, the fastest on this device is
+ * taken among those that give the same bits as its first offer, so that what is taken never changes
+ * a result. Splitting K with atomic sums is not asked for.
+ *
+ * Row-major D = A B is, in the library's column order, D^T = B^T A^T: its first factor is our B. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mpcc/num.h"
+#include "runtime/cuda/gpu.h"
+
+enum {
+  WORKSPACE = 32 << 20, /* what large products want on Hopper */
+  ZERO_BYTES = 256,     /* behind it: a zero, where sums are multiplied by what the device knows */
+  OFFERS = 8,
+  ALIGNED = 256,
+  REPEATS = 3,
+  RANDOM_BYTES = 61 << 10, /* of the operands that algorithms are tried on: repeated */
+  COMPARED = 4 << 20       /* bytes of D, at most, that are compared */
+};
+
+typedef struct {
+  MpccProduct m;
+  uint32_t align[4]; /* of D, A, B, and the bias */
+  cublasLtMatmulDesc_t desc;
+  cublasLtMatrixLayout_t first, second, result;
+  cublasLtMatmulAlgo_t algo;
+  size_t workspace;
+} Plan;
+
+struct mprt__products {
+  mprt__lt_api api;
+  cublasLtHandle_t handle;
+  CUdeviceptr workspace;
+  Plan *plan;
+  uint32_t nplan;
+  uint32_t *of_command; /* index of the plan, per command of the program */
+};
+
+typedef struct {
+  CUdeviceptr operand[5]; /* D, A, B, what `with` says */
+} Operands;
+
+#define TRY_LT(call, doing)                                                                        \
+  do {                                                                                             \
+    const cublasStatus_t r_ = (call);                                                              \
+    if (r_ != CUBLAS_STATUS_SUCCESS)                                                               \
+      return library_failed(p, g, r_, doing);                                                      \
+  } while (0)
+
+static Status library_failed(const mprt_program *p, mprt__cuda *g, cublasStatus_t r,
+                             const char *doing) {
+  if (g->failure != MPCC_OK)
+    return g->failure;
+  g->failure = r == CUBLAS_STATUS_ALLOC_FAILED ? MPCC_ERR_NOMEM : MPCC_ERR_RUN;
+  return mprt__fail(&p->cb, g->failure, "%s: cuBLASLt: %s", doing,
+                    g->products->api.cublasLtGetStatusString(r));
+}
+
+/* ---- what a command says -----------------------------------------------------------------------
+ */
+
+static MpccProduct product_of(const mprt_program *p, const MpccCommand *c) {
+  MpccProduct m;
+  int64_t ints[MPCC_PRODUCT_INTS];
+  for (uint32_t i = 0; i < MPCC_PRODUCT_INTS; i++)
+    ints[i] = p->argref[c->first_arg + c->nargs - MPCC_PRODUCT_INTS + i].offset;
+  memcpy(&m, ints, sizeof m);
+  return m;
+}
+
+static int cuda_type(int64_t dtype) {
+  switch (dtype) {
+  case DT_F64:
+    return CUDA_R_64F;
+  case DT_F32:
+    return CUDA_R_32F;
+  case DT_F16:
+    return CUDA_R_16F;
+  case DT_BF16:
+    return CUDA_R_16BF;
+  case DT_E4M3:
+    return CUDA_R_8F_E4M3;
+  case DT_E5M2:
+    return CUDA_R_8F_E5M2;
+  default:
+    return -1;
+  }
+}
+
+/* Largest power of two that divides the address, for which the library may then load. */
+static uint32_t alignment(uint64_t address) {
+  const uint64_t a = address & -address;
+  return a && a < ALIGNED ? (uint32_t)a : ALIGNED;
+}
+
+/* In the slot of inputs that is aligned worst. */
+static void alignments(const mprt_program *p, const mprt__cuda *g, const MpccCommand *c,
+                       uint32_t align[4]) {
+  for (uint32_t i = 0; i < 4; i++) {
+    const MpccArgRef *a = &p->argref[c->first_arg + i];
+    align[i] = a->segment == MPCC_ARG_INT ? ALIGNED : alignment(mprt__cuda_address(p, g, a));
+    if (a->segment != MPCC_ARG_INT && alignment((uint64_t)a->offset) < align[i])
+      align[i] = alignment((uint64_t)a->offset);
+  }
+}
+
+/* ---- plans
+ * --------------------------------------------------------------------------------------- */
+
+/* A factor of rows x cols with strides (row, col), as the library has it: transposed when its
+ * columns are contiguous. Extents of 1 have any stride. */
+static Status make_layout(const mprt_program *p, mprt__cuda *g, int64_t dtype, int64_t rows,
+                          int64_t cols, int64_t row, int64_t col, cublasLtMatrixLayout_t *out,
+                          int32_t *trans) {
+  const bool plain = row == 1 || (rows == 1 && col != 1); /* a column is contiguous */
+  int64_t ld = plain ? col : row;
+  const int64_t inner = plain ? rows : cols;
+  *trans = plain ? CUBLAS_OP_N : CUBLAS_OP_T;
+  ld = ld < inner ? inner : ld;
+  TRY_LT(g->products->api.cublasLtMatrixLayoutCreate(out, cuda_type(dtype), (uint64_t)inner,
+                                                     (uint64_t)(plain ? cols : rows), ld),
+         "cannot describe a matrix");
+  return MPCC_OK;
+}
+
+static Status set(const mprt_program *p, mprt__cuda *g, Plan *plan, int attribute,
+                  const void *value, size_t bytes) {
+  TRY_LT(g->products->api.cublasLtMatmulDescSetAttribute(plan->desc, attribute, value, bytes),
+         "cannot describe a product");
+  return MPCC_OK;
+}
+
+/* Addresses that are part of the descriptor: the library looks at their alignment, and takes them
+ * when a product is put on the stream. */
+static Status set_operands(const mprt_program *p, mprt__cuda *g, Plan *plan, const Operands *o) {
+  const void *first = (const void *)(uintptr_t)o->operand[3];
+  const void *second = (const void *)(uintptr_t)o->operand[4];
+  Status s = MPCC_OK;
+  if (plan->m.with == MPCC_WITH_BIAS)
+    s = set(p, g, plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &first, sizeof first);
+  if (plan->m.with == MPCC_WITH_SCALES)
+    s = set(p, g, plan, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &first, sizeof first);
+  if (s == MPCC_OK && plan->m.with == MPCC_WITH_SCALES)
+    s = set(p, g, plan, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &second, sizeof second);
+  return s;
+}
+
+static Status describe(const mprt_program *p, mprt__cuda *g, Plan *plan) {
+  const MpccProduct *m = &plan->m;
+  const bool wide = m->a_dtype == DT_F64;
+  int32_t trans_first, trans_second;
+  TRY_LT(g->products->api.cublasLtMatmulDescCreate(&plan->desc,
+                                                   wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
+                                                   wide ? CUDA_R_64F : CUDA_R_32F),
+         "cannot describe a product");
+  /* op(first) is [cols, k], op(second) is [k, rows], result [cols, rows] */
+  Status s =
+      make_layout(p, g, m->b_dtype, m->cols, m->k, m->b_col, m->b_k, &plan->first, &trans_first);
+  if (s == MPCC_OK)
+    s = make_layout(p, g, m->a_dtype, m->k, m->rows, m->a_k, m->a_row, &plan->second,
+                    &trans_second);
+  int32_t plain;
+  if (s == MPCC_OK)
+    s = make_layout(p, g, m->d_dtype, m->cols, m->rows, 1, m->cols, &plan->result, &plain);
+  if (s == MPCC_OK)
+    s = set(p, g, plan, CUBLASLT_MATMUL_DESC_TRANSA, &trans_first, sizeof trans_first);
+  if (s == MPCC_OK)
+    s = set(p, g, plan, CUBLASLT_MATMUL_DESC_TRANSB, &trans_second, sizeof trans_second);
+  if (s == MPCC_OK && m->with == MPCC_WITH_BIAS) {
+    const uint32_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    s = set(p, g, plan, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+  }
+  if (s == MPCC_OK && m->with == MPCC_WITH_ALPHA) {
+    const int32_t mode = CUBLASLT_POINTER_MODE_DEVICE;
+    s = set(p, g, plan, CUBLASLT_MATMUL_DESC_POINTER_MODE, &mode, sizeof mode);
+  }
+  return s;
+}
+
+static Status multiply(const mprt_program *p, mprt__cuda *g, Plan *plan, const Operands *o,
+                       const cublasLtMatmulAlgo_t *algo, size_t workspace, const char *label) {
+  static const float one = 1, zero = 0;
+  static const double one_wide = 1, zero_wide = 0;
+  const bool wide = plan->m.a_dtype == DT_F64, device = plan->m.with == MPCC_WITH_ALPHA;
+  const void *alpha = wide ? (const void *)&one_wide : &one;
+  const void *beta = wide ? (const void *)&zero_wide : &zero;
+  void *at[3], *room = workspace ? (void *)(uintptr_t)g->products->workspace : NULL;
+  Status s = set_operands(p, g, plan, o);
+  if (s != MPCC_OK)
+    return s;
+  for (int i = 0; i < 3; i++)
+    at[i] = (void *)(uintptr_t)o->operand[i];
+  if (device) {
+    alpha = (const void *)(uintptr_t)o->operand[3];
+    beta = (const void *)(uintptr_t)(g->products->workspace + WORKSPACE);
+  }
+  TRY_LT(g->products->api.cublasLtMatmul(g->products->handle, plan->desc, alpha, at[2], plan->first,
+                                         at[1], plan->second, beta, at[0], plan->result, at[0],
+                                         plan->result, algo, room, workspace, g->stream),
+         label);
+  return MPCC_OK;
+}
+
+/* ---- choosing an algorithm
+ * ----------------------------------------------------------------------- */
+
+/* Memory to try algorithms in, for the time of opening a program. */
+typedef struct {
+  CUdeviceptr operand[5];
+  uint64_t bytes[5];
+  CUevent begin, end;
+  uint8_t *want, *got;
+} Trial;
+
+static uint64_t span(int64_t n, int64_t step, int64_t m, int64_t other, int64_t dtype) {
+  return (uint64_t)((n - 1) * step + (m - 1) * other + 1) * dtype_bytes((DType)dtype);
+}
+
+static void bytes_of(const MpccProduct *m, uint64_t bytes[5]) {
+  bytes[0] = span(m->rows, m->cols, m->cols, 1, m->d_dtype);
+  bytes[1] = span(m->rows, m->a_row, m->k, m->a_k, m->a_dtype);
+  bytes[2] = span(m->k, m->b_k, m->cols, m->b_col, m->b_dtype);
+  bytes[3] = (uint64_t)m->cols * sizeof(double); /* a bias at most */
+  bytes[4] = sizeof(float);
+}
+
+static void trial_close(mprt__cuda *g, Trial *t) {
+  for (int i = 0; i < 5; i++)
+    if (t->operand[i])
+      g->api.cuMemFree_v2(t->operand[i]);
+  if (t->begin)
+    g->api.cuEventDestroy_v2(t->begin);
+  if (t->end)
+    g->api.cuEventDestroy_v2(t->end);
+  free(t->want);
+  free(t->got);
+}
+
+/* False when there is no room to try anything: the library's first offer is taken then. */
+static bool trial_open(mprt__cuda *g, Trial *t) {
+  *t = (Trial){.bytes = {0}};
+  for (uint32_t i = 0; i < g->products->nplan; i++) {
+    uint64_t bytes[5];
+    bytes_of(&g->products->plan[i].m, bytes);
+    for (int k = 0; k < 5; k++)
+      t->bytes[k] = bytes[k] > t->bytes[k] ? bytes[k] : t->bytes[k];
+  }
+  bool ok = true;
+  for (int k = 0; ok && k < 5; k++)
+    ok = g->api.cuMemAlloc_v2(&t->operand[k], t->bytes[k] + ALIGNED) == CUDA_SUCCESS;
+  t->want = ok ? malloc(COMPARED) : NULL;
+  t->got = ok ? malloc(COMPARED) : NULL;
+  ok = ok && t->want && t->got &&
+       g->api.cuEventCreate(&t->begin, CU_EVENT_DEFAULT) == CUDA_SUCCESS &&
+       g->api.cuEventCreate(&t->end, CU_EVENT_DEFAULT) == CUDA_SUCCESS;
+  if (!ok) {
+    trial_close(g, t);
+    *t = (Trial){.bytes = {0}};
+  }
+  return ok;
+}
+
+/* Numbers of [-1, 1) in a dtype, a block of them repeated. */
+static Status fill_random(const mprt_program *p, mprt__cuda *g, CUdeviceptr to, uint64_t bytes,
+                          DType d) {
+  static const uint64_t block = RANDOM_BYTES;
+  uint8_t *random = malloc(RANDOM_BYTES);
+  uint64_t state = 88172645463325252u;
+  if (!random)
+    return mprt__nomem(&p->cb, "products");
+  for (uint64_t i = 0; i + dtype_bytes(d) <= block; i += dtype_bytes(d)) {
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    num_store(random + i, d, (double)(int64_t)state * 0x1p-63);
+  }
+  uint64_t have = bytes < block ? bytes : block;
+  CUresult r = g->api.cuMemcpyHtoDAsync_v2(to, random, have, g->stream);
+  for (uint64_t n; r == CUDA_SUCCESS && have < bytes; have += n) {
+    n = have < bytes - have ? have : bytes - have;
+    r = g->api.cuMemcpyDtoDAsync_v2(to + have, to, n, g->stream);
+  }
+  if (r == CUDA_SUCCESS)
+    r = g->api.cuStreamSynchronize(g->stream);
+  free(random);
+  return r == CUDA_SUCCESS ? MPCC_OK : mprt__cuda_failed(p, g, r, "cannot try products");
+}
+
+/* Milliseconds of one offer, and the beginning of its result. */
+static Status try_offer(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t,
+                        const Operands *o, const cublasLtMatmulHeuristicResult_t *offer,
+                        uint8_t *result, uint64_t bytes, float *best) {
+  Status s = multiply(p, g, plan, o, &offer->algo, offer->workspaceSize, "cannot try a product");
+  *best = 0;
+  for (int i = 0; s == MPCC_OK && i < REPEATS; i++) {
+    float ms = 0;
+    CUDA_TRY(g->api.cuEventRecord(t->begin, g->stream), "cannot time a product");
+    s = multiply(p, g, plan, o, &offer->algo, offer->workspaceSize, "cannot try a product");
+    if (s != MPCC_OK)
+      return s;
+    CUDA_TRY(g->api.cuEventRecord(t->end, g->stream), "cannot time a product");
+    CUDA_TRY(g->api.cuEventSynchronize(t->end), "cannot time a product");
+    CUDA_TRY(g->api.cuEventElapsedTime_v2(&ms, t->begin, t->end), "cannot time a product");
+    *best = i == 0 || ms < *best ? ms : *best;
+  }
+  if (s != MPCC_OK)
+    return s;
+  CUDA_TRY(g->api.cuMemcpyDtoHAsync_v2(result, o->operand[0], bytes, g->stream),
+           "cannot read a product");
+  CUDA_TRY(g->api.cuStreamSynchronize(g->stream), "cannot read a product");
+  return MPCC_OK;
+}
+
+static Status choose(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t,
+                     const cublasLtMatmulHeuristicResult_t *offer, int count) {
+  Operands o;
+  uint64_t bytes[5];
+  float best = 0, ms;
+  Status s = MPCC_OK;
+  bytes_of(&plan->m, bytes);
+  for (int i = 0; i < 5; i++) {
+    const uint32_t align = i < 4 ? plan->align[i] : ALIGNED;
+    o.operand[i] = t->operand[i] + (align < ALIGNED ? align : 0);
+  }
+  s = fill_random(p, g, o.operand[1], bytes[1], (DType)plan->m.a_dtype);
+  if (s == MPCC_OK)
+    s = fill_random(p, g, o.operand[2], bytes[2], (DType)plan->m.b_dtype);
+  const bool bias = plan->m.with == MPCC_WITH_BIAS;
+  for (int i = 3; s == MPCC_OK && i < 5; i++)
+    s = fill_random(p, g, o.operand[i], i == 3 && bias ? bytes[3] : sizeof(float),
+                    i == 3 && bias ? (DType)plan->m.d_dtype : DT_F32);
+  const uint64_t compared = bytes[0] < COMPARED ? bytes[0] : COMPARED;
+  for (int i = 0; s == MPCC_OK && i < count; i++) {
+    s = try_offer(p, g, plan, t, &o, &offer[i], i ? t->got : t->want, compared, &ms);
+    if (s != MPCC_OK || (i && (ms >= best || memcmp(t->want, t->got, compared))))
+      continue;
+    best = ms;
+    plan->algo = offer[i].algo;
+    plan->workspace = offer[i].workspaceSize;
+  }
+  return s;
+}
+
+static Status ask(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t) {
+  mprt__products *x = g->products;
+  cublasLtMatmulPreference_t like = NULL;
+  cublasLtMatmulHeuristicResult_t offer[OFFERS];
+  const uint64_t workspace = WORKSPACE;
+  const uint32_t reductions =
+      CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+  int count = 0;
+  TRY_LT(x->api.cublasLtMatmulPreferenceCreate(&like), "cannot plan a product");
+  cublasStatus_t r = x->api.cublasLtMatmulPreferenceSetAttribute(
+      like, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+  if (!r)
+    r = x->api.cublasLtMatmulPreferenceSetAttribute(
+        like, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions, sizeof reductions);
+  static const int attribute[] = {
+      CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+      CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES};
+  for (int i = 0; !r && i < 4; i++)
+    r = x->api.cublasLtMatmulPreferenceSetAttribute(like, attribute[i], &plan->align[i % 3],
+                                                    sizeof plan->align[0]);
+  if (!r)
+    r = x->api.cublasLtMatmulAlgoGetHeuristic(x->handle, plan->desc, plan->first, plan->second,
+                                              plan->result, plan->result, like, OFFERS, offer,
+                                              &count);
+  x->api.cublasLtMatmulPreferenceDestroy(like);
+  if (r || count < 1) {
+    char what[160];
+    snprintf(what, sizeof what, "no way to multiply %lld x %lld by %lld x %lld (%s, %s to %s)",
+             (long long)plan->m.rows, (long long)plan->m.k, (long long)plan->m.k,
+             (long long)plan->m.cols, dtype_text((DType)plan->m.a_dtype),
+             dtype_text((DType)plan->m.b_dtype), dtype_text((DType)plan->m.d_dtype));
+    return library_failed(p, g, r ? r : CUBLAS_STATUS_NOT_SUPPORTED, what);
+  }
+  plan->algo = offer[0].algo;
+  plan->workspace = offer[0].workspaceSize;
+  return t->want && count > 1 ? choose(p, g, plan, t, offer, count) : MPCC_OK;
+}
+
+/* ---- the program's products
+ * ---------------------------------------------------------------------- */
+
+bool mprt__cuda_has_products(const mprt_program *p) {
+  for (uint32_t i = 0; i < p->ncommand; i++)
+    if (p->command[i].op == MPCC_CMD_PRODUCT)
+      return true;
+  return false;
+}
+
+/* Plans without algorithms: one for all products that are equal but for their addresses. */
+static void collect(const mprt_program *p, mprt__cuda *g) {
+  mprt__products *x = g->products;
+  for (uint32_t i = 0; i < p->ncommand; i++) {
+    Plan plan = {.desc = NULL};
+    if (p->command[i].op != MPCC_CMD_PRODUCT)
+      continue;
+    plan.m = product_of(p, &p->command[i]);
+    alignments(p, g, &p->command[i], plan.align);
+    uint32_t k = 0;
+    while (k < x->nplan && (memcmp(&x->plan[k].m, &plan.m, sizeof plan.m) ||
+                            memcmp(x->plan[k].align, plan.align, sizeof plan.align)))
+      k++;
+    if (k == x->nplan)
+      x->plan[x->nplan++] = plan;
+    x->of_command[i] = k;
+  }
+}
+
+static Status make_plans(const mprt_program *p, mprt__cuda *g) {
+  mprt__products *x = g->products;
+  Trial t;
+  trial_open(g, &t);
+  Status s = MPCC_OK;
+  for (uint32_t i = 0; s == MPCC_OK && i < x->nplan; i++) {
+    s = describe(p, g, &x->plan[i]);
+    /* the alignment of addresses in the descriptor is part of the question */
+    const Operands o = {{0, 0, 0, t.operand[3] ? t.operand[3] : x->workspace,
+                         t.operand[4] ? t.operand[4] : x->workspace}};
+    if (s == MPCC_OK)
+      s = set_operands(p, g, &x->plan[i], &o);
+    if (s == MPCC_OK)
+      s = ask(p, g, &x->plan[i], &t);
+  }
+  trial_close(g, &t);
+  return s;
+}
+
+Status mprt__cuda_open_products(const mprt_program *p, mprt__cuda *g) {
+  char why[MPRT__CUDA_WHY];
+  if (!mprt__cuda_has_products(p))
+    return MPCC_OK;
+  mprt__products *x = g->products = calloc(1, sizeof *x);
+  if (!x)
+    return mprt__nomem(&p->cb, "products");
+  if (mprt__lt_open(&x->api, why) != MPRT__CUDA_READY)
+    return mprt__fail(&p->cb, MPCC_ERR_TARGET, "%s", why);
+  x->plan = calloc((size_t)p->ncommand + 1, sizeof *x->plan);
+  x->of_command = calloc((size_t)p->ncommand + 1, sizeof *x->of_command);
+  if (!x->plan || !x->of_command)
+    return mprt__nomem(&p->cb, "products");
+  TRY_LT(x->api.cublasLtCreate(&x->handle), "cannot use cuBLASLt");
+  CUDA_TRY(g->api.cuMemAlloc_v2(&x->workspace, WORKSPACE + ZERO_BYTES), "out of device memory");
+  CUDA_TRY(g->api.cuMemsetD8Async(x->workspace, 0, WORKSPACE + ZERO_BYTES, g->stream),
+           "cannot clear device memory");
+  collect(p, g);
+  return make_plans(p, g);
+}
+
+void mprt__cuda_close_products(mprt__cuda *g) {
+  mprt__products *x = g->products;
+  if (!x)
+    return;
+  for (uint32_t i = 0; i < x->nplan; i++) {
+    const Plan *plan = &x->plan[i];
+    if (plan->desc)
+      x->api.cublasLtMatmulDescDestroy(plan->desc);
+    const cublasLtMatrixLayout_t layout[] = {plan->first, plan->second, plan->result};
+    for (int k = 0; k < 3; k++)
+      if (layout[k])
+        x->api.cublasLtMatrixLayoutDestroy(layout[k]);
+  }
+  if (x->workspace)
+    g->api.cuMemFree_v2(x->workspace);
+  if (x->handle)
+    x->api.cublasLtDestroy(x->handle);
+  free(x->plan);
+  free(x->of_command);
+  free(x);
+  g->products = NULL;
+}
+
+Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccCommand *c) {
+  Plan *plan = &g->products->plan[g->products->of_command[c - p->command]];
+  Operands o = {{0}};
+  for (uint32_t i = 0; i < mpcc_product_operands(plan->m.with); i++)
+    o.operand[i] = mprt__cuda_address(p, g, &p->argref[c->first_arg + i]);
+  return multiply(p, g, plan, &o, &plan->algo, plan->workspace, mprt__string(p, c->label));
+}
