@@ -187,8 +187,12 @@ static void explain_group(const Compilation *c, const KernelTable *k, const Op *
                 op_str(op, "label", ""), op->nin);
     return;
   }
-  text_printf(out, "  k%-3d %-14s %-*s %s(", kernel_index(k, op), op_str(op, "kind", "?"),
-              COL_LAYER, shown_layer(op), op_str(op, "label", ""));
+  if (codegen_is_product(op))
+    text_puts(out, "  lib  ");
+  else
+    text_printf(out, "  k%-3d ", kernel_index(k, op));
+  text_printf(out, "%-14s %-*s %s(", op_str(op, "kind", "?"), COL_LAYER, shown_layer(op),
+              op_str(op, "label", ""));
   for (int i = 0; i < op->nin; i++)
     text_printf(out, "%s%s", i ? " " : "", dtype_text(op->in[i]->type->dt));
   text_puts(out, ") ->");

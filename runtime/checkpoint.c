@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "mpcc/hash.h"
+#include "runtime/cuda/device.h"
 #include "runtime/fit.h"
 #include "runtime/rt.h"
 
@@ -140,13 +141,14 @@ static Status write_state(const mprt_program *p, const char *dir) {
   char *hash = spec_hash(p), *path = mprt__format("%s/state.json", dir), *text = NULL;
   json_t *root = NULL;
   if (s == MPCC_OK && hash && path)
-    root = json_pack("{s:i, s:s, s:s, s:I, s:o, s:o, s:o, s:O*, s:i, s:s, s:O, s:{s:O, s:O}}",
+    root = json_pack("{s:i, s:s, s:s, s:I, s:o, s:o, s:o, s:O*, s:i, s:s, s:O, s:{s:O, s:O}, s:o*}",
                      "schema", MPRT__STATE_SCHEMA, "mpcc", MPCC_VERSION, "name",
                      mprt__json_string(p->meta, "name", ""), "seed", (json_int_t)p->seed,
                      "counters", scalars_of_role(p, ROLE_COUNTER), "scaler",
                      scalars_of_role(p, ROLE_SCALER), "cursor", cursor_json(&p->cursor), "fit",
                      p->fit_state, "world_size", 1, "spec_hash", hash, "spec", p->spec, "files",
-                     "model.safetensors", model, "optimizer.safetensors", optimizer);
+                     "model.safetensors", model, "optimizer.safetensors", optimizer, "products",
+                     p->cuda ? mprt__cuda_algorithms(p, p->cuda) : NULL);
   if (root)
     text = mprt__json_text(root, JSON_INDENT(1) | JSON_SORT_KEYS);
   if (s == MPCC_OK && !text)

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "runtime/cuda/device.h"
 #include "runtime/fit.h"
 #include "runtime/rt.h"
 
@@ -332,6 +333,8 @@ static void start_averages(mprt_program *p, const Source *source) {
 
 static void take_state(mprt_program *p, const json_t *root) {
   mprt__tell_changes(p, json_object_get(root, "spec"), "the spec changed since this checkpoint");
+  if (p->cuda)
+    mprt__cuda_recall(p, p->cuda, json_object_get(root, "products"));
   int64_t seed = mprt__json_int(root, "seed", p->seed);
   if (p->options.seed >= 0 && p->options.seed != seed)
     mprt__log(&p->cb, MPRT_LOG_WARNING, "seed %lld of the checkpoint is used, not %lld",

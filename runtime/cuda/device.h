@@ -22,6 +22,11 @@ void mprt__cuda_will_write(const mprt_program *p, mprt__cuda *g, uint32_t tensor
 Status mprt__cuda_clear(const mprt_program *p, mprt__cuda *g, int segment);
 /* The first failure so far: the context is lost then. */
 Status mprt__cuda_status(const mprt__cuda *g);
+/* Which algorithms the products of the program use, as a new object for state.json; NULL: it has no
+ * products, or memory is short. */
+json_t *mprt__cuda_algorithms(const mprt_program *p, const mprt__cuda *g);
+/* Takes those of a checkpoint where device, library and product are the same. */
+void mprt__cuda_recall(const mprt_program *p, mprt__cuda *g, const json_t *algorithms);
 /* mprt__run on the device; returns before it is done. */
 Status mprt__cuda_run(mprt_program *p, mprt__cuda *g, const MpccFunction *f, mprt__observer observe,
                       void *user);

@@ -1,7 +1,7 @@
 /* Matrix products through cuBLASLt. Plans (descriptor, layouts, algorithm) are made when a program
  * is opened, one per distinct product: the library offers algorithms, the fastest on this device is
- * taken among those that give the same bits as its first offer, so that what is taken never changes
- * a result. Splitting K with atomic sums is not asked for.
+ * taken among those that give the same bits as its first offer and split no sum, so that what is
+ * taken changes no result. Splitting K with atomic sums is not asked for.
  *
  * Row-major D = A B is, in the library's column order, D^T = B^T A^T: its first factor is our B. */
 #include <stdio.h>
@@ -332,6 +332,9 @@ static Status choose(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t,
                     i == 3 && bias ? (DType)plan->m.d_dtype : DT_F32);
   const uint64_t compared = bytes[0] < COMPARED ? bytes[0] : COMPARED;
   for (int i = 0; s == MPCC_OK && i < count; i++) {
+    /* parts of k need workspace; a 16-bit result may hide that their sums have another order */
+    if (i && (offer[0].workspaceSize || offer[i].workspaceSize))
+      continue;
     s = try_offer(p, g, plan, t, &o, &offer[i], i ? t->got : t->want, compared, &ms);
     if (s != MPCC_OK || (i && (ms >= best || memcmp(t->want, t->got, compared))))
       continue;
@@ -478,4 +481,88 @@ Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccComman
   for (uint32_t i = 0; i < mpcc_product_operands(plan->m.with); i++)
     o.operand[i] = mprt__cuda_address(p, g, &p->argref[c->first_arg + i]);
   return multiply(p, g, plan, &o, &plan->algo, plan->workspace, mprt__string(p, c->label));
+}
+
+/* ---- in checkpoints
+ * ------------------------------------------------------------------------------ */
+
+/* What an algorithm is bound to, beside device and library. */
+static void key_of(const Plan *plan, char key[200]) {
+  const MpccProduct *m = &plan->m;
+  snprintf(key, 200, "%lldx%lldx%lld %s(%lld,%lld) %s(%lld,%lld) %s %lld %u,%u,%u,%u",
+           (long long)m->rows, (long long)m->k, (long long)m->cols, dtype_text((DType)m->a_dtype),
+           (long long)m->a_row, (long long)m->a_k, dtype_text((DType)m->b_dtype), (long long)m->b_k,
+           (long long)m->b_col, dtype_text((DType)m->d_dtype), (long long)m->with, plan->align[0],
+           plan->align[1], plan->align[2], plan->align[3]);
+}
+
+static char *library_name(const mprt__cuda *g) {
+  char device[128] = "";
+  g->api.cuDeviceGetName(device, (int)sizeof device, g->device);
+  return mprt__format("cuBLASLt %zu, %s", g->products->api.cublasLtGetVersion(), device);
+}
+
+json_t *mprt__cuda_algorithms(const mprt_program *p, const mprt__cuda *g) {
+  const mprt__products *x = g->products;
+  (void)p;
+  if (!x)
+    return NULL;
+  char *name = library_name(g), key[200], hex[2 * sizeof(cublasLtMatmulAlgo_t) + 1];
+  json_t *plans = json_object();
+  for (uint32_t i = 0; i < x->nplan; i++) {
+    const uint8_t *bytes = (const uint8_t *)&x->plan[i].algo;
+    for (size_t k = 0; k < sizeof x->plan[i].algo; k++)
+      snprintf(hex + 2 * k, 3, "%02x", bytes[k]);
+    key_of(&x->plan[i], key);
+    json_object_set_new(
+        plans, key,
+        json_pack("{s:s, s:I}", "algorithm", hex, "workspace", (json_int_t)x->plan[i].workspace));
+  }
+  json_t *out = json_pack("{s:s, s:o}", "library", name ? name : "", "plans", plans);
+  free(name);
+  return out;
+}
+
+/* False when the text is none of an algorithm. */
+static bool read_hex(const char *hex, cublasLtMatmulAlgo_t *out) {
+  uint8_t bytes[sizeof *out];
+  if (strlen(hex) != 2 * sizeof bytes)
+    return false;
+  for (size_t k = 0; k < sizeof bytes; k++) {
+    unsigned v;
+    if (sscanf(hex + 2 * k, "%2x", &v) != 1)
+      return false;
+    bytes[k] = (uint8_t)v;
+  }
+  memcpy(out, bytes, sizeof bytes);
+  return true;
+}
+
+void mprt__cuda_recall(const mprt_program *p, mprt__cuda *g, const json_t *algorithms) {
+  mprt__products *x = g->products;
+  if (!x || !json_is_object(algorithms))
+    return;
+  char *name = library_name(g), key[200];
+  const char *before = mprt__json_string(algorithms, "library", "");
+  if (name && strcmp(name, before)) {
+    mprt__log(&p->cb, MPRT_LOG_WARNING,
+              "the checkpoint was written with %s, this is %s: results may differ in rounding",
+              before, name);
+    free(name);
+    return;
+  }
+  free(name);
+  const json_t *plans = json_object_get(algorithms, "plans");
+  for (uint32_t i = 0; i < x->nplan; i++) {
+    key_of(&x->plan[i], key);
+    const json_t *plan = json_object_get(plans, key);
+    const int64_t workspace = mprt__json_int(plan, "workspace", -1);
+    cublasLtMatmulAlgo_t algo;
+    if (workspace < 0 || workspace > WORKSPACE ||
+        !read_hex(mprt__json_string(plan, "algorithm", ""), &algo))
+      continue;
+    x->plan[i].algo = algo;
+    x->plan[i].workspace = (size_t)workspace;
+  }
+  mprt__cuda_forget_graphs(p, g);
 }

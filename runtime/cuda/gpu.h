@@ -97,6 +97,8 @@ Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccComman
 
 /* Room for graphs. errors: ERR_NOMEM */
 Status mprt__cuda_open_graphs(const mprt_program *p, mprt__cuda *g);
+/* What was captured is captured again when it next runs. */
+void mprt__cuda_forget_graphs(const mprt_program *p, mprt__cuda *g);
 void mprt__cuda_close_graphs(const mprt_program *p, mprt__cuda *g);
 
 #endif

@@ -16,10 +16,16 @@ Status mprt__cuda_open_graphs(const mprt_program *p, mprt__cuda *g) {
   return g->graph && g->warm ? MPCC_OK : mprt__nomem(&p->cb, "functions");
 }
 
-void mprt__cuda_close_graphs(const mprt_program *p, mprt__cuda *g) {
-  for (uint32_t i = 0; g->graph && i < p->nfunction * INPUT_SLOTS; i++)
+void mprt__cuda_forget_graphs(const mprt_program *p, mprt__cuda *g) {
+  for (uint32_t i = 0; g->graph && i < p->nfunction * INPUT_SLOTS; i++) {
     if (g->graph[i])
       g->api.cuGraphExecDestroy(g->graph[i]);
+    g->graph[i] = NULL;
+  }
+}
+
+void mprt__cuda_close_graphs(const mprt_program *p, mprt__cuda *g) {
+  mprt__cuda_forget_graphs(p, g);
   free(g->graph);
   free(g->warm);
 }

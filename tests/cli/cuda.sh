@@ -33,6 +33,8 @@ gpu ./prog --device cuda --quiet --out part --max-steps 10 --resume >/dev/null
 for run in shuffled part; do
   [ "$(final $run)" = "$(final gpu)" ] || fail "$mode: run '$run' ends in other bits"
 done
+grep -q '"library": "cuBLASLt ' part/checkpoints/step-00000010/state.json ||
+  fail "$mode: the checkpoint does not say how products are made"
 [ ! -s report.txt ] || { fail "$mode: the interpreter found something"; head -20 report.txt; }
 
 if [ "$mode" = 32-true ]; then
