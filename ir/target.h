@@ -17,10 +17,10 @@ typedef struct {
    * k_pair: consecutive k kept together in a panel (2 for bf16 dot products, else 1). */
   int panel_cols_f64, panel_cols_f32, panel_cols_bf16;
   int k_pair_bf16;
+  int panel_bytes_rows; /* rows kernels: aim of bytes touched by one panel */
   /* Plain products are calls of a vendor's library (kind gemm), which takes matrices as they lie, and
    * codes of 8 bits when both factors are contiguous along k. */
   bool library_products, library_fp8;
-  int panel_bytes_rows; /* rows kernels: aim of bytes touched by one panel */
 } TargetCaps;
 
 /* dtype in which a product of operands a, b is computed on this target: f64, f32 or bf16. */
