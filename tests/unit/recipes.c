@@ -46,7 +46,7 @@ static void check_vector(FILE *f, const Vector *v) {
   Op *q = build_op(b, OP_block_quantize, 1, &in, 3, attr);
   for (int i = 0; i < 3; i++) {
     const Type *ty = q->out[i]->type;
-    char name[16];
+    char name[32];
     snprintf(name, sizeof name, "output.%d", i);
     Tensor *o =
         build_tensor(b, name, type_get(t, ty->dt, ty->rank, ty->dim), ROLE_OUTPUT, (Loc){0});
