@@ -101,9 +101,10 @@ static json_t *scalars_of_role(const mprt_program *p, mprt__role role) {
 }
 
 static json_t *cursor_json(const mprt__cursor *c) {
-  return json_pack("{s:I, s:I, s:I, s:o}", "epoch", (json_int_t)c->epoch, "sample",
+  return json_pack("{s:I, s:I, s:I, s:o, s:b}", "epoch", (json_int_t)c->epoch, "sample",
                    (json_int_t)c->sample, "best_step", (json_int_t)c->best_step, "best_value",
-                   isfinite(c->best_value) ? json_real(c->best_value) : json_null());
+                   isfinite(c->best_value) ? json_real(c->best_value) : json_null(), "due",
+                   c->due);
 }
 
 json_t *mprt__checkpoint_file(const mprt_program *p, const char *dir, const char *name, Status *s) {

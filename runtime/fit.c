@@ -377,9 +377,25 @@ static Status check_finite(Fit *f, const mprt__step_result *r) {
   return mprt__diverged(f->p, f->out_dir, f->step, cause);
 }
 
+/* A run that was stopped behind a step: what comes after that step is made up for, so that the
+ * parts tell the history of one run. */
+static Status make_up(Fit *f) {
+  int64_t epoch = f->epoch;
+  if (!f->p->cursor.due)
+    return MPCC_OK;
+  f->p->cursor.due = false;
+  f->epoch_over = f->sample == 0;
+  f->epoch -= f->epoch_over;
+  f->saved_step = -1; /* the checkpoint is written again: nothing is due in it any more */
+  Status st = after_step(f);
+  f->epoch = epoch;
+  f->epoch_over = false;
+  return st;
+}
+
 static Status loop(Fit *f) {
   mprt_program *p = f->p;
-  Status st = MPCC_OK;
+  Status st = make_up(f);
   while (st == MPCC_OK && f->step < f->facts.last_step && !f->stop) {
     mprt__step_result r;
     st = one_step(f, &r);
@@ -394,6 +410,7 @@ static Status loop(Fit *f) {
     if (stop == 3)
       return MPCC_ERR_INTERRUPTED;
     if (stop) {
+      p->cursor.due = true;
       st = save(f, NAN);
       return st != MPCC_OK ? st : stop == 2 ? MPCC_ERR_REQUEUE : MPCC_ERR_INTERRUPTED;
     }

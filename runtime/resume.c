@@ -343,7 +343,8 @@ static void take_state(mprt_program *p, const json_t *root) {
   p->cursor = (mprt__cursor){.epoch = mprt__json_int(root, "cursor.epoch", 0),
                              .sample = mprt__json_int(root, "cursor.sample", 0),
                              .best_step = mprt__json_int(root, "cursor.best_step", 0),
-                             .best_value = mprt__json_double(root, "cursor.best_value", NAN)};
+                             .best_value = mprt__json_double(root, "cursor.best_value", NAN),
+                             .due = mprt__json_bool(root, "cursor.due", false)};
   json_decref(p->fit_state);
   p->fit_state = json_incref(json_object_get(root, "fit"));
 }

@@ -98,6 +98,7 @@ typedef struct {
   int64_t sample; /* samples of this epoch already consumed */
   int64_t best_step;
   double best_value; /* NaN: none yet */
+  bool due;          /* stopped behind a step: its evaluation and checkpoint are still to come */
 } mprt__cursor;
 
 /* What ReduceLROnPlateau or early stopping remembers; saved in state.json. */
