@@ -56,6 +56,16 @@ cmp -s a.txt b.txt || { fail "metrics.jsonl of the parts differs"; diff a.txt b.
 [ "$(wc -l <part/metrics.csv)" = "$(wc -l <whole/metrics.csv)" ] || fail "metrics.csv has other rows"
 [ "$(grep -c '^step,' part/metrics.csv)" = 1 ] || fail "metrics.csv has several headers"
 
+# ---- stopped right behind an epoch: its evaluation is made up for ------------------------------------------
+"$mpcc" "$here/tiny.yaml" -march=native --precision 32-true -o short --set trainer.max_epochs=300 \
+  --set trainer.log_every_n_steps=1 --set trainer.limit_train_batches=1
+./short --quiet --threads 1 --out ends >/dev/null
+timeout -s TERM 0.2 ./short --quiet --threads 1 --out ended >/dev/null 2>&1 || true
+./short --quiet --threads 1 --out ended --resume >/dev/null
+rows ends >c.txt
+rows ended >b.txt
+cmp -s c.txt b.txt || { fail "metrics.jsonl after stopping behind an epoch differs"; diff c.txt b.txt | head -5; }
+
 # ---- killed: rows behind the checkpoint are cut on resuming ---------------------------------------------
 ./prog --quiet --threads 1 --out killed >/dev/null 2>&1 &
 pid=$!
