@@ -149,6 +149,7 @@ static int compile(Search *s, const char *mode, const char *set, const char *ove
   list[o.nset++] = overrides;
   o.set = list;
   o.precision = mode;
+  o.nwarning = 0; /* that a layer falls back must be heard here */
   o.host_level_only = o.all_functions = true;
   mpcc_callbacks cb = {on_message, NULL, s};
   s->fallback = false;
