@@ -354,16 +354,21 @@ static void grad_attention(Grad *g, const Op *op, Value *const *dy) {
 
 /* ---- normalisation, reductions --------------------------------------------------------------- */
 
-static void grad_layer_norm(Grad *g, const Op *op, Value *const *dy) {
+/* Of a norm with results y and two statistics, by an op of dy, x, both and perhaps w. */
+static void grad_norm(Grad *g, const Op *op, Value *const *dy, OpCode code) {
   if (!dy[0])
     return;
   Value *in[5] = {dy[0], fwd(g, op, 0), result(g, op, 1), result(g, op, 2)};
   int nin = 4;
   if (op->nin > 1)
     in[nin++] = fwd(g, op, 1);
-  Op *d = build_op(g->b, OP_layer_norm_grad, nin, in, op->nattr, op->attr);
+  Op *d = build_op(g->b, code, nin, in, op->nattr, op->attr);
   for (int i = 0; i < op->nin; i++)
     grad_give(g, op, i, d->out[i]);
+}
+
+static void grad_layer_norm(Grad *g, const Op *op, Value *const *dy) {
+  grad_norm(g, op, dy, OP_layer_norm_grad);
 }
 
 /* The statistics are functions of x: their share is in dx. */
@@ -381,15 +386,7 @@ static void grad_batch_norm(Grad *g, const Op *op, Value *const *dy) {
 }
 
 static void grad_group_norm(Grad *g, const Op *op, Value *const *dy) {
-  if (!dy[0])
-    return;
-  Value *in[5] = {dy[0], fwd(g, op, 0), result(g, op, 1), result(g, op, 2)};
-  int nin = 4;
-  if (op->nin > 1)
-    in[nin++] = fwd(g, op, 1);
-  Op *d = build_op(g->b, OP_group_norm_grad, nin, in, op->nattr, op->attr);
-  for (int i = 0; i < op->nin; i++)
-    grad_give(g, op, i, d->out[i]);
+  grad_norm(g, op, dy, OP_group_norm_grad);
 }
 
 static void grad_rms_norm(Grad *g, const Op *op, Value *const *dy) {
@@ -477,14 +474,13 @@ static void grad_cast(Grad *g, const Op *op, Value *const *dy) {
 }
 
 /* straight-through */
-static void grad_block_quantize(Grad *g, const Op *op, Value *const *dy) {
+static void grad_quantize(Grad *g, const Op *op, Value *const *dy) {
   if (dy[0])
     grad_give(g, op, 0, dy[0]);
 }
 
-static void grad_quantize(Grad *g, const Op *op, Value *const *dy) {
-  if (dy[0])
-    grad_give(g, op, 0, dy[0]);
+static void grad_block_quantize(Grad *g, const Op *op, Value *const *dy) {
+  grad_quantize(g, op, dy);
 }
 
 /* dY in blocks of so many rows and columns, or fewer where it has fewer, by its own scales. */
