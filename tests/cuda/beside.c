@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "codegen/cuda/nvrtc.h"
-#include "tests/check_run.h"
 #include "tests/cuda/program.h"
 
 /* How far the loss and the gradient norm of a step may be apart when each target goes on with its
@@ -224,16 +222,5 @@ START_TEST(commands_and_first_step) {
 END_TEST
 
 int main(void) {
-  char why[256];
-  if (!nvrtc_open(why)) {
-    printf("not run: %s\n", why);
-    return 77;
-  }
-  Suite *s = suite_create("cuda beside cpu");
-  TCase *t = tcase_create("modes");
-  tcase_set_timeout(t, 300);
-  const int n = (int)(sizeof cases / sizeof *cases);
-  tcase_add_loop_test(t, commands_and_first_step, 0, n);
-  suite_add_tcase(s, t);
-  return check_run(s);
+  return run_cases("cuda beside cpu", commands_and_first_step, (int)(sizeof cases / sizeof *cases));
 }

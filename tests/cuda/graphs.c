@@ -2,8 +2,6 @@
  * asks of the driver: one launch of a graph, and no wait. */
 #include <unistd.h>
 
-#include "codegen/cuda/nvrtc.h"
-#include "tests/check_run.h"
 #include "tests/cuda/program.h"
 
 enum { STEPS = 6 };
@@ -93,15 +91,5 @@ START_TEST(replay_equals_launches) {
 END_TEST
 
 int main(void) {
-  char why[256];
-  if (!nvrtc_open(why)) {
-    printf("not run: %s\n", why);
-    return 77;
-  }
-  Suite *s = suite_create("graphs");
-  TCase *t = tcase_create("modes");
-  tcase_set_timeout(t, 300);
-  tcase_add_loop_test(t, replay_equals_launches, 0, (int)(sizeof modes / sizeof *modes));
-  suite_add_tcase(s, t);
-  return check_run(s);
+  return run_cases("graphs", replay_equals_launches, (int)(sizeof modes / sizeof *modes));
 }

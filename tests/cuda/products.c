@@ -3,8 +3,6 @@
  * whatever algorithm timing takes. */
 #include <unistd.h>
 
-#include "codegen/cuda/nvrtc.h"
-#include "tests/check_run.h"
 #include "tests/cuda/program.h"
 
 enum { STEPS = 3 };
@@ -74,15 +72,5 @@ START_TEST(library_beside_own) {
 END_TEST
 
 int main(void) {
-  char why[256];
-  if (!nvrtc_open(why)) {
-    printf("not run: %s\n", why);
-    return 77;
-  }
-  Suite *s = suite_create("products");
-  TCase *t = tcase_create("all");
-  tcase_set_timeout(t, 300);
-  tcase_add_loop_test(t, library_beside_own, 0, (int)(sizeof cases / sizeof *cases));
-  suite_add_tcase(s, t);
-  return check_run(s);
+  return run_cases("products", library_beside_own, (int)(sizeof cases / sizeof *cases));
 }

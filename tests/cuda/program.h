@@ -8,9 +8,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "codegen/cuda/nvrtc.h"
 #include "mpcc/mpcc.h"
 #include "mpcc/num.h"
 #include "runtime/fit.h"
+#include "tests/check_run.h"
+
+/* The end of a main: runs `test` for 0..n - 1; 77, "not run", where there is no NVRTC. */
+static inline int run_cases(const char *name, const TTest *test, int n) {
+  char why[256];
+  if (!nvrtc_open(why)) {
+    printf("not run: %s\n", why);
+    return 77;
+  }
+  Suite *s = suite_create(name);
+  TCase *t = tcase_create("cases");
+  tcase_set_timeout(t, 300);
+  tcase_add_loop_test(t, test, 0, n);
+  suite_add_tcase(s, t);
+  return check_run(s);
+}
 
 static inline void on_message(void *user, const mpcc_message *m) {
   (void)user;
