@@ -289,7 +289,7 @@ static Val *check_scalar(const Check *c, const SchemaRow *row, const Yaml *y, co
   const Val *v = substitute(c, y);
   if (!v)
     return NULL;
-  const char *also = row->type <= KT_FLOAT ? row->arg
+  const char *also = row->type <= KT_FLOAT  ? row->arg
                      : row->type == KT_INTS ? strchr(row->arg, ' ')
                                             : NULL;
   if (also && *also && v->kind == VAL_STR) {
@@ -483,15 +483,44 @@ static Val *default_value(const Check *c, const SchemaRow *row, const char *wher
   return v;
 }
 
+/* The only section with such a key; NULL when there are none or several. */
+static const char *section_with(const char *key) {
+  const char *found = NULL;
+  for (int i = 0; i < NROWS; i++) {
+    if (strcmp(rows[i].key, key) || rows[i].type == KT_TYPE)
+      continue;
+    if (found)
+      return NULL;
+    found = rows[i].section;
+  }
+  return found;
+}
+
+/* "a, b and c". */
+static Str listed(const Check *c, const char *const *names, size_t n) {
+  Str text = n ? names[0] : "";
+  for (size_t i = 1; i < n; i++)
+    text = str_fmt(c->s, "%s%s%s", text, i + 1 < n ? ", " : " and ", names[i]);
+  return text;
+}
+
 static void unknown_key(const Check *c, const char *section, const char *shared, const Yaml *key,
                         const char *where) {
+  enum { FEW = 6 };
   const char *known[160];
   size_t n = keys_of(section, shared, known, 160);
   diag_error(c->d, key->loc, 102, "unknown key '%s' in %s", key->text, where);
+  const char *near = diag_suggest(key->text, known, n), *other = section_with(key->text);
   if (strchr(key->text, ')'))
     diag_hint(c->d, "put quotes around an expression with a comma");
-  else
-    suggest(c, key->text, known, n);
+  else if (near)
+    diag_hint(c->d, "did you mean '%s'?", near);
+  else if (other)
+    diag_hint(c->d, *other ? "it is a key of '%s'" : "it is a key of the whole spec", other);
+  else if (!strcmp(section, "use"))
+    diag_hint(c->d, "parameters of the block stand under 'with'");
+  else if ((n = keys_of(section, NULL, known, 160)) <= FEW && n)
+    diag_hint(c->d, "its keys are %s", listed(c, known, n));
 }
 
 static const SchemaRow *row_of(const char *section, const char *shared, const char *key) {
@@ -583,6 +612,38 @@ static const YamlPair *type_pair(const Check *c, const char *kind, const char *t
   return NULL;
 }
 
+/* How to write a type with the arguments that somebody put under it. */
+static Str beside(const Check *c, const SchemaRow *type, const Yaml *args) {
+  const Yaml *first = *type->arg ? yaml_get(args, type->arg) : NULL;
+  const bool plain = first && first->kind == YAML_SCALAR;
+  Str text = plain ? str_fmt(c->s, "{%s: %s", type->key, first->text)
+                   : str_fmt(c->s, "{type: %s", type->key);
+  for (int i = 0; i < args->n; i++) {
+    const YamlPair *p = &args->u.pair[i];
+    if (!plain || p->value != first)
+      text = str_fmt(c->s, "%s, %s: %s", text, p->key->text,
+                     p->value->kind == YAML_SCALAR ? p->value->text : "...");
+  }
+  return str_fmt(c->s, "%s}", text);
+}
+
+/* Can `value` stand behind the type's own name? Tells when it cannot. */
+static bool main_argument(const Check *c, const char *kind, const SchemaRow *type,
+                          const Yaml *value) {
+  const SchemaRow *arg =
+      *type->arg ? schema_find(str_fmt(c->s, "%s %s", kind, type->key), type->arg) : NULL;
+  if (value->kind == YAML_MAP && (!arg || arg->type < KT_WORDS)) {
+    diag_error(c->d, value->loc, 201, "arguments of '%s' stand beside it, not under it", type->key);
+    diag_hint(c->d, "write %s", beside(c, type, value));
+    return false;
+  }
+  if (arg)
+    return true;
+  diag_error(c->d, value->loc, 201, "'%s' takes no main argument", type->key);
+  diag_hint(c->d, "write '%s:' and its arguments by name", type->key);
+  return false;
+}
+
 bool check_type(const Check *c, const char *kind, const char *type_key, const Yaml *y,
                 const char *what, const SchemaRow **type, const Yaml **args) {
   Yaml *map = ARENA_NEW(c->a, Yaml);
@@ -623,11 +684,8 @@ bool check_type(const Check *c, const char *kind, const char *type_key, const Ya
     if (&y->u.pair[i] == pair) {
       if (!strcmp(p.key->text, type_key) || p.value->kind == YAML_NULL)
         continue;
-      if (!*(*type)->arg) {
-        diag_error(c->d, p.value->loc, 201, "'%s' takes no main argument", name);
-        diag_hint(c->d, "write '%s:' and its arguments by name", name);
+      if (!main_argument(c, kind, *type, p.value))
         return false;
-      }
       Yaml *key = ARENA_NEW(c->a, Yaml);
       *key = (Yaml){.kind = YAML_SCALAR, .loc = p.key->loc, .text = str_c(c->s, (*type)->arg)};
       if (p.key->text != key->text && yaml_get(y, (*type)->arg)) {
