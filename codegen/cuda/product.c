@@ -4,6 +4,8 @@
  * alone. */
 #include "codegen/cuda/gen.h"
 
+#include <string.h>
+
 enum { TILE = CUDA_TILE, TILE_K = 16, THREADS = 256 };
 
 typedef struct {
@@ -14,10 +16,12 @@ typedef struct {
   int64_t rows, cols, k;
 } Product;
 
+/* One per axis; what is not given is 0 for paddings, 1 for everything else. */
 static const int64_t *ints(const Op *op, const char *key) {
-  static const int64_t none[MAX_DIMS];
+  static const int64_t zeros[MAX_DIMS], ones[MAX_DIMS] = {1, 1, 1, 1, 1, 1, 1, 1};
+  _Static_assert(MAX_DIMS == 8, "a one for each axis");
   const Attr *a = op_attr(op, key);
-  return a && a->kind == AT_INTS ? a->u.ints.v : none;
+  return a && a->kind == AT_INTS ? a->u.ints.v : strcmp(key, "padding") ? ones : zeros;
 }
 
 /* ---- A ------------------------------------------------------------------------------------------

@@ -127,7 +127,11 @@ Status mprt__cuda_load(const mprt_program *p, mprt__cuda *g) {
     s = mprt__cuda_open_graphs(p, g);
   if (s == MPCC_OK)
     s = mprt__cuda_open_products(p, g);
-  return s == MPCC_OK ? mprt__cuda_modules(p, g) : s;
+  if (s == MPCC_OK)
+    s = mprt__cuda_modules(p, g);
+  if (s == MPCC_OK) /* batches come on a stream of their own: not before memory is cleared */
+    CUDA_TRY(g->api.cuStreamSynchronize(g->stream), "cannot clear device memory");
+  return s;
 }
 
 Status mprt__cuda_status(const mprt__cuda *g) {

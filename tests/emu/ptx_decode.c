@@ -414,6 +414,7 @@ static void declare_variable(Decoder *d, bool shared, bool is_extern) {
     Alloc *a = memory_find(d->m->memory, kept->address, v.bytes);
     if (!a)
       fail(d, "no device memory for variable '%s'", v.name);
+    memset(a->host, 0, v.bytes); /* what an initializer leaves out is zero */
     if (take(d, "=")) {
       uint8_t *data = initializer(d, v.bytes, element);
       memcpy(a->host, data, v.bytes);

@@ -108,30 +108,26 @@ static void facts(const Module *m, const KernelTable *t, Batch *out) {
   }
 }
 
-static void on_log(void *user, mprt_log_level level, const char *text) {
-  (void)user;
-  if (level != MPRT_LOG_INFO)
-    fprintf(stderr, "%s\n", text);
+bool is_cuda_level(const char *level) {
+  return !strncmp(level, "sm_", 3);
 }
 
-static Status open_program(Batch *b, size_t bytes, bool plan_mode) {
-  static const mprt_callbacks callbacks = {.log = on_log};
-  mprt_options o;
-  mprt_options_default(&o);
-  o.threads = plan_mode ? 2 : 0;
-  o.plan_mode = plan_mode;
-  return mprt_open(b->image, bytes, &o, &callbacks, &b->program);
+static const Target *target_of(const char *level) {
+  return is_cuda_level(level) ? &target_cuda : &target_cpu;
 }
 
-static Status plan(World *w, const Unit *const *units, int n, const char *level, bool strict,
-                   Module **m, KernelTable *t, Batch *out) {
+static Status plan(World *w, const Unit *const *units, int n, const BatchOpts *bo, Module **m,
+                   KernelTable *t, Batch *out) {
   TargetCaps caps;
+  const Target *target = target_of(bo->level);
   *m = NULL;
   *out = (Batch){0};
-  Status s = target_cpu.caps(level, &caps);
-  const PassOpts o = {.caps = &caps, .strict = strict, .opt_level = 2};
+  Status s = target->caps(bo->level, &caps);
+  const PassOpts o = {.caps = &caps, .strict = bo->strict, .opt_level = 2};
   if (s == MPCC_OK)
     s = merge(w, units, n, m);
+  if (s == MPCC_OK)
+    s = codegen_supported(target, *m, w->diag);
   if (s == MPCC_OK)
     s = next(w, pass_fuse, STAGE_KERNELS, &o, m);
   if (s == MPCC_OK)
@@ -143,39 +139,52 @@ static Status plan(World *w, const Unit *const *units, int n, const char *level,
   return s;
 }
 
-Status batch_plan(World *w, const Unit *const *units, int n, const char *level, bool strict,
-                  Batch *out) {
+Status batch_plan(World *w, const Unit *const *units, int n, const BatchOpts *o, Batch *out) {
   Module *m;
   KernelTable t;
-  Status s = plan(w, units, n, level, strict, &m, &t, out);
+  Status s = plan(w, units, n, o, &m, &t, out);
   module_destroy(m);
   return s;
 }
 
-Status batch_build(World *w, const Unit *const *units, int n, const char *level, bool strict,
-                   bool plan_mode, Batch *out) {
+static Status emit(World *w, const BatchOpts *o, KernelTable *t, const char *form, void **bytes,
+                   size_t *len) {
+  return codegen_emit(target_of(o->level), o->level, t->kernel, t->n, 2, 2, o->cache, form, w->diag,
+                      bytes, len);
+}
+
+Status batch_writes(World *w, const Unit *const *units, int n, const BatchOpts *o) {
+  Module *m;
+  KernelTable t;
+  Batch facts_only;
+  void *text = NULL;
+  size_t bytes;
+  Status s = plan(w, units, n, o, &m, &t, &facts_only);
+  if (s == MPCC_OK && t.n)
+    s = emit(w, o, &t, "cuda", &text, &bytes);
+  free(text);
+  module_destroy(m);
+  return s;
+}
+
+Status batch_build(World *w, const Unit *const *units, int n, const BatchOpts *o, Batch *out) {
   Module *m;
   KernelTable t;
   void *object = NULL;
-  size_t bytes = 0, image_bytes = 0;
-  Status s = plan(w, units, n, level, strict, &m, &t, out);
+  size_t bytes = 0;
+  const Target *target = target_of(o->level);
+  Status s = plan(w, units, n, o, &m, &t, out);
   if (s == MPCC_OK)
-    s = codegen_emit(&target_cpu, level, t.kernel, t.n, 2, 2, NULL, "object", w->diag, &object, &bytes);
+    s = emit(w, o, &t, "object", &object, &bytes);
   if (s == MPCC_OK) {
-    Code code = {"cpu", level, target_cpu.level_needs(level), object, bytes};
-    s = package_image(m, &t, &code, 1, "{}", w->diag, &out->image, &image_bytes);
+    Code code = {target->name, o->level, target->level_needs(o->level), object, bytes};
+    s = package_image(m, &t, &code, 1, "{}", w->diag, &out->image, &out->image_bytes);
   }
   if (s == MPCC_OK)
-    s = open_program(out, image_bytes, plan_mode);
+    s = batch_open(out, target->name, o->plan_mode);
   free(object);
   module_destroy(m);
   if (s != MPCC_OK)
     batch_fini(out);
   return s;
-}
-
-void batch_fini(Batch *b) {
-  mprt_close(b->program);
-  free(b->image);
-  *b = (Batch){0};
 }

@@ -258,8 +258,24 @@ static bool run_program(const Unit *u, int k, const Batch *b, const Views *v) {
   return mprt_run(b->program, name) == MPCC_OK;
 }
 
-static void compare(Check *c, int k, const Batch *strict, int fused_k, const Batch *fused) {
+/* A GPU's results beside those of the CPU target, on the same numbers. */
+static void compare_beside(Check *c, const Together *t, int k, const Tensor *x, const double *got) {
+  double *other = fetch(t->beside.program, k, x);
+  char name[NAME_MAX_BYTES];
+  inst_name(c->i, name);
+  if (other)
+    tally_add(t->tally, x->type->dt, got, other, type_elems(x->type), name);
+  c->failed |= !other;
+  free(other);
+}
+
+static void compare(Check *c, const Together *t, int k) {
+  const int fused_k = t->fused_at[k];
+  const bool random = c->data == DATA_RANDOM;
+  const Batch *strict = &t->strict, *fused = random && fused_k >= 0 ? &t->fused : NULL;
+  const Batch *beside = random && t->beside.program ? &t->beside : NULL;
   if (!fill_all(c->i, c->u, c->data, c->o->seed, &c->v) || !run_program(c->u, k, strict, &c->v) ||
+      (beside && !run_program(c->u, k, beside, &c->v)) ||
       (fused && !run_program(c->u, fused_k, fused, &c->v))) {
     printf("FAIL %s: did not run\n", c->i->c->op);
     print_rerun(c->i, c->o, c->numerics, (int)c->data);
@@ -267,29 +283,35 @@ static void compare(Check *c, int k, const Batch *strict, int fused_k, const Bat
     return;
   }
   for (int i = 0; i < c->u->whole->ntensor; i++) {
-    const Tensor *t = c->u->whole->tensor[i];
-    if (!is_result(t))
+    const Tensor *x = c->u->whole->tensor[i];
+    if (!is_result(x))
       continue;
-    double *got = fetch(strict->program, k, t);
-    double *other = fused ? fetch(fused->program, fused_k, t) : NULL;
+    double *got = fetch(strict->program, k, x);
+    double *other = fused ? fetch(fused->program, fused_k, x) : NULL;
     c->numerics = "strict";
     if (got && c->o->strict) {
-      judge_strict(c, t, got);
+      judge_strict(c, x, got);
       c->compared++;
     }
+    if (got && beside)
+      compare_beside(c, t, k, x, got);
+    if (got && random && c->o->saved)
+      saved_result(c->o->saved, c->i, "strict", x, got);
     c->numerics = "fused";
     if (got && other) {
-      judge_fused(c, t, other, got);
+      judge_fused(c, x, other, got);
       c->compared++;
     }
+    if (other && c->o->saved)
+      saved_result(c->o->saved, c->i, "fused", x, other);
     c->failed |= !got || (fused && !other);
     free(got);
     free(other);
   }
 }
 
-int judge_unit(const Inst *i, const Unit *u, int k, const Batch *strict, int fused_k,
-               const Batch *fused, const Options *o) {
+int judge_unit(const Inst *i, const Together *t, int k, const Options *o) {
+  const Unit *u = &t->unit[k];
   double u0 = dtype_info(i->dt == DT_F64 ? DT_F64 : DT_F32)->eps / 2;
   Check c = {.i = i, .u = u, .o = o, .numerics = "strict"};
   c.registers = (4 * sqrt((double)inst_terms(i)) + 8) * u0;
@@ -301,7 +323,7 @@ int judge_unit(const Inst *i, const Unit *u, int k, const Batch *strict, int fus
   for (int d = 0; d < DATA_COUNT && s == MPCC_OK; d++) {
     c.data = (DataKind)d;
     if (data_fits(i, c.data) && (o->data < 0 || o->data == d))
-      compare(&c, k, strict, fused_k, d == DATA_RANDOM ? fused : NULL);
+      compare(&c, t, k);
   }
   eval_destroy(c.v.rounded);
   eval_destroy(c.v.exact);

@@ -1,12 +1,16 @@
-/* opcheck: every op of ir/ops.def and ir/scalar.def on the CPU target, judged by the reference
- * interpreter.
+/* opcheck: every op of ir/ops.def and ir/scalar.def on the CPU and the CUDA target, judged by the
+ * reference interpreter.
  *
  *   cases.def --table.c--> Inst --unit.c--> one small module each --batch.c--> a program
  *   program + interpreter + data.c --judge.c--> verdict;   grad.c: finite differences
  *
+ * On a machine without the compiler (packed/) programs come out of files that pack.c wrote here.
+ *
  * A case is a line of the table, an instance is a case with dtype and shape chosen. */
 #ifndef OPCHECK_H
 #define OPCHECK_H
+
+#include <stdio.h>
 
 #include "ir/ir.h"
 #include "mpcc/runtime.h"
@@ -115,16 +119,55 @@ enum { BATCH_MOST = 64 };
 typedef struct {
   mprt_program *program; /* functions f0, f1 ...; tensors f0.<name> */
   void *image;
+  size_t image_bytes;
   double flops[BATCH_MOST];     /* of each function's products */
   uint64_t kernels[BATCH_MOST]; /* hash over each function's kernels: equal is the same code */
 } Batch;
-/* Compiles the lowered modules of n units, at most BATCH_MOST, into one program. */
-Status batch_build(World *w, const Unit *const *units, int n, const char *level, bool strict,
-                   bool plan_mode, Batch *out);
+/* How batches are compiled. level: of the CPU target ("x86-64-v3") or of the CUDA target ("sm_90").
+ */
+typedef struct {
+  const char *level;
+  bool strict, plan_mode;
+  const char *cache; /* folder of compiled kernels; NULL: none */
+} BatchOpts;
+bool is_cuda_level(const char *level);
+/* Compiles the lowered modules of n units, at most BATCH_MOST, into one program.
+ * errors  ERR_TARGET: the target does not have all of them */
+Status batch_build(World *w, const Unit *const *units, int n, const BatchOpts *o, Batch *out);
 /* The same without compiling: only flops and kernels are set. */
-Status batch_plan(World *w, const Unit *const *units, int n, const char *level, bool strict,
-                  Batch *out);
+Status batch_plan(World *w, const Unit *const *units, int n, const BatchOpts *o, Batch *out);
+/* Whether the target has all of it: kernels are written as text, not compiled. ERR_TARGET: no. */
+Status batch_writes(World *w, const Unit *const *units, int n, const BatchOpts *o);
+
+/* ---- program.c ------------------------------------------------------------------------------- */
+
+/* Opens b->image. errors: as mprt_open; words go to stderr */
+Status batch_open(Batch *b, const char *device, bool plan_mode);
 void batch_fini(Batch *b);
+
+/* ---- tally.c: results beside those of another run or target -------------------------------------
+ */
+
+typedef struct {
+  long elements, unequal; /* of 16- and 8-bit values */
+  double worst; /* of wider ones: largest distance by the largest magnitude of its tensor */
+  char where[NAME_MAX_BYTES];
+} Tally;
+/* n elements of format dt, of `name`. */
+void tally_add(Tally *t, DType dt, const double *a, const double *b, int64_t n, const char *name);
+
+/* Results written down in one run (`to`), to be compared with in another (`from`). */
+typedef struct {
+  FILE *to;
+  char *from; /* the whole file, or NULL */
+  size_t from_bytes, at;
+  Tally tally;
+  long missing; /* results that `from` lacks */
+} Saved;
+/* Either path may be NULL. false, with words on stderr. */
+bool saved_open(Saved *s, const char *to, const char *from);
+bool saved_close(Saved *s); /* false: not everything was written */
+void saved_result(Saved *s, const Inst *i, const char *numerics, const Tensor *t, const double *x);
 
 /* ---- judge.c -----------------------------------------------------------------------------------
  */
@@ -134,14 +177,63 @@ typedef struct {
   uint64_t seed;
   int data; /* a DataKind, or -1: all */
   bool strict, fused;
+  const char *cache, *pack; /* folders: compiled kernels; where programs are written; NULL: none */
+  Saved *saved;             /* NULL: none */
 } Options;
 
-/* Runs function f<k> of both programs (fused may be NULL) on the instance's data; prints failures.
- * Returns how many comparisons were made, negative when one failed. */
-int judge_unit(const Inst *i, const Unit *u, int k, const Batch *strict, int fused_k,
-               const Batch *fused, const Options *o);
+/* The programs of one batch of instances. */
+enum { TOGETHER = 32 };
+typedef struct {
+  int n;
+  Unit unit[TOGETHER];
+  int fused_at[TOGETHER]; /* function of the fused program; -1: its kernels are the strict ones */
+  Batch strict, fused;
+  Batch beside; /* of a GPU's: strict kernels of the CPU target; else without a program */
+  Tally *tally; /* how far the GPU is from it */
+} Together;
+
+/* Runs instance k of t on its data; prints failures. Returns how many comparisons were made,
+ * negative when one failed. */
+int judge_unit(const Inst *i, const Together *t, int k, const Options *o);
 /* One line that reruns the instance. */
 void print_rerun(const Inst *i, const Options *o, const char *numerics, int data);
+
+/* ---- run.c ----------------------------------------------------------------------------------- */
+
+typedef struct {
+  int passed, failed, lacking; /* lacking: the target does not have them yet */
+  int packs;                   /* files of pack_write */
+  long compared;
+  Tally tally; /* a GPU beside the CPU target */
+} Score;
+/* What a crash is blamed on from now on. */
+void watch_crashes(void);
+void judge_together(World *w, const Together *t, const Inst *list, const Options *o, Score *score);
+void together_fini(Together *t);
+/* The last lines of a run, and what it exits with. json: a file for the same, or NULL. */
+int print_score(const Score *score, const Saved *saved, double run_seconds, const char *json);
+double seconds(void);
+
+/* ---- made.c: programs compiled here -------------------------------------------------------------
+ */
+
+/* Compiles and judges n instances, at most TOGETHER; halves of them when one does not compile. */
+void run_batch(const Inst *list, int n, const Options *o, Score *score);
+
+/* ---- bench.c --------------------------------------------------------------------------------- */
+
+void bench(const Inst *i, const Options *o);
+
+/* ---- pack.c: programs in files, for a machine without the compiler
+ * ------------------------------- One file a batch, an MpccArchive: a text (a line per instance:
+ * name, dtype, shape, fused_at), the image of the strict program, the fused one's (empty when there
+ * is none). */
+
+/* Writes t into folder, under the number `index`. errors: ERR_FILE, ERR_NOMEM */
+Status pack_write(const char *folder, int index, const Together *t, const Inst *list);
+/* packed/read.c: reads such a file; list has room for TOGETHER. Units are built, nothing is opened.
+ * errors: ERR_FILE, ERR_INPUT, ERR_NOMEM */
+Status pack_read(World *w, const char *path, Inst *list, Together *out);
 
 /* ---- grad.c ------------------------------------------------------------------------------------
  */

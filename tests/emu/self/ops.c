@@ -321,6 +321,10 @@ static bool bit_op(const char *op, const Name *p, Type t, const uint64_t in[4], 
     for (int k = 0; k < 32; k += 8)
       s += extend(a >> k, 8) * extend(b >> k, 8);
     r = (uint64_t)s;
+  } else if (strcmp(op, "dp2a") == 0) { /* halves of a times the two low bytes of b */
+    r = c;
+    for (int k = 0; k < 2; k++)
+      r += (uint64_t)(a >> (16 * k) & 0xffff) * (b >> (8 * k) & 0xff);
   } else {
     return false;
   }
