@@ -219,6 +219,9 @@ def main():
     def q_exp(r):
         return (expm1(r) - r) / (r * r) if abs(r) > tiny else D("0.5")
 
+    def q_exp1(r):
+        return expm1(r) / r if abs(r) > tiny else D(1)
+
     def q_log(f):
         return (log1p(f) - f + f * f / 2) / f**3 if abs(f) > tiny else 1 / D(3)
 
@@ -307,6 +310,15 @@ def main():
         remez(q_atanh, lambda z: z / 2, tiny, s_high * s_high, 6),
         float,
     )
+    table(
+        "exp_near_0",
+        "exp(r) = 1 + r q(r), |r| <= ln(2)/32; relative to exp(r)",
+        remez(q_exp1, lambda r: abs(r) / (1 + expm1(r)) + tiny, -half_ln2 / 16, half_ln2 / 16, 2),
+        single,
+    )
+    print("/* 2^(i/16) */")
+    roots = ", ".join(single(2 ** (D(i) / 16)).hex() + "f" for i in range(16))
+    print(f"static const float exp_roots[16] = {{{roots}}};")
     # the last centre is where the function becomes 1 in the format: larger arguments are moved there
     eighth, half = D("0.125"), D("0.0625")
     parts = [(0, piece(erf_series, D(0), D(0), half, 5))]

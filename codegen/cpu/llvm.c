@@ -239,8 +239,8 @@ Val ll_fence(Gen *g, Val a) {
   return call1(g, "llvm.arithmetic.fence", a);
 }
 
-/* The instruction of a whole register: a > b (least: a < b) ? a : b, which is b when either is NaN.
- * Written with comparisons LLVM merges it with the selection around it, which takes more. */
+/* ll_fextreme of a whole register. Written with comparisons LLVM merges it with the selection
+ * around it, which takes more. */
 static Val extreme_register(Gen *g, Val a, Val b, bool least) {
   bool wide = ll_elem(a) == g->f64;
   int bytes = ll_lanes(a) * (wide ? 8 : 4);
@@ -252,6 +252,17 @@ static Val extreme_register(Gen *g, Val a, Val b, bool least) {
            least ? "min" : "max", wide ? 'd' : 's', 8 * bytes);
   Val args[] = {a, b, LLVMConstInt(g->i32, 4, 0)};
   return ll_call(g, name, NULL, zmm ? 3 : 2, args);
+}
+
+Val ll_fextreme(Gen *g, Val a, Val b, bool least) {
+  match(g, &a, &b);
+  int half = ll_lanes(a) / 2;
+  int bytes = ll_lanes(a) * (ll_elem(a) == g->f64 ? 8 : 4);
+  if (bytes <= g->level->vector_bytes)
+    return extreme_register(g, a, b, least);
+  Val low = ll_fextreme(g, ll_slice(g, a, 0, half), ll_slice(g, b, 0, half), least);
+  return ll_join(g, low,
+                 ll_fextreme(g, ll_slice(g, a, half, half), ll_slice(g, b, half, half), least));
 }
 
 static Val extreme(Gen *g, Val a, Val b, bool least) {

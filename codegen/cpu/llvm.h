@@ -78,6 +78,8 @@ Val ll_fence(Gen *g, Val a); /* a, with everything before it rounded: stops cont
 /* max, min that are NaN when either operand is. */
 Val ll_fmax(Gen *g, Val a, Val b);
 Val ll_fmin(Gen *g, Val a, Val b);
+/* a > b (least: a < b) ? a : b, which is b when either is NaN: one instruction. */
+Val ll_fextreme(Gen *g, Val a, Val b, bool least);
 Val ll_add(Gen *g, Val a, Val b);
 Val ll_sub(Gen *g, Val a, Val b);
 Val ll_mul(Gen *g, Val a, Val b);

@@ -9,6 +9,10 @@
 
 #define POLY(g, x, c) poly(g, x, c, (int)(sizeof(c) / sizeof(c)[0]))
 
+/* ln 2 in f32 and what that lacks. */
+#define LN2_HIGH 0x1.62e43p-1
+#define LN2_LOW (-0x1.05c610ca86c39p-29)
+
 /* Facts of the two register formats. */
 typedef struct {
   bool wide;
@@ -83,8 +87,8 @@ static Reduced reduce_exp(Gen *g, Val x, const Format *f) {
   d.n_int = ll_sub(g, ll_bits(g, shifted, f->bits), ll_i(ll_like(x, f->bits), f->magic_bits));
   d.n = sub(g, shifted, ll_f(f->ty, f->magic));
   /* ln 2 as the format's nearest number and the rest; the products are exact inside fma */
-  double high = f->wide ? 0x1.62e42fefa39efp-1 : (double)0x1.62e43p-1f;
-  double low = f->wide ? 0x1.abc9e3b39803fp-56 : -0x1.05c610ca86c39p-29;
+  double high = f->wide ? 0x1.62e42fefa39efp-1 : LN2_HIGH;
+  double low = f->wide ? 0x1.abc9e3b39803fp-56 : LN2_LOW;
   d.r = ll_fma(g, d.n, ll_f(f->ty, -high), x);
   d.r = ll_fma(g, d.n, ll_f(f->ty, -low), d.r);
   return d;
@@ -130,29 +134,47 @@ static Val scale(Gen *g, Val p, const Reduced *d, const Format *f) {
   return mul(g, mul(g, p, power2(g, half, f)), power2(g, rest, f));
 }
 
-Val ll_exp(Gen *g, Val x) {
-  Format f = format_of(g, x);
-  /* beyond these the result is 0 and infinity */
-  x = at_most(g, at_least(g, x, f.wide ? -746 : -104), f.wide ? 710 : 89);
-  Reduced d = reduce_exp(g, x, &f);
-  return scale(g, add(g, expm1_poly(g, d.r, &f), ll_f(f.ty, 1)), &d, &f);
-}
-
-/* ---- functions in pieces: AVX-512 looks 32 numbers up with one instruction ------------------- */
+/* ---- functions in pieces: AVX-512 looks 16 or 32 numbers up with one instruction ------------- */
 
 static bool has_pieces(Gen *g, Val x) {
   return g->level->avx512 && ll_elem(x) == g->f32 && ll_lanes(x) % 16 == 0;
 }
 
+static Val numbers(Gen *g, const float *table) {
+  Val lane[16];
+  for (int i = 0; i < 16; i++)
+    lane[i] = LLVMConstReal(g->f32, (double)table[i]);
+  return LLVMConstVector(lane, 16);
+}
+
+/* x = n ln 2 / 16 + r: exp(x) = 2^floor(n / 16) 2^(n mod 16 / 16) exp(r); x is in range. Fewer
+ * instructions and a shorter chain than one polynomial of the whole octave. */
+static Val exp_in_pieces(Gen *g, Val x) {
+  Format f = format_of(g, x);
+  double magic = 0x1.8p19; /* rounds to sixteenths, whose number is in the low bits then */
+  Val shifted = ll_fma(g, x, ll_f(f.ty, 1.4426950408889634), ll_f(f.ty, magic));
+  Val n = sub(g, shifted, ll_f(f.ty, magic));
+  Val r = ll_fma(g, n, ll_f(f.ty, -LN2_HIGH), x);
+  r = ll_fma(g, n, ll_f(f.ty, -LN2_LOW), r);
+  Val root[] = {numbers(g, exp_roots), ll_bits(g, shifted, g->i32)};
+  root[0] = ll_call(g, "llvm.x86.avx512.permvar.sf.512", NULL, 2, root);
+  Val p = ll_fma(g, mul(g, root[0], r), POLY(g, r, exp_near_0), root[0]);
+  return scalef(g, p, n, &f);
+}
+
+Val ll_exp(Gen *g, Val x) {
+  Format f = format_of(g, x);
+  /* beyond these the result is 0 and infinity */
+  x = at_most(g, at_least(g, x, f.wide ? -746 : -104), f.wide ? 710 : 89);
+  if (has_pieces(g, x))
+    return ll_by_parts(g, x, 16, exp_in_pieces);
+  Reduced d = reduce_exp(g, x, &f);
+  return scale(g, add(g, expm1_poly(g, d.r, &f), ll_f(f.ty, 1)), &d, &f);
+}
+
 /* table[place mod 32] of 16 lanes. */
 static Val look_up(Gen *g, const float *table, Val place) {
-  Val half[2], lane[16];
-  for (int h = 0; h < 2; h++) {
-    for (int i = 0; i < 16; i++)
-      lane[i] = LLVMConstReal(g->f32, (double)table[16 * h + i]);
-    half[h] = LLVMConstVector(lane, 16);
-  }
-  Val args[] = {half[0], place, half[1]};
+  Val args[] = {numbers(g, table), place, numbers(g, table + 16)};
   return ll_call(g, "llvm.x86.avx512.vpermi2var.ps.512", NULL, 3, args);
 }
 

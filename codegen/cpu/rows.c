@@ -33,12 +33,12 @@ typedef struct {
   int pass, ngroup;
   Group *group;
   Val count;           /* valid lanes of the group when the lanes are rows */
-  Val *acc;            /* variables of row reductions: [nstmt][ROWS_MAX_UNROLL] */
+  Acc *acc;            /* variables of row reductions: [nstmt][ROWS_MAX_UNROLL] */
   Val *val;            /* scratch list of nstmt values */
   Val index[MAX_DIMS]; /* column dimensions */
 } Pass;
 
-static Val *slot(Val *list, int i, int u) {
+static Acc *slot(Acc *list, int i, int u) {
   return &list[i * ROWS_MAX_UNROLL + u];
 }
 
@@ -90,32 +90,80 @@ static Val combine(Rows *r, int i, Val a, Val b) {
   return max ? ll_fmax(g, a, b) : min ? ll_fmin(g, a, b) : ll_fadd(g, a, b);
 }
 
+/* Reductions that keep NaN apart (Acc). */
+static bool is_float_extreme(const Rows *r, int i) {
+  const Stmt *s = &r->body.stmt[i];
+  return s->prim != PR_RSUM && s->prim != PR_ASUM && s->prim != PR_CSUM && s->dt != DT_I64 &&
+         r->g->level->avx512 && !is_max_of_magnitudes(r, i);
+}
+
+static Val combine_ordered(Rows *r, int i, Val a, Val b) {
+  const Stmt *s = &r->body.stmt[i];
+  return ll_fextreme(r->g, a, b, s->prim == PR_RMIN || s->prim == PR_AMIN);
+}
+
+static Acc acc_start(Rows *r, int i, int lanes) {
+  Gen *g = r->g;
+  Acc a = {.sum = ll_var(g, neutral(r, i, lanes))};
+  bool pairs = lanes > r->lanes && r->lanes > 1;
+  if (is_float_extreme(r, i))
+    a.ordered = ll_var(g, ll_i(ll_vec(g->i1, pairs ? lanes / 2 : lanes), -1));
+  return a;
+}
+
 static Val across_lanes(Rows *r, int i, Val v) {
+  bool apart = is_float_extreme(r, i);
   for (int n = ll_lanes(v) / 2; n >= 1; n /= 2)
-    v = combine(r, i, ll_slice(r->g, v, 0, n), ll_slice(r->g, v, n, n));
+    v = (apart ? combine_ordered : combine)(r, i, ll_slice(r->g, v, 0, n), ll_slice(r->g, v, n, n));
   return v;
 }
 
-/* var = var combined with v of so many lanes, invalid lanes left out. */
-static void accumulate(Rows *r, int i, Val var, Val v, int lanes, Val count) {
+/* The result of what `combined` gave; lane by lane unless `across`. */
+static Val acc_result(Rows *r, int i, Acc a, bool across) {
   Gen *g = r->g;
-  Val sum = ll_var_get(g, var);
+  Val v = across ? across_lanes(r, i, a.sum) : a.sum, ordered = a.ordered;
+  if (!ordered)
+    return v;
+  int bits = ll_lanes(ordered);
+  if (across && bits > 1) {
+    Ty t = LLVMIntTypeInContext(g->ctx, (unsigned)bits);
+    ordered = ll_icmp(g, LLVMIntEQ, LLVMBuildBitCast(g->b, ordered, t, ""), ll_i(t, -1));
+  }
+  return ll_sel(g, ordered, v, ll_f(LLVMTypeOf(v), NAN));
+}
+
+/* a = a combined with v of so many lanes, invalid lanes left out. */
+static void accumulate(Rows *r, int i, Acc a, Val v, int lanes, Val count) {
+  Gen *g = r->g;
+  Val sum = ll_var_get(g, a.sum);
   v = ll_splat(g, v, lanes);
   if (count && lanes > 1)
     v = ll_sel(g, ll_mask(g, lanes, count), v, neutral(r, i, lanes));
   if (lanes < ll_lanes(sum)) /* rest of a row that is gone through in pairs */
     v = ll_join(g, v, neutral(r, i, lanes));
-  ll_var_set(g, var, combine(r, i, sum, v));
+  ll_var_set(g, a.sum, a.ordered ? combine_ordered(r, i, v, sum) : combine(r, i, sum, v));
+  if (!a.ordered)
+    return;
+  Val before = ll_var_get(g, a.ordered);
+  int n = ll_lanes(before);
+  bool pairs = n < ll_lanes(v);
+  Val low = pairs ? ll_slice(g, v, 0, n) : v, high = pairs ? ll_slice(g, v, n, n) : v;
+  ll_var_set(g, a.ordered, ll_and(g, before, ll_fcmp(g, LLVMRealORD, low, high)));
 }
 
-/* Of variables first, first + step ... */
-static Val combined(Rows *r, int i, Val *vars, int first, int step) {
-  Val v = NULL;
-  for (int u = first; u < ROWS_MAX_UNROLL; u += step)
-    if (*slot(vars, i, u)) {
-      Val x = ll_var_get(r->g, *slot(vars, i, u));
-      v = v ? combine(r, i, v, x) : x;
-    }
+/* Values of variables first, first + step ... together. */
+static Acc combined(Rows *r, int i, Acc *vars, int first, int step) {
+  Gen *g = r->g;
+  Acc v = {0};
+  for (int u = first; u < ROWS_MAX_UNROLL; u += step) {
+    const Acc *a = slot(vars, i, u);
+    if (!a->sum)
+      continue;
+    Val x = ll_var_get(g, a->sum), ordered = a->ordered ? ll_var_get(g, a->ordered) : NULL;
+    bool first_one = !v.sum;
+    v.sum = first_one ? x : ordered ? combine_ordered(r, i, v.sum, x) : combine(r, i, v.sum, x);
+    v.ordered = first_one || !ordered ? ordered : ll_and(g, v.ordered, ordered);
+  }
   return v;
 }
 
@@ -333,34 +381,73 @@ static bool run_pass(Pass *p) {
   for (int i = 0; i < r->body.nstmt; i++)
     if (prim_is_row_reduction(r->body.stmt[i].prim) && r->plan[i].pass == p->pass)
       for (int u = 0; u < nacc; u++)
-        *slot(p->acc, i, u) = ll_var(r->g, neutral(r, i, rows_acc_lanes(r)));
+        *slot(p->acc, i, u) = acc_start(r, i, rows_acc_lanes(r));
   if (!nest(p, r->nrow))
     return false;
   for (int i = 0; i < r->body.nstmt; i++) {
-    if (!*slot(p->acc, i, 0))
+    if (!slot(p->acc, i, 0)->sum)
       continue;
+    int step = r->on_rows ? ROWS_MAX_UNROLL : r->together;
     for (int q = 0; q < p->ngroup; q++)
-      p->group[q].val[i] = r->on_rows ? ll_var_get(r->g, *slot(p->acc, i, q))
-                                      : across_lanes(r, i, combined(r, i, p->acc, q, r->together));
+      p->group[q].val[i] = acc_result(r, i, combined(r, i, p->acc, q, step), !r->on_rows);
   }
   return true;
 }
 
 /* ---- one row or lane group ---- */
 
+/* Marks in p->val what statement i needs of elements. */
+static void mark_elements(Pass *p, int i) {
+  const Stmt *s = &p->r->body.stmt[i];
+  if (s->level != LV_ELEM || p->val[i])
+    return;
+  p->val[i] = p->r->g->scratch; /* anything */
+  for (int k = 0; k < prim_args((Prim)s->prim); k++)
+    if (s->arg[k] >= 0)
+      mark_elements(p, s->arg[k]);
+}
+
+/* A sum that is picked: the element of the one column, or zero when there is no such column. */
+static bool pick(Pass *p, Group *q, int i) {
+  Rows *r = p->r;
+  Gen *g = r->g;
+  const Stmt *chosen = &r->body.stmt[r->body.stmt[i].arg[0]];
+  int from = chosen->arg[1], n = r->body.nstmt;
+  Val column = q->val[r->body.stmt[chosen->arg[0]].arg[1]], zero = ll_n(g, 0);
+  Val inside = ll_icmp(g, LLVMIntULT, column, ll_n(g, r->cols));
+  memset(p->val, 0, (size_t)n * sizeof *p->val);
+  mark_elements(p, from);
+  Lanes s = lanes_of(r, q, 1, NULL, q->val);
+  s.index[r->nrow] = ll_sel(g, inside, column, zero);
+  for (int j = 0; j <= from; j++)
+    if (p->val[j] && !stmt_emit(&s, j))
+      return false;
+  Ty t = LLVMTypeOf(q->val[from]);
+  q->val[i] = ll_sel(g, inside, LLVMBuildFAdd(g->b, q->val[from], ll_f(t, 0), ""), ll_f(t, 0));
+  for (int j = 0; j <= from; j++)
+    if (p->val[j])
+      q->val[j] = NULL;
+  return true;
+}
+
 /* Statements per row that are ready at `pass`; the stores when pass is past the last. */
 static bool row_level(Pass *p, int pass, bool stores) {
   Rows *r = p->r;
   for (int i = 0; i < r->body.nstmt; i++) {
     const Stmt *st = &r->body.stmt[i];
-    bool panel_sum = prim_is_reduction(st->prim) && r->plan[i].pass < 0;
+    bool picked = r->plan[i].picked;
+    bool panel_sum = prim_is_reduction(st->prim) && r->plan[i].pass < 0 && !picked;
     bool plain = !prim_is_reduction(st->prim) && st->prim != PR_STORE && st->level == LV_ROW;
     bool store = st->prim == PR_STORE && r->plan[i].sink == SINK_ROW;
-    if (stores ? !store : !((panel_sum || plain) && r->plan[i].ready == pass))
+    if (stores ? !store : !((panel_sum || plain || picked) && r->plan[i].ready == pass))
       continue;
     for (int u = 0; u < p->ngroup; u++) {
       Group *q = &p->group[u];
       Lanes s = lanes_of(r, q, r->on_rows ? r->lanes : 1, p->count, q->val);
+      if (picked && !pick(p, q, i))
+        return false;
+      if (picked)
+        continue;
       if (panel_sum)
         accumulate(r, i, *slot(r->sums, i, u), q->val[st->arg[0]], s.lanes, p->count);
       else if (!stmt_emit(&s, i))
@@ -400,12 +487,11 @@ static void place_group(Rows *r, Group *q, Val row, int u) {
 static bool run_groups(Rows *r, Val row, int ngroup, Val count) {
   const Body *b = &r->body;
   size_t per = (size_t)b->nstmt + (size_t)b->nin + (size_t)b->nout + 1;
-  size_t accs = (size_t)b->nstmt * ROWS_MAX_UNROLL;
-  Val *list = calloc(per * ROWS_MAX_UNROLL + accs + (size_t)b->nstmt + 1, sizeof *list);
-  if (!list)
-    return gen_fail(r->g, "out of memory");
+  Val *list = calloc(per * ROWS_MAX_UNROLL + (size_t)b->nstmt + 1, sizeof *list);
+  Acc *acc = calloc((size_t)b->nstmt * ROWS_MAX_UNROLL + 1, sizeof *acc);
+  bool ok = (list && acc) || gen_fail(r->g, "out of memory");
   Group group[ROWS_MAX_UNROLL];
-  for (int u = 0; u < ngroup; u++) {
+  for (int u = 0; ok && u < ngroup; u++) {
     Val *mine = list + per * (size_t)u;
     group[u] =
         (Group){.val = mine, .base_in = mine + b->nstmt, .base_out = mine + b->nstmt + b->nin};
@@ -416,13 +502,13 @@ static bool run_groups(Rows *r, Val row, int ngroup, Val count) {
             .ngroup = ngroup,
             .group = group,
             .count = count,
-            .acc = list + per * ROWS_MAX_UNROLL,
-            .val = list + per * ROWS_MAX_UNROLL + accs};
-  bool ok = true;
+            .acc = acc,
+            .val = ok ? list + per * ROWS_MAX_UNROLL : NULL};
   for (p.pass = 0; ok && p.pass <= r->npass; p.pass++)
     ok = row_level(&p, p.pass, false) && (p.pass == r->npass || run_pass(&p));
   ok = ok && row_level(&p, 0, true);
   free(list);
+  free(acc);
   return ok;
 }
 
@@ -490,7 +576,7 @@ static void start_panel_sums(Rows *r) {
     int n = r->plan[i].pass >= 0 ? r->unroll[r->plan[i].pass] : 1;
     n = r->on_rows ? r->unroll[0] : n * r->together;
     for (int u = 0; u < n; u++)
-      *slot(r->sums, i, u) = ll_var(r->g, neutral(r, i, vector ? rows_acc_lanes(r) : 1));
+      *slot(r->sums, i, u) = acc_start(r, i, vector ? rows_acc_lanes(r) : 1);
   }
 }
 
@@ -560,7 +646,7 @@ static bool store_partials(Rows *r, Val panel) {
     } else {
       Val v = r->all[from];
       if (prim_is_reduction(b->stmt[from].prim))
-        v = across_lanes(r, from, combined(r, from, r->sums, 0, 1));
+        v = acc_result(r, from, combined(r, from, r->sums, 0, 1), true);
       ll_put(g, dt, v, base[k], NULL);
     }
   }
@@ -618,11 +704,12 @@ static bool rows_by_one(Rows *r, Val first, Val end) {
   Gen *g = r->g;
   bool ok = true;
   if (r->together > 1) {
-    Val odd = ll_and(g, ll_sub(g, end, first), ll_n(g, 1)), even_end = ll_sub(g, end, odd);
-    Loop l = ll_loop(g, first, even_end, r->together);
+    Val rest = ll_and(g, ll_sub(g, end, first), ll_n(g, r->together - 1));
+    Val whole_end = ll_sub(g, end, rest);
+    Loop l = ll_loop(g, first, whole_end, r->together);
     ok = run_groups(r, l.i, r->together, NULL);
     ll_loop_end(g, &l);
-    first = even_end;
+    first = whole_end;
   }
   Loop l = ll_loop(g, first, end, 1);
   ok = ok && run_groups(r, l.i, 1, NULL);

@@ -16,8 +16,15 @@ typedef struct {
   int pass;        /* reductions of elements and element stores: pass that does them */
   int spill;       /* pass that writes the value to scratch, -1: none; later passes read it */
   bool hoisted;    /* load that is the same in all rows: decoded into scratch once a panel */
+  bool picked;     /* sum of what is zero but in one column: that element is computed alone */
   int64_t scratch; /* byte offset of its row buffer or column sums; -1: none */
 } StmtPlan;
+
+/* A reduction on the way. Largest and smallest numbers with AVX-512 leave NaN to `ordered`, one bit
+ * a lane (two lanes of pairs) that is cleared by NaN: one instruction instead of two. */
+typedef struct {
+  Val sum, ordered; /* ordered: NULL where `sum` itself becomes NaN */
+} Acc;
 
 /* A rows group made ready. Passes: each row (or lane group of rows) is gone through `npass` times,
  * as a reduction over the columns must end before its result is used. */
@@ -42,7 +49,7 @@ typedef struct {
   /* filled while emitting */
   Val *arg_in, *arg_out; /* address of element `offset` of each operand and result */
   Val *all;              /* values of LV_ALL statements */
-  Val *sums;             /* variables of panel reductions: [nstmt][ROWS_MAX_UNROLL] */
+  Acc *sums;             /* variables of panel reductions: [nstmt][ROWS_MAX_UNROLL] */
 } Rows;
 
 /* space.c. g->level decides lanes. False with g->error. rows_fini in every case. */

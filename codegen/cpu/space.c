@@ -274,7 +274,23 @@ static bool is_elem_sink(const Rows *r, int i) {
     return r->plan[i].sink == SINK_ELEM;
   if (s->prim == PR_ASUM || s->prim == PR_AMAX || s->prim == PR_AMIN)
     return r->body.stmt[s->arg[0]].level == LV_ELEM;
-  return prim_is_reduction(s->prim);
+  return prim_is_reduction(s->prim) && !r->plan[i].picked;
+}
+
+/* Sums over the columns of select(column == v, x, 0): one element of x, when nothing has to be gone
+ * through before it is known. */
+static bool is_picked(const Rows *r, int i) {
+  const Stmt *s = &r->body.stmt[i], *list = r->body.stmt;
+  if (s->prim != PR_RSUM || s->dt == DT_I64 || r->on_rows || r->body.ndim - r->nrow != 1)
+    return false;
+  const Stmt *chosen = &list[s->arg[0]];
+  if (chosen->prim != PR_SELECT || chosen->level != LV_ELEM || list[chosen->arg[0]].prim != PR_EQ)
+    return false;
+  const Stmt *hit = &list[chosen->arg[0]], *zero = &list[chosen->arg[2]];
+  const Stmt *column = &list[hit->arg[0]], *place = &list[hit->arg[1]];
+  return zero->prim == PR_CONST && zero->imm == 0 && column->prim == PR_INDEX &&
+         column->ref == r->nrow && column->level == LV_ELEM && place->level != LV_ELEM &&
+         place->dt == DT_I64 && r->plan[s->arg[0]].ready == 0;
 }
 
 static void find_ready(Rows *r) {
@@ -285,6 +301,7 @@ static void find_ready(Rows *r) {
     for (int k = 0; k < prim_args((Prim)s->prim); k++)
       if (s->arg[k] >= 0 && r->plan[s->arg[k]].ready > p->ready)
         p->ready = r->plan[s->arg[k]].ready;
+    p->picked = is_picked(r, i);
     if (!is_elem_sink(r, i))
       continue;
     p->pass = p->ready;
@@ -392,14 +409,21 @@ static void choose_unroll(Rows *r, int pass) {
  * the same sums in the same order, alone or not. */
 static void choose_together(Rows *r) {
   bool short_rows = r->npass > 1 && r->cols <= 2048 && r->body.nstmt <= 60;
-  bool many = r->rows > 1 && r->panel_rows > 1;
+  int64_t spilled = 0;
+  int most = 4;
   for (int i = 0; i < r->body.nstmt; i++) {
     const Stmt *st = &r->body.stmt[i];
-    bool heavy = st->level == LV_ELEM && math_cost(st) >= 20; /* busy enough */
+    if (st->level == LV_ELEM && math_cost(st) >= 20)
+      most = math_cost(st) >= 40 ? 1 : most > 2 ? 2 : most; /* busy enough */
     bool queue = st->prim == PR_CSUM; /* one row's addition in memory would wait for the other's */
-    short_rows = short_rows && !heavy && !queue;
+    short_rows = short_rows && !queue;
+    spilled += r->plan[i].spill >= 0 ? spill_bytes(r, i) : 0;
   }
-  r->together = short_rows && many && !r->on_rows && r->lanes > 1 ? 2 : 1;
+  while (most > 2 && most * spilled > MAX_CHEAP_SPILL_BYTES)
+    most /= 2;
+  while (most > 1 && (most > r->rows || most > r->panel_rows))
+    most /= 2;
+  r->together = short_rows && !r->on_rows && r->lanes > 1 ? most : 1;
   for (int p = 0; p < r->npass; p++)
     if (r->unroll[p] * r->together > ROWS_MAX_UNROLL)
       r->unroll[p] = ROWS_MAX_UNROLL / r->together;

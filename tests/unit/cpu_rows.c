@@ -306,6 +306,38 @@ START_TEST(softmax) {
 }
 END_TEST
 
+/* Cross-entropy and its gradient: sums of what is zero but in the column of the label, which is no
+ * column of some rows. */
+START_TEST(labels) {
+  for (int s = 0; s < NSIZE; s++)
+    for (int f = 0; f < 2; f++) {
+      int64_t rows = 23, cols = sizes[s];
+      Group *t = group_new("rows", 2, (int64_t[]){rows, cols}, 1);
+      t->body.panel_rows = 9;
+      int x = load(t, floats[f], rows * cols, rows_access(cols, 1)), zero = number(t, 0);
+      int column = put(t, PR_INDEX, DT_I64, 1, 0, -1, -1, -1);
+      int row = put(t, PR_INDEX, DT_I64, 0, 0, -1, -1, -1);
+      t->body.stmt[column].level = LV_ELEM;
+      t->body.stmt[row].level = LV_ROW;
+      int label = op2(t, PR_SUB, row, put(t, PR_CONST, DT_I64, -1, 3, -1, -1, -1));
+      int hit = put(t, PR_EQ, DT_B1, -1, 0, column, label, -1);
+      int e = op1(t, PR_EXP, op2(t, PR_SUB, x, op1(t, PR_RMAX, x))), sum = op1(t, PR_RSUM, e);
+      int squared = op2(t, PR_MUL, x, x);
+      int own = op1(t, PR_RSUM, put(t, PR_SELECT, DT_F32, -1, 0, hit, x, zero));
+      int square = op1(t, PR_RSUM, put(t, PR_SELECT, DT_F32, -1, 0, hit, squared, zero));
+      int late = op1(t, PR_RSUM, put(t, PR_SELECT, DT_F32, -1, 0, hit, e, zero));
+      int hot = put(t, PR_SELECT, DT_F32, -1, 0, hit, number(t, 1), zero);
+      store(t, floats[f], rows * cols, rows_access(cols, 1),
+            op2(t, PR_SUB, op2(t, PR_DIV, e, sum), hot));
+      store(t, DT_F32, rows, rows_access(1, 0), own);
+      store(t, DT_F32, rows, rows_access(1, 0), late);
+      store(t, DT_F32, 3, rows_access(1, 0), op1(t, PR_ASUM, op2(t, PR_SUB, square, own)));
+      judge(t, 2e-5, "labels");
+      group_free(t);
+    }
+}
+END_TEST
+
 /* Partials [panels, cols] summed over panels: lanes run along the contiguous rows. */
 START_TEST(combine_partials) {
   for (int s = 0; s < NSIZE; s++)
@@ -428,29 +460,30 @@ END_TEST
 
 /* NaN reaches maxima, minima and comparisons as the interpreter says. */
 START_TEST(not_a_number) {
-  for (int l = 0; l < nlevel; l++) {
-    int64_t rows = 40, cols = 37;
+  for (int c = 0; c < 2 * nlevel; c++) {
+    int64_t rows = 40, cols = 83;
+    DType dt = c % 2 ? DT_BF16 : DT_F32;
     Group *t = group_new("rows", 2, (int64_t[]){rows, cols}, 1);
     t->body.panel_rows = 7;
-    int x = load(t, DT_F32, rows * cols, rows_access(cols, 1));
+    int x = load(t, dt, rows * cols, rows_access(cols, 1));
     store(t, DT_F32, rows, rows_access(1, 0), op1(t, PR_RMAX, x));
     store(t, DT_F32, rows, rows_access(1, 0), op1(t, PR_RMIN, x));
     store(t, DT_F32, 6, rows_access(1, 0), op1(t, PR_AMAX, x));
     int ok = put(t, PR_ISFINITE, DT_B1, -1, 0, x, -1, -1);
     store(t, DT_B1, rows * cols, rows_access(cols, 1), ok);
-    store(t, DT_F32, rows * cols, rows_access(cols, 1), op2(t, PR_MAX, x, number(t, 0)));
-    store(t, DT_F32, rows * cols, rows_access(cols, 1), op2(t, PR_MIN, number(t, 0), x));
+    store(t, dt, rows * cols, rows_access(cols, 1), op2(t, PR_MAX, x, number(t, 0)));
+    store(t, dt, rows * cols, rows_access(cols, 1), op2(t, PR_MIN, number(t, 0), x));
     Data d = {0};
     data_new(&d, t);
     for (int k = 0; k < 30; k++) { /* one row in two has one, at any place */
       int64_t at = below((int)rows) / 2 * 2 * cols + below((int)cols);
       double v = k % 3 ? NAN : k % 2 ? INFINITY : -INFINITY;
       d.in_ref[0][at] = v;
-      ((float *)(void *)d.in[0].data)[at] = (float)v;
+      num_store(d.in[0].data + (size_t)at * dtype_bytes(dt), dt, v);
     }
     const double *in[] = {d.in_ref[0]};
     ck_assert_int_eq(eval_op(&t->op, false, in, d.out_ref), MPCC_OK);
-    Run r = run_compile(t, levels[l]);
+    Run r = run_compile(t, levels[c / 2]);
     run_kernel(t, &d, &r);
     compare(t, &d, 0, "nan");
     run_free(&r);
@@ -628,6 +661,7 @@ int main(void) {
   tcase_add_test(c, layer_norm_and_sums);
   tcase_add_test(c, pairs);
   tcase_add_test(c, softmax);
+  tcase_add_test(c, labels);
   tcase_add_test(c, combine_partials);
   tcase_add_test(c, many_dimensions);
   tcase_add_test(c, casts);
