@@ -305,8 +305,8 @@ Value *layer_scaled_dot_product_attention(Lower *lo, const Node *n, Value *const
 }
 
 /* Rotary position embedding (Su et al. 2021): pairs of a head's elements turned by an angle that
- * grows with the position, slower for later pairs. Tables are f32 in every mode, as Hugging Face's.
- */
+ * grows with the position, slower for later pairs. Tables are f32, as Hugging Face's, and f64 in
+ * 64-true alone. */
 Value *layer_RotaryEmbedding(Lower *lo, const Node *n, Value *const *in) {
   const Type *x = in[0]->type;
   Builder *b = lo->b;

@@ -56,8 +56,8 @@ typedef struct {
   const char *rule; /* policy word for `why` */
 } Choice;
 
-/* An op's attribute policy="F32" overrides its column in every mode: parts of a loss. "SAME" does so
- * in mixed ones: instance normalisation, an op of its own in no autocast list. */
+/* An op's attribute policy="F32" overrides its column in every mode: parts of a loss. "SAME" does
+ * so in mixed ones: instance normalisation, an op of its own in no autocast list. */
 static bool is_pinned(const Op *op) {
   return !strcmp(op_str(op, "policy", ""), "F32");
 }
@@ -202,6 +202,16 @@ static bool cast_const(Cast *s, const Op *op, DType dt) {
   return true;
 }
 
+/* Real numbers made of integers (angles of positions) are like constants: in 64-true of 64 bits. */
+static bool cast_expr(Cast *s, const Mode *m, const Op *op, Value *const *in) {
+  if (op->code != OP_expr || m->mixed || m->off || m->low != DT_F64 || is_pinned(op) ||
+      widest(in, op->nin) != DT_COUNT || op->out[0]->type->dt != DT_F32)
+    return false;
+  build_like(s->c.b, op);
+  s->c.map[op->out[0]->id] = build_expr(s->c.b, op_str(op, "body", ""), DT_F64, op->nin, in);
+  return true;
+}
+
 /* A loop runs in the mode's low dtype throughout, as its operands are cast to it. */
 static void cast_arg(Cast *s, const Mode *m, const Op *op) {
   const Type *ty = op->out[0]->type;
@@ -219,9 +229,9 @@ static void cast_by_hand(Cast *s, const Op *op) {
   s->hand[op->out[0]->id] = true;
 }
 
-/* FP32 products on operands of fewer bits, as TF32 units have them: what is multiplied is rounded, and
- * so is the gradient that meets it; the bias, sums and results stay FP32 [N3]. `float32_matmul`,
- * `float32_conv` of the spec, or the layer's own word. */
+/* FP32 products on operands of fewer bits, as TF32 units have them: what is multiplied is rounded,
+ * and so is the gradient that meets it; the bias, sums and results stay FP32 [N3].
+ * `float32_matmul`, `float32_conv` of the spec, or the layer's own word. */
 static const char *float32_level(const Cast *s, const Op *op, Value *const *in) {
   OpKind kind = op_info(op->code)->kind;
   if ((kind != OK_PRODUCT && kind != OK_ATTENTION) || is_pinned(op) || in[0]->type->dt != DT_F32 ||
@@ -299,6 +309,8 @@ static Status cast_op(Cast *s, const Op *op, Diag *d) {
     Value *raw = s->raw[op->in[i]->id];
     use[i] = region && !m.off && raw ? raw : mapped(&s->c, op, i);
   }
+  if (cast_expr(s, &m, op, use))
+    return MPCC_OK;
   bool product = op_info(op->code)->policy[0] == POL_LOW;
   if (m.off && product && check_off(op, use, d) != MPCC_OK)
     return MPCC_ERR_INPUT;
