@@ -206,4 +206,5 @@ def main():
                 run(model, init, xs, ys, mode, opt)
 
 
-main()
+if __name__ == "__main__":
+    main()

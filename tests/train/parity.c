@@ -2,16 +2,7 @@
  * and runtime. Compared are the loss of every step, every gradient of step 1, the loss scale, and,
  * under SGD, every parameter after 20 steps. Under AdamW parameters are not compared: where the
  * true gradient is zero (key bias of attention) Adam amplifies rounding noise to full steps. */
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "mpcc/mpcc.h"
-#include "mpcc/num.h"
-#include "mpcc/runtime.h"
-#include "runtime/rt.h"
-#include "tests/check_run.h"
+#include "tests/train/replay.h"
 
 enum { STEPS = 20 };
 
@@ -36,65 +27,11 @@ static const Tolerance tolerances[] = {
 static const char *const models[] = {"mlp", "vit", "cnn"};
 static const char *const optimizers[] = {"sgd", "adamw"};
 
-/* ---- files --------------------------------------------------------------------------------------
- */
-
-typedef struct {
-  int64_t n;
-  double *v;
-} Array;
-
-static void open_file(const char *name, mprt__st_file *f) {
-  char path[400];
-  snprintf(path, sizeof path, SOURCE_DIR "/tests/train/data/%s.safetensors", name);
-  mprt_callbacks cb = {0};
-  ck_assert_int_eq(mprt__st_open(path, &cb, f), MPCC_OK);
-}
-
-static Array get(const mprt__st_file *f, const char *prefix, const char *name) {
-  char key[200];
-  snprintf(key, sizeof key, "%s%s", prefix, name);
-  const mprt__st_tensor *t = mprt__st_find(f, key);
-  ck_assert_msg(t != NULL, "%s has no %s", f->path, key);
-  Array a = {1, NULL};
-  for (int i = 0; i < t->rank; i++)
-    a.n *= t->dim[i];
-  a.v = calloc((size_t)a.n + 1, sizeof *a.v);
-  mprt_callbacks cb = {0};
-  if (t->dtype == DT_I64) {
-    int64_t *ints = malloc((size_t)a.n * sizeof *ints);
-    ck_assert_int_eq(mprt__st_read(f, t, DT_I64, ints, &cb), MPCC_OK);
-    for (int64_t i = 0; i < a.n; i++)
-      a.v[i] = (double)ints[i];
-    free(ints);
-  } else {
-    ck_assert_int_eq(mprt__st_read(f, t, DT_F64, a.v, &cb), MPCC_OK);
-  }
-  return a;
-}
-
 /* ---- programs -------------------------------------------------------------------------------- */
 
-static void on_message(void *user, const mpcc_message *m) {
-  (void)user;
-  fprintf(stderr, "%s\n", m->text);
-}
-
-static void on_log(void *user, mprt_log_level level, const char *text) {
-  (void)user;
-  if (level != MPRT_LOG_INFO)
-    fprintf(stderr, "%s\n", text);
-}
-
 static void *compile(const char *model, const char *mode, const char *opt, size_t *bytes) {
-  char path[400];
-  snprintf(path, sizeof path, SOURCE_DIR "/tests/train/%s.yaml", model);
-  FILE *f = fopen(path, "rb");
-  ck_assert(f != NULL);
-  static char text[1 << 16];
-  size_t len = fread(text, 1, sizeof text - 1, f);
-  text[len] = 0;
-  fclose(f);
+  char path[100];
+  snprintf(path, sizeof path, "tests/train/%s.yaml", model);
   bool low = strstr(mode, "mixed") != NULL;
   const char *set[8];
   int n = 0;
@@ -105,45 +42,14 @@ static void *compile(const char *model, const char *mode, const char *opt, size_
     set[n++] = "precision.policy=cpu";
   if (!strcmp(mode, "16-mixed")) /* grows within the 20 steps */
     set[n++] = "precision.grad_scaler={init_scale: 4096, growth_interval: 5}";
-  mpcc_options o = {.precision = mode,
-                    .set = set,
-                    .nset = n,
-                    .host_level_only = true,
-                    .strict = low,
-                    .all_functions = true};
-  mpcc_callbacks cb = {.message = on_message};
-  mpcc_session *s = mpcc_session_create(&o, &cb);
-  void *image = NULL;
-  ck_assert_int_eq(mpcc_compile(s, path, text, len, MPCC_OUT_IMAGE, &image, bytes), MPCC_OK);
-  mpcc_session_destroy(s);
-  return image;
-}
-
-static mprt_tensor tensor(mprt_program *p, const char *prefix, const char *name) {
-  char key[200];
-  mprt_tensor t;
-  snprintf(key, sizeof key, "%s%s", prefix, name);
-  ck_assert_msg(mprt_find(p, key, &t), "no tensor %s", key);
-  return t;
-}
-
-static void put(mprt_tensor t, const double *v) {
-  for (size_t i = 0; i < t.bytes / dtype_bytes(t.dtype); i++)
-    num_store((char *)t.data + i * dtype_bytes(t.dtype), t.dtype, v[i]);
-}
-
-static double at(mprt_tensor t, int64_t i) {
-  return num_load((char *)t.data + (size_t)i * dtype_bytes(t.dtype), t.dtype);
-}
-
-static double scalar(mprt_program *p, const char *name) {
-  return at(tensor(p, "", name), 0);
+  return compile_spec(path, (mpcc_options){.precision = mode, .set = set, .nset = n, .strict = low},
+                      bytes);
 }
 
 /* Largest |a - b| relative to the largest |b|, both scaled: a * factor beside b. */
 static double distance(mprt_tensor a, double factor, const Array *b) {
   double worst = 0, largest = 1e-300;
-  ck_assert_int_eq((int64_t)(a.bytes / dtype_bytes(a.dtype)), b->n);
+  ck_assert_int_eq(elems(a), b->n);
   for (int64_t i = 0; i < b->n; i++) {
     double d = fabs(at(a, i) * factor - b->v[i]);
     worst = d > worst || isnan(d) ? d : worst;
@@ -181,12 +87,11 @@ static double allowed(const mprt__st_file *want, const mprt__st_file *exact, con
 }
 
 static void feed(mprt_program *p, const Array *x, const Array *y, int step) {
-  mprt_tensor image = tensor(p, "io.", "image"), label = tensor(p, "io.", "label"), valid;
+  mprt_tensor image = tensor(p, "io.", "image"), label = tensor(p, "io.", "label");
   int64_t batch = image.dim[0];
   put(image, x->v + step * x->n / STEPS);
   put(label, y->v + step * batch);
-  valid = tensor(p, "io.", "valid");
-  *(int64_t *)valid.data = batch;
+  set_valid(p, batch);
 }
 
 /* Running statistics as a new model has them: making gradients has moved them once already. */
@@ -196,8 +101,8 @@ static void reset_buffers(mprt_program *p, const mprt__st_file *want) {
     if (strncmp(name, "buffer.", 7))
       continue;
     mprt_tensor t = tensor(p, "", name + 7);
-    for (size_t k = 0; k < t.bytes / dtype_bytes(t.dtype); k++)
-      num_store((char *)t.data + k * dtype_bytes(t.dtype), t.dtype, strstr(name, "_var") ? 1 : 0);
+    for (int64_t k = 0; k < elems(t); k++)
+      put_at(t, k, strstr(name, "_var") ? 1 : 0);
   }
 }
 
@@ -276,7 +181,7 @@ static void run_agrees(const char *model, const Tolerance *tol, const char *opt)
     if (scaled)
       ck_assert_double_eq(scalar(p, "scaler.scale"), scale.v[step]);
     ck_assert_int_eq(mprt_train_step(p), MPCC_OK);
-    double got = scalar(p, "metric.loss_sum") / scalar(p, "metric.weight_sum");
+    double got = mean_loss(p);
     double d = fabs(got - loss.v[step]) / fabs(loss.v[step]);
     double own = tol->low ? 2 * distance_of_arrays(&loss, &exact_loss, step + 1) : 0;
     ck_assert_msg(d <= (own > tol->loss ? own : tol->loss),

@@ -1,14 +1,7 @@
 /* The plan changes no bit: a program whose values share memory and live in their tensors trains
  * exactly as one in which every value has its own bytes, and as one with guards around every
  * buffer; the same at one and at three threads. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "mpcc/mpcc.h"
-#include "mpcc/num.h"
-#include "mpcc/runtime.h"
-#include "tests/check_run.h"
+#include "tests/train/replay.h"
 
 static const struct {
   const char *model, *mode;
@@ -17,54 +10,24 @@ static const struct {
     {"vit", "bf16-mixed"}, {"vit", "transformer-engine"}, {"vit", "bf16-true"},
 };
 
-static void on_message(void *user, const mpcc_message *m) {
-  (void)user;
-  if (m->severity == MPCC_ERROR)
-    fprintf(stderr, "%s\n", m->text);
-}
-
-static void on_log(void *user, mprt_log_level level, const char *text) {
-  (void)user;
-  if (level == MPRT_LOG_ERROR)
-    fprintf(stderr, "%s\n", text);
-}
-
 static void *compile(const char *model, const char *mode, bool no_reuse, size_t *bytes) {
-  static char text[1 << 16];
-  char path[400];
-  snprintf(path, sizeof path, SOURCE_DIR "/tests/train/%s.yaml", model);
-  FILE *f = fopen(path, "rb");
-  ck_assert(f != NULL);
-  size_t len = fread(text, 1, sizeof text - 1, f);
-  fclose(f);
-  mpcc_options o = {
-      .precision = mode, .host_level_only = true, .no_reuse = no_reuse, .all_functions = true};
-  mpcc_callbacks cb = {.message = on_message};
-  mpcc_session *s = mpcc_session_create(&o, &cb);
-  void *image = NULL;
-  ck_assert_int_eq(mpcc_compile(s, path, text, len, MPCC_OUT_IMAGE, &image, bytes), MPCC_OK);
-  mpcc_session_destroy(s);
-  return image;
-}
-
-static mprt_tensor tensor(mprt_program *p, const char *name) {
-  mprt_tensor t;
-  ck_assert_msg(mprt_find(p, name, &t), "no tensor %s", name);
-  return t;
+  char path[100];
+  snprintf(path, sizeof path, "tests/train/%s.yaml", model);
+  return compile_spec(path, (mpcc_options){.precision = mode, .no_reuse = no_reuse}, bytes);
 }
 
 static void feed(mprt_program *p, uint32_t seed) {
-  mprt_tensor x = tensor(p, "io.image"), y = tensor(p, "io.label");
-  for (size_t i = 0; i < x.bytes / dtype_bytes(x.dtype); i++) {
+  mprt_tensor x = tensor(p, "io.", "image"), y = tensor(p, "io.", "label");
+  for (int64_t i = 0; i < elems(x); i++) {
     seed = seed * 1664525u + 1013904223u;
-    num_store((char *)x.data + i * dtype_bytes(x.dtype), x.dtype, (seed >> 8) / 16777216.0);
+    put_at(x, i, (seed >> 8) / 16777216.0);
   }
   for (int64_t i = 0; i < y.dim[0]; i++)
     ((int64_t *)y.data)[i] = i % 5;
-  *(int64_t *)tensor(p, "io.valid").data = y.dim[0] - 1;
-  mprt_tensor table = tensor(p, "io.table");
-  for (size_t i = 0; i < table.bytes / sizeof(double); i++)
-    ((double *)table.data)[i] = 0.05;
+  set_valid(p, y.dim[0] - 1);
+  mprt_tensor table = tensor(p, "io.", "table");
+  for (int64_t i = 0; i < elems(table); i++)
+    put_at(table, i, 0.05);
 }
 
 typedef struct {
@@ -115,7 +78,7 @@ START_TEST(no_bit_changes) {
     if (!strcmp(a.role, "grad") || !strcmp(a.role, "sum"))
       continue; /* accumulators mean nothing after an update, and plan mode spoils them */
     for (int k = 0; k < 3; k++) {
-      mprt_tensor b = tensor(other[k].p, a.name);
+      mprt_tensor b = tensor(other[k].p, "", a.name);
       ck_assert_uint_eq(a.bytes, b.bytes);
       ck_assert_msg(!memcmp(a.data, b.data, a.bytes), "%s %s: @%s differs %s", model, mode, a.name,
                     name[k]);
