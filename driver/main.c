@@ -228,6 +228,16 @@ static int schema(const Args *a) {
   return code;
 }
 
+static int wrong_inputs(const Args *a) {
+  const char *first = a->ninput ? a->input[0] : NULL;
+  if (first && a->command == CMD_COMPILE && !strpbrk(first, "./"))
+    fprintf(stderr, "mpcc: error: unknown command '%s'\n", first);
+  else
+    fprintf(stderr, "mpcc: error: %s\n", first ? "one spec at a time" : "no input file");
+  fprintf(stderr, "mpcc: see mpcc --help\n");
+  return 2;
+}
+
 int main(int argc, char **argv) {
   /* Passes drop one module and make the next of the same size: what is freed is kept, not given
    * back to the system page by page. */
@@ -243,13 +253,11 @@ int main(int argc, char **argv) {
     fputs(mpcc_license_begin, stdout);
   else if (!code && a.command == CMD_SCHEMA)
     code = schema(&a);
-  else if (!code && (!a.ninput || (a.ninput > 1 && a.command != CMD_CHECK && a.command != CMD_CONVERT))) {
-    fprintf(stderr, "mpcc: error: %s\nmpcc: see mpcc --help\n",
-            a.ninput ? "one spec at a time" : "no input file");
-    code = 2;
-  } else if (!code && a.command == CMD_CONVERT) {
+  else if (!code && (!a.ninput || (a.ninput > 1 && a.command != CMD_CHECK && a.command != CMD_CONVERT)))
+    code = wrong_inputs(&a);
+  else if (!code && a.command == CMD_CONVERT)
     code = convert_files(&a);
-  } else if (!code) {
+  else if (!code) {
     const char *no_color = getenv("NO_COLOR");
     a.options.colour = a.color >= 0 ? a.color : isatty(2) && !(no_color && *no_color);
     a.options.host_level_only =

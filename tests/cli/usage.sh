@@ -6,6 +6,7 @@ expect 2 'needs a value' "$mpcc" "$here/tiny.yaml" -o
 expect 2 "unknown word 'elf'" "$mpcc" "$here/tiny.yaml" --emit=elf
 expect 2 'takes no value' "$mpcc" --version=1
 expect 2 'one spec at a time' "$mpcc" "$here/tiny.yaml" "$here/tiny.yaml"
+expect 2 "unknown command 'runn'" "$mpcc" runn "$here/tiny.yaml"
 expect 2 "no help on 'nonsense'" "$mpcc" --help=nonsense
 expect 2 "'tpu'" "$mpcc" "$here/tiny.yaml" --target=tpu
 expect 4 'cannot read' "$mpcc" absent.yaml
