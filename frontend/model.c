@@ -6,8 +6,10 @@
  *
  * A list has an incoming value and an outgoing one. Names resolve in the block, then outward, then
  * among model inputs; `input` is the block's incoming value. Body, shortcut and branches belong to
- * the block they stand in: they give layers no prefix. A layer of several results (chunk, split) is
- * a tuple, from which layers NAME.0, NAME.1, ... are made as others name them. */
+ * the block they stand in: names given there have no prefix. Layers without a name are numbered as
+ * in nested torch.nn.Sequentials: 2.0 in the body of item 2, 2.shortcut.0, 2.1.0 in branch 1. A
+ * layer of several results (chunk, split) is a tuple, from which layers NAME.0, NAME.1, ... are
+ * made as others name them. */
 #include "frontend/frontend.h"
 
 #include <stdlib.h>
@@ -24,6 +26,7 @@ typedef struct {
 typedef struct Scope {
   const struct Scope *outer;
   Str prefix; /* "h.0." or "" */
+  Str path;   /* "2." inside item 2: before the index of layers without a name */
   Node *input;
   Name *name;
   int nname, cap;
@@ -275,12 +278,12 @@ static void layer_tie(Expand *e, const Scope *scope, Node *n, const Yaml *y) {
     n->tie = n->tie->tie;
 }
 
-/* Name of the item at `index` of a list: `name:` or the index, behind the scope's prefix. */
+/* Name of the item at `index` of a list: `name:` or path and index, behind the scope's prefix. */
 static Str item_name(Expand *e, const Scope *scope, const Yaml *y, int index, Str *rel,
                      bool *auto_name) {
   const Yaml *given = y->kind == YAML_MAP ? yaml_get(y, "name") : NULL;
   *auto_name = !given;
-  *rel = given ? check_str(&e->c, given, "'name'") : str_fmt(e->c.s, "%d", index);
+  *rel = given ? check_str(&e->c, given, "'name'") : str_fmt(e->c.s, "%s%d", scope->path, index);
   if (*rel && given) {
     const char *s = *rel;
     size_t len = strlen(s);
@@ -344,6 +347,19 @@ static Node *expand_layer(Expand *e, Scope *scope, const Yaml *y, int index, Nod
 
 static Node *expand_list(Expand *e, Scope *scope, const Yaml *y, const char *what, Node *flow);
 
+/* A list inside the structure y, the item at `index`; part: "" or which of its lists, "shortcut.".
+ */
+static Node *expand_inner(Expand *e, Scope *scope, const Yaml *y, int index, const char *part,
+                          const Yaml *list, const char *what, Node *flow) {
+  const Str outer = scope->path;
+  const Yaml *name = yaml_get(y, "name");
+  scope->path = name && name->kind == YAML_SCALAR ? str_fmt(e->c.s, "%s.%s", name->text, part)
+                                                  : str_fmt(e->c.s, "%s%d.%s", outer, index, part);
+  flow = expand_list(e, scope, list, what, flow);
+  scope->path = outer;
+  return flow;
+}
+
 /* Layer that joins the ends of branches; it takes the name of the residual or parallel item. */
 static Node *join(Expand *e, Scope *scope, const Yaml *y, int index, const char *type, Val *args,
                   int nin, Node *const *in) {
@@ -390,8 +406,8 @@ static Node *expand_residual(Expand *e, Scope *scope, const Yaml *y, int index, 
   }
   Node *in[2] = {x, NULL};
   if (shortcut && shortcut->kind != YAML_NULL)
-    in[0] = expand_list(e, scope, shortcut, "'shortcut'", x);
-  in[1] = expand_list(e, scope, body, "'residual'", x);
+    in[0] = expand_inner(e, scope, y, index, "shortcut.", shortcut, "'shortcut'", x);
+  in[1] = expand_inner(e, scope, y, index, "", body, "'residual'", x);
   return join(e, scope, y, index, "add", NULL, 2, in);
 }
 
@@ -412,7 +428,8 @@ static Node *expand_parallel(Expand *e, Scope *scope, const Yaml *y, int index, 
     return flow;
   }
   for (int i = 0; i < branches->n; i++)
-    end[i] = expand_list(e, scope, branches->u.item[i], "a branch", x);
+    end[i] = expand_inner(e, scope, y, index, str_fmt(e->c.s, "%d.", i), branches->u.item[i],
+                          "a branch", x);
   Str combine = val_get_str(v, "combine", "add");
   Val *args = val_new(e->c.a, VAL_MAP, ORIGIN_IMPLIED, y->loc);
   if (!strcmp(combine, "cat"))
@@ -483,8 +500,10 @@ static bool bind_params(Expand *e, const Yaml *with, const Val *names, const Yam
 /* One use of a block under `rel`; names of its layers become names of the outer scope. */
 static Node *expand_block(Expand *e, Scope *outer, const Yaml *layers, ParamScope *params, Str rel,
                           Node *flow) {
-  Scope scope = {
-      .outer = outer, .prefix = str_fmt(e->c.s, "%s%s.", outer->prefix, rel), .input = flow};
+  Scope scope = {.outer = outer,
+                 .prefix = str_fmt(e->c.s, "%s%s.", outer->prefix, rel),
+                 .path = "",
+                 .input = flow};
   const ParamScope *saved = e->c.scope;
   e->c.scope = params;
   Node *end = expand_list(e, &scope, layers, "'layers' of a block", flow);
@@ -543,7 +562,7 @@ static Node *expand_uses(Expand *e, Scope *scope, const Yaml *y, int index, cons
     bool auto_name;
     item_name(e, scope, y, index, &rel, &auto_name);
     if (rel && auto_name && u->repeat >= 0)
-      rel = str_fmt(e->c.s, "%d.%lld", index, (long long)i);
+      rel = str_fmt(e->c.s, "%s.%lld", rel, (long long)i);
     ParamScope own = {.outer = &count};
     if (rel && bind_params(e, u->with, u->params, u->use, &own)) {
       int before = diag_errors(e->c.d);
@@ -604,6 +623,7 @@ static Node *expand_use(Expand *e, Scope *scope, const Yaml *y, int index, Node 
   e->active[e->depth] = block;
   flow = incoming(e, scope, y, flow);
   flow = expand_uses(e, scope, y, index, &u, flow);
+  e->active[e->depth] = NULL;
   e->failed |= failed;
   return flow;
 }
@@ -848,7 +868,7 @@ bool model_expand(const Check *c, const Yaml *y, Model *out) {
   if (arena_failed(c->a))
     return false;
   check_default_init(&e, yaml_get(yaml_get(y, "init"), "default"));
-  Scope scope = {.prefix = str_c(c->s, ""), .input = out->input[0]};
+  Scope scope = {.prefix = str_c(c->s, ""), .path = "", .input = out->input[0]};
   const Node *last = expand_list(&e, &scope, layers, "'layers'", out->input[0]);
   if (last->tuple && !yaml_get(y, "outputs"))
     fail_tuple(&e, last->loc, last);
