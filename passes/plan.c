@@ -270,11 +270,17 @@ static void place_writes(Plan *p, Tensor *const *tensors) {
 
 /* ---- blocks ---------------------------------------------------------------------------------- */
 
-/* Block of a dying operand that result o can take over. */
+/* Block of a dying operand that result o can take over; a result that nothing reads may have taken
+ * it before. */
 static Block *inherited(const Plan *p, const Op *op, int o) {
   for (int i = 0; i < op->nin && !p->no_reuse; i++) {
     const Value *x = op->in[i];
     const Place *q = &p->place[x->id];
+    bool taken = false;
+    for (int k = 0; k < o; k++)
+      taken |= q->block && p->place[op->out[k]->id].block == q->block;
+    if (taken)
+      continue;
     if (!makes_values(x->def) || !q->block || q->has_pieces || q->last != op->index ||
         q->block->last != op->index || !in_place(op, o, x))
       continue;
