@@ -67,24 +67,49 @@ static double compute_cycles(const Module *m, const Op *op) {
   return cycles + elems * work / (2 * lanes);
 }
 
+Status cost_groups(const Func *f, Arena *a, CostGroup **out, int *n) {
+  int all = 0;
+  *n = 0;
+  for (int i = 0; i < f->nop; i++)
+    all += f->op[i]->code == OP_scan ? loop_body(f->op[i])->nop : 1;
+  *out = ARENA_ARRAY(a, CostGroup, all + 1);
+  for (int i = 0; i < f->nop && !arena_failed(a); i++) {
+    const Op *op = f->op[i];
+    if (op->code == OP_group)
+      (*out)[(*n)++] = (CostGroup){op, 1};
+    if (op->code != OP_scan)
+      continue;
+    const Func *body = loop_body(op);
+    const bool *varies = loop_varies(body, a);
+    for (int k = 0; k < body->nop && !arena_failed(a); k++)
+      if (body->op[k]->code == OP_group)
+        (*out)[(*n)++] =
+            (CostGroup){body->op[k], varies[body->op[k]->out[0]->id] ? op_int(op, "length", 1) : 1};
+  }
+  return arena_failed(a) ? MPCC_ERR_NOMEM : MPCC_OK;
+}
+
 LayerCost *cost_layers(const Module *m, const char *func, Arena *a, int *n) {
   const Func *f = module_func(m, func);
-  LayerCost *layer = ARENA_ARRAY(a, LayerCost, (f ? f->nop : 0) + 1);
+  CostGroup *group = NULL;
+  int groups = 0;
   *n = 0;
-  for (int i = 0; f && i < f->nop && !arena_failed(a); i++) {
-    const Op *op = f->op[i];
-    if (op->code != OP_group)
-      continue;
+  if (f && cost_groups(f, a, &group, &groups) != MPCC_OK)
+    groups = 0;
+  LayerCost *layer = ARENA_ARRAY(a, LayerCost, groups + 1);
+  for (int i = 0; i < groups && !arena_failed(a); i++) {
+    const Op *op = group[i].op;
     const char *name = op->layer && *op->layer ? op->layer : "-";
     int k = 0;
     while (k < *n && strcmp(layer[k].name, name))
       k++;
     if (k == *n)
       layer[(*n)++].name = name;
-    layer[k].flops += cost_flops(op);
-    layer[k].bytes += cost_bytes(op);
-    double compute = compute_cycles(m, op);
-    double memory = (double)cost_bytes(op) / MEMORY_BYTES_A_CYCLE;
+    double times = (double)group[i].times;
+    double compute = times * compute_cycles(m, op);
+    double memory = times * (double)cost_bytes(op) / MEMORY_BYTES_A_CYCLE;
+    layer[k].flops += group[i].times * cost_flops(op);
+    layer[k].bytes += group[i].times * cost_bytes(op);
     layer[k].compute += compute;
     layer[k].memory += memory;
     layer[k].cycles += compute > memory ? compute : memory;

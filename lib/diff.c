@@ -25,12 +25,15 @@ static const char *const total_names[TOTALS] = {
 static void count(Side *s, const KernelTable *kernels) {
   const Module *m = s->c.module;
   const Func *f = module_func(m, "train_step");
-  for (int i = 0; f && i < f->nop; i++)
-    if (f->op[i]->code == OP_group) {
-      s->total[0]++;
-      s->total[2] += cost_flops(f->op[i]);
-      s->total[3] += cost_bytes(f->op[i]);
-    }
+  CostGroup *group = NULL;
+  int n = 0;
+  if (f)
+    (void)cost_groups(f, s->c.arena, &group, &n); /* the arena remembers */
+  for (int i = 0; i < n; i++) {
+    s->total[0] += group[i].times;
+    s->total[2] += group[i].times * cost_flops(group[i].op);
+    s->total[3] += group[i].times * cost_bytes(group[i].op);
+  }
   s->total[1] = kernels->n;
   s->total[4] = m->segment_bytes[MPCC_SEG_STATE];
   s->total[5] = m->segment_bytes[MPCC_SEG_DERIVED];

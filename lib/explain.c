@@ -181,7 +181,9 @@ static void explain_saved(const Compilation *c, Text *out) {
 
 /* ---- kernels and memory ---------------------------------------------------------------------- */
 
-static void explain_group(const Compilation *c, const KernelTable *k, const Op *op, Text *out) {
+static void explain_group(const Compilation *c, const KernelTable *k, const CostGroup *g,
+                          Text *out) {
+  const Op *op = g->op;
   if (codegen_is_copies(op)) {
     text_printf(out, "  %-4s %-14s %-*s %s: %d copies\n", "-", "copy", COL_LAYER, shown_layer(op),
                 op_str(op, "label", ""), op->nin);
@@ -200,27 +202,31 @@ static void explain_group(const Compilation *c, const KernelTable *k, const Op *
     text_printf(out, " %s", dtype_text(op->out[i]->type->dt));
     put_shape(out, op->out[i]->type);
   }
+  if (g->times > 1)
+    text_printf(out, " x %lld", (long long)g->times);
   put_place(out, c->diag, op->loc);
   text_puts(out, "\n");
 }
 
-static void explain_function(const Compilation *c, const KernelTable *k, const Func *f, Text *out) {
-  int64_t flops = 0, bytes = 0;
+static void explain_function(Compilation *c, const KernelTable *k, const Func *f, Text *out) {
+  int64_t flops = 0, bytes = 0, launches = 0;
   int groups = 0, again = 0;
-  for (int i = 0; i < f->nop; i++)
-    if (f->op[i]->code == OP_group) {
-      groups++;
-      again += f->op[i]->why && *f->op[i]->why; /* `again` alone gives kernels a reason */
-      flops += cost_flops(f->op[i]);
-      bytes += cost_bytes(f->op[i]);
-    }
-  text_printf(out, "\n%s: %d kernel launches, %lld FLOPs in products, %lld bytes touched\n",
-              f->name, groups, (long long)flops, (long long)bytes);
+  CostGroup *group;
+  if (cost_groups(f, c->arena, &group, &groups) != MPCC_OK)
+    out->failed = true;
+  for (int i = 0; i < groups && !out->failed; i++) {
+    const Op *op = group[i].op;
+    launches += group[i].times;
+    again += op->why && *op->why; /* `again` alone gives kernels a reason */
+    flops += group[i].times * cost_flops(op);
+    bytes += group[i].times * cost_bytes(op);
+  }
+  text_printf(out, "\n%s: %lld kernel launches, %lld FLOPs in products, %lld bytes touched\n",
+              f->name, (long long)launches, (long long)flops, (long long)bytes);
   if (again)
     text_printf(out, "  %d of them computed again (recompute)\n", again);
-  for (int i = 0; i < f->nop; i++)
-    if (f->op[i]->code == OP_group)
-      explain_group(c, k, f->op[i], out);
+  for (int i = 0; i < groups && !out->failed; i++)
+    explain_group(c, k, &group[i], out);
 }
 
 static void explain_memory(const Compilation *c, Text *out) {

@@ -87,6 +87,13 @@ typedef struct {
 } LayerCost;
 int64_t cost_flops(const Op *group); /* of products; 0 for other kinds */
 int64_t cost_bytes(const Op *group); /* operands and results */
+/* A kernel of a function, and how many times it runs: those of a loop's body stand where the loop
+ * does, `length` times, once where they depend on nothing that varies. Lives in a. */
+typedef struct {
+  const Op *op; /* a group */
+  int64_t times;
+} CostGroup;
+Status cost_groups(const Func *f, Arena *a, CostGroup **out, int *n);
 int cost_product_rate(const Module *m, DType compute); /* FLOPs a cycle */
 /* Layers of a function of a planned module, in order of first appearance; in arena a. */
 LayerCost *cost_layers(const Module *m, const char *func, Arena *a, int *n);
