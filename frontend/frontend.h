@@ -111,7 +111,7 @@ bool glob_match(const char *pattern, const char *name);
 
 typedef enum {
   KT_BOOL, KT_INT, KT_FLOAT, KT_NUMBER, KT_STR, KT_WORD, KT_INTS, KT_FLOATS, KT_STRS, KT_WORDS,
-  KT_SECTION, KT_VARIANT, KT_VARIANTS, KT_SECTIONS, KT_RAW, KT_TYPE, KT_LATER
+  KT_SECTION, KT_VARIANT, KT_VARIANTS, KT_SECTIONS, KT_RAW, KT_TYPE, KT_LATER, KT_IDLE
 } KeyType;
 typedef struct {
   const char *section, *key;
@@ -171,6 +171,7 @@ struct Node {
   Val *init;             /* {tensor name: initialiser}; "" names the tensor of Parameter */
   struct Node *tie;      /* layer whose weight this one uses, or NULL */
   PrecisionRegion region; /* its own precision, of the innermost that says one */
+  Str recompute;          /* of this layer alone; NULL as none */
   Val *shape;            /* model inputs: dimensions without the batch */
   int nin;
   Node **in;
@@ -182,8 +183,8 @@ struct Node {
   int index;
 };
 
-/* What one use of a block stores for backward: `recompute:` attention or full of the layers whose
- * names begin with `prefix` and a dot. */
+/* What a use of a block or one layer stores for backward: `recompute:` attention or full of the layers
+ * whose names are `prefix`, or begin with it and a dot. */
 typedef struct Region {
   Str prefix, mode;
   struct Region *next;
@@ -213,10 +214,16 @@ void model_suggest(const Check *c, const Model *m, const char *name);
 /* ---- init.c: initialisers ---- */
 
 /* What a parameter starts from, with all fans worked out. */
-typedef enum { INIT_CONSTANT, INIT_UNIFORM, INIT_NORMAL, INIT_TRUNC_NORMAL } InitKind;
+typedef enum {
+  INIT_CONSTANT,
+  INIT_UNIFORM,
+  INIT_NORMAL,
+  INIT_TRUNC_NORMAL,
+  INIT_ORTHOGONAL
+} InitKind;
 typedef struct {
   InitKind kind;
-  double a, b;      /* constant: a; uniform: [a, b); trunc_normal: cut to [a, b] */
+  double a, b;      /* constant: a; uniform: [a, b); trunc_normal: cut to [a, b]; orthogonal: gain a */
   double mean, std;
   int64_t zero_row; /* row that starts as zeros, counted from 1; 0: none */
 } Init;
@@ -324,6 +331,7 @@ typedef struct {
   Value *seed, *step;  /* of random numbers; NULL until needed */
   Value **input;       /* by model input */
   Value **value;       /* by node */
+  int *batch_axis;     /* by node: its axis of samples; 0 but between transpose and batch_first: false */
   int nparam, param_cap;
   LoweredParam *param;
   int nbuffer, buffer_cap;

@@ -80,7 +80,8 @@ static bool put_words(Writer *w, const char *list, const char *before) {
   bool any = false;
   for (const char *p = list + strspn(list, " "); *p && *p != ';'; p += strspn(p, " ")) {
     size_t n = strcspn(p, " ;");
-    text_printf(w->out, "%s\"%.*s\"", any ? "," : before, (int)n, p);
+    const char *quote = n == 4 && !strncmp(p, "null", n) ? "" : "\"";
+    text_printf(w->out, "%s%s%.*s%s", any ? "," : before, quote, (int)n, p, quote);
     p += n;
     any = true;
   }
@@ -125,6 +126,7 @@ static void put_choices(Writer *w, const SchemaRow *r) {
   bool ints = r->type == KT_INTS;
   switch (r->type) {
   case KT_BOOL:
+  case KT_IDLE:
     text_puts(w->out, "{\"type\":\"boolean\"}," EXPRESSION);
     put_words(w, r->arg, ",{\"enum\":[");
     break;
@@ -208,12 +210,15 @@ static void put_value(Writer *w, const SchemaRow *r) {
 static bool put_members(Writer *w, const char *section, bool more) {
   for (int i = 0; i < w->n; i++) {
     const SchemaRow *r = &w->row[i];
-    if (strcmp(r->section, section) || r->type == KT_LATER || r->type == KT_TYPE)
+    if (strcmp(r->section, section) || (r->type == KT_LATER && !r->otherwise) || r->type == KT_TYPE)
       continue;
     text_puts(w->out, more ? "," : "");
     text_json(w->out, r->key);
     text_puts(w->out, ":");
-    put_value(w, r);
+    if (r->type == KT_LATER)
+      text_printf(w->out, "{\"enum\":[%s]}", r->otherwise);
+    else
+      put_value(w, r);
     more = true;
   }
   return more;
@@ -330,7 +335,7 @@ void frontend_json_schema(Text *out) {
   text_puts(out, "{\"$schema\":\"https://json-schema.org/draft/2020-12/schema\",\n"
                  "\"title\":\"mpcc spec, version 1\",\n\"type\":\"object\",\"properties\":{");
   for (int i = 0; i < w.n; i++)
-    if (!*w.row[i].section && w.row[i].type != KT_LATER)
+    if (!*w.row[i].section)
       text_printf(out, "%s\"%s\":true", i ? "," : "", w.row[i].key);
   text_puts(out, closed);
   /* a spec that extends another has the rest from there: its keys alone can be checked */

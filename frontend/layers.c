@@ -97,6 +97,39 @@ bool lay_agrees(Lower *lo, const Node *n, const char *key, int64_t size, Value *
   return false;
 }
 
+int lay_batch_axis(const Lower *lo, const Node *n, int i) {
+  return n->in[i]->type ? lo->batch_axis[n->in[i]->index] : 0;
+}
+
+void lay_set_batch_axis(Lower *lo, const Node *n, int axis) {
+  lo->batch_axis[n->index] = axis;
+}
+
+Value *lay_batch_back(Lower *lo, const Node *n, Value *y) {
+  static const int64_t swapped[3] = {1, 0, 2};
+  if (!y || val_get_bool(n->args, "batch_first", true))
+    return y;
+  lay_set_batch_axis(lo, n, 1);
+  return build_permute(lo->b, y, swapped);
+}
+
+Value *lay_batch_first(Lower *lo, const Node *n, Value *const *in, int i) {
+  static const int64_t swapped[3] = {1, 0, 2};
+  bool first = val_get_bool(n->args, "batch_first", true);
+  int axis = lay_batch_axis(lo, n, i);
+  if (in[i]->type->rank != 3)
+    return lay_misfit(lo, n, n->loc, i, in, "works on %s", first ? "[N, T, C]" : "[T, N, C]");
+  if (axis != !first) {
+    lay_misfit(lo, n, lay_loc(n, "batch_first"), i, in,
+               "works on %s, its input has the batch at axis %d",
+               first ? "[N, T, C]" : "[T, N, C] with batch_first: false", axis);
+    diag_hint(builder_diag(lo->b), axis ? "say batch_first: false, or transpose it back"
+                                        : "remove batch_first; layers here pass [N, T, C]");
+    return NULL;
+  }
+  return first ? in[i] : build_permute(lo->b, in[i], swapped);
+}
+
 Value *lay_param(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
                  Init otherwise) {
   if (n->tie && !strcmp(tensor, "weight")) {
@@ -111,6 +144,12 @@ Value *lay_param(Lower *lo, const Node *n, const char *tensor, int rank, const i
   for (int i = 0; n->init && i < n->init->n; i++)
     if (!strcmp(n->init->key[i], tensor))
       given = n->init->item[i];
+  if (given && rank < 2 && !strcmp(val_get_str(given, "type", ""), "orthogonal")) {
+    lay_error(lo, given->loc.file ? given->loc : n->loc, 201,
+              "orthogonal works on tensors of two or more dimensions, '%s' of '%s' has %d", tensor,
+              n->name, rank);
+    given = NULL;
+  }
   return lower_param(lo, n, tensor, rank, dim, given ? init_from(given, rank, dim) : otherwise);
 }
 
@@ -122,14 +161,17 @@ static const struct {
   OpCode op; /* where build is NULL: an elementwise op of one operand */
   int least, most;
   const char *tensors;
-  bool parts;
+  bool parts, turned;
 } kinds[] = {
 #define LAYER(type, least, most, tensors)                                                          \
-  {#type, layer_##type, OP_COUNT, least, most, tensors, false},
-#define PARTS(type, least, most) {#type, layer_##type, OP_COUNT, least, most, "", true},
-#define POINTWISE(type, op) {#type, NULL, OP_##op, 1, 1, "", false},
+  {#type, layer_##type, OP_COUNT, least, most, tensors, false, false},
+#define TURNED(type, least, most, tensors)                                                         \
+  {#type, layer_##type, OP_COUNT, least, most, tensors, false, true},
+#define PARTS(type, least, most) {#type, layer_##type, OP_COUNT, least, most, "", true, false},
+#define POINTWISE(type, op) {#type, NULL, OP_##op, 1, 1, "", false, false},
 #include "frontend/layers.def"
 #undef LAYER
+#undef TURNED
 #undef PARTS
 #undef POINTWISE
 };
@@ -149,6 +191,18 @@ const char *layer_tensors(const char *type) {
 bool layer_has_parts(const char *type) {
   int k = kind_of(type);
   return k >= 0 && kinds[k].parts;
+}
+
+/* Each initialiser has its tensor, whatever the layer's arguments are. */
+static void check_init(Lower *lo, const Node *n) {
+  for (int i = 0; n->init && i < n->init->n && !lo->failed && !builder_failed(lo->b); i++) {
+    Str tensor = n->init->key[i];
+    Str name = *tensor ? str_fmt(builder_strings(lo->b), "%s.%s", n->name, tensor) : n->name;
+    bool tied = n->tie && !strcmp(tensor, "weight");
+    if (!tied && keymap_get(&lo->param_of, key_of(name), -1) < 0)
+      lay_error(lo, n->init->item[i]->loc, 102, "layer '%s' (%s) has no tensor '%s' to initialise",
+                n->name, n->type->key, tensor);
+  }
 }
 
 Value *layer_build(Lower *lo, const Node *n) {
@@ -171,6 +225,17 @@ Value *layer_build(Lower *lo, const Node *n) {
     if (!in[i])
       return NULL;
   }
+  for (int i = 0; i < n->nin && !kinds[k].turned; i++)
+    if (lay_batch_axis(lo, n, i)) {
+      lay_misfit(lo, n, n->loc, i, in, "works on [N, ...], its input has the batch at axis %d",
+                 lay_batch_axis(lo, n, i));
+      diag_hint(d, "transpose it back: {type: transpose, dim0: 0, dim1: %d}",
+                lay_batch_axis(lo, n, i));
+      return NULL;
+    }
   build_at(lo->b, n->loc, n->name, NULL);
-  return kinds[k].build ? kinds[k].build(lo, n, in) : lay_emit1(lo, n, kinds[k].op, 1, in, 0, NULL);
+  Value *v =
+      kinds[k].build ? kinds[k].build(lo, n, in) : lay_emit1(lo, n, kinds[k].op, 1, in, 0, NULL);
+  check_init(lo, n);
+  return v;
 }

@@ -7,10 +7,12 @@
 /* Result of a layer over its operands, whose number has been checked; NULL after a diagnostic. */
 typedef Value *LayerFn(Lower *lo, const Node *n, Value *const *in);
 #define LAYER(type, least, most, tensors) LayerFn layer_##type;
+#define TURNED(type, least, most, tensors) LayerFn layer_##type;
 #define PARTS(type, least, most) LayerFn layer_##type;
 #define POINTWISE(type, op)
 #include "frontend/layers.def"
 #undef LAYER
+#undef TURNED
 #undef PARTS
 #undef POINTWISE
 
@@ -36,6 +38,13 @@ Value *lay_emit1(Lower *lo, const Node *n, OpCode code, int nin, Value *const *i
 int lay_axis(Lower *lo, const Node *n, const char *key, int64_t axis, Value *const *in);
 /* An optional size argument must agree with what was inferred. */
 bool lay_agrees(Lower *lo, const Node *n, const char *key, int64_t size, Value *const *in);
+/* Axis of operand i, or of the result, that counts samples: 0, but for layers TURNED in layers.def. */
+int lay_batch_axis(const Lower *lo, const Node *n, int i);
+void lay_set_batch_axis(Lower *lo, const Node *n, int axis);
+/* Axes 0 and 1 exchanged where the layer says batch_first: false: operand i [T, N, C] as [N, T, C],
+ * NULL after a diagnostic; and a result back. */
+Value *lay_batch_first(Lower *lo, const Node *n, Value *const *in, int i);
+Value *lay_batch_back(Lower *lo, const Node *n, Value *y);
 /* Parameter NAME.tensor with PyTorch's default, unless the layer's `init` names the tensor. */
 Value *lay_param(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
                  Init otherwise);

@@ -172,6 +172,10 @@ static bool hidden(Lower *lo, const Node *n, Value *const *in, const int *at, At
     if (at[r] < 0)
       continue;
     const Type *ty = in[at[r]]->type;
+    if (lay_batch_axis(lo, n, at[r])) {
+      lay_misfit(lo, n, n->loc, at[r], in, "takes a mask with the batch in front");
+      return false;
+    }
     if (r == KEY_PADDING_MASK && (ty->rank != 2 || ty->dim[0] != lo->batch || ty->dim[1] != keys)) {
       lay_misfit(lo, n, n->loc, at[r], in, "takes key_padding_mask [N, %lld], not %s",
                  (long long)keys, lay_shape(lo, ty));
@@ -206,17 +210,21 @@ static bool check_sequences(Lower *lo, const Node *n, Value *const *in, const in
   return true;
 }
 
-/* torch.nn.MultiheadAttention, batch first; its result is the attention output alone. */
-Value *layer_MultiheadAttention(Lower *lo, const Node *n, Value *const *in) {
+/* torch.nn.MultiheadAttention; its result is the attention output alone. */
+Value *layer_MultiheadAttention(Lower *lo, const Node *n, Value *const *given) {
   int at[ROLES];
-  if (!val_get_bool(n->args, "batch_first", true))
-    return lay_error(lo, lay_loc(n, "batch_first"), 190, "batch_first: false is not supported yet");
+  Value *in[ROLES];
   if (!find_operands(lo, n, ROLES, at))
     return NULL;
   if (at[QUERY] < 0)
     return lay_error(lo, n->loc, 310, "'%s' has no input 'query'", n->name);
   at[KEY] = at[KEY] < 0 ? at[QUERY] : at[KEY];
   at[VALUE] = at[VALUE] < 0 ? at[KEY] : at[VALUE];
+  for (int i = 0; i < n->nin; i++)
+    in[i] = given[i];
+  for (int r = 0; r < 3; r++)
+    if (!(in[at[r]] = lay_batch_first(lo, n, given, at[r])))
+      return NULL;
   if (!check_sequences(lo, n, in, at))
     return NULL;
   int64_t width = in[at[QUERY]]->type->dim[2], heads = lay_int(n, "num_heads");
@@ -239,8 +247,10 @@ Value *layer_MultiheadAttention(Lower *lo, const Node *n, Value *const *in) {
   if (!project_qkv(lo, n, in, at, &x) || !hidden(lo, n, in, at, &x))
     return NULL;
   bool bias = val_get_bool(n->args, "bias", true);
-  return lay_project(lo, n, attend(lo, n, &x), width, "out_proj.weight",
-                     bias ? "out_proj.bias" : NULL, lay_fan_bound((double)width), init_constant(0));
+  return lay_batch_back(lo, n,
+                        lay_project(lo, n, attend(lo, n, &x), width, "out_proj.weight",
+                                    bias ? "out_proj.bias" : NULL, lay_fan_bound((double)width),
+                                    init_constant(0)));
 }
 
 /* Slices of one projection: heads of queries, then of keys, then of values. */
@@ -256,6 +266,10 @@ Value *layer_scaled_dot_product_attention(Lower *lo, const Node *n, Value *const
   Attend x = {.heads = lay_int(n, "num_heads")};
   x.kv_heads = val_get_int(n->args, "num_kv_heads", x.heads);
   int at[ROLES] = {0, -1, -1, n->nin > 1 ? 1 : -1, -1};
+  if (!val_get_bool(n->args, "enable_gqa", true) && x.kv_heads != x.heads)
+    return lay_error(lo, lay_loc(n, "enable_gqa"), 201,
+                     "%lld heads and %lld heads of keys need enable_gqa: true", (long long)x.heads,
+                     (long long)x.kv_heads);
   bool right = n->nin == (packed ? 1 : 3) || (n->in_key && n->nin == 4 && !packed);
   if (!right) {
     lay_error(lo, n->loc, 310, "'%s' takes %s, not %d inputs", n->name,

@@ -61,7 +61,7 @@ static bool padding_of(Lower *lo, const Node *n, Space *s) {
   for (int i = 0; i < s->nd; i++) {
     const char *word = v->item[i]->kind == VAL_STR ? v->item[i]->s : NULL;
     int64_t all = s->dilation[i] * (s->kernel[i] - 1);
-    if (word && v->item[i] != v->item[0]) {
+    if (word && (v->item[0]->kind != VAL_STR || v->item[0]->s != word)) {
       lay_error(lo, v->loc, 201, "'padding' takes one word or %d numbers", s->nd);
       return false;
     }
@@ -338,7 +338,7 @@ static Value *interpolate(Lower *lo, const Node *n, Value *const *in) {
     out[i] = has_size ? v->i : (int64_t)floor((double)in_size * v->f);
     if (out[i] < 1)
       return lay_misfit(lo, n, v->loc, 0, in, "makes nothing of %lld", (long long)in_size);
-    if (has_scale)
+    if (has_scale && !val_get_bool(n->args, "recompute_scale_factor", false))
       at[k++] = attr_f(b, factor[i], v->f);
   }
   at[k++] = attr_s(b, "rule", interpolations[how].rule);

@@ -1,6 +1,8 @@
 /* Normalisation layers. */
 #include "frontend/layers.h"
 
+#include <float.h>
+
 /* Axes of `normalized_shape`, which must agree with the last ones; 0 after a diagnostic. */
 static int norm_axes(Lower *lo, const Node *n, Value *const *in) {
   const Type *x = in[0]->type;
@@ -212,7 +214,7 @@ Value *layer_RMSNorm(Lower *lo, const Node *n, Value *const *in) {
   Value *args[2] = {in[0], NULL};
   if (val_get_bool(n->args, "elementwise_affine", true))
     args[nin++] = lay_param(lo, n, "weight", axes, dim, init_constant(1));
-  Attr at[] = {attr_f(lo->b, "eps", val_get_float(n->args, "eps", 1e-7)),
+  Attr at[] = {attr_f(lo->b, "eps", val_get_float(n->args, "eps", FLT_EPSILON)),
                attr_i(lo->b, "axes", axes)};
   return lay_emit1(lo, n, OP_rms_norm, nin, args, 2, at);
 }

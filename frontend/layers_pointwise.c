@@ -21,6 +21,13 @@ Value *layer_Identity(Lower *lo, const Node *n, Value *const *in) {
   return in[0];
 }
 
+/* y alpha, where add and sub have one. */
+static Value *scaled(Lower *lo, const Node *n, Value *y) {
+  double alpha = val_get_float(n->args, "alpha", 1);
+  Value *in[2] = {y, alpha == 1 ? NULL : build_const(lo->b, alpha, DT_F32)};
+  return alpha == 1 ? y : lay_emit1(lo, n, OP_mul, 2, in, 0, NULL);
+}
+
 /* Two or more operands joined from the left, or one and the number `other`. */
 static Value *fold(Lower *lo, const Node *n, OpCode code, Value *const *in) {
   Value *v = in[0];
@@ -32,15 +39,17 @@ static Value *fold(Lower *lo, const Node *n, OpCode code, Value *const *in) {
     diag_hint(builder_diag(lo->b), "name them: inputs: [a, b]");
     return NULL;
   }
-  if (number)
-    return lay_emit1(lo, n, code, 2, (Value *[]){v, build_const(lo->b, other->f, DT_F32)}, 0, NULL);
+  if (number) {
+    double y = other->f * val_get_float(n->args, "alpha", 1);
+    return lay_emit1(lo, n, code, 2, (Value *[]){v, build_const(lo->b, y, DT_F32)}, 0, NULL);
+  }
   for (int i = 1; i < n->nin; i++) {
     int rank;
     int64_t dim[MAX_RANK];
     if (!type_broadcast(v->type, in[i]->type, &rank, dim) || dim[0] != lo->batch)
       return lay_misfit(lo, n, n->loc, i, in, "meets %s and %s", lay_shape(lo, v->type),
                         lay_shape(lo, in[i]->type));
-    v = lay_emit1(lo, n, code, 2, (Value *[]){v, in[i]}, 0, NULL);
+    v = lay_emit1(lo, n, code, 2, (Value *[]){v, scaled(lo, n, in[i])}, 0, NULL);
   }
   return v;
 }

@@ -2,7 +2,8 @@
  * input with weight_ih need no loop and are made of all time steps at once, in front of it.
  *
  * Names, arguments, gate order, equations and initial values are torch.nn's; time is axis 1, behind
- * the batch (batch_first). States enter and leave as [N, layers * directions, width]. */
+ * the batch, unless batch_first: false is said. States enter and leave as [N, layers * directions,
+ * width], or as torch's [layers * directions, N, width] with batch_first: false. */
 #include "frontend/layers.h"
 
 #include <math.h>
@@ -230,7 +231,7 @@ static Value *between_layers(Lower *lo, const Node *n, Value *x, int64_t layer) 
   return lay_emit1(lo, n, OP_dropout, 3, in, 2, at);
 }
 
-/* A given state is [N, layers * directions, width]. */
+/* A given state is [N, layers * directions, width]; torch's order with batch_first: false. */
 static bool state_fits(Lower *lo, const Node *n, const Recurrent *r, Value *const *in, int i,
                        int64_t width) {
   const int64_t dim[3] = {r->batch, r->layers * (1 + r->bidirectional), width};
@@ -244,16 +245,6 @@ static bool state_fits(Lower *lo, const Node *n, const Recurrent *r, Value *cons
 
 static bool recurrent_args(Lower *lo, const Node *n, Value *const *in, Recurrent *r) {
   const Type *x = in[0]->type;
-  if (x->rank != 3) {
-    lay_misfit(lo, n, n->loc, 0, in, "works on [N, T, input_size]");
-    return false;
-  }
-  if (!val_get_bool(n->args, "batch_first", true)) {
-    lay_error(lo, lay_loc(n, "batch_first"), 195,
-              "'%s' (%s) without batch_first is not supported yet: x is [N, T, input_size]",
-              n->name, n->type->key);
-    return false;
-  }
   r->hidden = lay_int(n, "hidden_size");
   r->width = r->lstm && lay_int(n, "proj_size") ? lay_int(n, "proj_size") : r->hidden;
   r->layers = val_get_int(n->args, "num_layers", 1);
@@ -283,9 +274,13 @@ static bool recurrent_args(Lower *lo, const Node *n, Value *const *in, Recurrent
          (!r->c0 || state_fits(lo, n, r, in, 2, r->hidden));
 }
 
-static Value *recurrent(Lower *lo, const Node *n, Value *const *in, bool lstm) {
+static Value *recurrent(Lower *lo, const Node *n, Value *const *given, bool lstm) {
   Recurrent r = {.lstm = lstm};
   const char *output = val_get_str(n->args, "output", "sequence");
+  Value *in[3];
+  for (int i = 0; i < n->nin; i++)
+    if (!(in[i] = lay_batch_first(lo, n, given, i)))
+      return NULL;
   if (!recurrent_args(lo, n, in, &r))
     return NULL;
   Value *x = in[0];
@@ -300,9 +295,9 @@ static Value *recurrent(Lower *lo, const Node *n, Value *const *in, bool lstm) {
     if (k + 1 < r.layers)
       x = between_layers(lo, n, x, k);
   }
-  return !strcmp(output, "h_n")   ? states(lo, &r, r.h_n)
-         : !strcmp(output, "c_n") ? states(lo, &r, r.c_n)
-                                  : x;
+  if (strcmp(output, "sequence") != 0)
+    x = states(lo, &r, !strcmp(output, "h_n") ? r.h_n : r.c_n);
+  return lay_batch_back(lo, n, x);
 }
 
 Value *layer_LSTM(Lower *lo, const Node *n, Value *const *in) {

@@ -25,8 +25,8 @@ Value *layer_transpose(Lower *lo, const Node *n, Value *const *in) {
   int b = a < 0 ? -1 : lay_axis(lo, n, "dim1", lay_int(n, "dim1"), in);
   if (b < 0)
     return NULL;
-  if (!a != !b)
-    return lay_misfit(lo, n, n->loc, 0, in, "cannot move axis 0, the batch");
+  int batch = lay_batch_axis(lo, n, 0);
+  lay_set_batch_axis(lo, n, batch == a ? b : batch == b ? a : batch);
   int64_t perm[MAX_RANK];
   for (int i = 0; i < in[0]->type->rank; i++)
     perm[i] = i == a ? b : i == b ? a : i;
@@ -39,8 +39,11 @@ Value *layer_select(Lower *lo, const Node *n, Value *const *in) {
   if (axis < 0)
     return NULL;
   int64_t index = lay_int(n, "index"), at = index < 0 ? index + x->dim[axis] : index;
-  if (axis == 0)
-    return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot select from axis 0, the batch");
+  int batch = lay_batch_axis(lo, n, 0);
+  if (axis == batch)
+    return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot select from axis %d, the batch",
+                      axis);
+  lay_set_batch_axis(lo, n, batch - (axis < batch));
   if (at < 0 || at >= x->dim[axis])
     return lay_misfit(lo, n, lay_loc(n, "index"), 0, in, "has index %lld, the axis has %lld",
                       (long long)index, (long long)x->dim[axis]);
@@ -177,8 +180,9 @@ Value *layer_permute(Lower *lo, const Node *n, Value *const *in) {
   }
   if (!fits)
     return lay_misfit(lo, n, dims->loc, 0, in, "must name each axis of its input once");
-  if (perm[0])
-    return lay_misfit(lo, n, dims->loc, 0, in, "cannot move axis 0, the batch");
+  for (int i = 0; i < dims->n; i++)
+    if (perm[i] == lay_batch_axis(lo, n, 0))
+      lay_set_batch_axis(lo, n, i);
   return build_permute(lo->b, in[0], perm);
 }
 

@@ -157,12 +157,25 @@ static void begin(Lower *lo, const Tensors *t, const char *name, bool train) {
     lo->param[i].read = NULL;
   for (LoweredField *f = lo->field; f; f = f->next)
     f->read = NULL;
-  for (int i = 0; i < m->nnode; i++)
+  for (int i = 0; i < m->nnode; i++) {
     lo->value[i] = NULL;
+    lo->batch_axis[i] = 0;
+  }
   for (int i = 0; i < m->ninput; i++) {
     build_at(lo->b, m->input[i]->loc, m->input[i]->name, NULL);
     lo->input[i] = build_read(lo->b, t->input[i]);
   }
+}
+
+/* What leaves the model has its samples in front. */
+static void check_front(Lower *lo, const Node *n, Loc loc) {
+  if (lo->failed || builder_failed(lo->b) || !n || !n->type || !lo->batch_axis[n->index])
+    return;
+  Diag *d = builder_diag(lo->b);
+  diag_error(d, loc, 311, "shapes do not fit: '%s' has the batch at axis %d", n->name,
+             lo->batch_axis[n->index]);
+  diag_hint(d, "transpose it back: {type: transpose, dim0: 0, dim1: %d}", lo->batch_axis[n->index]);
+  lo->failed = true;
 }
 
 /* All layers that something needs; stops at the first misfit, whose successors would only echo it.
@@ -172,6 +185,14 @@ static void forward(Lower *lo) {
   for (int i = 0; i < m->nnode && !lo->failed && !builder_failed(lo->b); i++)
     if (m->node[i]->used)
       lo->value[i] = layer_build(lo, m->node[i]);
+  for (int i = 0; i < m->noutput; i++)
+    check_front(lo, m->output[i], m->output[i]->loc);
+  for (int i = 0; i < lo->spec->nloss; i++)
+    for (int k = 0; k < lo->spec->loss[i].in.n; k++)
+      check_front(lo, lo->spec->loss[i].in.from[k].node, lo->spec->loss[i].in.from[k].loc);
+  for (int i = 0; i < lo->spec->nmetric; i++)
+    for (int k = 0; k < lo->spec->metric[i].in.n; k++)
+      check_front(lo, lo->spec->metric[i].in.from[k].node, lo->spec->metric[i].in.from[k].loc);
 }
 
 Value *lower_value(const Lower *lo, const Node *n) {
@@ -564,6 +585,7 @@ static bool begin_lower(Lower *lo, const Spec *s, StrTable *strings, Diag *d) {
   lo->batch = val_get_int(s->root, "data.loader.batch_size", 1);
   lo->input = ARENA_ARRAY(a, Value *, s->model.ninput + 1);
   lo->value = ARENA_ARRAY(a, Value *, s->model.nnode + 1);
+  lo->batch_axis = ARENA_ARRAY(a, int, s->model.nnode + 1);
   lo->group_use = ARENA_ARRAY(a, int, (groups ? groups->n : 0) + 1);
   return !arena_failed(a);
 }

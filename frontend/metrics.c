@@ -214,12 +214,21 @@ static const MetricKind *kind_of(const char *type) {
 
 /* ---- building ---- */
 
+/* The same values, each named where it stands or taken from the loss. */
+static bool same_sources(const Sources *a, const Sources *b) {
+  bool same = a->n == b->n;
+  for (int i = 0; i < a->n && same; i++)
+    same = a->from[i].node ? a->from[i].node == b->from[i].node
+                           : !b->from[i].node && a->from[i].name == b->from[i].name;
+  return same;
+}
+
 /* What `weight_sum` counts already needs no count of its own. */
 static bool counted_by_loss(const Lowering *w) {
   const Spec *s = w->lo->spec;
   const LossTerm *t = &s->loss[0];
   return s->nloss == 1 && w->term->kind->classes && loss_has_classes(t) &&
-         t->in.from == w->term->in.from &&
+         same_sources(&t->in, &w->term->in) &&
          !strcmp(val_get_str(t->v, "reduction", "mean"), "mean") &&
          val_get_int(t->v, "ignore_index", -100) == ignored(w);
 }

@@ -203,6 +203,20 @@ static void layer_inputs(Expand *e, const Scope *scope, Node *n, const Yaml *y, 
   n->nin = y->n;
 }
 
+/* Whether one of the words of `tensors` is the name; # in a word stands for digits. */
+static bool has_tensor(const char *tensors, const char *name) {
+  for (const char *word = tensors; *word; word += strspn(word, " ")) {
+    const char *p = name;
+    for (; *word && *word != ' '; word++) {
+      size_t n = *word == '#' ? strspn(p ? p : "", "0123456789") : p && *p == *word;
+      p = n ? p + n : NULL;
+    }
+    if (p && !*p)
+      return true;
+  }
+  return false;
+}
+
 /* `init:` of a layer: {tensor: initialiser}, or one initialiser for a Parameter. */
 static Val *layer_init(Expand *e, const Node *n, const Yaml *y) {
   const char *tensors = layer_tensors(n->type->key);
@@ -218,6 +232,15 @@ static Val *layer_init(Expand *e, const Node *n, const Yaml *y) {
     val_set(e->c.a, map, str_c(e->c.s, ""), one);
     return map;
   }
+  if (y->kind == YAML_SCALAR && !strcmp(n->type->key, "PReLU")) { /* torch's argument, a number */
+    Yaml key = {.kind = YAML_SCALAR, .loc = y->loc, .text = str_c(e->c.s, "constant")};
+    YamlPair pair = {.key = &key, .value = (Yaml *)y};
+    Yaml constant = {.kind = YAML_MAP, .loc = y->loc, .n = 1, .u.pair = &pair};
+    Val *one = init_check(&e->c, &constant, "'init'");
+    e->failed |= !one;
+    val_set(e->c.a, map, str_c(e->c.s, "weight"), one);
+    return map;
+  }
   if (y->kind != YAML_MAP) {
     diag_error(e->c.d, y->loc, 201, "'init' takes a map of tensors, not %s", yaml_kind_text(y));
     diag_hint(e->c.d, "tensors of %s: %s", n->type->key, tensors);
@@ -226,11 +249,7 @@ static Val *layer_init(Expand *e, const Node *n, const Yaml *y) {
   }
   for (int i = 0; i < y->n; i++) {
     const YamlPair *p = &y->u.pair[i];
-    const char *at = strstr(tensors, p->key->text);
-    size_t len = strlen(p->key->text);
-    while (at && ((at > tensors && at[-1] != ' ') || (at[len] && at[len] != ' ')))
-      at = strstr(at + 1, p->key->text);
-    if (!at || !len) {
+    if (!has_tensor(tensors, p->key->text)) {
       diag_error(e->c.d, p->key->loc, 102, "unknown tensor '%s' in 'init' of layer '%s' (%s)",
                  p->key->text, n->name, n->type->key);
       diag_hint(e->c.d, "tensors of %s: %s", n->type->key, tensors);
@@ -336,6 +355,7 @@ static Node *expand_layer(Expand *e, Scope *scope, const Yaml *y, int index, Nod
   if (tie && tie->kind != YAML_NULL)
     layer_tie(e, scope, n, tie);
   n->region = inner_region(e, val_get(n->args, "precision"), str_c(e->c.s, "its own precision"));
+  n->recompute = val_get_str(n->args, "recompute", "none");
   n->tuple = layer_has_parts(type->key) && val_get_int(n->args, "index", -1) < 0;
   if (n->tuple)
     n->part = ARENA_ARRAY(e->c.a, Node *, MODEL_MAX_PARTS);
@@ -374,7 +394,9 @@ static Node *join(Expand *e, Scope *scope, const Yaml *y, int index, const char 
   n->region = e->region;
   if (!append_node(e, n))
     return in[0];
-  n->args = args ? args : val_new(e->c.a, VAL_MAP, ORIGIN_IMPLIED, y->loc);
+  n->args = args
+                ? args
+                : check_section(&e->c, str_fmt(e->c.s, "layer %s", type), NULL, NULL, y->loc, type);
   set_inputs(e, n, nin, in);
   scope_add(e, scope, rel, n);
   return n;
@@ -437,6 +459,28 @@ static Node *expand_parallel(Expand *e, Scope *scope, const Yaml *y, int index, 
   else if (yaml_get(body, "dim"))
     fail(e, yaml_get(body, "dim")->loc, 102, "'dim' belongs to combine: cat");
   return join(e, scope, y, index, combine, args, branches->n, end);
+}
+
+/* ---- what backward computes again ---- */
+
+static void add_region(Expand *e, Str prefix, Str mode) {
+  Region **end = &e->m->region, *r = ARENA_NEW(e->c.a, Region);
+  if (!mode || !strcmp(mode, "none"))
+    return;
+  while (*end)
+    end = &(*end)->next;
+  *r = (Region){prefix, mode, NULL};
+  *end = r;
+}
+
+static bool names_layers(const Model *m, const char *prefix) {
+  size_t n = strlen(prefix);
+  for (int i = 0; i < m->nnode; i++) {
+    const char *name = m->node[i]->name;
+    if (!strncmp(name, prefix, n) && (!name[n] || name[n] == '.'))
+      return true;
+  }
+  return false;
 }
 
 /* ---- blocks ---- */
@@ -533,14 +577,6 @@ typedef struct {
   Str recompute;
 } Use;
 
-static void add_region(Expand *e, Str prefix, Str mode) {
-  Region **end = &e->m->region, *r = ARENA_NEW(e->c.a, Region);
-  while (*end)
-    end = &(*end)->next;
-  *r = (Region){prefix, mode, NULL};
-  *end = r;
-}
-
 static Node *expand_uses(Expand *e, Scope *scope, const Yaml *y, int index, const Use *u,
                          Node *flow) {
   const ParamScope *outer = e->c.scope;
@@ -566,8 +602,7 @@ static Node *expand_uses(Expand *e, Scope *scope, const Yaml *y, int index, cons
     ParamScope own = {.outer = &count};
     if (rel && bind_params(e, u->with, u->params, u->use, &own)) {
       int before = diag_errors(e->c.d);
-      if (strcmp(u->recompute, "none") != 0)
-        add_region(e, str_fmt(e->c.s, "%s%s", scope->prefix, rel), u->recompute);
+      add_region(e, str_fmt(e->c.s, "%s%s", scope->prefix, rel), u->recompute);
       flow = expand_block(e, scope, u->layers, &own, rel, flow);
       unused_params(e, &own, u->block);
       *u->wrong |= diag_errors(e->c.d) > before;
@@ -751,6 +786,31 @@ void model_suggest(const Check *c, const Model *m, const char *name) {
     diag_hint(c->d, "did you mean '%s'?", near);
 }
 
+/* Those of layers, whose names are settled, and `recompute` of the model. Uses gave theirs. */
+static void add_regions(Expand *e, const Yaml *y) {
+  Model *m = e->m;
+  for (int i = 0; i < m->nnode; i++)
+    add_region(e, m->node[i]->name, m->node[i]->recompute);
+  if (!y || y->kind == YAML_NULL)
+    return;
+  if (y->kind != YAML_MAP) {
+    fail(e, y->loc, 201, "'recompute' of the model takes a map {name of a layer or use: full}");
+    return;
+  }
+  for (int i = 0; i < y->n; i++) {
+    const YamlPair *p = &y->u.pair[i];
+    Val *mode = check_value(&e->c, schema_find("use", "recompute"), p->value, "'recompute'");
+    if (mode && !names_layers(m, p->key->text)) {
+      diag_error(e->c.d, p->key->loc, 221, "no layer is named '%s'", p->key->text);
+      model_suggest(&e->c, m, p->key->text);
+    }
+    if (!mode || !names_layers(m, p->key->text))
+      e->failed = true;
+    else
+      add_region(e, p->key->text, mode->s);
+  }
+}
+
 static void expand_outputs(Expand *e, const Val *outputs) {
   Model *m = e->m;
   int n = outputs && outputs->kind == VAL_MAP ? outputs->n : 0;
@@ -881,6 +941,8 @@ bool model_expand(const Check *c, const Yaml *y, Model *out) {
     settle_names(&e);
   if (!e.failed)
     expand_outputs(&e, val_get(v, "outputs"));
+  if (!e.failed)
+    add_regions(&e, yaml_get(y, "recompute"));
   return !e.failed && !arena_failed(c->a);
 }
 
@@ -911,7 +973,8 @@ static Val *node_value(const Check *c, const Model *m, const Node *n) {
     val_set(c->a, v, str_c(c->s, "inputs"), inputs_value(c, n));
   for (int i = 0; i < n->args->n; i++) {
     Val *arg = n->args->item[i];
-    if (!schema_find("every layer", n->args->key[i]) && arg && arg->kind != VAL_NULL)
+    bool says = arg && (arg->kind != VAL_NULL || arg->origin == ORIGIN_FILE);
+    if (!schema_find("every layer", n->args->key[i]) && says)
       val_set(c->a, v, n->args->key[i], arg);
   }
   if (n->init && n->init->n)
@@ -946,6 +1009,18 @@ Val *model_value(const Check *c, const Model *m) {
   for (int i = 0; i < m->nnode; i++)
     val_add(c->a, layers, node_value(c, m, m->node[i]));
   val_set(c->a, v, str_c(c->s, "layers"), layers);
+  Val *again = val_new(c->a, VAL_MAP, ORIGIN_FILE, (Loc){0});
+  for (const Region *r = m->region; r; r = r->next)
+    val_set(c->a, again, r->prefix, val_str(c->a, r->mode, ORIGIN_FILE, (Loc){0}));
+  if (again->n)
+    val_set(c->a, v, str_c(c->s, "recompute"), again);
+  if (m->empty_init) {
+    Val *init = val_new(c->a, VAL_MAP, ORIGIN_FILE, (Loc){0}), *on;
+    val_set(c->a, init, str_c(c->s, "empty_init"),
+            on = val_new(c->a, VAL_BOOL, ORIGIN_FILE, (Loc){0}));
+    on->i = 1;
+    val_set(c->a, v, str_c(c->s, "init"), init);
+  }
   if (m->init_from && m->init_from->kind == VAL_MAP)
     val_set(c->a, v, str_c(c->s, "init_from"), m->init_from);
   if (m->expect && val_get(m->expect, "parameters") &&

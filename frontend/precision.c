@@ -102,8 +102,8 @@ static bool has_masters(const Val *v) {
   return !strcmp(val_get_str(v, "master_weights", ""), "float32");
 }
 
-/* Keys that only transformer-engine modes know; those and another mode may come from the command line
- * together. */
+/* Keys that only transformer-engine modes know; those and another mode may come from the command
+ * line together. */
 static void check_te_keys(Keys *k) {
   static const char *const keys[] = {"recipe", "weights_dtype", "fallback_compute_dtype"};
   for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
@@ -154,6 +154,19 @@ static void check_recipe(Keys *k) {
   }
 }
 
+/* A section that says nothing of its own, as in the effective spec, has no effect to miss. */
+static bool all_defaults(const Check *c, const char *section, const Val *v) {
+  const Val *otherwise = check_section(c, section, NULL, NULL, v->loc, section);
+  Text a = {0}, b = {0};
+  if (otherwise)
+    val_json(otherwise, &a);
+  val_json(v, &b);
+  bool same = a.data && b.data && !strcmp(a.data, b.data);
+  text_fini(&a);
+  text_fini(&b);
+  return same;
+}
+
 static void check_scaler(Keys *k) {
   const Val *section = val_get(k->v, "grad_scaler");
   Val *enabled = val_get(k->v, "grad_scaler.enabled");
@@ -171,7 +184,8 @@ static void check_scaler(Keys *k) {
   }
   if (on && kind_of(k->mode) == TRUE_MODE && !has_masters(k->v))
     enabled->i = 0; /* a key of the file's own mode lies idle */
-  if (section && given(section) && !precision_scales(k->v))
+  if (section && given(section) && !precision_scales(k->v) &&
+      !all_defaults(k->c, "grad scaler", section))
     lies_idle(k, "grad_scaler", section->loc);
 }
 
@@ -219,7 +233,7 @@ static void check_rounding(Keys *k) {
 
 static void check_residual(Keys *k) {
   const Val *x = val_get(k->v, "residual");
-  if (given(x) && kind_of(k->mode) == TRUE_MODE)
+  if (given(x) && kind_of(k->mode) == TRUE_MODE && strcmp(x->s, "promote") != 0)
     lies_idle(k, "residual", x->loc);
 }
 

@@ -48,6 +48,13 @@ static void later(const Check *c, Loc loc, const char *word, const char *where) 
 
 /* ---- words and numbers ---- */
 
+/* Words that a key takes beside its type's values; NULL: none. */
+static const char *also_words(const SchemaRow *row) {
+  if (row->type <= KT_FLOAT)
+    return row->arg;
+  return row->type == KT_INTS ? strchr(row->arg, ' ') : NULL;
+}
+
 /* Whether word stands in a list "a b c; d e": 1 before the semicolon, 2 behind it, 0 nowhere. */
 static int word_in(const char *list, const char *word) {
   size_t len = strlen(word);
@@ -109,6 +116,7 @@ static bool in_range(const char *range, double v) {
 static const char *kind_words(const SchemaRow *row) {
   switch (row->type) {
   case KT_BOOL:
+  case KT_IDLE:
     return "true or false";
   case KT_INT:
   case KT_INTS:
@@ -289,9 +297,7 @@ static Val *check_scalar(const Check *c, const SchemaRow *row, const Yaml *y, co
   const Val *v = substitute(c, y);
   if (!v)
     return NULL;
-  const char *also = row->type <= KT_FLOAT  ? row->arg
-                     : row->type == KT_INTS ? strchr(row->arg, ' ')
-                                            : NULL;
+  const char *also = also_words(row);
   if (also && *also && v->kind == VAL_STR) {
     int found = word_in(also, v->s);
     if (found == 1)
@@ -303,6 +309,7 @@ static Val *check_scalar(const Check *c, const SchemaRow *row, const Yaml *y, co
   }
   switch (row->type) {
   case KT_BOOL:
+  case KT_IDLE:
     return check_bool(c, row, y, v);
   case KT_WORD:
     return check_word(c, row, y, v, where);
@@ -331,7 +338,9 @@ static Val *check_list(const Check *c, const SchemaRow *row, const Yaml *y, cons
   for (int i = 0; i < y->n; i++) {
     const Yaml *item = y->u.item[i];
     Val *v = NULL;
-    if (item->kind == YAML_NULL)
+    if (item->kind == YAML_NULL && also_words(row) && word_in(also_words(row), "null") == 1)
+      v = val_new(c->a, VAL_NULL, ORIGIN_FILE, item->loc);
+    else if (item->kind == YAML_NULL)
       diag_error(c->d, item->loc, 205, "an element of '%s' is empty", row->key);
     else
       v = check_scalar(c, row, item, where);
@@ -433,7 +442,9 @@ static Val *check_variant_row(const Check *c, const SchemaRow *row, const Yaml *
 
 Val *check_value(const Check *c, const SchemaRow *row, const Yaml *y, const char *where) {
   if (y->kind == YAML_NULL) {
-    if (row->otherwise && !strcmp(row->otherwise, "null"))
+    const char *also = also_words(row);
+    if ((row->otherwise && !strcmp(row->otherwise, "null")) ||
+        (also && word_in(also, "null") == 1))
       return val_new(c->a, VAL_NULL, ORIGIN_FILE, y->loc);
     diag_error(c->d, y->loc, 205, "'%s' in %s is empty", row->key, where);
     diag_hint(c->d, "give a value or remove the key");
@@ -523,6 +534,17 @@ static void unknown_key(const Check *c, const char *section, const char *shared,
     diag_hint(c->d, "its keys are %s", listed(c, known, n));
 }
 
+/* Whether y says what holds without a key of a later version. */
+static bool says_default(const SchemaRow *row, const Yaml *y) {
+  double given, otherwise;
+  if (y->kind == YAML_NULL)
+    return !strcmp(row->otherwise, "null");
+  return y->kind == YAML_SCALAR &&
+         (!strcmp(y->text, row->otherwise) ||
+          (read_float(y->text, &given) && read_float(row->otherwise, &otherwise) &&
+           given == otherwise));
+}
+
 static const SchemaRow *row_of(const char *section, const char *shared, const char *key) {
   const SchemaRow *row = schema_find(section, key);
   return row || !shared ? row : schema_find(shared, key);
@@ -543,15 +565,20 @@ Val *check_section(const Check *c, const char *section, const char *shared, cons
     unknown |= !row || row->type == KT_TYPE;
     if (!row || row->type == KT_TYPE)
       unknown_key(c, section, shared, key, where);
-    else if (row->type == KT_LATER)
+    else if (row->type == KT_LATER && !says_default(row, y->u.pair[i].value)) {
       later(c, key->loc, key->text, where);
+      if (strcmp(row->otherwise, "null") != 0)
+        diag_hint(c->d, "only %s: %s", key->text, row->otherwise);
+    } else if (row->type == KT_IDLE) {
+      check_value(c, row, y->u.pair[i].value, where);
+    }
   }
   /* the missing key may be the unknown one, misspelt: one error for one cause */
   Val *map = val_new(c->a, VAL_MAP, unknown ? ORIGIN_IMPLIED : ORIGIN_FILE, loc);
   for (int i = 0; i < NROWS; i++) {
     const SchemaRow *row = &rows[i];
     if ((strcmp(row->section, section) && (!shared || strcmp(row->section, shared))) ||
-        row->type == KT_LATER || row->type == KT_TYPE)
+        row->type == KT_LATER || row->type == KT_TYPE || row->type == KT_IDLE)
       continue;
     const Yaml *given = yaml_get(y, row->key);
     Val *v = NULL;

@@ -280,6 +280,30 @@ static Val *expand_warmup(const Check *c, Val *v) {
   return chain;
 }
 
+/* OneCycleLR's `epochs` times `steps_per_epoch` is `total_steps`, unless that is given. */
+static void settle_cycle(const Check *c, Val *v) {
+  const Val *list = val_get(v, "schedulers"), *total = val_get(v, "total_steps");
+  for (int i = 0; list && list->kind == VAL_LIST && i < list->n; i++)
+    settle_cycle(c, list->item[i]);
+  const Val *epochs = val_get(v, "epochs"), *steps = val_get(v, "steps_per_epoch");
+  if (!epochs || !steps)
+    return;
+  bool both = epochs->kind == VAL_INT && steps->kind == VAL_INT;
+  int64_t product = 0;
+  if (epochs->kind != steps->kind) {
+    diag_error(c->d, (is_null(epochs) ? steps : epochs)->loc, 109,
+               "'epochs' and 'steps_per_epoch' go together");
+  } else if (both && (__builtin_mul_overflow(epochs->i, steps->i, &product) || product < 2)) {
+    diag_error(c->d, epochs->loc, 202, "'epochs' times 'steps_per_epoch' is %s",
+               product == 1 ? "1, a cycle has at least 2 steps" : "too large");
+  } else if (both && total && total->kind != VAL_INT) {
+    val_set(c->a, v, key(c, "total_steps"),
+            val_int(c->a, product, ORIGIN_FILE, epochs->loc));
+  }
+  val_remove(v, "epochs");
+  val_remove(v, "steps_per_epoch");
+}
+
 /* ---- rules across sections ---- */
 
 /* `limit_*_batches`: 1.0 is all of them, written as null. */
@@ -438,6 +462,8 @@ static void check_all(Spec *s, const SpecSource *src, const Yaml *root) {
     read_data(c, yaml_get(root, "data"), data, &s->model);
   if (optimizer && optimizer->kind == VAL_MAP)
     read_groups(c, yaml_get(root, "optimizer"), optimizer);
+  if (scheduler && scheduler->kind == VAL_MAP)
+    settle_cycle(c, scheduler);
   if (scheduler && scheduler->kind == VAL_MAP)
     val_set(c->a, s->root, key(c, "scheduler"), expand_warmup(c, scheduler));
   check_name(c, s->root, src);

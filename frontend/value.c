@@ -225,23 +225,16 @@ static bool is_collection(const Val *v) {
   return v->kind == VAL_LIST || v->kind == VAL_MAP;
 }
 
-/* Whether everything below v has its origin and is not from a text. */
-static bool one_origin(const Val *v, Origin origin) {
-  bool same = v->origin == origin && origin != ORIGIN_FILE;
-  for (int i = 0; is_collection(v) && i < v->n && same; i++)
-    same = one_origin(v->item[i], origin);
-  return same;
-}
-
-/* Short things are written on one line: scalars, and collections of scalars only; with origins only
- * what has one origin. */
+/* Short things are written on one line: scalars, lists of scalars, and maps of them where no
+ * origins are asked for. What stands where does not depend on where it came from: the effective
+ * spec of an effective spec is the same text but for the origins. */
 static bool is_flat(const Val *v, const Diag *files) {
   if (!is_collection(v) || !v->n)
     return true;
   for (int i = 0; i < v->n; i++)
     if (is_collection(v->item[i]) && v->item[i]->n)
       return false;
-  return v->n <= 8 && (v->kind == VAL_LIST || !files || one_origin(v, v->origin));
+  return v->n <= 8 && (v->kind == VAL_LIST || !files);
 }
 
 static void put_flow(const Val *v, Text *out) {

@@ -12,6 +12,42 @@ done
 cmp -s kernels-16.txt kernels-512.txt || fail "kernels depend on the number of steps"
 [ "$(cat kernels-16.txt)" -gt 5 ] || fail "no kernels"
 
+# what a step costs does: every product of this net is one of each time step
+flops() { sed -n 's/^train_step: .*, \([0-9]*\) FLOPs.*/\1/p' "plan-$1.txt"; }
+[ "$(flops 512)" -eq $((32 * $(flops 16))) ] || fail "FLOPs: $(flops 16) of 16 steps, $(flops 512) of 512"
+grep -q ' x 512  ' plan-512.txt || fail "explain does not say how often a kernel runs"
+
+# batch_first: false is the same net between two transposes
+cat >first.yaml <<'END'
+mpcc: 1
+name: first
+model:
+  inputs: {image: {shape: [6, 16]}}
+  layers:
+    - {name: lstm, LSTM: 8, bidirectional: true}
+    - {name: gru, GRU: 12, num_layers: 2}
+    - {name: attention, MultiheadAttention: 12, num_heads: 3}
+    - {name: states, GRU: 5, output: h_n, bidirectional: true}
+    - Flatten
+    - {name: head, Linear: 4}
+loss: CrossEntropyLoss
+data:
+  train: {format: synthetic, shape: [6, 16], classes: 4, samples: 60}
+  loader: {batch_size: 16}
+optimizer: {type: AdamW, lr: 0.01}
+trainer: {max_steps: 5}
+END
+turn='{type: transpose, dim0: 0, dim1: 1}'
+sed -e "s/- {name: lstm/- $turn\n    &/; s/- Flatten/- $turn\n    &/" \
+  -e 's/bidirectional: true\|num_layers: 2\|num_heads: 3/&, batch_first: false/' first.yaml >turned.yaml
+for mode in 32-true transformer-engine; do
+  for net in first turned; do
+    "$mpcc" run $net.yaml --precision $mode --out $net-$mode >out.txt 2>err.txt || { fail "$net $mode"; tail -3 err.txt; }
+  done
+  cmp -s first-$mode/checkpoints/last/model.safetensors turned-$mode/checkpoints/last/model.safetensors ||
+    fail "$mode: batch_first: false is another net"
+done
+
 # stopped and resumed
 "$mpcc" run "$spec" --max-steps 4 --out whole >out.txt 2>err.txt || { fail "run"; tail -3 err.txt; }
 "$mpcc" run "$spec" --max-steps 2 --out halves >out.txt 2>err.txt || { fail "first half"; tail -3 err.txt; }

@@ -39,6 +39,39 @@ for mode in 64-true 32-true 16-mixed bf16-mixed 16-true bf16-true transformer-en
   done
 done
 
+# running statistics stay those of one pass
+cat >none.yaml <<'END'
+mpcc: 1
+name: r
+model:
+  inputs: {image: {shape: [3, 8, 8]}}
+  blocks:
+    block:
+      layers:
+        - residual: [{name: conv, Conv2d: 6, kernel_size: 3, padding: same}, {name: bn, type: BatchNorm2d}, ReLU]
+  layers:
+    - {name: stem, Conv2d: 6, kernel_size: 1}
+    - {use: block, name: stage.$i, repeat: 2}
+    - {name: body, Conv2d: 8, kernel_size: 3}
+    - Flatten
+    - {name: head, Linear: 4}
+loss: CrossEntropyLoss
+data:
+  train: {format: synthetic, shape: [3, 8, 8], classes: 4, samples: 60}
+  loader: {batch_size: 16}
+optimizer: {type: AdamW, lr: 0.01}
+trainer: {max_steps: 4}
+END
+sed -e 's/repeat: 2/&, recompute: full/' -e 's/Conv2d: 8, kernel_size: 3/&, recompute: full/' none.yaml >some.yaml
+for mode in 32-true bf16-mixed; do
+  for spec in none some; do
+    "$mpcc" run $spec.yaml --precision $mode --out bn-$spec-$mode >out.txt 2>&1 ||
+      { fail "batch norm: $spec $mode"; tail -3 out.txt; }
+  done
+  cmp bn-none-$mode/checkpoints/last/model.safetensors bn-some-$mode/checkpoints/last/model.safetensors ||
+    fail "batch norm: $mode: other bits"
+done
+
 # gpt2-nano: what a step needs besides its state is less than half
 spec=$here/../../specs/gpt2-nano.yaml
 use='- {use: transformer_block, name: h.$i, repeat: $n_layer'

@@ -125,7 +125,26 @@ static const struct {
     {"[5, 8]", "[{MultiheadAttention: 8, num_heads: 3}, {mean: 1}, {Linear: 3}]", -311},
     {"[8]", "[{MultiheadAttention: 8, num_heads: 2}, {Linear: 3}]", -311},
     {"[5, 8]",
-     "[{MultiheadAttention: 8, num_heads: 2, batch_first: false}, {mean: 1}, {Linear: 3}]", -190},
+     "[{MultiheadAttention: 8, num_heads: 2, batch_first: false}, {mean: 1}, {Linear: 3}]", -311},
+    {"[5, 8]",
+     "[{type: transpose, dim0: 0, dim1: 1},"
+     " {MultiheadAttention: 8, num_heads: 2, batch_first: false}, {LSTM: 4, batch_first: false},"
+     " {type: select, dim: 0, index: -1}, {Linear: 3}]",
+     3 * 8 * 8 + 3 * 8 + 8 * 8 + 8 + 4 * 4 * (8 + 4 + 2) + 15},
+    {"[5, 8]", "[{permute: [2, 0, 1]}, {permute: [1, 2, 0]}, {mean: 1}, {Linear: 3}]", 27},
+    {"[5, 8]", "[{type: transpose, dim0: 0, dim1: 1}, {Linear: 3}]", -311},
+    {"[5, 8]", "[{Linear: 3}, {type: transpose, dim0: 0, dim1: 1}]", -311},
+    {"[5, 8]",
+     "[{type: transpose, dim0: 0, dim1: 1}, {GRU: 4, batch_first: true}, {mean: 1}, {Linear: 3}]",
+     -311},
+    {"[5, 8]",
+     "[{type: transpose, dim0: 0, dim1: 1}, {type: select, dim: 1, index: 0}, {Linear: 3}]", -311},
+    {"[5, 8]",
+     "[{LSTM: 4, num_layers: 3, init: {weight_hh_l2: orthogonal}}, {mean: 1}, {Linear: 3}]",
+     4 * 4 * (8 + 4 + 2) + 2 * 4 * 4 * (4 + 4 + 2) + 15},
+    {"[5, 8]", "[{LSTM: 4, init: {weight_hh_l1: orthogonal}}, {mean: 1}, {Linear: 3}]", -102},
+    {"[5, 8]", "[{LSTM: 4, init: {weight_hh_l0_reverse: ones}}, {mean: 1}, {Linear: 3}]", -102},
+    {"[4]", "[{Linear: 3, bias: false, init: {bias: ones}}]", -102},
     {"[5, 6]", "[{scaled_dot_product_attention: 2, packed: qkv}, {mean: 1}, {Linear: 3}]", 9},
     {"[5, 8]", "[{scaled_dot_product_attention: 2, packed: qkv}, {mean: 1}, {Linear: 3}]", -311},
     {"[5, 6]", "[{scaled_dot_product_attention: 2}, {mean: 1}, {Linear: 3}]", -310},
@@ -310,7 +329,8 @@ static const struct {
     {"[4]", "[{ReLU: , init: zeros}, {Linear: 3}]", -102},
     {"[4]", "[{Linear: 3, init: {weight: zero}}]", -191},
     {"[4]", "[{Linear: 3, init: {weight: {normal: {sdt: 1}}}}]", -102},
-    {"[4]", "[{Linear: 3, init: {weight: orthogonal}}]", -190},
+    {"[4]", "[{Linear: 3, init: {weight: orthogonal}}]", 15},
+    {"[4]", "[{Linear: 3, init: {bias: orthogonal}}]", -201},
     {"[4, 4]", "[{Linear: 3}]", 15}, /* classes of each of 4 places */
 };
 
@@ -443,6 +463,47 @@ START_TEST(given_initialisers) {
 }
 END_TEST
 
+/* Rows of a wide matrix, columns of a tall one, at right angles and as long as gain says. */
+static void expect_orthogonal(Eval *e, const Module *m, const char *name, double gain) {
+  const Tensor *t = module_tensor(m, name);
+  ck_assert_msg(t != NULL, "%s", name);
+  const double *w = eval_tensor(e, t);
+  int64_t rows = t->type->dim[0], cols = type_elems(t->type) / rows;
+  bool wide = rows < cols;
+  int64_t n = wide ? rows : cols, k = wide ? cols : rows;
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t j = 0; j <= i; j++) {
+      double sum = 0;
+      for (int64_t l = 0; l < k; l++)
+        sum += wide ? w[i * k + l] * w[j * k + l] : w[l * n + i] * w[l * n + j];
+      ck_assert_msg(fabs(sum - (i == j) * gain * gain) < 2e-6 * gain * gain,
+                    "%s: %lld.%lld is %.9g", name, (long long)i, (long long)j, sum);
+    }
+}
+
+START_TEST(orthogonal_matrices) {
+  Module *m =
+      lower("[40]", "[{name: square, Linear: 40, init: {weight: orthogonal}},"
+                    " {name: wide, Linear: 7, init: {weight: {orthogonal: {gain: 1.5}}}},"
+                    " {name: tall, Linear: 90, init: {weight: orthogonal}},"
+                    " {name: v, view: [-1, 10, 3, 3]},"
+                    " {name: conv, Conv2d: 12, kernel_size: 3, init: {weight: orthogonal}},"
+                    " Flatten, {name: one, Linear: 1, init: {weight: {orthogonal: {gain: -2}}}},"
+                    " {name: out, Linear: 3, init: {weight: orthogonal}}]");
+  ck_assert(m != NULL);
+  Eval *e = run_init(m, 3);
+  expect_orthogonal(e, m, "square.weight", 1);
+  expect_orthogonal(e, m, "wide.weight", 1.5);
+  expect_orthogonal(e, m, "tall.weight", 1);
+  expect_orthogonal(e, m, "conv.weight", 1);
+  expect_orthogonal(e, m, "one.weight", -2);
+  expect_orthogonal(e, m, "out.weight", 1);
+  expect(e, m, "square.weight", 0, 1 / sqrt(40.0), 0); /* no direction is preferred */
+  eval_destroy(e);
+  module_destroy(m);
+}
+END_TEST
+
 START_TEST(tables_start_as_pytorchs) {
   Module *m = lower("i[5]", "[{name: e, Embedding: 200, embedding_dim: 50, padding_idx: 3}, {mean: "
                             "1}, {Linear: 3}]");
@@ -477,6 +538,7 @@ int main(void) {
   tcase_add_loop_test(c, models_have_these_parameters, 0, sizeof models / sizeof *models);
   tcase_add_test(c, defaults_are_pytorchs);
   tcase_add_test(c, given_initialisers);
+  tcase_add_test(c, orthogonal_matrices);
   tcase_add_test(c, tables_start_as_pytorchs);
   tcase_add_test(c, fans_count_the_window);
   suite_add_tcase(suite, c);
