@@ -158,7 +158,7 @@ struct mprt_program {
   MpccKernelFn *fn; /* per kernel */
   MpccArg *arg;     /* per argref, addresses resolved */
   mprt__pool *pool;
-  struct mprt__plan *plan; /* plan mode only (step.c) */
+  struct mprt__plan *plan; /* plan mode only (planmode.c) */
 
   struct mprt__source *sources; /* open data sets (data/dataset.c) */
 
@@ -214,8 +214,17 @@ typedef bool (*mprt__observer)(void *user, mprt_program *p, const MpccCommand *c
 /* Runs the commands of f in order. observe may be NULL. Allocates nothing.
  * errors: ERR_INTERNAL when plan mode sees a kernel touch what is not its own. */
 Status mprt__run(mprt_program *p, const MpccFunction *f, mprt__observer observe, void *user);
+
+/* ---- planmode.c: runs that notice wrong plans and wrong kernels ---- */
+
 Status mprt__plan_create(mprt_program *p); /* fills p->plan */
 void mprt__plan_destroy(mprt_program *p);
+/* Around the commands of f: before the first; command c in place of a plain launch, in iteration t of
+ * its loop (0 outside); and when command n is over. */
+void mprt__plan_begin(mprt_program *p, const MpccFunction *f);
+void mprt__plan_iteration(mprt_program *p, uint64_t t);
+Status mprt__plan_launch(mprt_program *p, const MpccCommand *c);
+void mprt__plan_bury(mprt_program *p, const MpccFunction *f, uint32_t n);
 
 /* ---- state.c: tensors by name ---- */
 
