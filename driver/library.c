@@ -1,5 +1,5 @@
-/* --emit=lib: a program as a library for a C host: the image and libmpcc_rt in one file, put together by
- * cc (and ar). --emit=c-header has the names. */
+/* --emit=lib: a program as a library for a C host: the image and libmpcc_rt in one file, put
+ * together by cc (and ar). --emit=c-header has the names. */
 #include <ctype.h>
 #include <errno.h>
 #include <jansson.h>
@@ -27,20 +27,21 @@ static void program_identifier(const void *image, char *out, size_t size) {
 }
 
 typedef struct {
-  char dir[32], image[64], text[64], object[64]; /* temporary files */
-  char linked[4200];                             /* beside the output, renamed at the end */
-  char lib[2][4200];                             /* libmpcc_rt, libmpcc_codec */
+  char dir[4096], image[4112], text[4112], object[4112]; /* temporary files */
+  char linked[4200];                                     /* beside the output, renamed at the end */
+  char lib[2][4200];                                     /* libmpcc_rt, libmpcc_codec */
   int nlib;
 } Files;
 
 static int prepare(Files *f, const char *path, const void *image, size_t bytes) {
-  char folder[4096], name[200], text[1000];
-  strcpy(f->dir, "/tmp/mpcc-link-XXXXXX");
+  char folder[4096], name[200], quoted[8192], text[10240];
+  f->dir[0] = 0;
   f->nlib = program_reads_images(image) ? 2 : 1;
   program_identifier(image, name, sizeof name);
   if (library_folder(folder, sizeof folder) ||
       snprintf(f->linked, sizeof f->linked, "%s.linking", path) >= (int)sizeof f->linked ||
-      !mkdtemp(f->dir)) {
+      temporary_folder(f->dir, sizeof f->dir)) {
+    f->dir[0] = 0;
     fprintf(stderr, "mpcc: error: cannot make a temporary folder for '%s': %s\n", path,
             strerror(errno));
     return 4;
@@ -50,20 +51,29 @@ static int prepare(Files *f, const char *path, const void *image, size_t bytes) 
   snprintf(f->image, sizeof f->image, "%s/image", f->dir);
   snprintf(f->text, sizeof f->text, "%s/image.s", f->dir);
   snprintf(f->object, sizeof f->object, "%s/all.o", f->dir);
-  /* const void *NAME_program_image(size_t *bytes): a function, which also shared libraries can give */
-  snprintf(text, sizeof text,
-           ".section .rodata\n.balign 64\nimage:\n.incbin \"%s\"\n.text\n.globl %s_program_image\n"
-           ".type %s_program_image, @function\n%s_program_image:\n  movq $%zu, (%%rdi)\n"
-           "  leaq image(%%rip), %%rax\n  ret\n.section .note.GNU-stack,\"\",@progbits\n",
-           f->image, name, name, name, bytes);
+  quote_path(quoted, sizeof quoted, f->dir); /* twice the room */
+  /* const void *NAME_program_image(size_t *bytes): a function, which also shared libraries can give
+   */
+  snprintf(
+      text, sizeof text,
+      ".section .rodata\n.balign 64\nimage:\n.incbin \"%s/image\"\n.text\n.globl %s_program_image\n"
+      ".type %s_program_image, @function\n%s_program_image:\n  movq $%zu, (%%rdi)\n"
+      "  leaq image(%%rip), %%rax\n  ret\n.section .note.GNU-stack,\"\",@progbits\n",
+      quoted, name, name, name, bytes);
   int code = write_file(f->image, image, bytes, 0);
   return code ? code : write_file(f->text, text, strlen(text), 0);
 }
 
 static int make_shared(Files *f, int verbose) {
   char *argv[20] = {"cc", "-shared", "-o", f->linked, f->text, "-Wl,--whole-archive"};
-  static const char *const libraries[] = {"-Wl,--no-whole-archive", "-ljansson", "-lz", "-ldeflate",
-                                          "-lpthread", "-lm", "-ljpeg", "-lpng"};
+  static const char *const libraries[] = {"-Wl,--no-whole-archive",
+                                          "-ljansson",
+                                          "-lz",
+                                          "-ldeflate",
+                                          "-lpthread",
+                                          "-lm",
+                                          "-ljpeg",
+                                          "-lpng"};
   int n = 6;
   for (int i = 0; i < f->nlib; i++)
     argv[n++] = f->lib[i];
@@ -89,11 +99,12 @@ int link_library(const char *path, const void *image, size_t bytes, int verbose)
     return 2;
   }
   int code = prepare(&f, path, image, bytes);
-  if (code)
+  if (!f.dir[0])
     return code;
   bool shared = len > 3 && !strcmp(path + len - 3, ".so");
   unlink(f.linked); /* ar adds to what is there */
-  code = shared ? make_shared(&f, verbose) : make_static(&f, verbose);
+  if (!code)
+    code = shared ? make_shared(&f, verbose) : make_static(&f, verbose);
   if (!code && rename(f.linked, path)) {
     fprintf(stderr, "mpcc: error: cannot write '%s': %s\n", path, strerror(errno));
     code = 4;

@@ -141,22 +141,46 @@ int run_command(char *const argv[], int verbose) {
   return WIFEXITED(status) && !WEXITSTATUS(status) ? 0 : 1;
 }
 
+int temporary_folder(char *out, size_t size) {
+  const char *parent = getenv("TMPDIR");
+  int n = snprintf(out, size, "%s/mpcc-link-XXXXXX", parent && *parent ? parent : "/tmp");
+  if (n < 0 || (size_t)n >= size) {
+    errno = ENAMETOOLONG;
+    return -1;
+  }
+  return mkdtemp(out) ? 0 : -1;
+}
+
+int quote_path(char *out, size_t size, const char *path) {
+  size_t n = 0;
+  for (; *path && n + 2 < size; path++) {
+    if (*path == '"' || *path == '\\')
+      out[n++] = '\\';
+    out[n++] = *path;
+  }
+  out[n] = 0;
+  return *path ? -1 : 0;
+}
+
 int link_with_cc(const char *path, const void *image, size_t bytes, int verbose) {
-  char folder[4096], dir[] = "/tmp/mpcc-link-XXXXXX";
-  if (library_folder(folder, sizeof folder) || !mkdtemp(dir))
+  enum { PATH = 4096 };
+  char folder[PATH], dir[PATH];
+  if (library_folder(folder, sizeof folder) || temporary_folder(dir, sizeof dir))
     return complain("make a temporary folder for", path);
-  char image_file[64], text_file[64], asm_file[64], text[600], lib[4][4200];
+  char image_file[PATH + 16], text_file[PATH + 16], asm_file[PATH + 16], lib[4][PATH + 64];
+  char text[4 * PATH + 1024], quoted[2 * PATH];
   int images = program_reads_images(image);
   snprintf(image_file, sizeof image_file, "%s/image", dir);
   snprintf(text_file, sizeof text_file, "%s/license", dir);
   snprintf(asm_file, sizeof asm_file, "%s/image.s", dir);
+  quote_path(quoted, sizeof quoted, dir); /* twice the room */
   snprintf(text, sizeof text,
            ".section .rodata\n.global mpcc_image_begin, mpcc_image_end, mpcc_license_text\n"
-           ".balign 64\nmpcc_image_begin:\n.incbin \"%s\"\nmpcc_image_end:\n"
-           "mpcc_license_text:\n.incbin \"%s\"\n.byte 0\n"
+           ".balign 64\nmpcc_image_begin:\n.incbin \"%s/image\"\nmpcc_image_end:\n"
+           "mpcc_license_text:\n.incbin \"%s/license\"\n.byte 0\n"
            ".section .data.rel.ro,\"aw\"\n.balign 8\n.global mpcc_image_decode\n"
            "mpcc_image_decode:\n.quad %s\n.section .note.GNU-stack,\"\",@progbits\n",
-           image_file, text_file, images ? "mprt_decode_image" : "0");
+           quoted, quoted, images ? "mprt_decode_image" : "0");
   static const char *const names[] = {"mpcc_program", "mpcc_report", "mpcc_rt", "mpcc_codec"};
   for (int i = 0; i < 4; i++)
     snprintf(lib[i], sizeof lib[i], "%s/lib%s.a", folder, names[i]);

@@ -18,6 +18,10 @@ int link_library(const char *path, const void *image, size_t bytes, int verbose)
 /* A program linked by cc from the installed or built libmpcc_rt; 0 or an exit code. */
 int link_with_cc(const char *path, const void *image, size_t bytes, int verbose);
 
+/* A new folder in $TMPDIR, else in /tmp; 0, or -1 with errno. */
+int temporary_folder(char *out, size_t size);
+/* path as it stands between the quotes of an assembler's string; 0, or -1 when it does not fit. */
+int quote_path(char *out, size_t size, const char *path);
 /* Whether the program reads compressed images: some split of its spec says format: image-folder. */
 int program_reads_images(const void *image);
 /* Where libmpcc_rt.a is: beside this executable (a build) or in ../lib (an installation); -1: unknown. */

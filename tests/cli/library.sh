@@ -18,6 +18,12 @@ done
 expect 0 'test: loss' "$mpcc" run $tiny --weights weights.safetensors --validate --precision 32-true
 # the header is C++ too, and nothing is left behind
 c++ -std=c++17 -fsyntax-only -x c++ -I . -I "$include" tiny.h || fail "the header is no C++"
+mkdir 'odd "folder'
+expect 0 '' env TMPDIR="$PWD/odd \"folder" "$mpcc" $tiny --emit=lib -o odd.so
+expect 0 '' env TMPDIR="$PWD/odd \"folder" "$mpcc" $tiny --link=cc -o odd
+[ -z "$(ls 'odd "folder')" ] || fail "temporary files stay in TMPDIR"
+expect 4 'temporary folder' env TMPDIR=/nowhere "$mpcc" $tiny --emit=lib -o none.so
+expect 4 'temporary folder' env TMPDIR=/nowhere "$mpcc" $tiny --link=cc -o none
 ls | grep -q linking && fail "temporary files stay"
 expect 2 'a library is a file' "$mpcc" $tiny --emit=lib -o -
 finish
