@@ -55,13 +55,26 @@ typedef struct {
   int64_t kernel[AXES], stride[AXES], padding[AXES], end[AXES], dilation[AXES];
 } Space;
 
+/* What all windows have: sizes, steps (pools: their size, where none is given), dilation, padding
+ * on both sides, which convolutions settle later. */
+static Space window_of(const Node *n, int nd) {
+  Space s = {.nd = nd};
+  for (int i = 0; i < nd; i++) {
+    s.kernel[i] = axis_arg(n, "kernel_size", i, 1);
+    s.stride[i] = axis_arg(n, "stride", i, s.kernel[i]);
+    s.dilation[i] = axis_arg(n, "dilation", i, 1);
+    s.padding[i] = s.end[i] = axis_arg(n, "padding", i, 0);
+  }
+  return s;
+}
+
 /* `padding: same` keeps the size: what an even window lacks goes behind, as in PyTorch. */
 static bool padding_of(Lower *lo, const Node *n, Space *s) {
   const Val *v = val_get(n->args, "padding");
   for (int i = 0; i < s->nd; i++) {
     const char *word = v->item[i]->kind == VAL_STR ? v->item[i]->s : NULL;
     int64_t all = s->dilation[i] * (s->kernel[i] - 1);
-    if (word && (v->item[0]->kind != VAL_STR || v->item[0]->s != word)) {
+    if (word != (v->item[0]->kind == VAL_STR ? v->item[0]->s : NULL)) {
       lay_error(lo, v->loc, 201, "'padding' takes one word or %d numbers", s->nd);
       return false;
     }
@@ -128,18 +141,14 @@ static Value *convolve(Lower *lo, const Node *n, const Space *s, bool transposed
 }
 
 static Value *conv(Lower *lo, const Node *n, int nd, Value *const *in) {
-  Space s = {.nd = nd};
+  Space s = window_of(n, nd);
   if (!wants_space(lo, n, nd, in))
     return NULL;
   int64_t c = in[0]->type->dim[1], o = lay_int(n, "out_channels");
   if (!lay_agrees(lo, n, "in_channels", c, in) || !groups_divide(lo, n, c, o, in))
     return NULL;
   int64_t dim[2 + AXES] = {o, c / lay_int(n, "groups")};
-  for (int i = 0; i < nd; i++) {
-    dim[2 + i] = s.kernel[i] = axis_arg(n, "kernel_size", i, 1);
-    s.stride[i] = axis_arg(n, "stride", i, 1);
-    s.dilation[i] = axis_arg(n, "dilation", i, 1);
-  }
+  memcpy(dim + 2, s.kernel, sizeof s.kernel);
   if (!padding_of(lo, n, &s) || !window_fits(lo, n, &s, in))
     return NULL;
   const char *mode = val_get_str(n->args, "padding_mode", "zeros");
@@ -164,18 +173,15 @@ Value *layer_Conv3d(Lower *lo, const Node *n, Value *const *in) {
 }
 
 static Value *conv_transpose(Lower *lo, const Node *n, int nd, Value *const *in) {
-  Space s = {.nd = nd};
+  Space s = window_of(n, nd);
   if (!wants_space(lo, n, nd, in))
     return NULL;
   int64_t c = in[0]->type->dim[1], o = lay_int(n, "out_channels");
   if (!lay_agrees(lo, n, "in_channels", c, in) || !groups_divide(lo, n, c, o, in))
     return NULL;
   int64_t dim[2 + AXES] = {c, o / lay_int(n, "groups")};
+  memcpy(dim + 2, s.kernel, sizeof s.kernel);
   for (int i = 0; i < nd; i++) {
-    dim[2 + i] = s.kernel[i] = axis_arg(n, "kernel_size", i, 1);
-    s.stride[i] = axis_arg(n, "stride", i, 1);
-    s.dilation[i] = axis_arg(n, "dilation", i, 1);
-    s.padding[i] = s.end[i] = axis_arg(n, "padding", i, 0);
     int64_t extra = axis_arg(n, "output_padding", i, 0);
     if (extra >= s.stride[i] && extra >= s.dilation[i])
       return lay_error(lo, lay_loc(n, "output_padding"), 201,
@@ -204,12 +210,11 @@ Value *layer_ConvTranspose3d(Lower *lo, const Node *n, Value *const *in) {
 
 /* ---- pooling ---- */
 
-/* Number of windows along an axis of length `in`. With ceil_mode the last may hang over the end,
- * but must start inside the image or the padding in front of it. */
-static int64_t windows(const Node *n, int64_t in, int64_t kernel, int64_t stride, int64_t padding,
-                       int64_t dilation) {
+/* Number of windows of `window` places along an axis of length `in`. With ceil_mode the last may
+ * hang over the end, but must start inside the image or the padding in front of it. */
+static int64_t windows(const Node *n, int64_t in, int64_t window, int64_t stride, int64_t padding) {
   bool up = val_get_bool(n->args, "ceil_mode", false);
-  int64_t room = in + 2 * padding - dilation * (kernel - 1) - 1;
+  int64_t room = in + 2 * padding - window;
   if (room < 0)
     return 0;
   int64_t out = (room + (up ? stride - 1 : 0)) / stride + 1;
@@ -218,36 +223,33 @@ static int64_t windows(const Node *n, int64_t in, int64_t kernel, int64_t stride
 
 /* Attributes of the window of a pooling layer; 0 after a diagnostic. */
 static int pool_window(Lower *lo, const Node *n, int nd, Value *const *in, Attr *at) {
-  int64_t kernel[AXES], stride[AXES], padding[AXES], dilation[AXES], out[AXES];
+  const Space s = window_of(n, nd);
   const int64_t *size = in[0]->type->dim + 2;
+  int64_t out[AXES];
   if (!wants_space(lo, n, nd, in))
     return 0;
   for (int i = 0; i < nd; i++) {
-    kernel[i] = axis_arg(n, "kernel_size", i, 1);
-    stride[i] = axis_arg(n, "stride", i, kernel[i]);
-    padding[i] = axis_arg(n, "padding", i, 0);
-    dilation[i] = axis_arg(n, "dilation", i, 1);
-    if (2 * padding[i] > dilation[i] * (kernel[i] - 1) + 1) {
+    int64_t window = s.dilation[i] * (s.kernel[i] - 1) + 1;
+    if (2 * s.padding[i] > window) {
       lay_error(lo, lay_loc(n, "padding"), 201,
-                "padding %lld is more than half of the window of %lld", (long long)padding[i],
-                (long long)(dilation[i] * (kernel[i] - 1) + 1));
+                "padding %lld is more than half of the window of %lld", (long long)s.padding[i],
+                (long long)window);
       return 0;
     }
-    out[i] = windows(n, size[i], kernel[i], stride[i], padding[i], dilation[i]);
+    out[i] = windows(n, size[i], window, s.stride[i], s.padding[i]);
     if (out[i] < 1) {
       lay_misfit(lo, n, lay_loc(n, "kernel_size"), 0, in,
-                 "has a window of %lld, its padded input has %lld",
-                 (long long)(dilation[i] * (kernel[i] - 1) + 1),
-                 (long long)(size[i] + 2 * padding[i]));
+                 "has a window of %lld, its padded input has %lld", (long long)window,
+                 (long long)(size[i] + 2 * s.padding[i]));
       return 0;
     }
   }
   at[0] = attr_ints(lo->b, "extents", nd, size);
   at[1] = attr_ints(lo->b, "positions", nd, out);
-  at[2] = attr_ints(lo->b, "kernel", nd, kernel);
-  at[3] = attr_ints(lo->b, "stride", nd, stride);
-  at[4] = attr_ints(lo->b, "padding", nd, padding);
-  at[5] = attr_ints(lo->b, "dilation", nd, dilation);
+  at[2] = attr_ints(lo->b, "kernel", nd, s.kernel);
+  at[3] = attr_ints(lo->b, "stride", nd, s.stride);
+  at[4] = attr_ints(lo->b, "padding", nd, s.padding);
+  at[5] = attr_ints(lo->b, "dilation", nd, s.dilation);
   return 6;
 }
 

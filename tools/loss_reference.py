@@ -48,8 +48,6 @@ CASES = [
      lambda x, y, t: nn.KLDivLoss(reduction="sum", log_target=True)(x, y)),
     ("{expr: (a - b) * (a - b) * sigmoid(a), inputs: {a: logits, b: image}}", 3,
      lambda x, y, t: ((x - y) ** 2 * torch.sigmoid(x)).mean()),
-    ("[{type: CrossEntropyLoss, ignore_index: 2}, {type: MSELoss, %s, factor: 0.25}]" % P, 3,
-     lambda x, y, t: nn.CrossEntropyLoss(ignore_index=2)(x, t) + 0.25 * nn.MSELoss()(x, y)),
     ("[{type: L1Loss, %s, reduction: sum, factor: 0.5}, {type: HuberLoss, %s}, {type: NLLLoss, factor: 3, reduction: sum}]"
      % (P, P), 4,
      lambda x, y, t: 0.5 * nn.L1Loss(reduction="sum")(x, y) + nn.HuberLoss()(x, y) + 3 * nn.NLLLoss(reduction="sum")(x, t)),

@@ -228,3 +228,21 @@ Status mprt__arrays_finish(mprt__arrays *a, const mprt__data_source *s, Status s
     arrays_destroy(d);
   return st;
 }
+
+Status mprt__arrays_files(mprt__arrays *a, const mprt__data_source *s, Status st,
+                          mprt__add_file *add, mprt__dataset **out) {
+  mprt__paths paths = {0};
+  if (st == MPCC_OK)
+    st = mprt__paths_of(s, "path", &paths);
+  for (int i = 0; st == MPCC_OK && i < paths.n; i++)
+    st = add(a, s, paths.path[i]);
+  mprt__paths_free(&paths);
+  return mprt__arrays_finish(a, s, st, out);
+}
+
+Status mprt__arrays_open(const mprt__data_source *s, mprt__add_file *add, mprt__dataset **out) {
+  mprt__arrays *a;
+  *out = NULL;
+  Status st = mprt__arrays_create(s->cb, &a);
+  return st == MPCC_OK ? mprt__arrays_files(a, s, st, add, out) : st;
+}

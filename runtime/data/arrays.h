@@ -67,5 +67,11 @@ Status mprt__arrays_piece(mprt__arrays *a, int f, uint64_t offset, uint64_t stri
  */
 Status mprt__arrays_finish(mprt__arrays *a, const mprt__data_source *s, Status st,
                            mprt__dataset **out);
+/* Every file of the config's "path" through `add`, then finish; st: of what came before. */
+typedef Status mprt__add_file(mprt__arrays *a, const mprt__data_source *s, const char *path);
+Status mprt__arrays_files(mprt__arrays *a, const mprt__data_source *s, Status st,
+                          mprt__add_file *add, mprt__dataset **out);
+/* The same from the start, for formats whose files name their fields. */
+Status mprt__arrays_open(const mprt__data_source *s, mprt__add_file *add, mprt__dataset **out);
 
 #endif

@@ -6,7 +6,9 @@
 
 enum { IMAGE_BYTES = 3 * 32 * 32 };
 
-static Status add_file(mprt__arrays *a, const char *path, int nlabel, const mprt_callbacks *cb) {
+static Status add_file(mprt__arrays *a, const mprt__data_source *s, const char *path) {
+  const mprt_callbacks *cb = s->cb;
+  int nlabel = a->base.nfield - 1;
   uint64_t record = (uint64_t)nlabel + IMAGE_BYTES;
   mprt__file file;
   Status st = mprt__file_open(path, cb, &file);
@@ -31,7 +33,6 @@ static Status add_file(mprt__arrays *a, const char *path, int nlabel, const mprt
 
 static Status open_cifar(const mprt__data_source *s, int nlabel, mprt__dataset **out) {
   mprt__arrays *a;
-  mprt__paths paths = {0};
   *out = NULL;
   Status st = mprt__arrays_create(s->cb, &a);
   if (st != MPCC_OK)
@@ -40,12 +41,7 @@ static Status open_cifar(const mprt__data_source *s, int nlabel, mprt__dataset *
       mprt__arrays_field(a, "label", MPRT__STORE_U8, 0, NULL) < 0 ||
       (nlabel > 1 && mprt__arrays_field(a, "coarse_label", MPRT__STORE_U8, 0, NULL) < 0))
     st = mprt__nomem(s->cb, "data set");
-  if (st == MPCC_OK)
-    st = mprt__paths_of(s, "path", &paths);
-  for (int i = 0; st == MPCC_OK && i < paths.n; i++)
-    st = add_file(a, paths.path[i], nlabel, s->cb);
-  mprt__paths_free(&paths);
-  return mprt__arrays_finish(a, s, st, out);
+  return mprt__arrays_files(a, s, st, add_file, out);
 }
 
 Status mprt__cifar10_open(const mprt__data_source *s, mprt__dataset **out) {

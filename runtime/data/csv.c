@@ -225,7 +225,7 @@ static void free_rows(Rows *r) {
 static Status add_rows(mprt__arrays *a, const mprt__data_source *s, Rows *r, const char *path,
                        const char *const *want) {
   Status st = MPCC_OK;
-  for (int t = 0; st == MPCC_OK && t < r->ntable && r->count; t++) {
+  for (int t = 0; st == MPCC_OK && t < r->ntable; t++) {
     Table *x = &r->table[t];
     int64_t dim[1] = {x->width};
     int rank = x->width > 1 || strpbrk(want[t], "\n*?[");
@@ -238,6 +238,8 @@ static Status add_rows(mprt__arrays *a, const mprt__data_source *s, Rows *r, con
     if (a->base.field[f].elems != x->width)
       return mprt__fail(s->cb, MPCC_ERR_DATA, "%s: has %d columns where the file before has %lld",
                         path, x->width, (long long)a->base.field[f].elems);
+    if (!r->count) /* a header alone: the fields are there, samples may be in other files */
+      continue;
     st = mprt__arrays_block(a, (uint8_t *)x->value, (mprt__file){.fd = -1}, s->cb);
     x->value = NULL;
     if (st == MPCC_OK)
@@ -306,15 +308,5 @@ static Status add_file(mprt__arrays *a, const mprt__data_source *s, const char *
 }
 
 Status mprt__csv_open(const mprt__data_source *s, mprt__dataset **out) {
-  mprt__arrays *a;
-  mprt__paths paths = {0};
-  *out = NULL;
-  Status st = mprt__arrays_create(s->cb, &a);
-  if (st != MPCC_OK)
-    return st;
-  st = mprt__paths_of(s, "path", &paths);
-  for (int i = 0; st == MPCC_OK && i < paths.n; i++)
-    st = add_file(a, s, paths.path[i]);
-  mprt__paths_free(&paths);
-  return mprt__arrays_finish(a, s, st, out);
+  return mprt__arrays_open(s, add_file, out);
 }

@@ -479,15 +479,5 @@ static Status add_npz(mprt__arrays *a, const mprt__data_source *s, const char *p
 }
 
 Status mprt__npz_open(const mprt__data_source *s, mprt__dataset **out) {
-  mprt__arrays *a;
-  mprt__paths paths = {0};
-  *out = NULL;
-  Status st = mprt__arrays_create(s->cb, &a);
-  if (st != MPCC_OK)
-    return st;
-  st = mprt__paths_of(s, "path", &paths);
-  for (int i = 0; st == MPCC_OK && i < paths.n; i++)
-    st = add_npz(a, s, paths.path[i]);
-  mprt__paths_free(&paths);
-  return mprt__arrays_finish(a, s, st, out);
+  return mprt__arrays_open(s, add_npz, out);
 }

@@ -9,21 +9,6 @@ static const TargetCaps caps = {"cpu", "x86-64-v3", 32, false, 8, 16, 16, 2, 327
 
 enum { ROWS = 16, IN = 32, OUT = 16 };
 
-static Value *one_linear(Net *n, void *tensors, Value *x, bool train) {
-  Tensor **t = tensors;
-  (void)train;
-  layer(n, "fc");
-  return linear(n, x, t[0], t[1]);
-}
-
-static Module *one_layer(Session *s, const Setting *set, int nset, int rows, int in, int out) {
-  Net n = net_begin(s, set, nset);
-  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, rows, in), rows, out);
-  Tensor *t[2] = {param(&n, "fc.weight", type_of(&n, DT_F32, 2, out, in)),
-                  param(&n, "fc.bias", type_of(&n, DT_F32, 1, out))};
-  return net_finish(&n, &io, one_linear, t, t, 2, 0.4);
-}
-
 static double code(double x, double scale, DType dt) {
   return num_round((double)(float)(x * scale), dt);
 }

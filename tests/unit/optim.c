@@ -34,21 +34,9 @@ static Module *one_parameter(Session *s, const char *optimizer, const char *attr
               optimizer, attrs, body);
   for (char *c = t.data; strcmp(mode, "64-true") && (c = strstr(c, "f64"));)
     memcpy(c, !strcmp(mode, "32-true") ? "f32" : "f16", 3);
-  Module *m = NULL;
-  uint32_t file = diag_file(s->diag, "one.mpir", t.data, t.len);
-  Status st = module_parse(s->strings, s->diag, file, t.data, t.len, &m);
+  Module *m = step_module(s, &t);
   text_fini(&t);
-  if (st != MPCC_OK)
-    show_diagnostics(s->diag);
-  ck_assert_int_eq(st, MPCC_OK);
-  apply(s, &m, pass_step, STAGE_STEP);
   return m;
-}
-
-static double *at(Eval *e, const Module *m, const char *name) {
-  const Tensor *t = module_tensor(m, name);
-  ck_assert_msg(t != NULL, "%s", name);
-  return eval_tensor(e, t);
 }
 
 /* This step's row of the table: what the runtime fills in. */
@@ -73,20 +61,20 @@ START_TEST(updates_are_torch_s) {
   Eval *e;
   ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);
   run(e, m, "init");
-  memcpy(at(e, m, "w"), start, sizeof start);
+  memcpy(data_of(e, m, "w"), start, sizeof start);
   for (int t = 0; t < STEPS; t++) {
     fill_row(e, m, t, rates[t], attr_number(m, "group.0.beta1", 0.9),
              attr_number(m, "group.0.beta2", 0.999));
-    memcpy(at(e, m, "io.g"), slopes[t], sizeof slopes[t]);
+    memcpy(data_of(e, m, "io.g"), slopes[t], sizeof slopes[t]);
     run(e, m, "train_step");
     for (int i = 0; i < 3; i++) {
-      double got = at(e, m, "w")[i], want = updates[_i].want[t][i];
+      double got = data_of(e, m, "w")[i], want = updates[_i].want[t][i];
       ck_assert_msg(fabs(got - want) <= 2e-15 * (1 + fabs(want)) * (t + 1),
                     "%s %s: step %d, element %d: %.17g, torch %.17g", updates[_i].optimizer,
                     updates[_i].attrs, t, i, got, want);
     }
   }
-  ck_assert_double_eq(*at(e, m, "count.taken"), STEPS);
+  ck_assert_double_eq(*data_of(e, m, "count.taken"), STEPS);
   eval_destroy(e);
   module_destroy(m);
   session_close(&s);
@@ -100,7 +88,7 @@ START_TEST(a_step_that_is_not_finite_changes_nothing) {
   Eval *e;
   ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);
   run(e, m, "init");
-  memcpy(at(e, m, "w"), start, sizeof start);
+  memcpy(data_of(e, m, "w"), start, sizeof start);
   for (int t = 0; t < 3; t++) {
     double before[64];
     int n = 0;
@@ -108,11 +96,11 @@ START_TEST(a_step_that_is_not_finite_changes_nothing) {
       if (m->tensor[i]->role == ROLE_MOMENT && m->tensor[i]->base)
         for (int k = 0; k < 3; k++)
           before[n++] = eval_tensor(e, m->tensor[i])[k];
-    memcpy(before + n, at(e, m, "w"), sizeof start);
+    memcpy(before + n, data_of(e, m, "w"), sizeof start);
     fill_row(e, m, t == 2 ? 1 : t, 0.1, 0.9, 0.999);
-    memcpy(at(e, m, "io.g"), slopes[t], sizeof slopes[t]);
+    memcpy(data_of(e, m, "io.g"), slopes[t], sizeof slopes[t]);
     if (t == 1)
-      at(e, m, "io.g")[1] = INFINITY;
+      data_of(e, m, "io.g")[1] = INFINITY;
     run(e, m, "train_step");
     n = 0;
     bool same = true;
@@ -120,11 +108,11 @@ START_TEST(a_step_that_is_not_finite_changes_nothing) {
       if (m->tensor[i]->role == ROLE_MOMENT && m->tensor[i]->base)
         for (int k = 0; k < 3; k++)
           same &= before[n++] == eval_tensor(e, m->tensor[i])[k];
-    same &= !memcmp(before + n, at(e, m, "w"), sizeof start);
+    same &= !memcmp(before + n, data_of(e, m, "w"), sizeof start);
     ck_assert_msg(same == (t == 1), "%s: step %d", updates[_i].optimizer, t);
   }
-  ck_assert_double_eq(*at(e, m, "count.taken"), 2);
-  ck_assert_double_eq(*at(e, m, "count.skipped"), 1);
+  ck_assert_double_eq(*data_of(e, m, "count.taken"), 2);
+  ck_assert_double_eq(*data_of(e, m, "count.skipped"), 1);
   eval_destroy(e);
   module_destroy(m);
   session_close(&s);
@@ -147,21 +135,21 @@ START_TEST(loss_scales_are_torch_s) {
   ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);
   run(e, m, "init");
   for (int t = 0; t < TRACE; t++) {
-    double before = at(e, m, "optim.w.ema")[0], w = at(e, m, "w")[0];
+    double before = data_of(e, m, "optim.w.ema")[0], w = data_of(e, m, "w")[0];
     for (int k = 0; k < 3; k++)
-      at(e, m, "io.g")[k] = traces[_i].found[t] && k == 1 ? INFINITY : 1e-3;
+      data_of(e, m, "io.g")[k] = traces[_i].found[t] && k == 1 ? INFINITY : 1e-3;
     fill_row(e, m, taken, 0.1, 0.9, 0.999);
     run(e, m, "train_step");
     taken += !traces[_i].found[t];
-    ck_assert_double_eq(*at(e, m, "count.taken"), taken);
-    ck_assert_double_eq(*at(e, m, "scaler.scale"), (float)traces[_i].scale[t]);
-    ck_assert_double_eq(*at(e, m, "scaler.growth_tracker"), traces[_i].tracker[t]);
+    ck_assert_double_eq(*data_of(e, m, "count.taken"), taken);
+    ck_assert_double_eq(*data_of(e, m, "scaler.scale"), (float)traces[_i].scale[t]);
+    ck_assert_double_eq(*data_of(e, m, "scaler.growth_tracker"), traces[_i].tracker[t]);
     if (traces[_i].found[t]) {
-      ck_assert_double_eq(at(e, m, "w")[0], w);
-      ck_assert_double_eq(at(e, m, "optim.w.ema")[0], before);
+      ck_assert_double_eq(data_of(e, m, "w")[0], w);
+      ck_assert_double_eq(data_of(e, m, "optim.w.ema")[0], before);
     } else {
-      double want = (float)(0.5f * (float)before + 0.5f * (float)at(e, m, "w")[0]);
-      ck_assert_double_eq_tol(at(e, m, "optim.w.ema")[0], want, 1e-7);
+      double want = (float)(0.5f * (float)before + 0.5f * (float)data_of(e, m, "w")[0]);
+      ck_assert_double_eq_tol(data_of(e, m, "optim.w.ema")[0], want, 1e-7);
     }
   }
   eval_destroy(e);
@@ -178,11 +166,11 @@ START_TEST(a_static_scale_stays) {
   ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);
   run(e, m, "init");
   for (int t = 0; t < 4; t++) {
-    at(e, m, "io.g")[0] = t == 2 ? INFINITY : 1;
+    data_of(e, m, "io.g")[0] = t == 2 ? INFINITY : 1;
     run(e, m, "train_step");
-    ck_assert_double_eq(*at(e, m, "scaler.scale"), 512);
+    ck_assert_double_eq(*data_of(e, m, "scaler.scale"), 512);
   }
-  ck_assert_double_eq(*at(e, m, "count.skipped"), 1);
+  ck_assert_double_eq(*data_of(e, m, "count.skipped"), 1);
   eval_destroy(e);
   module_destroy(m);
   session_close(&s);

@@ -1,4 +1,5 @@
-/* skip_outliers beside plain arithmetic: which steps are applied, and what the statistics become. */
+/* skip_outliers beside plain arithmetic: which steps are applied, and what the statistics become.
+ */
 #include <math.h>
 
 #include "passmodels.h"
@@ -29,21 +30,9 @@ static Module *model(Session *s, const char *attrs) {
                              "}\n";
   Text t = {0};
   text_printf(&t, "mpir 1 stage=train\nattr mode=\"64-true\"\n%s%s", attrs, body);
-  Module *m = NULL;
-  uint32_t file = diag_file(s->diag, "one.mpir", t.data, t.len);
-  Status st = module_parse(s->strings, s->diag, file, t.data, t.len, &m);
+  Module *m = step_module(s, &t);
   text_fini(&t);
-  if (st != MPCC_OK)
-    show_diagnostics(s->diag);
-  ck_assert_int_eq(st, MPCC_OK);
-  apply(s, &m, pass_step, STAGE_STEP);
   return m;
-}
-
-static double *at(Eval *e, const Module *m, const char *name) {
-  const Tensor *t = module_tensor(m, name);
-  ck_assert_msg(t != NULL, "%s", name);
-  return eval_tensor(e, t);
 }
 
 /* The rule as its comment in passes/outlier.c says it. */
@@ -54,7 +43,8 @@ typedef struct {
 
 static bool judge(Stat *s, double x, double z) {
   bool judged = s->n >= 128 && s->var > 0;
-  double most = judged ? s->mean + z * sqrt(s->var) : x, w = fmax(1.0 / (double)(s->n + 1), 1.0 / 128);
+  double most = judged ? s->mean + z * sqrt(s->var) : x,
+         w = fmax(1.0 / (double)(s->n + 1), 1.0 / 128);
   double d = fmin(x, most) - s->mean;
   s->mean += w * d;
   s->var = (1 - w) * (s->var + w * d * d);
@@ -89,9 +79,9 @@ START_TEST(outliers_are_not_applied) {
   for (int t = 0; t < 400; t++) {
     for (int64_t i = 0; i < type_elems(table->type); i++)
       eval_tensor(e, table)[i] = 1;
-    *at(e, m, "io.l") = loss_at(t);
-    *at(e, m, "io.g") = slope_at(t);
-    double before = *at(e, m, "w");
+    *data_of(e, m, "io.l") = loss_at(t);
+    *data_of(e, m, "io.g") = slope_at(t);
+    double before = *data_of(e, m, "w");
     run(e, m, "train_step");
     bool finite = isfinite(loss_at(t)), skip = !finite;
     if (finite && of_loss)
@@ -100,13 +90,13 @@ START_TEST(outliers_are_not_applied) {
       skip |= judge(&norm, fabs(slope_at(t)), 6);
     skipped += skip;
     after_shift += skip && t >= 250;
-    ck_assert_msg((*at(e, m, "w") == before) == skip, "step %d", t);
-    ck_assert_double_eq(*at(e, m, "count.skipped"), skipped);
-    ck_assert_double_eq(*at(e, m, "metric.finite"), finite);
+    ck_assert_msg((*data_of(e, m, "w") == before) == skip, "step %d", t);
+    ck_assert_double_eq(*data_of(e, m, "count.skipped"), skipped);
+    ck_assert_double_eq(*data_of(e, m, "metric.finite"), finite);
     if (of_loss)
-      ck_assert(fabs(*at(e, m, "outlier.loss.var") - loss.var) <= 1e-12 * (1 + loss.var));
+      ck_assert(fabs(*data_of(e, m, "outlier.loss.var") - loss.var) <= 1e-12 * (1 + loss.var));
     if (of_norm)
-      ck_assert(fabs(*at(e, m, "outlier.grad_norm.mean") - norm.mean) <= 1e-12 * norm.mean);
+      ck_assert(fabs(*data_of(e, m, "outlier.grad_norm.mean") - norm.mean) <= 1e-12 * norm.mean);
     if (of_loss && (t == 150 || t == 160))
       ck_assert(skip);
     if (of_norm && t == 180)

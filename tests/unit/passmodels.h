@@ -181,6 +181,23 @@ static inline Module *net_finish(Net *n, const Io *io, Forward *f, void *tensors
 /* ---- models -----------------------------------------------------------------------------------
  */
 
+/* One linear layer, fc. */
+static inline Value *one_linear(Net *n, void *tensors, Value *x, bool train) {
+  Tensor **t = tensors;
+  (void)train;
+  layer(n, "fc");
+  return linear(n, x, t[0], t[1]);
+}
+
+static inline Module *one_layer(Session *s, const Setting *set, int nset, int rows, int in,
+                                int out) {
+  Net n = net_begin(s, set, nset);
+  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, rows, in), rows, out);
+  Tensor *t[2] = {param(&n, "fc.weight", type_of(&n, DT_F32, 2, out, in)),
+                  param(&n, "fc.bias", type_of(&n, DT_F32, 1, out))};
+  return net_finish(&n, &io, one_linear, t, t, 2, 0.4);
+}
+
 typedef struct {
   Tensor *w0, *b0, *w1, *b1;
 } Mlp;
@@ -326,6 +343,18 @@ static inline void apply_until(Session *s, Module **m, Stage last) {
     apply(s, m, pass_grad, STAGE_TRAIN);
   if (last >= STAGE_STEP)
     apply(s, m, pass_step, STAGE_STEP);
+}
+
+/* A module of stage train, given as text, through step. */
+static inline Module *step_module(Session *s, const Text *t) {
+  Module *m = NULL;
+  uint32_t file = diag_file(s->diag, "one.mpir", t->data, t->len);
+  Status st = module_parse(s->strings, s->diag, file, t->data, t->len, &m);
+  if (st != MPCC_OK)
+    show_diagnostics(s->diag);
+  ck_assert_int_eq(st, MPCC_OK);
+  apply(s, &m, pass_step, STAGE_STEP);
+  return m;
 }
 
 /* ---- running ----------------------------------------------------------------------------------

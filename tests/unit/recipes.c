@@ -91,21 +91,6 @@ END_TEST
 
 /* ---- the pass -------------------------------------------------------------------------------- */
 
-static Value *one_linear(Net *n, void *tensors, Value *x, bool train) {
-  Tensor **t = tensors;
-  (void)train;
-  layer(n, "fc");
-  return linear(n, x, t[0], t[1]);
-}
-
-static Module *one_layer(Session *s, const Setting *set, int nset, int rows, int in, int out) {
-  Net n = net_begin(s, set, nset);
-  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, rows, in), rows, out);
-  Tensor *t[2] = {param(&n, "fc.weight", type_of(&n, DT_F32, 2, out, in)),
-                  param(&n, "fc.bias", type_of(&n, DT_F32, 1, out))};
-  return net_finish(&n, &io, one_linear, t, t, 2, 0.4);
-}
-
 /* Codes times scales of result `which` of quantization q, in [rows, cols]. */
 static void decode(Eval *e, const Op *q, double *out) {
   const Type *t = q->out[0]->type, *s = q->out[2]->type;
