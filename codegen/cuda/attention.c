@@ -20,8 +20,8 @@ typedef struct {
   int64_t n, heads, queries, keys, width;
   int64_t sharing; /* heads of q that read one head of k and v */
   int kv, mask;    /* operands: k (v is behind it), what is added to the scores or -1 */
-  int per_lane; /* elements of a head a lane owns */
-  int tile;     /* rows of the other side in shared memory: 32, fewer for wide heads */
+  int per_lane;    /* elements of a head a lane owns */
+  int tile;        /* rows of the other side in shared memory: 32, fewer for wide heads */
   bool causal;
   double scale, dropout_p;
   int seed;    /* operand; the step is behind it */
@@ -262,6 +262,8 @@ static void put_types(const Attention *a) {
 bool cuda_attention(CudaGen *g, const Op *group, const char *symbol) {
   Attention a;
   Text *t = &g->out;
+  if (cuda_attention_on_tiles(group))
+    return cuda_attention_tiles(g, group, symbol);
   if (!init(&a, g, group, 0))
     return false;
   g->blocks = a.n * a.heads * ((a.queries + WARPS - 1) / WARPS);

@@ -9,15 +9,20 @@ enum { CUDA_TILE = 64 }; /* rows and columns of a product's tile; columns of a p
 
 /* One kernel being written. */
 typedef struct {
-  Text out;       /* its text so far */
-  size_t helpers; /* bytes of the device helpers, in front of the kernels */
-  bool exact;     /* the body rounds explicitly: no contraction of a * b + c */
+  Text out;         /* its text so far */
+  size_t helpers;   /* bytes of the device helpers, in front of the kernels */
+  unsigned texts;   /* which helpers are there: bits of CudaText */
+  bool exact;       /* the body rounds explicitly: no contraction of a * b + c */
   bool unsupported; /* the failure is what the target lacks */
-  int threads;    /* of a block; filled by the emitter */
-  int64_t blocks; /* along x: one per panel; along y: columns are split */
+  int threads;      /* of a block; filled by the emitter */
+  int64_t blocks;   /* along x: one per panel; along y: columns are split */
   int64_t blocks_y;
-  char error[256]; /* first failure */
+  int64_t shared_bytes; /* dynamic shared memory of a block */
+  char error[256];      /* first failure */
 } CudaGen;
+
+/* Device helpers that only some kernels need. */
+typedef enum { CUDA_MMA = 1, CUDA_ATTENTION = 2 } CudaText;
 
 /* Remembers the first failure; false. */
 bool cuda_fail(CudaGen *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -40,6 +45,13 @@ typedef bool CudaEmit(CudaGen *g, const Op *group, const char *symbol);
 void cuda_begin(CudaGen *g);
 /* Appends one kernel to the program. False with g->error on failure. */
 bool cuda_kernel(CudaGen *g, const Op *group, const char *symbol);
+
+/* ---- attention_mma.c ------------------------------------------------------------------------- */
+
+/* Whether tensor cores do this group of kind attention or attention_grad: 16-bit operands and none
+ * of strict numerics' roundings. */
+bool cuda_attention_on_tiles(const Op *group);
+CudaEmit cuda_attention_tiles, cuda_attention_grad_tiles;
 
 /* ---- stmt.c: statements as CUDA expressions
  * ------------------------------------------------------------ Values are variables v<i>, or

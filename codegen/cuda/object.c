@@ -47,7 +47,7 @@ static bool write_program(CudaGen *g, Kernel *k, int n, bool *exact, int *at) {
     k[i].ntiles = g->blocks;
     k[i].columns = g->blocks_y;
     k[i].threads = g->threads;
-    k[i].scratch_bytes = 0;
+    k[i].scratch_bytes = g->shared_bytes;
     *exact = *exact || g->exact;
   }
   *at = 0;

@@ -4,7 +4,8 @@
 
 #include <string.h>
 
-extern const char mpcc_cuda_prelude[]; /* prelude.cuh */
+/* prelude.cuh, mma.cuh, attention.cuh */
+extern const char mpcc_cuda_prelude[], mpcc_cuda_mma[], mpcc_cuda_attention[];
 
 /* #define POLY_exp_f32(x) fma_(fma_(c2, x, c1), x, c0) */
 static void put_poly(Text *t, const char *name, const double *c, int n) {
@@ -72,6 +73,35 @@ static bool knows(CudaGen *g, const Op *group, const char *words) {
   return true;
 }
 
+/* Puts helpers that are not there yet behind the others. */
+static void need(CudaGen *g, unsigned texts) {
+  static const struct {
+    CudaText text;
+    const char *source;
+  } all[] = {{CUDA_MMA, mpcc_cuda_mma}, {CUDA_ATTENTION, mpcc_cuda_attention}};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+    if (!(texts & all[i].text & ~g->texts))
+      continue;
+    Text out = {0};
+    text_put(&out, g->out.data, g->helpers);
+    text_puts(&out, all[i].source);
+    const size_t helpers = out.len;
+    text_puts(&out, g->out.data + g->helpers);
+    out.failed = out.failed || g->out.failed;
+    text_fini(&g->out);
+    g->out = out;
+    g->helpers = helpers;
+    g->texts |= all[i].text;
+  }
+}
+
+/* Helpers that the kernel of a group calls. */
+static unsigned texts_of(const Op *group) {
+  const char *kind = op_str(group, "kind", "");
+  const bool attention = !strcmp(kind, "attention") || !strcmp(kind, "attention_grad");
+  return attention && cuda_attention_on_tiles(group) ? CUDA_MMA | CUDA_ATTENTION : 0;
+}
+
 void cuda_begin(CudaGen *g) {
   *g = (CudaGen){0};
   put_prelude(&g->out);
@@ -88,9 +118,12 @@ bool cuda_kernel(CudaGen *g, const Op *group, const char *symbol) {
 #undef KIND
   };
   const char *kind = op_str(group, "kind", "");
+  if (!g->out.failed)
+    need(g, texts_of(group));
   const size_t begin = g->out.len;
   g->exact = cuda_is_exact(group->body);
   g->blocks = g->blocks_y = 1;
+  g->shared_bytes = 0;
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
     if (!strcmp(kind, kinds[i].kind)) {
       if (!knows(g, group, kinds[i].attrs) || !kinds[i].emit(g, group, symbol))
