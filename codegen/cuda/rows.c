@@ -347,14 +347,22 @@ static bool put_rows(Rows *r) {
   return true;
 }
 
-/* Sums over the panel that elements went into: groups of threads are combined, the first stores. */
+static bool stored_before(const Rows *r, int store) {
+  for (int i = 0; i < store; i++)
+    if (stmt(r, i)->prim == PR_STORE && stmt(r, i)->arg[0] == stmt(r, store)->arg[0])
+      return true;
+  return false;
+}
+
+/* Sums over the panel that elements went into: groups of threads are combined once, the first
+ * stores. */
 static void put_column_result(Rows *r, int store) {
   const Stmt *s = stmt(r, store), *sum = stmt(r, s->arg[0]);
   Text *t = &r->g->out;
   const char *type = cuda_register(sum->dt);
   text_printf(t, "#pragma unroll\nfor (int k = 0; k < %d; k++) {\n", r->per_thread);
   text_printf(t, "const u32 c = first_col + lane + k * %du;\n", r->group);
-  if (r->parallel > 1) {
+  if (r->parallel > 1 && !stored_before(r, store)) {
     text_printf(t, "__syncthreads();\nsums_%s[threadIdx.x] = v%d[k];\n__syncthreads();\n", type,
                 s->arg[0]);
     text_printf(t,
