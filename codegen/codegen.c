@@ -15,19 +15,6 @@ const Target *target_by_name(const char *name) {
   return !strcmp(name, target_cuda.name) ? &target_cuda : NULL;
 }
 
-Status codegen_supported(const Target *t, const Module *m, Diag *d) {
-  for (int i = 0; i < m->nfunc && !t->loops; i++)
-    for (int k = 0; k < m->func[i]->nop; k++) {
-      const Op *op = m->func[i]->op[k];
-      if (op->code != OP_scan)
-        continue;
-      diag_error(d, op->loc, 504, "'%s' is a loop: target %s does not have them yet", op->layer,
-                 t->name);
-      return MPCC_ERR_TARGET;
-    }
-  return MPCC_OK;
-}
-
 /* ---- content --------------------------------------------------------------------------------- */
 
 static void put_attr(Text *t, const Attr *a) {

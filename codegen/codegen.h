@@ -25,7 +25,6 @@ typedef struct {
 
 typedef struct {
   const char *name; /* "cpu" */
-  bool loops;       /* its programs have repeat commands */
   /* Levels this build can emit; level 0 is the baseline. */
   int nlevel;
   const char *const *level;
@@ -49,8 +48,6 @@ const Target *target_by_name(const char *name); /* NULL when unknown */
 extern const Target target_cpu; /* codegen/cpu/object.c; absent without MPCC_LLVM */
 extern const Target target_cuda; /* codegen/cuda/object.c; compiling needs NVRTC at run time */
 
-/* ERR_TARGET, diagnosed at its place, when m has what t has no commands for. */
-Status codegen_supported(const Target *t, const Module *m, Diag *d);
 
 /* Kernels of a planned module, duplicates merged; kernel_of[op index in function order] through
  * kernel_index(). Arena-allocated. */

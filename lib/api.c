@@ -359,8 +359,6 @@ static Status plan_level(Compilation *c, const Target *t, const char *level, Ker
   Status st = caps_of(c, t, level, &caps);
   if (st == MPCC_OK)
     st = compilation_passes(c, &caps, NULL);
-  if (st == MPCC_OK)
-    st = codegen_supported(t, c->module, c->diag);
   return st == MPCC_OK ? codegen_kernels(c->module, c->arena, kernels) : st;
 }
 

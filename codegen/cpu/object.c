@@ -277,7 +277,6 @@ static void compiler(const char *level, int opt_level, Text *out) {
 
 const Target target_cpu = {
     .name = "cpu",
-    .loops = true,
     .nlevel = CPU_NLEVEL,
     .level = cpu_level_names,
     .caps = cpu_caps,

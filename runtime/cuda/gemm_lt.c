@@ -101,9 +101,15 @@ static void alignments(const mprt_program *p, const mprt__cuda *g, const MpccCom
                        uint32_t align[4]) {
   for (uint32_t i = 0; i < 4; i++) {
     const MpccArgRef *a = &p->argref[c->first_arg + i];
-    align[i] = a->segment == MPCC_ARG_INT ? ALIGNED : alignment(mprt__cuda_address(p, g, a));
-    if (a->segment != MPCC_ARG_INT && alignment((uint64_t)a->offset) < align[i])
+    if (a->segment == MPCC_ARG_INT) {
+      align[i] = ALIGNED;
+      continue;
+    }
+    align[i] = alignment(mprt__cuda_address(p, g, a, 0));
+    if (alignment((uint64_t)a->offset) < align[i])
       align[i] = alignment((uint64_t)a->offset);
+    if (a->stride && alignment((uint64_t)a->stride) < align[i])
+      align[i] = alignment((uint64_t)a->stride);
   }
 }
 
@@ -475,11 +481,11 @@ void mprt__cuda_close_products(mprt__cuda *g) {
   g->products = NULL;
 }
 
-Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccCommand *c) {
+Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccCommand *c, uint64_t t) {
   Plan *plan = &g->products->plan[g->products->of_command[c - p->command]];
   Operands o = {{0}};
   for (uint32_t i = 0; i < mpcc_product_operands(plan->m.with); i++)
-    o.operand[i] = mprt__cuda_address(p, g, &p->argref[c->first_arg + i]);
+    o.operand[i] = mprt__cuda_address(p, g, &p->argref[c->first_arg + i], t);
   return multiply(p, g, plan, &o, &plan->algo, plan->workspace, mprt__string(p, c->label));
 }
 

@@ -77,8 +77,10 @@ void mprt__cuda_close_mirror(mprt__cuda *g);
 Status mprt__cuda_push(const mprt_program *p, mprt__cuda *g);
 /* After the commands of a run: the slot is read until here. */
 Status mprt__cuda_pushed(const mprt_program *p, mprt__cuda *g);
-/* Address of an argument, which an input has in the current slot. */
-uint64_t mprt__cuda_address(const mprt_program *p, const mprt__cuda *g, const MpccArgRef *a);
+/* Address of an argument in iteration t of its loop (0 outside of loops), or the integer it is; an
+ * input is in the current slot. */
+uint64_t mprt__cuda_address(const mprt_program *p, const mprt__cuda *g, const MpccArgRef *a,
+                            uint64_t t);
 
 /* ---- gemm_lt.c ---------------------------------------------------------------------------------
  */
@@ -89,8 +91,8 @@ bool mprt__cuda_has_products(const mprt_program *p);
 /* Loads the library and plans every product. errors: ERR_TARGET (no library), ERR_RUN, ERR_NOMEM */
 Status mprt__cuda_open_products(const mprt_program *p, mprt__cuda *g);
 void mprt__cuda_close_products(mprt__cuda *g);
-/* Puts a product on the stream. */
-Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccCommand *c);
+/* Puts a product on the stream, as iteration t of its loop has it. */
+Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccCommand *c, uint64_t t);
 
 /* ---- graph.c -----------------------------------------------------------------------------------
  */

@@ -30,20 +30,19 @@ void mprt__cuda_close_graphs(const mprt_program *p, mprt__cuda *g) {
   free(g->warm);
 }
 
-static Status run_command(const mprt_program *p, mprt__cuda *g, const MpccCommand *c) {
+/* t: iteration of the loop that c is in, else 0. */
+static Status run_command(const mprt_program *p, mprt__cuda *g, const MpccCommand *c, uint64_t t) {
   uint64_t value[MOST_ARGS];
   void *arg[MOST_ARGS];
   if (c->nargs > MOST_ARGS)
     return mprt__fail(&p->cb, MPCC_ERR_INTERNAL, "a command has %u arguments", c->nargs);
   for (uint32_t i = 0; i < c->nargs; i++) {
-    value[i] = mprt__cuda_address(p, g, &p->argref[c->first_arg + i]);
+    value[i] = mprt__cuda_address(p, g, &p->argref[c->first_arg + i], t);
     arg[i] = &value[i];
   }
   const char *label = mprt__string(p, c->label);
-  if (c->op == MPCC_CMD_REPEAT)
-    return mprt__fail(&p->cb, MPCC_ERR_TARGET, "loops do not run on this device yet");
   if (c->op == MPCC_CMD_PRODUCT) {
-    Status s = mprt__cuda_product(p, g, c);
+    Status s = mprt__cuda_product(p, g, c, t);
     if (s != MPCC_OK)
       return s;
   } else if (c->op == MPCC_CMD_COPY) {
@@ -62,27 +61,47 @@ static Status run_command(const mprt_program *p, mprt__cuda *g, const MpccComman
 }
 
 /* Results of a command to the mirror, for those who look at each. */
-static Status fetch_results(const mprt_program *p, mprt__cuda *g, const MpccCommand *c) {
+static Status fetch_results(const mprt_program *p, mprt__cuda *g, const MpccCommand *c,
+                            uint64_t t) {
   for (uint32_t i = c->first_out; i < c->first_out + c->nout; i++) {
     const MpccArgRef *a = &p->argref[c->first_arg + i];
-    CUDA_TRY(g->api.cuMemcpyDtoHAsync_v2(p->segment[a->segment].data + a->offset,
-                                         mprt__cuda_address(p, g, a), a->bytes, g->stream),
-             "cannot copy from the device");
+    uint8_t *mirror = p->segment[a->segment].data + a->offset + mpcc_arg_step(a, t);
+    CUDA_TRY(
+        g->api.cuMemcpyDtoHAsync_v2(mirror, mprt__cuda_address(p, g, a, t), a->bytes, g->stream),
+        "cannot copy from the device");
   }
   CUDA_TRY(g->api.cuStreamSynchronize(g->stream), "the device failed");
   return MPCC_OK;
 }
 
+typedef struct {
+  mprt__observer observe; /* NULL: nobody */
+  void *user;
+  bool stopped;
+} Watch;
+
+static Status run_watched(mprt_program *p, mprt__cuda *g, const MpccCommand *c, uint64_t t,
+                          Watch *w) {
+  Status s = run_command(p, g, c, t);
+  if (s == MPCC_OK && w->observe)
+    s = fetch_results(p, g, c, t);
+  w->stopped = s == MPCC_OK && w->observe && !w->observe(w->user, p, c);
+  return s;
+}
+
+/* A loop is its commands one iteration after the other: a graph has them all. */
 static Status run_commands(mprt_program *p, mprt__cuda *g, const MpccFunction *f,
                            mprt__observer observe, void *user) {
+  const MpccCommand *c = &p->command[f->first_command], *end = c + f->ncommands;
+  Watch w = {observe, user, false};
   Status s = MPCC_OK;
-  for (uint32_t i = 0; s == MPCC_OK && i < f->ncommands; i++) {
-    const MpccCommand *c = &p->command[f->first_command + i];
-    s = run_command(p, g, c);
-    if (s == MPCC_OK && observe)
-      s = fetch_results(p, g, c);
-    if (s == MPCC_OK && observe && !observe(user, p, c))
-      break;
+  for (uint32_t loop; s == MPCC_OK && !w.stopped && c < end; c += 1 + loop) {
+    loop = c->op == MPCC_CMD_REPEAT ? c->kernel : 0;
+    if (!loop)
+      s = c->op == MPCC_CMD_REPEAT ? MPCC_OK : run_watched(p, g, c, 0, &w);
+    for (uint64_t t = 0; loop && t < c->bytes; t++)
+      for (uint32_t i = 1; s == MPCC_OK && !w.stopped && i <= loop; i++)
+        s = run_watched(p, g, c + i, t, &w);
   }
   return s;
 }

@@ -27,12 +27,14 @@ static uint8_t *mirror_of(const mprt_program *p, uint32_t tensor) {
   return p->segment[p->tensor[tensor].segment].data + p->tensor[tensor].offset;
 }
 
-uint64_t mprt__cuda_address(const mprt_program *p, const mprt__cuda *g, const MpccArgRef *a) {
+uint64_t mprt__cuda_address(const mprt_program *p, const mprt__cuda *g, const MpccArgRef *a,
+                            uint64_t t) {
   if (a->segment == MPCC_ARG_INT)
     return (uint64_t)a->offset;
+  const uint64_t offset = (uint64_t)(a->offset + mpcc_arg_step(a, t));
   if (a->tensor_plus_1 && is_input(&p->tensor[a->tensor_plus_1 - 1]))
-    return g->slot[g->current].inputs + ((uint64_t)a->offset - g->window);
-  return g->segment[a->segment] + (uint64_t)a->offset;
+    return g->slot[g->current].inputs + (offset - g->window);
+  return g->segment[a->segment] + offset;
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */

@@ -2,6 +2,7 @@
 # after stopping and resuming; what is missing or fails has a clear error and leaves checkpoints intact.
 . "$(dirname "$0")/lib.sh"
 mode=$3 emu=$4 bound=$5 spec=$here/$6 recipe=${7:-DelayedScaling} # idle where the mode has none
+case $6 in */*) cp "$(dirname "$spec")"/* . ;; esac # its data
 gpu() { LD_LIBRARY_PATH=$emu EMU_REPORT=$work/report.txt "$@"; }
 
 if ! "$mpcc" "$spec" --target=cuda --gpu-arch=sm_80 --emit=ptx -o probe.ptx 2>probe.txt; then

@@ -60,9 +60,6 @@ cmp -s whole/checkpoints/last/model.safetensors one/checkpoints/last/model.safet
 
 "$mpcc" verify "$spec" --precision bf16-mixed >out.txt 2>err.txt || { fail "verify"; tail -3 out.txt err.txt; }
 
-expect 3 "error: 'lstm' is a loop: target cuda does not have them yet [MPC0504]" "$mpcc" "$spec" --target=cuda -o x
-grep -q 'lstm-text.yaml:[0-9]*:[0-9]*: error' err.txt || fail "CUDA target: no place"
-
 # beside PyTorch's runs: relative error of loss and gradient norm; bf16 there also rounds where a fused
 # step does not
 cp "$here"/recurrent/* .

@@ -127,8 +127,6 @@ static Status plan(World *w, const Unit *const *units, int n, const BatchOpts *b
   if (s == MPCC_OK)
     s = merge(w, units, n, m);
   if (s == MPCC_OK)
-    s = codegen_supported(target, *m, w->diag);
-  if (s == MPCC_OK)
     s = next(w, pass_fuse, STAGE_KERNELS, &o, m);
   if (s == MPCC_OK)
     s = next(w, pass_plan, STAGE_PLANNED, &o, m);
