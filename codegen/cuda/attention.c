@@ -383,6 +383,8 @@ static void put_dk_dv(const Attention *a) {
 bool cuda_attention_grad(CudaGen *g, const Op *group, const char *symbol) {
   Attention a;
   Text *t = &g->out;
+  if (cuda_attention_on_tiles(group))
+    return cuda_attention_grad_tiles(g, group, symbol);
   if (!init(&a, g, group, 3))
     return false;
   const int64_t most = a.queries > a.keys ? a.queries : a.keys;

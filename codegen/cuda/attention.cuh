@@ -1,7 +1,7 @@
 /* Attention on tensor cores, behind mma.cuh. A configuration C, written by attention_mma.c, says
  * what a kernel is for:
  *   E                    format of q, k, v, o and their gradients
- *   HEADS SHARING        heads of q; how many of them read one head of k and v
+ *   SAMPLES HEADS SHARING  heads of q; how many of them read one head of k and v
  *   QUERIES KEYS WIDTH   rows and columns of a head; PAD: WIDTH up to a multiple of 16
  *   CAUSAL MASK DROP     key <= query; something is added to the scores; dropout
  *   scale, drop_p        of the scores; probability that dropout takes one away
@@ -32,17 +32,31 @@ template <class C> struct Beside {
   }
 };
 
-/* Scores of 16 rows of queries from `row`, row + 8 and columns of keys from `column`, in place. */
-template <class C, int N> FN void scores(float (*s)[4], const Beside<C> &b, u32 row, u32 column) {
+/* Scores of a warp's 16 rows from `row`, 8 N columns from `column`, in place of their dots; rows are
+ * queries, or keys when TURNED. */
+template <class C, int N, bool TURNED> FN void scores(float (*s)[4], const Beside<C> &b, u32 row, u32 column) {
+  const u32 g = threadIdx.x % 32u / 4u, t = threadIdx.x % 4u;
+  const u32 query = TURNED ? column : row, key = TURNED ? row : column;
+  const u32 queries = TURNED ? 8 * N : 16, keys = TURNED ? 16 : 8 * N;
+  if (!C::MASK && query + queries <= C::QUERIES && key + keys <= C::KEYS && (!C::CAUSAL || key + keys <= query + 1)) {
+#pragma unroll
+    for (int i = 0; i < 4 * N; i++)
+      s[i / 4][i % 4] *= C::scale * log2e_;
+    return;
+  }
 #pragma unroll
   for (int i = 0; i < N; i++)
 #pragma unroll
-    for (int e = 0; e < 4; e++)
-      s[i][e] = Beside<C>::score(b, s[i][e], row + e / 2 * 8, column + 8 * i + e % 2);
+    for (int e = 0; e < 4; e++) {
+      const u32 r = row + g + e / 2 * 8, c = column + 8 * i + 2 * t + e % 2;
+      s[i][e] = Beside<C>::score(b, s[i][e], TURNED ? c : r, TURNED ? r : c);
+    }
 }
-/* Which of them dropout keeps: bit 4 i + e. TURNED: rows are keys. */
+/* Which of them dropout keeps: bit 4 i + e. */
 template <class C, int N, bool TURNED> FN u64 kept_bits(const Beside<C> &b, u32 row, u32 column) {
   u64 bits = 0;
+  row += threadIdx.x % 32u / 4u;
+  column += threadIdx.x % 4u * 2u;
 #pragma unroll 1
   for (u32 i = 0; i < 4 * N; i++) {
     const u32 r = row + i / 2 % 2 * 8, c = column + i / 4 * 8 + i % 2;
@@ -89,6 +103,8 @@ template <int N, int D> FN void softmax_tile(Softmax &x, float (*s)[4], float (*
     }
   }
 }
+
+/* ---- forward ---- */
 
 /* A block has 16 WARPS queries of a head; keys and values come in tiles, the next while one is used. */
 template <class C>
@@ -141,10 +157,10 @@ FN void attention_forward(u16 *o_all, float *lse, const u16 *q_all, const u16 *k
       times_rows<E, columns, held ? depth : 1, pad>(s, qf, lane_b<pad>(kv + now, lane));
     else
       times_rows<E, columns, depth, pad>(s, q_at, lane_b<pad>(kv + now, lane));
-    scores<C, columns>(s, beside, row, first + 2 * t);
+    scores<C, columns, false>(s, beside, q0 + warp * 16, first);
     softmax_tile<columns, pad / 8>(x, s, acc);
     if (C::DROP)
-      drop<columns>(s, kept_bits<C, columns, false>(beside, row, first + 2 * t), 1.0f);
+      drop<columns>(s, kept_bits<C, columns, false>(beside, q0 + warp * 16, first), 1.0f);
     times_columns<E, pad / 8, columns / 2, pad>(acc, s, lane_turned<pad>(kv + now + tile_bytes, lane));
     __syncthreads();
   }
@@ -157,4 +173,262 @@ FN void attention_forward(u16 *o_all, float *lse, const u16 *q_all, const u16 *k
       lse[C::lse(n, h, row + 8 * r)] = fma_(x.peak[r], ln2_, log_(x.sum[r]));
   }
   tile_out<E, typename C::O, pad / 8, C::WIDTH>(C::O::head(o_all, n, h), acc, row, C::QUERIES, t, share[0], share[1]);
+}
+
+/* ---- backward: dS = P (dP - delta), delta = sum of dO O; dQ = scale dS K, dK = scale dS^T Q, dV = P^T
+ * dO. Blocks of queries make dQ, blocks of keys dK and dV, P again each from lse ---- */
+
+template <class C> struct Given {
+  const u16 *d_o, *o;
+  const float *lse;
+  const u16 *q, *k, *v;
+};
+
+/* f16 has too few exponents for dS: a power of two that brings a gradient of at most `most` to about 4. */
+template <class E> FN float lift(float most) {
+  if (!E::narrow || most == 0)
+    return 1.0f;
+  return __uint_as_float((256u << 23) - (__float_as_uint(most) & 0x7f800000u));
+}
+/* 1 / lift, also exact */
+template <class E> FN float lower(float factor) {
+  return E::narrow ? __uint_as_float((254u << 23) - __float_as_uint(factor)) : 1.0f;
+}
+
+/* Sum of dO O and largest |dO| of a row, by four lanes; all lanes of the warp call it. d_o: the row in
+ * shared memory. */
+template <class C> FN void row_delta(u32 d_o, const u16 *o, u32 row, float *delta, float *most) {
+  typedef typename C::E E;
+  const bool pairs = C::O::pairs && C::WIDTH % 2 == 0 && multiple(o, 4), there = row < C::QUERIES;
+  float sum = 0, peak = 0;
+#pragma unroll 4
+  for (u32 d = 2 * (threadIdx.x % 4u); d < C::WIDTH; d += 8) {
+    u32 a, b = 0;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(a) : "r"(d_o + 2 * d) : "memory");
+    if (there && pairs)
+      b = *(const u32 *)C::O::at(o, row, d);
+    else if (there)
+      b = *C::O::at(o, row, d) | (d + 1 < C::WIDTH ? (u32)*C::O::at(o, row, d + 1) << 16 : 0u);
+    sum = fma_(E::low(a), E::low(b), fma_(E::high(a), E::high(b), sum));
+    peak = fmaxf(peak, fmaxf(abs_(E::low(a)), abs_(E::high(a))));
+  }
+  *delta = over_lanes<Sum, 4>(sum);
+  *most = over_lanes<Max, 4>(peak);
+}
+
+/* log2 of a row's sum; where it sees nothing, a number that makes P 0 */
+template <class C> FN float norm_of(const float *lse, u32 n, u32 h, u32 row) {
+  const float v = row < C::QUERIES ? lse[C::lse(n, h, row)] : 0.0f;
+  return v == -__int_as_float(0x7f800000) ? 0.0f : v * log2e_;
+}
+
+template <class C> FN void attention_dq(u16 *dq_all, const Given<C> &x, Beside<C> beside) {
+  typedef typename C::E E;
+  constexpr int pad = C::PAD, depth = pad / 16, columns = C::TILE / 8, threads = 32 * C::WARPS;
+  constexpr u32 block = 16 * C::WARPS, blocks = (C::QUERIES + block - 1) / block;
+  constexpr u32 tile_bytes = C::TILE * line_<pad>, own_bytes = block * line_<pad>;
+  constexpr bool held = pad <= 64;
+  extern __shared__ __align__(16) u8 room[];
+  const u32 lane = threadIdx.x % 32u, warp = threadIdx.x / 32u, g = lane / 4u, t = lane % 4u;
+  const u32 head = blockIdx.x / blocks, n = head / C::HEADS, h = head % C::HEADS, hk = h / C::SHARING;
+  const u32 q0 = (blocks - 1 - blockIdx.x % blocks) * block, row = q0 + warp * 16;
+  beside.n = n;
+  beside.h = h;
+  const u16 *k = C::K::head(x.k, n, hk), *v = C::V::head(x.v, n, hk), *o = C::O::head(x.o, n, h);
+  const u32 q_tile = shared_at(room), o_tile = q_tile + own_bytes, kv = o_tile + own_bytes;
+  const u32 seen = C::CAUSAL && q0 + block < C::KEYS ? q0 + block : C::KEYS;
+  tile_in<typename C::Q, block, C::WIDTH, pad, threads>(q_tile, C::Q::head(x.q, n, h), q0, C::QUERIES);
+  tile_in<typename C::DO, block, C::WIDTH, pad, threads>(o_tile, C::DO::head(x.d_o, n, h), q0, C::QUERIES);
+  tile_in<typename C::K, C::TILE, C::WIDTH, pad, threads>(kv, k, 0, C::KEYS);
+  tile_in<typename C::V, C::TILE, C::WIDTH, pad, threads>(kv + tile_bytes, v, 0, C::KEYS);
+  copies_end();
+  float acc[pad / 8][4], norm[2], delta[2], factor[2];
+  clear<pad / 8>(acc);
+  u32 qf[held ? depth : 1][4], of[held ? depth : 1][4];
+  const u32 mine = warp * 16 * line_<pad>, q_at = lane_a<pad>(q_tile + mine, lane), o_at = lane_a<pad>(o_tile + mine, lane);
+  u32 now = 0;
+  for (u32 first = 0; first < seen; first += C::TILE, now ^= 2 * tile_bytes) {
+    if (first + C::TILE < seen) {
+      const u32 next = kv + (now ^ 2 * tile_bytes);
+      tile_in<typename C::K, C::TILE, C::WIDTH, pad, threads>(next, k, first + C::TILE, C::KEYS);
+      tile_in<typename C::V, C::TILE, C::WIDTH, pad, threads>(next + tile_bytes, v, first + C::TILE, C::KEYS);
+      copies_end();
+      copies_wait<1>();
+    } else {
+      copies_wait<0>();
+    }
+    __syncthreads();
+    if (first == 0) {
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        float most;
+        row_delta<C>(o_tile + mine + (g + 8 * r) * line_<pad>, o, row + g + 8 * r, &delta[r], &most);
+        factor[r] = lift<E>(most);
+        norm[r] = norm_of<C>(x.lse, n, h, row + g + 8 * r);
+      }
+      if (held) {
+        rows_a<held ? depth : 1>(qf, q_at);
+        rows_a<held ? depth : 1>(of, o_at);
+      }
+    }
+    float s[columns][4], dp[columns][4];
+    clear<columns>(s);
+    clear<columns>(dp);
+    const u32 k_at = lane_b<pad>(kv + now, lane), v_at = lane_b<pad>(kv + now + tile_bytes, lane);
+    if (held) {
+      times_rows<E, columns, held ? depth : 1, pad>(s, qf, k_at);
+      times_rows<E, columns, held ? depth : 1, pad>(dp, of, v_at);
+    } else {
+      times_rows<E, columns, depth, pad>(s, q_at, k_at);
+      times_rows<E, columns, depth, pad>(dp, o_at, v_at);
+    }
+    scores<C, columns, false>(s, beside, row, first);
+    if (C::DROP)
+      drop<columns>(dp, kept_bits<C, columns, false>(beside, row, first), C::keep);
+#pragma unroll
+    for (int i = 0; i < 4 * columns; i++) {
+      const int r = i % 4 / 2;
+      s[i / 4][i % 4] = exp2_(s[i / 4][i % 4] - norm[r]) * ((dp[i / 4][i % 4] - delta[r]) * factor[r]);
+    }
+    times_columns<E, pad / 8, columns / 2, pad>(acc, s, lane_turned<pad>(kv + now, lane));
+    __syncthreads();
+  }
+  tile_out<E, typename C::DQ, pad / 8, C::WIDTH>(C::DQ::head(dq_all, n, h), acc, row + g, C::QUERIES, t,
+                                                 C::scale * lower<E>(factor[0]), C::scale * lower<E>(factor[1]));
+}
+
+/* KEY, VALUE: what is made, dK, dV or both. */
+template <class C, bool KEY, bool VALUE> FN void attention_dkv(u16 *dk_all, u16 *dv_all, const Given<C> &x, Beside<C> beside) {
+  typedef typename C::E E;
+  constexpr int pad = C::PAD, depth = pad / 16, columns = C::TILE / 8, threads = 32 * C::WARPS;
+  constexpr u32 block = 16 * C::WARPS, blocks = (C::KEYS + block - 1) / block;
+  constexpr u32 tile_bytes = C::TILE * line_<pad>, own_bytes = block * line_<pad>;
+  constexpr bool held = pad <= 64;
+  extern __shared__ __align__(16) u8 room[];
+  float *norm = (float *)(room + 2 * own_bytes + 4 * tile_bytes), *delta = norm + C::TILE, *most = delta + C::TILE;
+  const u32 lane = threadIdx.x % 32u, warp = threadIdx.x / 32u, g = lane / 4u, t = lane % 4u;
+  constexpr u32 heads = C::HEADS / C::SHARING;
+  const u32 head = blockIdx.x / blocks, n = head / heads, hk = head % heads;
+  const u32 k0 = blockIdx.x % blocks * block, row = k0 + warp * 16;
+  const u32 begin = C::CAUSAL ? k0 / C::TILE * C::TILE : 0;
+  /* tiles of queries, of one head after the other; none when no query sees these keys */
+  const u32 tiles = begin < C::QUERIES ? (C::QUERIES - begin + C::TILE - 1) / C::TILE : 0, count = tiles * C::SHARING;
+  const u32 k_tile = shared_at(room), v_tile = k_tile + own_bytes, qo = v_tile + own_bytes;
+  auto bring = [&](u32 i) {
+    const u32 h = hk * C::SHARING + i / tiles, first = begin + i % tiles * C::TILE, to = qo + (i & 1u) * 2 * tile_bytes;
+    tile_in<typename C::Q, C::TILE, C::WIDTH, pad, threads>(to, C::Q::head(x.q, n, h), first, C::QUERIES);
+    tile_in<typename C::DO, C::TILE, C::WIDTH, pad, threads>(to + tile_bytes, C::DO::head(x.d_o, n, h), first, C::QUERIES);
+    copies_end();
+  };
+  tile_in<typename C::K, block, C::WIDTH, pad, threads>(k_tile, C::K::head(x.k, n, hk), k0, C::KEYS);
+  tile_in<typename C::V, block, C::WIDTH, pad, threads>(v_tile, C::V::head(x.v, n, hk), k0, C::KEYS);
+  if (count)
+    bring(0);
+  else
+    copies_end();
+  float dk[KEY ? pad / 8 : 1][4], dv[VALUE ? pad / 8 : 1][4], factor = 1.0f, peak = 0;
+  clear<KEY ? pad / 8 : 1>(dk);
+  clear<VALUE ? pad / 8 : 1>(dv);
+  u32 kf[held ? depth : 1][4], vf[held ? depth : 1][4];
+  const u32 mine = warp * 16 * line_<pad>, k_at = lane_a<pad>(k_tile + mine, lane), v_at = lane_a<pad>(v_tile + mine, lane);
+  for (u32 i = 0; i < count; i++) {
+    const u32 h = hk * C::SHARING + i / tiles, first = begin + i % tiles * C::TILE;
+    const u32 q_tile = qo + (i & 1u) * 2 * tile_bytes, o_tile = q_tile + tile_bytes;
+    if (i + 1 < count) {
+      bring(i + 1);
+      copies_wait<1>();
+    } else {
+      copies_wait<0>();
+    }
+    __syncthreads();
+    const u16 *o = C::O::head(x.o, n, h);
+#pragma unroll 1
+    for (u32 base = 0; base < C::TILE; base += threads / 4) {
+      const u32 r = base + threadIdx.x / 4u, there = r < C::TILE ? r : 0;
+      float sum, largest;
+      row_delta<C>(o_tile + there * line_<pad>, o, first + there, &sum, &largest);
+      if (r < C::TILE && t == 0) {
+        delta[r] = sum;
+        most[r] = largest;
+        norm[r] = norm_of<C>(x.lse, n, h, first + r);
+      }
+    }
+    if (held && i == 0) {
+      rows_a<held ? depth : 1>(kf, k_at);
+      rows_a<held ? depth : 1>(vf, v_at);
+    }
+    __syncthreads();
+    beside.n = n;
+    beside.h = h;
+    if (E::narrow && KEY) { /* what was summed follows the largest gradient so far */
+      for (u32 r = lane; r < C::TILE; r += 32)
+        peak = fmaxf(peak, most[r]);
+      peak = over_lanes<Max, 32>(peak);
+      const float other = lift<E>(peak), change = other * lower<E>(factor);
+      if (other != factor) {
+#pragma unroll
+        for (int j = 0; j < 4 * (pad / 8); j++)
+          dk[KEY ? j / 4 : 0][j % 4] *= change;
+      }
+      factor = other;
+    }
+    float s[columns][4], dp[KEY ? columns : 1][4];
+    clear<columns>(s);
+    clear<KEY ? columns : 1>(dp);
+    const u32 q_at = lane_b<pad>(q_tile, lane), o_at = lane_b<pad>(o_tile, lane);
+    if (held) {
+      times_rows<E, columns, held ? depth : 1, pad>(s, kf, q_at);
+      if (KEY)
+        times_rows<E, KEY ? columns : 1, held ? depth : 1, pad>(dp, vf, o_at);
+    } else {
+      times_rows<E, columns, depth, pad>(s, k_at, q_at);
+      if (KEY)
+        times_rows<E, KEY ? columns : 1, depth, pad>(dp, v_at, o_at);
+    }
+    scores<C, columns, true>(s, beside, row, first);
+    const u64 kept = C::DROP ? kept_bits<C, columns, true>(beside, row, first) : 0;
+    if (C::DROP && KEY)
+      drop<KEY ? columns : 1>(dp, kept, C::keep);
+#pragma unroll
+    for (int j = 0; j < 4 * columns; j++) {
+      const u32 c = j / 4 * 8 + 2 * t + j % 2;
+      s[j / 4][j % 4] = exp2_(s[j / 4][j % 4] - norm[c]);
+      if (KEY)
+        dp[KEY ? j / 4 : 0][j % 4] = s[j / 4][j % 4] * ((dp[KEY ? j / 4 : 0][j % 4] - delta[c]) * factor);
+    }
+    if (KEY)
+      times_columns<E, KEY ? pad / 8 : 0, columns / 2, pad>(dk, dp, lane_turned<pad>(q_tile, lane));
+    if (C::DROP && VALUE)
+      drop<columns>(s, kept, C::keep);
+    if (VALUE)
+      times_columns<E, VALUE ? pad / 8 : 0, columns / 2, pad>(dv, s, lane_turned<pad>(o_tile, lane));
+    __syncthreads();
+  }
+  copies_wait<0>();
+  const float scale = C::scale * lower<E>(factor);
+  if (KEY)
+    tile_out<E, typename C::DK, KEY ? pad / 8 : 0, C::WIDTH>(C::DK::head(dk_all, n, hk), dk, row + g, C::KEYS, t, scale, scale);
+  if (VALUE)
+    tile_out<E, typename C::DV, VALUE ? pad / 8 : 0, C::WIDTH>(C::DV::head(dv_all, n, hk), dv, row + g, C::KEYS, t, 1.0f, 1.0f);
+}
+
+/* blockIdx.y: dQ; dK and dV, or dV alone after dK where the two do not fit in registers. */
+template <class C>
+FN void attention_backward(u16 *dq, u16 *dk, u16 *dv, const u16 *d_o, const u16 *o, const float *lse, const u16 *q,
+                           const u16 *k, const u16 *v, const typename C::Mask *mask, i64 seed, i64 step, i64 stream) {
+  constexpr u32 block = 16 * C::WARPS, samples = C::SAMPLES;
+  static_assert((2 * block + 4 * C::TILE) * line_<C::PAD> + 12 * C::TILE <= C::SHARED, "");
+  const Given<C> given = {d_o, o, lse, q, k, v};
+  const Beside<C> beside = {mask, seed, step, stream, 0, 0};
+  if (blockIdx.y == 0) {
+    if (blockIdx.x < samples * C::HEADS * ((C::QUERIES + block - 1) / block))
+      attention_dq<C>(dq, given, beside);
+  } else if (blockIdx.x < samples * (C::HEADS / C::SHARING) * ((C::KEYS + block - 1) / block)) {
+    if (C::PAD <= 128)
+      attention_dkv<C, true, C::PAD <= 128>(dk, dv, given, beside);
+    else if (blockIdx.y == 1)
+      attention_dkv<C, true, false>(dk, dv, given, beside);
+    else
+      attention_dkv<C, false, true>(dk, dv, given, beside);
+  }
 }

@@ -1,5 +1,6 @@
-/* cuda_attention_tiles: attention of 16-bit operands on tensor cores. The kernels are templates
- * (attention.cuh); what is written here is their configuration: sizes, places, tiles. */
+/* cuda_attention_tiles, cuda_attention_grad_tiles: attention of 16-bit operands on tensor cores.
+ * The kernels are templates (attention.cuh); what is written here is their configuration: sizes,
+ * places, tiles. */
 #include <math.h>
 #include <string.h>
 
@@ -108,10 +109,11 @@ static void put_config(const Tiles *x, const Access *lse) {
   text_printf(t, "struct %s_is {\ntypedef %s E;\n", x->symbol,
               x->group->in[x->q]->type->dt == DT_F16 ? "F16" : "BF16");
   text_printf(t,
-              "enum { HEADS = %lld, SHARING = %lld, QUERIES = %lld, KEYS = %lld, WIDTH = %lld, PAD "
+              "enum { SAMPLES = %lld, HEADS = %lld, SHARING = %lld, QUERIES = %lld, KEYS = %lld, "
+              "WIDTH = %lld, PAD "
               "= %lld };\n",
-              (long long)x->heads, (long long)(x->heads / x->kv_heads), (long long)x->b->dim[2],
-              (long long)x->keys, (long long)x->width, (long long)x->pad);
+              (long long)x->b->dim[0], (long long)x->heads, (long long)(x->heads / x->kv_heads),
+              (long long)x->b->dim[2], (long long)x->keys, (long long)x->width, (long long)x->pad);
   text_printf(t,
               "enum { CAUSAL = %d, MASK = %d, DROP = %d, WARPS = %d, TILE = %d, SHARED = %lld };\n",
               (int)op_int(x->group, "causal", 0), x->mask >= 0, x->seed >= 0, x->warps, x->tile,
@@ -159,6 +161,33 @@ bool cuda_attention_tiles(CudaGen *g, const Op *group, const char *symbol) {
   cuda_head(g, group, symbol);
   text_printf(t, "attention_forward<%s_is>(o0, %s, i0, i1, i2", symbol,
               group->nout > 1 ? "o1" : "0");
+  put_beside(&x);
+  text_puts(t, ");\n}\n");
+  return true;
+}
+
+bool cuda_attention_grad_tiles(CudaGen *g, const Op *group, const char *symbol) {
+  Tiles x = {0};
+  Text *t = &g->out;
+  if (!init(&x, g, group, symbol, 3) || group->nout != 3)
+    return cuda_fail(g, "attention_grad with other operands or results than expected");
+  const int64_t queries = x.b->dim[2], most = queries > x.keys ? queries : x.keys;
+  choose(&x, most, most, x.pad <= 128 ? 32 : 16);
+  do
+    g->shared_bytes = (2 * 16 * x.warps + 4 * x.tile) * (2 * x.pad + ROW_EXTRA) + 12 * x.tile;
+  while (g->shared_bytes > MOST_SHARED && x.warps-- > 1);
+  g->threads = 32 * x.warps;
+  g->blocks = x.b->dim[0] * x.heads * ((most + 16 * x.warps - 1) / (16 * x.warps));
+  g->blocks_y = x.pad <= 128 ? 2 : 3;
+  put_config(&x, &x.b->in[2]);
+  put_rows(&x, "DO", false, 0);
+  put_rows(&x, "O", false, 1);
+  put_rows(&x, "DQ", true, 0);
+  put_rows(&x, "DK", true, 1);
+  put_rows(&x, "DV", true, 2);
+  text_puts(t, "};\n");
+  cuda_head(g, group, symbol);
+  text_printf(t, "attention_backward<%s_is>(o0, o1, o2, i0, i1, i2, i3, i4, i5", symbol);
   put_beside(&x);
   text_puts(t, ");\n}\n");
   return true;
