@@ -3,10 +3,11 @@
  *   bench_rows [-t THREADS] [-r ROUNDS] [-l LEVEL] [-k KILOBYTES] [-c COLUMNS] [NAME]
  *
  * Every round measures copying as many bytes as the kernel touches (each tensor once), the kernel,
- * our exponential and that of the C library's vector part on numbers in the nearest cache. Printed
- * are medians: GB/s of the kernel and of the copy, millions of elements a second of both
- * exponentials, and the kernel's part of its roof: the copy, and for kernels with n functions like
- * exp an element at most 1/n of the faster exponential. */
+ * our exponential and that of the C library's vector part on numbers in the nearest cache.
+ * Everything lies on huge pages, as in programs. Printed are medians: GB/s of the kernel and of the
+ * copy, millions of elements a second of both exponentials, and the kernel's part of its roof: the
+ * copy, and for kernels with n functions like exp an element at most 1/n of the faster exponential.
+ * Exponentials read and write numbers of the kernel's dtype; the C library has them in f32 only. */
 #include <dlfcn.h>
 #include <math.h>
 
@@ -244,6 +245,7 @@ static const struct {
     {"bias+gelu_grad bf16", bias_gelu_grad, DT_BF16, 2},
     {"softmax f32", softmax, DT_F32, 1},
     {"cross_entropy f32", cross_entropy, DT_F32, 1},
+    {"cross_entropy bf16", cross_entropy, DT_BF16, 1},
 };
 
 /* ---- what kernels are held against ----------------------------------------------------------- */
@@ -263,9 +265,9 @@ typedef struct {
   const Run *run; /* kernels */
   const MpccArg *args;
   void **scratch;
-  void *library; /* the C library's vector exp, by vector bytes */
+  void *library; /* the C library's vector exp, by vector bytes; NULL: there is none */
   int vector_bytes;
-  float *in[MAX_THREADS], *out[MAX_THREADS];
+  void *in[MAX_THREADS], *out[MAX_THREADS];
 } Kernels;
 
 static void kernel_job(void *user, int thread, int threads) {
@@ -308,8 +310,7 @@ static void library_job(void *user, int thread, int threads) {
 /* The operand's own bytes; realistic values: small normal numbers. */
 static void *operand(const Value *v, int64_t *bytes) {
   int64_t n = type_elems(v->type), size = (int64_t)dtype_bytes(v->type->dt);
-  unsigned char *p = aligned_alloc(64, (size_t)(n * size + 63) / 64 * 64);
-  run_check(p != NULL, "no memory");
+  unsigned char *p = tensor(DT_U8, n * size);
   for (int64_t i = 0; i < n; i++) {
     float x = 0.01f + (float)(i * 2654435761u % 1000) * 1e-3f;
     uint32_t u;
@@ -325,13 +326,13 @@ static void *operand(const Value *v, int64_t *bytes) {
   return p;
 }
 
-static Group *exp_group(void) {
+static Group *exp_group(DType dt) {
   Group *t = group_new("rows", 2, (int64_t[]){1, EXP_ELEMS}, 1);
   Build b = {t, 1};
   int64_t keep = cols;
   cols = EXP_ELEMS;
   t->body.panel_rows = 1;
-  exponential(&b, DT_F32);
+  exponential(&b, dt);
   cols = keep;
   return t;
 }
@@ -340,8 +341,37 @@ typedef struct {
   const char *level;
   int threads, rounds;
   int64_t kilobytes;
-  Kernels exp; /* the exponentials */
+  Kernels exp[2]; /* the exponentials of f32, of bf16 */
 } Bench;
+
+static void exp_create(Kernels *e, DType dt, const CpuLevel *level, int threads, Run *r,
+                       void **scratch) {
+  Group *t = exp_group(dt);
+  *r = run_compile(t, level->name);
+  group_free(t);
+  void *lib = dt == DT_F32 ? dlopen("libmvec.so.1", RTLD_NOW) : NULL;
+  const char *name = level->vector_bytes == 64 ? "_ZGVeN16v_expf" : "_ZGVdN8v_expf";
+  *e = (Kernels){.run = r,
+                 .scratch = scratch,
+                 .vector_bytes = level->vector_bytes,
+                 .library = lib ? dlsym(lib, name) : NULL};
+  for (int i = 0; i < threads; i++) {
+    scratch[i] = tensor(DT_U8, r->scratch_bytes);
+    e->in[i] = tensor(dt, EXP_ELEMS);
+    e->out[i] = tensor(dt, EXP_ELEMS);
+    for (int k = 0; k < EXP_ELEMS; k++)
+      num_store((char *)e->in[i] + (size_t)k * dtype_bytes(dt), dt, (k % 1000) * -0.01);
+  }
+}
+
+static void exp_free(Kernels *e, Run *r, int threads) {
+  for (int i = 0; i < threads; i++) {
+    free(e->scratch[i]);
+    free(e->in[i]);
+    free(e->out[i]);
+  }
+  run_free(r);
+}
 
 static double median(double *v, int n) {
   qsort(v, (size_t)n, sizeof *v, by_value);
@@ -369,12 +399,13 @@ static void measure(Bench *m, size_t c) {
     scratch[i] = tensor(DT_U8, r.scratch_bytes);
   Kernels w = {.run = &r, .args = args, .scratch = scratch};
   double rate[MAX_ROUNDS], roof[MAX_ROUNDS], own[MAX_ROUNDS], lib[MAX_ROUNDS], part[MAX_ROUNDS];
+  const Kernels *exp = &m->exp[cases[c].dt == DT_BF16];
   double elems = (double)b.rows * (double)cols, exps = (double)EXP_ELEMS * EXP_TURNS * m->threads;
   for (int i = -1; i < m->rounds; i++) {
     double copied = job_seconds(m->threads, copy_job, &copy);
     double ran = job_seconds(m->threads, kernel_job, &w);
-    double ours = job_seconds(m->threads, exp_job, &m->exp);
-    double theirs = m->exp.library ? job_seconds(m->threads, library_job, &m->exp) : INFINITY;
+    double ours = job_seconds(m->threads, exp_job, (void *)exp);
+    double theirs = exp->library ? job_seconds(m->threads, library_job, (void *)exp) : INFINITY;
     if (i < 0)
       continue;
     rate[i] = (double)bytes / ran;
@@ -438,31 +469,17 @@ int main(int argc, char **argv) {
   if (!level || m.threads < 1 || m.threads > MAX_THREADS || m.rounds < 1 || m.rounds > MAX_ROUNDS ||
       cols < 1 || m.kilobytes * 1024 / cols / 8 < 1)
     usage(*argv);
-  Group *t = exp_group();
-  Run r = run_compile(t, m.level);
-  void *lib = dlopen("libmvec.so.1", RTLD_NOW), *scratch[MAX_THREADS];
-  m.exp = (Kernels){.run = &r, .scratch = scratch, .vector_bytes = level->vector_bytes};
-  m.exp.library =
-      lib ? dlsym(lib, level->vector_bytes == 64 ? "_ZGVeN16v_expf" : "_ZGVdN8v_expf") : NULL;
-  for (int i = 0; i < m.threads; i++) {
-    scratch[i] = tensor(DT_U8, r.scratch_bytes);
-    m.exp.in[i] = tensor(DT_F32, EXP_ELEMS);
-    m.exp.out[i] = tensor(DT_F32, EXP_ELEMS);
-    for (int k = 0; k < EXP_ELEMS; k++)
-      m.exp.in[i][k] = (float)(k % 1000) * -0.01f;
-  }
+  Run r[2];
+  void *scratch[2][MAX_THREADS];
+  for (int i = 0; i < 2; i++)
+    exp_create(&m.exp[i], i ? DT_BF16 : DT_F32, level, m.threads, &r[i], scratch[i]);
   printf("%s, %d thread(s), %lld columns, %lld kB a tensor of 8 bytes an element, median of %d\n",
          m.level, m.threads, (long long)cols, (long long)m.kilobytes, m.rounds);
   printf("%-24s %7s %7s %7s %7s  %5s\n", "kernel", "GB/s", "copy", "exp M/s", "C lib", "roof");
   for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
     if (a >= argc || strstr(cases[c].name, argv[a]))
       measure(&m, c);
-  for (int i = 0; i < m.threads; i++) {
-    free(scratch[i]);
-    free(m.exp.in[i]);
-    free(m.exp.out[i]);
-  }
-  run_free(&r);
-  group_free(t);
+  for (int i = 0; i < 2; i++)
+    exp_free(&m.exp[i], &r[i], m.threads);
   return 0;
 }

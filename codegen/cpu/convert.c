@@ -129,7 +129,7 @@ static Val encode_bf16_branch(Gen *g, Val x) {
       ll_icmp(g, LLVMIntNE, LLVMBuildBitCast(g->b, small, g->i16, ""), LLVMConstInt(g->i16, 0, 0));
   Val fast = ll_call(g, "llvm.x86.avx512bf16.cvtneps2bf16.512", NULL, 1, &x);
   Val var = ll_var(g, LLVMBuildBitCast(g->b, fast, ll_vec(g->i16, 16), ""));
-  If rare = ll_if(g, any);
+  If rare = ll_if_rare(g, any);
   ll_var_set(g, var, encode_bf16_bits(g, x));
   ll_endif(g, &rare);
   return ll_var_get(g, var);
@@ -157,9 +157,49 @@ static Val saturated(Gen *g, Val x, double largest) {
 }
 
 /* a where mask has bits, else b: 16 lanes of 32 bits, one instruction. */
-static Val select_bits_avx512(Gen *g, int64_t mask, Val a, Val b) {
-  Val args[] = {ll_i(LLVMTypeOf(a), mask), a, b, LLVMConstInt(g->i32, 0xca, 0)};
+static Val select_bits_avx512(Gen *g, Val mask, Val a, Val b) {
+  Val args[] = {mask, a, b, LLVMConstInt(g->i32, 0xca, 0)};
   return ll_call(g, "llvm.x86.avx512.pternlog.d.512", NULL, 4, args);
+}
+
+/* Largest finite number, and the exponent field of the smallest normal one as an f32. */
+static double fp8_top(DType dt) {
+  return dt == DT_E5M2 ? 57344 : 448;
+}
+
+static int fp8_least(DType dt) {
+  return 128 - (dt == DT_E5M2 ? 15 : 7);
+}
+
+/* What codes_fp8 adds to the magnitude in register a, |x| saturated, and the exponent field's part
+ * of the code with it, from a table by the low bits of that field: 16 (e5m2: 32) lanes of a
+ * register have all fields there are. */
+static Val fp8_magic_avx512(Gen *g, DType dt, Val a) {
+  int mbits = dt == DT_E5M2 ? 2 : 3, least = fp8_least(dt), n = dt == DT_E5M2 ? 32 : 16;
+  Val lane[32], half[2];
+  for (int e = least; e < least + n; e++) {
+    int64_t code =
+        ((e - least + 1) << mbits) & 0x7f; /* of the power of two; the sum adds the rest */
+    int64_t sign = (int64_t)1 << mbits;    /* the leading one, which the sum has too */
+    lane[e % n] = LLVMConstInt(
+        g->i32, (unsigned long long)(((int64_t)(e + 23 - mbits) << 23) + ((code - sign) & 0x7f)),
+        0);
+  }
+  half[0] = LLVMConstVector(lane, 16);
+  half[1] = LLVMConstVector(lane + n - 16, 16);
+  Val low = ll_bits(g, ll_i(LLVMTypeOf(half[0]), (int64_t)least << 23), g->f32);
+  Val place = ll_lshr(g, ll_bits(g, ll_fextreme(g, a, low, false), g->i32), 23);
+  Val one[] = {half[0], place}, two[] = {half[0], place, half[1]};
+  return n == 16 ? ll_call(g, "llvm.x86.avx512.permvar.si.512", NULL, 2, one)
+                 : ll_call(g, "llvm.x86.avx512.vpermi2var.d.512", NULL, 3, two);
+}
+
+/* The code of x but for its sign, wrong for NaN, in the low 7 bits of 16 lanes; what is above them
+ * is arbitrary. See codes_fp8. */
+static Val fp8_magnitude_avx512(Gen *g, DType dt, Val x) {
+  Val a = saturated(g, x, fp8_top(dt));
+  Val sum = LLVMBuildFAdd(g->b, a, ll_bits(g, fp8_magic_avx512(g, dt, a), g->f32), "");
+  return ll_bits(g, sum, g->i32);
 }
 
 /* Codes in 32-bit lanes whose upper bits are zero.
@@ -168,21 +208,21 @@ static Val select_bits_avx512(Gen *g, int64_t mask, Val a, Val b) {
  * significand, leading one included, which the exponent field less one is added to, modulo 2^7. Its
  * constant part, which is even, is added with the power of two. Saturation comes first. */
 static Val codes_fp8(Gen *g, DType dt, Val x) {
-  int mbits = dt == DT_E5M2 ? 2 : 3, bias = dt == DT_E5M2 ? 15 : 7, drop = 23 - mbits;
-  int constant = -((128 - bias) << mbits) & 0x7f;
-  Val b = ll_bits(g, x, g->i32), a = saturated(g, x, dt == DT_E5M2 ? 57344 : 448);
+  Val b = ll_bits(g, x, g->i32), nan = ll_fcmp(g, LLVMRealUNO, x, x), sign = ll_lshr(g, b, 24);
   Ty t = LLVMTypeOf(b);
+  if (g->level->avx512 && ll_lanes(x) == 16) {
+    Val code = select_bits_avx512(g, ll_i(t, 0x7f), fp8_magnitude_avx512(g, dt, x), sign);
+    return ll_sel(g, nan, ll_i(t, 0x7f), code);
+  }
+  int mbits = dt == DT_E5M2 ? 2 : 3, drop = 23 - mbits;
+  int constant = -(fp8_least(dt) << mbits) & 0x7f;
+  Val a = saturated(g, x, fp8_top(dt));
   Val e = ll_and(g, ll_bits(g, a, g->i32), ll_i(t, 0x7f800000)),
-      least = ll_i(t, (128 - bias) << 23);
+      least = ll_i(t, (int64_t)fp8_least(dt) << 23);
   e = ll_sel(g, ll_icmp(g, LLVMIntSGT, e, least), e, least);
   Val magic = ll_add(g, e, ll_i(t, ((int64_t)drop << 23) + constant));
   Val sum = LLVMBuildFAdd(g->b, a, ll_bits(g, magic, g->f32), "");
   Val code = ll_add(g, ll_bits(g, sum, g->i32), ll_lshr(g, e, drop));
-  Val nan = ll_fcmp(g, LLVMRealUNO, x, x), sign = ll_lshr(g, b, 24);
-  if (g->level->avx512 && ll_lanes(x) == 16) {
-    code = select_bits_avx512(g, 0x7f, code, sign);
-    return ll_sel(g, nan, ll_i(t, 0x7f), code);
-  }
   code = ll_and(g, code, ll_i(t, 0x7f));
   sign = ll_and(g, sign, ll_i(t, 0x80));
   if (g->level->avx512)
@@ -314,8 +354,8 @@ Val ll_tf32(Gen *g, Val v) {
   return wide ? ll_fext(g, r, g->f64) : r;
 }
 
-/* Below f16's normal numbers its last place is 2^-24, whatever the exponent: |x| 2^24 = whole + part,
- * which is one more where part + r >= 1. All of it exact. */
+/* Below f16's normal numbers its last place is 2^-24, whatever the exponent: |x| 2^24 = whole +
+ * part, which is one more where part + r >= 1. All of it exact. */
 static Val sr_small_f16(Gen *g, Val a, Val r) {
   Ty t = LLVMTypeOf(a);
   Val scaled = LLVMBuildFMul(g->b, a, ll_f(t, 0x1p24), "");
@@ -377,20 +417,81 @@ Val ll_decode_pairs(Gen *g, DType dt, Val raw) {
   return ll_bits(g, ll_join(g, ll_shl(g, words, 16), odd), g->f32);
 }
 
+/* 16 even and 16 odd elements: codes by pairs in the low halves of 32-bit lanes. */
+static Val fp8_pairs_avx512(Gen *g, DType dt, Val even, Val odd) {
+  Val a = ll_bits(g, even, g->i32), b = ll_bits(g, odd, g->i32);
+  Ty t = LLVMTypeOf(a);
+  Val code = select_bits_avx512(g, ll_i(t, 0x7f), fp8_magnitude_avx512(g, dt, even),
+                                ll_shl(g, fp8_magnitude_avx512(g, dt, odd), 8));
+  Val sign = select_bits_avx512(g, ll_i(t, 0x80), ll_lshr(g, a, 24), ll_lshr(g, b, 16));
+  Val word = select_bits_avx512(g, ll_i(t, 0x8080), sign, code), var = NULL;
+  If rare = {0};
+  if (g->may_branch) {
+    Val any = LLVMBuildBitCast(g->b, ll_fcmp(g, LLVMRealUNO, even, odd), g->i16, "");
+    var = ll_var(g, word);
+    rare = ll_if_rare(g, ll_icmp(g, LLVMIntNE, any, LLVMConstInt(g->i16, 0, 0)));
+  }
+  Val low = ll_and(g, ll_sext(g, ll_fcmp(g, LLVMRealUNO, even, even), g->i32), ll_i(t, 0xff));
+  Val high = ll_and(g, ll_sext(g, ll_fcmp(g, LLVMRealUNO, odd, odd), g->i32), ll_i(t, 0xff00));
+  word = select_bits_avx512(g, ll_or(g, low, high), ll_i(t, 0x7f7f), word);
+  if (!var)
+    return word;
+  ll_var_set(g, var, word);
+  ll_endif(g, &rare);
+  return ll_var_get(g, var);
+}
+
+/* bf16 bits of 16 even and 16 odd elements in the order of memory. Rounded as 32 halves: up where
+ * the lower half, with the last bit of the upper one as its own to break ties, is above 0x8000. */
+static Val bf16_pairs_avx512(Gen *g, Val even, Val odd) {
+  Val a = ll_bits(g, even, g->i32), b = ll_bits(g, odd, g->i32), var = NULL;
+  Ty t = LLVMTypeOf(a), halves = ll_vec(g->i16, 32);
+  Val upper = ll_i(t, 0xffff0000);
+  Val high = select_bits_avx512(g, upper, b, ll_lshr(g, a, 16));
+  Val low = select_bits_avx512(g, upper, ll_shl(g, b, 16), a);
+  Val odd_args[] = {low, high, ll_i(t, 0x10001), LLVMConstInt(g->i32, 0xf8, 0)};
+  low = ll_call(g, "llvm.x86.avx512.pternlog.d.512", NULL, 4, odd_args); /* low | (high & 1) */
+  low = LLVMBuildBitCast(g->b, low, halves, "");
+  Val up = ll_icmp(g, LLVMIntUGT, low, ll_i(halves, 0x8000));
+  Val word = LLVMBuildBitCast(g->b, high, halves, "");
+  /* one that LLVM does not know: else it makes numbers of the mask, one instruction more */
+  Val one = ll_fence(g, ll_bits(g, ll_i(t, 0x10001), g->f32));
+  word = ll_sel(g, up, ll_add(g, word, LLVMBuildBitCast(g->b, one, halves, "")), word);
+  If rare = {0};
+  if (g->may_branch) {
+    Val any = LLVMBuildBitCast(g->b, ll_fcmp(g, LLVMRealUNO, even, odd), g->i16, "");
+    var = ll_var(g, word);
+    rare = ll_if_rare(g, ll_icmp(g, LLVMIntNE, any, LLVMConstInt(g->i16, 0, 0)));
+  }
+  Val nan_a = ll_and(g, ll_sext(g, ll_fcmp(g, LLVMRealUNO, even, even), g->i32), ll_i(t, 0xffff));
+  Val nan_b = ll_and(g, ll_sext(g, ll_fcmp(g, LLVMRealUNO, odd, odd), g->i32), upper);
+  Val quiet = ll_or(g, high, ll_i(t, 0x400040));
+  Val bits = LLVMBuildBitCast(g->b, word, LLVMTypeOf(high), "");
+  bits = select_bits_avx512(g, ll_or(g, nan_a, nan_b), quiet, bits);
+  word = LLVMBuildBitCast(g->b, bits, halves, "");
+  if (!var)
+    return word;
+  ll_var_set(g, var, word);
+  ll_endif(g, &rare);
+  return ll_var_get(g, var);
+}
+
 Val ll_encode_pairs(Gen *g, DType dt, Val v) {
   bool fp8 = dt == DT_E4M3 || dt == DT_E5M2;
   if ((dt != DT_BF16 && !fp8) || ll_elem(v) != g->f32)
     return ll_interleave(g, ll_encode(g, dt, v));
   int n = ll_lanes(v), half = n / 2;
+  if (g->level->avx512 && half == 16) {
+    Val a = ll_slice(g, v, 0, half), b = ll_slice(g, v, half, half);
+    return fp8 ? recast(g, ll_trunc(g, fp8_pairs_avx512(g, dt, a, b), g->i16), g->i8, n)
+               : bf16_pairs_avx512(g, a, b);
+  }
   Val r = fp8 ? fp8_codes(g, dt, v) : round_bf16(g, v);
   Val even = ll_slice(g, r, 0, half), odd = ll_slice(g, r, half, half);
   Ty t = LLVMTypeOf(even);
   if (fp8)
     return recast(g, ll_trunc(g, ll_or(g, even, ll_shl(g, odd, 8)), g->i16), g->i8, n);
-  even = ll_lshr(g, even, 16);
-  /* plain logic would become a permutation of words, which is three instructions inside */
-  Val words = g->level->avx512 && half == 16 ? select_bits_avx512(g, 0xffff0000, odd, even)
-                                             : ll_or(g, even, ll_and(g, odd, ll_i(t, 0xffff0000)));
+  Val words = ll_or(g, ll_lshr(g, even, 16), ll_and(g, odd, ll_i(t, 0xffff0000)));
   return recast(g, words, g->i16, n);
 }
 

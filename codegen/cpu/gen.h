@@ -60,6 +60,7 @@ typedef struct {
   Val count;        /* valid lanes, i64; NULL: all */
   Val index[MAX_DIMS]; /* i64 */
   Val acc;          /* value of PR_ACC */
+  Val *raw;         /* what loads find, undecoded: nstmt values, or NULL when nobody asks */
   Val *val;         /* nstmt values, NULL until emitted */
   /* Address of the element at this row with all listed dimensions already counted in: when base_in[k]
    * (base_out[k]) is not NULL, only dimensions d with free[d] are added to it. NULL arrays: the

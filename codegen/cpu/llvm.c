@@ -613,12 +613,28 @@ void ll_while_end(Gen *g, While *w) {
   LLVMPositionBuilderAtEnd(g->b, w->exit);
 }
 
-If ll_if(Gen *g, Val cond) {
+static If begin_if(Gen *g, Val cond, bool rare) {
   LLVMBasicBlockRef then = block(g, "then");
   If f = {block(g, "else"), block(g, "end"), false};
-  LLVMBuildCondBr(g->b, cond, then, f.other);
+  Val branch = LLVMBuildCondBr(g->b, cond, then, f.other);
+  if (rare) {
+    LLVMMetadataRef words[] = {LLVMMDStringInContext2(g->ctx, "branch_weights", 14),
+                               LLVMValueAsMetadata(LLVMConstInt(g->i32, 1, 0)),
+                               LLVMValueAsMetadata(LLVMConstInt(g->i32, 10000, 0))};
+    LLVMMetadataRef node = LLVMMDNodeInContext2(g->ctx, words, 3);
+    LLVMSetMetadata(branch, LLVMGetMDKindIDInContext(g->ctx, "prof", 4),
+                    LLVMMetadataAsValue(g->ctx, node));
+  }
   LLVMPositionBuilderAtEnd(g->b, then);
   return f;
+}
+
+If ll_if(Gen *g, Val cond) {
+  return begin_if(g, cond, false);
+}
+
+If ll_if_rare(Gen *g, Val cond) {
+  return begin_if(g, cond, true);
 }
 
 void ll_else(Gen *g, If *f) {

@@ -178,6 +178,7 @@ typedef struct {
   bool has_else;
 } If;
 If ll_if(Gen *g, Val cond);
+If ll_if_rare(Gen *g, Val cond); /* hardly ever: out of the way of what follows */
 void ll_else(Gen *g, If *f);
 void ll_endif(Gen *g, If *f);
 

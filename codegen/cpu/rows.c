@@ -30,11 +30,12 @@ enum { AHEAD_BYTES = 1024 };
 /* One pass over the columns of 1 (lanes along columns) or several groups. */
 typedef struct {
   Rows *r;
-  int pass, ngroup;
+  int pass, ngroup, q; /* q: the group at hand */
   Group *group;
   Val count;           /* valid lanes of the group when the lanes are rows */
   Acc *acc;            /* variables of row reductions: [nstmt][ROWS_MAX_UNROLL] */
-  Val *val;            /* scratch list of nstmt values */
+  Val *val, *raw;      /* scratch lists of nstmt values */
+  Val *held;           /* column sums of the groups before q at this column: [nstmt] */
   Val index[MAX_DIMS]; /* column dimensions */
 } Pass;
 
@@ -62,8 +63,15 @@ static bool is_max_of_magnitudes(const Rows *r, int i) {
   return (s->prim == PR_RMAX || s->prim == PR_AMAX) && is_magnitude(r, s->arg[0]);
 }
 
+/* The load whose magnitudes raw reduction i compares. */
+static int raw_load(const Rows *r, int i) {
+  return r->body.stmt[r->body.stmt[i].arg[0]].arg[0];
+}
+
 static Val neutral(Rows *r, int i, int lanes) {
   const Stmt *s = &r->body.stmt[i];
+  if (r->plan[i].raw)
+    return ll_i(ll_vec(r->g->i16, lanes), 0);
   Ty t = ll_vec(ll_reg(r->g, (DType)s->dt), lanes);
   bool max = s->prim == PR_RMAX || s->prim == PR_AMAX;
   bool min = s->prim == PR_RMIN || s->prim == PR_AMIN;
@@ -79,6 +87,8 @@ static Val combine(Rows *r, int i, Val a, Val b) {
   const Stmt *s = &r->body.stmt[i];
   bool max = s->prim == PR_RMAX || s->prim == PR_AMAX;
   bool min = s->prim == PR_RMIN || s->prim == PR_AMIN;
+  if (r->plan[i].raw)
+    return ll_sel(g, ll_icmp(g, LLVMIntUGT, a, b), a, b);
   if (is_max_of_magnitudes(r, i)) {
     Val x = ll_bits(g, a, g->i32), y = ll_bits(g, b, g->i32);
     return ll_bits(g, ll_sel(g, ll_icmp(g, LLVMIntSGT, x, y), x, y), g->f32);
@@ -122,6 +132,8 @@ static Val across_lanes(Rows *r, int i, Val v) {
 static Val acc_result(Rows *r, int i, Acc a, bool across) {
   Gen *g = r->g;
   Val v = across ? across_lanes(r, i, a.sum) : a.sum, ordered = a.ordered;
+  if (r->plan[i].raw)
+    return ll_decode(g, gen_in_dtype(r->op, r->body.stmt[raw_load(r, i)].ref), v);
   if (!ordered)
     return v;
   int bits = ll_lanes(ordered);
@@ -210,8 +222,11 @@ static void column_sum(Pass *p, int i, Val v, int lanes, Val column, Val count) 
   } else {
     v = ll_splat(g, v, lanes);
   }
-  Val sum = ll_load(g, t, ll_lanes(v), at, count);
-  ll_store(g, combine(r, i, sum, v), at, count);
+  bool first = r->on_rows || p->q == 0, last = r->on_rows || p->q == p->ngroup - 1;
+  Val sum = first ? ll_load(g, t, ll_lanes(v), at, count) : p->held[i];
+  p->held[i] = combine(r, i, sum, v);
+  if (last)
+    ll_store(g, p->held[i], at, count);
 }
 
 /* ---- one vector ---- */
@@ -232,16 +247,24 @@ static Lanes lanes_of(Rows *r, Group *q, int lanes, Val count, Val *val) {
   return s;
 }
 
+/* What reduction i takes in. */
+static Val reduced(Pass *p, Lanes *s, int i) {
+  Rows *r = p->r;
+  if (!r->plan[i].raw)
+    return s->val[r->body.stmt[i].arg[0]];
+  Val x = s->raw[raw_load(r, i)];
+  return ll_and(r->g, x, ll_i(LLVMTypeOf(x), 0x7fff));
+}
+
 static bool finish_element(Pass *p, Lanes *s, int i, int u, Val column) {
   Rows *r = p->r;
   const Stmt *st = &r->body.stmt[i];
   if (prim_is_row_reduction(st->prim))
-    accumulate(r, i, *slot(p->acc, i, u), s->val[st->arg[0]], s->lanes,
-               r->on_rows ? NULL : s->count);
+    accumulate(r, i, *slot(p->acc, i, u), reduced(p, s, i), s->lanes, r->on_rows ? NULL : s->count);
   else if (st->prim == PR_CSUM)
     column_sum(p, i, s->val[st->arg[0]], s->lanes, column, s->count);
   else if (prim_is_reduction(st->prim))
-    accumulate(r, i, *slot(r->sums, i, u), s->val[st->arg[0]], s->lanes, s->count);
+    accumulate(r, i, *slot(r->sums, i, u), reduced(p, s, i), s->lanes, s->count);
   else if (!stmt_emit(s, i))
     return false;
   if (p->pass == HOIST || r->plan[i].spill == p->pass)
@@ -292,6 +315,7 @@ static bool element(Pass *p, Group *q, int u, Val inner, Val count, bool paired)
   memcpy(p->val, q->val, (size_t)r->body.nstmt * sizeof *p->val);
   Lanes s = lanes_of(r, q, lanes, count, p->val);
   s.paired = paired;
+  s.raw = p->raw;
   for (int d = r->nrow; d < r->body.ndim; d++)
     s.index[d] = p->index[d];
   if (!r->on_rows && r->lanes > 1)
@@ -318,8 +342,8 @@ static bool element(Pass *p, Group *q, int u, Val inner, Val count, bool paired)
 
 /* One vector of each row; k: number of the vector in an unrolled loop. */
 static bool elements(Pass *p, int k, Val inner, Val count, bool paired) {
-  for (int q = 0; q < p->ngroup; q++)
-    if (!element(p, &p->group[q], k * p->r->together + q, inner, count, paired))
+  for (p->q = 0; p->q < p->ngroup; p->q++)
+    if (!element(p, &p->group[p->q], k * p->r->together + p->q, inner, count, paired))
       return false;
   return true;
 }
@@ -368,8 +392,8 @@ static bool nest(Pass *p, int d) {
   }
   if (d < r->body.ndim)
     return columns(p);
-  for (int u = 0; u < p->ngroup; u++)
-    if (!element(p, &p->group[u], u, ll_n(r->g, 0), p->count, false))
+  for (p->q = 0; p->q < p->ngroup; p->q++)
+    if (!element(p, &p->group[p->q], p->q, ll_n(r->g, 0), p->count, false))
       return false;
   return true;
 }
@@ -487,7 +511,7 @@ static void place_group(Rows *r, Group *q, Val row, int u) {
 static bool run_groups(Rows *r, Val row, int ngroup, Val count) {
   const Body *b = &r->body;
   size_t per = (size_t)b->nstmt + (size_t)b->nin + (size_t)b->nout + 1;
-  Val *list = calloc(per * ROWS_MAX_UNROLL + (size_t)b->nstmt + 1, sizeof *list);
+  Val *list = calloc(per * ROWS_MAX_UNROLL + 3 * (size_t)b->nstmt + 1, sizeof *list);
   Acc *acc = calloc((size_t)b->nstmt * ROWS_MAX_UNROLL + 1, sizeof *acc);
   bool ok = (list && acc) || gen_fail(r->g, "out of memory");
   Group group[ROWS_MAX_UNROLL];
@@ -503,7 +527,9 @@ static bool run_groups(Rows *r, Val row, int ngroup, Val count) {
             .group = group,
             .count = count,
             .acc = acc,
-            .val = ok ? list + per * ROWS_MAX_UNROLL : NULL};
+            .val = ok ? list + per * ROWS_MAX_UNROLL : NULL,
+            .raw = ok ? list + per * ROWS_MAX_UNROLL + b->nstmt : NULL,
+            .held = ok ? list + per * ROWS_MAX_UNROLL + 2 * b->nstmt : NULL};
   for (p.pass = 0; ok && p.pass <= r->npass; p.pass++)
     ok = row_level(&p, p.pass, false) && (p.pass == r->npass || run_pass(&p));
   ok = ok && row_level(&p, 0, true);

@@ -16,6 +16,7 @@ typedef struct {
   int pass;        /* reductions of elements and element stores: pass that does them */
   int spill;       /* pass that writes the value to scratch, -1: none; later passes read it */
   bool hoisted;    /* load that is the same in all rows: decoded into scratch once a panel */
+  bool raw;        /* largest magnitude of 16-bit floats: their bits are compared as integers */
   bool picked;     /* sum of what is zero but in one column: that element is computed alone */
   int64_t scratch; /* byte offset of its row buffer or column sums; -1: none */
 } StmtPlan;

@@ -277,6 +277,22 @@ static bool is_elem_sink(const Rows *r, int i) {
   return prim_is_reduction(s->prim) && !r->plan[i].picked;
 }
 
+/* Largest magnitudes of a 16-bit format, in the pass that loads them: their bits have the same
+ * order, and there are twice as many in a vector. */
+static bool is_raw(const Rows *r, int i) {
+  const Stmt *s = &r->body.stmt[i];
+  if ((s->prim != PR_RMAX && s->prim != PR_AMAX) || r->on_rows || r->lanes == 1)
+    return false;
+  const Stmt *abs = &r->body.stmt[s->arg[0]], *load = abs;
+  if (abs->prim == PR_ABS)
+    load = &r->body.stmt[abs->arg[0]];
+  if (abs->prim != PR_ABS || load->prim != PR_LOAD || load->level != LV_ELEM ||
+      r->plan[abs->arg[0]].hoisted || r->plan[i].pass != 0)
+    return false;
+  DType dt = gen_in_dtype(r->op, load->ref);
+  return (dt == DT_BF16 || dt == DT_F16) && r->body.in[load->ref].stride[r->lane_dim] == 1;
+}
+
 /* Sums over the columns of select(column == v, x, 0): one element of x, when nothing has to be gone
  * through before it is known. */
 static bool is_picked(const Rows *r, int i) {
@@ -305,6 +321,7 @@ static void find_ready(Rows *r) {
     if (!is_elem_sink(r, i))
       continue;
     p->pass = p->ready;
+    p->raw = is_raw(r, i);
     if (p->pass + 1 > r->npass)
       r->npass = p->pass + 1;
     if (prim_is_row_reduction(s->prim))
@@ -415,8 +432,8 @@ static void choose_together(Rows *r) {
     const Stmt *st = &r->body.stmt[i];
     if (st->level == LV_ELEM && math_cost(st) >= 20)
       most = math_cost(st) >= 40 ? 1 : most > 2 ? 2 : most; /* busy enough */
-    bool queue = st->prim == PR_CSUM; /* one row's addition in memory would wait for the other's */
-    short_rows = short_rows && !queue;
+    if (st->prim == PR_CSUM && most > 2)                    /* their sums take registers */
+      most = 2;
     spilled += r->plan[i].spill >= 0 ? spill_bytes(r, i) : 0;
   }
   while (most > 2 && most * spilled > MAX_CHEAP_SPILL_BYTES)

@@ -23,8 +23,9 @@ Val stmt_address(Lanes *s, bool out, int k, int64_t *stride) {
   return ll_gep(g, ll_mem(g, dt), base, off);
 }
 
-/* raw: memory elements as they are, for copies within one dtype. */
-static Val load(Lanes *s, int k, bool raw) {
+/* undecoded: memory elements as they are, for copies within one dtype. They are left in *raw, too.
+ */
+static Val load(Lanes *s, int k, bool undecoded, Val *raw) {
   Gen *g = s->g;
   DType dt = gen_in_dtype(s->group, k);
   int64_t stride;
@@ -34,6 +35,8 @@ static Val load(Lanes *s, int k, bool raw) {
           : stride == 1 ? ll_load(g, t, s->lanes, at, s->count)
                         : ll_load_strided(g, t, s->lanes, at, ll_n(g, stride), s->count);
   if (raw)
+    *raw = v;
+  if (undecoded)
     return v;
   return s->paired && stride ? ll_decode_pairs(g, dt, v) : ll_decode(g, dt, v);
 }
@@ -232,7 +235,7 @@ bool stmt_emit(Lanes *s, int i) {
     v = constant(g, st);
     break;
   case PR_LOAD:
-    v = load(s, st->ref, st->rd == STMT_RAW);
+    v = load(s, st->ref, st->rd == STMT_RAW, s->raw ? &s->raw[i] : NULL);
     break;
   case PR_ACC:
     v = s->acc;

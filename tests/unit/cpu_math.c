@@ -317,6 +317,54 @@ START_TEST(encode_sweep) {
 }
 END_TEST
 
+/* Where bf16 is read or written columns are done in pairs of vectors, with code of their own for
+ * narrow results: every bf16 code to 8 bits, and to bf16 whatever lies between two codes. */
+START_TEST(encode_pairs) {
+  enum { CODES = 1 << 16 };
+  static const uint32_t below[] = {0, 1, 0x7fff, 0x8000, 0x8001, 0xffff};
+  static uint16_t x[CODES], rounded[CODES];
+  static float y[CODES];
+  static uint8_t codes[2][CODES];
+  for (int l = 0; l < nlevel; l++) {
+    Group *t = group_new("rows", 2, (int64_t[]){CODES / 64, 64}, 1);
+    t->body.panel_rows = 3;
+    Access a = {.stride = {64, 1}};
+    group_in(t, DT_BF16, CODES, a);
+    group_in(t, DT_F32, CODES, a);
+    const DType to[] = {DT_E4M3, DT_E5M2, DT_BF16};
+    int from[2];
+    for (int k = 0; k < 2; k++)
+      from[k] = group_stmt(t, PR_LOAD, DT_F32, k, 0, -1, -1, -1, -1);
+    for (int k = 0; k < 3; k++) {
+      group_out(t, to[k], CODES, a);
+      group_stmt(t, PR_STORE, DT_F32, k, 0, from[k / 2], -1, -1, -1);
+    }
+    Run r = run_compile(t, levels[l]);
+    MpccArg args[] = {{.p = codes[0]}, {.p = codes[1]}, {.p = rounded}, {.p = x}, {.p = y}};
+    for (size_t b = 0; b < sizeof below / sizeof *below; b++) {
+      for (uint32_t i = 0; i < CODES; i++) {
+        x[i] = (uint16_t)i;
+        y[i] = num_f32_from_bits(i * 40503u << 16 | below[b]); /* odd: every code, in any order */
+      }
+      r.fn(args, 0, r.ntiles, r.scratch);
+      for (int i = 0; i < CODES; i++)
+        for (int k = 0; k < 3; k++) {
+          uint32_t want = 0, got = k < 2 ? codes[k][i] : rounded[i];
+          num_store(&want, to[k], k < 2 ? num_load(&x[i], DT_BF16) : (double)y[i]);
+          uint32_t bits;
+          memcpy(&bits, &y[i], 4);
+          if (k == 2 && isnan(y[i])) /* a double keeps no signalling NaN */
+            want = bits >> 16 | 0x40;
+          EXPECT(got == want, "%x to %s: %x, want %x, %s", k < 2 ? x[i] : bits, dtype_text(to[k]),
+                 got, want, levels[l]);
+        }
+    }
+    run_free(&r);
+    group_free(t);
+  }
+}
+END_TEST
+
 /* f64 to narrow formats rounds once. */
 START_TEST(encode_f64) {
   static const DType formats[] = {DT_F32, DT_BF16, DT_F16, DT_E4M3, DT_E5M2, DT_E8M0, DT_E2M1};
@@ -429,6 +477,7 @@ int main(void) {
   tcase_add_test(c, huge_angles);
   tcase_add_test(c, decode_all_codes);
   tcase_add_test(c, encode_sweep);
+  tcase_add_test(c, encode_pairs);
   tcase_add_test(c, encode_f64);
   tcase_add_test(c, round_statement);
   tcase_add_test(c, random_bits);
