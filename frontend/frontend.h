@@ -226,6 +226,7 @@ typedef struct {
   double a, b;      /* constant: a; uniform: [a, b); trunc_normal: cut to [a, b]; orthogonal: gain a */
   double mean, std;
   int64_t zero_row; /* row that starts as zeros, counted from 1; 0: none */
+  bool complex;     /* the last axis holds real and imaginary part; a constant is real */
 } Init;
 
 /* `zeros`, `{normal: {std: 0.02}}`, `{constant: 0.5}`, `{type: normal, std: 0.02}`: a map with `type`
@@ -237,6 +238,9 @@ Init init_from(const Val *v, int rank, const int64_t *dim);
 void init_fans(int rank, const int64_t *dim, double *fan_in, double *fan_out);
 Init init_constant(double v);
 Init init_bound(double bound); /* uniform in [-bound, bound) */
+/* The same for complex numbers, as torch has it: uniform and constant as they are, normal with half of
+ * the variance in each part. */
+Init init_complex(Init init);
 /* Attributes init, bound, mean ... of a parameter. */
 void init_describe(Builder *b, Tensor *t, const Init *init);
 /* Value that function `init` writes; seed, step: i64 scalars; stream: two free numbers, this and the
@@ -332,6 +336,9 @@ typedef struct {
   Value **input;       /* by model input */
   Value **value;       /* by node */
   int *batch_axis;     /* by node: its axis of samples; 0 but between transpose and batch_first: false */
+  Value **imag;        /* by node: imaginary part of a complex result, whose real part is `value` */
+  Str part;            /* "re" or "im": of what the ops being built are a part; NULL: of neither */
+  Str complex_mode;    /* mode that the complex layer being built computes in; NULL: that of its region */
   int nparam, param_cap;
   LoweredParam *param;
   int nbuffer, buffer_cap;
@@ -356,7 +363,8 @@ Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const
 /* State NAME.tensor that is not trained and starts as `init`; NULL when memory is short. */
 Tensor *lower_buffer(Lower *lo, const Node *n, const char *tensor, DType dt, int rank,
                      const int64_t *dim, double init);
-Value *lower_value(const Lower *lo, const Node *n);
+/* Value of a layer or input that is read at loc, outside the layers: a complex one is diagnosed. */
+Value *lower_value(Lower *lo, const Node *n, Loc loc);
 /* Data field as a batch of this type, declared at its first use. classes (0: none) and ignore: what
  * its class numbers must be. */
 Value *lower_field(Lower *lo, const Source *from, const Type *type, int64_t classes, int64_t ignore);
@@ -401,6 +409,10 @@ Str precision_check(const Check *c, Val *v, const Val *asked);
 void precision_overrides(const Check *c, const Val *v, Model *m);
 /* Whether the mode scales the loss (design rule: gradients pass through float16, masters exist). */
 bool precision_scales(const Val *v);
+/* Mode that complex layer n computes in, *mode (NULL: as its region or the whole says): autocast never
+ * touches complex numbers, 16 bits have none. stored: it has complex parameters. False after a
+ * diagnostic. */
+bool precision_complex(const Check *c, const Val *v, const Node *n, bool stored, Str *mode);
 
 /* ---- source.c: texts to one tree ---- */
 

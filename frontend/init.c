@@ -40,6 +40,12 @@ Init init_bound(double bound) {
   return (Init){.kind = INIT_UNIFORM, .a = -bound, .b = bound};
 }
 
+Init init_complex(Init init) {
+  init.complex = true;
+  init.std /= sqrt(2);
+  return init;
+}
+
 static Init init_normal(double mean, double std) {
   return (Init){.kind = INIT_NORMAL, .mean = mean, .std = std};
 }
@@ -255,6 +261,14 @@ static Value *value_of(Builder *b, const Init *init, const Type *type, Value *se
 Value *init_build(Builder *b, const Init *init, const Type *type, Value *seed, Value *step,
                   int64_t stream) {
   Value *v = value_of(b, init, type, seed, step, stream);
+  if (init->complex && init->kind == INIT_CONSTANT && init->a != 0) {
+    int64_t pair[MAX_RANK];
+    for (int i = 0; i < type->rank; i++)
+      pair[i] = i == type->rank - 1 ? 2 : 1;
+    Attr at[] = {attr_ints(b, "shape", type->rank, pair), attr_i(b, "dim", type->rank - 1)};
+    Value *in[2] = {build_op(b, OP_iota, 0, NULL, 2, at)->out[0], v};
+    return build_expr(b, "a == 0 ? b : 0", DT_F32, 2, in);
+  }
   if (!init->zero_row)
     return v;
   const int64_t rows[2] = {type->dim[0], 1};

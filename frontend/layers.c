@@ -2,6 +2,8 @@
  * for the batch. */
 #include "frontend/layers.h"
 
+#include <string.h>
+
 int64_t lay_int(const Node *n, const char *key) {
   return val_get_int(n->args, key, 0);
 }
@@ -60,15 +62,21 @@ Op *lay_emit(Lower *lo, const Node *n, OpCode code, int nin, Value *const *in, i
              const Attr *attr) {
   enum { MAX_ATTRS = 16 };
   Attr all[MAX_ATTRS];
+  int given = nattr;
   for (int i = 0; i < nattr; i++)
     all[i] = attr[i];
-  if (n->region.mode) {
+  if (lo->complex_mode) {
+    all[nattr++] = attr_s(lo->b, "precision", lo->complex_mode);
+    all[nattr++] = attr_s(lo->b, "region", "complex numbers keep their format");
+  } else if (n->region.mode) {
     all[nattr++] = attr_s(lo->b, "precision", n->region.mode);
     all[nattr++] = attr_s(lo->b, "region", n->region.rule);
   }
+  if (lo->part)
+    all[nattr++] = attr_s(lo->b, "complex", lo->part);
   OpKind kind = op_info(code)->kind;
   Str level = val_get_str(n->args, code == OP_conv ? "float32_conv" : "float32_matmul", NULL);
-  if (level && (kind == OK_PRODUCT || kind == OK_ATTENTION))
+  if (level && (kind == OK_PRODUCT || kind == OK_ATTENTION) && !attr_find(attr, given, "float32"))
     all[nattr++] = attr_s(lo->b, "float32", level);
   return build_op(lo->b, code, nin, in, nattr, all);
 }
@@ -132,9 +140,13 @@ Value *lay_batch_first(Lower *lo, const Node *n, Value *const *in, int i) {
 
 Value *lay_param(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
                  Init otherwise) {
+  int64_t all[MAX_RANK + 1] = {0}; /* with the axis of both parts */
+  int naxes = rank + otherwise.complex;
+  memcpy(all, dim, (size_t)rank * sizeof *dim);
+  all[rank] = 2;
   if (n->tie && !strcmp(tensor, "weight")) {
-    Value *v = lower_param(lo, n->tie, tensor, rank, dim, otherwise);
-    const Type *want = type_get(builder_types(lo->b), v->type->dt, rank, dim);
+    Value *v = lower_param(lo, n->tie, tensor, naxes, all, otherwise);
+    const Type *want = type_get(builder_types(lo->b), v->type->dt, naxes, all);
     if (!type_same_shape(v->type, want) && !builder_failed(lo->b))
       lay_misfit(lo, n, n->loc, n->nin, NULL, "has weight %s, that of '%s' is %s",
                  lay_shape(lo, want), n->tie->name, lay_shape(lo, v->type));
@@ -150,7 +162,13 @@ Value *lay_param(Lower *lo, const Node *n, const char *tensor, int rank, const i
               n->name, rank);
     given = NULL;
   }
-  return lower_param(lo, n, tensor, rank, dim, given ? init_from(given, rank, dim) : otherwise);
+  Init init = given ? init_from(given, rank, dim) : otherwise;
+  if (given && otherwise.complex &&
+      (init.kind == INIT_TRUNC_NORMAL || init.kind == INIT_ORTHOGONAL))
+    return lay_error(lo, given->loc, 312,
+                     "dtypes do not fit: %s makes real numbers, '%s' is complex",
+                     val_get_str(given, "type", ""), n->name);
+  return lower_param(lo, n, tensor, naxes, all, otherwise.complex ? init_complex(init) : init);
 }
 
 /* ---- the table ---- */
@@ -169,12 +187,44 @@ static const struct {
   {#type, layer_##type, OP_COUNT, least, most, tensors, false, true},
 #define PARTS(type, least, most) {#type, layer_##type, OP_COUNT, least, most, "", true, false},
 #define POINTWISE(type, op) {#type, NULL, OP_##op, 1, 1, "", false, false},
+#define EACH(type)
+#define PAIR(type)
 #include "frontend/layers.def"
 #undef LAYER
 #undef TURNED
 #undef PARTS
 #undef POINTWISE
+#undef EACH
+#undef PAIR
 };
+
+/* What a layer does with complex operands. */
+typedef enum { COMPLEX_REFUSED, COMPLEX_EACH, COMPLEX_PAIR } Parts;
+static const struct {
+  const char *type;
+  Parts parts;
+} complex_kinds[] = {
+#define LAYER(type, least, most, tensors)
+#define TURNED(type, least, most, tensors)
+#define PARTS(type, least, most)
+#define POINTWISE(type, op)
+#define EACH(type) {#type, COMPLEX_EACH},
+#define PAIR(type) {#type, COMPLEX_PAIR},
+#include "frontend/layers.def"
+#undef LAYER
+#undef TURNED
+#undef PARTS
+#undef POINTWISE
+#undef EACH
+#undef PAIR
+};
+
+static Parts parts_of(const char *type) {
+  for (size_t i = 0; i < sizeof complex_kinds / sizeof *complex_kinds; i++)
+    if (!strcmp(complex_kinds[i].type, type))
+      return complex_kinds[i].parts;
+  return COMPLEX_REFUSED;
+}
 
 static int kind_of(const char *type) {
   for (int i = 0; i < (int)(sizeof kinds / sizeof *kinds); i++)
@@ -203,6 +253,31 @@ static void check_init(Lower *lo, const Node *n) {
       lay_error(lo, n->init->item[i]->loc, 102, "layer '%s' (%s) has no tensor '%s' to initialise",
                 n->name, n->type->key, tensor);
   }
+}
+
+/* A layer over complex operands, of which i is the first. */
+static Value *build_complex(Lower *lo, const Node *n, Value *const *in, int i, LayerFn *build) {
+  Parts parts = parts_of(n->type->key);
+  if (parts == COMPLEX_REFUSED) {
+    lay_error(lo, n->loc, 312, "dtypes do not fit: '%s' (%s) takes real numbers, '%s' is complex",
+              n->name, n->type->key, n->in[i]->name);
+    diag_hint(builder_diag(lo->b), "take real, imag, abs or view_as_real of it");
+    return NULL;
+  }
+  if (!lay_complex(lo, n, false))
+    return NULL;
+  if (parts == COMPLEX_PAIR)
+    return build(lo, n, in);
+  Value *part[64];
+  for (int k = 0; k < n->nin; k++) {
+    Value *im = lay_pair(lo, n, in, k).im;
+    part[k] = im ? im : lay_zeros(lo, in[k]->type);
+  }
+  lay_part(lo, false);
+  Pair p = {build(lo, n, in), NULL};
+  lay_part(lo, true);
+  p.im = p.re && !lo->failed ? build(lo, n, part) : NULL;
+  return lay_give(lo, n, p);
 }
 
 Value *layer_build(Lower *lo, const Node *n) {
@@ -234,8 +309,14 @@ Value *layer_build(Lower *lo, const Node *n) {
       return NULL;
     }
   build_at(lo->b, n->loc, n->name, NULL);
-  Value *v =
-      kinds[k].build ? kinds[k].build(lo, n, in) : lay_emit1(lo, n, kinds[k].op, 1, in, 0, NULL);
+  lo->part = lo->complex_mode = NULL;
+  int first = 0;
+  while (first < n->nin && !lay_pair(lo, n, in, first).im)
+    first++;
+  Value *v = first < n->nin   ? build_complex(lo, n, in, first, kinds[k].build)
+             : kinds[k].build ? kinds[k].build(lo, n, in)
+                              : lay_emit1(lo, n, kinds[k].op, 1, in, 0, NULL);
+  lo->part = lo->complex_mode = NULL;
   check_init(lo, n);
   return v;
 }

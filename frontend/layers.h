@@ -10,11 +10,15 @@ typedef Value *LayerFn(Lower *lo, const Node *n, Value *const *in);
 #define TURNED(type, least, most, tensors) LayerFn layer_##type;
 #define PARTS(type, least, most) LayerFn layer_##type;
 #define POINTWISE(type, op)
+#define EACH(type)
+#define PAIR(type)
 #include "frontend/layers.def"
 #undef LAYER
 #undef TURNED
 #undef PARTS
 #undef POINTWISE
+#undef EACH
+#undef PAIR
 
 /* ---- layers.c ---- */
 
@@ -45,9 +49,43 @@ void lay_set_batch_axis(Lower *lo, const Node *n, int axis);
  * NULL after a diagnostic; and a result back. */
 Value *lay_batch_first(Lower *lo, const Node *n, Value *const *in, int i);
 Value *lay_batch_back(Lower *lo, const Node *n, Value *y);
-/* Parameter NAME.tensor with PyTorch's default, unless the layer's `init` names the tensor. */
+/* Parameter NAME.tensor with PyTorch's default, unless the layer's `init` names the tensor. With
+ * otherwise.complex it has a last axis of 2 behind these dimensions. */
 Value *lay_param(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
                  Init otherwise);
+
+/* ---- layers_pointwise.c ---- */
+
+/* Exchanges axis `at` with the last; the same again puts them back. */
+Value *lay_axis_last(Builder *b, Value *x, int at);
+
+/* ---- layers_complex.c ---- */
+
+/* Real and imaginary part; im NULL: a real value. */
+typedef struct {
+  Value *re, *im;
+} Pair;
+/* Operand i of layer n. */
+Pair lay_pair(const Lower *lo, const Node *n, Value *const *in, int i);
+/* The pair becomes the layer's result; returns its real part. */
+Value *lay_give(Lower *lo, const Node *n, Pair p);
+/* Whether its argument `dtype` says so. */
+bool lay_is_complex(const Node *n);
+/* What layer n computes from now on is complex; stored: so are its parameters. False after a
+ * diagnostic: the mode has no complex numbers. */
+bool lay_complex(Lower *lo, const Node *n, bool stored);
+/* Ops built from now on are part of an imaginary part, or of a real one. */
+void lay_part(Lower *lo, bool imag);
+Value *lay_zeros(Lower *lo, const Type *like);
+/* Elementwise sum, difference, product or quotient of shapes that broadcast. */
+Pair lay_join(Lower *lo, const Node *n, OpCode code, Pair a, Pair b);
+/* lay_param of a complex tensor, which is stored with a last axis of 2 (view_as_real). */
+Pair lay_param_pair(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
+                    Init otherwise);
+/* x W^T + b with complex tensors `weight` and `bias`. */
+Value *lay_linear_complex(Lower *lo, const Node *n, Pair x, int64_t width, bool bias, Init init);
+/* The product that `real` makes of real operands. */
+Value *lay_matmul_complex(Lower *lo, const Node *n, Pair a, Pair b, LayerFn *real);
 
 /* ---- layers_product.c ---- */
 

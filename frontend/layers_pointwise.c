@@ -22,15 +22,15 @@ Value *layer_Identity(Lower *lo, const Node *n, Value *const *in) {
 }
 
 /* y alpha, where add and sub have one. */
-static Value *scaled(Lower *lo, const Node *n, Value *y) {
+static Pair scaled(Lower *lo, const Node *n, Pair y) {
   double alpha = val_get_float(n->args, "alpha", 1);
-  Value *in[2] = {y, alpha == 1 ? NULL : build_const(lo->b, alpha, DT_F32)};
-  return alpha == 1 ? y : lay_emit1(lo, n, OP_mul, 2, in, 0, NULL);
+  return alpha == 1 ? y
+                    : lay_join(lo, n, OP_mul, y, (Pair){build_const(lo->b, alpha, DT_F32), NULL});
 }
 
 /* Two or more operands joined from the left, or one and the number `other`. */
 static Value *fold(Lower *lo, const Node *n, OpCode code, Value *const *in) {
-  Value *v = in[0];
+  Pair v = lay_pair(lo, n, in, 0);
   const Val *other = val_get(n->args, "other");
   bool number = other && other->kind == VAL_FLOAT;
   if ((n->nin == 1) != number) {
@@ -41,17 +41,17 @@ static Value *fold(Lower *lo, const Node *n, OpCode code, Value *const *in) {
   }
   if (number) {
     double y = other->f * val_get_float(n->args, "alpha", 1);
-    return lay_emit1(lo, n, code, 2, (Value *[]){v, build_const(lo->b, y, DT_F32)}, 0, NULL);
+    return lay_give(lo, n, lay_join(lo, n, code, v, (Pair){build_const(lo->b, y, DT_F32), NULL}));
   }
   for (int i = 1; i < n->nin; i++) {
     int rank;
     int64_t dim[MAX_RANK];
-    if (!type_broadcast(v->type, in[i]->type, &rank, dim) || dim[0] != lo->batch)
-      return lay_misfit(lo, n, n->loc, i, in, "meets %s and %s", lay_shape(lo, v->type),
+    if (!type_broadcast(v.re->type, in[i]->type, &rank, dim) || dim[0] != lo->batch)
+      return lay_misfit(lo, n, n->loc, i, in, "meets %s and %s", lay_shape(lo, v.re->type),
                         lay_shape(lo, in[i]->type));
-    v = lay_emit1(lo, n, code, 2, (Value *[]){v, scaled(lo, n, in[i])}, 0, NULL);
+    v = lay_join(lo, n, code, v, scaled(lo, n, lay_pair(lo, n, in, i)));
   }
-  return v;
+  return lay_give(lo, n, v);
 }
 
 Value *layer_add(Lower *lo, const Node *n, Value *const *in) {
@@ -121,8 +121,7 @@ Value *layer_PReLU(Lower *lo, const Node *n, Value *const *in) {
 
 /* ---- along an axis ---- */
 
-/* Exchanges axis `at` with the last; the same again puts them back. */
-static Value *axis_last(Builder *b, Value *x, int at) {
+Value *lay_axis_last(Builder *b, Value *x, int at) {
   int64_t perm[MAX_RANK];
   int last = x->type->rank - 1;
   for (int i = 0; i <= last; i++)
@@ -136,8 +135,8 @@ static Value *along(Lower *lo, const Node *n, OpCode code, Value *const *in) {
     return NULL;
   if (axis == 0)
     return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot work along axis 0, the batch");
-  Value *x = axis_last(lo->b, in[0], axis);
-  return axis_last(lo->b, lay_emit1(lo, n, code, 1, &x, 0, NULL), axis);
+  Value *x = lay_axis_last(lo->b, in[0], axis);
+  return lay_axis_last(lo->b, lay_emit1(lo, n, code, 1, &x, 0, NULL), axis);
 }
 
 Value *layer_Softmax(Lower *lo, const Node *n, Value *const *in) {

@@ -27,9 +27,19 @@ Value *layer_Linear(Lower *lo, const Node *n, Value *const *in) {
   int64_t k = x->dim[x->rank - 1];
   if (!lay_agrees(lo, n, "in_features", k, in))
     return NULL;
-  return lay_project(lo, n, in[0], lay_int(n, "out_features"), "weight",
-                     val_get_bool(n->args, "bias", true) ? "bias" : NULL, lay_fan_bound((double)k),
-                     lay_fan_bound((double)k));
+  bool bias = val_get_bool(n->args, "bias", true);
+  if (lay_is_complex(n))
+    return lay_linear_complex(lo, n, lay_pair(lo, n, in, 0), lay_int(n, "out_features"), bias,
+                              lay_fan_bound((double)k));
+  if (lay_pair(lo, n, in, 0).im) {
+    lay_error(lo, n->loc, 312,
+              "dtypes do not fit: '%s' (Linear) has real weights, its input '%s' is complex",
+              n->name, n->in[0]->name);
+    diag_hint(builder_diag(lo->b), "`dtype: complex` makes its weights complex");
+    return NULL;
+  }
+  return lay_project(lo, n, in[0], lay_int(n, "out_features"), "weight", bias ? "bias" : NULL,
+                     lay_fan_bound((double)k), lay_fan_bound((double)k));
 }
 
 /* Ids must be below `rows`: known for positions; for a model input the reader of data is told. */
@@ -104,7 +114,7 @@ static Value *rows_times(Lower *lo, const Node *n, Value *a, Value *b) {
 }
 
 /* A vector is a row on the left and a column on the right; its axis is not in the result. */
-Value *layer_matmul(Lower *lo, const Node *n, Value *const *in) {
+static Value *multiply(Lower *lo, const Node *n, Value *const *in) {
   Value *a = in[0], *b = in[1];
   int64_t dim[MAX_RANK], stack[MAX_RANK];
   bool row = a->type->rank == 1, column = b->type->rank == 1;
@@ -137,4 +147,9 @@ Value *layer_matmul(Lower *lo, const Node *n, Value *const *in) {
   if (row)
     dim[rank - 2] = dim[rank - 1];
   return build_reshape(lo->b, y, rank - 1, dim);
+}
+
+Value *layer_matmul(Lower *lo, const Node *n, Value *const *in) {
+  Pair a = lay_pair(lo, n, in, 0), b = lay_pair(lo, n, in, 1);
+  return a.im || b.im ? lay_matmul_complex(lo, n, a, b, multiply) : multiply(lo, n, in);
 }

@@ -242,14 +242,28 @@ Value *layer_Parameter(Lower *lo, const Node *n, Value *const *in) {
                       shape->n, MAX_RANK);
   for (int i = 0; i < shape->n; i++)
     dim[i] = shape->item[i]->i;
+  bool complex = lay_is_complex(n), expands = val_get_bool(n->args, "expand_batch", false);
+  if (complex && shape->n == MAX_RANK)
+    return lay_misfit(lo, n, shape->loc, 0, in,
+                      "has %d dimensions, at most %d are possible of complex numbers", shape->n,
+                      MAX_RANK - 1);
+  if (complex && !lay_complex(lo, n, true))
+    return NULL;
   /* as torch.nn.Parameter(torch.zeros(...)) in most models; say `init` for anything else */
-  Value *v = lay_param(lo, n, "", shape->n, dim, init_constant(0));
-  if (!val_get_bool(n->args, "expand_batch", false))
-    return v;
+  Pair v = {NULL, NULL};
+  if (complex)
+    v = lay_param_pair(lo, n, "", shape->n, dim, init_constant(0));
+  else
+    v.re = lay_param(lo, n, "", shape->n, dim, init_constant(0));
+  if (!expands || lo->failed)
+    return lay_give(lo, n, v);
   if (dim[0] != 1)
     return lay_misfit(lo, n, shape->loc, 0, in,
                       "has expand_batch, its first dimension is %lld, not 1", (long long)dim[0]);
   dim[0] = lo->batch;
   Attr at = attr_ints(lo->b, "shape", shape->n, dim);
-  return build_op(lo->b, OP_expand, 1, &v, 1, &at)->out[0];
+  v.re = build_op(lo->b, OP_expand, 1, &v.re, 1, &at)->out[0];
+  if (v.im)
+    v.im = build_op(lo->b, OP_expand, 1, &v.im, 1, &at)->out[0];
+  return lay_give(lo, n, v);
 }

@@ -362,7 +362,7 @@ bool loss_has_classes(const LossTerm *t) {
 
 /* Logits with the classes last: [N, V] and [N, T, V] as they are, torch's [N, V, H, W] permuted. */
 Value *class_logits(Lower *lo, const Sources *s, const char *what) {
-  Value *x = lower_value(lo, s->from[0].node);
+  Value *x = lower_value(lo, s->from[0].node, s->from[0].loc);
   const Type *ty = x->type;
   if (ty->rank < 2) {
     diag_error(builder_diag(lo->b), s->from[0].loc, 311,
@@ -386,7 +386,7 @@ Value *class_target(Lower *lo, const Sources *s, const Value *x, int64_t ignore)
   if (!from->node)
     return lower_field(lo, from, type_get(builder_types(lo->b), DT_I64, ty->rank - 1, ty->dim),
                        ty->dim[ty->rank - 1], ignore);
-  Value *t = lower_value(lo, from->node);
+  Value *t = lower_value(lo, from->node, from->loc);
   if (dtype_is_float(t->type->dt)) {
     diag_error(builder_diag(lo->b), from->loc, 312,
                "dtypes do not fit: the target '%s' has no class numbers, it is %s", from->name,
@@ -402,7 +402,7 @@ bool pointwise_operands(Lower *lo, const Sources *s, bool same_shape, Value **in
   const Value *like = NULL;
   int first = 0;
   for (int i = 0; i < s->n; i++) {
-    in[i] = s->from[i].node ? lower_value(lo, s->from[i].node) : NULL;
+    in[i] = s->from[i].node ? lower_value(lo, s->from[i].node, s->from[i].loc) : NULL;
     if (in[i] && !like) {
       like = in[i];
       first = i;

@@ -78,9 +78,11 @@ static LoweredParam *declare(Lower *lo, const Node *n, Str name, const Type *typ
   p->owner = n;
   p->init = init;
   p->tensor = build_tensor(b, name, type, ROLE_PARAM, n->loc);
-  int group = group_of(lo, name, type->rank);
+  int group = group_of(lo, name, type->rank - init.complex);
   bool frozen = val_get_bool(n->args, "freeze", false);
   build_tensor_attr(b, p->tensor, attr_i(b, "group", frozen ? -1 : group));
+  if (init.complex)
+    build_tensor_attr(b, p->tensor, attr_b(b, "complex", true));
   init_describe(b, p->tensor, &init);
   return p;
 }
@@ -104,7 +106,7 @@ Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const
   const Type *type = type_get(builder_types(lo->b), DT_F32, rank, dim);
   int64_t at = keymap_get(&lo->param_of, key_of(name), -1);
   if (lo->spec->model.empty_init && at < 0 && !skipped(lo, name))
-    init = init_constant(0);
+    init = (Init){.kind = INIT_CONSTANT, .complex = init.complex};
   LoweredParam *p = at >= 0 ? &lo->param[at] : declare(lo, n, name, type, init);
   if (!p)
     return build_const(lo->b, 0, DT_F32); /* memory is short: builder_finish says so */
@@ -158,7 +160,7 @@ static void begin(Lower *lo, const Tensors *t, const char *name, bool train) {
   for (LoweredField *f = lo->field; f; f = f->next)
     f->read = NULL;
   for (int i = 0; i < m->nnode; i++) {
-    lo->value[i] = NULL;
+    lo->value[i] = lo->imag[i] = NULL;
     lo->batch_axis[i] = 0;
   }
   for (int i = 0; i < m->ninput; i++) {
@@ -195,7 +197,13 @@ static void forward(Lower *lo) {
       check_front(lo, lo->spec->metric[i].in.from[k].node, lo->spec->metric[i].in.from[k].loc);
 }
 
-Value *lower_value(const Lower *lo, const Node *n) {
+Value *lower_value(Lower *lo, const Node *n, Loc loc) {
+  if (n->type && lo->imag[n->index] && !lo->failed) {
+    diag_error(builder_diag(lo->b), loc, 312,
+               "dtypes do not fit: '%s' is complex, here real numbers are read", n->name);
+    diag_hint(builder_diag(lo->b), "take real, imag, abs or view_as_real of it");
+    lo->failed = true;
+  }
   return n->type ? lo->value[n->index] : lo->input[-1 - n->index];
 }
 
@@ -205,7 +213,7 @@ static void build_predict(Lower *lo, Tensors *t) {
   begin(lo, t, "predict", false);
   forward(lo);
   for (int i = 0; i < m->noutput && !lo->failed && !builder_failed(b); i++) {
-    Value *v = lower_value(lo, m->output[i]);
+    Value *v = lower_value(lo, m->output[i], m->output[i]->loc);
     build_at(b, m->output[i]->loc, m->output[i]->name, NULL);
     Str name = str_fmt(builder_strings(b), "output.%s", m->output_name[i]);
     t->output[i] = build_tensor(b, name, type_with_dtype(builder_types(b), v->type, DT_F32),
@@ -546,7 +554,7 @@ static void check_expect(Lower *lo) {
   int64_t n = 0;
   for (int i = 0; i < lo->nparam; i++)
     if (tensor_int(lo->param[i].tensor, "group", 0) >= 0)
-      n += type_elems(lo->param[i].tensor->type);
+      n += tensor_numel(lo->param[i].tensor);
   if (!want || want->kind != VAL_INT || want->i == n || lo->spec->defines)
     return;
   diag_error(builder_diag(lo->b), want->loc, 312, "the model has %lld parameters, not %lld",
@@ -586,6 +594,7 @@ static bool begin_lower(Lower *lo, const Spec *s, StrTable *strings, Diag *d) {
   lo->input = ARENA_ARRAY(a, Value *, s->model.ninput + 1);
   lo->value = ARENA_ARRAY(a, Value *, s->model.nnode + 1);
   lo->batch_axis = ARENA_ARRAY(a, int, s->model.nnode + 1);
+  lo->imag = ARENA_ARRAY(a, Value *, s->model.nnode + 1);
   lo->group_use = ARENA_ARRAY(a, int, (groups ? groups->n : 0) + 1);
   return !arena_failed(a);
 }

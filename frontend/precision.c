@@ -322,6 +322,45 @@ bool precision_scales(const Val *v) {
   return f16 && !strcmp(masters, "float32");
 }
 
+/* ---- complex numbers ---- */
+
+/* Whether parameters are stored in 16 bits. */
+static bool stores_half(const Val *v, const char *mode) {
+  bool lightning = !strcmp(val_get_str(v, "compat", "none"), "lightning");
+  if (kind_of(mode) == TE_MODE)
+    return (lightning ? !has_masters(v) : !strcmp(val_get_str(v, "master_weights", ""), "none")) &&
+           strcmp(val_get_str(v, "weights_dtype", ""), "float32") != 0;
+  return half_weights(mode) && !has_masters(v);
+}
+
+static bool refuse_complex(const Check *c, const Node *n, const char *why, const char *mode,
+                           const char *hint) {
+  bool region = n->region.mode && !strcmp(n->region.mode, mode);
+  diag_error(c->d, region ? n->region.loc : n->loc, 438, "'%s' (%s) is complex: %s %s", n->name,
+             n->type->key, mode, why);
+  diag_hint(c->d, "%s", hint);
+  return false;
+}
+
+bool precision_complex(const Check *c, const Val *v, const Node *n, bool stored, Str *mode) {
+  Str whole = val_get_str(v, "mode", "32-true");
+  bool own = n->region.mode && strcmp(n->region.mode, "off") != 0;
+  Str here = own ? n->region.mode : whole;
+  *mode = NULL;
+  if (own && kind_of(here) == TE_MODE)
+    return refuse_complex(c, n, "has no complex products in FP8", here,
+                          "precision: 32-true computes it in complex64");
+  if (half_weights(here))
+    return refuse_complex(c, n, "has no complex numbers of 16 bits", here,
+                          "precision: 32-true, of the layer, computes it in complex64");
+  if (stored && stores_half(v, whole))
+    return refuse_complex(c, n, "stores its parameters in 16 bits", whole,
+                          "master_weights: float32 stores them in 32 bits");
+  if (kind_of(here) != TRUE_MODE)
+    *mode = str_c(c->s, !strcmp(whole, "64-true") ? "64-true" : "32-true");
+  return true;
+}
+
 /* ---- regions ---- */
 
 /* Up to three names nearest to a pattern, as the hint of an unmatched one. */

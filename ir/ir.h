@@ -413,6 +413,8 @@ double op_float(const Op *op, const char *key, double otherwise);
 const char *op_str(const Op *op, const char *key, const char *otherwise);
 const Attr *op_attr(const Op *op, const char *key);
 int64_t tensor_int(const Tensor *t, const char *key, int64_t otherwise);
+/* Its elements; of a complex one (attribute `complex`: the last axis holds both parts) its pairs. */
+int64_t tensor_numel(const Tensor *t);
 double tensor_float(const Tensor *t, const char *key, double otherwise);
 const char *tensor_str(const Tensor *t, const char *key, const char *otherwise);
 int64_t module_int(const Module *m, const char *key, int64_t otherwise);

@@ -65,6 +65,10 @@ int64_t tensor_int(const Tensor *t, const char *key, int64_t otherwise) {
   return int_of(attr_find(t->attr, t->nattr, key), otherwise);
 }
 
+int64_t tensor_numel(const Tensor *t) {
+  return type_elems(t->type) / (tensor_int(t, "complex", 0) ? 2 : 1);
+}
+
 double tensor_float(const Tensor *t, const char *key, double otherwise) {
   return float_of(attr_find(t->attr, t->nattr, key), otherwise);
 }

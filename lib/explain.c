@@ -35,7 +35,7 @@ DType explain_compute_dtype(const Op *op) {
   DType in = op->nin ? op->in[0]->type->dt : op->out[0]->type->dt;
   if (op_info(op->code)->kind == OK_PRODUCT || op_info(op->code)->kind == OK_ATTENTION)
     return in;
-  return in == DT_F64 ? DT_F64 : DT_F32;
+  return in == DT_F64 || op->out[0]->type->dt == DT_F64 ? DT_F64 : DT_F32;
 }
 
 static bool is_bookkeeping(const Op *op) {
@@ -53,6 +53,9 @@ static void explain_op(const Compilation *c, const Op *op, bool places, Text *ou
                 dtype_text(op->out[0]->type->dt));
   text_puts(out, "  ");
   put_shape(out, op->out[0]->type);
+  const char *part = op_str(op, "complex", NULL);
+  if (part)
+    text_printf(out, " %s of complex%d", part, 2 * dtype_info(op->out[0]->type->dt)->bits);
   if (places)
     put_place(out, c->diag, op->loc);
   if (op->why && !places)
@@ -82,7 +85,7 @@ static int64_t count_role(const Module *m, Role role, int64_t *bytes) {
     const Tensor *t = m->tensor[i];
     bool is_flat = !strncmp(t->name, "flat.", 5);
     if (t->role == role && !is_flat) {
-      n += type_elems(t->type);
+      n += tensor_numel(t);
       *bytes += type_bytes(t->type);
     }
   }

@@ -8,6 +8,7 @@
  *             weights' dtype; what fp8 does not take later runs by the policy columns
  * An op's attribute `precision` names another mode for this op alone; it reads the f32 parameter.
  * With "off" it stands outside autocast: nothing is cast, formats promote as torch's do.
+ * A cast with `table` is of numbers the frontend made in FP64: to the mode's own dtype.
  * A cast with `by_hand` is the spec's own (layer `to`): it stays in every mode, and in *-true modes
  * pointwise ops and norms keep what it made until the next product.
  * Stage forward to forward. Rules N4, N6; policies: PyTorch's autocast lists (policies.def). */
@@ -221,6 +222,14 @@ static void cast_arg(Cast *s, const Mode *m, const Op *op) {
   s->c.map[op->out[0]->id] = build_arg(s->c.b, op_int(op, "index", 0), loop_kind(op), ty);
 }
 
+/* A table that the frontend computes in FP64: in the format of its mode. */
+static void cast_table(Cast *s, const Mode *m, const Op *op) {
+  build_at(s->c.b, op->loc, op->layer,
+           str_fmt(builder_strings(s->c.b), "autocast: a table in %s [mode %s]", dtype_text(m->low),
+                   m->name));
+  s->c.map[op->out[0]->id] = build_cast(s->c.b, mapped(&s->c, op, 0), m->low);
+}
+
 /* A `to` of the spec: of what its operand has become by now. */
 static void cast_by_hand(Cast *s, const Op *op) {
   Builder *b = s->c.b;
@@ -298,6 +307,10 @@ static Status cast_op(Cast *s, const Op *op, Diag *d) {
     return MPCC_OK;
   if (op->code == OP_cast && op_int(op, "by_hand", 0)) {
     cast_by_hand(s, op);
+    return MPCC_OK;
+  }
+  if (op->code == OP_cast && op_int(op, "table", 0)) {
+    cast_table(s, &m, op);
     return MPCC_OK;
   }
   Value *in[64], **use = in;

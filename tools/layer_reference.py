@@ -12,7 +12,13 @@ import torch
 from torch.nn import functional as F
 
 
+class Complex(tuple):
+    """Shape of a complex tensor: filled as its pairs, [..., 2]."""
+
+
 def fill(shape, name):
+    if isinstance(shape, Complex):
+        return torch.view_as_complex(fill(tuple(shape) + (2,), name))
     n = 1
     for d in shape:
         n *= d
@@ -22,7 +28,13 @@ def fill(shape, name):
 
 
 def param(name, shape):
-    return "{name: %s, type: Parameter, shape: %s}" % (name, list(shape))
+    dtype = ", dtype: complex" if isinstance(shape, Complex) else ""
+    return "{name: %s, type: Parameter, shape: %s%s}" % (name, list(shape), dtype)
+
+
+def total(v, shape, name):
+    w = fill(shape, name)
+    return ((torch.view_as_real(v.resolve_conj()) * torch.view_as_real(w)) if v.is_complex() else v * w).sum()
 
 
 CASES = []  # (layers text behind the Parameters, {name: shape of a tensor}, f(tensors, train) -> y, buffers)
@@ -123,6 +135,52 @@ for name, f in (("MaxPool2d: 2, stride: 1", lambda x: F.max_pool2d(x, 2, 1)), ("
                 ("AdaptiveAvgPool2d: [2, 3]", lambda x: F.adaptive_avg_pool2d(x, (2, 3)))):
     one("{name: y, %s}" % name, (2, 3, 4, 5), f)
 
+# complex numbers: results and gradients are compared as pairs
+C = Complex
+
+
+def pairs(text, shapes, f):
+    given = tuple(n for n in shapes if "." not in n)
+    case(text + ", {name: pairs, type: view_as_real}", shapes,
+         lambda t, train: torch.view_as_real(f(*(t[n] for n in shapes)).resolve_conj()), given=given)
+
+
+for shape, dim, n, norm in (((2, 7), -1, None, "backward"), ((2, 5, 9), 1, None, "ortho"), ((2, 1, 3), 1, None, "forward"),
+                            ((2, 97), 1, None, "backward"), ((2, 12, 3), 1, 7, "forward"), ((2, 3, 8), 2, 11, "backward")):
+    key = "dim: %d, norm: %s%s" % (dim, norm, ", n: %d" % n if n else "")
+    for name, f in (("fft", torch.fft.fft), ("ifft", torch.fft.ifft)):
+        for s in (shape, C(shape)):
+            pairs("{name: y, type: %s, %s}" % (name, key), {"x": s},
+                  lambda x, f=f, dim=dim, n=n, norm=norm: f(x, n, dim, norm))
+case("{fft: -1}, {fft: 1}, {name: y, type: real}", {"x": (2, 7, 6)}, lambda t, train: torch.fft.fft2(t["x"]).real)
+for name, f in (("add", torch.add), ("sub", torch.sub), ("mul", torch.mul), ("div", torch.div)):
+    for a, b in ((C((2, 3, 4)), C((2, 1, 4))), (C((2, 4)), (2, 3, 4)), ((2, 3, 4), C((2, 3, 4))), ((2, 3, 4), C((4,)))):
+        if len(a) == 2:
+            a = C((2, 1, 4))
+        pairs("{name: y, type: %s, inputs: [a, b]}" % name, {"a": a, "b": b}, lambda a, b, f=f: f(a, b))
+    pairs("{name: y, %s: 0.75}" % name, {"x": C((2, 5))}, lambda x, f=f: f(x, 0.75))
+pairs("{name: y, type: mul, inputs: [a, b, c]}", {"a": C((2, 3)), "b": (3,), "c": C((2, 3))}, lambda a, b, c: a * b * c)
+pairs("{name: y, type: conj}", {"x": C((2, 5))}, torch.conj)
+pairs("{name: y, type: complex, inputs: [a, b]}", {"a": (2, 3, 4), "b": (2, 1, 4)}, torch.complex)
+pairs("{name: y, type: view_as_complex}", {"x": (2, 3, 2)}, torch.view_as_complex)
+for name, f in (("abs", torch.abs), ("real", torch.real), ("imag", torch.imag)):
+    case("{name: y, type: %s}" % name, {"x": C((2, 5))}, lambda t, train, f=f: f(t["x"]))
+case("{mul: 0.0}, {name: y, type: abs}", {"x": C((2, 5))}, lambda t, train: (t["x"] * 0.0).abs())
+case("{name: y, type: real}", {"x": (2, 5)}, lambda t, train: torch.real(t["x"]))
+pairs("{name: y, Linear: 4, dtype: complex}", {"x": C((2, 3, 5)), "y.weight": C((4, 5)), "y.bias": C((4,))}, F.linear)
+pairs("{name: y, Linear: 4, dtype: complex, bias: false}", {"x": C((2, 5)), "y.weight": C((4, 5))}, F.linear)
+for a, b in ((C((2, 3, 5)), C((2, 5, 4))), ((2, 3, 5), C((5, 4))), (C((2, 3, 5)), (5,))):
+    pairs(MATMUL, {"a": a, "b": b}, lambda a, b: torch.matmul(a + 0j, b + 0j))
+for text, f in (("reshape: [-1, 6]", lambda x: x.reshape(2, 6)), ("view: [-1, 2, 3]", lambda x: x.reshape(2, 2, 3)),
+                ("Flatten: 1", lambda x: x.flatten(1)), ("permute: [0, 2, 1]", lambda x: x.permute(0, 2, 1)),
+                ("type: transpose, dim0: 1, dim1: 2", lambda x: x.transpose(1, 2)), ("unsqueeze: -1", lambda x: x.unsqueeze(-1)),
+                ("type: select, dim: -1, index: 1", lambda x: x.select(-1, 1)), ("mean: 1", lambda x: x.mean(1)),
+                ("sum: [1, 2]", lambda x: x.sum((1, 2))), ("chunk: 2, dim: 2, index: 1", lambda x: x.chunk(2, 2)[1]),
+                ("split: [1, 2], dim: 1, index: 1", lambda x: x.split([1, 2], 1)[1]), ("Dropout: 0.0", lambda x: x)):
+    pairs("{name: y, %s}" % text, {"x": C((2, 3, 2))}, f)
+pairs("{unsqueeze: 2}, {name: y, squeeze: 2}", {"x": C((2, 3))}, lambda x: x)
+pairs("{name: y, cat: 1, inputs: [a, b]}", {"a": C((2, 3)), "b": (2, 2)}, lambda a, b: torch.cat([a, b + 0j], 1))
+
 
 def run(f, shapes, buffers, train):
     t = {n: fill(s, n).requires_grad_() for n, s in shapes.items()}
@@ -145,7 +203,7 @@ for text, shapes, f, buffers, given in CASES:
     print(f'    {{"{layers}",\n     {loss.item():.17g}, {after.item():.17g},\n     {{')
     for n in shapes:
         if t[n].grad is not None:
-            print(f'      {{"grad.{n}", {(t[n].grad * fill(shapes[n], "grad." + n)).sum().item():.17g}}},')
+            print(f'      {{"grad.{n}", {total(t[n].grad, shapes[n], "grad." + n).item():.17g}}},')
     for n in buffers:
         print(f'      {{"{n}", {(t[n] * fill(t[n].shape, n)).sum().item():.17g}}},')
     print("     }},")

@@ -35,6 +35,10 @@ def uniform(g, shape, bound):
     return (torch.rand(shape, generator=g, dtype=torch.float64) * 2 - 1) * bound
 
 
+def reals(v):  # complex numbers as pairs along a last axis
+    return (torch.view_as_real(v.resolve_conj()) if v.is_complex() else v).double().numpy()
+
+
 def round32(d):  # every mode starts from the same FP32 numbers
     return {k: v.float().double() for k, v in d.items()}
 
@@ -146,13 +150,57 @@ class Cnn:
         return F.linear(x.flatten(1), p["fc.weight"], p["fc.bias"])
 
 
+class Fnet:
+    name, batch, shape, smoothing, clip = "fnet", 6, (1, 7, 6), 0.0, None
+    sgd = dict(lr=0.05, momentum=0.9)
+    width, depth = 10, 2
+
+    def init(self, g):
+        w, p = self.width, {}
+
+        def linear(name, n, k):
+            p[name + ".weight"], p[name + ".bias"] = uniform(g, (n, k), k ** -0.5), uniform(g, (n,), k ** -0.5)
+
+        def pair(shape, bound):
+            return torch.complex(uniform(g, shape, bound), uniform(g, shape, bound))
+
+        linear("embed", w, 6)
+        for i in range(self.depth):
+            b = f"blocks.{i}."
+            for ln in ("norm1", "norm2"):
+                p[b + ln + ".weight"] = 1 + uniform(g, (w,), 0.1)
+                p[b + ln + ".bias"] = uniform(g, (w,), 0.1)
+            linear(b + "up", 12, w)
+            linear(b + "down", w, 12)
+        p["filter"], p["shift"] = pair((7, w), 0.5), pair((9,), 0.3)
+        p["wave.weight"], p["wave.bias"] = pair((9, w), w ** -0.5), pair((9,), w ** -0.5)
+        linear("head", 5, 18)
+        return {k: v.to(torch.complex64).to(v.dtype) if v.is_complex() else v.float().double() for k, v in p.items()}
+
+    def forward(self, p, x):
+        norm = lambda name, x: F.layer_norm(x, (self.width,), p[name + ".weight"], p[name + ".bias"])
+        linear = lambda name, x: F.linear(x, p[name + ".weight"], p[name + ".bias"])
+        x = linear("embed", x.reshape(-1, 7, 6))
+        for i in range(self.depth):
+            b = f"blocks.{i}."
+            x = norm(b + "norm1", x + torch.fft.fft(torch.fft.fft(x, dim=-1), dim=1).real)
+            x = norm(b + "norm2", x + linear(b + "down", F.gelu(linear(b + "up", x))))
+        x = torch.fft.fft(x.to(p["head.weight"].dtype), dim=1, norm="ortho") * p["filter"]
+        x = linear("wave", torch.fft.ifft(x, dim=1, norm="ortho"))
+        x = (x - p["shift"]).conj() * x
+        return linear("head", torch.cat([x.abs(), x.imag], dim=2).mean(1))
+
+
 MODES = {"64-true": (torch.float64, None), "32-true": (torch.float32, None),
          "bf16-mixed": (torch.float32, torch.bfloat16), "16-mixed": (torch.float32, torch.float16)}
 
 
 def run(model, init, xs, ys, mode, opt):
     dtype, low = MODES[mode]
-    p = {k: v.to(dtype, copy=True).requires_grad_() for k, v in init.items()}
+    p = {k: v.to(dtype.to_complex() if v.is_complex() else dtype, copy=True) for k, v in init.items()}
+    # GradScaler has no complex gradients: there the pairs are what is trained
+    pairs = {k for k, v in p.items() if v.is_complex() and mode == "16-mixed"}
+    p = {k: (torch.view_as_real(v).clone() if k in pairs else v).requires_grad_() for k, v in p.items()}
     o = torch.optim.SGD(p.values(), **model.sgd) if opt == "sgd" else torch.optim.AdamW(
         p.values(), lr=0.002, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.05)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0 ** 12, growth_interval=5,
@@ -163,12 +211,13 @@ def run(model, init, xs, ys, mode, opt):
         x, y = xs[step].to(dtype), ys[step]
         o.zero_grad()
         with torch.autocast("cpu", dtype=low or torch.bfloat16, enabled=low is not None):
-            loss = F.cross_entropy(model.forward(p, x), y, label_smoothing=model.smoothing)
+            seen = {k: torch.view_as_complex(v) if k in pairs else v for k, v in p.items()}
+            loss = F.cross_entropy(model.forward(seen, x), y, label_smoothing=model.smoothing)
         scales.append(scaler.get_scale() if scaler.is_enabled() else 0.0)
         scaler.scale(loss).backward()
         scaler.unscale_(o)
         if step == 0:
-            out.update({"grad." + k: v.grad.double().numpy() for k, v in p.items()})
+            out.update({"grad." + k: reals(v.grad) for k, v in p.items()})
         if model.clip:
             torch.nn.utils.clip_grad_norm_(p.values(), model.clip)
         scaler.step(o)
@@ -176,7 +225,7 @@ def run(model, init, xs, ys, mode, opt):
         losses.append(loss.item())
     out["loss"] = np.array(losses)
     out["scale"] = np.array(scales)
-    out.update({"final." + k: v.detach().double().numpy() for k, v in p.items()})
+    out.update({"final." + k: reals(v.detach()) for k, v in p.items()})
     out.update({"buffer." + k: v.double().numpy() for k, v in buffers.items()})
     if mode != "64-true":  # FP32 numbers need no more than FP32
         out = {k: v.astype(np.float32) for k, v in out.items()}
@@ -188,7 +237,7 @@ def main():
     torch.manual_seed(0)
     torch.set_num_threads(1)
     os.makedirs(HERE, exist_ok=True)
-    for model in (Mlp(), Vit(), Cnn()):
+    for model in (Mlp(), Vit(), Cnn(), Fnet()):
         if len(sys.argv) > 1 and model.name not in sys.argv[1:]:
             continue
         g = torch.Generator().manual_seed(7)
@@ -198,7 +247,7 @@ def main():
         xs = centre[ys] + torch.randn((STEPS, model.batch) + model.shape, generator=g,
                                       dtype=torch.float64)
         xs = xs.to(torch.bfloat16).double()  # exact in every mode
-        everything = {"init." + k: v.numpy() for k, v in init.items()}
+        everything = {"init." + k: reals(v) for k, v in init.items()}
         everything.update({"x": xs.float().numpy(), "y": ys.numpy()})
         save(os.path.join(HERE, model.name + ".safetensors"), everything)
         for mode in MODES:

@@ -24,7 +24,7 @@ static const Tolerance tolerances[] = {
     {"bf16-mixed", 0x1p-7, 0x1p-7, 0x1p-7, true},
     {"16-mixed", 0x1p-10, 0x1p-10, 0x1p-10, true},
 };
-static const char *const models[] = {"mlp", "vit", "cnn"};
+static const char *const models[] = {"mlp", "vit", "cnn", "fnet"};
 static const char *const optimizers[] = {"sgd", "adamw"};
 
 /* ---- programs -------------------------------------------------------------------------------- */

@@ -332,6 +332,38 @@ static const struct {
     {"[4]", "[{Linear: 3, init: {weight: orthogonal}}]", 15},
     {"[4]", "[{Linear: 3, init: {bias: orthogonal}}]", -201},
     {"[4, 4]", "[{Linear: 3}]", 15}, /* classes of each of 4 places */
+    /* complex parameters are kept as pairs */
+    {"[4]", "[fft, {Linear: 3, dtype: complex}, abs]", 2 * 15},
+    {"[4]", "[fft, {Linear: 3, dtype: complex, bias: false}, real]", 2 * 12},
+    {"[4]",
+     "[{name: w, Parameter: [4], dtype: complex}, {mul: , inputs: [image, w]}, abs, {Linear: 3}]",
+     8 + 15},
+    {"[4]",
+     "[fft, {name: a, Linear: 4, dtype: complex}, {Linear: 4, dtype: complex, tie_weight: a}, abs]",
+     2 * (20 + 4)},
+    {"[4]", "[{name: w, Linear: 4}, fft, {Linear: 4, dtype: complex, tie_weight: w}, abs]", -311},
+    {"[4]", "[{fft: 0}, abs]", -311},
+    {"[4]", "[{fft: 2}, abs]", -311},
+    {"[4]", "[{fft: -1, norm: both}, abs]", -204},
+    {"[4]", "[{fft: -1, n: 0}, abs]", -202},
+    {"i[4]", "[{fft: -1}, abs]", -312},
+    {"[4]", "[{fft: -1}]", -312}, /* a complex output */
+    {"[4]", "[{fft: -1}, ReLU]", -312},
+    {"[4]", "[{fft: -1}, LayerNorm]", -312},
+    {"[4]", "[{fft: -1}, {softmax: 1}]", -312},
+    {"[4]", "[{fft: -1}, {pow: 2}]", -312},
+    {"[4]", "[{fft: -1}, {to: float32}]", -312},
+    {"[4]", "[{fft: -1}, {expr: a * a}]", -312},
+    {"[4]", "[{fft: -1}, {Linear: 3}]", -312},
+    {"[4]", "[{Linear: 3, dtype: complex}, abs]", -312},
+    {"[4]", "[imag]", -312},
+    {"[4]", "[real, conj, {Linear: 3}]", 15},
+    {"[4]", "[view_as_real]", -312},
+    {"[4]", "[{unsqueeze: 2}, view_as_complex, abs]", -311},
+    {"[4, 2]", "[view_as_complex, view_as_complex, abs]", -312},
+    {"[4]", "[{name: f, fft: -1}, {complex: , inputs: [image, f]}, abs]", -312},
+    {"[4]", "[{Parameter: [4], dtype: complex, init: {trunc_normal: {std: 1}}}, abs]", -312},
+    {"[4]", "[fft, {Linear: 4, dtype: complex, init: {weight: orthogonal}}, abs]", -312},
 };
 
 START_TEST(models_have_these_parameters) {
@@ -504,6 +536,25 @@ START_TEST(orthogonal_matrices) {
 }
 END_TEST
 
+/* Each part of a complex tensor: torch fills view_as_real, of a normal with half the variance. */
+START_TEST(complex_parameters_start_as_pytorchs) {
+  Module *m = lower("[100]",
+                    "[fft, {name: u, Linear: 100, dtype: complex},"
+                    " {name: n, Linear: 100, dtype: complex, init: {weight: {normal: {mean: 1, "
+                    "std: 0.02}}, bias: {constant: 0.5}}},"
+                    " {name: x, Linear: 200, dtype: complex, init: {weight: xavier_normal}}, abs]");
+  Eval *e = run_init(m, 7);
+  expect(e, m, "u.weight", 0, 0.1 / sqrt(3.0), 0.1);
+  expect(e, m, "n.weight", 1, 0.02 / sqrt(2.0), 0);
+  expect(e, m, "x.weight", 0, sqrt(1.0 / 300), 0);
+  const double *b = eval_tensor(e, module_tensor(m, "n.bias"));
+  for (int i = 0; i < 100; i++)
+    ck_assert(b[2 * i] == 0.5 && b[2 * i + 1] == 0);
+  eval_destroy(e);
+  module_destroy(m);
+}
+END_TEST
+
 START_TEST(tables_start_as_pytorchs) {
   Module *m = lower("i[5]", "[{name: e, Embedding: 200, embedding_dim: 50, padding_idx: 3}, {mean: "
                             "1}, {Linear: 3}]");
@@ -539,6 +590,7 @@ int main(void) {
   tcase_add_test(c, defaults_are_pytorchs);
   tcase_add_test(c, given_initialisers);
   tcase_add_test(c, orthogonal_matrices);
+  tcase_add_test(c, complex_parameters_start_as_pytorchs);
   tcase_add_test(c, tables_start_as_pytorchs);
   tcase_add_test(c, fans_count_the_window);
   suite_add_tcase(suite, c);
