@@ -166,6 +166,10 @@ static void begin(Lower *lo, const Tensors *t, const char *name, bool train) {
   for (int i = 0; i < m->ninput; i++) {
     build_at(lo->b, m->input[i]->loc, m->input[i]->name, NULL);
     lo->input[i] = build_read(lo->b, t->input[i]);
+    if (t->input[i]->type->dt == DT_F64) { /* all that follows is f32 until autocast */
+      Attr to[] = {attr_dt(lo->b, "to", DT_F32), attr_b(lo->b, "table", true)};
+      lo->input[i] = build_op(lo->b, OP_cast, 1, &lo->input[i], 2, to)->out[0];
+    }
   }
 }
 
@@ -339,12 +343,14 @@ static void declare_inputs(Lower *lo, Tensors *t) {
       dim[1 + k] = n->shape->item[k]->i;
     Str field = field_of(s, n->name);
     check_field(lo, n->loc, n->name, field);
-    DType dt = strcmp(val_get_str(n->args, "dtype", "float32"), "float32") ? DT_I64 : DT_F32;
+    Str region = val_get_str(s->root, "precision.regions.transforms", NULL);
+    DType wide = region && !strcmp(region, "64-true") ? DT_F64 : DT_F32;
+    DType dt = strcmp(val_get_str(n->args, "dtype", "float32"), "float32") ? DT_I64 : wide;
     t->input[i] =
         build_tensor(b, str_fmt(builder_strings(b), "io.%s", n->name),
                      type_get(builder_types(b), dt, 1 + n->shape->n, dim), ROLE_INPUT, n->loc);
     build_tensor_attr(b, t->input[i], attr_s(b, "field", field));
-    if (dt == DT_F32 && val_get_str(s->root, "precision.regions.transforms", NULL))
+    if (region && dtype_is_float(dt))
       build_tensor_attr(b, t->input[i], attr_i(b, "transformed", 1));
   }
 }

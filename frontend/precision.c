@@ -245,7 +245,7 @@ static void refuse_region(const Check *c, const Val *x, const char *key, const c
 }
 
 /* Losses and metrics have no products to quantize; the optimizer's arithmetic is FP32 or wider
- * whatever its state is [N12]; transforms give FP32, which a narrower word rounds. */
+ * whatever its state is [N12]; transforms give FP32, which a narrower word rounds, or compute FP64. */
 static void check_regions(const Keys *k) {
   static const char *const keys[] = {"loss", "metrics", "optimizer", "transforms"};
   const Check *c = k->c;
@@ -268,10 +268,10 @@ static void check_regions(const Keys *k) {
                     "64-true, 32-true, 16-true or bf16-true: the format of its state");
     else if (i == 2 && !strcmp(k->mode, "64-true") && !wide)
       refuse_region(c, x, keys[i], "64-true only in mode 64-true, whose weights are FP64");
-    else if (i == 3 && (kind == TE_MODE || off || wide))
+    else if (i == 3 && (kind == TE_MODE || off))
       refuse_region(c, x, keys[i],
-                    "32-true, 16-mixed, bf16-mixed, 16-true or bf16-true: what leaves "
-                    "them is FP32 at most");
+                    "64-true, 32-true, 16-mixed, bf16-mixed, 16-true or bf16-true: the format "
+                    "that they give");
   }
 }
 

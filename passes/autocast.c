@@ -222,12 +222,12 @@ static void cast_arg(Cast *s, const Mode *m, const Op *op) {
   s->c.map[op->out[0]->id] = build_arg(s->c.b, op_int(op, "index", 0), loop_kind(op), ty);
 }
 
-/* A table that the frontend computes in FP64: in the format of its mode. */
+/* What the frontend has in FP64, a table or an input, as such in the format that the mode shows ops. */
 static void cast_table(Cast *s, const Mode *m, const Op *op) {
   build_at(s->c.b, op->loc, op->layer,
-           str_fmt(builder_strings(s->c.b), "autocast: a table in %s [mode %s]", dtype_text(m->low),
-                   m->name));
-  s->c.map[op->out[0]->id] = build_cast(s->c.b, mapped(&s->c, op, 0), m->low);
+           str_fmt(builder_strings(s->c.b), "autocast: FP64 numbers as %s [mode %s]",
+                   dtype_text(m->input), m->name));
+  s->c.map[op->out[0]->id] = build_cast(s->c.b, mapped(&s->c, op, 0), m->input);
 }
 
 /* A `to` of the spec: of what its operand has become by now. */

@@ -149,24 +149,33 @@ void mprt__resize_u8(const mprt__taps *ty, const mprt__taps *tx, const uint8_t *
   }
 }
 
+/* Columns first, then rows, with weights rounded to the elements' type. */
+#define RESIZE(T)                                                                                  \
+  for (int64_t y = 0; y < ty->in; y++)                                                             \
+    for (int64_t x = 0; x < tx->out; x++) {                                                        \
+      const T *p = from + y * tx->in + tx->first[x];                                               \
+      const double *w = tx->weight + x * tx->width;                                                \
+      T sum = 0;                                                                                   \
+      for (int32_t k = 0; k < tx->count[x]; k++)                                                   \
+        sum += p[k] * (T)w[k];                                                                     \
+      room[y * tx->out + x] = sum;                                                                 \
+    }                                                                                              \
+  for (int64_t y = 0; y < ty->out; y++)                                                            \
+    for (int64_t x = 0; x < tx->out; x++) {                                                        \
+      const T *p = room + (int64_t)ty->first[y] * tx->out + x;                                     \
+      const double *w = ty->weight + y * ty->width;                                                \
+      T sum = 0;                                                                                   \
+      for (int32_t k = 0; k < ty->count[y]; k++)                                                   \
+        sum += p[k * tx->out] * (T)w[k];                                                           \
+      to[y * tx->out + x] = sum;                                                                   \
+    }
+
 void mprt__resize_f32(const mprt__taps *ty, const mprt__taps *tx, const float *from, float *room,
                       float *to) {
-  for (int64_t y = 0; y < ty->in; y++)
-    for (int64_t x = 0; x < tx->out; x++) {
-      const float *p = from + y * tx->in + tx->first[x];
-      const double *w = tx->weight + x * tx->width;
-      float sum = 0;
-      for (int32_t k = 0; k < tx->count[x]; k++)
-        sum += p[k] * (float)w[k];
-      room[y * tx->out + x] = sum;
-    }
-  for (int64_t y = 0; y < ty->out; y++)
-    for (int64_t x = 0; x < tx->out; x++) {
-      const float *p = room + (int64_t)ty->first[y] * tx->out + x;
-      const double *w = ty->weight + y * ty->width;
-      float sum = 0;
-      for (int32_t k = 0; k < ty->count[y]; k++)
-        sum += p[k * tx->out] * (float)w[k];
-      to[y * tx->out + x] = sum;
-    }
+  RESIZE(float)
+}
+
+void mprt__resize_f64(const mprt__taps *ty, const mprt__taps *tx, const double *from, double *room,
+                      double *to) {
+  RESIZE(double)
 }

@@ -29,5 +29,7 @@ void mprt__resize_u8(const mprt__taps *ty, const mprt__taps *tx, const uint8_t *
                      uint8_t *to);
 void mprt__resize_f32(const mprt__taps *ty, const mprt__taps *tx, const float *from, float *room,
                       float *to);
+void mprt__resize_f64(const mprt__taps *ty, const mprt__taps *tx, const double *from, double *room,
+                      double *to);
 
 #endif

@@ -1,7 +1,9 @@
 /* Transforms of torchvision, in the order of the spec: what comes before ToTensor works on bytes as
  * Pillow does, what comes after on floats as torch does. ToTensor and Normalize map one byte of a
  * channel to one number, so that where nothing but they stand at the end they are one table per
- * channel. Arithmetic of floats is FP32 as torchvision's: x / 255, then (x - mean) / std. */
+ * channel. Arithmetic of floats is FP32 as torchvision's: x / 255, then (x - mean) / std; FP64
+ * where the model reads FP64 (regions.transforms: 64-true), as torchvision's under that default
+ * dtype. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -19,7 +21,7 @@ typedef struct Step Step;
 /* A step changes the sizes and planes of an image. */
 typedef struct {
   int64_t c, h, w;
-  bool bytes;    /* u8, else f32 */
+  DType dt;      /* u8; behind the first step of values f32 or f64 */
   uint8_t *data; /* in a buffer of the work */
 } Image;
 
@@ -50,7 +52,7 @@ struct Step {
   double p, fill;
   double scale[2], ratio[2];
   int nvalue;
-  float mean[MAX_CHANNELS], std[MAX_CHANNELS];
+  double mean[MAX_CHANNELS], std[MAX_CHANNELS];
 };
 
 struct mprt__transform {
@@ -89,7 +91,7 @@ void mprt__transform_work_fini(mprt__transform_work *w) {
 }
 
 static size_t pixel(const Image *im) {
-  return im->bytes ? 1 : sizeof(float);
+  return dtype_bytes(im->dt);
 }
 
 /* Room for the next image; NULL after an error. */
@@ -133,10 +135,11 @@ static bool cut(Run *run, int64_t top, int64_t left, int64_t h, int64_t w, doubl
   const Image *im = &run->im;
   uint8_t *to = next_image(run, h, w);
   size_t size = pixel(im);
-  uint8_t byte = (uint8_t)fill;
-  float value = (float)fill;
+  uint8_t value[8] = {(uint8_t)fill};
   if (!to)
     return false;
+  if (im->dt != DT_U8)
+    num_store(value, im->dt, fill);
   for (int64_t c = 0; c < im->c; c++)
     for (int64_t y = 0; y < h; y++) {
       uint8_t *row = to + (size_t)((c * h + y) * w) * size;
@@ -144,7 +147,7 @@ static bool cut(Run *run, int64_t top, int64_t left, int64_t h, int64_t w, doubl
       bool inside = sy >= 0 && sy < im->h && hi > lo;
       for (int64_t x = 0; x < w; x++)
         if (!inside || x < lo || x >= hi)
-          memcpy(row + (size_t)x * size, im->bytes ? (void *)&byte : (void *)&value, size);
+          memcpy(row + (size_t)x * size, value, size);
       if (inside)
         memcpy(row + (size_t)lo * size,
                im->data + (size_t)((c * im->h + sy) * im->w + left + lo) * size,
@@ -165,13 +168,16 @@ static bool resize(const Step *s, Run *run, int64_t h, int64_t w) {
     return true;
   uint8_t *to = next_image(run, h, w);
   uint8_t *half = to ? room(run->work, 2, (size_t)(im->h * w) * size) : NULL;
-  bool ok = half && mprt__taps_init(&ty, im->h, h, s->filter, s->antialias, im->bytes) &&
-            mprt__taps_init(&tx, im->w, w, s->filter, s->antialias, im->bytes);
+  bool bytes = im->dt == DT_U8;
+  bool ok = half && mprt__taps_init(&ty, im->h, h, s->filter, s->antialias, bytes) &&
+            mprt__taps_init(&tx, im->w, w, s->filter, s->antialias, bytes);
   for (int64_t c = 0; ok && c < im->c; c++) {
     const uint8_t *from = im->data + (size_t)(c * im->h * im->w) * size;
     uint8_t *plane = to + (size_t)(c * h * w) * size;
-    if (im->bytes)
+    if (bytes)
       mprt__resize_u8(&ty, &tx, from, half, plane);
+    else if (im->dt == DT_F64)
+      mprt__resize_f64(&ty, &tx, (const double *)from, (double *)half, (double *)plane);
     else
       mprt__resize_f32(&ty, &tx, (const float *)from, (float *)half, (float *)plane);
   }
@@ -302,38 +308,46 @@ static bool do_vertical_flip(const Step *s, Run *run) {
 
 /* ---- values ---- */
 
-static void to_floats(Run *run, float *to) {
-  const Image *im = &run->im;
-  for (int64_t i = 0; i < im->c * im->h * im->w; i++)
-    to[i] = im->bytes ? (float)im->data[i] : ((const float *)im->data)[i];
+/* Format of the arithmetic behind ToTensor. */
+static DType math_of(const mprt__transform *t) {
+  return t->to == DT_F64 ? DT_F64 : DT_F32;
 }
 
 /* The image as floats; false after an error. */
 static bool make_floats(Run *run) {
-  if (!run->im.bytes)
+  Image *im = &run->im;
+  const uint8_t *from = im->data;
+  if (im->dt != DT_U8)
     return true;
-  run->im.bytes = false;
-  uint8_t *to = next_image(run, run->im.h, run->im.w);
-  run->im.bytes = true;
+  im->dt = math_of(run->t);
+  uint8_t *to = next_image(run, im->h, im->w);
   if (!to)
     return false;
-  to_floats(run, (float *)to);
-  run->im.bytes = false;
-  take_image(run, to, run->im.h, run->im.w);
+  for (int64_t i = 0; i < im->c * im->h * im->w; i++)
+    num_store(to + (size_t)i * pixel(im), im->dt, from[i]);
+  take_image(run, to, im->h, im->w);
   return true;
 }
 
-static float map_value(const Step *s, int64_t c, float v) {
-  return s->nvalue ? (v - s->mean[c]) / s->std[c] : v / 255.0f;
+static float map_f32(const Step *s, int64_t c, float v) {
+  return s->nvalue ? (v - (float)s->mean[c]) / (float)s->std[c] : v / 255.0f;
+}
+
+static double map_f64(const Step *s, int64_t c, double v) {
+  return s->nvalue ? (v - s->mean[c]) / s->std[c] : v / 255.0;
 }
 
 static bool do_values(const Step *s, Run *run) {
   int64_t plane = run->im.h * run->im.w;
   if (!make_floats(run))
     return false;
-  float *p = (float *)run->im.data;
+  float *narrow = (float *)run->im.data;
+  double *wide = (double *)run->im.data;
   for (int64_t i = 0; i < run->im.c * plane; i++)
-    p[i] = map_value(s, i / plane, p[i]);
+    if (run->im.dt == DT_F64)
+      wide[i] = map_f64(s, i / plane, wide[i]);
+    else
+      narrow[i] = map_f32(s, i / plane, narrow[i]);
   return true;
 }
 
@@ -416,8 +430,8 @@ static Status parse_normalize(Step *s, const json_t *v, const mprt_callbacks *cb
   if (n < 1 || m < 1 || (n != m && n != 1 && m != 1) || s->nvalue > MAX_CHANNELS)
     return mprt__fail(cb, MPCC_ERR_DATA, "transform Normalize: mean and std need as many numbers");
   for (int i = 0; i < MAX_CHANNELS; i++) {
-    s->mean[i] = (float)item(mean, n == 1 ? 0 : (size_t)i, 0);
-    s->std[i] = (float)item(std, m == 1 ? 0 : (size_t)i, 1);
+    s->mean[i] = item(mean, n == 1 ? 0 : (size_t)i, 0);
+    s->std[i] = item(std, m == 1 ? 0 : (size_t)i, 1);
   }
   return MPCC_OK;
 }
@@ -489,10 +503,14 @@ static Status make_table(mprt__transform *t, const mprt_callbacks *cb) {
     return mprt__nomem(cb, "transforms");
   for (int64_t c = 0; c < t->channels; c++)
     for (int b = 0; b < 256; b++) {
-      float value = (float)b;
-      for (int i = first; i < t->nstep; i++)
-        value = map_value(&t->step[i], c, value);
-      num_store(t->table + (size_t)(c * 256 + b) * bytes, t->to, value);
+      float narrow = (float)b;
+      double wide = b;
+      for (int i = first; i < t->nstep; i++) {
+        narrow = map_f32(&t->step[i], c, narrow);
+        wide = map_f64(&t->step[i], c, wide);
+      }
+      num_store(t->table + (size_t)(c * 256 + b) * bytes, t->to,
+                math_of(t) == DT_F64 ? wide : (double)narrow);
     }
   t->nstep = first;
   return MPCC_OK;
@@ -603,7 +621,7 @@ bool mprt__transform_apply(const mprt__transform *t, mprt__transform_work *w, mp
              .work = w,
              .r = r,
              .key = key,
-             .im = {t->channels, size[0], size[1], true, (uint8_t *)from}};
+             .im = {t->channels, size[0], size[1], DT_U8, (uint8_t *)from}};
   for (int i = 0; i < t->nstep; i++)
     if (!t->step[i].kind->apply(&t->step[i], &run))
       return false;
@@ -612,6 +630,6 @@ bool mprt__transform_apply(const mprt__transform *t, mprt__transform_work *w, mp
   if (t->table)
     look_up(t, run.im.data, run.im.h * run.im.w, to);
   else
-    convert(run.im.data, run.im.bytes ? DT_U8 : DT_F32, run.im.c * run.im.h * run.im.w, to, t->to);
+    convert(run.im.data, run.im.dt, run.im.c * run.im.h * run.im.w, to, t->to);
   return true;
 }

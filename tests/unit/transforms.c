@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mpcc/num.h"
 #include "runtime/data/data.h"
 #include "tests/check_run.h"
 #include "tests/runtime/image.h"
@@ -32,15 +33,15 @@ static void read_case(Case *c, const char *line, char *values) {
     c->image[i] = (uint8_t)strtol(values, &values, 10);
 }
 
-static void check_sample(const Case *c, const char *line, char *values) {
+static void check_sample(const Case *c, DType to, const char *line, char *values) {
   int sample, h, w;
   ck_assert_int_eq(sscanf(line, "sample %d %d %d", &sample, &h, &w), 3);
   TestLog log = {0};
   mprt_callbacks cb = {.log = test_log, .user = &log};
   mprt__transform *t;
   mprt__field seen;
-  ck_assert_msg(mprt__transform_create(&cb, c->list, &c->field, DT_F32, &t, &seen) == MPCC_OK,
-                "%s: %s", c->line, log.text);
+  ck_assert_msg(mprt__transform_create(&cb, c->list, &c->field, to, &t, &seen) == MPCC_OK, "%s: %s",
+                c->line, log.text);
   ck_assert_int_eq(seen.dim[0], c->field.dim[0]);
   ck_assert_msg(seen.dim[1] == h && seen.dim[2] == w, "%s: %d x %d, torchvision has %d x %d",
                 c->line, (int)seen.dim[1], (int)seen.dim[2], h, w);
@@ -48,22 +49,24 @@ static void check_sample(const Case *c, const char *line, char *values) {
   mprt__reader r = {0};
   mprt__sample_key key = {SEED, EPOCH, sample};
   int64_t n = seen.dim[0] * h * w;
-  float *got = malloc((size_t)n * sizeof *got);
+  size_t size = dtype_bytes(to);
+  uint8_t *got = malloc((size_t)n * size);
+  double tolerance = to == DT_F64 ? 1e-14 : 2e-6;
   ck_assert_msg(mprt__transform_apply(t, &work, &r, &c->field, c->image, key, got), "%s",
                 r.message);
   for (int64_t i = 0; i < n; i++) {
-    double want = strtod(values, &values);
-    ck_assert_msg(fabs(got[i] - want) <= 2e-6 * (1 + fabs(want)),
-                  "%ssample %d, element %d: %.9g, torchvision has %.9g", c->line, sample, (int)i,
-                  (double)got[i], want);
+    double want = strtod(values, &values), is = num_load(got + (size_t)i * size, to);
+    ck_assert_msg(fabs(is - want) <= tolerance * (1 + fabs(want)),
+                  "%ssample %d, element %d: %.17g, torchvision has %.17g", c->line, sample, (int)i,
+                  is, want);
   }
   free(got);
   mprt__transform_work_fini(&work);
   mprt__transform_destroy(t);
 }
 
-START_TEST(as_torchvision) {
-  FILE *f = fopen(SOURCE_DIR "/tests/data/transforms/transforms.want", "r");
+static void check_file(const char *path, DType to, int least) {
+  FILE *f = fopen(path, "r");
   ck_assert(f != NULL);
   char *line = NULL, *values = NULL;
   size_t cap = 0, values_cap = 0;
@@ -75,18 +78,27 @@ START_TEST(as_torchvision) {
       read_case(&c, line, values);
       cases++;
     } else {
-      check_sample(&c, line, values);
+      check_sample(&c, to, line, values);
       samples++;
     }
   }
-  ck_assert_int_ge(cases, 40);
-  ck_assert_int_gt(samples, cases);
+  ck_assert_int_ge(cases, least);
+  ck_assert_int_ge(samples, cases);
   json_decref(c.list);
   free(c.image);
   free(c.line);
   free(line);
   free(values);
   fclose(f);
+}
+
+START_TEST(as_torchvision) {
+  check_file(SOURCE_DIR "/tests/data/transforms/transforms.want", DT_F32, 40);
+}
+END_TEST
+
+START_TEST(in_fp64) {
+  check_file(SOURCE_DIR "/tests/data/transforms/transforms64.want", DT_F64, 12);
 }
 END_TEST
 
@@ -143,6 +155,7 @@ int main(void) {
   Suite *s = suite_create("transforms");
   TCase *tc = tcase_create("transforms");
   tcase_add_test(tc, as_torchvision);
+  tcase_add_test(tc, in_fp64);
   tcase_add_test(tc, sizes);
   suite_add_tcase(s, tc);
   return check_run(s);
