@@ -167,7 +167,22 @@ static bool all_defaults(const Check *c, const char *section, const Val *v) {
   return same;
 }
 
+/* A floor above the first scale would raise it when it backs off. */
+static void check_floor(const Keys *k) {
+  const Val *first = val_get(k->v, "grad_scaler.init_scale"),
+            *least = val_get(k->v, "grad_scaler.min_scale");
+  if (!first || !least || first->kind != VAL_FLOAT || least->kind != VAL_FLOAT ||
+      first->f >= least->f)
+    return;
+  const Val *at = given(least) ? least : first;
+  diag_error(k->c->d, at->loc, 437, "init_scale %g is below min_scale %g", first->f, least->f);
+  if (at == least && given(first))
+    diag_note(k->c->d, first->loc, "init_scale is here");
+  diag_hint(k->c->d, "min_scale is the floor of the loss scale: at most init_scale");
+}
+
 static void check_scaler(Keys *k) {
+  check_floor(k);
   const Val *section = val_get(k->v, "grad_scaler");
   Val *enabled = val_get(k->v, "grad_scaler.enabled");
   bool on = enabled && enabled->kind == VAL_BOOL && enabled->i;
