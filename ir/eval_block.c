@@ -91,9 +91,11 @@ Status ref_block_quantize(const Call *c) {
   const int64_t *block = op_attr(c->op, "block")->u.ints.v;
   bool whole = !block[0] && !block[1];
   double most = dtype_info(ty->dt == DT_BF16 && !whole ? DT_BF16 : DT_F32)->max_finite;
+  double amax = block_amax(&m, 0, rows, 0, cols);
   if (s == SCALES_E4M3)
-    tensor = tensor_scale(block_amax(&m, 0, rows, 0, cols), top);
+    tensor = tensor_scale(amax, top);
   c->out[1][0] = f32(1 / tensor);
+  c->out[3][0] = amax;
   for (int64_t r = 0; r < rows; r += br)
     for (int64_t col = 0; col < cols; col += bc) {
       BlockScale b = scale_of(s, block_amax(&m, r, br, col, bc), top, tensor, most);

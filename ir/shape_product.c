@@ -188,6 +188,7 @@ bool shape_block_quantize(Infer *x) {
   result(x, type_with_dtype(x->types, operand(x, 0), to));
   result_scalar(x, DT_F32);
   result_as(x, scales_info(scales)->dt, 2, dim);
+  result_scalar(x, DT_F32);
   return true;
 }
 

@@ -1,6 +1,7 @@
-/* One micro-batch. train_forward is copied with the loss's gradient put in for loss_seed and its writes caught: they
- * go to accumulators (micro_first overwrites, micro_next adds; FP8 amaxes take the larger) or, in
- * train_step, straight into the update. Sums between micro-batches are FP32 or wider. [N5, N8] */
+/* One micro-batch. train_forward is copied with the loss's gradient put in for loss_seed and its
+ * writes caught: they go to accumulators (micro_first overwrites, micro_next adds; FP8 amaxes take
+ * the larger) or, in train_step, straight into the update. Sums between micro-batches are FP32 or
+ * wider. [N5, N8] */
 #include <string.h>
 
 #include "passes/step.h"
@@ -98,8 +99,8 @@ void micro_store(Step *s, MicroKind kind, const Micro *m) {
   for (int i = 0; i < s->in->ntensor; i++) {
     const Tensor *t = s->in->tensor[i];
     Value *v = m->written[i];
-    if (!v || (t->role == ROLE_SUM && s->mode.lightning))
-      continue; /* compat: lightning rolls histories at once */
+    if (!v)
+      continue;
     Tensor *acc = accumulator(s, t);
     step_at(s, kind == MICRO_FIRST ? "accumulate: first micro-batch" : "accumulate");
     v = build_cast(b, v, acc->type->dt);

@@ -1,6 +1,7 @@
 /* Gradient norm, the decision whether this step is applied, and clipping. All of it on unscaled
- * gradients in FP32 (FP64 in 64-true), over whole flat tensors.
- * Source: torch.nn.utils.clip_grad_norm_, clip_grad_value_ (PyTorch 2). Rules N11. */
+ * gradients in FP32 (FP64 in 64-true), over whole flat tensors. Casts to FP8 saturate, so that an
+ * infinity may reach neither loss nor gradients: what was quantized is asked, too.
+ * Source: torch.nn.utils.clip_grad_norm_, clip_grad_value_ (PyTorch 2). Rules N2, N11. */
 #include <string.h>
 
 #include "passes/step.h"
@@ -19,7 +20,8 @@ static Value *square_sum(Step *s, Value *const *grad, Value *factor) {
   return total ? total : build_const(b, 0, s->mode.math);
 }
 
-Clip clip_gradients(Step *s, Value *const *grad, Value *factor, Value *loss_sum) {
+Clip clip_gradients(Step *s, Value *const *grad, Value *factor, Value *loss_sum,
+                    const Saturating *codes) {
   Builder *b = s->b;
   DType math = s->mode.math;
   Clip c = {.factor = factor};
@@ -27,7 +29,13 @@ Clip clip_gradients(Step *s, Value *const *grad, Value *factor, Value *loss_sum)
   c.norm = build1(b, OP_sqrt, square_sum(s, grad, factor));
   step_at(s, "step is applied when loss and gradient norm are finite");
   Value *in[2] = {build_cast(b, loss_sum, math), c.norm};
-  c.ok = c.finite = build_expr(b, "isfinite(a) && isfinite(b) ? 1 : 0", math, 2, in);
+  c.finite = build_expr(b, "isfinite(a) && isfinite(b) ? 1 : 0", math, 2, in);
+  for (int i = 0; i < 2; i++)
+    if (codes->amax[i]) {
+      Value *both[2] = {c.finite, build_cast(b, build1(b, OP_amax, codes->amax[i]), math)};
+      c.finite = build_expr(b, "isfinite(b) ? a : 0", math, 2, both);
+    }
+  c.ok = c.finite;
   const char *algorithm = module_str(s->in, "clip_algorithm", "none");
   double limit = module_number(s->in, "clip_val", 0);
   if (limit <= 0)

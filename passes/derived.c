@@ -125,12 +125,12 @@ static Str name_of(Step *s, const Value *v, bool plain) {
   const char *param = read ? tensor_of(read)->name : "value";
   if (plain)
     return str_fmt(st, "weight.%s", param);
-  static const char *const part[2][3] = {{"", ".scale_inv", ".amax"},
-                                         {"", ".scale_inv", ".block_scale_inv"}};
+  static const char *const part[2][4] = {{"", ".scale_inv", ".amax", ""},
+                                         {"", ".scale_inv", ".block_scale_inv", ".amax"}};
   DType dt = quantizes(op) ? op->out[0]->type->dt : v->type->dt;
   Str base =
       str_fmt(st, "weight.%s.%s%s", param, dtype_text(dt),
-              quantizes(op) && v->out < 3 ? part[op->code == OP_block_quantize][v->out] : "");
+              quantizes(op) && v->out < 4 ? part[op->code == OP_block_quantize][v->out] : "");
   Str name = base;
   for (int n = 2;; n++) {
     bool taken = false;

@@ -11,7 +11,8 @@
  * leading dimension of the weight gradient); others stay in the fallback dtype.
  *
  * Recipes other than DelayedScaling (ir/recipes.def) find scales in the tensors themselves: no
- * slots, no state; q(v) = block_quantize(v). With blocks a product gets both operands twice, in
+ * state; q(v) = block_quantize(v), and the slots' largest magnitudes serve the finite check alone,
+ * which codes would pass that saturate [N2]. With blocks a product gets both operands twice, in
  * blocks along its own sum and, for the gradient, the other way. What is no multiple of the block
  * is padded with zeros to be quantized, and its codes are cut again.
  *
@@ -177,7 +178,8 @@ static Str slot_names(const Fp8 *s, bool forward) {
   return r;
 }
 
-/* Histories, scales and this step's maxima of one direction: [slots, length], [slots], [slots]. */
+/* This step's maxima of one direction, [slots], and, of delayed scaling, histories and scales:
+ * [slots, length], [slots]. */
 static void declare(Fp8 *s, bool forward, Tensor **scale, Tensor **amax) {
   Builder *b = s->c.b;
   TypeTable *tt = builder_types(b);
@@ -188,12 +190,17 @@ static void declare(Fp8 *s, bool forward, Tensor **scale, Tensor **amax) {
   Attr names = attr_s(b, "slots", slot_names(s, forward));
   Attr format = attr_s(b, "format", dtype_text(forward ? s->forward : s->backward));
   char name[64];
-  snprintf(name, sizeof name, "fp8.%s.amax_history", word);
-  Tensor *history = build_tensor(b, name, type_get(tt, DT_F32, 2, dim), ROLE_AMAX, (Loc){0});
-  snprintf(name, sizeof name, "fp8.%s.scale", word);
-  *scale = build_tensor(b, name, vector, ROLE_SCALE, (Loc){0});
+  Tensor *history = NULL;
+  if (!s->current) {
+    snprintf(name, sizeof name, "fp8.%s.amax_history", word);
+    history = build_tensor(b, name, type_get(tt, DT_F32, 2, dim), ROLE_AMAX, (Loc){0});
+    snprintf(name, sizeof name, "fp8.%s.scale", word);
+    *scale = build_tensor(b, name, vector, ROLE_SCALE, (Loc){0});
+  }
   snprintf(name, sizeof name, "sum.fp8.%s.amax", word);
   *amax = build_tensor(b, name, vector, ROLE_SUM, (Loc){0});
+  if (s->current)
+    return;
   build_tensor_attr(b, history, names);
   build_tensor_attr(b, *scale, names);
   build_tensor_attr(b, *scale, format);
@@ -244,7 +251,7 @@ static int64_t block_of(int64_t size, int64_t n) {
 }
 
 typedef struct {
-  Value *codes, *scale_inv, *blocks;
+  Value *codes, *scale_inv, *blocks, *amax;
   int64_t block[2];
 } Quantized;
 
@@ -263,6 +270,7 @@ static Quantized quantize_now(Fp8 *s, Value *x, const int64_t *block, Value *val
   q.codes = build_cut(b, op->out[0], dim);
   q.scale_inv = s->scales == SCALES_E4M3 || !block[0] ? op->out[1] : build_const(b, 1, DT_F32);
   q.blocks = op->out[2];
+  q.amax = op->out[3];
   return q;
 }
 
@@ -288,9 +296,9 @@ static Value *mark_gradient(Fp8 *s, const Op *op, Value *y, int site) {
   build_at(b, op->loc, op->layer,
            str_fmt(builder_strings(b), "fp8: gradient in %s [recipe %s]", dtype_text(s->backward),
                    s->recipe->name));
-  int nattr = 3, nin = 1;
-  Attr attr[5] = {attr_dt(b, "to", s->backward), attr_ints(b, "block", 2, s->recipe->input),
-                  attr_s(b, "scales", scales_info(s->scales)->word)};
+  int nattr = 4, nin = 1;
+  Attr attr[6] = {attr_dt(b, "to", s->backward), attr_ints(b, "block", 2, s->recipe->input),
+                  attr_s(b, "scales", scales_info(s->scales)->word), attr_i(b, "slot", site)};
   Value *in[3] = {y};
   if (s->hadamard)
     attr[nattr++] = attr_b(b, "hadamard", true);
@@ -309,10 +317,11 @@ static Value *masked(Builder *b, Value *x, Value *valid, int64_t rows) {
   return build_reshape(b, y, 2, x->type->dim);
 }
 
-/* y[R, N] = q(x[R, K]) q(w[N, K])^T */
-static Value *product_now(Fp8 *s, const Op *op, Value *x, Value *w, bool train, int64_t rows) {
+/* y[R, N] = q(x[R, K]) q(w[N, K])^T. amax: as in quantize_linear. */
+static Value *product_now(Fp8 *s, const Op *op, Value *x, Value *w, int64_t rows, Value **amax) {
   Builder *b = s->c.b;
   const RecipeInfo *r = s->recipe;
+  const bool train = amax != NULL;
   const int64_t turned_x[2] = {r->input[1], r->input[0]},
                 turned_w[2] = {s->weight[1], s->weight[0]};
   build_at(b, op->loc, op->layer,
@@ -321,6 +330,10 @@ static Value *product_now(Fp8 *s, const Op *op, Value *x, Value *w, bool train, 
   Value *valid = train && s->valid && rows ? build_read(b, s->valid) : NULL;
   Quantized qx = quantize_now(s, x, r->input, valid, rows),
             qw = quantize_now(s, w, s->weight, NULL, 0);
+  if (amax) {
+    amax[0] = qx.amax;
+    amax[1] = qw.amax;
+  }
   Value *in[12];
   int64_t block[4], turned[4];
   int nin = product_operands(&qx, &qw, in, block);
@@ -342,7 +355,7 @@ static Value *product_now(Fp8 *s, const Op *op, Value *x, Value *w, bool train, 
 }
 
 /* A linear layer whose tensors have their own scales. */
-static void quantize_linear_now(Fp8 *s, const Op *op, int site, bool train) {
+static void quantize_linear_now(Fp8 *s, const Op *op, int site, Value **amax) {
   Builder *b = s->c.b;
   const Type *ty = op->out[0]->type;
   Value *x = mapped(&s->c, op, 0), *w = mapped(&s->c, op, 1);
@@ -350,9 +363,8 @@ static void quantize_linear_now(Fp8 *s, const Op *op, int site, bool train) {
   build_at(b, op->loc, op->layer,
            str_fmt(builder_strings(b), "fp8: whole blocks [recipe %s]", s->recipe->name));
   x = build_reshape(b, x, 2, (int64_t[2]){rows, cols});
-  Value *y =
-      product_now(s, op, x, w, train, s->batch && rows % s->batch == 0 ? rows / s->batch : 0);
-  if (train)
+  Value *y = product_now(s, op, x, w, s->batch && rows % s->batch == 0 ? rows / s->batch : 0, amax);
+  if (amax)
     y = mark_gradient(s, op, y, site);
   build_like(b, op);
   y = build_reshape(b, y, ty->rank, ty->dim);
@@ -400,14 +412,15 @@ static void rewrite_func(Fp8 *s, const Func *f, bool record) {
   for (int i = 0; i < f->nop && !builder_failed(b); i++) {
     const Op *op = f->op[i];
     int site = site_of(s, f, op);
+    Value **most = record && site >= 0 ? amax + 2 * site : NULL;
     if (site < 0)
       copier_op(&s->c, op);
     else if (s->current)
-      quantize_linear_now(s, op, site, record);
+      quantize_linear_now(s, op, site, most);
     else
-      quantize_linear(s, op, site, record ? amax + 2 * site : NULL);
+      quantize_linear(s, op, site, most);
   }
-  if (!record || !s->nsite || s->current || builder_failed(b))
+  if (!record || !s->nsite || builder_failed(b))
     return;
   build_at(b, (Loc){0}, str_c(builder_strings(b), ""),
            str_c(builder_strings(b), "fp8: record forward amax"));
@@ -452,7 +465,7 @@ Status pass_fp8(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   const Func *train = module_func(in, "train_forward");
   if (train && !builder_failed(out))
     find_sites(&s, train, d);
-  if (s.nsite && !s.current && !builder_failed(out)) {
+  if (s.nsite && !builder_failed(out)) {
     declare(&s, true, &s.scale_f, &s.amax_f);
     declare(&s, false, &s.scale_b, &s.amax_b);
   }

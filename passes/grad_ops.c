@@ -483,9 +483,11 @@ static void grad_block_quantize(Grad *g, const Op *op, Value *const *dy) {
   grad_quantize(g, op, dy);
 }
 
-/* dY in blocks of so many rows and columns, or fewer where it has fewer, by its own scales. */
+/* dY in blocks of so many rows and columns, or fewer where it has fewer, by its own scales.
+ * record: its amax is this site's. */
 static Codes quantized_now(Grad *g, const Op *op, Value *dy, int64_t rows, int64_t cols,
-                           bool turned) {
+                           bool turned, bool record) {
+  int64_t slot = record ? op_int(op, "slot", -1) : -1;
   const int64_t width = dy->type->dim[dy->type->rank - 1], height = type_elems(dy->type) / width;
   const int64_t block[2] = {rows < height ? rows : height, cols < width ? cols : width};
   bool random = op->nin > 2;
@@ -497,6 +499,8 @@ static Codes quantized_now(Grad *g, const Op *op, Value *dy, int64_t rows, int64
   dy = rows || cols ? build_padded(g->b, as_rows(g, dy), block) : dy;
   Value *in[3] = {dy, random ? fwd(g, op, 1) : NULL, random ? fwd(g, op, 2) : NULL};
   Op *q = build_op(g->b, OP_block_quantize, random ? 3 : 1, in, random ? 4 : 3, attr);
+  if (slot >= 0 && slot < g->nslot)
+    g->amax[slot] = q->out[3];
   Value *codes = rows || cols ? build_cut(g->b, q->out[0], (int64_t[2]){height, width}) : q->out[0];
   return (Codes){shaped_like(g, codes, whole),
                  q->out[1],
@@ -510,8 +514,9 @@ static void grad_qgrad(Grad *g, const Op *op, Value *const *dy) {
   Codes *c = g->codes[op->in[0]->id];
   if (op->nin != 2) {
     const int64_t *block = op_attr(op, "block")->u.ints.v;
-    c[0] = quantized_now(g, op, dy[0], block[0], block[1], false);
-    c[1] = quantized_now(g, op, dy[0], block[1], block[0], block[0] != block[1]);
+    bool first = grad_wants(g, op->in[0]->def, 0); /* else nothing multiplies the first copy */
+    c[0] = quantized_now(g, op, dy[0], block[0], block[1], false, first);
+    c[1] = quantized_now(g, op, dy[0], block[1], block[0], block[0] != block[1], !first);
     return;
   }
   Attr to = attr_dt(g->b, "to", (DType)op_int(op, "to", DT_E5M2));

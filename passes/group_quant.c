@@ -147,6 +147,7 @@ static void quantize_whole(Fuse *F, const Blocks *b, Scales s, double top) {
   set_result(F, 1, inv);
   view_reshaped(F, inv, 2, (int64_t[2]){1, 1}, &one);
   set_result(F, 2, one);
+  set_result(F, 3, amax);
 }
 
 void group_block_quantize(Fuse *F, const Op *op) {
@@ -158,9 +159,10 @@ void group_block_quantize(Fuse *F, const Op *op) {
     quantize_whole(F, &b, s, top);
     return;
   }
-  View *tensor = NULL, *inverse;
+  View *tensor = NULL, *inverse, *amax = NULL;
   if (s == SCALES_E4M3) {
-    tensor = tensor_scale(F, tensor_amax(F, &b), top, &inverse);
+    amax = tensor_amax(F, &b);
+    tensor = tensor_scale(F, amax, top, &inverse);
   } else {
     inverse = ARENA_NEW(F->a, View);
     inverse->dt = DT_F32;
@@ -174,4 +176,5 @@ void group_block_quantize(Fuse *F, const Op *op) {
   set_codes(F, n, &b, mul(F, n, x, mult));
   set_result(F, 1, inverse);
   set_result_buf(F, 2, node_store(F, n, inv, scales_info(s)->dt, 3));
+  set_result(F, 3, amax ? amax : node_total(F, n, PR_AMAX, a, DT_F32, 1));
 }

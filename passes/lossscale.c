@@ -28,20 +28,27 @@ Value *lossscale_factor(Step *s, Value *weight_sum) {
   return build_cast(s->b, build_expr(s->b, text, DT_F64, 2, in), s->mode.math);
 }
 
-/* 1 when any gradient element is inf or NaN, tested before unscaling. */
-static Value *found_inf(Step *s, Value *const *grad) {
+/* 1 when any gradient element is inf or NaN, tested before unscaling, or what was quantized [N2].
+ */
+static Value *found_inf(Step *s, Value *const *grad, const Saturating *codes) {
   Value *found = NULL;
   for (int k = 0; k < s->ngroup; k++) {
     Value *amax = build1(s->b, OP_amax, grad[k]);
     Value *one = build_expr(s->b, "isfinite(a) ? 0 : 1", DT_F32, 1, &amax);
     found = found ? build2(s->b, OP_maximum, found, one) : one;
   }
+  for (int i = 0; i < 2; i++) {
+    Value *amax = codes->amax[i] ? build1(s->b, OP_amax, codes->amax[i]) : NULL;
+    if (amax)
+      found = build2(s->b, OP_maximum, found,
+                     build_expr(s->b, "isfinite(a) ? 0 : 1", DT_F32, 1, &amax));
+  }
   return found;
 }
 
 /* found: S' = max(S backoff, min), t' = 0; else t + 1 == interval: S' = S growth if finite, t' = 0;
  * else t' = t + 1 */
-void lossscale_update(Step *s, Value *const *grad) {
+void lossscale_update(Step *s, Value *const *grad, const Saturating *codes) {
   Builder *b = s->b;
   const Module *m = s->in;
   if (!s->scaler || module_number(m, "scaler_static", 0) != 0)
@@ -49,7 +56,8 @@ void lossscale_update(Step *s, Value *const *grad) {
   step_at(s, "loss scaling: GradScaler's update");
   StrTable *strings = builder_strings(b);
   Value *scale = lossscale_scale(s);
-  Value *in[3] = {scale, found_inf(s, grad), build_cast(b, build_read(b, s->tracker), DT_F64)};
+  Value *in[3] = {scale, found_inf(s, grad, codes),
+                  build_cast(b, build_read(b, s->tracker), DT_F64)};
   long long interval = (long long)module_number(m, "scaler_growth_interval", 2000);
   Value *due =
       build_expr(b, str_fmt(strings, "a + 1 == %lld ? 1 : 0", interval), DT_F64, 1, in + 2);

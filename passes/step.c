@@ -264,10 +264,12 @@ static Status emit_update(Step *s, Value *const *grad, const Micro *m, bool roll
   if (arena_failed(s->scratch))
     return MPCC_ERR_NOMEM;
   Value *factor = lossscale_factor(s, weight);
-  Clip clip = clip_gradients(s, grad, factor, loss);
+  const Saturating codes = {
+      {written(s, m, "sum.fp8.forward.amax"), written(s, m, "sum.fp8.backward.amax")}};
+  Clip clip = clip_gradients(s, grad, factor, loss, &codes);
   clip.ok = outlier_accept(s, &clip, loss, weight);
   optim_update(s, &clip, grad, now.flat);
-  lossscale_update(s, grad);
+  lossscale_update(s, grad, &codes);
   if (rolls)
     roll_both(s, m, false, &now);
   derived_write(s, DERIVED_TRAINED, &now);
@@ -448,9 +450,9 @@ static Status emit_functions(Step *s) {
     st = emit_update_step(s);
   if (st == MPCC_OK)
     st = emit_train_step(s);
-  bool calibrates = !s->mode.lightning &&
-                    strcmp(module_str(s->in, "first_step", "calibrate"), "reference") != 0;
-  if (st == MPCC_OK && calibrates && module_tensor(s->in, "sum.fp8.forward.amax"))
+  bool calibrates =
+      !s->mode.lightning && strcmp(module_str(s->in, "first_step", "calibrate"), "reference") != 0;
+  if (st == MPCC_OK && calibrates && module_tensor(s->in, "fp8.forward.scale"))
     st = emit_calibrate(s);
   for (int i = 0; i < 2 && st == MPCC_OK; i++) {
     const Func *f = module_func(s->in, copies[i].from);

@@ -112,11 +112,17 @@ void step_count_seen(Step *s);
 /* Copies an evaluation function. */
 Status step_copy_func(Step *s, const Func *f, const char *name);
 
+/* Largest magnitudes of what this step quantized, which the codes do not show: f32[slots] of
+ * operands and of gradients; NULL without FP8. [N2] */
+typedef struct {
+  Value *amax[2];
+} Saturating;
+
 /* ---- lossscale.c ---- */
 Value *lossscale_seed(Step *s);
 Value *lossscale_scale(Step *s); /* f32[] S; 1 without scaler */
 Value *lossscale_factor(Step *s, Value *weight_sum);
-void lossscale_update(Step *s, Value *const *grad);
+void lossscale_update(Step *s, Value *const *grad, const Saturating *codes);
 
 /* ---- clip.c ---- */
 typedef struct {
@@ -127,7 +133,8 @@ typedef struct {
   Value *coef;   /* clipping factor; NULL: none */
   double limit;  /* clipping by value; 0: none */
 } Clip;
-Clip clip_gradients(Step *s, Value *const *grad, Value *factor, Value *loss_sum);
+Clip clip_gradients(Step *s, Value *const *grad, Value *factor, Value *loss_sum,
+                    const Saturating *codes);
 Value *clip_apply(Step *s, const Clip *c, Value *grad); /* unscaled and clipped, in math dtype */
 
 /* ---- outlier.c ---- */

@@ -24,7 +24,7 @@ START_TEST(rows_are_sane) {
   for (int i = 0; i < OP_COUNT; i++) {
     const OpInfo *o = op_info((OpCode)i);
     ck_assert_msg(strlen(o->doc) >= 3, "%s has no doc", o->name);
-    ck_assert_msg(o->nin >= -1 && o->nin <= 6 && o->nout >= -1 && o->nout <= 3, "%s", o->name);
+    ck_assert_msg(o->nin >= -1 && o->nin <= 6 && o->nout >= -1 && o->nout <= 4, "%s", o->name);
     for (int k = 0; k < 2; k++)
       ck_assert_msg(o->policy[k] >= POL_LOW && o->policy[k] <= POL_STATE, "%s", o->name);
     ck_assert_msg(o->kind >= OK_NONE && o->kind <= OK_WINDOW, "%s", o->name);

@@ -477,6 +477,40 @@ START_TEST(fp8_scales_follow_their_table) {
 }
 END_TEST
 
+/* N2: an infinity that a cast to FP8 saturates reaches neither loss nor gradients; the step is
+ * skipped and the loss scale backs off all the same. Recipes without histories record amaxes for
+ * this. */
+START_TEST(what_saturates_is_not_applied) {
+  static const struct {
+    double forward, backward, scale;
+  } row[] = {{2, 2, 16}, {INFINITY, 2, 8}, {2, INFINITY, 4}, {NAN, 2, 2}, {2, NAN, 1}, {0, 0, 1}};
+  static const char *const recipes[] = {"DelayedScaling", "Float8CurrentScaling",
+                                        "MXFP8BlockScaling", "NVFP4BlockScaling"};
+  Setting set[] = {{"mode", "transformer-engine-float16", 0},
+                   {"recipe", recipes[_i], 0},
+                   {"scaler", NULL, 1},
+                   {"scaler_init_scale", NULL, 16}};
+  Run r = start(square_mlp, set, 4, false);
+  double *p = data_of(r.e, r.m, "fc0.weight");
+  for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+    bool applied = isfinite(row[i].forward + row[i].backward);
+    double old = p[0];
+    set_sums(&r, 3, 16);
+    fill(&r, "grad.flat.0", 0.25);
+    fill(&r, "sum.fp8.forward.amax", 1);
+    fill(&r, "sum.fp8.backward.amax", 1);
+    data_of(r.e, r.m, "sum.fp8.forward.amax")[1] = row[i].forward;
+    data_of(r.e, r.m, "sum.fp8.backward.amax")[0] = row[i].backward;
+    run(r.e, r.m, "update_step");
+    ck_assert_msg((p[0] != old) == applied, "row %zu", i);
+    ck_assert(scalar_of(&r, "metric.finite") == applied);
+    ck_assert_msg(scalar_of(&r, "scaler.scale") == row[i].scale, "row %zu: scale %g", i,
+                  scalar_of(&r, "scaler.scale"));
+  }
+  finish(&r);
+}
+END_TEST
+
 START_TEST(fp8_amax_is_the_largest_of_the_micro_batches) {
   Setting set[] = {
       {"mode", "transformer-engine", 0}, {"accumulate", NULL, 2}, {"amax_history_len", NULL, 4}};
@@ -662,6 +696,7 @@ int main(void) {
   tcase_add_test(t, scale_stops_growing_at_the_largest_float);
   tcase_add_loop_test(t, nothing_not_finite_is_applied, 0, NMODES);
   tcase_add_test(t, fp8_scales_follow_their_table);
+  tcase_add_loop_test(t, what_saturates_is_not_applied, 0, 4);
   tcase_add_test(t, fp8_amax_is_the_largest_of_the_micro_batches);
   tcase_add_test(t, calibrate_sets_scales_and_nothing_else);
   tcase_add_test(t, lightning_rolls_every_micro_batch);
