@@ -21,7 +21,7 @@ typedef struct {
   int bad;                     /* non-finite steps in a row */
   int64_t skipped;             /* steps not applied so far */
   int64_t saved_step;          /* step of the newest checkpoint */
-  mprt__trace *trace; /* NULL: nobody asked */
+  mprt__trace *trace;          /* NULL: nobody asked */
   double started, window_start, window_wait;
   int64_t window_samples, first_step;
   mprt__instrument *instrument; /* NULL: none */
@@ -73,6 +73,8 @@ static void settle_facts(Fit *f) {
   r->has_scaler = mprt__tensor_index(p, "scaler.scale") >= 0;
   const json_t *min_scale = json_object_get(attrs, "scaler_min_scale");
   r->min_scale = json_is_number(min_scale) ? json_number_value(min_scale) : 1.0;
+  const json_t *fixed = json_object_get(attrs, "scaler_static");
+  r->static_scale = json_is_number(fixed) && json_number_value(fixed) != 0;
 }
 
 /* ---- events
@@ -209,15 +211,17 @@ mpcc_status mprt_train_batch(mprt_program *p, int64_t samples, double *loss) {
   const MpccFunction *calibrate = mprt__function(p, "calibrate");
   Status st = MPCC_OK;
   if (mprt__json_int(mprt__json_get(p->meta, "attrs"), "accumulate", 1) != 1)
-    return mprt__fail(&p->cb, MPCC_ERR_USAGE,
-                      "this program sums micro-batches: run micro_first, micro_next and update_step");
+    return mprt__fail(
+        &p->cb, MPCC_ERR_USAGE,
+        "this program sums micro-batches: run micro_first, micro_next and update_step");
   mprt__set_int(p, "io.valid", samples);
   if (calibrate && !mprt__get_int(p, "count.seen", 0))
     st = mprt__run(p, calibrate, NULL, NULL);
   if (st == MPCC_OK)
     st = mprt_train_step(p);
   if (st == MPCC_OK && loss)
-    *loss = mprt__get_scalar(p, "metric.loss_sum", NAN) / mprt__get_scalar(p, "metric.weight_sum", NAN);
+    *loss =
+        mprt__get_scalar(p, "metric.loss_sum", NAN) / mprt__get_scalar(p, "metric.weight_sum", NAN);
   return st == MPCC_OK ? mprt__device_status(p) : st;
 }
 
@@ -363,12 +367,16 @@ static Status check_finite(Fit *f, const mprt__step_result *r) {
   f->bad = r->finite ? 0 : f->bad + 1;
   char cause[200];
   if (f->facts.has_scaler) {
-    if (f->bad < MAX_BAD_SCALED || mprt__get_scalar(f->p, "scaler.scale", 0) > f->facts.min_scale)
+    double scale = mprt__get_scalar(f->p, "scaler.scale", 0);
+    if (f->bad < MAX_BAD_SCALED || (!f->facts.static_scale && scale > f->facts.min_scale))
       return MPCC_OK;
-    snprintf(
-        cause, sizeof cause,
-        "%d loss-scale backoffs in a row, scale reached min_scale %g (overflow: try bf16-mixed)",
-        f->bad, f->facts.min_scale);
+    if (f->facts.static_scale)
+      snprintf(cause, sizeof cause,
+               "loss or gradients not finite in %d steps in a row at the static loss scale %g",
+               f->bad, scale);
+    else
+      snprintf(cause, sizeof cause, "%d loss-scale backoffs in a row, scale reached min_scale %g",
+               f->bad, f->facts.min_scale);
   } else {
     if (f->bad < MAX_BAD)
       return MPCC_OK;

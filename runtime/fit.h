@@ -16,7 +16,7 @@ typedef struct {
   int64_t last_step;       /* where this run stops: --max-steps and --max-epochs move it */
   int64_t epochs;          /* 0: max_steps rules */
   int64_t log_every;
-  bool has_scaler;
+  bool has_scaler, static_scale;
   double min_scale;
 } mprt__run_facts;
 
@@ -48,10 +48,12 @@ Status mprt__fit_remember(mprt_program *p);
 void mprt__fit_recall(mprt_program *p);
 
 /* ---- keep.c ---- */
-/* Whether a checkpoint of this value would be the best so far; is worth one (best, or of the top k). */
+/* Whether a checkpoint of this value would be the best so far; is worth one (best, or of the top
+ * k). */
 bool mprt__keep_is_best(const mprt_program *p, double value);
 bool mprt__keep_wants(const mprt_program *p, double value, int64_t step);
-/* Notes a checkpoint (value NaN: not measured); removes those that need not stay. errors: ERR_NOMEM */
+/* Notes a checkpoint (value NaN: not measured); removes those that need not stay. errors: ERR_NOMEM
+ */
 Status mprt__keep_add(mprt_program *p, int64_t step, double value);
 void mprt__keep_prune(mprt_program *p, const char *out_dir, int64_t now);
 /* The list for state.json and back: of complete ones in out_dir up to step `now`. */
@@ -71,8 +73,8 @@ Status mprt__trace_run(mprt__trace *t, mprt_program *p, const MpccFunction *f);
 Status mprt__trace_write(mprt__trace *t, const mprt_program *p, const char *dir);
 
 /* ---- sample.c ---- */
-/* Whether logging.sample asks for a text after `step` steps; the text, malloc'ed. The batch in the io
- * tensors is gone then. errors: ERR_INPUT (no language model), ERR_NOMEM */
+/* Whether logging.sample asks for a text after `step` steps; the text, malloc'ed. The batch in the
+ * io tensors is gone then. errors: ERR_INPUT (no language model), ERR_NOMEM */
 bool mprt__sample_due(const mprt_program *p, int64_t step);
 Status mprt__sample(mprt_program *p, int64_t step, char **text);
 
@@ -106,25 +108,38 @@ char *mprt__resume_default(mprt_program *p);
 
 /* ---- scan.c ---- */
 typedef struct {
+  const MpccCommand *command; /* of a layer; NULL: none yet */
+  DType dtype;
+  double amax;
+} mprt__largest;
+typedef struct {
   bool found, is_nan;
   const MpccCommand *command; /* NULL: it was there before the step */
-  const char *name;           /* of the tensor then */
+  const char *name, *when;    /* of the tensor then; NULL: before the step */
   DType dtype;
-  int64_t n, bad; /* elements; not finite ones */
-  double amax;    /* largest finite magnitude */
+  int64_t n, bad;        /* elements; not finite ones */
+  double amax;           /* largest finite magnitude */
+  mprt__largest largest; /* of the outputs before, the one nearest to the end of its format */
 } mprt__scan;
+/* Zeroed before its first use. */
 void mprt__scan_data(mprt__scan *s, const uint8_t *data, int64_t n, DType dt);
-/* An mprt__observer with an mprt__scan: stops behind the first command with an output not finite. */
+/* An mprt__observer with an mprt__scan: stops behind the first command with an output not finite.
+ */
 bool mprt__scan_outputs(void *user, mprt_program *p, const MpccCommand *c);
-/* Two lines: what was found where, and in which format. s->found */
+/* Name of the layer where it was found, `length` bytes of what is returned, and its line of the
+ * spec; place "": no layer of the program, the name is that of the tensor, or empty. s->found */
+const char *mprt__scan_layer(const mprt_program *p, const mprt__scan *s, size_t *length,
+                             const char **place);
+/* Lines: what was found where, in which format, and what was largest before it. s->found */
 void mprt__scan_describe(const mprt_program *p, const mprt__scan *s, FILE *out);
 
 /* ---- profile.c ---- */
 typedef struct mprt__profile mprt__profile;
 mprt__profile *mprt__profile_create(const mprt_program *p); /* NULL: memory */
 void mprt__profile_destroy(mprt__profile *f);               /* NULL is fine */
-void mprt__profile_begin(mprt__profile *f); /* the next command starts now */
-void mprt__profile_take(mprt__profile *f, const mprt_program *p, const MpccCommand *c); /* it is over */
+void mprt__profile_begin(mprt__profile *f);                 /* the next command starts now */
+void mprt__profile_take(mprt__profile *f, const mprt_program *p,
+                        const MpccCommand *c); /* it is over */
 /* A table of what was taken in so many steps; malloc'ed, NULL: memory. */
 char *mprt__profile_text(const mprt__profile *f, const mprt_program *p, int64_t steps);
 

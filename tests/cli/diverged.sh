@@ -73,7 +73,46 @@ expect 10 'loss-scale backoffs in a row, scale reached min_scale 1' \
 says scaled_out 'before the step: infinity'
 build large --precision 16-mixed --set 'optimizer.lr=3e4' --set scheduler.warmup_steps=1
 expect 10 'scale reached min_scale 1' run large --out large_out --max-steps 300
-says large_out 'first non-finite: '
+says large_out 'first non-finite: ' 'overflow: try bf16-mixed, or precision.overrides: [{match: conv_proj, '
+# a scale that stays is no way out either, nor is one that its floor holds up
+expect 10 'in 16 steps in a row at the static loss scale 1e+09' "$mpcc" run "$here/tiny.yaml" --quiet --out static_out \
+  --precision 16-mixed --set precision.grad_scaler.init_scale=1e9 --set precision.grad_scaler.static=true
+says static_out 'of the output of loss' 'overflow: try bf16-mixed, or a smaller precision.grad_scaler.init_scale'
+# master weights are finite, their copies in float16 are not
+{ head -c $((size - 4)) w.safetensors && printf '\000\120\303\107'; } >wide.safetensors # 1e5
+expect 10 'before the step: infinity in 1 of ' run scaled --out copies_out --weights wide.safetensors
+says copies_out 'elements of weight.' '(layer ' 'tiny.yaml:' 'overflow: try bf16-mixed'
+
+# ---- 8-bit codes saturate, so amaxes tell of infinity [N2] -----------------------------------------
+for recipe in DelayedScaling Float8BlockScaling; do
+  "$mpcc" run "$here/tiny.yaml" --quiet --out "$recipe" --precision transformer-engine-float16 \
+    --set precision.recipe.name=$recipe --set precision.grad_scaler.init_scale=1e9 --max-steps 20 2>err.txt ||
+    { fail "$recipe"; cat err.txt; }
+  grep -q '"skipped":[1-9]' "$recipe/metrics.jsonl" || fail "$recipe: no step is skipped at scale 1e9"
+done
+build eight --precision transformer-engine --set optimizer.lr=3e4 --set scheduler.warmup_steps=1
+expect 10 'first non-finite: NaN' run eight --out eight_out
+says eight_out 'largest before it: ' 'amax of attention.input in the steps before: '
+
+# ---- the batch that is replayed is the last of the step's ------------------------------------------
+awk 'BEGIN { print "x,y"; for (i = 0; i < 16; i++) print (i ? 1 : "1e39") ",1" }' >d.csv
+cat >first.yaml <<'EOF'
+mpcc: 1
+name: first
+model:
+  inputs: {x: {shape: [1]}}
+  outputs: {y_hat: fc}
+  layers: [{name: fc, Linear: 1}]
+loss: {type: L1Loss, inputs: {input: y_hat, target: y}}
+data:
+  train: {format: csv, path: d.csv}
+  fields: {x: x, y: y}
+  loader: {batch_size: 4, shuffle: false}
+optimizer: {type: SGD, lr: 1e-3}
+trainer: {max_epochs: 9, accumulate_grad_batches: 4}
+EOF
+expect 10 'of earlier micro-batches: ' "$mpcc" run first.yaml --quiet --out first_out
+says first_out 'elements of grad.fc.weight (layer fc, first.yaml:6:' 'a smaller learning rate'
 # a few skipped steps are no divergence: the first scales are too high
 "$mpcc" "$here/tiny.yaml" -march=native -o high --precision 16-mixed \
   --set precision.grad_scaler.init_scale=1e9
