@@ -30,6 +30,7 @@ Clip clip_gradients(Step *s, Value *const *grad, Value *factor, Value *loss_sum,
   step_at(s, "step is applied when loss and gradient norm are finite");
   Value *in[2] = {build_cast(b, loss_sum, math), c.norm};
   c.finite = build_expr(b, "isfinite(a) && isfinite(b) ? 1 : 0", math, 2, in);
+  step_at(s, "step is applied when what was quantized is finite");
   for (int i = 0; i < 2; i++)
     if (codes->amax[i]) {
       Value *both[2] = {c.finite, build_cast(b, build1(b, OP_amax, codes->amax[i]), math)};
