@@ -63,6 +63,11 @@ Str precision_mode(const Check *c, const Val *v) {
     diag_error(c->d, v->loc, 190, "precision '%s' is not supported yet", v->s);
     return NULL;
   }
+  if (!strcmp(v->s, "16") || !strcmp(v->s, "bf16")) {
+    diag_warning(c->d, v->loc, "precision-alias", "'%s' is a historical name of %s", v->s,
+                 modes[i].canonical);
+    diag_hint(c->d, "write %s", modes[i].canonical);
+  }
   return str_c(c->s, modes[i].canonical);
 }
 
@@ -102,14 +107,24 @@ static bool has_masters(const Val *v) {
   return !strcmp(val_get_str(v, "master_weights", ""), "float32");
 }
 
+/* An override sets layers of a mixed mode to FP8, whose recipe the section then names. */
+static bool overrides_to_fp8(const Val *v) {
+  const Val *overrides = val_get(v, "overrides");
+  for (int i = 0; overrides && i < overrides->n; i++)
+    if (kind_of(val_get_str(overrides->item[i], "precision", "")) == TE_MODE)
+      return true;
+  return false;
+}
+
 /* Keys that only transformer-engine modes know; those and another mode may come from the command
  * line together. */
 static void check_te_keys(Keys *k) {
   static const char *const keys[] = {"recipe", "weights_dtype", "fallback_compute_dtype"};
   for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
     const Val *x = val_get(k->v, keys[i]);
-    bool te = kind_of(k->mode) == TE_MODE, both_asked = te && x && is_set(k->c, x);
-    if (k->file_mode && kind_of(k->file_mode) != TE_MODE && given(x) && !both_asked) {
+    bool region = i == 0 && kind_of(k->mode) == MIXED_MODE && overrides_to_fp8(k->v);
+    bool te = kind_of(k->mode) == TE_MODE || region, both_asked = te && x && is_set(k->c, x);
+    if (k->file_mode && kind_of(k->file_mode) != TE_MODE && given(x) && !both_asked && !region) {
       diag_error(k->c->d, x->loc, 431, "'%s' does not go with mode %s", keys[i], k->file_mode);
       diag_hint(k->c->d,
                 "it belongs to the transformer-engine modes; remove it or change the mode");
@@ -231,8 +246,8 @@ static void check_rounding(Keys *k) {
   const Val *x = val_get(k->v, "update_rounding");
   bool lightning = !strcmp(val_get_str(k->v, "compat", "none"), "lightning");
   bool none = lightning || !strcmp(val_get_str(k->v, "master_weights", ""), "none");
-  bool narrow = kind_of(k->mode) == TE_MODE ? none && !has_masters(k->v)
-                                            : half_weights(k->mode) && !has_masters(k->v);
+  bool wide = has_masters(k->v) || !strcmp(val_get_str(k->v, "weights_dtype", ""), "float32");
+  bool narrow = kind_of(k->mode) == TE_MODE ? none && !wide : half_weights(k->mode) && !wide;
   if (!given(x) || narrow || !strcmp(x->s, "nearest"))
     return;
   if (k->file_mode && !strcmp(k->file_mode, k->mode)) {
@@ -324,17 +339,19 @@ bool precision_scales(const Val *v) {
   if (enabled && enabled->kind == VAL_BOOL)
     return enabled->i != 0;
   Str mode = val_get_str(v, "mode", "32-true"), masters = val_get_str(v, "master_weights", "");
-  Str weights = val_get_str(v, "weights_dtype", "");
   bool lightning = !strcmp(val_get_str(v, "compat", "none"), "lightning");
   int i = mode_index(mode);
   if (i < 0)
     return false;
-  bool f16 = *weights ? !strcmp(weights, "float16") : modes[i].f16;
   if (modes[i].kind == MIXED_MODE)
-    return f16;
-  if (modes[i].kind == TE_MODE)
-    return f16 && !lightning && strcmp(masters, "none");
-  return f16 && !strcmp(masters, "float32");
+    return modes[i].f16;
+  if (modes[i].kind == TE_MODE) {
+    Str own = modes[i].f16 ? "float16" : "bfloat16", weights = val_get_str(v, "weights_dtype", own);
+    bool wide = !strcmp(weights, "float32") || strcmp(masters, "none");
+    return wide && !lightning &&
+           !strcmp(val_get_str(v, "fallback_compute_dtype", weights), "float16");
+  }
+  return modes[i].f16 && !strcmp(masters, "float32");
 }
 
 /* ---- complex numbers ---- */
@@ -442,12 +459,19 @@ static bool region_allowed(const Check *c, Loc loc, const char *region, const ch
   int i = mode_index(region);
   if (i < 0)
     return true;
-  if (modes[i].kind == TE_MODE && strcmp(region, mode)) {
+  int whole = mode_index(mode);
+  bool same = !strcmp(region, mode), mixed = whole >= 0 && modes[whole].kind == MIXED_MODE;
+  if (modes[i].kind != TE_MODE || same || (mixed && modes[i].f16 == modes[whole].f16))
+    return true;
+  if (mixed) { /* gradients in float16 need the loss scaler, which goes with the whole mode */
+    diag_error(c->d, loc, 438, "a layer in %s does not go with mode %s", region, mode);
+    diag_hint(c->d, "%s has the format of its low dtype",
+              modes[whole].f16 ? "transformer-engine-float16" : "transformer-engine");
+  } else {
     diag_error(c->d, loc, 190, "a layer in %s inside mode %s is not supported yet", region, mode);
     diag_hint(c->d, "make %s the mode and set the other layers back", region);
-    return false;
   }
-  return true;
+  return false;
 }
 
 void precision_overrides(const Check *c, const Val *v, Model *m) {

@@ -5,7 +5,7 @@
 const ScalesInfo *scales_info(Scales s) {
   static const ScalesInfo rows[] = {
 #define SCALES(id, word, dt, decoded, doc) {word, DT_##dt, DT_##decoded, doc},
-#define RECIPE(name, format, xr, xc, wr, wc, scales, keys, doc)
+#define RECIPE(name, format, xr, xc, wr, wc, scales, units, keys, doc)
 #include "ir/recipes.def"
 #undef SCALES
 #undef RECIPE
@@ -23,8 +23,8 @@ Scales scales_from_word(const char *word) {
 const RecipeInfo *recipe_at(int i) {
   static const RecipeInfo rows[] = {
 #define SCALES(id, word, dt, decoded, doc)
-#define RECIPE(name, format, xr, xc, wr, wc, scales, keys, doc)                                    \
-  {#name, format, {xr, xc}, {wr, wc}, SCALES_##scales, keys, doc},
+#define RECIPE(name, format, xr, xc, wr, wc, scales, units, keys, doc)                             \
+  {#name, format, {xr, xc}, {wr, wc}, SCALES_##scales, units, keys, doc},
 #include "ir/recipes.def"
 #undef SCALES
 #undef RECIPE

@@ -9,7 +9,7 @@
 
 typedef enum {
 #define SCALES(id, word, dt, decoded, doc) SCALES_##id,
-#define RECIPE(name, format, xr, xc, wr, wc, scales, keys, doc)
+#define RECIPE(name, format, xr, xc, wr, wc, scales, units, keys, doc)
 #include "ir/recipes.def"
 #undef SCALES
 #undef RECIPE
@@ -30,6 +30,7 @@ typedef struct {
   const char *format;          /* HYBRID, E4M3 or E2M1 */
   int64_t input[2], weight[2]; /* rows and columns of blocks; 0, 0: the whole tensor */
   Scales scales;
+  int units;        /* GPUs from this compute capability on have units for its products */
   const char *keys; /* separated by spaces */
   const char *doc;
 } RecipeInfo;

@@ -174,11 +174,15 @@ Status compilation_front(Compilation *c, const char *path, const char *text, siz
   return st;
 }
 
+/* What on_unsupported: fallback falls back for; NULL: nothing. */
+static const char *fallback_target(Compilation *c);
+
 Status compilation_passes(Compilation *c, const TargetCaps *caps, const char *stop_after) {
   PassOpts opts = {.caps = caps,
                    .strict = c->o->strict,
                    .no_reuse = c->o->no_reuse,
                    .called_only = !c->o->all_functions,
+                   .no_fp8 = fallback_target(c),
                    .opt_level = c->o->opt_level};
   PassRun run = {.stop_after = stop_after,
                  .print_before = c->o->print_before,
@@ -264,28 +268,6 @@ static const char *target_name(const Compilation *c, int i) {
   return i < c->o->ntarget ? c->o->target[i] : i == 0 ? "cpu" : NULL;
 }
 
-/* `on_unsupported: error`: FP8 where the level has no units for it. CPUs have none; GPUs from
- * sm_89. */
-static Status check_formats(Compilation *c, const Target *t, const char *const *level, int n) {
-  const Val *root = c->spec ? c->spec->root : NULL,
-            *mode = root ? val_get(root, "precision.mode") : NULL;
-  Mode m;
-  if (!mode || strcmp(val_get_str(root, "precision.on_unsupported", "emulate"), "error") ||
-      !mode_named(c->module, mode->s, &m) || !m.fp8)
-    return MPCC_OK;
-  for (int i = 0; i < n; i++) {
-    bool gpu = !strncmp(level[i], "sm_", 3);
-    if (gpu && atoi(level[i] + 3) >= 89)
-      continue;
-    diag_error(c->diag, mode->loc, 502, "precision '%s' needs FP8 units; %s has none", mode->s,
-               gpu ? level[i] : t->name);
-    diag_hint(c->diag, "write on_unsupported: emulate (exact rounding, slower), or use mode: %s",
-              m.weight == DT_F16 ? "16-mixed" : "bf16-mixed");
-    return MPCC_ERR_TARGET;
-  }
-  return MPCC_OK;
-}
-
 /* Levels to compile, best first: those asked for, or the host's and the baseline; of a GPU, all. */
 static Status find_levels(Compilation *c, const Target *t, const char **level, int *n) {
   *n = 0;
@@ -320,6 +302,69 @@ static Status find_levels(Compilation *c, const Target *t, const char **level, i
   if (!c->o->host_level_only && (!host || strcmp(host, t->level[0])))
     level[(*n)++] = t->level[0];
   return MPCC_OK;
+}
+
+/* Some op of the forward module may run in FP8. */
+static bool has_fp8(const Module *m) {
+  Mode mode;
+  if (mode_named(m, module_str(m, "mode", ""), &mode) && mode.fp8)
+    return true;
+  for (int i = 0; i < m->nfunc; i++)
+    for (int k = 0; k < m->func[i]->nop; k++) {
+      const char *region = op_str(m->func[i]->op[k], "precision", NULL);
+      if (region && mode_named(m, region, &mode) && mode.fp8)
+        return true;
+    }
+  return false;
+}
+
+/* The first of n levels without units for the recipe's products; NULL: all have them, or the spec
+ * has no FP8 or does not say `on_unsupported: WORD`. CPUs have none. */
+static const char *without_units(const Compilation *c, const char *word, const Target *t,
+                                 const char *const *level, int n) {
+  const Val *root = c->spec ? c->spec->root : NULL;
+  if (!root || strcmp(val_get_str(root, "precision.on_unsupported", "emulate"), word))
+    return NULL;
+  const RecipeInfo *r = recipe_named(val_get_str(root, "precision.recipe.name", ""));
+  if (!has_fp8(c->module))
+    return NULL;
+  for (int i = 0; i < n; i++) {
+    bool gpu = !strncmp(level[i], "sm_", 3);
+    if (!gpu || atoi(level[i] + 3) < (r ? r->units : recipe_at(0)->units))
+      return gpu ? level[i] : t->name;
+  }
+  return NULL;
+}
+
+static const char *fallback_target(Compilation *c) {
+  const char *level[LIB_MAX_LEVELS + 1], *name;
+  for (int i = 0; c->module && c->module->stage == STAGE_FORWARD && (name = target_name(c, i));
+       i++) {
+    const Target *t = target_by_name(name);
+    int n = 0;
+    if (!t || find_levels(c, t, level, &n) != MPCC_OK)
+      return NULL; /* said where code is asked for */
+    const char *lacks = without_units(c, "fallback", t, level, n);
+    if (lacks)
+      return str_fmt(c->strings, "%s%s", strcmp(lacks, t->name) ? "" : "target ", lacks);
+  }
+  return NULL;
+}
+
+/* `on_unsupported: error` */
+static Status check_formats(Compilation *c, const Target *t, const char *const *level, int n) {
+  const char *lacks = without_units(c, "error", t, level, n);
+  if (!lacks)
+    return MPCC_OK;
+  const Val *root = c->spec->root, *mode = val_get(root, "precision.mode");
+  const char *recipe = val_get_str(root, "precision.recipe.name", "FP8");
+  Mode m;
+  mode_named(c->module, mode->s, &m);
+  diag_error(c->diag, mode->loc, 502, "precision '%s' needs units for %s; %s has none", mode->s,
+             recipe, lacks);
+  diag_hint(c->diag, "write on_unsupported: emulate (exact rounding, slower), or use mode: %s",
+            m.weight == DT_F16 ? "16-mixed" : "bf16-mixed");
+  return MPCC_ERR_TARGET;
 }
 
 static Status choose_levels(Compilation *c, const Target *t, const char **level, int *n) {

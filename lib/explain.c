@@ -138,20 +138,37 @@ static void explain_choices(const Module *m, Text *out) {
   }
 }
 
+/* Something is quantized to 8 or 4 bits. */
+static bool has_codes(const Module *m) {
+  for (int i = 0; i < m->nfunc; i++)
+    for (int k = 0; k < m->func[i]->nop; k++) {
+      const Op *op = m->func[i]->op[k];
+      if (op->nout && dtype_is_code(op->out[0]->type->dt))
+        return true;
+    }
+  return false;
+}
+
 static void explain_rules(const Compilation *c, Text *out) {
   const Module *m = c->module;
-  const char *mode = module_str(m, "mode", "");
-  bool mixed = strstr(mode, "mixed") != NULL, te = !strncmp(mode, "transformer-engine", 18);
+  Mode mode = {0};
+  mode_named(m, module_str(m, "mode", ""), &mode);
   bool lightning = !strcmp(module_str(m, "compat", "none"), "lightning");
+  const char *none = module_str(m, "fp8_fallback", NULL);
+  bool te = has_codes(m);
   text_puts(out, "\nrules in force (docs/numerics.md)\n");
   explain_choices(m, out);
-  if (mixed || te)
+  if (mode.mixed || mode.masters)
     text_printf(out, "  N6  %s\n",
-                te && lightning ? "compat lightning: no FP32 masters"
-                                : "the optimizer updates FP32 masters");
+                mode.masters || mode.param == DT_F32 ? "the optimizer updates FP32 masters"
+                : lightning                          ? "compat lightning: no FP32 masters"
+                                                     : "master_weights: none");
   if (module_int(m, "scaler", 0))
     text_puts(out, "  N7  gradients are scaled; the scale follows GradScaler's rule\n");
   const RecipeInfo *recipe = recipe_named(module_str(m, "recipe", "DelayedScaling"));
+  if (none)
+    text_printf(out, "  N8  on_unsupported: fallback, %s has no units: FP8 layers run in %s\n",
+                none, dtype_text(mode.low));
   if (te && recipe && recipe != recipe_at(0))
     text_printf(out, "  N8  %s: %s; no state\n", recipe->name, recipe->doc);
   else if (te)
@@ -163,7 +180,9 @@ static void explain_rules(const Compilation *c, Text *out) {
               strcmp(module_str(m, "numerics", "fused"), "strict")
                   ? "fused kernels may skip intermediate rounding"
                   : "strict: rounded at every op boundary");
-  text_puts(out, "  N11 a step with a loss or gradient norm that is not finite is not applied\n");
+  text_printf(out,
+              "  N11 a step with a loss or gradient norm%s that is not finite is not applied\n",
+              te ? " or amax" : "");
 }
 
 /* ---- saved or recomputed --------------------------------------------------------------------- */

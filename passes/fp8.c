@@ -8,7 +8,8 @@
  * largest magnitudes are written to sum.fp8.<direction>.amax, scales are read from
  * fp8.<direction>.scale. eval_forward and predict use the same scales and record nothing. A product
  * needs its in, out and product of the other dimensions to be multiples of 16 (rows become a
- * leading dimension of the weight gradient); others stay in the fallback dtype.
+ * leading dimension of the weight gradient); others stay in the fallback dtype, and all do where
+ * on_unsupported: fallback meets a target without units for FP8.
  *
  * Recipes other than DelayedScaling (ir/recipes.def) find scales in the tensors themselves: no
  * state; q(v) = block_quantize(v), and the slots' largest magnitudes serve the finite check alone,
@@ -37,6 +38,7 @@ typedef struct {
   DType forward, backward;
   const RecipeInfo *recipe;
   Scales scales;
+  bool fallback;         /* a product stays in the fallback dtype for the target's sake */
   bool current;          /* scales from the tensors themselves: no state */
   bool hadamard, random; /* of what weight gradients sum over; of gradients' codes */
   const int64_t *weight; /* blocks of weights */
@@ -47,8 +49,6 @@ typedef struct {
   Tensor *valid; /* i64[]: real samples of the batch */
   int64_t batch;
 } Fp8;
-
-/* Attribute fp8=false: products of recurrent nets, which the reference leaves alone [N8]. */
 
 /* Attention projections are no module of their own in the reference, which leaves them alone. */
 static bool lightning_skips(const Module *m, const Op *op) {
@@ -68,13 +68,18 @@ static bool lightning_skips(const Module *m, const Op *op) {
   return module_tensor(m, sibling) != NULL;
 }
 
+/* Attribute fp8=false: products of recurrent nets, which the reference leaves alone [N8]. */
 static bool wants_fp8(const Fp8 *s, const Op *op) {
-  if (op->code != OP_linear || !dtype_is_half(op->in[0]->type->dt) || !op_int(op, "fp8", 1))
+  if (op->code != OP_linear || !op_int(op, "fp8", 1))
     return false;
   Mode m;
-  if (!mode_of_op(s->in, &s->mode, op, &m))
+  if (!mode_of_op(s->in, &s->mode, op, &m) || op->in[0]->type->dt != m.low)
     return false;
   return m.fp8 && !(m.lightning && lightning_skips(s->in, op));
+}
+
+static const char *dtype_word(DType dt) {
+  return dt == DT_BF16 ? "bfloat16" : dt == DT_F16 ? "float16" : "float32";
 }
 
 /* First size of the product that is no multiple of 16; 0 when all are. *what names it. */
@@ -97,12 +102,18 @@ static void warn_misfit(const Op *op, Diag *d) {
   int64_t size = misfit(op, &what);
   diag_warning(d, op->loc, "fp8-fallback",
                "'%s' cannot run in FP8: %" PRId64 " is not a multiple of 16; it runs in %s",
-               op->layer ? op->layer : "", size,
-               op->in[0]->type->dt == DT_BF16 ? "bfloat16" : "float16");
+               op->layer ? op->layer : "", size, dtype_word(op->in[0]->type->dt));
   if (!strcmp(what, "rows"))
     diag_hint(d, "rows of the product (batch size x sequence length) must be a multiple of 16");
   else
     diag_hint(d, "%s; silence with an override or pad_to_multiple_of: 16", what);
+}
+
+static void warn_target(const Op *op, const char *target, Diag *d) {
+  diag_warning(d, op->loc, "fp8-fallback",
+               "'%s' does not run in FP8: %s has no units for it; it runs in %s",
+               op->layer ? op->layer : "", target, dtype_word(op->in[0]->type->dt));
+  diag_hint(d, "on_unsupported: fallback; emulate runs it in FP8, exactly and slower");
 }
 
 /* Sizes that are no whole number of blocks: what lies behind is zero. */
@@ -143,7 +154,8 @@ static int site_of(const Fp8 *s, const Func *f, const Op *op) {
   return -1;
 }
 
-static void find_sites(Fp8 *s, const Func *f, Diag *d) {
+/* no_fp8: as in PassOpts */
+static void find_sites(Fp8 *s, const Func *f, const char *no_fp8, Diag *d) {
   s->site = ARENA_ARRAY(builder_arena(s->c.b), Site, f->nop + 1);
   if (arena_failed(builder_arena(s->c.b)))
     return;
@@ -152,6 +164,11 @@ static void find_sites(Fp8 *s, const Func *f, Diag *d) {
     const char *what;
     if (!wants_fp8(s, op))
       continue;
+    if (no_fp8) {
+      warn_target(op, no_fp8, d);
+      s->fallback = true;
+      continue;
+    }
     if (misfit(op, &what)) {
       warn_misfit(op, d);
       continue;
@@ -453,7 +470,6 @@ static void find_recipe(Fp8 *s) {
 }
 
 Status pass_fp8(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
-  (void)o;
   Fp8 s = {.in = in};
   Status st = mode_get(in, d, &s.mode);
   if (st != MPCC_OK)
@@ -464,7 +480,9 @@ Status pass_fp8(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   find_recipe(&s);
   const Func *train = module_func(in, "train_forward");
   if (train && !builder_failed(out))
-    find_sites(&s, train, d);
+    find_sites(&s, train, o->no_fp8, d);
+  if (s.fallback && !builder_failed(out))
+    build_module_attr(out, attr_s(out, "fp8_fallback", str_c(builder_strings(out), o->no_fp8)));
   if (s.nsite && !builder_failed(out)) {
     declare(&s, true, &s.scale_f, &s.amax_f);
     declare(&s, false, &s.scale_b, &s.amax_b);

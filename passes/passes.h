@@ -37,6 +37,8 @@ typedef struct {
   bool no_reuse;           /* plan mode for tests: every buffer its own bytes */
   int opt_level;
   bool called_only; /* step leaves out what no training loop calls: micro-batches of steps of one */
+  const char *no_fp8; /* on_unsupported: fallback, and this target has no units: fp8 leaves all
+                       * products in the fallback dtype; NULL: it quantizes */
 } PassOpts;
 
 typedef Status PassFn(const Module *in, const PassOpts *o, Builder *out, Diag *d);

@@ -218,7 +218,7 @@ while [ $at -lt "$size" ]; do
 done
 
 # ---- formats without hardware: known but impossible is exit 3, at the mode that asks for them ------
-expect 3 "precision 'transformer-engine' needs FP8 units; cpu has none [MPC0502]" \
+expect 3 "precision 'transformer-engine' needs units for DelayedScaling; cpu has none [MPC0502]" \
   quick "$mpcc" good.yaml --precision transformer-engine --set precision.on_unsupported=error -o p
 grep -q -- '--precision:1:1: error' err.txt || fail "no place of the mode"
 [ -e p ] && fail "a program although its format is impossible"

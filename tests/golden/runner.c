@@ -9,7 +9,7 @@
  *
  * CASE.want holds the printed module, or the kernels, or CASE.err every diagnostic as text when it fails;
  * CASE.warn, where it exists, the diagnostics of a case that succeeds. Words in the first line of
- * the input (a comment) are options: `strict`, `no_reuse`, `bf16_dot`, `precision=MODE`,
+ * the input (a comment) are options: `strict`, `no_reuse`, `no_fp8`, `bf16_dot`, `precision=MODE`,
  * `set=PATH=VALUE`. GOLDEN_UPDATE=1 in the environment writes the expected files instead. */
 #include <dirent.h>
 #include <errno.h>
@@ -110,7 +110,8 @@ static Status pass_case(const Case *c, const char *name, const TargetCaps *targe
                stage_name(pass->needs), stage_name(in->stage));
   TargetCaps caps = *target;
   caps.bf16_dot |= option(c, "bf16_dot");
-  PassOpts o = {&caps, option(c, "strict"), option(c, "no_reuse"), 2};
+  PassOpts o = {.caps = &caps, .strict = option(c, "strict"), .opt_level = 2,
+                .no_reuse = option(c, "no_reuse"), .no_fp8 = option(c, "no_fp8") ? "target cpu" : NULL};
   Builder *b = builder_create(s, d, pass->gives);
   status = pass->run(in, &o, b, d);
   if (status)

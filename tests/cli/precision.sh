@@ -1,0 +1,55 @@
+# The precision section as users meet it: FP8 without units, widths of what is no product, regions in FP8,
+# keys of Transformer Engine that mean something else here.
+. "$(dirname "$0")/lib.sh"
+spec=$here/tiny.yaml te="--precision transformer-engine"
+run() { "$mpcc" run "$spec" --quiet --max-steps 6 "$@"; }
+check() { "$mpcc" check "$spec" "$@"; }
+
+# ---- on_unsupported: fallback ----------------------------------------------------------------------
+expect 0 "tiny.yaml:19:11: warning: 'mlp.0' does not run in FP8: target cpu has no units for it; it runs in bfloat16 [-Wfp8-fallback]" \
+  run $te --set precision.on_unsupported=fallback --set trainer.log_every_n_steps=1 --out fallback
+grep -q 'fp8_fallback' fallback/run.json || grep -q 'on_unsupported: fallback, target cpu' fallback/plan.txt ||
+  fail "the run folder does not say what was chosen"
+expect 0 '' "$mpcc" explain "$spec" $te --set precision.on_unsupported=fallback -Wno-fp8-fallback
+grep -q 'N8  on_unsupported: fallback, target cpu has no units: FP8 layers run in bf16' out.txt || fail "explain is silent"
+grep -q 'e4m3' out.txt && fail "something is quantized all the same"
+expect 0 'it runs in float32' check $te --set precision.on_unsupported=fallback \
+  --set precision.fallback_compute_dtype=float32
+# a GPU with units needs no fallback, one without takes them from all
+expect 0 '' check $te --set precision.on_unsupported=fallback --target=cuda --gpu-arch=sm_90
+grep -q fallback err.txt && fail "sm_90 has units for FP8"
+expect 0 'sm_80 has no units' check $te --set precision.on_unsupported=fallback --target=cuda --gpu-arch=sm_90,sm_80
+expect 0 'sm_90 has no units' check $te --set precision.on_unsupported=fallback --target=cuda --gpu-arch=sm_90 \
+  --set precision.recipe.name=MXFP8BlockScaling -Wno-fp8-padding
+
+# ---- float32 beside FP8 ----------------------------------------------------------------------------
+for recipe in DelayedScaling Float8CurrentScaling MXFP8BlockScaling NVFP4BlockScaling; do
+  expect 0 'test: loss' run $te --set precision.weights_dtype=float32 --set precision.recipe.name=$recipe \
+    -Wno-fp8-padding --out wide
+done
+expect 0 '' "$mpcc" explain "$spec" $te --set precision.weights_dtype=float32
+grep -q 'e4m3' out.txt || fail "nothing is quantized"
+grep -v '^  model' out.txt | grep -q 'bf16' && fail "something is bf16"
+expect 0 'test: loss' run $te --set precision.fallback_compute_dtype=float32 --out mixed
+# activations in float16 want the loss scaler, whatever the weights are
+run $te --set precision.fallback_compute_dtype=float16 --set trainer.log_every_n_steps=1 --out half >/dev/null
+grep -q '"scale":65536' half/metrics.jsonl || fail "no loss scale although gradients are f16"
+
+# ---- FP8 in a part of a mixed model ----------------------------------------------------------------
+mlp='precision.overrides=[{match: "mlp.*", precision: transformer-engine}]'
+expect 0 '' "$mpcc" explain "$spec" --precision bf16-mixed --set "$mlp" --set precision.recipe.margin=1
+grep -q '^  mlp.0 .*qlinear' out.txt || fail "the layer is not in FP8"
+grep -q '^  head .*qlinear' out.txt && fail "another layer is in FP8"
+grep -q 'N8  FP8 delayed scaling' out.txt || fail "explain does not name the recipe"
+grep -q '^idle' out.txt && fail "the recipe is called idle"
+expect 0 '98 kernels, 0 deviate' "$mpcc" verify "$spec" --precision bf16-mixed --set "$mlp"
+expect 1 '[MPC0438]' check --precision 16-mixed --set "$mlp"
+expect 1 '[MPC0190]' check --precision 32-true --set "$mlp"
+
+# ---- words -----------------------------------------------------------------------------------------
+expect 0 "'bf16' is a historical name of bf16-mixed [-Wprecision-alias]" check --precision bf16
+for key in fp8_dpa fp8_mha backward_override scaling_factor_compute_algo; do
+  expect 1 "not supported yet [MPC0190]" check $te --set precision.recipe.$key=true
+done
+expect 1 '[MPC0437]' check --precision 16-mixed --set precision.grad_scaler.init_scale=0.5
+finish
