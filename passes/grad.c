@@ -215,6 +215,8 @@ static void write_grads(Grad *g, const Module *in, const Func *f, const Mode *m)
       if (x)
         sum = sum ? plus(g, sum, x) : x;
     }
+    if (!sum && diag_errors(g->diag))
+      continue; /* it may be the errors' fault */
     if (!sum) {
       diag_warning(g->diag, t->loc, "unused-parameter",
                    "'%s' gets no gradient: the loss does not depend on it; it is not trained",

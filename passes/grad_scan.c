@@ -51,6 +51,7 @@ struct Loop {
   const Value **saved;
   int nsaved, csaved;
   Hoist *hoist, **last;
+  bool forgets; /* a state that backward reads is overwritten; said so */
   struct Loop *next;
 };
 
@@ -149,6 +150,17 @@ static bool keeps_all(const Loop *l, const Op *yield) {
   return loop_kind(yield) == LOOP_STACKED || op_int(yield, "slots", 0) == length_of(l) + 1;
 }
 
+/* Training reads all states: which slots a state has is the choice of who makes the module, and
+ * layers that train give them all. */
+static void forgets(Loop *l) {
+  if (!l->forgets) {
+    diag_error(l->g.diag, l->scan->loc, 196,
+               "training through a loop that forgets its states is not supported yet");
+    diag_hint(l->g.diag, "yield them with %lld slots", (long long)length_of(l) + 1);
+  }
+  l->forgets = true;
+}
+
 /* A view of which the same can be made of all steps at once. */
 static bool stacks_as_view(const Op *op) {
   return (op->code == OP_reshape || op->code == OP_permute || op->code == OP_slice) &&
@@ -166,8 +178,7 @@ static void save(Loop *l, const Value *v) {
                     ? loop_carrier(l->body, op_int(def, "index", 0))
                     : yield_of(l, v);
   if (y && !keeps_all(l, y))
-    diag_error(l->g.diag, l->scan->loc, 196,
-               "training through a loop that forgets its states is not supported yet");
+    forgets(l);
   if (y || def->code == OP_arg)
     return;
   for (int i = 0; i < l->nsaved; i++)
@@ -306,8 +317,7 @@ static void enter(Loop *l) {
       continue;
     if (loop_kind(y) == LOOP_CARRIED) {
       if (!keeps_all(l, y))
-        diag_error(g->diag, l->scan->loc, 196,
-                   "training through a loop that forgets its states is not supported yet");
+        forgets(l);
       l->state[i] = l->nin;
       grad_add(g, y->in[0], new_operand(l, LOOP_CARRIED, (LoopIn){FROM_ZERO, NULL, NULL, ty}));
     }
@@ -574,7 +584,7 @@ void grad_scan(Grad *g, const Op *op, Value *const *dy) {
   while (l && l->scan != op)
     l = l->next;
   Value **in = l ? ARENA_ARRAY(g->scratch, Value *, l->nin + 1) : NULL;
-  if (!l || arena_failed(g->scratch)) {
+  if (!l || l->forgets || arena_failed(g->scratch)) {
     if (!l)
       diag_error(g->diag, op->loc, 597, "a loop whose body was not differentiated");
     return;

@@ -28,6 +28,13 @@ static void resolve_again(Arena *a, StrTable *s, Diag *d, const Spec *spec) {
   spec_json(second, &again);
   if (strcmp(json.data, again.data) != 0)
     abort();
+  Text values = {0}, values_again = {0};
+  spec_resolve(spec, false, &values);
+  spec_resolve(second, false, &values_again);
+  if (strcmp(values.data, values_again.data) != 0)
+    abort();
+  text_fini(&values);
+  text_fini(&values_again);
   text_fini(&yaml);
   text_fini(&json);
   text_fini(&again);
