@@ -458,7 +458,7 @@ static Node *expand_parallel(Expand *e, Scope *scope, const Yaml *y, int index, 
     val_set(e->c.a, args, str_c(e->c.s, "dim"), val_get(v, "dim"));
   else if (yaml_get(body, "dim"))
     fail(e, yaml_get(body, "dim")->loc, 102, "'dim' belongs to combine: cat");
-  return join(e, scope, y, index, combine, args, branches->n, end);
+  return join(e, scope, y, index, combine, args->n ? args : NULL, branches->n, end);
 }
 
 /* ---- what backward computes again ---- */
@@ -971,10 +971,11 @@ static Val *node_value(const Check *c, const Model *m, const Node *n) {
           val_str(c->a, n->name, n->auto_name ? ORIGIN_IMPLIED : ORIGIN_FILE, n->loc));
   if (n->nin && (n->nin > 1 || n->in_key || n->in[0] != before))
     val_set(c->a, v, str_c(c->s, "inputs"), inputs_value(c, n));
+  Str section = str_fmt(c->s, "layer %s", n->type->key);
   for (int i = 0; i < n->args->n; i++) {
     Val *arg = n->args->item[i];
     bool says = arg && (arg->kind != VAL_NULL || arg->origin == ORIGIN_FILE);
-    if (!schema_find("every layer", n->args->key[i]) && says)
+    if (says && schema_find(section, n->args->key[i]))
       val_set(c->a, v, n->args->key[i], arg);
   }
   if (n->init && n->init->n)

@@ -47,9 +47,12 @@ model:
     - {use: block, name: stage.$i, repeat: 2, with: {width: $c}, recompute: full}
     - {use: block, name: last, with: {width: $c}, recompute: attention}
     - parallel: {branches: [[{PReLU: 1, init: 0.1}], [{type: GELU, recompute: full}]], combine: cat}
+    - parallel: {branches: [[ReLU], [Tanh]], combine: add}
     - {AdaptiveAvgPool2d: [null, 2]}
     - Flatten
     - {name: low, Linear: 12}
+    - {to: bfloat16}
+    - {to: float32}
     - {name: a, Linear: 12, freeze: true}
     - {name: b, Linear: 12, tie_weight: a, pad_to_multiple_of: 16}
     - {name: parts, chunk: 2, dim: 1}
