@@ -2,11 +2,11 @@
  * ResNet-18 (32 x 32 images, batch 32) and ResNet-50 (224 x 224, batch 4), each forward, as input
  * gradient and as weight gradient.
  *
- *   bench_conv [-t THREADS] [-r ROUNDS] [-l LEVEL]
+ *   bench_conv [-t THREADS] [-r ROUNDS] [-l LEVEL] [-f WORDS]
  *
- * Every round measures the peak, then packing plus convolution. Printed are medians of GFLOP/s and
- * of the ratio, and the ratio of all weighted by their operations and by how often the net has
- * them. */
+ * Every round measures the peak, then packing plus convolution. Printed are medians of GFLOP/s, of
+ * the ratio and of the share of packing, and the ratio of all weighted by their operations and by
+ * how often the net has them. -f: only lines that contain WORDS. */
 #include "codegen/cpu/micro.h"
 #include "bench/bench.h"
 
@@ -94,6 +94,13 @@ static Sizes sizes_of(const Shape *s, Pass p) {
   return z;
 }
 
+static const char *name_of(const Shape *s, Pass p, char *name, size_t size) {
+  snprintf(name, size, "%-9s %3lld^2 %3lld -> %3lld, %lld x %lld / %lld  %-8s", s->net,
+           (long long)s->size, (long long)s->c, (long long)s->o, (long long)s->kernel,
+           (long long)s->kernel, (long long)s->stride, pass_names[p]);
+  return name;
+}
+
 static double measure(const Shape *s, Pass p, const char *level, int threads, int rounds,
                       double *flop) {
   const CpuLevel *l = cpu_level(level);
@@ -108,24 +115,25 @@ static double measure(const Shape *s, Pass p, const char *level, int threads, in
   fill(x, DT_F32, image);
   fill(b, DT_F32, z.columns * z.k);
   MpccArg pack_args[] = {{panels}, {b}}, args[] = {{y}, {x}, {panels}};
-  double rate[MAX_ROUNDS], ratio[MAX_ROUNDS];
+  double rate[MAX_ROUNDS], ratio[MAX_ROUNDS], share[MAX_ROUNDS];
   Sizes f = sizes_of(s, FORWARD);
   *flop = 2.0 * (double)f.rows * (double)f.columns * (double)f.k;
   Peak *peak = peak_of(l, DT_F32);
   for (int r = -1; r < rounds; r++) {
     double top = peak_rate(peak, threads);
-    double time = launch(&pr, pack_args, pool) + launch(&cr, args, pool);
+    double pack = launch(&pr, pack_args, pool), time = pack + launch(&cr, args, pool);
     if (r < 0)
       continue;
     rate[r] = *flop / time;
     ratio[r] = rate[r] / top;
+    share[r] = pack / time;
   }
   qsort(rate, (size_t)rounds, sizeof *rate, by_value);
   qsort(ratio, (size_t)rounds, sizeof *ratio, by_value);
-  printf("%-9s %3lld^2 %3lld -> %3lld, %lld x %lld / %lld  %-8s %7.1f GFLOP/s, %5.1f %%\n", s->net,
-         (long long)s->size, (long long)s->c, (long long)s->o, (long long)s->kernel,
-         (long long)s->kernel, (long long)s->stride, pass_names[p], rate[rounds / 2] / 1e9,
-         100 * ratio[rounds / 2]);
+  qsort(share, (size_t)rounds, sizeof *share, by_value);
+  char name[80];
+  printf("%s %7.1f GFLOP/s, %5.1f %%, pack %4.1f %%\n", name_of(s, p, name, sizeof name),
+         rate[rounds / 2] / 1e9, 100 * ratio[rounds / 2], 100 * share[rounds / 2]);
   fflush(stdout);
   run_free(&pr);
   run_free(&cr);
@@ -138,6 +146,7 @@ static double measure(const Shape *s, Pass p, const char *level, int threads, in
 
 int main(int argc, char **argv) {
   int threads = 1, rounds = 7;
+  const char *words = "";
   const char *level = run_levels() ? cpu_level_names[run_levels() - 1] : NULL;
   for (int i = 1; i + 1 < argc && argv[i][0] == '-'; i += 2) {
     if (argv[i][1] == 't')
@@ -146,10 +155,12 @@ int main(int argc, char **argv) {
       rounds = atoi(argv[i + 1]);
     else if (argv[i][1] == 'l')
       level = argv[i + 1];
+    else if (argv[i][1] == 'f')
+      words = argv[i + 1];
   }
   if (!level || !cpu_level(level) || threads < 1 || threads > MAX_THREADS || rounds < 1 ||
       rounds > MAX_ROUNDS) {
-    fprintf(stderr, "usage: %s [-t THREADS] [-r ROUNDS] [-l LEVEL]\n", argv[0]);
+    fprintf(stderr, "usage: %s [-t THREADS] [-r ROUNDS] [-l LEVEL] [-f WORDS]\n", argv[0]);
     return 2;
   }
   double all = 0, ideal = 0, worst = 1;
@@ -158,6 +169,9 @@ int main(int argc, char **argv) {
     for (int p = 0; p < PASSES; p++) {
       if (p == DGRAD && shapes[i].c == 3)
         continue; /* images have no gradient */
+      char name[80];
+      if (!strstr(name_of(&shapes[i], (Pass)p, name, sizeof name), words))
+        continue;
       double flop, r = measure(&shapes[i], (Pass)p, level, threads, rounds, &flop);
       all += shapes[i].count * flop / r;
       ideal += shapes[i].count * flop;

@@ -1,7 +1,8 @@
-/* Convolutions: products whose first operand is gathered, with no matrix of patches in memory.
+/* Convolutions: products whose first operand is a matrix of patches that never lies in memory.
  *
- * A row of that matrix is what the window covers at one position: taps x channels. The part of it
- * that a tile needs for one k block is copied into scratch, run by run: neighbouring taps of the
+ * A row of that matrix is what the window covers at one position: taps x channels. Mostly rows are
+ * read where they lie in the image (conv_image.c). Else the part of the matrix that a tile needs for
+ * one k block is copied into scratch here, run by run: neighbouring taps of the
  * last axis with their channels lie side by side in a channels-last image, so a run is one copy
  * with zeros where it hangs over the edge. Forward and input gradients multiply rows of the matrix
  * (k runs over taps and channels); weight gradients multiply its columns (k runs over positions),
@@ -11,19 +12,7 @@
  * ones) most taps of a position read nothing. Positions of equal rest by `up` use the same taps,
  * and every tap belongs to one rest: the kernel is one convolution without `up` for each rest
  * ("phase"), whose rows and taps are every up-th one of the whole. */
-#include "codegen/cpu/product.h"
-
-typedef struct {
-  Product p; /* first: the emitter of products hands it back */
-  ConvGroup c;
-  bool merged;     /* taps of the last axis lie side by side in the input */
-  int64_t run;     /* elements of a run */
-  bool whole_runs; /* k blocks begin and end with runs, and nothing is spread */
-  /* A phase: c is its own window, position q of axis i is place rest[i] + q up[i] of the whole,
-   * tap j tap first[i] + j step[i]. */
-  const ConvWindow *whole;
-  int64_t rest[CONV_AXES], first[CONV_AXES], step[CONV_AXES];
-} Conv;
+#include "codegen/cpu/conv.h"
 
 /* Indices of the position, and the element of its sample. */
 typedef struct {
@@ -52,38 +41,37 @@ static Val smin(Gen *g, Val a, Val b) {
   return ll_sel(g, ll_icmp(g, LLVMIntSLT, a, b), a, b);
 }
 
-static Val element(Conv *v, Val base, Val at) {
+Val conv_element(Conv *v, Val base, Val at) {
   return ll_gep(v->p.g, ll_mem(v->p.g, v->p.c.in), base, at);
 }
 
-static int lanes(const Conv *v) {
+int conv_lanes(const Conv *v) {
   return v->p.c.vl * v->p.c.pair;
 }
 
-/* n elements from `from` (storage dtype) to `to` (compute dtype); from NULL: zeros. */
-static void copy_vector(Conv *v, Val to, Val from, Val at, Val count) {
+void conv_copy_vector(Conv *v, Val to, Val from, Val at, Val count) {
   Gen *g = v->p.g;
   Ty mem = ll_mem(g, v->p.c.in);
   Val x;
   if (!from) {
-    x = LLVMConstNull(ll_vec(mem, lanes(v)));
+    x = LLVMConstNull(ll_vec(mem, conv_lanes(v)));
   } else {
     Val a = ll_gep(g, ll_mem(g, v->p.a_dtype), from, at);
     x = v->p.a_dtype == v->p.c.in
-            ? ll_load(g, mem, lanes(v), a, count)
-            : micro_convert(g, &v->p.c, ll_get(g, v->p.a_dtype, lanes(v), a, count));
+            ? ll_load(g, mem, conv_lanes(v), a, count)
+            : micro_convert(g, &v->p.c, ll_get(g, v->p.a_dtype, conv_lanes(v), a, count));
   }
-  ll_store(g, x, element(v, to, at), count);
+  ll_store(g, x, conv_element(v, to, at), count);
 }
 
 static void copy_elements(Conv *v, Val to, Val from, Val n) {
   Gen *g = v->p.g;
-  Val whole = ll_and(g, n, ll_n(g, ~(int64_t)(lanes(v) - 1)));
-  Loop i = ll_loop(g, ll_n(g, 0), whole, lanes(v));
-  copy_vector(v, to, from, i.i, NULL);
+  Val whole = ll_and(g, n, ll_n(g, ~(int64_t)(conv_lanes(v) - 1)));
+  Loop i = ll_loop(g, ll_n(g, 0), whole, conv_lanes(v));
+  conv_copy_vector(v, to, from, i.i, NULL);
   ll_loop_end(g, &i);
   If tail = ll_if(g, ll_icmp(g, LLVMIntSLT, whole, n));
-  copy_vector(v, to, from, whole, ll_sub(g, n, whole));
+  conv_copy_vector(v, to, from, whole, ll_sub(g, n, whole));
   ll_endif(g, &tail);
 }
 
@@ -139,11 +127,11 @@ static void gather_part(Conv *v, Val x, const Spot *s, Val from, Val to, Val out
   Val dst = ll_sub(g, start, from);
   Val part = ll_or(g, ll_icmp(g, LLVMIntSGT, lo, a), ll_icmp(g, LLVMIntSLT, hi, b));
   If cut = ll_if(g, part);
-  copy_elements(v, element(v, out, ll_add(g, dst, a)), NULL, ll_sub(g, b, a));
+  copy_elements(v, conv_element(v, out, ll_add(g, dst, a)), NULL, ll_sub(g, b, a));
   ll_endif(g, &cut);
   If any = ll_if(g, ll_icmp(g, LLVMIntSLT, lo, hi));
   Val source = ll_gep(g, ll_mem(g, v->p.a_dtype), x, ll_add(g, run.at, lo));
-  copy_elements(v, element(v, out, ll_add(g, dst, lo)), source, ll_sub(g, hi, lo));
+  copy_elements(v, conv_element(v, out, ll_add(g, dst, lo)), source, ll_sub(g, hi, lo));
   ll_endif(g, &any);
   ll_loop_end(g, &r);
 }
@@ -152,17 +140,17 @@ static void gather_part(Conv *v, Val x, const Spot *s, Val from, Val to, Val out
 static void copy_run(Conv *v, Val to, Val from) {
   enum { UNROLLED = 12 };
   Gen *g = v->p.g;
-  int64_t n = lanes(v), whole = v->run / n * n;
+  int64_t n = conv_lanes(v), whole = v->run / n * n;
   if (whole > UNROLLED * n) {
     Loop i = ll_loop(g, ll_n(g, 0), ll_n(g, whole), n);
-    copy_vector(v, to, from, i.i, NULL);
+    conv_copy_vector(v, to, from, i.i, NULL);
     ll_loop_end(g, &i);
   } else {
     for (int64_t i = 0; i < whole; i += n)
-      copy_vector(v, to, from, ll_n(g, i), NULL);
+      conv_copy_vector(v, to, from, ll_n(g, i), NULL);
   }
   if (whole < v->run)
-    copy_vector(v, to, from, ll_n(g, whole), ll_n(g, v->run - whole));
+    conv_copy_vector(v, to, from, ll_n(g, whole), ll_n(g, v->run - whole));
 }
 
 /* Whether every tap of the window reads inside. */
@@ -197,7 +185,7 @@ static void gather_inside(Conv *v, Val x, const Spot *s, Val r0, Val r1, Val out
     at = ll_add(g, at, ll_mul(g, k, ll_n(g, w->dilation[i] * v->c.stride[1 + i])));
   }
   Val to = ll_mul(g, ll_sub(g, r.i, r0), ll_n(g, v->run));
-  copy_run(v, element(v, out, to), ll_gep(g, ll_mem(g, v->p.a_dtype), x, at));
+  copy_run(v, conv_element(v, out, to), ll_gep(g, ll_mem(g, v->p.a_dtype), x, at));
   ll_loop_end(g, &r);
 }
 
@@ -219,7 +207,7 @@ static void zero_last(Conv *v, Val to, Val count, Val out) {
     return;
   If last = ll_if(g, ll_icmp(g, LLVMIntEQ, to, ll_n(g, v->p.K)));
   Ty mem = ll_mem(g, v->p.c.in);
-  ll_store(g, LLVMConstNull(mem), element(v, out, count), NULL);
+  ll_store(g, LLVMConstNull(mem), conv_element(v, out, count), NULL);
   ll_endif(g, &last);
 }
 
@@ -323,16 +311,19 @@ static Val phase_tap(Product *p, Val kb) {
   Conv *v = (Conv *)p;
   Gen *g = p->g;
   Val at = ll_n(g, 0);
-  int64_t inner = 1;
+  int64_t ch = v->c.channels / p->c.pair, whole = 1, inner = 1;
   for (int i = v->whole->nd - 1; i >= 0; i--) {
     int64_t taps = v->c.w.kernel[i] ? v->c.w.kernel[i] : 1;
-    Val j = ll_urem(g, kb, taps);
-    kb = ll_udiv(g, kb, taps);
-    j = ll_add(g, ll_mul(g, j, ll_n(g, v->step[i])), ll_n(g, v->first[i]));
-    at = ll_add(g, at, ll_mul(g, j, ll_n(g, inner)));
-    inner *= v->whole->kernel[i];
+    Val j = ll_n(g, v->first[i]);
+    inner *= taps;
+    if (inner * ch > p->kblock) { /* else a block has all taps of this axis */
+      j = ll_add(g, j, ll_mul(g, ll_urem(g, kb, taps), ll_n(g, v->step[i])));
+      kb = ll_udiv(g, kb, taps);
+    }
+    at = ll_add(g, at, ll_mul(g, j, ll_n(g, whole)));
+    whole *= v->whole->kernel[i];
   }
-  return ll_mul(g, at, ll_n(g, p->kblock));
+  return ll_mul(g, at, ll_n(g, ch));
 }
 
 static void plan_phase(Conv *v) {
@@ -349,8 +340,11 @@ static void plan_phase(Conv *v) {
   p->kblocks = p->units / p->kblock;
   p->b_units = conv_taps(v->whole) * p->kblock;
   p->row_at = phase_row;
+  p->row_step = v->whole->up[v->whole->nd - 1];
   p->b_at = phase_tap;
   p->mode = A_GATHER;
+  if (!p->zero && conv_plan_image(v))
+    p->mode = A_IMAGE;
   product_plan(p);
 }
 
@@ -365,13 +359,14 @@ static bool emit_phases(const Conv *whole, Val x) {
   for (int64_t k = 0; k < phases && ok; k++) {
     Conv v = *whole;
     v.whole = &whole->c.w;
+    v.p.image = (ProductImage){0};
     if (!phase_window(&v, k))
       continue;
     plan_phase(&v);
     Val zero = ll_n(g, 0), count = ll_n(g, g->ntiles), base = ll_n(g, tiles);
     g->first = smin(g, smax(g, ll_sub(g, first, base), zero), count);
     g->end = smin(g, smax(g, ll_sub(g, end, base), zero), count);
-    ok = product_emit(&v.p, x, bring_rows);
+    ok = product_emit(&v.p, x, v.p.mode == A_IMAGE ? conv_bring_image : bring_rows);
     tiles += g->ntiles;
     scratch = g->scratch_bytes > scratch ? g->scratch_bytes : scratch;
   }
@@ -414,6 +409,21 @@ static void plan_positions(Conv *v) {
   p->kblocks = ceil_div(p->units, p->kblock);
 }
 
+/* One axis is two, the first of one place. */
+static void two_axes(ConvGroup *c) {
+  if (c->w.nd != 1)
+    return;
+  ConvWindow *w = &c->w;
+  int64_t *each[] = {w->size, w->kernel, w->stride, w->padding, w->dilation, w->up, c->x};
+  for (size_t i = 0; i < sizeof each / sizeof *each; i++) {
+    each[i][1] = each[i][0];
+    each[i][0] = each[i] == w->padding ? 0 : 1;
+  }
+  w->nd = 2;
+  c->stride[2] = c->stride[1];
+  c->stride[1] = c->x[1] * c->stride[2];
+}
+
 bool cpu_conv(Gen *g, const Op *group) {
   Conv v = {.p = {.g = g, .group = group, .body = group->body}};
   Product *p = &v.p;
@@ -421,6 +431,7 @@ bool cpu_conv(Gen *g, const Op *group) {
     return gen_fail(g, "convolution without a window");
   if (!micro_compute(g, micro_dtype(group), &p->c))
     return false;
+  two_axes(&v.c);
   const ConvWindow *w = &v.c.w;
   int last = w->nd - 1;
   v.merged = w->dilation[last] == 1 && w->up[last] == 1 && v.c.stride[1 + last] == v.c.channels;
@@ -436,11 +447,20 @@ bool cpu_conv(Gen *g, const Op *group) {
   if (has_phases(&v))
     return emit_phases(&v, x);
   p->units = ceil_div(p->K, p->c.pair);
-  if (v.c.wgrad)
+  ProductBring *bring = conv_bring_image;
+  if (v.c.wgrad && conv_plan_columns(&v)) {
+    p->mode = A_IMAGE_COLUMNS;
+  } else if (v.c.wgrad) {
     plan_positions(&v);
-  else
+    p->mode = A_GATHER_COLUMNS;
+    bring = bring_columns;
+  } else if (conv_plan_image(&v)) {
+    p->mode = A_IMAGE;
+  } else {
     plan_runs(&v);
-  p->mode = v.c.wgrad ? A_GATHER_COLUMNS : A_GATHER;
+    p->mode = A_GATHER;
+    bring = bring_rows;
+  }
   product_plan(p);
-  return product_emit(p, x, v.c.wgrad ? bring_columns : bring_rows);
+  return product_emit(p, x, bring);
 }

@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_MR = 28, MAX_NV = 8, PARAMS = 6, LINE = 64 };
+enum { MAX_MR = 28, MAX_NV = 8, MAX_GROUPS = 8, PARAMS = 8, LINE = 64 };
 
 DType micro_dtype(const Op *group) {
   const char *word = op_str(group, "compute", NULL);
@@ -49,7 +49,7 @@ int micro_rows(const Gen *g, int nv) {
 }
 
 Split split_rows(int64_t rows, int max) {
-  Split s = {.rows = rows, .n = ceil_div(rows, max)};
+  Split s = {.rows = rows, .n = ceil_div(rows, max), .step = 1};
   s.hi = (int)ceil_div(rows, s.n);
   /* Equal panels need one kernel instead of two: worth a row or two. */
   for (int hi = s.hi; hi >= max - 2 && hi > 1; hi--)
@@ -59,14 +59,43 @@ Split split_rows(int64_t rows, int max) {
       break;
     }
   s.nhi = rows - s.n * (s.hi - 1);
+  s.period = s.n;
   return s;
 }
 
+Split split_periods(int64_t rows, int64_t periods, int max) {
+  Split s = split_rows(rows, max);
+  s.n *= periods;
+  return s;
+}
+
+Split split_groups(int64_t rows, int group, int max) {
+  Split s = {.rows = rows, .step = group, .hi = max / group * group};
+  s.n = s.period = ceil_div(rows, s.hi);
+  s.nhi = s.n - (s.n * s.hi - rows) / group;
+  /* Few panels that lack much: all get lower first. */
+  while (s.nhi < 0) {
+    s.hi -= group;
+    s.nhi += s.n;
+  }
+  return s;
+}
+
+static bool equal_panels(const Split *s) {
+  return s->nhi == s->period;
+}
+
 Val split_start(Gen *g, const Split *s, Val panel) {
-  if (s->nhi == s->n)
+  if (equal_panels(s) && s->rows == s->period * s->hi)
     return ll_mul(g, panel, ll_n(g, s->hi));
-  Val low = ll_mul(g, panel, ll_n(g, s->hi - 1));
-  return ll_add(g, low, ll_umin(g, panel, ll_n(g, s->nhi)));
+  Val in = panel, rows = ll_n(g, 0);
+  if (s->period < s->n) {
+    in = ll_urem(g, panel, s->period);
+    rows = ll_mul(g, ll_udiv(g, panel, s->period), ll_n(g, s->rows));
+  }
+  Val low = ll_mul(g, in, ll_n(g, s->hi - s->step));
+  Val more = ll_mul(g, ll_umin(g, in, ll_n(g, s->nhi)), ll_n(g, s->step));
+  return ll_add(g, rows, ll_add(g, low, more));
 }
 
 /* The bits of v as vector of elem. */
@@ -121,6 +150,23 @@ static Val multiply_add(Gen *g, const Micro *m, Val a, Val b, Val sum) {
   return ll_call(g, "llvm.x86.avx512bf16.dpbf16ps.512", NULL, 3, args);
 }
 
+/* The same with a read and broadcast by the instruction itself, which LLVM would not do twice of
+ * one element. AVX-512. */
+static Val multiply_add_at(Gen *g, const Micro *m, Val at, Val b, Val sum) {
+  const char *code = m->c.in == DT_F64    ? "vfmadd231pd $1{1to8}, $2, $0"
+                     : m->c.in == DT_BF16 ? "vdpbf16ps $1{1to16}, $2, $0"
+                                          : "vfmadd231ps $1{1to16}, $2, $0";
+  static const char constraints[] = "=v,*m,v,0", elementtype[] = "elementtype";
+  Ty vec = LLVMTypeOf(sum), param[] = {g->ptr, LLVMTypeOf(b), vec};
+  Ty type = LLVMFunctionType(vec, param, 3, 0);
+  Val fn = LLVMGetInlineAsm(type, code, strlen(code), constraints, strlen(constraints), 0, 0,
+                            LLVMInlineAsmDialectATT, 0);
+  Val arg[] = {at, b, sum}, call = LLVMBuildCall2(g->b, type, fn, arg, 3, "");
+  unsigned kind = LLVMGetEnumAttributeKindForName(elementtype, strlen(elementtype));
+  LLVMAddCallSiteAttribute(call, 1, LLVMCreateTypeAttribute(g->ctx, kind, m->c.unit));
+  return call;
+}
+
 /* k whose part of B is prefetched by kernels of few rows, which use what they fetch but once. */
 enum { AHEAD = 24 };
 
@@ -133,120 +179,215 @@ static bool folds(const Gen *g, const Micro *m) {
 }
 
 typedef struct {
-  Val left, a, b;
-  Val twin; /* equal to a, which LLVM does not know: it would load once and broadcast to a register
-             */
-  Val next;
+  Val a[MAX_GROUPS], b, next;
   Val sum[MAX_MR][MAX_NV];
 } State;
 
-static Val a_vector(Gen *g, const Micro *m, Val a, int i) {
-  Val x = ll_load(g, m->c.unit, 1, ll_gepc(g, m->c.unit, a, i * m->rs), NULL);
-  return ll_splat(g, x, m->c.vl);
+static int pointers(const Micro *m) {
+  return m->group ? (int)ceil_div(m->mr, m->group) : 1;
 }
 
-/* One k: sum[i][j] += a[i] b[j]. */
-static void step(Gen *g, const Micro *m, State *s) {
-  Val bv[MAX_NV];
+/* Where the element of row i is, k units on. */
+static Val a_address(Gen *g, const Micro *m, const State *s, int i, int64_t k) {
+  int group = m->group ? m->group : m->mr;
+  return ll_gepc(g, m->c.unit, s->a[i / group], i % group * m->rs + k * m->ks);
+}
+
+/* One k, `u` on: sum[i][j] += a[i] b[j]. */
+static void step(Gen *g, const Micro *m, State *s, int u) {
+  Val bv[MAX_NV], b = ll_gepc(g, m->c.unit, s->b, u * m->bs);
   int line_vectors = m->c.vl * m->c.unit_bytes < 64 ? 2 : 1;
   for (int j = 0; m->nv > 2 && j < m->nv; j += line_vectors)
-    ll_prefetch(g, ll_gepc(g, m->c.unit, s->b, b_offset(m, j) + AHEAD * m->bs));
+    ll_prefetch(g, ll_gepc(g, m->c.unit, b, b_offset(m, j) + AHEAD * m->bs));
   for (int j = 0; j < m->nv; j++)
-    bv[j] = ll_load(g, m->c.unit, m->c.vl, ll_gepc(g, m->c.unit, s->b, b_offset(m, j)), NULL);
+    bv[j] = ll_load(g, m->c.unit, m->c.vl, ll_gepc(g, m->c.unit, b, b_offset(m, j)), NULL);
   for (int i = 0; i < m->mr; i++) {
-    Val av = a_vector(g, m, s->a, i), again = av;
-    if (s->twin && i % 5 != 4)
-      again = a_vector(g, m, s->twin, i);
+    Val at = a_address(g, m, s, i, u);
+    bool memory = folds(g, m) && i % 5 != 4;
+    Val av = memory ? NULL : ll_splat(g, ll_load(g, m->c.unit, 1, at, NULL), m->c.vl);
     for (int j = 0; j < m->nv; j++)
-      s->sum[i][j] = multiply_add(g, m, j ? again : av, bv[j], s->sum[i][j]);
+      s->sum[i][j] = memory ? multiply_add_at(g, m, at, bv[j], s->sum[i][j])
+                            : multiply_add(g, m, av, bv[j], s->sum[i][j]);
   }
 }
 
-static State state_phis(Gen *g, const Micro *m) {
-  State s;
-  s.left = LLVMBuildPhi(g->b, g->i64, "");
-  s.a = LLVMBuildPhi(g->b, g->ptr, "");
-  s.b = LLVMBuildPhi(g->b, g->ptr, "");
-  s.twin = folds(g, m) ? LLVMBuildPhi(g->b, g->ptr, "") : NULL;
-  s.next = m->next ? LLVMBuildPhi(g->b, g->ptr, "") : NULL;
+/* Calls what for every value of s that lives across turns of a loop. */
+typedef Val Each(Gen *g, Val v, void *user);
+static void each(Gen *g, const Micro *m, State *s, Each *what, void *user) {
+  for (int i = 0; i < pointers(m); i++)
+    s->a[i] = what(g, s->a[i], user);
+  s->b = what(g, s->b, user);
+  if (m->next)
+    s->next = what(g, s->next, user);
   for (int i = 0; i < m->mr; i++)
     for (int j = 0; j < m->nv; j++)
-      s.sum[i][j] = LLVMBuildPhi(g->b, ll_vec(m->c.sum, m->c.vl), "");
-  return s;
+      s->sum[i][j] = what(g, s->sum[i][j], user);
 }
 
-static void state_incoming(const Micro *m, State *phi, State *from, LLVMBasicBlockRef block) {
-  LLVMAddIncoming(phi->left, &from->left, &block, 1);
-  LLVMAddIncoming(phi->a, &from->a, &block, 1);
+static Val make_phi(Gen *g, Val v, void *user) {
+  (void)user;
+  return LLVMBuildPhi(g->b, LLVMTypeOf(v), "");
+}
+
+/* The values of `from` come to the phis of `phi` out of `block`. */
+static void incoming(const Micro *m, State *phi, State *from, LLVMBasicBlockRef block) {
+  for (int i = 0; i < pointers(m); i++)
+    LLVMAddIncoming(phi->a[i], &from->a[i], &block, 1);
   LLVMAddIncoming(phi->b, &from->b, &block, 1);
-  if (phi->twin)
-    LLVMAddIncoming(phi->twin, &from->twin, &block, 1);
-  if (phi->next)
+  if (m->next)
     LLVMAddIncoming(phi->next, &from->next, &block, 1);
   for (int i = 0; i < m->mr; i++)
     for (int j = 0; j < m->nv; j++)
       LLVMAddIncoming(phi->sum[i][j], &from->sum[i][j], &block, 1);
 }
 
-static Val c_address(Gen *g, const Micro *m, Val c, int i, int j) {
-  return ll_gepc(g, m->c.sum, c, i * m->cs + (int64_t)j * m->c.vl);
+/* Pointers a and b more units on. LLVM would count all with one register, and a multiplication
+ * whose operand in memory has an index register is issued as two instructions. */
+static void advance(Gen *g, const Micro *m, State *s, int64_t a, int64_t b) {
+  for (int i = 0; i < pointers(m) && a; i++)
+    s->a[i] = ll_opaque(g, ll_gepc(g, m->c.unit, s->a[i], a));
+  if (b)
+    s->b = ll_opaque(g, ll_gepc(g, m->c.unit, s->b, b));
 }
 
-/* Two k per turn; with odd kc one k per turn. */
-static void micro_body(Gen *g, const Micro *m, Val fn) {
-  Val c = LLVMGetParam(fn, 2), kc = LLVMGetParam(fn, 3);
-  int unroll = m->odd ? 1 : 2;
+int micro_unrolled(const Micro *m) {
+  if (!m->nloop)
+    return m->odd ? 1 : 2;
+  for (int n = pointers(m) > 1 ? 4 : 2; n > 1; n--)
+    if (m->run % n == 0)
+      return n;
+  return m->run % 3 == 0 ? 3 : 1;
+}
+
+int micro_lines(const Micro *m) {
+  int unroll = micro_unrolled(m);
+  return unroll > 2 ? m->next_lines * unroll / 2 : m->next_lines;
+}
+
+static void innermost(Gen *g, const Micro *m, State *s, int unroll) {
+  for (int line = 0; m->next && line < micro_lines(m); line++)
+    ll_prefetch(g, ll_gepc(g, g->i8, s->next, line * LINE));
+  for (int u = 0; u < unroll; u++)
+    step(g, m, s, u);
+  advance(g, m, s, unroll * m->ks, unroll * m->bs);
+  if (m->next)
+    s->next = ll_opaque(g, ll_gepc(g, g->i8, s->next, micro_lines(m) * LINE));
+}
+
+/* Loop `level` (0: the innermost) and what is inside; s is the state before and then after. */
+static void nest(Gen *g, const Micro *m, Val fn, int level, Val turns, State *s) {
+  int unroll = level == 0 ? micro_unrolled(m) : 1;
+  Val n = level == m->nloop ? turns : ll_n(g, level ? m->loop[level - 1].turns : m->run);
   LLVMBasicBlockRef entry = LLVMGetInsertBlock(g->b);
   LLVMBasicBlockRef loop = LLVMAppendBasicBlockInContext(g->ctx, fn, "k");
   LLVMBasicBlockRef done = LLVMAppendBasicBlockInContext(g->ctx, fn, "done");
-  State start = {.left = kc, .a = LLVMGetParam(fn, 0), .b = LLVMGetParam(fn, 1)};
-  if (folds(g, m))
-    start.twin = ll_opaque(g, start.a);
-  if (m->next)
-    start.next = LLVMGetParam(fn, m->add ? 5 : 4);
-  State loaded = start;
-  for (int i = 0; i < m->mr; i++)
-    for (int j = 0; j < m->nv; j++)
-      start.sum[i][j] = LLVMConstNull(ll_vec(m->c.sum, m->c.vl));
-  LLVMBasicBlockRef load = NULL;
+  LLVMBuildBr(g->b, loop);
+  LLVMPositionBuilderAtEnd(g->b, loop);
+  Val left = LLVMBuildPhi(g->b, g->i64, "");
+  State phi = *s;
+  each(g, m, &phi, make_phi, NULL);
+  State next = phi;
+  if (level == 0) {
+    innermost(g, m, &next, unroll);
+  } else {
+    nest(g, m, fn, level - 1, turns, &next);
+    advance(g, m, &next, m->loop[level - 1].a, m->loop[level - 1].b);
+  }
+  Val rest = ll_sub(g, left, ll_n(g, unroll));
+  LLVMBasicBlockRef latch = LLVMGetInsertBlock(g->b);
+  LLVMBuildCondBr(g->b, ll_icmp(g, LLVMIntSGT, rest, ll_n(g, 0)), loop, done);
+  LLVMAddIncoming(left, &n, &entry, 1);
+  LLVMAddIncoming(left, &rest, &latch, 1);
+  incoming(m, &phi, s, entry);
+  incoming(m, &phi, &next, latch);
+  LLVMPositionBuilderAtEnd(g->b, done);
+  *s = next;
+}
+
+/* C as the call has it: a pointer to each group of rows, or to all. */
+typedef struct {
+  Val at[MAX_GROUPS];
+  int group;
+} Place;
+
+static Place c_place(Gen *g, const Micro *m, Val c, Val rows) {
+  Place p = {.at = {c}, .group = m->c_rows ? m->group : m->mr};
+  for (int i = 0; m->c_rows && i < pointers(m); i++)
+    p.at[i] = ll_gep(g, g->i8, c, ll_load(g, g->i64, 1, ll_gepc(g, g->i64, rows, i), NULL));
+  return p;
+}
+
+static Val c_address(Gen *g, const Micro *m, const Place *p, int i, int j) {
+  int64_t in = i % p->group * m->cs + (int64_t)j * m->c.vl;
+  return ll_gepc(g, m->c.sum, p->at[i / p->group], in);
+}
+
+/* Sums before the first k: zero, or what is there already when the call says so. */
+static void first_sums(Gen *g, const Micro *m, Val fn, const Place *c, State *s) {
+  Ty type = ll_vec(m->c.sum, m->c.vl);
+  Val loaded[MAX_MR][MAX_NV], zero = LLVMConstNull(type);
+  LLVMBasicBlockRef load = NULL, none = NULL, start = NULL;
   if (m->add) {
-    load = LLVMInsertBasicBlockInContext(g->ctx, loop, "load");
-    LLVMBuildCondBr(g->b, LLVMGetParam(fn, 4), load, loop);
+    load = LLVMAppendBasicBlockInContext(g->ctx, fn, "load");
+    none = LLVMAppendBasicBlockInContext(g->ctx, fn, "none");
+    start = LLVMAppendBasicBlockInContext(g->ctx, fn, "start");
+    LLVMBuildCondBr(g->b, LLVMGetParam(fn, 4), load, none);
     LLVMPositionBuilderAtEnd(g->b, load);
     for (int i = 0; i < m->mr; i++)
       for (int j = 0; j < m->nv; j++)
-        loaded.sum[i][j] = ll_load(g, m->c.sum, m->c.vl, c_address(g, m, c, i, j), NULL);
+        loaded[i][j] = ll_load(g, m->c.sum, m->c.vl, c_address(g, m, c, i, j), NULL);
+    LLVMBuildBr(g->b, start);
+    LLVMPositionBuilderAtEnd(g->b, none);
   }
-  LLVMBuildBr(g->b, loop);
+  for (int i = 0; m->ahead && i < m->mr; i++)
+    for (int j = 0; j < m->nv; j++)
+      ll_prefetch_store(g, c_address(g, m, c, i, j));
+  if (m->add) {
+    LLVMBuildBr(g->b, start);
+    LLVMPositionBuilderAtEnd(g->b, start);
+  }
+  for (int i = 0; i < m->mr; i++)
+    for (int j = 0; j < m->nv; j++) {
+      s->sum[i][j] = m->add ? LLVMBuildPhi(g->b, type, "") : zero;
+      if (m->add) {
+        LLVMAddIncoming(s->sum[i][j], &zero, &none, 1);
+        LLVMAddIncoming(s->sum[i][j], &loaded[i][j], &load, 1);
+      }
+    }
+}
 
-  LLVMPositionBuilderAtEnd(g->b, loop);
-  State phi = state_phis(g, m), next = phi;
-  for (int line = 0; m->next && line < m->next_lines; line++)
-    ll_prefetch(g, ll_gepc(g, g->i8, phi.next, line * LINE));
-  for (int u = 0; u < unroll; u++) {
-    step(g, m, &next);
-    next.a = ll_gepc(g, m->c.unit, phi.a, (u + 1) * m->ks);
-    next.b = ll_gepc(g, m->c.unit, phi.b, (u + 1) * m->bs);
-    next.twin = phi.twin ? ll_gepc(g, m->c.unit, phi.twin, (u + 1) * m->ks) : NULL;
-  }
-  /* LLVM would count all pointers with one register, and a multiplication whose operand in memory
-   * has an index register is issued as two instructions. */
-  next.a = ll_opaque(g, next.a);
-  next.b = ll_opaque(g, next.b);
-  next.twin = phi.twin ? ll_opaque(g, next.twin) : NULL;
+static void micro_body(Gen *g, const Micro *m, Val fn) {
+  Val a = LLVMGetParam(fn, 0), c = LLVMGetParam(fn, 2), turns = LLVMGetParam(fn, 3);
+  unsigned at = m->add ? 5 : 4;
+  State s = {.a = {a}, .b = LLVMGetParam(fn, 1)};
   if (m->next)
-    next.next = ll_opaque(g, ll_gepc(g, g->i8, phi.next, m->next_lines * LINE));
-  next.left = ll_sub(g, phi.left, ll_n(g, unroll));
-  LLVMBuildCondBr(g->b, ll_icmp(g, LLVMIntSGT, next.left, ll_n(g, 0)), loop, done);
-  state_incoming(m, &phi, &start, entry);
-  if (load)
-    state_incoming(m, &phi, &loaded, load);
-  state_incoming(m, &phi, &next, loop);
-
-  LLVMPositionBuilderAtEnd(g->b, done);
+    s.next = LLVMGetParam(fn, at++);
+  Val rows = m->group ? LLVMGetParam(fn, at++) : NULL;
+  for (int i = 0; rows && i < pointers(m); i++)
+    s.a[i] = ll_gep(g, g->i8, a, ll_load(g, g->i64, 1, ll_gepc(g, g->i64, rows, i), NULL));
+  Val c_rows = m->c_rows ? LLVMGetParam(fn, at) : NULL;
+  Place place = c_place(g, m, c, c_rows);
+  first_sums(g, m, fn, &place, &s);
+  nest(g, m, fn, m->nloop, turns, &s);
+  place = c_place(g, m, c, c_rows ? ll_opaque(g, c_rows) : NULL);
   for (int i = 0; i < m->mr; i++)
     for (int j = 0; j < m->nv; j++)
-      ll_store(g, next.sum[i][j], c_address(g, m, c, i, j), NULL);
+      ll_store(g, s.sum[i][j], c_address(g, m, &place, i, j), NULL);
+}
+
+/* Micro-kernels of a module are told apart by everything that makes their code. */
+static void micro_name(const Micro *m, char *name, size_t size) {
+  int n = snprintf(name, size, "micro_%s_%dx%d_a%lld_%lld_b%lld_%lld_c%lld%s%s%s_p%d_g%d%s",
+                   dtype_text(m->c.in), m->mr, m->nv, (long long)m->rs, (long long)m->ks,
+                   (long long)m->bs, (long long)m->bp, (long long)m->cs, m->odd ? "_odd" : "",
+                   m->add ? "_add" : "", m->ahead ? "_ahead" : "", m->next ? m->next_lines : 0,
+                   m->group, m->c_rows ? "s" : "");
+  if (m->nloop)
+    n += snprintf(name + n, size - (size_t)n, "_r%lld", (long long)m->run);
+  for (int i = 0; i < m->nloop; i++)
+    n += snprintf(name + n, size - (size_t)n, "_l%lld_%lld_%lld",
+                  (long long)(i + 1 < m->nloop ? m->loop[i].turns : 0), (long long)m->loop[i].a,
+                  (long long)m->loop[i].b);
 }
 
 static Val micro_get(Gen *g, const Micro *m, Ty *type) {
@@ -257,12 +398,13 @@ static Val micro_get(Gen *g, const Micro *m, Ty *type) {
     param[nparam++] = g->i1;
   if (m->next)
     param[nparam++] = g->ptr;
+  if (m->group)
+    param[nparam++] = g->ptr;
+  if (m->c_rows)
+    param[nparam++] = g->ptr;
   *type = LLVMFunctionType(g->none, param, (unsigned)nparam, 0);
-  char name[160];
-  snprintf(name, sizeof name, "micro_%s_%dx%d_a%lld_%lld_b%lld_%lld_c%lld%s%s_p%d",
-           dtype_text(m->c.in), m->mr, m->nv, (long long)m->rs, (long long)m->ks, (long long)m->bs,
-           (long long)m->bp, (long long)m->cs, m->odd ? "_odd" : "", m->add ? "_add" : "",
-           m->next ? m->next_lines : 0);
+  char name[400];
+  micro_name(m, name, sizeof name);
   FnSave save;
   Val fn = micro_fn(g, name, nparam, param, &save);
   if (!fn)
@@ -281,19 +423,24 @@ void micro_call(Gen *g, const Micro *m, Val a, Val b, Val c, Val kc, Val add) {
     arg[n++] = add;
   if (m->next)
     arg[n++] = m->next;
+  if (m->group)
+    arg[n++] = m->rows;
+  if (m->c_rows)
+    arg[n++] = m->c_rows;
   LLVMBuildCall2(g->b, type, fn, arg, n, "");
 }
 
 void micro_panel(Gen *g, const Split *s, Micro m, Val panel, Val a, Val b, Val c, Val kc, Val add) {
   m.mr = s->hi;
-  if (s->nhi == s->n) {
+  if (equal_panels(s)) {
     micro_call(g, &m, a, b, c, kc, add);
     return;
   }
-  If f = ll_if(g, ll_icmp(g, LLVMIntSLT, panel, ll_n(g, s->nhi)));
+  Val in = s->period < s->n ? ll_urem(g, panel, s->period) : panel;
+  If f = ll_if(g, ll_icmp(g, LLVMIntSLT, in, ll_n(g, s->nhi)));
   micro_call(g, &m, a, b, c, kc, add);
   ll_else(g, &f);
-  m.mr = s->hi - 1;
+  m.mr = s->hi - s->step;
   micro_call(g, &m, a, b, c, kc, add);
   ll_endif(g, &f);
 }

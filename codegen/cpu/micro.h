@@ -23,16 +23,35 @@ DType micro_dtype(const Op *group);
 /* False with g->error when the level cannot multiply that dtype. */
 bool micro_compute(Gen *g, DType compute, Compute *out);
 
+/* A loop around the k of a micro-kernel: `turns` times what is inside, then A and B move on by that
+ * many units more. The outermost loop takes its turns from the call. */
+typedef struct {
+  int64_t turns, a, b;
+} MicroLoop;
+
+enum { MICRO_LOOPS = 3 };
+
 /* C[i][j] (+)= sum over k < kc of A[i][k] B[k][j] for mr rows and nv vectors of columns. Strides
- * count units of A and B and sums of C. */
+ * count units of A and B and sums of C.
+ *
+ * With loops, k is the nest of them: `run` k one after the other inside, kc turns outside.
+ * With `group` > 0 only so many rows are rs apart: row i is at a + rows[i / group] bytes +
+ * i % group rs. */
 typedef struct {
   Compute c;
   int mr, nv;
   int64_t rs, ks; /* A: between rows, between k */
-  int64_t bs;     /* B: between k */
+  int group;      /* rows that share a pointer; 0: all */
+  Val rows;       /* with group: offsets in bytes, i64, of the rows' groups, */
+  Val c_rows;     /* and of their sums; NULL: these are cs apart */
+  int nloop;
+  int64_t run;
+  MicroLoop loop[MICRO_LOOPS]; /* innermost first */
+  int64_t bs;                  /* B: between k */
   int64_t bp;     /* B: between pairs of vectors (one packed panel and the next); 0: consecutive */
   int64_t cs;     /* C: between rows */
   bool odd;       /* kc may be odd */
+  bool ahead;     /* C is asked for before the first k */
   bool add;       /* the call says whether sums start from C; else from zero */
   Val next;       /* memory that is needed next, prefetched as the kernel goes along; NULL: none */
   int next_lines; /* cache lines of it per two k (odd: per k) */
@@ -40,15 +59,24 @@ typedef struct {
 
 /* Largest mr that keeps nv vectors of sums per row in registers. */
 int micro_rows(const Gen *g, int nv);
+/* k of a turn of the innermost loop, and cache lines it prefetches. */
+int micro_unrolled(const Micro *m);
+int micro_lines(const Micro *m);
 /* Emits a call; add is an i1, NULL without m->add. kc is an i64 >= 1. */
 void micro_call(Gen *g, const Micro *m, Val a, Val b, Val c, Val kc, Val add);
 
-/* Rows cut into n panels that differ by one row at most: the first nhi have hi rows. */
+/* Rows cut into n panels. They repeat every `period` panels, of `rows` rows: the first nhi of these
+ * have hi rows, the others `step` fewer. */
 typedef struct {
-  int64_t rows, n, nhi;
-  int hi;
+  int64_t rows, period, n, nhi;
+  int hi, step;
 } Split;
+/* Panels of at most max rows that differ by one row. */
 Split split_rows(int64_t rows, int max);
+/* As many rows `periods` times. */
+Split split_periods(int64_t rows, int64_t periods, int max);
+/* Panels begin with a group of so many rows, which divides rows; max is no less. */
+Split split_groups(int64_t rows, int group, int max);
 Val split_start(Gen *g, const Split *s, Val panel); /* first row of a panel */
 /* Calls kernel m (its mr is set here) on panel `panel` of s. */
 void micro_panel(Gen *g, const Split *s, Micro m, Val panel, Val a, Val b, Val c, Val kc, Val add);

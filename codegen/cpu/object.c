@@ -35,6 +35,7 @@ static void init_llvm(void) {
   LLVMInitializeX86Target();
   LLVMInitializeX86TargetMC();
   LLVMInitializeX86AsmPrinter();
+  LLVMInitializeX86AsmParser(); /* micro-kernels have instructions of their own */
 }
 
 static pthread_once_t llvm_once = PTHREAD_ONCE_INIT;

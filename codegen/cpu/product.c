@@ -12,6 +12,7 @@
 #include "codegen/cpu/product.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- rows ---------------------------------------------------------------------------------------
  */
@@ -59,6 +60,7 @@ enum {
   MOST_THREADS = 16,     /* for which tiles are chosen */
   MOST_PANELS = 8,       /* micro panels of a tile, */
   MOST_GATHERED = 24,    /* and where runs of rows are gathered for each k */
+  MOST_SEEN = 64,        /* and where they are windows of an image */
   FEW_ROWS = 8,          /* not worth interleaving */
   A_BYTES = 384 << 10,   /* copy of A: a part of the second-level cache, which may be shared */
   SUM_BYTES = 320 << 10, /* sums that wait there */
@@ -119,7 +121,12 @@ static void choose_micro(Product *p) {
         break;
       }
   p->ngroup = panels / p->group_panels;
-  p->split = split_rows(p->M, micro_rows(g, nv));
+  if (p->mode == A_IMAGE)
+    p->split = split_groups(p->M, p->image.walk.group, micro_rows(g, nv));
+  else if (p->mode == A_IMAGE_COLUMNS)
+    p->split = split_periods(p->image.period, p->M / p->image.period, micro_rows(g, nv));
+  else
+    p->split = split_rows(p->M, micro_rows(g, nv));
   p->width = (int64_t)nv * p->c.vl;
   p->micro = (Micro){.c = p->c,
                      .nv = nv,
@@ -139,6 +146,11 @@ static int64_t group_bytes(const Product *p, int64_t k) {
  * are copied, which neighbouring tiles share in part; B streams in (sixteen a cycle); start. */
 static double tile_cost(const Product *p, double rows, double cols) {
   double k = (double)p->units, multiply = rows * cols * k / (2 * p->c.vl);
+  if (p->image.bytes) {
+    double blocks = p->mode == A_IMAGE ? 1 : (double)p->kblocks;
+    double image = (double)p->image.bytes(p, (int64_t)rows) * blocks;
+    return multiply + (image + cols * k * p->c.unit_bytes) / 16 + 2000;
+  }
   double a = p->mode == A_DIRECT ? 0.05 : p->mode == A_COLUMNS ? 0.1 : 0.2;
   double each = p->mode == A_GATHER_COLUMNS ? 60 * k : 0; /* finding the place of each k */
   return multiply + (rows * a + cols / 16) * k * p->c.unit_bytes + each + 2000;
@@ -155,14 +167,24 @@ static double tile_score(const Product *p, int64_t row_tiles, int64_t col_tiles)
   return score;
 }
 
+/* Micro panels whose part of A fits where it belongs. */
+static int64_t most_panels(const Product *p) {
+  int64_t row_bytes = p->kblock * p->c.unit_bytes, most = 2;
+  if (p->image.bytes) {
+    while (most < MOST_SEEN && p->image.bytes(p, (most + 1) * p->split.hi) <= A_BYTES)
+      most++;
+    return most;
+  }
+  most = A_BYTES / (row_bytes * round_up(p->split.hi, p->c.vl));
+  int64_t limit = p->mode == A_GATHER_COLUMNS ? MOST_GATHERED : MOST_PANELS;
+  return most < 2 ? 2 : most > limit ? limit : most;
+}
+
 /* The tiles that do best over 1 to 16 threads: large ones read operands less often, small ones are
  * shared more evenly, and so is a number of tiles that the threads divide. Consecutive tiles of the
  * same rows are computed as one. */
 static void choose_tiles(Product *p) {
-  int64_t row_bytes = p->kblock * p->c.unit_bytes;
-  int64_t most = A_BYTES / (row_bytes * round_up(p->split.hi, p->c.vl));
-  int64_t limit = p->mode == A_GATHER_COLUMNS ? MOST_GATHERED : MOST_PANELS;
-  most = most < 2 ? 2 : most > limit ? limit : most;
+  int64_t most = most_panels(p);
   p->whole &= p->split.n <= most;
   double best = 0;
   for (int64_t i = 1; i <= most && i <= p->split.n; i++)
@@ -194,17 +216,22 @@ static void choose_prefetch(Product *p) {
 }
 
 /* A body that only stores the sums as they are lets the micro-kernel write them in place, where
- * columns come in whole panels and rows are a constant stride apart. */
+ * columns come in whole panels and rows are a constant stride apart, or groups of them are. */
 static void choose_direct(Product *p) {
   const Body *b = p->body;
-  if (p->row_at || b->nstmt != 2 || b->stmt[0].prim != PR_ACC || b->stmt[1].prim != PR_STORE)
+  if (b->nstmt != 2 || b->stmt[0].prim != PR_ACC || b->stmt[1].prim != PR_STORE)
+    return;
+  if (p->row_at && !p->zero && p->mode != A_IMAGE)
     return;
   const Access *out = &b->out[b->stmt[1].ref];
   int64_t stride = product_row_stride(p, out);
   p->direct = b->stmt[1].ref == 0 && gen_out_dtype(p->group, 0) == p->c.acc &&
               out->stride[product_row_dims(p)] == 1 && stride >= p->N && p->N % p->width == 0;
-  if (p->direct)
-    p->micro.cs = stride;
+  if (!p->direct)
+    return;
+  p->direct_stride = stride;
+  p->micro.cs = p->row_at ? p->row_step * stride : stride;
+  p->micro.ahead = !p->zero;
 }
 
 static void choose_scratch(Product *p) {
@@ -218,6 +245,18 @@ static void choose_scratch(Product *p) {
     m->rs = (ceil_div(round_up(p->kblock, p->c.vl), line) | 1) * line;
     m->ks = 1;
     units = p->tile_rows * m->rs;
+  } else if (p->image.bytes) {
+    const Micro *walk = &p->image.walk;
+    m->rs = walk->rs;
+    m->ks = walk->ks;
+    m->group = walk->group;
+    m->nloop = walk->nloop;
+    m->run = walk->run;
+    memcpy(m->loop, walk->loop, sizeof m->loop);
+    p->image.rows_offset = round_up(p->image.bytes(p, p->tile_rows), 64);
+    int64_t offsets = walk->group ? p->tile_rows / walk->group + 1 : 0;
+    p->image.sums_offset = p->image.rows_offset + offsets * 8;
+    units = (p->image.sums_offset + offsets * 8) / p->c.unit_bytes;
   } else if (p->mode == A_GATHER_COLUMNS) {
     m->rs = 1;
     m->ks = (ceil_div(round_up(p->tile_rows, p->c.vl), line) | 1) * line;
@@ -397,6 +436,8 @@ static bool at_last(Product *p, Val last, Val panel, Val group, Val sums) {
 
 static Val a_of_panel(Product *p, const Tile *t, Val panel) {
   Gen *g = p->g;
+  if (p->image.at)
+    return p->image.at(p, t, panel);
   Val row = split_start(g, &p->split, panel);
   if (p->mode == A_DIRECT) {
     Val k = ll_mul(g, t->k0, ll_n(g, p->c.pair));
@@ -418,18 +459,66 @@ static Val next_part(Product *p, const Tile *t, Val panel, Val j, Val b) {
   Val more = ll_icmp(g, LLVMIntSLT, ll_add(g, j, ll_n(g, 1)), t->group1);
   Val next = ll_sel(g, more, ll_gepc(g, p->c.unit, b, p->b_units * p->c.cols),
                     ll_gep(g, p->c.unit, packed, start));
-  int64_t turn = p->micro.odd ? 1 : 2;
-  Val part = ll_mul(g, t->kc, ll_n(g, 64 * p->micro.next_lines / turn));
+  Val turns = ll_udiv(g, t->kc, micro_unrolled(&p->micro));
+  Val part = ll_mul(g, turns, ll_n(g, 64 * micro_lines(&p->micro)));
   Val whole = ll_mul(g, t->kc, ll_n(g, p->c.cols * p->c.unit_bytes));
   Val at = ll_umin(g, ll_mul(g, ll_sub(g, panel, t->panel0), part), ll_sub(g, whole, part));
   return ll_gep(g, g->i8, next, at);
 }
 
-static void zero_sums(Product *p, Val sums) {
+static void zeros(Product *p, Val to, int64_t n) {
   Gen *g = p->g;
-  Loop i = ll_loop(g, ll_n(g, 0), ll_n(g, p->split.hi * p->micro.cs), p->c.vl);
-  ll_store(g, LLVMConstNull(ll_vec(p->c.sum, p->c.vl)), ll_gep(g, p->c.sum, sums, i.i), NULL);
+  Loop i = ll_loop(g, ll_n(g, 0), ll_n(g, n), p->c.vl);
+  ll_store(g, LLVMConstNull(ll_vec(p->c.sum, p->c.vl)), ll_gep(g, p->c.sum, to, i.i), NULL);
   ll_loop_end(g, &i);
+}
+
+/* Sums over no k at all. */
+static void zero_sums(Product *p, Val panel, Val sums) {
+  Gen *g = p->g;
+  if (!p->direct) {
+    zeros(p, sums, p->split.hi * p->micro.cs);
+    return;
+  }
+  Val end = split_start(g, &p->split, ll_add(g, panel, ll_n(g, 1)));
+  Loop m = ll_loop(g, split_start(g, &p->split, panel), end, 1);
+  Val row = p->row_at ? p->row_at(p, m.i) : m.i;
+  zeros(p, ll_gep(g, p->c.sum, sums, ll_mul(g, row, ll_n(g, p->direct_stride))), p->width);
+  ll_loop_end(g, &m);
+}
+
+/* Where the sums of a panel go: in result 0, relative to row 0 where each group or row has its own
+ * place; else to scratch. */
+static Val sums_of_panel(Product *p, const Tile *t, Val panel, Val j) {
+  Gen *g = p->g;
+  Val row = split_start(g, &p->split, panel);
+  if (p->direct) {
+    Val at = ll_add(g, ll_mul(g, j, ll_n(g, p->width)), ll_n(g, p->body->out[0].offset));
+    if (!p->row_at && !p->zero)
+      at = ll_add(g, at, ll_mul(g, row, ll_n(g, p->micro.cs)));
+    return ll_gep(g, p->c.sum, ll_arg_ptr(g, 0), at);
+  }
+  Val sums = ll_gepc(g, g->i8, g->scratch, p->c_offset);
+  if (p->kblocks == 1)
+    return sums;
+  Val stripe = ll_mul(g, ll_sub(g, j, t->group0), ll_n(g, p->tile_rows));
+  Val at = ll_mul(g, ll_add(g, stripe, ll_sub(g, row, t->row0)), ll_n(g, p->micro.cs));
+  return ll_gep(g, p->c.sum, sums, at);
+}
+
+/* The micro-kernel of a panel of rows and panel j of B, which is at b. */
+static Micro micro_of_panel(Product *p, const Tile *t, Val panel, Val j, Val b) {
+  Gen *g = p->g;
+  Micro m = p->micro;
+  m.next = m.next_lines ? next_part(p, t, panel, j, b) : NULL;
+  if (m.group) {
+    Val row = ll_sub(g, split_start(g, &p->split, panel), t->row0);
+    Val at = ll_mul(g, ll_udiv(g, row, m.group), ll_n(g, 8));
+    m.rows = ll_gep(g, g->i8, ll_gepc(g, g->i8, g->scratch, p->image.rows_offset), at);
+    if (p->direct && p->row_at)
+      m.c_rows = ll_gep(g, g->i8, ll_gepc(g, g->i8, g->scratch, p->image.sums_offset), at);
+  }
+  return m;
 }
 
 /* Products of one k block, and the statements after the last. */
@@ -437,31 +526,19 @@ static bool multiply_block(Product *p, const Tile *t, Val first, Val last) {
   Gen *g = p->g;
   Val packed = ll_arg_ptr(g, gen_in_slot(p->group, 1));
   int64_t group_units = p->b_units * p->c.cols * p->group_panels;
-  Val sums0 = ll_gepc(g, g->i8, g->scratch, p->c_offset);
+  Val turns = p->micro.nloop ? ll_udiv(g, t->kc, p->image.turn) : t->kc;
   Loop j = ll_loop(g, t->group0, t->group1, 1);
   Val b = ll_add(g, ll_mul(g, j.i, ll_n(g, group_units)), ll_mul(g, t->b0, ll_n(g, p->c.cols)));
   b = ll_gep(g, p->c.unit, packed, b);
-  Val stripe = ll_mul(g, ll_sub(g, j.i, t->group0), ll_n(g, p->tile_rows));
   Loop i = ll_loop(g, t->panel0, t->panel1, 1);
-  Val sums = sums0;
-  if (p->direct) {
-    Val row = split_start(g, &p->split, i.i), n = ll_mul(g, j.i, ll_n(g, p->width));
-    const Access *out = &p->body->out[0];
-    Val at = ll_add(g, ll_mul(g, row, ll_n(g, p->micro.cs)), ll_add(g, n, ll_n(g, out->offset)));
-    sums = ll_gep(g, p->c.sum, ll_arg_ptr(g, 0), at);
-  } else if (p->kblocks > 1) {
-    Val row = ll_sub(g, split_start(g, &p->split, i.i), t->row0);
-    Val at = ll_mul(g, ll_add(g, stripe, row), ll_n(g, p->micro.cs));
-    sums = ll_gep(g, p->c.sum, sums0, at);
-  }
+  Val sums = sums_of_panel(p, t, i.i, j.i);
   Val add = p->micro.add ? ll_xor(g, first, ll_i(g->i1, 1)) : NULL;
-  Micro m = p->micro;
-  m.next = m.next_lines ? next_part(p, t, i.i, j.i, b) : NULL;
-  bool ok = at_last(p, p->direct ? first : last, i.i, j.i, NULL);
+  bool ok = p->direct || at_last(p, last, i.i, j.i, NULL);
   if (p->zero)
-    zero_sums(p, sums);
+    zero_sums(p, i.i, sums);
   else
-    micro_panel(g, &p->split, m, i.i, a_of_panel(p, t, i.i), b, sums, t->kc, add);
+    micro_panel(g, &p->split, micro_of_panel(p, t, i.i, j.i, b), i.i, a_of_panel(p, t, i.i), b,
+                sums, turns, add);
   ok = ok && (p->direct || at_last(p, last, i.i, j.i, sums));
   ll_loop_end(g, &i);
   ll_loop_end(g, &j);

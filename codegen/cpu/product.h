@@ -17,9 +17,26 @@ typedef enum {
   A_COLUMNS,        /* contiguous along the rows in memory: [panel][k][rows of panel] in scratch */
   A_GATHER,         /* convolutions: gathered into scratch, k contiguous */
   A_GATHER_COLUMNS, /* gathered into scratch, rows contiguous: k is the position of the window */
+  A_IMAGE,          /* convolutions: windows in an image, k runs over their taps */
+  A_IMAGE_COLUMNS,  /* the same, k runs over positions */
 } AMode;
 
 typedef struct Product Product;
+typedef struct Tile Tile;
+
+/* How A_IMAGE and A_IMAGE_COLUMNS read: the micro-kernel's strides, groups of rows and loops, and
+ * where things are. */
+typedef struct {
+  Micro walk;          /* rs, ks, group, nloop, run, loop */
+  int64_t period;      /* A_IMAGE_COLUMNS: panels do not go beyond multiples of so many rows */
+  int64_t turn;        /* k of a turn of the outermost loop */
+  int64_t rows_offset; /* bytes: offsets of groups of rows in scratch, */
+  int64_t sums_offset; /* and of their sums in result 0 */
+  /* Bytes of the image that so many rows need in scratch, in one k block. */
+  int64_t (*bytes)(const Product *p, int64_t rows);
+  Val (*at)(Product *p, const Tile *t, Val panel); /* what a panel's rows are relative to */
+} ProductImage;
+
 struct Product {
   Gen *g;
   const Op *group;
@@ -31,6 +48,7 @@ struct Product {
   /* Where not every row or k of the group is computed: the flat row of the body that row m is, and
    * where k block kb begins in a packed panel (units). NULL: m, kb kblock. */
   Val (*row_at)(Product *p, Val m);
+  int64_t row_step; /* with row_at: rows of the body between those of a group (ProductImage) */
   Val (*b_at)(Product *p, Val kb);
   bool zero;  /* sums over no k at all */
   bool whole; /* tiles have all rows */
@@ -38,6 +56,7 @@ struct Product {
   int64_t a_ks; /* elements between k */
   int64_t a_rs; /* elements between rows; -1: not one stride */
   AMode mode;
+  ProductImage image; /* of these modes */
   Micro micro;
   Split split;      /* rows into micro panels */
   int group_panels; /* packed panels one micro-kernel call covers */
@@ -49,17 +68,18 @@ struct Product {
   int64_t tile_panels, tile_rows, tile_groups; /* largest of merged tiles */
   int64_t a_panel;                             /* A_COLUMNS, A_INTERLEAVED: units between panels */
   int64_t c_offset;                            /* bytes: sums behind A in scratch */
-  bool direct;                                 /* sums are made in result 0 itself */
+  bool direct;                                 /* sums are made in result 0 itself, */
+  int64_t direct_stride;                       /* whose rows are so far apart */
 };
 
-typedef struct {
+struct Tile {
   Val a;              /* first element of operand 0 */
   Val panel0, panel1; /* micro panels of the tile */
   Val row0, row1;     /* its rows */
   Val group0, group1; /* groups of packed panels */
   Val k0, kc;         /* k block in units */
   Val b0, b1;         /* where it and the one after begin in a packed panel */
-} Tile;
+};
 
 /* The one stride that steps access a from row to row, or -1. */
 int64_t product_row_stride(const Product *p, const Access *a);

@@ -1,0 +1,351 @@
+/* Convolutions that multiply windows where they lie in the image.
+ *
+ * The micro-kernel goes through a window by loops of its own: along a run (neighbouring taps with
+ * their channels), then from run to run and from line to line. Windows of neighbouring positions
+ * are a constant distance apart within a line of positions, so its rows come in groups that share a
+ * pointer (a group divides the line). Where windows hang over the edge, or elements need
+ * converting, the lines that a tile reads are copied into scratch with zeros around them, each line
+ * once instead of once per tap.
+ *
+ * Weight gradients go through the same image the other way: rows are (tap, channel), k runs over
+ * the positions of a line, then over lines, then over samples. Panels of rows stay within a run. */
+#include "codegen/cpu/conv.h"
+
+enum {
+  K_UNITS = 1536,           /* k in one block, at most */
+  MOST_GROUPS = 7,          /* pointers the micro-kernel has registers for */
+  LEAST_ROWS = 14,          /* products of fewer are made otherwise */
+  POSITIONS = 512,          /* of a k block of weight gradients, at most */
+  LEAST_POSITIONS = 192,    /* fewer: sums would be added to too often */
+  COLUMN_BYTES = 384 << 10, /* image of such a block */
+};
+
+/* ---- the image ------------------------------------------------------------------------------- */
+
+static int64_t absolute(int64_t v) {
+  return v < 0 ? -v : v;
+}
+
+/* False when it is no image of whole units with two axes. */
+static bool make_image(Conv *v) {
+  const ConvWindow *w = &v->c.w;
+  ConvImage *m = &v->image;
+  int64_t pair = v->p.c.pair, tap[2];
+  if (w->nd != 2 || v->c.channels % pair || product_row_stride(&v->p, &v->p.body->in[0]) != 1)
+    return false;
+  *m = (ConvImage){.copied = v->p.a_dtype != v->p.c.in};
+  for (int i = 0; i < 2; i++) {
+    int64_t reach = (w->kernel[i] - 1) * w->dilation[i];
+    if (w->up[i] != 1)
+      return false;
+    m->span[i] = absolute(reach) + 1;
+    m->origin[i] = (reach < 0 ? reach : 0) - w->padding[i];
+    tap[i] = reach < 0 ? -reach : 0;
+    int64_t places = (w->size[i] - 1) * w->stride[i] + m->span[i];
+    *(i ? &m->wide : &m->lines) = places;
+    m->copied |= m->origin[i] < 0 || m->origin[i] + places > v->c.x[i];
+    m->copied |= v->c.stride[1 + i] % pair != 0;
+  }
+  m->copied |= v->c.stride[0] % pair != 0;
+  m->pixel = (m->copied ? v->c.channels : v->c.stride[2]) / pair;
+  m->line = m->copied ? m->wide * m->pixel : v->c.stride[1] / pair;
+  m->sample = m->copied ? m->lines * m->line : v->c.stride[0] / pair;
+  m->tap = tap[0] * m->line + tap[1] * m->pixel;
+  return true;
+}
+
+/* Bytes of so many lines of positions that follow each other, from anywhere. */
+static int64_t lines_bytes(const Conv *v, int64_t positions) {
+  const ConvWindow *w = &v->c.w;
+  const ConvImage *m = &v->image;
+  if (!m->copied)
+    return 0;
+  int64_t all = v->c.batch * m->lines;
+  int64_t edges = (positions + w->size[0] - 2) / w->size[0]; /* from sample to sample */
+  int64_t more = m->span[0] > w->stride[0] ? m->span[0] - w->stride[0] : 0;
+  int64_t lines = (positions - 1) * w->stride[0] + m->span[0] + edges * more;
+  return (lines < all ? lines : all) * m->line * v->p.c.unit_bytes;
+}
+
+static int64_t image_bytes(const Product *p, int64_t rows) {
+  const Conv *v = (const Conv *)p;
+  int64_t size = v->c.w.size[1], most = v->c.batch * v->c.w.size[0];
+  int64_t positions = (rows + size - 2) / size + 1;
+  return lines_bytes(v, positions < most ? positions : most);
+}
+
+/* A line of the lines of all samples: where the window at position `row` begins. */
+static Val line_of(Conv *v, Val row) {
+  Gen *g = v->p.g;
+  const ConvWindow *w = &v->c.w;
+  Val line = ll_udiv(g, row, w->size[1]), n = ll_udiv(g, line, w->size[0]);
+  Val y = ll_mul(g, ll_urem(g, line, w->size[0]), ll_n(g, w->stride[0]));
+  return ll_add(g, ll_mul(g, n, ll_n(g, v->image.lines)), y);
+}
+
+/* n elements, a constant. */
+static void copy(Conv *v, Val to, Val from, int64_t n) {
+  enum { UNROLLED = 4 };
+  Gen *g = v->p.g;
+  int64_t one = conv_lanes(v), turn = UNROLLED * one, most = n / turn * turn;
+  if (most) {
+    Loop l = ll_loop(g, ll_n(g, 0), ll_n(g, most), turn);
+    for (int i = 0; i < UNROLLED; i++)
+      conv_copy_vector(v, to, from, ll_add(g, l.i, ll_n(g, i * one)), NULL);
+    ll_loop_end(g, &l);
+  }
+  for (int64_t i = most; i < n; i += one)
+    conv_copy_vector(v, to, from, ll_n(g, i), n - i < one ? ll_n(g, n - i) : NULL);
+}
+
+/* Pixels [from, from + n) of the line at `line` in memory to `to`. */
+static void copy_pixels(Conv *v, Val to, Val line, int64_t from, int64_t n) {
+  Gen *g = v->p.g;
+  int64_t ch = v->c.channels, step = v->c.stride[2];
+  Ty mem = ll_mem(g, v->p.a_dtype);
+  if (step == ch) {
+    copy(v, to, ll_gepc(g, mem, line, from * step), n * ch);
+    return;
+  }
+  Loop l = ll_loop(g, ll_n(g, 0), ll_n(g, n), 1);
+  Val at = ll_mul(g, ll_add(g, l.i, ll_n(g, from)), ll_n(g, step));
+  copy(v, conv_element(v, to, ll_mul(g, l.i, ll_n(g, ch))), ll_gep(g, mem, line, at), ch);
+  ll_loop_end(g, &l);
+}
+
+/* Line `line` of the lines of all samples to `to`. */
+static void copy_line(Conv *v, Val x, Val line, Val to) {
+  Gen *g = v->p.g;
+  const ConvImage *m = &v->image;
+  int64_t ch = v->c.channels, size = v->c.x[1], from = m->origin[1] < 0 ? 0 : m->origin[1];
+  int64_t left = m->origin[1] < 0 ? -m->origin[1] : 0, end = m->origin[1] + m->wide;
+  int64_t n = (end < size ? end : size) - from;
+  left = left < m->wide ? left : m->wide;
+  n = n < 0 ? 0 : n;
+  Val sample = ll_udiv(g, line, m->lines);
+  Val y = ll_add(g, ll_urem(g, line, m->lines), ll_n(g, m->origin[0]));
+  If inside = ll_if(g, ll_icmp(g, LLVMIntULT, y, ll_n(g, v->c.x[0]))); /* negative: huge */
+  Val at =
+      ll_add(g, ll_mul(g, sample, ll_n(g, v->c.stride[0])), ll_mul(g, y, ll_n(g, v->c.stride[1])));
+  copy(v, to, NULL, left * ch);
+  if (n)
+    copy_pixels(v, conv_element(v, to, ll_n(g, left * ch)),
+                ll_gep(g, ll_mem(g, v->p.a_dtype), x, at), from, n);
+  copy(v, conv_element(v, to, ll_n(g, (left + n) * ch)), NULL, (m->wide - left - n) * ch);
+  ll_else(g, &inside);
+  copy(v, to, NULL, m->wide * ch);
+  ll_endif(g, &inside);
+}
+
+/* Lines that positions [row0, row1] read. */
+static void copy_lines(Conv *v, const Tile *t, Val row0, Val row1) {
+  Gen *g = v->p.g;
+  const ConvImage *m = &v->image;
+  Val first = line_of(v, row0), end = ll_add(g, line_of(v, row1), ll_n(g, m->span[0]));
+  Loop l = ll_loop(g, first, end, 1);
+  Val at = ll_mul(g, ll_sub(g, l.i, first), ll_n(g, m->line));
+  copy_line(v, t->a, l.i, ll_gep(g, v->p.c.unit, g->scratch, at));
+  ll_loop_end(g, &l);
+}
+
+/* Offset in bytes of the window at position row, in the image whose first line is `first`. */
+static Val window_offset(Conv *v, Val row, Val first) {
+  Gen *g = v->p.g;
+  const ConvWindow *w = &v->c.w;
+  const ConvImage *m = &v->image;
+  Val x = ll_mul(g, ll_urem(g, row, w->size[1]), ll_n(g, w->stride[1] * m->pixel)), at;
+  if (m->copied) {
+    at = ll_mul(g, ll_sub(g, line_of(v, row), first), ll_n(g, m->line));
+  } else {
+    Val line = ll_udiv(g, row, w->size[1]), n = ll_udiv(g, line, w->size[0]);
+    Val y = ll_mul(g, ll_urem(g, line, w->size[0]), ll_n(g, w->stride[0] * m->line));
+    at = ll_add(g, ll_mul(g, n, ll_n(g, m->sample)), y);
+  }
+  return ll_mul(g, ll_add(g, at, x), ll_n(g, v->p.c.unit_bytes));
+}
+
+/* The place that window offsets are relative to: of tap 0 of a window at offset 0. */
+static Val image_base(Conv *v, const Tile *t) {
+  Gen *g = v->p.g;
+  const ConvImage *m = &v->image;
+  if (m->copied)
+    return ll_gepc(g, v->p.c.unit, g->scratch, m->tap);
+  return ll_gepc(g, v->p.c.unit, t->a, m->origin[0] * m->line + m->origin[1] * m->pixel + m->tap);
+}
+
+/* ---- forward and input gradients ------------------------------------------------------------- */
+
+static Val image_at(Product *p, const Tile *t, Val panel) {
+  (void)panel;
+  Conv *v = (Conv *)p;
+  Gen *g = p->g;
+  const ConvWindow *w = &v->c.w;
+  Val kb = ll_udiv(g, t->k0, p->kblock), at = ll_n(g, 0);
+  int64_t taps = p->kblock * p->c.pair / v->c.channels, inner = 1; /* of a block */
+  for (int i = 1; i >= 0 && taps < conv_taps(w); i--) {
+    inner *= w->kernel[i];
+    if (inner <= taps)
+      continue; /* a block has all taps of this axis */
+    Val k = i == 0 ? kb : ll_urem(g, kb, w->kernel[i]);
+    kb = ll_udiv(g, kb, w->kernel[i]);
+    int64_t step = w->dilation[i] * (i ? v->image.pixel : v->image.line);
+    at = ll_add(g, at, ll_mul(g, k, ll_n(g, step)));
+  }
+  return ll_gep(g, p->c.unit, image_base(v, t), at);
+}
+
+/* Rows that share a pointer: of the groups that divide a line of positions the one that makes the
+ * highest panels, and the fewest pointers. 0: none. */
+static int best_group(const Conv *v) {
+  const Product *p = &v->p;
+  int most = micro_rows(p->g, p->N <= p->c.vl ? 1 : 2), best = 0, height = 0;
+  for (int n = most; n >= 1; n--) {
+    int rows = most / n * n;
+    if (v->c.w.size[1] % n || most / n > MOST_GROUPS || rows <= height)
+      continue;
+    best = n;
+    height = rows;
+  }
+  return height * 3 >= most * 2 ? best : 0;
+}
+
+bool conv_plan_image(Conv *v) {
+  Product *p = &v->p;
+  const ConvWindow *w = &v->c.w;
+  if (!make_image(v) || p->M < LEAST_ROWS || image_bytes(p, LEAST_ROWS) > COLUMN_BYTES)
+    return false;
+  const ConvImage *m = &v->image;
+  int group = best_group(v);
+  int64_t ch = v->c.channels / p->c.pair;
+  bool merged = w->dilation[1] == 1 && m->pixel == ch && (!v->whole || v->step[1] == 1);
+  Micro walk = {.rs = w->stride[1] * m->pixel, .ks = 1, .group = group};
+  int64_t run = merged ? w->kernel[1] * ch : ch, k = run, turn = 0;
+  int64_t a = run, b = run; /* units that the loops inside move on */
+  if (!group || run > K_UNITS)
+    return false;
+  for (int i = merged ? 0 : 1; i >= 0; i--) {
+    int64_t all = v->whole && i == 0 ? v->whole->kernel[1] : 1; /* taps between those of an axis */
+    int64_t step_a = w->dilation[i] * (i ? m->pixel : m->line);
+    int64_t step_b = v->whole ? v->step[i] * all * ch : k;
+    if (k * w->kernel[i] > K_UNITS)
+      break;
+    if (w->kernel[i] > 1) {
+      walk.loop[walk.nloop++] = (MicroLoop){w->kernel[i], step_a - a, (step_b - b) * p->c.cols};
+      turn = k;
+      a = w->kernel[i] * step_a;
+      b = w->kernel[i] * step_b;
+    }
+    k *= w->kernel[i];
+  }
+  walk.run = run;
+  p->kblock = k;
+  p->kblocks = p->units / k;
+  p->image = (ProductImage){.walk = walk, .turn = turn, .bytes = image_bytes, .at = image_at};
+  return true;
+}
+
+/* ---- weight gradients ------------------------------------------------------------------------ */
+
+static int64_t block_bytes(const Product *p, int64_t rows) {
+  (void)rows;
+  const Conv *v = (const Conv *)p;
+  return lines_bytes(v, ceil_div(p->kblock, v->c.w.size[1]));
+}
+
+static Val columns_at(Product *p, const Tile *t, Val panel) {
+  Conv *v = (Conv *)p;
+  Gen *g = p->g;
+  const ConvWindow *w = &v->c.w;
+  const ConvImage *m = &v->image;
+  Val run = ll_udiv(g, panel, p->split.period);
+  Val row = split_start(g, &p->split, ll_urem(g, panel, p->split.period));
+  Val at = row, y = run;
+  if (p->image.period == v->c.channels) {
+    at =
+        ll_add(g, at, ll_mul(g, ll_urem(g, run, w->kernel[1]), ll_n(g, w->dilation[1] * m->pixel)));
+    y = ll_udiv(g, run, w->kernel[1]);
+  }
+  at = ll_add(g, at, ll_mul(g, y, ll_n(g, w->dilation[0] * m->line)));
+  Val base = image_base(v, t);
+  if (!m->copied)
+    base = ll_gep(g, g->i8, base, window_offset(v, t->k0, NULL));
+  return ll_gep(g, p->c.unit, base, at);
+}
+
+/* k blocks of whole lines of one sample, or of whole samples. False: they would be too short. */
+static bool plan_lines(Conv *v) {
+  Product *p = &v->p;
+  const ConvWindow *w = &v->c.w;
+  int64_t per = w->size[0] * w->size[1], best = 0;
+  for (int64_t n = 1; n <= w->size[0] * v->c.batch && n * w->size[1] <= POSITIONS; n++)
+    if ((w->size[0] % n == 0 || n % w->size[0] == 0) && lines_bytes(v, n) <= COLUMN_BYTES)
+      best = n;
+  p->kblock = best * w->size[1];
+  if (!best || (p->kblock < LEAST_POSITIONS && p->kblock < p->units))
+    return false;
+  p->kblocks = ceil_div(p->units, p->kblock);
+  const ConvImage *m = &v->image;
+  Micro *walk = &p->image.walk;
+  *walk = (Micro){.rs = 1, .ks = w->stride[1] * m->pixel, .run = w->size[1]};
+  int64_t line = w->stride[0] * m->line;
+  walk->loop[walk->nloop++] = (MicroLoop){w->size[0], line - w->size[1] * walk->ks, 0};
+  p->image.turn = w->size[1];
+  if (p->kblock > per) {
+    walk->loop[walk->nloop++] = (MicroLoop){v->c.batch, m->sample - w->size[0] * line, 0};
+    p->image.turn = per;
+  }
+  return true;
+}
+
+bool conv_plan_columns(Conv *v) {
+  Product *p = &v->p;
+  const ConvWindow *w = &v->c.w;
+  int64_t ch = v->c.channels;
+  if (!make_image(v) || p->M < LEAST_ROWS)
+    return false;
+  bool merged = w->dilation[1] == 1 && v->image.pixel == ch;
+  p->image.period = merged ? w->kernel[1] * ch : ch;
+  if (p->image.period < LEAST_ROWS / 2 || !plan_lines(v)) {
+    p->image = (ProductImage){0};
+    p->kblock = p->kblocks = 0;
+    return false;
+  }
+  p->image.bytes = block_bytes;
+  p->image.at = columns_at;
+  return true;
+}
+
+/* ---- both ------------------------------------------------------------------------------------ */
+
+/* Where the windows of the tile's positions begin, and their results; a group lies in one line. */
+static void row_offsets(Conv *v, const Tile *t) {
+  Product *p = &v->p;
+  Gen *g = p->g;
+  int64_t group = p->image.walk.group;
+  Val first = v->image.copied ? line_of(v, t->row0) : NULL;
+  Val offsets = ll_gepc(g, g->i8, g->scratch, p->image.rows_offset);
+  Val sums = ll_gepc(g, g->i8, g->scratch, p->image.sums_offset);
+  Loop l = ll_loop(g, t->row0, t->row1, group);
+  Val i = ll_udiv(g, ll_sub(g, l.i, t->row0), group);
+  ll_store(g, window_offset(v, l.i, first), ll_gep(g, g->i64, offsets, i), NULL);
+  if (p->direct && p->row_at)
+    ll_store(g, ll_mul(g, p->row_at(p, l.i), ll_n(g, p->direct_stride * p->c.unit_bytes)),
+             ll_gep(g, g->i64, sums, i), NULL);
+  ll_loop_end(g, &l);
+}
+
+void conv_bring_image(Product *p, const Tile *t) {
+  Conv *v = (Conv *)p;
+  Gen *g = p->g;
+  Val one = ll_n(g, 1);
+  if (p->mode == A_IMAGE_COLUMNS) {
+    if (v->image.copied)
+      copy_lines(v, t, t->k0, ll_sub(g, ll_add(g, t->k0, t->kc), one));
+    return;
+  }
+  If first = ll_if(g, ll_icmp(g, LLVMIntEQ, t->k0, ll_n(g, 0)));
+  if (v->image.copied)
+    copy_lines(v, t, t->row0, ll_sub(g, t->row1, one));
+  row_offsets(v, t);
+  ll_endif(g, &first);
+}
