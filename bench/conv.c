@@ -36,8 +36,8 @@ static void ints(Group *t, const char *key, int n, const int64_t *v) {
 }
 
 typedef struct {
-  int64_t rows, columns, k; /* of the product */
-  int64_t pair[8][2], strides[3];
+  int64_t rows, columns, k;                  /* of the product */
+  int64_t pair[8][2], strides[3], factor[2]; /* factor: of dy */
 } Sizes;
 
 static Group *pack_group(const Sizes *z, Pass p, int64_t packed) {
@@ -54,7 +54,7 @@ static Group *conv_group_of(const Shape *s, Pass p, Sizes *z, int64_t packed, in
   static const char *const keys[] = {"positions", "kernel", "stride", "padding",
                                      "dilation",  "up",     "x"};
   group_in(t, DT_F32, image, (Access){0, {1, 0}});
-  group_in(t, DT_F32, packed, (Access){0});
+  group_in(t, DT_F32, p == WGRAD ? z->columns * z->k : packed, (Access){0});
   group_out(t, DT_F32, z->rows * z->columns, (Access){0, {z->columns, 1}});
   group_int(t, "k", z->k);
   group_dtype(t, "compute", DT_F32);
@@ -63,8 +63,10 @@ static Group *conv_group_of(const Shape *s, Pass p, Sizes *z, int64_t packed, in
   for (int i = 0; i < 7; i++)
     ints(t, keys[i], 2, z->pair[i]);
   ints(t, "strides", 3, z->strides);
-  if (p == WGRAD)
+  if (p == WGRAD) {
     group_int(t, "wgrad", 1);
+    ints(t, "factor", 2, z->factor);
+  }
   int v = group_stmt(t, PR_ACC, DT_F32, 0, 0, -1, -1, -1, -1);
   group_stmt(t, PR_STORE, DT_F32, 0, 0, v, -1, -1, -1);
   return t;
@@ -88,6 +90,8 @@ static Sizes sizes_of(const Shape *s, Pass p) {
   }
   for (int i = 0; i < 7; i++)
     z.pair[i][0] = z.pair[i][1] = value[i];
+  z.factor[0] = z.columns;
+  z.factor[1] = 1;
   z.strides[0] = in * in * ch;
   z.strides[1] = in * ch;
   z.strides[2] = ch;
@@ -114,14 +118,15 @@ static double measure(const Shape *s, Pass p, const char *level, int threads, in
   BenchPool *pool = pool_for(threads, &pr, &cr);
   fill(x, DT_F32, image);
   fill(b, DT_F32, z.columns * z.k);
-  MpccArg pack_args[] = {{panels}, {b}}, args[] = {{y}, {x}, {panels}};
+  MpccArg pack_args[] = {{panels}, {b}}, args[] = {{y}, {x}, {p == WGRAD ? b : panels}};
   double rate[MAX_ROUNDS], ratio[MAX_ROUNDS], share[MAX_ROUNDS];
   Sizes f = sizes_of(s, FORWARD);
   *flop = 2.0 * (double)f.rows * (double)f.columns * (double)f.k;
   Peak *peak = peak_of(l, DT_F32);
   for (int r = -1; r < rounds; r++) {
     double top = peak_rate(peak, threads);
-    double pack = launch(&pr, pack_args, pool), time = pack + launch(&cr, args, pool);
+    double pack = p == WGRAD ? 0 : launch(&pr, pack_args, pool),
+           time = pack + launch(&cr, args, pool);
     if (r < 0)
       continue;
     rate[r] = *flop / time;

@@ -74,6 +74,11 @@ bool conv_group(const Op *op, ConvGroup *g) {
       x->u.ints.n != g->w.nd || !strides || strides->kind != AT_INTS ||
       strides->u.ints.n != g->w.nd + 1)
     return false;
+  const Attr *factor = op_attr(op, "factor");
+  if (g->wgrad && (!factor || factor->kind != AT_INTS || factor->u.ints.n != 2))
+    return false;
+  for (int i = 0; i < 2 && g->wgrad; i++)
+    g->factor[i] = factor->u.ints.v[i];
   for (int i = 0; i < g->w.nd; i++)
     g->x[i] = x->u.ints.v[i];
   for (int i = 0; i <= g->w.nd; i++)

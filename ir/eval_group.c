@@ -231,9 +231,15 @@ static double accumulate_conv(const Call *c, const ConvGroup *g, int64_t row, in
   int64_t k = op_int(c->op, "k", 0), m = flat_address(b, b->in[0].stride, 0, b->ndim - 1, row);
   const double *x = c->in[0] + b->in[0].offset;
   double sum = 0;
-  for (int64_t t = 0; t < k; t++)
-    sum += num_round(g->wgrad ? conv_group_at(g, x, t, m) : conv_group_at(g, x, m, t), compute) *
-           c->in[1][b->in[1].offset + packed(c->op->in[1]->type, col, t)];
+  for (int64_t t = 0; t < k; t++) {
+    const Access *f = &b->in[1];
+    if (g->wgrad)
+      sum += num_round(conv_group_at(g, x, t, m), compute) *
+             num_round(c->in[1][f->offset + t * g->factor[0] + col * g->factor[1]], compute);
+    else
+      sum += num_round(conv_group_at(g, x, m, t), compute) *
+             c->in[1][f->offset + packed(c->op->in[1]->type, col, t)];
+  }
   return sum;
 }
 

@@ -550,6 +550,7 @@ typedef struct {
   int64_t stride[1 + CONV_AXES]; /* elements between samples and along each axis; channels are dense */
   int64_t rows, columns;
   bool wgrad; /* the matrix is the transposed factor: its columns are the product's rows */
+  int64_t factor[2]; /* wgrad: of operand 1, between k, between columns */
 } ConvGroup;
 /* False when attributes are missing or wrong. */
 bool conv_group(const Op *op, ConvGroup *g);

@@ -306,7 +306,12 @@ static void check_conv(Verify *v) {
     reach_add(&r, g.stride[1 + i], g.x[i]);
   reach_add(&r, 1, g.channels);
   reach_check(v, r, v->op->in[0]->type, "operand", 0);
-  if (!packed_fits(v->op->in[1]->type, b->dim[b->ndim - 1], k) || b->in[1].offset)
+  if (g.wgrad) {
+    Reach f = reach_start(b->in[1].offset);
+    reach_add(&f, g.factor[0], k);
+    reach_add(&f, g.factor[1], b->dim[b->ndim - 1]);
+    reach_check(v, f, v->op->in[1]->type, "operand", 1);
+  } else if (!packed_fits(v->op->in[1]->type, b->dim[b->ndim - 1], k) || b->in[1].offset)
     verify_broken(v, "operand 1 is not packed for this product");
   check_stmts(v, true);
 }

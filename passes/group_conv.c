@@ -40,13 +40,19 @@ static View *matrix(Fuse *F, View *v, int64_t rows, int64_t columns) {
   return w;
 }
 
-/* One node over [rows of the product, columns]; `at` of operand 0 numbers the rows. */
+/* One node over [rows of the product, columns]; `at` of operand 0 numbers the rows. b: [N, K],
+ * which is packed; of weight gradients [K, N], as it lies. */
 static Node *conv_node(Fuse *F, const Op *op, View *x, View *b, DType compute, int64_t rows,
                        bool wgrad, int *acc) {
-  const int64_t dim[2] = {rows, b->dim[0]};
+  const int64_t dim[2] = {rows, b->dim[wgrad]};
   Access at = {.offset = x->at.offset, .stride = {1}};
-  Node *n = product_node(F, NODE_CONV, 2, dim, x->buf, &at, product_packed(F, b, compute), compute,
-                         b->dim[1], acc);
+  Buf *factor = wgrad ? b->buf : product_packed(F, b, compute);
+  Node *n = product_node(F, NODE_CONV, 2, dim, x->buf, &at, factor, compute, b->dim[!wgrad], acc);
+  if (wgrad) {
+    if (!fuse_failed(F))
+      n->in[1].at.offset = b->at.offset;
+    node_attr(F, n, attr_ints(F->b, "factor", 2, b->at.stride));
+  }
   window_attrs(F, n, op, x, wgrad);
   return n;
 }
@@ -161,8 +167,8 @@ void group_conv_wgrad(Fuse *F, const Op *op) {
   DType compute = target_product_dtype(F->o->caps, x->dt, dy->dt);
   if (compute == DT_BF16)
     compute = DT_F32;
-  int64_t outs = dw->dim[0], rows = type_elems(dw) / outs, back[MAX_DIMS], swap[2] = {1, 0};
-  dy = view_permuted(F, matrix(F, dy, type_elems(dt) / outs, outs), swap);
+  int64_t outs = dw->dim[0], rows = type_elems(dw) / outs, back[MAX_DIMS];
+  dy = matrix(F, dy, type_elems(dt) / outs, outs);
   int s;
   Node *n = conv_node(F, op, x, dy, compute, rows, true, &s);
   View *v = view_whole(F, node_store(F, n, s, dw->dt, ~0u)), *r;

@@ -1,12 +1,12 @@
 /* Convolutions: products whose first operand is a matrix of patches that never lies in memory.
  *
  * A row of that matrix is what the window covers at one position: taps x channels. Mostly rows are
- * read where they lie in the image (conv_image.c). Else the part of the matrix that a tile needs for
- * one k block is copied into scratch here, run by run: neighbouring taps of the
- * last axis with their channels lie side by side in a channels-last image, so a run is one copy
- * with zeros where it hangs over the edge. Forward and input gradients multiply rows of the matrix
- * (k runs over taps and channels); weight gradients multiply its columns (k runs over positions),
- * read from the same scratch through other strides.
+ * read where they lie in the image (conv_image.c). Else the part of the matrix that a tile needs
+ * for one k block is copied into scratch here, run by run: neighbouring taps of the last axis with
+ * their channels lie side by side in a channels-last image, so a run is one copy with zeros where
+ * it hangs over the edge. Forward and input gradients multiply rows of the matrix (k runs over taps
+ * and channels); weight gradients multiply its columns (k runs over positions), read from the same
+ * scratch through other strides.
  *
  * Where the window spreads its input (up > 1: input gradients of strided convolutions, transposed
  * ones) most taps of a position read nothing. Positions of equal rest by `up` use the same taps,
@@ -440,6 +440,9 @@ bool cpu_conv(Gen *g, const Op *group) {
   p->M = v.c.wgrad ? v.c.columns : v.c.rows;
   p->K = v.c.wgrad ? v.c.rows : v.c.columns;
   p->a_dtype = gen_in_dtype(group, 0);
+  p->raw = v.c.wgrad;
+  p->b_ks = v.c.factor[0];
+  p->b_ns = v.c.factor[1];
   if (v.c.wgrad && (p->c.pair > 1 || product_row_stride(p, &p->body->in[0]) != 1))
     return gen_fail(g, "weight gradient of a convolution in pairs of k or rows out of order");
   Val x = ll_gepc(g, ll_mem(g, p->a_dtype), ll_arg_ptr(g, gen_in_slot(group, 0)),

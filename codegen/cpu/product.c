@@ -113,7 +113,7 @@ static void choose_micro(Product *p) {
   int64_t panels = ceil_div(p->N, p->c.cols);
   int nv = p->N <= p->c.vl ? 1 : 2;
   p->group_panels = 1;
-  if (nv == 2 && p->M < 7)
+  if (nv == 2 && p->M < 7 && !p->raw)
     for (int wide = 8; wide > 2; wide -= 2)
       if (micro_rows(g, wide) >= p->M && panels % (wide / 2) == 0) {
         nv = wide;
@@ -210,7 +210,7 @@ static void choose_tiles(Product *p) {
 /* A panel of B that is not in the second-level cache is fetched while the one before is used. */
 static void choose_prefetch(Product *p) {
   int64_t bytes = p->ngroup * group_bytes(p, p->units);
-  if (p->group_panels > 1 || (bytes <= FAR_BYTES && p->row_tiles > 4))
+  if (p->raw || p->group_panels > 1 || (bytes <= FAR_BYTES && p->row_tiles > 4))
     return;
   p->micro.next_lines = (int)ceil_div(4, p->tile_panels);
 }
@@ -232,6 +232,17 @@ static void choose_direct(Product *p) {
   p->direct_stride = stride;
   p->micro.cs = p->row_at ? p->row_step * stride : stride;
   p->micro.ahead = !p->zero;
+}
+
+/* Where few rows read a column of B, it is not worth copying. */
+static void choose_raw(Product *p) {
+  enum { FEW = 64 };
+  if (!p->raw)
+    return;
+  p->in_place =
+      p->M <= FEW && p->b_ns == 1 && p->N % p->width == 0 && gen_in_dtype(p->group, 1) == p->c.in;
+  if (p->in_place)
+    p->micro.bs = p->b_ks;
 }
 
 static void choose_scratch(Product *p) {
@@ -267,7 +278,9 @@ static void choose_scratch(Product *p) {
     p->a_panel = p->kblock * m->ks + line;
     units = p->tile_panels * p->a_panel;
   }
-  p->c_offset = round_up(units * p->c.unit_bytes, 64);
+  p->b_offset = round_up(units * p->c.unit_bytes, 64);
+  units = p->raw && !p->in_place ? p->kblock * p->c.cols : 0;
+  p->c_offset = p->b_offset + round_up(units * p->c.unit_bytes, 64);
   int64_t rows = p->kblocks == 1 ? p->split.hi : p->tile_rows * p->tile_groups;
   int64_t sums = p->direct ? 0 : p->width * rows;
   p->g->scratch_bytes = p->c_offset + sums * p->c.unit_bytes;
@@ -282,6 +295,7 @@ void product_plan(Product *p) {
   choose_direct(p);
   choose_tiles(p);
   choose_prefetch(p);
+  choose_raw(p);
   choose_scratch(p);
   p->g->ntiles = p->row_tiles * p->col_tiles;
 }
@@ -521,6 +535,53 @@ static Micro micro_of_panel(Product *p, const Tile *t, Val panel, Val j, Val b) 
   return m;
 }
 
+/* Columns of panel j of a raw B at k to scratch; left: valid ones. */
+static void pack_row(Product *p, Val from, Val to, int64_t left) {
+  enum { AHEAD = 16 };
+  Gen *g = p->g;
+  DType dt = gen_in_dtype(p->group, 1);
+  Ty mem = ll_mem(g, dt);
+  for (int64_t col = 0; col < p->width && col < left; col += p->c.vl) {
+    Val at = ll_gepc(g, mem, from, col * p->b_ns);
+    Val count = left - col < p->c.vl ? ll_n(g, left - col) : NULL, v;
+    if (p->b_ns == 1) {
+      ll_prefetch(g, ll_gepc(g, mem, at, AHEAD * p->b_ks));
+      v = micro_units(g, &p->c, dt, p->c.vl, at, count);
+    } else {
+      Val raw = ll_load_strided(g, mem, p->c.vl, at, ll_n(g, p->b_ns), count);
+      v = micro_convert(g, &p->c, ll_decode(g, dt, raw));
+    }
+    ll_store(g, v, ll_gepc(g, p->c.unit, to, col), NULL);
+  }
+}
+
+/* Panel j of a raw B for the k block of t, packed into scratch or in place. */
+static Val raw_panel(Product *p, const Tile *t, Val j) {
+  Gen *g = p->g;
+  Ty mem = ll_mem(g, gen_in_dtype(p->group, 1));
+  Val to = ll_gepc(g, g->i8, g->scratch, p->b_offset);
+  Val at = ll_add(g, ll_mul(g, t->k0, ll_n(g, p->b_ks)), ll_mul(g, j, ll_n(g, p->width * p->b_ns)));
+  Val from = ll_gep(g, mem, ll_arg_ptr(g, gen_in_slot(p->group, 1)),
+                    ll_add(g, at, ll_n(g, p->body->in[1].offset)));
+  if (p->in_place)
+    return from;
+  int64_t rest = p->N % p->width;
+  If full = {0};
+  if (rest)
+    full = ll_if(g, ll_icmp(g, LLVMIntSLT, j, ll_n(g, p->N / p->width)));
+  for (int tail = 0; tail <= (rest != 0); tail++) {
+    if (tail)
+      ll_else(g, &full);
+    Loop k = ll_loop(g, ll_n(g, 0), t->kc, 1);
+    pack_row(p, ll_gep(g, mem, from, ll_mul(g, k.i, ll_n(g, p->b_ks))),
+             ll_gep(g, p->c.unit, to, ll_mul(g, k.i, ll_n(g, p->c.cols))), tail ? rest : p->width);
+    ll_loop_end(g, &k);
+  }
+  if (rest)
+    ll_endif(g, &full);
+  return to;
+}
+
 /* Products of one k block, and the statements after the last. */
 static bool multiply_block(Product *p, const Tile *t, Val first, Val last) {
   Gen *g = p->g;
@@ -529,7 +590,7 @@ static bool multiply_block(Product *p, const Tile *t, Val first, Val last) {
   Val turns = p->micro.nloop ? ll_udiv(g, t->kc, p->image.turn) : t->kc;
   Loop j = ll_loop(g, t->group0, t->group1, 1);
   Val b = ll_add(g, ll_mul(g, j.i, ll_n(g, group_units)), ll_mul(g, t->b0, ll_n(g, p->c.cols)));
-  b = ll_gep(g, p->c.unit, packed, b);
+  b = p->raw ? raw_panel(p, t, j.i) : ll_gep(g, p->c.unit, packed, b);
   Loop i = ll_loop(g, t->panel0, t->panel1, 1);
   Val sums = sums_of_panel(p, t, i.i, j.i);
   Val add = p->micro.add ? ll_xor(g, first, ll_i(g->i1, 1)) : NULL;

@@ -50,8 +50,13 @@ struct Product {
   Val (*row_at)(Product *p, Val m);
   int64_t row_step; /* with row_at: rows of the body between those of a group (ProductImage) */
   Val (*b_at)(Product *p, Val kb);
-  bool zero;  /* sums over no k at all */
-  bool whole; /* tiles have all rows */
+  bool
+      raw; /* B is not packed: [k, N] of any strides, a panel of a k block packed when it is used */
+  bool in_place; /* or not even then */
+  int64_t b_ks, b_ns,
+      b_offset; /* raw: elements between k, between columns; bytes: panel in scratch */
+  bool zero;    /* sums over no k at all */
+  bool whole;   /* tiles have all rows */
   DType a_dtype;
   int64_t a_ks; /* elements between k */
   int64_t a_rs; /* elements between rows; -1: not one stride */

@@ -120,10 +120,19 @@ static void put_sums(const Product *p) {
               "a_get(at, k) : 0;\n",
               (long long)p->k);
   text_printf(t, "const u32 e = threadIdx.x + j * %du, kb = k0 + e / %du;\n", THREADS, TILE);
-  text_printf(t,
-              "b_tile[e / %du][e %% %du] = kb < %lldu ? (%s)get_%s(i1[((i64)panel * %lldll + kb) * "
-              "%d + e %% %du]) : 0;\n",
-              TILE, TILE, (long long)p->k, p->type, b_dtype, (long long)p->k, TILE, TILE);
+  const int64_t *stride = ints(p->group, "factor");
+  if (op_int(p->group, "wgrad", 0)) /* B as it lies */
+    text_printf(t,
+                "const u32 col = panel * %du + e %% %du;\n"
+                "b_tile[e / %du][e %% %du] = kb < %lldu && col < %lldu ? "
+                "(%s)get_%s(i1[kb * %lldll + col * %lldll]) : 0;\n",
+                TILE, TILE, TILE, TILE, (long long)p->k, (long long)p->cols, p->type, b_dtype,
+                (long long)stride[0], (long long)stride[1]);
+  else
+    text_printf(t,
+                "b_tile[e / %du][e %% %du] = kb < %lldu ? (%s)get_%s(i1[((i64)panel * %lldll + kb) "
+                "* %d + e %% %du]) : 0;\n",
+                TILE, TILE, (long long)p->k, p->type, b_dtype, (long long)p->k, TILE, TILE);
   text_printf(t, "}\n__syncthreads();\n#pragma unroll\nfor (int k = 0; k < %d; k++) {\n", TILE_K);
   text_puts(t, "#pragma unroll\nfor (int i = 0; i < 4; i++) {\n#pragma unroll\nfor (int j = 0; j < "
                "4; j++) {\n"
@@ -163,8 +172,10 @@ static bool product(CudaGen *g, const Op *group, const char *symbol,
                     void (*put_a)(const Product *)) {
   const Body *b = group->body;
   const Attr *compute = op_attr(group, "compute");
-  if (b->ndim < 1 || group->nin < 2 || group->in[1]->type->rank != 4 ||
-      group->in[1]->type->dim[2] != TILE || group->in[1]->type->dim[3] != 1)
+  const Type *panels = group->nin < 2 ? NULL : group->in[1]->type;
+  if (b->ndim < 1 || !panels ||
+      (!op_int(group, "wgrad", 0) &&
+       (panels->rank != 4 || panels->dim[2] != TILE || panels->dim[3] != 1)))
     return cuda_fail(g, "a product needs B in panels of %d columns", TILE);
   Product p = {.g = g,
                .group = group,
