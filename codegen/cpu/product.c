@@ -57,7 +57,8 @@ int64_t product_row_stride(const Product *p, const Access *a) {
 /* ---- sizes ----------------------------------------------------------------------------------- */
 
 enum {
-  MOST_THREADS = 16,     /* for which tiles are chosen */
+  MOST_THREADS = 16,     /* for which tiles are chosen, */
+  COPYING_THREADS = 4,   /* and where each copies the same image */
   MOST_PANELS = 8,       /* micro panels of a tile, */
   MOST_GATHERED = 24,    /* and where runs of rows are gathered for each k */
   MOST_SEEN = 64,        /* and where they are windows of an image */
@@ -162,7 +163,8 @@ static double tile_score(const Product *p, int64_t row_tiles, int64_t col_tiles)
   double cols = (double)(p->ngroup * p->group_panels * p->c.cols) / (double)col_tiles;
   int64_t tiles = row_tiles * col_tiles;
   double cost = tile_cost(p, rows, cols), score = 0, weight = 1;
-  for (int64_t threads = 1; threads <= MOST_THREADS; threads *= 2, weight *= 0.75)
+  int64_t most = p->all_rows ? COPYING_THREADS : MOST_THREADS;
+  for (int64_t threads = 1; threads <= most; threads *= 2, weight *= 0.75)
     score += weight * cost * (double)(ceil_div(tiles, threads) * threads);
   return score;
 }
@@ -186,13 +188,15 @@ static int64_t most_panels(const Product *p) {
 static void choose_tiles(Product *p) {
   int64_t most = most_panels(p);
   p->whole &= p->split.n <= most;
+  p->all_rows = p->direct && p->mode == A_IMAGE_COLUMNS;
   double best = 0;
   for (int64_t i = 1; i <= most && i <= p->split.n; i++)
     for (int64_t even = 1; even <= MOST_THREADS; even *= 2)
       for (int64_t j = 1; j <= p->ngroup; j++) {
         int64_t rows = round_up(ceil_div(p->split.n, i), even), cols = ceil_div(p->ngroup, j);
         double score = tile_score(p, rows, cols);
-        if ((p->whole && rows > 1) || rows > p->split.n || (best != 0 && score >= best))
+        if ((p->whole && rows > 1) || (p->all_rows && cols > 1) || rows > p->split.n ||
+            (best != 0 && score >= best))
           continue;
         best = score;
         p->row_tiles = rows;
@@ -630,9 +634,24 @@ static bool multiply_tiles(Product *p, Tile *t, Val tile, Val end, ProductBring 
   return ok;
 }
 
+/* All row tiles of the call as one. */
+static bool emit_rows(Product *p, Tile *t, ProductBring *bring) {
+  Gen *g = p->g;
+  If some = ll_if(g, ll_icmp(g, LLVMIntSLT, g->first, g->end));
+  t->panel0 = share(g, g->first, p->split.n, p->row_tiles);
+  t->panel1 = share(g, g->end, p->split.n, p->row_tiles);
+  t->row0 = split_start(g, &p->split, t->panel0);
+  t->row1 = split_start(g, &p->split, t->panel1);
+  bool ok = multiply_tiles(p, t, ll_n(g, 0), ll_n(g, 1), bring);
+  ll_endif(g, &some);
+  return ok;
+}
+
 bool product_emit(Product *p, Val a, ProductBring *bring) {
   Gen *g = p->g;
   Tile t = {.a = a};
+  if (p->all_rows)
+    return emit_rows(p, &t, bring);
   Val one = ll_n(g, 1), tiles = ll_n(g, p->col_tiles);
   Val rows_end = ll_udiv(g, ll_add(g, g->end, ll_n(g, p->col_tiles - 1)), p->col_tiles);
   Loop row = ll_loop(g, ll_udiv(g, g->first, p->col_tiles), rows_end, 1);

@@ -68,8 +68,9 @@ struct Product {
   int64_t width;    /* their columns */
   int64_t ngroup;   /* groups of packed panels */
   int64_t row_tiles, col_tiles;
-  int64_t merged;                              /* most tiles of the same rows computed together */
-  int64_t kblocks, kblock;                     /* k blocks and units in each but the last */
+  int64_t merged;          /* most tiles of the same rows computed together */
+  bool all_rows;           /* tiles have all columns; those of one call are computed as one */
+  int64_t kblocks, kblock; /* k blocks and units in each but the last */
   int64_t tile_panels, tile_rows, tile_groups; /* largest of merged tiles */
   int64_t a_panel;                             /* A_COLUMNS, A_INTERLEAVED: units between panels */
   int64_t c_offset;                            /* bytes: sums behind A in scratch */

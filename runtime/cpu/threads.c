@@ -65,7 +65,8 @@ static uint32_t share_end(uint32_t ntiles, int w, int nworker) {
 }
 
 /* Takes tiles from share `v` of `run`, half of what is left at a time: few calls at first,
- * single tiles at the end, where others may help. Returns 0 when nothing is left. */
+ * single tiles at the end, where others may help; all at once where there are no others. Returns 0
+ * when nothing is left. */
 static uint32_t take(mprt__pool *pool, int v, uint32_t run, uint32_t *first) {
   _Atomic uint64_t *word = &pool->worker[v].word;
   uint64_t seen = atomic_load_explicit(word, memory_order_acquire);
@@ -77,7 +78,7 @@ static uint32_t take(mprt__pool *pool, int v, uint32_t run, uint32_t *first) {
     uint32_t end = share_end(ntiles, v, pool->nworker);
     if (next >= end)
       return 0;
-    uint32_t n = (end - next + 1) / 2;
+    uint32_t n = pool->nworker == 1 ? end - next : (end - next + 1) / 2;
     if (atomic_compare_exchange_weak_explicit(word, &seen, seen + n, memory_order_acq_rel,
                                               memory_order_acquire)) {
       *first = next;
