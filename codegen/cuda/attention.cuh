@@ -9,22 +9,32 @@
  *   Q K V O DO DQ DK DV  Rows of the tensors
  *   lse(n, h, q)         place of a row's log of its sum
  *   added(mask, n, h, q, s)
- * Softmax on line: Milakov and Gimelshein 2018, here with powers of two; tiles: Dao 2023,
+ * Softmax on line: Milakov and Gimelshein 2018, tiles: Dao 2023,
  * FlashAttention-2. No atomics; the order of a sum depends on shapes alone. */
 
-constexpr float log2e_ = 1.4426950408889634f, ln2_ = 0.69314718055994531f;
+/* Scores are exponents: of 2 for bf16, by the device's approximation (2 ulp), of e for f16, whose
+ * results show more of it. */
+template <class E> constexpr float unit_ = E::narrow ? 1.0f : 1.4426950408889634f;
+template <class E> constexpr float natural_ = E::narrow ? 1.0f : 0.69314718055994531f;
+/* P goes on as P times this. */
+template <class E> constexpr float p_lift_ = E::narrow ? 4096.0f : 1.0f;
+template <class E> FN float power(float x) {
+  if (!E::narrow)
+    return exp2_(x);
+  return x == -__int_as_float(0x7f800000) ? 0.0f : exp_(x);
+}
 
 /* What stands beside the operands in a kernel. */
 template <class C> struct Beside {
   const typename C::Mask *mask;
   i64 seed, step, stream;
   u32 n, h;
-  /* log2 of P but for the row's share: dot of query and key, scaled and masked */
+  /* exponent of P but for the row's share: dot of query and key, scaled and masked */
   FN float score(const Beside &b, float dot, u32 query, u32 key) {
     if (query >= C::QUERIES || key >= C::KEYS || (C::CAUSAL && key > query))
       return -__int_as_float(0x7f800000);
-    return C::MASK ? fma_(dot, C::scale * log2e_, C::added(b.mask, b.n, b.h, query, key) * log2e_)
-                   : dot * (C::scale * log2e_);
+    return C::MASK ? fma_(dot, C::scale * unit_<typename C::E>, C::added(b.mask, b.n, b.h, query, key) * unit_<typename C::E>)
+                   : dot * (C::scale * unit_<typename C::E>);
   }
   FN bool kept(const Beside &b, u32 query, u32 key) {
     const i64 element = (((i64)b.n * C::HEADS + b.h) * C::QUERIES + query) * C::KEYS + key;
@@ -41,7 +51,7 @@ template <class C, int N, bool TURNED> FN void scores(float (*s)[4], const Besid
   if (!C::MASK && query + queries <= C::QUERIES && key + keys <= C::KEYS && (!C::CAUSAL || key + keys <= query + 1)) {
 #pragma unroll
     for (int i = 0; i < 4 * N; i++)
-      s[i / 4][i % 4] *= C::scale * log2e_;
+      s[i / 4][i % 4] *= C::scale * unit_<typename C::E>;
     return;
   }
 #pragma unroll
@@ -70,13 +80,13 @@ template <int N> FN void drop(float (*p)[4], u64 bits, float factor) {
     p[i / 4][i % 4] = bits >> i & 1 ? p[i / 4][i % 4] * factor : 0.0f;
 }
 
-/* The running softmax of rows g and g + 8 of a warp; peaks are log2. */
+/* The running softmax of rows g and g + 8 of a warp; peaks are exponents. */
 struct Softmax {
   float peak[2], sum[2];
 };
 
 /* Scores become P but for the row's share; sums so far, and the N blocks of `o`, follow. */
-template <int N, int D> FN void softmax_tile(Softmax &x, float (*s)[4], float (*o)[4]) {
+template <class E, int N, int D> FN void softmax_tile(Softmax &x, float (*s)[4], float (*o)[4]) {
   const float inf = __int_as_float(0x7f800000);
 #pragma unroll
   for (int r = 0; r < 2; r++) {
@@ -86,12 +96,12 @@ template <int N, int D> FN void softmax_tile(Softmax &x, float (*s)[4], float (*
       most = fmaxf(most, fmaxf(s[i][2 * r], s[i][2 * r + 1]));
     most = fmaxf(most, shuffle(most, 1));
     most = fmaxf(most, shuffle(most, 2));
-    const float base = most == -inf ? 0.0f : most, old = exp2_(x.peak[r] - base);
+    const float base = most == -inf ? 0.0f : most, old = power<E>(x.peak[r] - base);
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < N; i++) {
-      s[i][2 * r] = exp2_(s[i][2 * r] - base);
-      s[i][2 * r + 1] = exp2_(s[i][2 * r + 1] - base);
+      s[i][2 * r] = power<E>(s[i][2 * r] - base);
+      s[i][2 * r + 1] = power<E>(s[i][2 * r + 1] - base);
       sum += s[i][2 * r] + s[i][2 * r + 1];
     }
     x.sum[r] = fma_(x.sum[r], old, sum);
@@ -158,19 +168,19 @@ FN void attention_forward(u16 *o_all, float *lse, const u16 *q_all, const u16 *k
     else
       times_rows<E, columns, depth, pad>(s, q_at, lane_b<pad>(kv + now, lane));
     scores<C, columns, false>(s, beside, q0 + warp * 16, first);
-    softmax_tile<columns, pad / 8>(x, s, acc);
+    softmax_tile<E, columns, pad / 8>(x, s, acc);
     if (C::DROP)
       drop<columns>(s, kept_bits<C, columns, false>(beside, q0 + warp * 16, first), 1.0f);
-    times_columns<E, pad / 8, columns / 2, pad>(acc, s, lane_turned<pad>(kv + now + tile_bytes, lane));
+    times_columns<E, pad / 8, columns / 2, pad>(acc, s, lane_turned<pad>(kv + now + tile_bytes, lane), p_lift_<E>);
     __syncthreads();
   }
   float share[2];
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     x.sum[r] = over_lanes<Sum, 4>(x.sum[r]);
-    share[r] = x.sum[r] == 0 ? 0.0f : C::keep / x.sum[r];
+    share[r] = x.sum[r] == 0 ? 0.0f : C::keep / (x.sum[r] * p_lift_<E>);
     if (lse && t == 0 && row + 8 * r < C::QUERIES)
-      lse[C::lse(n, h, row + 8 * r)] = fma_(x.peak[r], ln2_, log_(x.sum[r]));
+      lse[C::lse(n, h, row + 8 * r)] = fma_(x.peak[r], natural_<E>, log_(x.sum[r]));
   }
   tile_out<E, typename C::O, pad / 8, C::WIDTH>(C::O::head(o_all, n, h), acc, row, C::QUERIES, t, share[0], share[1]);
 }
@@ -184,23 +194,36 @@ template <class C> struct Given {
   const u16 *q, *k, *v;
 };
 
-/* f16 has too few exponents for dS: a power of two that brings a gradient of at most `most` to about 4. */
-template <class E> FN float lift(float most) {
-  if (!E::narrow || most == 0)
-    return 1.0f;
-  return __uint_as_float((256u << 23) - (__float_as_uint(most) & 0x7f800000u));
-}
-/* 1 / lift, also exact */
-template <class E> FN float lower(float factor) {
-  return E::narrow ? __uint_as_float((254u << 23) - __float_as_uint(factor)) : 1.0f;
+/* dS goes on as s times a power of two that follows the largest one a warp has met: f16 has too few
+ * exponents for it as it is. */
+struct Lift {
+  float largest, factor;
+};
+FN float inverse(float power) { return __uint_as_float((254u << 23) - __float_as_uint(power)); }
+/* s: what is to be added to c next, times factor; c so far follows. */
+template <class E, int N, int D> FN void lift(Lift &x, const float (*s)[4], float (*c)[4]) {
+  if (!E::narrow)
+    return;
+#pragma unroll
+  for (int i = 0; i < 4 * N; i++)
+    x.largest = fmaxf(x.largest, abs_(s[i / 4][i % 4]));
+  x.largest = over_lanes<Max, 32>(x.largest);
+  const u32 exponent = max(__float_as_uint(x.largest) & 0x7f800000u, 64u << 23);
+  const float factor = __uint_as_float((266u << 23) - exponent); /* to between 2^12 and 2^13 */
+  if (factor == x.factor)
+    return;
+  const float change = factor * inverse(x.factor);
+#pragma unroll
+  for (int i = 0; i < 4 * D; i++)
+    c[i / 4][i % 4] *= change;
+  x.factor = factor;
 }
 
-/* Sum of dO O and largest |dO| of a row, by four lanes; all lanes of the warp call it. d_o: the row in
- * shared memory. */
-template <class C> FN void row_delta(u32 d_o, const u16 *o, u32 row, float *delta, float *most) {
+/* Sum of dO O of a row, by four lanes; all lanes of the warp call it. d_o: the row in shared memory. */
+template <class C> FN float row_delta(u32 d_o, const u16 *o, u32 row) {
   typedef typename C::E E;
   const bool pairs = C::O::pairs && C::WIDTH % 2 == 0 && multiple(o, 4), there = row < C::QUERIES;
-  float sum = 0, peak = 0;
+  float sum = 0;
 #pragma unroll 4
   for (u32 d = 2 * (threadIdx.x % 4u); d < C::WIDTH; d += 8) {
     u32 a, b = 0;
@@ -210,16 +233,14 @@ template <class C> FN void row_delta(u32 d_o, const u16 *o, u32 row, float *delt
     else if (there)
       b = *C::O::at(o, row, d) | (d + 1 < C::WIDTH ? (u32)*C::O::at(o, row, d + 1) << 16 : 0u);
     sum = fma_(E::low(a), E::low(b), fma_(E::high(a), E::high(b), sum));
-    peak = fmaxf(peak, fmaxf(abs_(E::low(a)), abs_(E::high(a))));
   }
-  *delta = over_lanes<Sum, 4>(sum);
-  *most = over_lanes<Max, 4>(peak);
+  return over_lanes<Sum, 4>(sum);
 }
 
-/* log2 of a row's sum; where it sees nothing, a number that makes P 0 */
+/* exponent of a row's sum; where it sees nothing, a number that makes P 0 */
 template <class C> FN float norm_of(const float *lse, u32 n, u32 h, u32 row) {
   const float v = row < C::QUERIES ? lse[C::lse(n, h, row)] : 0.0f;
-  return v == -__int_as_float(0x7f800000) ? 0.0f : v * log2e_;
+  return v == -__int_as_float(0x7f800000) ? 0.0f : v * unit_<typename C::E>;
 }
 
 template <class C> FN void attention_dq(u16 *dq_all, const Given<C> &x, Beside<C> beside) {
@@ -242,7 +263,8 @@ template <class C> FN void attention_dq(u16 *dq_all, const Given<C> &x, Beside<C
   tile_in<typename C::K, C::TILE, C::WIDTH, pad, threads>(kv, k, 0, C::KEYS);
   tile_in<typename C::V, C::TILE, C::WIDTH, pad, threads>(kv + tile_bytes, v, 0, C::KEYS);
   copies_end();
-  float acc[pad / 8][4], norm[2], delta[2], factor[2];
+  float acc[pad / 8][4], norm[2], delta[2];
+  Lift up = {0, 1};
   clear<pad / 8>(acc);
   u32 qf[held ? depth : 1][4], of[held ? depth : 1][4];
   const u32 mine = warp * 16 * line_<pad>, q_at = lane_a<pad>(q_tile + mine, lane), o_at = lane_a<pad>(o_tile + mine, lane);
@@ -261,9 +283,7 @@ template <class C> FN void attention_dq(u16 *dq_all, const Given<C> &x, Beside<C
     if (first == 0) {
 #pragma unroll
       for (int r = 0; r < 2; r++) {
-        float most;
-        row_delta<C>(o_tile + mine + (g + 8 * r) * line_<pad>, o, row + g + 8 * r, &delta[r], &most);
-        factor[r] = lift<E>(most);
+        delta[r] = row_delta<C>(o_tile + mine + (g + 8 * r) * line_<pad>, o, row + g + 8 * r);
         norm[r] = norm_of<C>(x.lse, n, h, row + g + 8 * r);
       }
       if (held) {
@@ -288,13 +308,14 @@ template <class C> FN void attention_dq(u16 *dq_all, const Given<C> &x, Beside<C
 #pragma unroll
     for (int i = 0; i < 4 * columns; i++) {
       const int r = i % 4 / 2;
-      s[i / 4][i % 4] = exp2_(s[i / 4][i % 4] - norm[r]) * ((dp[i / 4][i % 4] - delta[r]) * factor[r]);
+      s[i / 4][i % 4] = power<E>(s[i / 4][i % 4] - norm[r]) * (dp[i / 4][i % 4] - delta[r]);
     }
-    times_columns<E, pad / 8, columns / 2, pad>(acc, s, lane_turned<pad>(kv + now, lane));
+    lift<E, columns, pad / 8>(up, s, acc);
+    times_columns<E, pad / 8, columns / 2, pad>(acc, s, lane_turned<pad>(kv + now, lane), up.factor);
     __syncthreads();
   }
   tile_out<E, typename C::DQ, pad / 8, C::WIDTH>(C::DQ::head(dq_all, n, h), acc, row + g, C::QUERIES, t,
-                                                 C::scale * lower<E>(factor[0]), C::scale * lower<E>(factor[1]));
+                                                 C::scale * inverse(up.factor), C::scale * inverse(up.factor));
 }
 
 /* KEY, VALUE: what is made, dK, dV or both. */
@@ -305,7 +326,7 @@ template <class C, bool KEY, bool VALUE> FN void attention_dkv(u16 *dk_all, u16 
   constexpr u32 tile_bytes = C::TILE * line_<pad>, own_bytes = block * line_<pad>;
   constexpr bool held = pad <= 64;
   extern __shared__ __align__(16) u8 room[];
-  float *norm = (float *)(room + 2 * own_bytes + 4 * tile_bytes), *delta = norm + C::TILE, *most = delta + C::TILE;
+  float *norm = (float *)(room + 2 * own_bytes + 4 * tile_bytes), *delta = norm + C::TILE;
   const u32 lane = threadIdx.x % 32u, warp = threadIdx.x / 32u, g = lane / 4u, t = lane % 4u;
   constexpr u32 heads = C::HEADS / C::SHARING;
   const u32 head = blockIdx.x / blocks, n = head / heads, hk = head % heads;
@@ -326,7 +347,8 @@ template <class C, bool KEY, bool VALUE> FN void attention_dkv(u16 *dk_all, u16 
     bring(0);
   else
     copies_end();
-  float dk[KEY ? pad / 8 : 1][4], dv[VALUE ? pad / 8 : 1][4], factor = 1.0f, peak = 0;
+  float dk[KEY ? pad / 8 : 1][4], dv[VALUE ? pad / 8 : 1][4];
+  Lift up = {0, 1};
   clear<KEY ? pad / 8 : 1>(dk);
   clear<VALUE ? pad / 8 : 1>(dv);
   u32 kf[held ? depth : 1][4], vf[held ? depth : 1][4];
@@ -345,11 +367,9 @@ template <class C, bool KEY, bool VALUE> FN void attention_dkv(u16 *dk_all, u16 
 #pragma unroll 1
     for (u32 base = 0; base < C::TILE; base += threads / 4) {
       const u32 r = base + threadIdx.x / 4u, there = r < C::TILE ? r : 0;
-      float sum, largest;
-      row_delta<C>(o_tile + there * line_<pad>, o, first + there, &sum, &largest);
+      const float sum = row_delta<C>(o_tile + there * line_<pad>, o, first + there);
       if (r < C::TILE && t == 0) {
         delta[r] = sum;
-        most[r] = largest;
         norm[r] = norm_of<C>(x.lse, n, h, first + r);
       }
     }
@@ -360,18 +380,6 @@ template <class C, bool KEY, bool VALUE> FN void attention_dkv(u16 *dk_all, u16 
     __syncthreads();
     beside.n = n;
     beside.h = h;
-    if (E::narrow && KEY) { /* what was summed follows the largest gradient so far */
-      for (u32 r = lane; r < C::TILE; r += 32)
-        peak = fmaxf(peak, most[r]);
-      peak = over_lanes<Max, 32>(peak);
-      const float other = lift<E>(peak), change = other * lower<E>(factor);
-      if (other != factor) {
-#pragma unroll
-        for (int j = 0; j < 4 * (pad / 8); j++)
-          dk[KEY ? j / 4 : 0][j % 4] *= change;
-      }
-      factor = other;
-    }
     float s[columns][4], dp[KEY ? columns : 1][4];
     clear<columns>(s);
     clear<KEY ? columns : 1>(dp);
@@ -392,24 +400,26 @@ template <class C, bool KEY, bool VALUE> FN void attention_dkv(u16 *dk_all, u16 
 #pragma unroll
     for (int j = 0; j < 4 * columns; j++) {
       const u32 c = j / 4 * 8 + 2 * t + j % 2;
-      s[j / 4][j % 4] = exp2_(s[j / 4][j % 4] - norm[c]);
+      s[j / 4][j % 4] = power<E>(s[j / 4][j % 4] - norm[c]);
       if (KEY)
-        dp[KEY ? j / 4 : 0][j % 4] = s[j / 4][j % 4] * ((dp[KEY ? j / 4 : 0][j % 4] - delta[c]) * factor);
+        dp[KEY ? j / 4 : 0][j % 4] = s[j / 4][j % 4] * (dp[KEY ? j / 4 : 0][j % 4] - delta[c]);
     }
-    if (KEY)
-      times_columns<E, KEY ? pad / 8 : 0, columns / 2, pad>(dk, dp, lane_turned<pad>(q_tile, lane));
+    if (KEY) {
+      lift<E, KEY ? columns : 0, KEY ? pad / 8 : 0>(up, dp, dk);
+      times_columns<E, KEY ? pad / 8 : 0, columns / 2, pad>(dk, dp, lane_turned<pad>(q_tile, lane), up.factor);
+    }
     if (C::DROP && VALUE)
-      drop<columns>(s, kept, C::keep);
+      drop<columns>(s, kept, 1.0f);
     if (VALUE)
-      times_columns<E, VALUE ? pad / 8 : 0, columns / 2, pad>(dv, s, lane_turned<pad>(o_tile, lane));
+      times_columns<E, VALUE ? pad / 8 : 0, columns / 2, pad>(dv, s, lane_turned<pad>(o_tile, lane), p_lift_<E>);
     __syncthreads();
   }
   copies_wait<0>();
-  const float scale = C::scale * lower<E>(factor);
+  const float scale = C::scale * inverse(up.factor), whole = C::keep * inverse(p_lift_<E>);
   if (KEY)
     tile_out<E, typename C::DK, KEY ? pad / 8 : 0, C::WIDTH>(C::DK::head(dk_all, n, hk), dk, row + g, C::KEYS, t, scale, scale);
   if (VALUE)
-    tile_out<E, typename C::DV, VALUE ? pad / 8 : 0, C::WIDTH>(C::DV::head(dv_all, n, hk), dv, row + g, C::KEYS, t, 1.0f, 1.0f);
+    tile_out<E, typename C::DV, VALUE ? pad / 8 : 0, C::WIDTH>(C::DV::head(dv_all, n, hk), dv, row + g, C::KEYS, t, whole, whole);
 }
 
 /* blockIdx.y: dQ; dK and dV, or dV alone after dK where the two do not fit in registers. */
@@ -417,7 +427,7 @@ template <class C>
 FN void attention_backward(u16 *dq, u16 *dk, u16 *dv, const u16 *d_o, const u16 *o, const float *lse, const u16 *q,
                            const u16 *k, const u16 *v, const typename C::Mask *mask, i64 seed, i64 step, i64 stream) {
   constexpr u32 block = 16 * C::WARPS, samples = C::SAMPLES;
-  static_assert((2 * block + 4 * C::TILE) * line_<C::PAD> + 12 * C::TILE <= C::SHARED, "");
+  static_assert((2 * block + 4 * C::TILE) * line_<C::PAD> + 8 * C::TILE <= C::SHARED, "");
   const Given<C> given = {d_o, o, lse, q, k, v};
   const Beside<C> beside = {mask, seed, step, stream, 0, 0};
   if (blockIdx.y == 0) {

@@ -174,7 +174,7 @@ bool cuda_attention_grad_tiles(CudaGen *g, const Op *group, const char *symbol) 
   const int64_t queries = x.b->dim[2], most = queries > x.keys ? queries : x.keys;
   choose(&x, most, most, x.pad <= 128 ? 32 : 16);
   do
-    g->shared_bytes = (2 * 16 * x.warps + 4 * x.tile) * (2 * x.pad + ROW_EXTRA) + 12 * x.tile;
+    g->shared_bytes = (2 * 16 * x.warps + 4 * x.tile) * (2 * x.pad + ROW_EXTRA) + 8 * x.tile;
   while (g->shared_bytes > MOST_SHARED && x.warps-- > 1);
   g->threads = 32 * x.warps;
   g->blocks = x.b->dim[0] * x.heads * ((most + 16 * x.warps - 1) / (16 * x.warps));

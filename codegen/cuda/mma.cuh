@@ -151,16 +151,18 @@ template <class E, int N, int K, int PAD> FN void times_rows(float (*c)[4], u32 
   }
 }
 /* c[16 x 8 N] += w B, where w [16 x 16 K] lies as it was summed, in f32, and B is [k][n] in shared
- * memory, `at` from lane_turned: w is split in two, so that it is not rounded to 16 bits. */
-template <class E, int N, int K, int PAD> FN void times_columns(float (*c)[4], const float (*w)[4], u32 at) {
+ * memory, `at` from lane_turned: w is split in two, so that it is not rounded to 16 bits; it is
+ * multiplied by a power of two before. */
+template <class E, int N, int K, int PAD>
+FN void times_columns(float (*c)[4], const float (*w)[4], u32 at, float power) {
 #pragma unroll
   for (int k = 0; k < K; k++) {
     u32 high[4], low[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const float *v = &w[2 * k + i / 2][i % 2 * 2];
-      high[i] = E::pack(v[0], v[1]);
-      low[i] = E::pack(v[0] - E::low(high[i]), v[1] - E::high(high[i]));
+      const float x = w[2 * k + i / 2][i % 2 * 2] * power, y = w[2 * k + i / 2][i % 2 * 2 + 1] * power;
+      high[i] = E::pack(x, y);
+      low[i] = E::pack(x - E::low(high[i]), y - E::high(high[i]));
     }
 #pragma unroll
     for (int n = 0; n < N / 2; n++) {

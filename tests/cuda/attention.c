@@ -17,24 +17,20 @@ typedef struct {
 } Case;
 
 static const Case cases[] = {
-    {.N = 1, .H = 2, .T = 64, .S = 64, .D = 64, .dt = DT_BF16},
-    {.N = 2, .H = 2, .T = 150, .S = 150, .D = 64, .dt = DT_BF16, .causal = true, .joined = true},
-    {.N = 1, .H = 4, .T = 70, .S = 33, .D = 40, .dt = DT_F16, .kv = 2},
+    {.N = 1, .H = 2, .T = 150, .S = 150, .D = 64, .dt = DT_BF16, .causal = true, .joined = true},
+    {.N = 1, .H = 4, .T = 70, .S = 33, .D = 40, .dt = DT_F16, .kv = 2, .gain = 0x1p-14},
     {.N = 1, .H = 2, .T = 5, .S = 71, .D = 6, .dt = DT_BF16, .mask = 2},
-    {.N = 2, .H = 3, .T = 40, .S = 40, .D = 16, .dt = DT_F16, .mask = 1, .causal = true},
-    {.N = 2, .H = 2, .T = 35, .S = 80, .D = 20, .dt = DT_BF16, .dropout_p = 0.25},
-    {.N = 1, .H = 1, .T = 70, .S = 70, .D = 128, .dt = DT_F16, .causal = true, .kv = 1},
-    {.N = 1, .H = 1, .T = 65, .S = 67, .D = 256, .dt = DT_BF16},
-    {.N = 1, .H = 2, .T = 37, .S = 70, .D = 33, .dt = DT_F16, .gain = 0x1p-14},
-    {.N = 1,
-     .H = 2,
-     .T = 70,
-     .S = 70,
-     .D = 64,
+    {.N = 2,
+     .H = 3,
+     .T = 40,
+     .S = 40,
+     .D = 16,
      .dt = DT_F16,
-     .gain = 0x1p9,
-     .dropout_p = 0.1,
-     .causal = true},
+     .mask = 1,
+     .causal = true,
+     .dropout_p = 0.25},
+    {.N = 1, .H = 1, .T = 70, .S = 70, .D = 128, .dt = DT_F16, .causal = true, .gain = 0x1p9},
+    {.N = 1, .H = 1, .T = 35, .S = 67, .D = 256, .dt = DT_BF16},
 };
 
 /* Of [N, length, heads D], or of a third of [N, length, 3 H D]. */

@@ -14,18 +14,22 @@
 /* How far the loss and the gradient norm of a step may be apart when each target goes on with its
  * own results, relative. 32 and 64 bits: sums of some hundred terms in another order. Below, of a
  * million codes some ten fall to the other side of a rounding (measured with equal inputs); each
- * moves one sample's loss by at most 2^-8 of one activation, and a gradient by 2^-8 of itself. */
+ * moves one sample's loss by at most 2^-8 of one activation, and a gradient by 2^-8 of itself.
+ * codes: which share of the 16- and 8-bit codes may differ then, 1e-3 when 0. With f16, whose
+ * products of attention have another order on tensor cores, one activation of 4096 that is rounded
+ * the other way shows in one of a hundred moments, and the bias of keys, whose gradient is 0 but
+ * for roundings, goes its own way. */
 typedef struct {
   const char *spec, *mode;
-  double loss, norm;
+  double loss, norm, codes;
 } Case;
 
 static const Case cases[] = {
     {"tests/cli/tiny.yaml", "64-true", 1e-14, 1e-13},
     {"tests/cli/tiny.yaml", "32-true", 1e-6, 2e-6},
-    {"tests/cli/tiny.yaml", "16-mixed", 2e-6, 5e-4},
+    {"tests/cli/tiny.yaml", "16-mixed", 2e-6, 5e-4, 1e-2},
     {"tests/cli/tiny.yaml", "bf16-mixed", 2e-6, 5e-4},
-    {"tests/cli/tiny.yaml", "16-true", 2e-6, 5e-4},
+    {"tests/cli/tiny.yaml", "16-true", 2e-6, 5e-4, 2e-2},
     {"tests/cli/tiny.yaml", "bf16-true", 2e-6, 5e-4},
     {"tests/cli/tiny.yaml", "transformer-engine", 2e-6, 5e-4},
     {"tests/cli/tiny.yaml", "transformer-engine-float16", 2e-6, 5e-4},
@@ -197,8 +201,8 @@ static void check_own_step(const Case *c, const void *image, size_t bytes) {
          c->spec, c->mode, loss, norm, (long long)t.codes, (long long)t.unequal);
   ck_assert_msg(loss <= c->loss, "%s: the loss differs by %g", c->mode, loss);
   ck_assert_msg(norm <= c->norm, "%s: the gradient norm differs by %g", c->mode, norm);
-  ck_assert_msg((double)t.unequal <= 1e-3 * (double)t.codes, "%s: %lld of %lld codes differ",
-                c->mode, (long long)t.unequal, (long long)t.codes);
+  ck_assert_msg((double)t.unequal <= (c->codes > 0 ? c->codes : 1e-3) * (double)t.codes,
+                "%s: %lld of %lld codes differ", c->mode, (long long)t.unequal, (long long)t.codes);
   mprt_close(cpu);
   mprt_close(gpu);
 }
