@@ -40,6 +40,11 @@ static View *matrix(Fuse *F, View *v, int64_t rows, int64_t columns) {
   return w;
 }
 
+/* Target caps say what products are made in; factors of 16 bits may stay as they are. */
+static DType conv_dtype(const TargetCaps *c, DType a, DType b) {
+  return c->half_tiles && a == b && dtype_is_half(a) ? a : target_product_dtype(c, a, b);
+}
+
 /* One node over [rows of the product, columns]; `at` of operand 0 numbers the rows. b: [N, K],
  * which is packed; of weight gradients [K, N], as it lies. */
 static Node *conv_node(Fuse *F, const Op *op, View *x, View *b, DType compute, int64_t rows,
@@ -143,7 +148,7 @@ void group_conv_gather(Fuse *F, const Op *op) {
   }
   const Type *y = op->out[0]->type, *wt = op->in[1]->type;
   View *x = gathered(F, operand(F, 0)), *w = operand(F, 1);
-  DType compute = target_product_dtype(F->o->caps, x->dt, w->dt);
+  DType compute = conv_dtype(F->o->caps, x->dt, w->dt);
   w = matrix(F, w, wt->dim[0], type_elems(wt) / wt->dim[0]);
   int s;
   Node *n = conv_node(F, op, x, w, compute, type_elems(y) / y->dim[y->rank - 1], false, &s);

@@ -53,6 +53,11 @@ bool cuda_kernel(CudaGen *g, const Op *group, const char *symbol);
 bool cuda_attention_on_tiles(const Op *group);
 CudaEmit cuda_attention_tiles, cuda_attention_grad_tiles;
 
+/* ---- product.c ------------------------------------------------------------------------------- */
+
+/* Whether tensor cores do this group of kind conv: both factors are bf16 or f16. */
+bool cuda_conv_on_tiles(const Op *group);
+
 /* ---- stmt.c: statements as CUDA expressions
  * ------------------------------------------------------------ Values are variables v<i>, or
  * elements v<i>[k] of an array of registers; operand k is i<k>, a pointer to its first element,

@@ -136,6 +136,7 @@ static Status caps(const char *level, TargetCaps *out) {
   out->vector_bytes = 16;
   out->panel_cols_f64 = out->panel_cols_f32 = out->panel_cols_bf16 = CUDA_TILE;
   out->k_pair_bf16 = 1;
+  out->half_tiles = true;
   out->panel_bytes_rows = 16 << 10;
   out->library_products = true;
   out->library_fp8 = strcmp(level, "sm_80") != 0;

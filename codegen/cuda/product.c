@@ -1,12 +1,13 @@
 /* cuda_product, cuda_conv, cuda_pack: tiles of 64 x 64 sums by 256 threads, 16 of k at a time
  * through shared memory. A convolution differs in how an element of A is found. Plain
  * multiply-adds, for every dtype: sums in f32, in f64 for f64; the order of a sum depends on k
- * alone. */
+ * alone. Convolutions of two factors of 16 bits run on tensor cores: 4 warps of 16 rows, 32 of k at
+ * a time, the next while one is used. */
 #include "codegen/cuda/gen.h"
 
 #include <string.h>
 
-enum { TILE = CUDA_TILE, TILE_K = 16, THREADS = 256 };
+enum { TILE = CUDA_TILE, TILE_K = 16, THREADS = 256, TILES_K = 32, TILES_THREADS = 128 };
 
 typedef struct {
   CudaGen *g;
@@ -14,6 +15,7 @@ typedef struct {
   const Body *b;
   const char *type; /* of sums */
   int64_t rows, cols, k;
+  int sums; /* acc[sums][4] */
 } Product;
 
 /* One per axis; what is not given is 0 for paddings, 1 for everything else. */
@@ -66,13 +68,14 @@ static void put_split(Text *t, const char *flat, const char *name, const int64_t
     text_printf(t, "const u32 %s = %s / %lldu;\n", rest, flat, (long long)below);
 }
 
-/* Element of window w (sample and position) and tap-and-channel q; zero outside the image. */
+/* "place(w, q)": where the image has the element of window w (sample and position) and
+ * tap-and-channel q; negative outside of it. */
 static void put_window(const Product *p) {
   const Attr *positions = op_attr(p->group, "positions");
   const int axes = positions ? positions->u.ints.n : 0;
   const int64_t channels = op_int(p->group, "channels", 1), *strides = ints(p->group, "strides");
   Text *t = &p->g->out;
-  text_puts(t, "auto gather = [&](u32 w, u32 q) {\n");
+  text_puts(t, "auto place = [&](u32 w, u32 q) {\n");
   put_split(t, "w", "p", ints(p->group, "positions"), axes, "n_");
   text_printf(t, "const u32 c_ = q %% %lldu, tap_ = q / %lldu;\n", (long long)channels,
               (long long)channels);
@@ -80,14 +83,18 @@ static void put_window(const Product *p) {
   text_puts(t, "bool in = true;\n");
   for (int i = 0; i < axes; i++)
     put_axis(p, i);
-  text_printf(t, "return !in ? 0 : (%s)get_%s(i0[(i64)n_ * %lldll", p->type,
-              dtype_text(p->group->in[0]->type->dt), (long long)strides[0]);
+  text_printf(t, "return !in ? -1ll : (i64)n_ * %lldll", (long long)strides[0]);
   for (int i = 0; i < axes; i++)
     text_printf(t, " + (i64)at%d * %lldll", i, (long long)strides[1 + i]);
-  text_puts(t, " + (i64)c_]);\n};\n");
+  text_puts(t, " + (i64)c_;\n};\n");
 }
 
-static void put_image(const Product *p) {
+static bool turned(const Product *p) {
+  return op_int(p->group, "wgrad", 0) != 0;
+}
+
+/* "a_row(row)", the number of a row of A; "a_place(row, k)". */
+static void put_places(const Product *p) {
   Text *t = &p->g->out;
   const int last = p->b->ndim - 1;
   put_window(p);
@@ -95,8 +102,17 @@ static void put_image(const Product *p) {
   cuda_indices(p->b, 0, last, "row", t);
   text_puts(t, "return ");
   cuda_offset(p->b, &p->b->in[0], 0, last, t);
-  text_printf(t, ";\n};\nauto a_get = [&](i64 row, u32 k) {\nreturn %s;\n};\n",
-              op_int(p->group, "wgrad", 0) ? "gather(k, (u32)row)" : "gather((u32)row, k)");
+  text_printf(t, ";\n};\nauto a_place = [&](i64 row, u32 k) {\nreturn %s;\n};\n",
+              turned(p) ? "place(k, (u32)row)" : "place((u32)row, k)");
+}
+
+static void put_image(const Product *p) {
+  put_places(p);
+  text_printf(
+      &p->g->out,
+      "auto a_get = [&](i64 row, u32 k) {\nconst i64 at = a_place(row, k);\nreturn at < 0 ? 0 : "
+      "(%s)get_%s(i0[at]);\n};\n",
+      p->type, dtype_text(p->group->in[0]->type->dt));
 }
 
 /* ---- the kernel ------------------------------------------------------------------------------ */
@@ -140,14 +156,15 @@ static void put_sums(const Product *p) {
                "acc[i][j]);\n}\n}\n}\n}\n");
 }
 
-static bool put_statements(const Product *p) {
+/* For each sum acc[i][j] of a thread: its row and column in the tile are said. */
+static bool put_statements(const Product *p, const char *row, const char *column) {
   Text *t = &p->g->out;
   const CudaBody text = {p->g, p->group, NULL};
   const int last = p->b->ndim - 1;
-  text_puts(t, "#pragma unroll\nfor (int i = 0; i < 4; i++) {\n#pragma unroll\nfor (int j = 0; j < "
-               "4; j++) {\n");
-  text_printf(t, "const u32 row = row0 + ty * 4u + i, x%d = panel * %du + tx + 16u * j;\n", last,
-              TILE);
+  text_printf(t, "#pragma unroll\nfor (int i = 0; i < %d; i++) {\n#pragma unroll\n", p->sums);
+  text_printf(t,
+              "for (int j = 0; j < 4; j++) {\nconst u32 row = row0 + %s, x%d = panel * %du + %s;\n",
+              row, last, TILE, column);
   text_printf(t, "if (row < %lldu && x%d < %lldu) {\n", (long long)p->rows, last,
               (long long)p->cols);
   cuda_indices(p->b, 0, last, "row", t);
@@ -168,8 +185,126 @@ static bool put_statements(const Product *p) {
   return true;
 }
 
-static bool product(CudaGen *g, const Op *group, const char *symbol,
-                    void (*put_a)(const Product *)) {
+/* ---- on tensor cores --------------------------------------------------------------------------
+ */
+
+bool cuda_conv_on_tiles(const Op *group) {
+  const DType a = group->in[0]->type->dt;
+  return group->nin > 1 && dtype_is_half(a) && group->in[1]->type->dt == a;
+}
+
+/* 8 columns of B, zero behind k and columns: from a panel, or as it lies (of weight gradients). */
+static void put_bring_b(const Product *p) {
+  Text *t = &p->g->out;
+  const int64_t *stride = ints(p->group, "factor");
+  text_printf(t, "const u32 kb = k0 + e / %du, column = e %% %du * 8u;\n", TILE / 8, TILE / 8);
+  text_printf(t, "const u32 b_to = to + A_BYTES + e / %du * line_<%d> + column * 2u;\n", TILE / 8,
+              TILE);
+  if (!turned(p)) {
+    text_printf(
+        t,
+        "copy16(b_to, i1 + (kb < %lldu ? ((i64)panel * %lldll + kb) * %d + column : 0), kb < "
+        "%lldu);\n",
+        (long long)p->k, (long long)p->k, TILE, (long long)p->k);
+    return;
+  }
+  const bool lines = stride[1] == 1 && stride[0] % 8 == 0 && p->cols % 8 == 0;
+  text_printf(t, "const u32 col = panel * %du + column;\n", TILE);
+  text_printf(t, "if (%s) {\n", lines ? "multiple(i1, 16)" : "false");
+  text_printf(t, "const bool there = kb < %lldu && col < %lldu;\n", (long long)p->k,
+              (long long)p->cols);
+  text_printf(t, "copy16(b_to, there ? i1 + (i64)kb * %lldll + col : i1, there);\n} else {\n",
+              (long long)stride[0]);
+  text_puts(t, "u32 v[4];\n#pragma unroll\nfor (int j = 0; j < 8; j++) {\n");
+  text_printf(
+      t,
+      "const u32 x = kb < %lldu && col + j < %lldu ? i1[(i64)kb * %lldll + (i64)(col + j) * "
+      "%lldll] : 0;\nv[j / 2] = j %% 2 ? v[j / 2] | x << 16 : x;\n}\nstore16(b_to, v);\n}\n",
+      (long long)p->k, (long long)p->cols, (long long)stride[0], (long long)stride[1]);
+}
+
+/* "bring(k0, to)": 32 of k from k0 on into a stage, A as [row][k], or [k][row] when it is
+ * transposed, and B as [k][column]. 8 elements at a time lie side by side where whole chunks are of
+ * one tap. */
+static void put_bring(const Product *p) {
+  const int64_t channels = op_int(p->group, "channels", 1), *strides = ints(p->group, "strides");
+  const Attr *positions = op_attr(p->group, "positions");
+  const int axes = positions ? positions->u.ints.n : 0;
+  Text *t = &p->g->out;
+  bool lines = channels % 8 == 0 && p->b->ndim == 2 && p->b->in[0].stride[0] == 1;
+  for (int i = 0; i <= axes; i++)
+    lines = lines && strides[i] % 8 == 0;
+  text_printf(t, "const bool lines = %s;\n", lines ? "multiple(i0, 16)" : "false");
+  text_printf(t,
+              "auto bring = [&](u32 k0, u32 to) {\n#pragma unroll\nfor (u32 e = threadIdx.x; e < "
+              "%du; e += %du) {\n",
+              TILE * TILES_K / 8, TILES_THREADS);
+  text_printf(t, "const u32 part = e %% %du * 8u, line = e / %du;\n",
+              turned(p) ? TILE / 8 : TILES_K / 8, turned(p) ? TILE / 8 : TILES_K / 8);
+  text_printf(t, "const u32 m = row0 + %s, ka = k0 + %s;\n", turned(p) ? "part" : "line",
+              turned(p) ? "line" : "part");
+  text_printf(t, "const u32 a_to = to + line * line_<%d> + part * 2u;\n",
+              turned(p) ? TILE : TILES_K);
+  text_printf(t,
+              "auto a_at = [&](u32 mm, u32 kk) {\nreturn mm < %lldu && kk < %lldu ? "
+              "a_place((i64)a_row(mm), kk) : -1ll;\n};\n",
+              (long long)p->rows, (long long)p->k);
+  text_puts(
+      t,
+      "if (lines) {\nconst i64 at = a_at(m, ka);\ncopy16(a_to, at < 0 ? i0 : i0 + at, at >= 0);\n} "
+      "else {\nu32 v[4];\n#pragma unroll\nfor (int j = 0; j < 4; j++) {\n");
+  text_printf(t, "const i64 low = a_at(%s), high = a_at(%s);\n",
+              turned(p) ? "m + 2 * j, ka" : "m, ka + 2 * j",
+              turned(p) ? "m + 2 * j + 1, ka" : "m, ka + 2 * j + 1");
+  text_puts(t, "v[j] = (low < 0 ? 0u : (u32)i0[low]) | (high < 0 ? 0u : (u32)i0[high]) << 16;\n}\n"
+               "store16(a_to, v);\n}\n");
+  put_bring_b(p);
+  text_puts(t, "}\ncopies_end();\n};\n");
+}
+
+static void put_tiles(const Product *p) {
+  Text *t = &p->g->out;
+  const char *e = p->group->in[0]->type->dt == DT_F16 ? "F16" : "BF16";
+  text_printf(t, "constexpr u32 A_BYTES = %d * line_<%d>, STAGE = A_BYTES + %d * line_<%d>;\n",
+              turned(p) ? TILES_K : TILE, turned(p) ? TILE : TILES_K, TILES_K, TILE);
+  text_puts(
+      t, "__shared__ __align__(16) u8 room[2 * STAGE];\n"
+         "const u32 lane = threadIdx.x % 32u, warp = threadIdx.x / 32u, g = lane / 4u, t = lane % "
+         "4u;\n");
+  text_printf(t,
+              "const u32 row0 = blockIdx.x * %du, panel = blockIdx.y, at_room = shared_at(room);\n",
+              TILE);
+  put_bring(p);
+  text_puts(t, "float acc[8][4];\nclear<8>(acc);\nbring(0, at_room);\nu32 now = 0;\n");
+  text_printf(t, "for (u32 k0 = 0; k0 < %lldu; k0 += %du, now ^= 1u) {\n", (long long)p->k,
+              TILES_K);
+  text_printf(t,
+              "if (k0 + %du < %lldu) {\nbring(k0 + %du, at_room + (now ^ 1u) * "
+              "STAGE);\ncopies_wait<1>();\n} else {\n"
+              "copies_wait<0>();\n}\n__syncthreads();\n",
+              TILES_K, (long long)p->k, TILES_K);
+  text_puts(
+      t, "const u32 a_tile = at_room + now * STAGE, b_tile = a_tile + A_BYTES;\n#pragma unroll\n");
+  text_printf(t, "for (int k = 0; k < %d; k++) {\nu32 a[4];\n", TILES_K / 16);
+  if (turned(p))
+    text_printf(t,
+                "matrices_turned(a, lane_b<%d>(a_tile + warp * 32u, lane) + 16 * k * line_<%d>);\n",
+                TILE, TILE);
+  else
+    text_printf(t, "matrices(a, lane_a<%d>(a_tile + warp * 16u * line_<%d>, lane) + 32 * k);\n",
+                TILES_K, TILES_K);
+  text_printf(t,
+              "#pragma unroll\nfor (int n = 0; n < 4; n++) {\nu32 b[4];\nmatrices_turned(b, "
+              "lane_turned<%d>(b_tile, lane) + 16 * k * line_<%d> + 32 * n);\n",
+              TILE, TILE);
+  text_printf(t,
+              "%s::mma(acc[2 * n], a, b[0], b[1]);\n%s::mma(acc[2 * n + 1], a, b[2], b[3]);\n}\n}\n"
+              "__syncthreads();\n}\n",
+              e, e);
+}
+
+static bool product(CudaGen *g, const Op *group, const char *symbol, void (*put_a)(const Product *),
+                    bool tiles) {
   const Body *b = group->body;
   const Attr *compute = op_attr(group, "compute");
   const Type *panels = group->nin < 2 ? NULL : group->in[1]->type;
@@ -189,23 +324,30 @@ static bool product(CudaGen *g, const Op *group, const char *symbol,
   if (p.rows >= INT32_MAX || p.cols >= (int64_t)UINT16_MAX * TILE)
     return cuda_unsupported(g, "a product of %lld x %lld is too large", (long long)p.rows,
                             (long long)p.cols);
-  g->threads = THREADS;
+  g->threads = tiles ? TILES_THREADS : THREADS;
   g->blocks = (p.rows + TILE - 1) / TILE;
   g->blocks_y = (p.cols + TILE - 1) / TILE;
   cuda_head(g, group, symbol);
   put_a(&p);
-  put_sums(&p);
-  const bool ok = put_statements(&p);
+  p.sums = tiles ? 8 : 4;
+  if (tiles)
+    put_tiles(&p);
+  else
+    put_sums(&p);
+  const bool ok = tiles
+                      ? put_statements(&p, "warp * 16u + g + j / 2 * 8u", "8u * i + 2u * t + j % 2")
+                      : put_statements(&p, "ty * 4u + i", "tx + 16u * j");
   text_puts(&g->out, "}\n");
   return ok;
 }
 
 bool cuda_product(CudaGen *g, const Op *group, const char *symbol) {
-  return product(g, group, symbol, put_matrix);
+  return product(g, group, symbol, put_matrix, false);
 }
 
 bool cuda_conv(CudaGen *g, const Op *group, const char *symbol) {
-  return product(g, group, symbol, put_image);
+  return cuda_conv_on_tiles(group) ? product(g, group, symbol, put_places, true)
+                                   : product(g, group, symbol, put_image, false);
 }
 
 /* A thread per element of the panels; zero outside of N and K. */

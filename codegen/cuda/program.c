@@ -99,6 +99,8 @@ static void need(CudaGen *g, unsigned texts) {
 static unsigned texts_of(const Op *group) {
   const char *kind = op_str(group, "kind", "");
   const bool attention = !strcmp(kind, "attention") || !strcmp(kind, "attention_grad");
+  if (!strcmp(kind, "conv") && cuda_conv_on_tiles(group))
+    return CUDA_MMA;
   return attention && cuda_attention_on_tiles(group) ? CUDA_MMA | CUDA_ATTENTION : 0;
 }
 

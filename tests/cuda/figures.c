@@ -15,6 +15,7 @@ static const struct {
 } cases[] = {
     {"tests/cuda/vit.yaml", "transformer-engine"},
     {"tests/cli/cnn.yaml", "64-true"},
+    {"tests/cli/cnn.yaml", "bf16-mixed"},
     {"specs/smoke/gpt2-nano.yaml", "16-mixed"},
 };
 
