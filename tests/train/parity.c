@@ -24,6 +24,11 @@ static const Tolerance tolerances[] = {
     {"bf16-mixed", 0x1p-7, 0x1p-7, 0x1p-7, true},
     {"16-mixed", 0x1p-10, 0x1p-10, 0x1p-10, true},
 };
+/* The optimizer computes in FP32 and rounds once [N12], the reference rounds every operation. */
+static const Tolerance narrow[] = {
+    {"bf16-true", 0x1p-7, 0x1p-7, 0x1p-7, true},
+    {"16-true", 0x1p-10, 0x1p-10, 0x1p-10, true},
+};
 static const char *const models[] = {"mlp", "vit", "cnn", "fnet"};
 static const char *const optimizers[] = {"sgd", "adamw"};
 
@@ -32,7 +37,7 @@ static const char *const optimizers[] = {"sgd", "adamw"};
 static void *compile(const char *model, const char *mode, const char *opt, size_t *bytes) {
   char path[100];
   snprintf(path, sizeof path, "tests/train/%s.yaml", model);
-  bool low = strstr(mode, "mixed") != NULL;
+  bool low = strstr(mode, "16") != NULL;
   const char *set[8];
   int n = 0;
   if (!strcmp(opt, "adamw"))
@@ -218,11 +223,19 @@ START_TEST(parity) {
 }
 END_TEST
 
+/* Everything in 16 bits. AdamW in float16 is not comparable: its eps is 0 there. Nor is the ViT after a
+ * few steps, whose residual stream of 16 bits doubles roundings from step to step: by up to 1.6 %. */
+START_TEST(parity_of_16_bits) {
+  run_agrees(models[_i / 3 * 2], &narrow[_i % 3 == 2], optimizers[_i % 3 == 1]);
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("parity with PyTorch");
   TCase *c = tcase_create("runs");
   tcase_set_timeout(c, 120);
   tcase_add_loop_test(c, parity, 0, 8 * (int)(sizeof models / sizeof *models));
+  tcase_add_loop_test(c, parity_of_16_bits, 0, 2 * 3);
   suite_add_tcase(s, c);
   return check_run(s);
 }
