@@ -355,7 +355,9 @@ static void cast_tensors(Cast *s) {
   for (int i = 0; i < in->ntensor; i++) {
     const Tensor *t = in->tensor[i];
     const Type *ty = t->type;
-    bool wide = t->role == ROLE_METRIC && s->mode.math == DT_F64; /* losses of 64-true keep it */
+    /* losses and predictions of 64-true keep its 64 bits */
+    bool wide = (t->role == ROLE_METRIC && s->mode.math == DT_F64) ||
+                (t->role == ROLE_OUTPUT && !s->mode.mixed && s->mode.low == DT_F64);
     /* Running statistics are buffers of the module: *-true modes convert them with the weights. */
     bool model = t->role == ROLE_PARAM || (t->role == ROLE_BUFFER && !s->mode.mixed);
     if ((model || wide) && dtype_is_float(ty->dt))

@@ -95,6 +95,11 @@ mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, mprt
 
 /* ---- predictions ----------------------------------------------------------------------------- */
 
+/* Of predictions in a file: FP32 holds those of 16 bits exactly, and NumPy has no bf16. */
+static DType npy_dtype(const MpccTensor *t) {
+  return t->dtype == DT_F64 ? DT_F64 : DT_F32;
+}
+
 /* Header of a .npy file, version 1.0, padded to 64 bytes (NumPy Enhancement Proposal 1). */
 static void npy_header(mprt__writer *w, int64_t samples, const MpccTensor *t) {
   char shape[200], header[300];
@@ -103,7 +108,8 @@ static void npy_header(mprt__writer *w, int64_t samples, const MpccTensor *t) {
     n += snprintf(shape + n, sizeof shape - (size_t)n, " %lld,", (long long)t->dim[d]);
   snprintf(shape + n - (t->rank > 1), sizeof shape - (size_t)n, ")");
   int len = snprintf(header, sizeof header,
-                     "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }", shape);
+                     "{'descr': '<f%d', 'fortran_order': False, 'shape': %s, }",
+                     (int)dtype_bytes(npy_dtype(t)), shape);
   int total = (10 + len + 1 + 63) / 64 * 64 - 10;
   uint8_t head[10] = {
       0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (uint8_t)(total & 255), (uint8_t)(total >> 8)};
@@ -119,17 +125,18 @@ static Status predict_all(mprt_program *p, mprt__loader *l, int64_t output, mprt
   const MpccTensor *t = &p->tensor[output];
   int64_t valid = 1, epoch, sample, row = mprt__tensor_elems(t) / t->dim[0];
   double waited;
-  float *values = malloc((size_t)mprt__tensor_elems(t) * sizeof *values);
+  const DType dt = npy_dtype(t);
+  void *values = malloc((size_t)mprt__tensor_elems(t) * dtype_bytes(dt));
   Status st = values ? mprt__ema_swap(p, "export") : mprt__nomem(&p->cb, "predictions");
   while (st == MPCC_OK) {
     st = mprt__loader_next(l, &valid, &epoch, &sample, &waited);
     if (st != MPCC_OK || !valid)
       break;
     st = mprt__run(p, f, NULL, NULL);
-    mprt__convert(mprt__tensor_look(p, output), (DType)t->dtype, values, DT_F32, valid * row);
+    mprt__convert(mprt__tensor_look(p, output), (DType)t->dtype, values, dt, valid * row);
     if (st == MPCC_OK)
       st = mprt__device_status(p);
-    mprt__writer_put(w, values, (size_t)(valid * row) * sizeof *values);
+    mprt__writer_put(w, values, (size_t)(valid * row) * dtype_bytes(dt));
   }
   free(values);
   return st == MPCC_OK ? mprt__ema_swap(p, "export") : st;

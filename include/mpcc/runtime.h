@@ -142,7 +142,8 @@ int mprt_metric_count(const mprt_program *p);
 mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, mprt_metric *metric);
 /* Whether the spec has data for the split. */
 bool mprt_has_split(const mprt_program *p, const char *split);
-/* Predictions of the split (or the file given by --data) as .npy, f32 [samples, ...]. */
+/* Predictions of the split (or the file given by --data) as .npy, [samples, ...]: f64 in 64-true,
+ * else f32. */
 mpcc_status mprt_predict(mprt_program *p, const char *split, const char *npy_path);
 
 /* ---- driven by a host ---- */

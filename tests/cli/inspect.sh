@@ -11,12 +11,14 @@ says() { # FILE TEXT...
 ./prog --quiet --out run --max-steps 2 --export w.safetensors >/dev/null
 ./prog --quiet --out run --max-steps 2 >/dev/null
 ./prog --quiet --resume=run --predict p.npy >/dev/null
+"$mpcc" run "$here/tiny.yaml" --precision 64-true --quiet --weights w.safetensors --predict p64.npy --out run64
 "$mpcc" "$here/tiny.yaml" -march=native --emit=image -o prog.mpcimg
 "$mpcc" "$here/tiny.yaml" --emit=ir --stop-after=step -o step.mpir
 says prog 'image of tiny: precision 32-true' 'kernels' 'state'
 says prog.mpcimg 'image of tiny'
 says w.safetensors 'head.weight' 'F32' '[16,16]' 'tensors,'
 says p.npy "'descr': '<f4'" '(50, 16)' '3200 bytes of data'
+says p64.npy "'descr': '<f8'" '(50, 16)' '6400 bytes of data'
 says run 'run folder' '"precision": "32-true"' 'last: step-00000002'
 says run/checkpoints/last 'checkpoint' '"count.taken": 2' 'optim.head.weight.exp_avg'
 says step.mpir 'IR text: mpir 1 stage=step' 'func @train_step' 'tensors'
