@@ -2,7 +2,10 @@
  * compiler, then answers each line N on standard input with the median seconds of N steps. Peak
  * memory is what the process grew by since before the image was loaded.
  *
- *   step IMAGE THREADS */
+ *   step IMAGE THREADS [DEVICE]
+ *
+ * On a GPU nobody waits between steps: the answer is N steps by N, the device's memory that is
+ * taken, and the seconds from the start of the process to the end of the first steps. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +14,7 @@
 
 #include "mpcc/num.h"
 #include "mpcc/runtime.h"
+#include "runtime/cuda/syms.h"
 
 static double seconds(void) {
   struct timespec t;
@@ -63,11 +67,53 @@ static void fill_inputs(mprt_program *p) {
   }
 }
 
+/* Reads a number that the steps make, which waits for them. */
+static void wait_for(mprt_program *p) {
+  for (int i = 0; i < mprt_tensor_count(p); i++) {
+    mprt_tensor t;
+    if (mprt_tensor_at(p, i, &t) && !strcmp(t.role, "metric"))
+      return;
+  }
+}
+
+/* Bytes of the device that are in use, by anybody; 0 when there is no device. */
+static double device_bytes(void) {
+  mprt__cuda_api cu;
+  char why[MPRT__CUDA_WHY];
+  CUcontext context = NULL;
+  size_t have = 0, total = 0;
+  if (mprt__cuda_open(&cu, why) != MPRT__CUDA_READY || cu.cuDevicePrimaryCtxRetain(&context, 0) ||
+      cu.cuCtxSetCurrent(context) || cu.cuMemGetInfo_v2(&have, &total))
+    return 0;
+  return (double)(total - have);
+}
+
+/* Answers of a program on a GPU. */
+static int answer_gpu(mprt_program *p, double start, double before) {
+  char line[100];
+  while (fgets(line, sizeof line, stdin)) {
+    const int n = atoi(line);
+    if (n < 1)
+      break;
+    const double begin = seconds();
+    for (int i = 0; i < n; i++)
+      if (mprt_train_step(p))
+        return 1;
+    wait_for(p);
+    const double end = seconds();
+    printf("%.9f %.0f %.3f\n", (end - begin) / n, device_bytes() - before, end - start);
+    fflush(stdout);
+  }
+  return 0;
+}
+
 int main(int argc, char **argv) {
-  if (argc != 3) {
-    fprintf(stderr, "usage: step IMAGE THREADS\n");
+  if (argc != 3 && argc != 4) {
+    fprintf(stderr, "usage: step IMAGE THREADS [DEVICE]\n");
     return 2;
   }
+  const bool gpu = argc > 3 && strcmp(argv[3], "cpu");
+  const double opened = seconds(), taken = gpu ? device_bytes() : 0;
   long before = status_bytes("VmRSS:");
   FILE *f = fopen(argv[1], "rb");
   if (!f)
@@ -82,11 +128,18 @@ int main(int argc, char **argv) {
   mprt_options o;
   mprt_options_default(&o);
   o.threads = atoi(argv[2]);
+  o.device = argc > 3 ? argv[3] : "cpu";
   mprt_callbacks cb = {.log = on_log};
   mprt_program *p;
   if (mprt_open(image, bytes, &o, &cb, &p) || mprt_init(p))
     return 1;
   fill_inputs(p);
+  if (gpu) {
+    const int code = answer_gpu(p, opened, taken);
+    mprt_close(p);
+    free(image);
+    return code;
+  }
   char line[100];
   double *t = calloc(100000, sizeof *t);
   while (t && fgets(line, sizeof line, stdin)) {

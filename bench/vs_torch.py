@@ -42,87 +42,9 @@ def worker(model, precision, how, threads):
     import torch
     import torch.nn as nn
     import torch.nn.functional as F
+    import torch_models
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-
-    class Block(nn.Module):
-        def __init__(self, w, heads, causal=False, eps=1e-6, gelu="none"):
-            super().__init__()
-            self.heads, self.causal, self.gelu = heads, causal, gelu
-            self.ln_1, self.ln_2 = nn.LayerNorm(w, eps=eps), nn.LayerNorm(w, eps=eps)
-            self.qkv, self.proj = nn.Linear(w, 3 * w), nn.Linear(w, w)
-            self.fc, self.out = nn.Linear(w, 4 * w), nn.Linear(4 * w, w)
-
-        def forward(self, x):
-            n, t, w = x.shape
-            q, k, v = (y.reshape(n, t, self.heads, -1).transpose(1, 2)
-                       for y in self.qkv(self.ln_1(x)).chunk(3, dim=-1))
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-            x = x + self.proj(y.transpose(1, 2).reshape(n, t, w))
-            return x + self.out(F.gelu(self.fc(self.ln_2(x)), approximate=self.gelu))
-
-    class Vit(nn.Module):
-        def __init__(self, size, patch, w, depth, heads, classes):
-            super().__init__()
-            self.conv = nn.Conv2d(3, w, patch, patch)
-            self.token = nn.Parameter(torch.zeros(1, 1, w))
-            self.pos = nn.Parameter(torch.randn(1, (size // patch) ** 2 + 1, w) * 0.02)
-            self.blocks = nn.Sequential(*[Block(w, heads) for _ in range(depth)])
-            self.ln, self.head = nn.LayerNorm(w, eps=1e-6), nn.Linear(w, classes)
-
-        def forward(self, x):
-            x = self.conv(x).flatten(2).transpose(1, 2)
-            x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.pos
-            return self.head(self.ln(self.blocks(x))[:, 0])
-
-    class Gpt(nn.Module):
-        def __init__(self, vocab, t, w, depth, heads):
-            super().__init__()
-            self.wte, self.wpe = nn.Embedding(vocab, w), nn.Embedding(t, w)
-            self.blocks = nn.Sequential(*[Block(w, heads, True, 1e-5, "tanh")
-                                          for _ in range(depth)])
-            self.ln, self.head = nn.LayerNorm(w), nn.Linear(w, vocab, bias=False)
-            self.head.weight = self.wte.weight
-
-        def forward(self, x):
-            x = self.wte(x) + self.wpe(torch.arange(x.shape[1]))
-            return self.head(self.ln(self.blocks(x)))
-
-    class Basic(nn.Module):
-        def __init__(self, c, o, stride):
-            super().__init__()
-            self.conv1, self.bn1 = nn.Conv2d(c, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o)
-            self.conv2, self.bn2 = nn.Conv2d(o, o, 3, 1, 1, bias=False), nn.BatchNorm2d(o)
-            self.down = nn.Sequential() if stride == 1 else nn.Sequential(
-                nn.Conv2d(c, o, 1, stride, bias=False), nn.BatchNorm2d(o))
-
-        def forward(self, x):
-            y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-            return F.relu(y + self.down(x))
-
-    def resnet18():
-        stages, c = [], 64
-        for o, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-            stages += [Basic(c, o, stride), Basic(o, o, 1)]
-            c = o
-        return nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(),
-                             *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
-
-    def lenet():
-        return nn.Sequential(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-                             nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-                             nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(),
-                             nn.Linear(84, 10))
-
-    def mlp():
-        return nn.Sequential(nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512),
-                             nn.ReLU(), nn.Linear(512, 10))
-
-    def images(n, c, size, classes):
-        return torch.rand(n, c, size, size), torch.randint(0, classes, (n,))
-
-    def tokens(n, t, vocab):
-        return torch.randint(0, vocab, (n, t)), torch.randint(0, vocab, (n, t))
 
     # A step of something tiny loads PyTorch's libraries and modules: they count for neither side.
     tiny = nn.Linear(8, 8)
@@ -130,18 +52,10 @@ def worker(model, precision, how, threads):
         tiny(torch.rand(8, 8)).sum().backward()
     torch.optim.AdamW(tiny.parameters(), fused=True).step()
     before = rss("VmRSS:")  # weights count, as they do for mpcc
-    net, (x, y), decay = {
-        "mlp": lambda: (mlp(), images(128, 1, 28, 10), 0.01),
-        "vit": lambda: (Vit(32, 4, 192, 6, 3, 10), images(32, 3, 32, 10), 0.01),
-        "lenet": lambda: (lenet(), images(64, 1, 28, 10), 0.01),
-        "resnet18": lambda: (resnet18(), images(32, 3, 32, 10), 0.01),
-        "vit-ti": lambda: (Vit(224, 16, 192, 12, 3, 1000), images(8, 3, 224, 1000), 0.05),
-        "gpt2-nano": lambda: (Gpt(256, 256, 384, 6, 6), tokens(8, 256, 256), 0.1),
-        "gpt2-124m": lambda: (Gpt(50257, 64, 768, 12, 12), tokens(4, 64, 50257), 0.1),
-    }[model]()
-    groups = [{"params": [p for p in net.parameters() if p.ndim > 1]},
-              {"params": [p for p in net.parameters() if p.ndim == 1], "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=decay, fused=True)
+    batch = {"mlp": 128, "vit": 32, "lenet": 64, "resnet18": 32, "vit-ti": 8, "gpt2-nano": 8, "gpt2-124m": 4}
+    make, data, decay = torch_models.MODELS[{"gpt2-124m": "gpt2-124m-64"}.get(model, model)]
+    net, (x, y) = make(), data(batch[model])
+    optimizer = torch_models.adamw(net, decay)
     smoothing = 0.1 if model == "vit-ti" else 0.0
 
     def loss_of(a, b):

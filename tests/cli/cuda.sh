@@ -15,27 +15,8 @@ fi
 "$mpcc" "$spec" --precision "$mode" --set "precision.recipe.name=$recipe" --target=cpu,cuda \
   --gpu-arch=sm_80 -march=x86-64-v3 -Wno-fp8-fallback -Wno-fp8-padding -o prog
 
-losses() { sed -n 's/.*"loss":\([^,]*\),.*"grad_norm":\([^,]*\),.*/\1 \2/p' "$1/metrics.jsonl"; }
+gpu sh "$here/cuda_judge.sh" ./prog "$mode" "$bound" cuda || fail "$mode: not as on the CPU"
 final() { cat "$1"/checkpoints/step-00000010/*.safetensors | sha256sum; }
-
-./prog --device cpu --quiet --out cpu --max-steps 10 --log-every 1 >/dev/null
-gpu ./prog --device cuda:0 --quiet --out gpu --max-steps 10 --log-every 1 >/dev/null
-losses cpu >cpu.txt
-losses gpu >gpu.txt
-[ "$(wc -l <gpu.txt)" -ge 10 ] || fail "$mode: no losses"
-paste -d' ' cpu.txt gpu.txt | awk -v bound="$bound" '
-  function far(a, b) { d = a - b; return (d < 0 ? -d : d) > bound * (b < 0 ? -b : b) }
-  far($3, $1) || far($4, $2) { print "step " NR ": loss, gradient norm " $3, $4 ", on the CPU " $1, $2; bad = 1 }
-  END { exit bad }' || fail "$mode: further from the CPU than $bound"
-
-EMU_SEED=7 gpu ./prog --device cuda --quiet --out shuffled --max-steps 10 >/dev/null
-gpu ./prog --device cuda --quiet --out part --max-steps 4 >/dev/null
-gpu ./prog --device cuda --quiet --out part --max-steps 10 --resume >/dev/null
-for run in shuffled part; do
-  [ "$(final $run)" = "$(final gpu)" ] || fail "$mode: run '$run' ends in other bits"
-done
-grep -q '"library": "cuBLASLt ' part/checkpoints/step-00000010/state.json ||
-  fail "$mode: the checkpoint does not say how products are made"
 [ ! -s report.txt ] || { fail "$mode: the interpreter found something"; head -20 report.txt; }
 
 if [ "$mode" = 32-true ]; then
