@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Compile time and start-up, beside their goals.
 
-  python3 bench/compile.py [MPCC]      default build/mpcc; about a minute, on an idle machine
+  python3 bench/compile.py [MPCC] [--cuda]      default build/mpcc; about a minute, on an idle machine
 
 bench/vit.yaml is compiled for one level (x86-64-v3) with 6 and with 48 layers, cold (--no-cache) and
 from the cache of kernels, interleaved; medians of wall and CPU seconds. Then the time from the start of
-the built fashion-mlp to the line of its first step, data read and all.
+the built fashion-mlp to the line of its first step, data read and all. --cuda: GPT-2 124M for one GPU
+generation (sm_90) instead, with 12 and with 48 layers; needs NVRTC.
 """
 
 import os
@@ -19,7 +20,9 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
-MPCC = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "build/mpcc"))
+WORDS = [a for a in sys.argv[1:] if a != "--cuda"]
+CUDA = len(WORDS) < len(sys.argv) - 1
+MPCC = os.path.abspath(WORDS[0] if WORDS else os.path.join(ROOT, "build/mpcc"))
 SPEC = os.path.join(HERE, "vit.yaml")
 ROUNDS = 9
 
@@ -37,6 +40,29 @@ def timed(args, cwd):
 def compile_args(depth, cached):
     cache = ["--cache-dir=cache"] if cached else ["--no-cache"]
     return [MPCC, SPEC, "-D", f"depth={depth}", "-march=x86-64-v3", "-o", f"vit{depth}", *cache]
+
+
+def gpt2_args(depth, cached):
+    cache = ["--cache-dir=cache"] if cached else ["--no-cache"]
+    return [MPCC, os.path.join(ROOT, "specs/gpt2-124m.yaml"), "-D", f"n_layer={depth}", "--set",
+            "model.expect.parameters=null", "--precision", "bf16-mixed", "--target=cuda",
+            "--gpu-arch=sm_90", "--emit=image", "-o", f"gpt2-{depth}.img", *cache]
+
+
+def gpt2(folder):
+    kinds = [(depth, cached) for cached in (False, True) for depth in (12, 48)]
+    times = {kind: [] for kind in kinds}
+    timed(gpt2_args(12, True), folder)  # fills the cache
+    timed(gpt2_args(48, True), folder)
+    for _ in range(3):
+        for kind in kinds:
+            times[kind].append(timed(gpt2_args(*kind), folder))
+    print("medians of 3, seconds; specs/gpt2-124m.yaml, bf16-mixed, sm_90")
+    for depth, cached in kinds:
+        wall, cpu = (statistics.median(t[k] for t in times[depth, cached]) for k in (0, 1))
+        what = f"{'from the cache' if cached else 'cold'}, {depth} layers"
+        report(what + ", wall", wall, 0.2 if cached else 5)
+        report(what + ", CPU", cpu, None)
 
 
 def first_step(program, cwd):
@@ -61,6 +87,8 @@ def report(what, seconds, goal):
 def main():
     folder = tempfile.mkdtemp(prefix="mpcc-bench-")
     try:
+        if CUDA:
+            return gpt2(folder)
         kinds = [(depth, cached) for cached in (False, True) for depth in (6, 48)]
         for depth, cached in kinds:  # fills the cache, and the machine's own
             timed(compile_args(depth, cached), folder)
