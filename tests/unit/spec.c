@@ -60,7 +60,8 @@ START_TEST(json_has_every_key_with_its_default) {
   HAS(j, "\"outputs\": {\"logits\": \"1\"}");
   HAS(j,
       "\"layers\": [{\"type\": \"Flatten\", \"name\": \"0\", \"start_dim\": 1, \"end_dim\": -1}, "
-      "{\"type\": \"Linear\", \"name\": \"1\", \"out_features\": 3, \"bias\": true}]");
+      "{\"type\": \"Linear\", \"name\": \"1\", \"out_features\": 3, \"bias\": true, "
+      "\"dtype\": \"float\"}]");
   HAS(j, "\"checkpoint\": {\"dirpath\": null");
   ck_assert_ptr_null(strstr(j, "recipe")); /* idle in 32-true */
 }
