@@ -7,10 +7,11 @@
  *   cuda       CASE.mpir     fuse, cuda_kernel of each group: kernels without device helpers
  *   <pass>     CASE.mpir     that pass alone, module_print
  *
- * CASE.want holds the printed module, or the kernels, or CASE.err every diagnostic as text when it fails;
- * CASE.warn, where it exists, the diagnostics of a case that succeeds. Words in the first line of
- * the input (a comment) are options: `strict`, `no_reuse`, `no_fp8`, `bf16_dot`, `precision=MODE`,
- * `set=PATH=VALUE`. GOLDEN_UPDATE=1 in the environment writes the expected files instead. */
+ * CASE.want holds the printed module, or the kernels, or CASE.err every diagnostic as text when it
+ * fails; CASE.warn, where it exists, the diagnostics of a case that succeeds. Words in the first
+ * line of the input (a comment) are options: `strict`, `no_reuse`, `no_fp8`, `bf16_dot`,
+ * `precision=MODE`, `set=PATH=VALUE`. GOLDEN_UPDATE=1 in the environment writes the expected files
+ * instead. */
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -110,8 +111,11 @@ static Status pass_case(const Case *c, const char *name, const TargetCaps *targe
                stage_name(pass->needs), stage_name(in->stage));
   TargetCaps caps = *target;
   caps.bf16_dot |= option(c, "bf16_dot");
-  PassOpts o = {.caps = &caps, .strict = option(c, "strict"), .opt_level = 2,
-                .no_reuse = option(c, "no_reuse"), .no_fp8 = option(c, "no_fp8") ? "target cpu" : NULL};
+  PassOpts o = {.caps = &caps,
+                .strict = option(c, "strict"),
+                .opt_level = 2,
+                .no_reuse = option(c, "no_reuse"),
+                .no_fp8 = option(c, "no_fp8") ? "target cpu" : NULL};
   Builder *b = builder_create(s, d, pass->gives);
   status = pass->run(in, &o, b, d);
   if (status)
@@ -145,7 +149,14 @@ static Status frontend_case(Case *c, Arena *a, StrTable *s, Diag *d, Module **ou
   return status ? status : spec_lower(spec, s, d, out);
 }
 
-static const TargetCaps plain = {"cpu", "x86-64-v3", 32, false, 8, 16, 16, 2, 32768};
+static const TargetCaps plain = {.name = "cpu",
+                                 .level = "x86-64-v3",
+                                 .vector_bytes = 32,
+                                 .panel_cols_f64 = 8,
+                                 .panel_cols_f32 = 16,
+                                 .panel_cols_bf16 = 16,
+                                 .k_pair_bf16 = 2,
+                                 .panel_bytes_rows = 32768};
 
 /* The text of each kernel behind the device helpers, which are the same for all. */
 static Status cuda_case(const Case *c, StrTable *s, Diag *d, Text *out) {

@@ -246,7 +246,15 @@ static void check_gradients(const Module *m) {
 START_TEST(every_pass) {
   /* fuse turns constants of float32 registers into float32 numbers: 2^-24 each. */
   const double until_fuse = 1e-10, from_fuse = 2e-5;
-  TargetCaps caps = {"cpu", "x86-64-v4", 64, _i % 4 > 1, 16, 32, 32, 2, 32768};
+  TargetCaps caps = {.name = "cpu",
+                     .level = "x86-64-v4",
+                     .vector_bytes = 64,
+                     .bf16_dot = _i % 4 > 1,
+                     .panel_cols_f64 = 16,
+                     .panel_cols_f32 = 32,
+                     .panel_cols_bf16 = 32,
+                     .k_pair_bf16 = 2,
+                     .panel_bytes_rows = 32768};
   PassOpts o = {.caps = &caps, .strict = _i % 2, .no_reuse = _i % 2, .opt_level = 2};
   Session s = session();
   Module *m = lower(&s, modes[_i / 2]), *before = m;

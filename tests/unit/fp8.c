@@ -5,7 +5,14 @@
 
 #include "mpcc/num.h"
 
-static const TargetCaps caps = {"cpu", "x86-64-v3", 32, false, 8, 16, 16, 2, 32768};
+static const TargetCaps caps = {.name = "cpu",
+                                .level = "x86-64-v3",
+                                .vector_bytes = 32,
+                                .panel_cols_f64 = 8,
+                                .panel_cols_f32 = 16,
+                                .panel_cols_bf16 = 16,
+                                .k_pair_bf16 = 2,
+                                .panel_bytes_rows = 32768};
 
 enum { ROWS = 16, IN = 32, OUT = 16 };
 

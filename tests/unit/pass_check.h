@@ -13,7 +13,14 @@
 #include "mpcc/num.h"
 #include "passes/passes.h"
 
-static const TargetCaps test_caps = {"cpu", "x86-64-v3", 32, false, 8, 16, 16, 1, 64 << 10};
+static const TargetCaps test_caps = {.name = "cpu",
+                                     .level = "x86-64-v3",
+                                     .vector_bytes = 32,
+                                     .panel_cols_f64 = 8,
+                                     .panel_cols_f32 = 16,
+                                     .panel_cols_bf16 = 16,
+                                     .k_pair_bf16 = 1,
+                                     .panel_bytes_rows = 64 << 10};
 
 typedef struct {
   Arena *arena;
