@@ -17,90 +17,88 @@ const Target *target_by_name(const char *name) {
 
 /* ---- content --------------------------------------------------------------------------------- */
 
-static void put_attr(Text *t, const Attr *a) {
-  text_printf(t, "%s=", a->key);
+static void add_int(MpccHash *h, int64_t v) {
+  mpcc_hash_add(h, &v, sizeof v);
+}
+
+static void add_text(MpccHash *h, const char *s) {
+  size_t n = strlen(s);
+  add_int(h, (int64_t)n);
+  mpcc_hash_add(h, s, n);
+}
+
+static void add_attr(MpccHash *h, const Attr *a) {
+  add_text(h, a->key);
+  add_int(h, a->kind);
   switch (a->kind) {
   case AT_INT:
   case AT_BOOL:
   case AT_DTYPE:
-    text_printf(t, "%d:%lld", a->kind, (long long)a->u.i);
+    add_int(h, a->u.i);
     break;
   case AT_FLOAT:
-    text_printf(t, "%a", a->u.f);
+    mpcc_hash_add(h, &a->u.f, sizeof a->u.f);
     break;
   case AT_STR:
-    text_json(t, a->u.s);
+    add_text(h, a->u.s);
     break;
   case AT_INTS:
-    for (int i = 0; i < a->u.ints.n; i++)
-      text_printf(t, "%lld,", (long long)a->u.ints.v[i]);
+    add_int(h, a->u.ints.n);
+    mpcc_hash_add(h, a->u.ints.v, (size_t)a->u.ints.n * sizeof *a->u.ints.v);
     break;
   case AT_TENSOR:
-    text_puts(t, a->u.tensor->name);
+    add_text(h, a->u.tensor->name);
     break;
   }
-  text_puts(t, "\n");
 }
 
 /* Without the offset: it is part of the address that is passed. */
-static void put_operand(Text *t, const char *word, const Body *b, const Access *a, const Value *v) {
-  text_printf(t, "%s %s", word, dtype_text(v->type->dt));
-  for (int d = 0; d < b->ndim; d++)
-    text_printf(t, " %lld", (long long)a->stride[d]);
-  text_puts(t, "\n");
+static void add_operand(MpccHash *h, const Body *b, const Access *a, const Value *v) {
+  add_int(h, v->type->dt);
+  mpcc_hash_add(h, a->stride, (size_t)b->ndim * sizeof *a->stride);
 }
 
-/* All that a kernel's code depends on; not the values of parameters, the label, or places. */
-static void put_content(Text *t, const Op *op) {
+/* All that a kernel's code depends on; not the values of parameters, the label, or places. Numbers
+ * as they are in memory: there are thousands of groups, and few kernels. */
+static void add_content(MpccHash *h, const Op *op) {
   const Body *b = op->body;
-  text_printf(t, "dim %d %d %lld", b->ndim, b->ncol, (long long)b->panel_rows);
-  for (int d = 0; d < b->ndim; d++)
-    text_printf(t, " %lld", (long long)b->dim[d]);
-  text_printf(t, "\nparams %d\n", b->nparam);
+  const int64_t sizes[] = {b->ndim, b->ncol, b->panel_rows, b->nparam, op->nin, op->nout, b->nstmt};
+  mpcc_hash_add(h, sizes, sizeof sizes);
+  mpcc_hash_add(h, b->dim, (size_t)b->ndim * sizeof *b->dim);
   for (int i = 0; i < op->nattr; i++)
     if (strcmp(op->attr[i].key, "label"))
-      put_attr(t, &op->attr[i]);
+      add_attr(h, &op->attr[i]);
   for (int i = 0; i < op->nin; i++)
-    put_operand(t, "in", b, &b->in[i], op->in[i]);
+    add_operand(h, b, &b->in[i], op->in[i]);
   for (int i = 0; i < op->nout; i++)
-    put_operand(t, "out", b, &b->out[i], op->out[i]);
+    add_operand(h, b, &b->out[i], op->out[i]);
   for (int i = 0; i < b->nstmt; i++) {
     const Stmt *s = &b->stmt[i];
-    text_printf(t, "%d %d %d %d %d %d %d %d %d %a\n", s->prim, s->level, s->dt, s->rd, s->arg[0],
-                s->arg[1], s->arg[2], s->arg[3], s->ref, s->imm);
+    const int64_t words[] = {s->prim,   s->level,  s->dt,     s->rd, s->arg[0],
+                             s->arg[1], s->arg[2], s->arg[3], s->ref};
+    mpcc_hash_add(h, words, sizeof words);
+    mpcc_hash_add(h, &s->imm, sizeof s->imm);
   }
 }
 
-enum { SYMBOL_BYTES = 48 };
-
-/* "<kind>_<16 hex digits>"; false when memory is short. */
-static bool symbol_of(const Op *op, char out[SYMBOL_BYTES]) {
-  Text t = {0};
-  put_content(&t, op);
-  bool ok = !t.failed;
-  uint64_t hash[2] = {0, 0};
-  if (ok) {
-    MpccHash h;
-    mpcc_hash_init(&h);
-    mpcc_hash_add(&h, t.data, t.len);
-    mpcc_hash_finish(&h, hash);
-  }
-  snprintf(out, SYMBOL_BYTES, "%.24s_%016llx", op_str(op, "kind", "group"),
-           (unsigned long long)hash[0]);
-  text_fini(&t);
-  return ok;
+static uint64_t content_hash(const Op *op) {
+  MpccHash h;
+  uint64_t hash[2];
+  mpcc_hash_init(&h);
+  add_content(&h, op);
+  mpcc_hash_finish(&h, hash);
+  return hash[0];
 }
 
-static int find_symbol(const KernelTable *t, const char *symbol) {
+static int find_kernel(const KernelTable *t, uint64_t hash) {
   for (int i = 0; i < t->n; i++)
-    if (!strcmp(t->kernel[i].symbol, symbol))
+    if (t->kernel[i].hash == hash)
       return i;
   return -1;
 }
 
 int kernel_index(const KernelTable *t, const Op *group) {
-  char symbol[SYMBOL_BYTES];
-  return symbol_of(group, symbol) ? find_symbol(t, symbol) : -2;
+  return find_kernel(t, content_hash(group));
 }
 
 /* The group as its kernel sees it: offsets are in the addresses, so they are zero here. */
@@ -189,6 +187,8 @@ int codegen_move_parts(const Op *group, MovePart *part) {
   return count;
 }
 
+enum { SYMBOL_BYTES = 48 }; /* "<kind>_<16 hex digits>" */
+
 Status codegen_kernels(const Module *m, Arena *a, KernelTable *out) {
   int groups = 0;
   *out = (KernelTable){0, NULL};
@@ -201,18 +201,18 @@ Status codegen_kernels(const Module *m, Arena *a, KernelTable *out) {
   for (int f = 0; f < m->nfunc; f++)
     for (int i = 0; i < m->func[f]->nop; i++) {
       const Op *op = m->func[f]->op[i];
-      char symbol[SYMBOL_BYTES];
       if (op->code != OP_group || codegen_is_copies(op) || codegen_is_product(op))
         continue;
-      if (!symbol_of(op, symbol))
-        return MPCC_ERR_NOMEM;
-      if (find_symbol(out, symbol) >= 0)
+      uint64_t hash = content_hash(op);
+      if (find_kernel(out, hash) >= 0)
         continue;
-      char *name = arena_alloc(a, sizeof symbol);
+      char *name = arena_alloc(a, SYMBOL_BYTES);
       if (arena_failed(a))
         return MPCC_ERR_NOMEM;
-      memcpy(name, symbol, sizeof symbol);
-      out->kernel[out->n++] = (Kernel){.group = without_offsets(op, a), .symbol = name};
+      snprintf(name, SYMBOL_BYTES, "%.24s_%016llx", op_str(op, "kind", "group"),
+               (unsigned long long)hash);
+      out->kernel[out->n++] =
+          (Kernel){.group = without_offsets(op, a), .symbol = name, .hash = hash};
       if (arena_failed(a))
         return MPCC_ERR_NOMEM;
     }

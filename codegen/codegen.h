@@ -13,6 +13,7 @@
 typedef struct {
   const Op *group;      /* representative */
   const char *symbol;   /* "rows_3f2a..": kind and content hash */
+  uint64_t hash;        /* of the content */
   /* Filled by the target. */
   int64_t ntiles;        /* panels; cuda: blocks along x */
   int64_t scratch_bytes; /* of each thread; cuda: dynamic shared memory of a block */
@@ -68,7 +69,7 @@ typedef struct {
   int64_t start, size;
 } MovePart;
 int codegen_move_parts(const Op *group, MovePart *part);
-/* By content; -1: there is none, -2: memory is short. */
+/* By content; -1: there is none. */
 int kernel_index(const KernelTable *t, const Op *group);
 
 /* ---- emit.c: all kernels of a program -------------------------------------------------------- */

@@ -219,9 +219,7 @@ void commands_group(Package *p, const Op *op) {
   }
   int k = kernel_index(p->kernels, op);
   if (k < 0) {
-    p->failed |= k == -2;
-    if (k == -1)
-      p->status = MPCC_ERR_INTERNAL;
+    p->status = MPCC_ERR_INTERNAL;
     return;
   }
   c.kernel = (uint32_t)k;
