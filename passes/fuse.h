@@ -72,7 +72,7 @@ typedef struct {
   int64_t pstride;
 } NodeOut;
 
-enum { NODE_ATTRS = 16 };
+enum { NODE_ATTRS = 24 };
 struct Node {
   NodeKind kind;
   int ndim;

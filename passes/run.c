@@ -105,6 +105,9 @@ static Status run_one(const PassInfo *p, const Module *m, const PassOpts *o, Dia
   /* A pass that reports a user's error may still answer OK: it went on to find more of them. */
   if (st == MPCC_OK && diag_errors(d) > before)
     st = MPCC_ERR_INPUT;
+  if (st == MPCC_ERR_INTERNAL && diag_errors(d) == before)
+    diag_error(d, (Loc){0}, 595, "pass %s cannot go on: a defect of mpcc, not of the model",
+               p->name);
   if (st != MPCC_OK) {
     builder_destroy(b);
     return st;

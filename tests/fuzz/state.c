@@ -30,14 +30,15 @@ static void *image_of(size_t *bytes) {
   size_t archive_bytes;
   void *archive = ti_archive(NULL, NULL, 0, &archive_bytes);
   ti_code(&t, "x86-64", "sse2", archive, archive_bytes);
-  void *image = ti_finish(
+  void *whole = ti_finish(
       &t, "{\"name\": \"line\", \"spec\": {\"seed\": 3, \"optimizer\": {\"lr\": 0.1}}}", bytes);
   free(archive);
-  return image;
+  return whole;
 }
 
 static char folder[] = "/tmp/mpcc-state-XXXXXX", checkpoint[64], path[96];
 static mprt_program *program;
+static void *image; /* the program's, as long as it is open */
 static int errors;
 
 static void put(const char *name, const void *data, size_t size) {
@@ -57,6 +58,7 @@ static void clean(void) {
   rmdir(checkpoint);
   rmdir(folder);
   mprt_close(program);
+  free(image);
 }
 
 static void begin(void) {
@@ -66,7 +68,7 @@ static void begin(void) {
   o.threads = 1;
   o.device = "cpu";
   size_t bytes;
-  void *image = image_of(&bytes);
+  image = image_of(&bytes);
   if (!mkdtemp(folder) || mprt_open(image, bytes, &o, &cb, &program) != MPCC_OK ||
       mprt_init(program) != MPCC_OK)
     abort();
