@@ -129,6 +129,14 @@ typedef struct {
   const ParamScope *scope; /* of $expressions */
 } Check;
 
+/* schema_hint.c. Errors for what does not stand in the table, with the way to write it; the text of
+ * `type` with the arguments that were put under its name beside it. */
+void schema_unknown_key(const Check *c, const char *section, const char *shared, const Yaml *key,
+                        const char *where);
+void schema_unknown_type(const Check *c, const char *kind, const char *type_key, Loc loc, Str name,
+                         const char *what);
+Str schema_beside(const Check *c, const SchemaRow *type, const Yaml *args);
+
 /* Checks map `y` (NULL: nothing given, defaults only) against the rows of `section` and of `shared`
  * (NULL: none): unknown, later and missing keys, types, ranges. The result has every key in the
  * table's order; RAW ones are VAL_NULL, to be replaced by the caller. where: "'trainer'", "layer

@@ -27,21 +27,6 @@ const SchemaRow *schema_find(const char *section, const char *key) {
   return NULL;
 }
 
-/* Keys of one or two sections, for suggestions. Returns their number. */
-static size_t keys_of(const char *section, const char *shared, const char **out, size_t max) {
-  size_t n = 0;
-  for (int i = 0; i < NROWS && n < max; i++)
-    if (!strcmp(rows[i].section, section) || (shared && !strcmp(rows[i].section, shared)))
-      out[n++] = rows[i].key;
-  return n;
-}
-
-static void suggest(const Check *c, const char *word, const char *const *names, size_t n) {
-  const char *near = diag_suggest(word, names, n);
-  if (near)
-    diag_hint(c->d, "did you mean '%s'?", near);
-}
-
 static void later(const Check *c, Loc loc, const char *word, const char *where) {
   diag_error(c->d, loc, 190, "'%s' in %s is not supported yet", word, where);
 }
@@ -443,8 +428,7 @@ static Val *check_variant_row(const Check *c, const SchemaRow *row, const Yaml *
 Val *check_value(const Check *c, const SchemaRow *row, const Yaml *y, const char *where) {
   if (y->kind == YAML_NULL) {
     const char *also = also_words(row);
-    if ((row->otherwise && !strcmp(row->otherwise, "null")) ||
-        (also && word_in(also, "null") == 1))
+    if ((row->otherwise && !strcmp(row->otherwise, "null")) || (also && word_in(also, "null") == 1))
       return val_new(c->a, VAL_NULL, ORIGIN_FILE, y->loc);
     diag_error(c->d, y->loc, 205, "'%s' in %s is empty", row->key, where);
     diag_hint(c->d, "give a value or remove the key");
@@ -494,55 +478,14 @@ static Val *default_value(const Check *c, const SchemaRow *row, const char *wher
   return v;
 }
 
-/* The only section with such a key; NULL when there are none or several. */
-static const char *section_with(const char *key) {
-  const char *found = NULL;
-  for (int i = 0; i < NROWS; i++) {
-    if (strcmp(rows[i].key, key) || rows[i].type == KT_TYPE)
-      continue;
-    if (found)
-      return NULL;
-    found = rows[i].section;
-  }
-  return found;
-}
-
-/* "a, b and c". */
-static Str listed(const Check *c, const char *const *names, size_t n) {
-  Str text = n ? names[0] : "";
-  for (size_t i = 1; i < n; i++)
-    text = str_fmt(c->s, "%s%s%s", text, i + 1 < n ? ", " : " and ", names[i]);
-  return text;
-}
-
-static void unknown_key(const Check *c, const char *section, const char *shared, const Yaml *key,
-                        const char *where) {
-  enum { FEW = 6 };
-  const char *known[160];
-  size_t n = keys_of(section, shared, known, 160);
-  diag_error(c->d, key->loc, 102, "unknown key '%s' in %s", key->text, where);
-  const char *near = diag_suggest(key->text, known, n), *other = section_with(key->text);
-  if (strchr(key->text, ')'))
-    diag_hint(c->d, "put quotes around an expression with a comma");
-  else if (near)
-    diag_hint(c->d, "did you mean '%s'?", near);
-  else if (other)
-    diag_hint(c->d, *other ? "it is a key of '%s'" : "it is a key of the whole spec", other);
-  else if (!strcmp(section, "use"))
-    diag_hint(c->d, "parameters of the block stand under 'with'");
-  else if ((n = keys_of(section, NULL, known, 160)) <= FEW && n)
-    diag_hint(c->d, "its keys are %s", listed(c, known, n));
-}
-
 /* Whether y says what holds without a key of a later version. */
 static bool says_default(const SchemaRow *row, const Yaml *y) {
   double given, otherwise;
   if (y->kind == YAML_NULL)
     return !strcmp(row->otherwise, "null");
-  return y->kind == YAML_SCALAR &&
-         (!strcmp(y->text, row->otherwise) ||
-          (read_float(y->text, &given) && read_float(row->otherwise, &otherwise) &&
-           given == otherwise));
+  return y->kind == YAML_SCALAR && (!strcmp(y->text, row->otherwise) ||
+                                    (read_float(y->text, &given) &&
+                                     read_float(row->otherwise, &otherwise) && given == otherwise));
 }
 
 static const SchemaRow *row_of(const char *section, const char *shared, const char *key) {
@@ -564,7 +507,7 @@ Val *check_section(const Check *c, const char *section, const char *shared, cons
       continue;
     unknown |= !row || row->type == KT_TYPE;
     if (!row || row->type == KT_TYPE)
-      unknown_key(c, section, shared, key, where);
+      schema_unknown_key(c, section, shared, key, where);
     else if (row->type == KT_LATER && !says_default(row, y->u.pair[i].value)) {
       later(c, key->loc, key->text, where);
       if (strcmp(row->otherwise, "null") != 0)
@@ -598,14 +541,6 @@ Val *check_section(const Check *c, const char *section, const char *shared, cons
 
 /* ---- types ---- */
 
-static void unknown_type(const Check *c, const char *kind, const char *type_key, Loc loc, Str name,
-                         const char *what) {
-  const char *known[160];
-  size_t n = keys_of(kind, NULL, known, 160);
-  diag_error(c->d, loc, 191, "unknown %s %s '%s'", what, type_key, name);
-  suggest(c, name, known, n);
-}
-
 /* Finds the key that names the type of a map: the type key itself or a TYPE row's name. */
 static const YamlPair *type_pair(const Check *c, const char *kind, const char *type_key,
                                  const Yaml *y, const char *what) {
@@ -631,27 +566,12 @@ static const YamlPair *type_pair(const Check *c, const char *kind, const char *t
     const Yaml *key = y->u.pair[i].key;
     if (schema_find(shared, key->text) || !strncmp(key->text, "x-", 2))
       continue;
-    unknown_type(c, kind, type_key, key->loc, key->text, what);
+    schema_unknown_type(c, kind, type_key, key->loc, key->text, what);
     return NULL;
   }
   diag_error(c->d, y->loc, 191, "%s has no %s", what, type_key);
   diag_hint(c->d, "say '%s: ...'", type_key);
   return NULL;
-}
-
-/* How to write a type with the arguments that somebody put under it. */
-static Str beside(const Check *c, const SchemaRow *type, const Yaml *args) {
-  const Yaml *first = *type->arg ? yaml_get(args, type->arg) : NULL;
-  const bool plain = first && first->kind == YAML_SCALAR;
-  Str text = plain ? str_fmt(c->s, "{%s: %s", type->key, first->text)
-                   : str_fmt(c->s, "{type: %s", type->key);
-  for (int i = 0; i < args->n; i++) {
-    const YamlPair *p = &args->u.pair[i];
-    if (!plain || p->value != first)
-      text = str_fmt(c->s, "%s, %s: %s", text, p->key->text,
-                     p->value->kind == YAML_SCALAR ? p->value->text : "...");
-  }
-  return str_fmt(c->s, "%s}", text);
 }
 
 /* Can `value` stand behind the type's own name? Tells when it cannot. */
@@ -661,7 +581,7 @@ static bool main_argument(const Check *c, const char *kind, const SchemaRow *typ
       *type->arg ? schema_find(str_fmt(c->s, "%s %s", kind, type->key), type->arg) : NULL;
   if (value->kind == YAML_MAP && (!arg || arg->type < KT_WORDS)) {
     diag_error(c->d, value->loc, 201, "arguments of '%s' stand beside it, not under it", type->key);
-    diag_hint(c->d, "write %s", beside(c, type, value));
+    diag_hint(c->d, "write %s", schema_beside(c, type, value));
     return false;
   }
   if (arg)
@@ -696,7 +616,7 @@ bool check_type(const Check *c, const char *kind, const char *type_key, const Ya
     return false;
   *type = schema_find(kind, name);
   if (!*type) {
-    unknown_type(c, kind, type_key, at, name, what);
+    schema_unknown_type(c, kind, type_key, at, name, what);
     return false;
   }
   if ((*type)->type == KT_LATER) {
