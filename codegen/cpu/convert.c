@@ -417,6 +417,31 @@ Val ll_decode_pairs(Gen *g, DType dt, Val raw) {
   return ll_bits(g, ll_join(g, ll_shl(g, words, 16), odd), g->f32);
 }
 
+/* What is computed where one of 32 elements is NaN; straight through where code must not branch. */
+typedef struct {
+  If open;
+  Val var; /* NULL: no branch */
+} Rare;
+
+/* word: the result where none is. */
+static Rare if_nan(Gen *g, Val even, Val odd, Val word) {
+  Rare r = {.var = NULL};
+  if (g->may_branch) {
+    Val any = LLVMBuildBitCast(g->b, ll_fcmp(g, LLVMRealUNO, even, odd), g->i16, "");
+    r.var = ll_var(g, word);
+    r.open = ll_if_rare(g, ll_icmp(g, LLVMIntNE, any, LLVMConstInt(g->i16, 0, 0)));
+  }
+  return r;
+}
+
+static Val end_nan(Gen *g, Rare *r, Val word) {
+  if (!r->var)
+    return word;
+  ll_var_set(g, r->var, word);
+  ll_endif(g, &r->open);
+  return ll_var_get(g, r->var);
+}
+
 /* 16 even and 16 odd elements: codes by pairs in the low halves of 32-bit lanes. */
 static Val fp8_pairs_avx512(Gen *g, DType dt, Val even, Val odd) {
   Val a = ll_bits(g, even, g->i32), b = ll_bits(g, odd, g->i32);
@@ -424,27 +449,18 @@ static Val fp8_pairs_avx512(Gen *g, DType dt, Val even, Val odd) {
   Val code = select_bits_avx512(g, ll_i(t, 0x7f), fp8_magnitude_avx512(g, dt, even),
                                 ll_shl(g, fp8_magnitude_avx512(g, dt, odd), 8));
   Val sign = select_bits_avx512(g, ll_i(t, 0x80), ll_lshr(g, a, 24), ll_lshr(g, b, 16));
-  Val word = select_bits_avx512(g, ll_i(t, 0x8080), sign, code), var = NULL;
-  If rare = {0};
-  if (g->may_branch) {
-    Val any = LLVMBuildBitCast(g->b, ll_fcmp(g, LLVMRealUNO, even, odd), g->i16, "");
-    var = ll_var(g, word);
-    rare = ll_if_rare(g, ll_icmp(g, LLVMIntNE, any, LLVMConstInt(g->i16, 0, 0)));
-  }
+  Val word = select_bits_avx512(g, ll_i(t, 0x8080), sign, code);
+  Rare rare = if_nan(g, even, odd, word);
   Val low = ll_and(g, ll_sext(g, ll_fcmp(g, LLVMRealUNO, even, even), g->i32), ll_i(t, 0xff));
   Val high = ll_and(g, ll_sext(g, ll_fcmp(g, LLVMRealUNO, odd, odd), g->i32), ll_i(t, 0xff00));
   word = select_bits_avx512(g, ll_or(g, low, high), ll_i(t, 0x7f7f), word);
-  if (!var)
-    return word;
-  ll_var_set(g, var, word);
-  ll_endif(g, &rare);
-  return ll_var_get(g, var);
+  return end_nan(g, &rare, word);
 }
 
 /* bf16 bits of 16 even and 16 odd elements in the order of memory. Rounded as 32 halves: up where
  * the lower half, with the last bit of the upper one as its own to break ties, is above 0x8000. */
 static Val bf16_pairs_avx512(Gen *g, Val even, Val odd) {
-  Val a = ll_bits(g, even, g->i32), b = ll_bits(g, odd, g->i32), var = NULL;
+  Val a = ll_bits(g, even, g->i32), b = ll_bits(g, odd, g->i32);
   Ty t = LLVMTypeOf(a), halves = ll_vec(g->i16, 32);
   Val upper = ll_i(t, 0xffff0000);
   Val high = select_bits_avx512(g, upper, b, ll_lshr(g, a, 16));
@@ -457,23 +473,14 @@ static Val bf16_pairs_avx512(Gen *g, Val even, Val odd) {
   /* one that LLVM does not know: else it makes numbers of the mask, one instruction more */
   Val one = ll_fence(g, ll_bits(g, ll_i(t, 0x10001), g->f32));
   word = ll_sel(g, up, ll_add(g, word, LLVMBuildBitCast(g->b, one, halves, "")), word);
-  If rare = {0};
-  if (g->may_branch) {
-    Val any = LLVMBuildBitCast(g->b, ll_fcmp(g, LLVMRealUNO, even, odd), g->i16, "");
-    var = ll_var(g, word);
-    rare = ll_if_rare(g, ll_icmp(g, LLVMIntNE, any, LLVMConstInt(g->i16, 0, 0)));
-  }
+  Rare rare = if_nan(g, even, odd, word);
   Val nan_a = ll_and(g, ll_sext(g, ll_fcmp(g, LLVMRealUNO, even, even), g->i32), ll_i(t, 0xffff));
   Val nan_b = ll_and(g, ll_sext(g, ll_fcmp(g, LLVMRealUNO, odd, odd), g->i32), upper);
   Val quiet = ll_or(g, high, ll_i(t, 0x400040));
   Val bits = LLVMBuildBitCast(g->b, word, LLVMTypeOf(high), "");
   bits = select_bits_avx512(g, ll_or(g, nan_a, nan_b), quiet, bits);
   word = LLVMBuildBitCast(g->b, bits, halves, "");
-  if (!var)
-    return word;
-  ll_var_set(g, var, word);
-  ll_endif(g, &rare);
-  return ll_var_get(g, var);
+  return end_nan(g, &rare, word);
 }
 
 Val ll_encode_pairs(Gen *g, DType dt, Val v) {

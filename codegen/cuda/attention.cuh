@@ -114,6 +114,26 @@ template <class E, int N, int D> FN void softmax_tile(Softmax &x, float (*s)[4],
   }
 }
 
+/* A tile of keys from `first` on, and behind it the values of the same keys. */
+template <class C> FN void keys_in(u32 to, const u16 *k, const u16 *v, u32 first) {
+  constexpr int pad = C::PAD, threads = 32 * C::WARPS;
+  tile_in<typename C::K, C::TILE, C::WIDTH, pad, threads>(to, k, first, C::KEYS);
+  tile_in<typename C::V, C::TILE, C::WIDTH, pad, threads>(to + C::TILE * line_<pad>, v, first, C::KEYS);
+  copies_end();
+}
+
+/* Waits for the tiles of `first`, at kv + now; those that follow are on their way to the other place. */
+template <class C>
+FN void next_keys(u32 kv, u32 now, const u16 *k, const u16 *v, u32 first, u32 seen) {
+  if (first + C::TILE < seen) {
+    keys_in<C>(kv + (now ^ 2 * C::TILE * line_<C::PAD>), k, v, first + C::TILE);
+    copies_wait<1>();
+  } else {
+    copies_wait<0>();
+  }
+  __syncthreads();
+}
+
 /* ---- forward ---- */
 
 /* A block has 16 WARPS queries of a head; keys and values come in tiles, the next while one is used. */
@@ -137,9 +157,7 @@ FN void attention_forward(u16 *o_all, float *lse, const u16 *q_all, const u16 *k
   const u32 q_tile = shared_at(room), kv = q_tile + q_bytes;
   const u32 seen = C::CAUSAL && q0 + block < C::KEYS ? q0 + block : C::KEYS;
   tile_in<typename C::Q, block, C::WIDTH, pad, threads>(q_tile, q, q0, C::QUERIES);
-  tile_in<typename C::K, C::TILE, C::WIDTH, pad, threads>(kv, k, 0, C::KEYS);
-  tile_in<typename C::V, C::TILE, C::WIDTH, pad, threads>(kv + tile_bytes, v, 0, C::KEYS);
-  copies_end();
+  keys_in<C>(kv, k, v, 0);
   Softmax x;
   x.peak[0] = x.peak[1] = -__int_as_float(0x7f800000);
   x.sum[0] = x.sum[1] = 0;
@@ -149,16 +167,7 @@ FN void attention_forward(u16 *o_all, float *lse, const u16 *q_all, const u16 *k
   const u32 q_at = lane_a<pad>(q_tile + warp * 16 * line_<pad>, lane);
   u32 now = 0;
   for (u32 first = 0; first < seen; first += C::TILE, now ^= 2 * tile_bytes) {
-    if (first + C::TILE < seen) {
-      const u32 next = kv + (now ^ 2 * tile_bytes);
-      tile_in<typename C::K, C::TILE, C::WIDTH, pad, threads>(next, k, first + C::TILE, C::KEYS);
-      tile_in<typename C::V, C::TILE, C::WIDTH, pad, threads>(next + tile_bytes, v, first + C::TILE, C::KEYS);
-      copies_end();
-      copies_wait<1>();
-    } else {
-      copies_wait<0>();
-    }
-    __syncthreads();
+    next_keys<C>(kv, now, k, v, first, seen);
     if (held && first == 0)
       rows_a<held ? depth : 1>(qf, q_at);
     float s[columns][4];
@@ -260,9 +269,7 @@ template <class C> FN void attention_dq(u16 *dq_all, const Given<C> &x, Beside<C
   const u32 seen = C::CAUSAL && q0 + block < C::KEYS ? q0 + block : C::KEYS;
   tile_in<typename C::Q, block, C::WIDTH, pad, threads>(q_tile, C::Q::head(x.q, n, h), q0, C::QUERIES);
   tile_in<typename C::DO, block, C::WIDTH, pad, threads>(o_tile, C::DO::head(x.d_o, n, h), q0, C::QUERIES);
-  tile_in<typename C::K, C::TILE, C::WIDTH, pad, threads>(kv, k, 0, C::KEYS);
-  tile_in<typename C::V, C::TILE, C::WIDTH, pad, threads>(kv + tile_bytes, v, 0, C::KEYS);
-  copies_end();
+  keys_in<C>(kv, k, v, 0);
   float acc[pad / 8][4], norm[2], delta[2];
   Lift up = {0, 1};
   clear<pad / 8>(acc);
@@ -270,16 +277,7 @@ template <class C> FN void attention_dq(u16 *dq_all, const Given<C> &x, Beside<C
   const u32 mine = warp * 16 * line_<pad>, q_at = lane_a<pad>(q_tile + mine, lane), o_at = lane_a<pad>(o_tile + mine, lane);
   u32 now = 0;
   for (u32 first = 0; first < seen; first += C::TILE, now ^= 2 * tile_bytes) {
-    if (first + C::TILE < seen) {
-      const u32 next = kv + (now ^ 2 * tile_bytes);
-      tile_in<typename C::K, C::TILE, C::WIDTH, pad, threads>(next, k, first + C::TILE, C::KEYS);
-      tile_in<typename C::V, C::TILE, C::WIDTH, pad, threads>(next + tile_bytes, v, first + C::TILE, C::KEYS);
-      copies_end();
-      copies_wait<1>();
-    } else {
-      copies_wait<0>();
-    }
-    __syncthreads();
+    next_keys<C>(kv, now, k, v, first, seen);
     if (first == 0) {
 #pragma unroll
       for (int r = 0; r < 2; r++) {
