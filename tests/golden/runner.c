@@ -22,6 +22,7 @@
 #include "frontend/frontend.h"
 #include "ir/ir.h"
 #include "passes/passes.h"
+#include "tests/plain_caps.h"
 
 typedef struct {
   const char *folder;
@@ -148,15 +149,6 @@ static Status frontend_case(Case *c, Arena *a, StrTable *s, Diag *d, Module **ou
   Status status = spec_parse(a, s, d, &src, &spec);
   return status ? status : spec_lower(spec, s, d, out);
 }
-
-static const TargetCaps plain = {.name = "cpu",
-                                 .level = "x86-64-v3",
-                                 .vector_bytes = 32,
-                                 .panel_cols_f64 = 8,
-                                 .panel_cols_f32 = 16,
-                                 .panel_cols_bf16 = 16,
-                                 .k_pair_bf16 = 2,
-                                 .panel_bytes_rows = 32768};
 
 /* The text of each kernel behind the device helpers, which are the same for all. */
 static Status cuda_case(const Case *c, StrTable *s, Diag *d, Text *out) {
@@ -293,7 +285,7 @@ static bool run_case(Case *c) {
   else if (!strcmp(c->folder, "cuda"))
     status = cuda_case(c, s, d, &text);
   else
-    status = pass_case(c, c->folder, &plain, s, d, &m);
+    status = pass_case(c, c->folder, &plain_caps, s, d, &m);
   if (m)
     module_print(m, d, &text);
   bool ok = check(c, status == MPCC_OK && !diag_errors(d), m, &text, d);

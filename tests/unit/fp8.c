@@ -2,17 +2,9 @@
  * plain loops over rounded codes, what evaluation and the compat rule do. */
 #include "passmodels.h"
 #include "tests/check_run.h"
+#include "tests/plain_caps.h"
 
 #include "mpcc/num.h"
-
-static const TargetCaps caps = {.name = "cpu",
-                                .level = "x86-64-v3",
-                                .vector_bytes = 32,
-                                .panel_cols_f64 = 8,
-                                .panel_cols_f32 = 16,
-                                .panel_cols_bf16 = 16,
-                                .k_pair_bf16 = 2,
-                                .panel_bytes_rows = 32768};
 
 enum { ROWS = 16, IN = 32, OUT = 16 };
 
@@ -241,7 +233,7 @@ START_TEST(padded_samples_do_not_count) {
   Tensor *t[2] = {param(&n, "pairs.weight", type_of(&n, DT_F32, 2, 16, 16)),
                   param(&n, "head.weight", type_of(&n, DT_F32, 2, 16, 32))};
   Module *m = net_finish(&n, &io, two_rows, t, t, 2, 0.4);
-  PassOpts o = {.caps = &caps, .opt_level = 2};
+  PassOpts o = {.caps = &plain_caps, .opt_level = 2};
   PassRun stop = {.stop_after = "step"};
   const char *failed;
   ck_assert_int_eq(passes_run(m, &o, _i ? NULL : &stop, s.diag, &m, &failed), MPCC_OK);

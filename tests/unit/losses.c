@@ -6,6 +6,7 @@
 #include "mpcc/abi.h"
 #include "passes/passes.h"
 #include "spec_check.h"
+#include "tests/plain_caps.h"
 
 static Session s;
 
@@ -153,18 +154,10 @@ START_TEST(a_large_vocabulary_has_one_buffer) {
       "data:\n  train: {format: synthetic, shape: [4], classes: 5}\n  loader: {batch_size: %d}\n"
       "optimizer: {type: AdamW, lr: 0.1}\ntrainer: {max_epochs: 1}\nprecision: %s\n",
       WORDS, _i % 2 ? "true" : "false", ROWS, modes[_i / 2]);
-  static const TargetCaps caps = {.name = "cpu",
-                                  .level = "x86-64-v3",
-                                  .vector_bytes = 32,
-                                  .panel_cols_f64 = 8,
-                                  .panel_cols_f32 = 16,
-                                  .panel_cols_bf16 = 16,
-                                  .k_pair_bf16 = 1,
-                                  .panel_bytes_rows = 64 << 10};
   Spec *spec = spec_text(&s, text);
   Module *m = NULL;
   const char *failed;
-  PassOpts o = {.caps = &caps, .opt_level = 2};
+  PassOpts o = {.caps = &plain_caps, .opt_level = 2};
   PassRun r = {0};
   if (!spec || spec_lower(spec, s.strings, s.diag, &m) != MPCC_OK ||
       passes_run(m, &o, &r, s.diag, &m, &failed) != MPCC_OK)

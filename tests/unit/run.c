@@ -2,15 +2,7 @@
  * check, failures. */
 #include "passmodels.h"
 #include "tests/check_run.h"
-
-static const TargetCaps caps = {.name = "cpu",
-                                .level = "x86-64-v3",
-                                .vector_bytes = 32,
-                                .panel_cols_f64 = 8,
-                                .panel_cols_f32 = 16,
-                                .panel_cols_bf16 = 16,
-                                .k_pair_bf16 = 2,
-                                .panel_bytes_rows = 32768};
+#include "tests/plain_caps.h"
 
 typedef struct {
   int n;
@@ -43,7 +35,7 @@ static const char *const modes[] = {
 /* Every pass's result verifies, prints, parses back and prints the same. */
 START_TEST(whole_pipeline_in_every_mode) {
   Session s = session_open();
-  PassOpts o = {.caps = &caps, .opt_level = 2};
+  PassOpts o = {.caps = &plain_caps, .opt_level = 2};
   PassRun r = {.check = true};
   Module *out;
   const char *failed;
@@ -64,7 +56,7 @@ END_TEST
  * every op rounded, nearly so when kernels keep more bits [N10]. */
 static void compare_stages(const char *mode, bool strict) {
   Session s = session_open();
-  PassOpts o = {.caps = &caps, .strict = strict, .opt_level = 2};
+  PassOpts o = {.caps = &plain_caps, .strict = strict, .opt_level = 2};
   PassRun stop = {.stop_after = "step"};
   Module *m[2];
   Eval *e[2];
@@ -115,7 +107,7 @@ static char *printed(const Session *s, const Module *m) {
 START_TEST(stops_and_goes_on) {
   int n;
   const PassInfo *table = pass_table(&n);
-  PassOpts o = {.caps = &caps, .opt_level = 2};
+  PassOpts o = {.caps = &plain_caps, .opt_level = 2};
   Session s = session_open();
   Module *whole, *part;
   const char *failed;
@@ -141,7 +133,7 @@ END_TEST
 
 START_TEST(dumps_what_was_asked_for) {
   Session s = session_open();
-  PassOpts o = {.caps = &caps};
+  PassOpts o = {.caps = &plain_caps};
   Dumps d = {0};
   PassRun r = {.stop_after = "castopt",
                .print_before = "autocast",
@@ -167,7 +159,7 @@ END_TEST
 /* The module before the failing pass comes back, and the pass's name. */
 START_TEST(failure_leaves_the_module_before) {
   Session s = session_open();
-  PassOpts o = {.caps = &caps};
+  PassOpts o = {.caps = &plain_caps};
   Setting set[] = {{"mode", "32-true", 0}, {"optimizer", "Muon", 0}};
   Module *m;
   const char *failed;
@@ -183,7 +175,7 @@ END_TEST
 
 START_TEST(unknown_pass_is_wrong_usage) {
   Session s = session_open();
-  PassOpts o = {.caps = &caps};
+  PassOpts o = {.caps = &plain_caps};
   PassRun r = {.stop_after = "turbo"};
   Module *m;
   const char *failed;
@@ -195,7 +187,7 @@ END_TEST
 
 /* Short memory anywhere in the passes is reported as such and leaks nothing. */
 START_TEST(short_memory_is_told) {
-  PassOpts o = {.caps = &caps};
+  PassOpts o = {.caps = &plain_caps};
   PassRun r = {.stop_after = "step"};
   Status st = MPCC_ERR_NOMEM;
   for (long n = 1; st != MPCC_OK && n < 1000000; n += 1 + n / 8) {
