@@ -158,7 +158,7 @@ Val *check_free(const Check *c, const Yaml *y);
 /* Text of a scalar after substitution; NULL after a diagnostic. */
 Str check_str(const Check *c, const Yaml *y, const char *what);
 
-/* ---- model.c: blocks, repeats and names become a list of layers ------------------------------ */
+/* ---- model*.c: blocks, repeats and names become a list of layers ----------------------------- */
 
 /* A part of the model in a precision of its own. */
 typedef struct {
