@@ -94,6 +94,11 @@ static void put_attr(const Attr *a, Text *out) {
 
 void cache_key(const Kernel *k, int n, const Target *t, const char *level, int opt_level,
                Text *out) {
+  if (t->key) {
+    text_printf(out, "mpcc %s ", MPCC_VERSION);
+    out->failed = !t->key(level, k, n, out) || out->failed;
+    return;
+  }
   text_printf(out, "mpcc %s build ", MPCC_VERSION);
   dl_iterate_phdr(find_build, out);
   text_printf(out, "\n%s ", t->name);

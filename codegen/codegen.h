@@ -44,6 +44,9 @@ typedef struct {
                     char *error, int *at, void **bytes, size_t *len);
   /* Appends what decides, beside the kernel, the bytes that compile gives. */
   void (*compiler)(const char *level, int opt_level, Text *out);
+  /* Appends all that decides them for n kernels, so that other builds of mpcc find them in the cache
+   * too; false when that is not known. NULL: the groups and this build of mpcc decide. */
+  bool (*key)(const char *level, const Kernel *k, int n, Text *out);
 } Target;
 const Target *target_by_name(const char *name); /* NULL when unknown */
 extern const Target target_cpu; /* codegen/cpu/object.c; absent without MPCC_LLVM */
@@ -88,8 +91,8 @@ bool codegen_archive(const void *const *part, const size_t *part_bytes, int n, v
 
 /* ---- cache.c: compiled kernels on disk ------------------------------------------------------- */
 
-/* Text that decides the code of n kernels compiled together: groups without places, level,
- * optimization, compiler build. */
+/* Text that decides the code of n kernels compiled together: what the target's key says, or groups
+ * without places, level, optimization, compiler build. Failed: not known. */
 void cache_key(const Kernel *k, int n, const Target *t, const char *level, int opt_level,
                Text *out);
 /* True when dir holds an intact entry for key: fills the kernels' facts and *bytes (malloc'ed). */

@@ -116,14 +116,28 @@ static char *get(NvrtcProgram p, NvrtcResult (*size)(NvrtcProgram, size_t *),
   return data;
 }
 
+/* 177: helpers that a program does not use */
+static const char *const always[] = {"-minimal", "-diag-suppress=177", "-Xptxas", "-v"};
+enum { ALWAYS = sizeof always / sizeof *always };
+
+static const char *contraction(bool exact) {
+  return exact ? "--fmad=false" : "--fmad=true";
+}
+
+void nvrtc_options(bool exact, char options[200]) {
+  int at = snprintf(options, 200, "%s", contraction(exact));
+  for (int i = 0; i < ALWAYS; i++)
+    at += snprintf(options + at, 200 - (size_t)at, " %s", always[i]);
+}
+
 bool nvrtc_compile(const Nvrtc *n, const char *text, const char *arch, bool exact, char **ptx,
                    void **cubin, size_t *cubin_bytes, char **log) {
   char arch_option[40];
   snprintf(arch_option, sizeof arch_option, "-arch=%s", arch);
-  /* 177: helpers that a program does not use */
-  const char *options[] = {arch_option, "-minimal", "-diag-suppress=177",
-                           "-Xptxas",   "-v",       exact ? "--fmad=false" : "--fmad=true"};
-  const int count = (int)(sizeof options / sizeof *options);
+  const char *options[ALWAYS + 2] = {arch_option, contraction(exact)};
+  for (int i = 0; i < ALWAYS; i++)
+    options[2 + i] = always[i];
+  const int count = ALWAYS + 2;
   NvrtcProgram p = NULL;
   size_t bytes;
   *log = NULL;

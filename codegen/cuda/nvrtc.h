@@ -13,6 +13,8 @@ typedef struct Nvrtc Nvrtc;
 const Nvrtc *nvrtc_open(char *error);
 /* "13.0" as one text for cache keys: borrowed. */
 const char *nvrtc_version(const Nvrtc *n);
+/* The options that nvrtc_compile passes beside the architecture, as one text for cache keys. */
+void nvrtc_options(bool exact, char options[200]);
 /* Compiles for arch "sm_90": ptx (zero-terminated) and cubin, each malloc'ed; the pointers may be NULL
  * when not wanted. exact: no contraction of a * b + c. *log: what the compiler said (registers, spills, shared memory of each kernel), also
  * on failure; malloc'ed or NULL. False on failure. Thread safe. */

@@ -128,6 +128,32 @@ static void compiler(const char *level, int opt_level, Text *out) {
   text_printf(out, "nvrtc %s %s", n ? nvrtc_version(n) : "none", level);
 }
 
+/* The text of the program, not the build that wrote it: equal kernels are compiled once, whichever
+ * build of mpcc asks. Facts that are not in the text go with it. */
+static bool key(const char *level, const Kernel *kernel, int n, Text *out) {
+  Kernel *k = calloc((size_t)n + 1, sizeof *k);
+  char options[200];
+  CudaGen g = {0};
+  bool exact, known = false;
+  int at;
+  if (k)
+    memcpy(k, kernel, (size_t)n * sizeof *k);
+  if (k && write_program(&g, k, n, &exact, &at)) {
+    known = !g.out.failed;
+    nvrtc_options(exact, options);
+    text_puts(out, "cuda 1 "); /* what an object holds */
+    compiler(level, 0, out);
+    text_printf(out, " %s\n", options);
+    for (int i = 0; i < n; i++)
+      text_printf(out, "%s %lld %lld %lld %d\n", k[i].symbol, (long long)k[i].ntiles,
+                  (long long)k[i].columns, (long long)k[i].scratch_bytes, k[i].threads);
+    text_put(out, g.out.data, g.out.len);
+  }
+  text_fini(&g.out);
+  free(k);
+  return known;
+}
+
 /* Columns of a packed panel are those of a block's tile (product.c). */
 static Status caps(const char *level, TargetCaps *out) {
   memset(out, 0, sizeof *out);
@@ -162,4 +188,5 @@ const Target target_cuda = {
     .together = together,
     .compile = compile,
     .compiler = compiler,
+    .key = key,
 };

@@ -230,6 +230,28 @@ START_TEST(keys) {
 }
 END_TEST
 
+static bool own_key(const char *level, const Kernel *k, int n, Text *out) {
+  text_printf(out, "%s %d %s", level, n, k->symbol);
+  return n == 1;
+}
+
+/* A target may say itself what decides its code; what it does not know is not cached. */
+START_TEST(keys_of_target) {
+  Kernels ks;
+  kernels_new(&ks);
+  Target t = target_cpu;
+  t.key = own_key;
+  Text known = {0}, unknown = {0};
+  cache_key(&ks.kernel[0], 1, &t, "a", 2, &known);
+  ck_assert(!known.failed && strstr(known.data, "a 1 ") && strstr(known.data, MPCC_VERSION));
+  cache_key(&ks.kernel[0], 2, &t, "a", 2, &unknown);
+  ck_assert(unknown.failed);
+  text_fini(&known);
+  text_fini(&unknown);
+  kernels_free(&ks);
+}
+END_TEST
+
 /* A cache that cannot be written, or is no folder, changes nothing. */
 START_TEST(cache_unwritable) {
   Kernels ks;
@@ -321,6 +343,7 @@ int main(void) {
   tcase_set_timeout(c, 120);
   tcase_add_test(c, levels_and_caps);
   tcase_add_test(c, keys);
+  tcase_add_test(c, keys_of_target);
   tcase_add_test(c, text_forms);
   tcase_add_test(c, errors_are_words);
   if (target_cpu.host_level()) {
