@@ -1,9 +1,10 @@
 /* The CUDA target beside the CPU target, command by command, on the stand-in for a GPU. Both are
  * fused alike, so that command k of one is command k of the other. After each
  * the CPU is given what the GPU made: every command sees equal inputs, and what differs is this
- * command's own order of sums. Codes of 16 and 8 bits must be equal but for one in a thousand; what
- * is not differs by one code, or by no more than what a sum in another order can. Then the same
- * step again, each target on its own: losses, gradient norm and codes of what training leaves. */
+ * command's own order of sums. Codes of 16 and 8 bits must be equal but for one in a thousand, two
+ * of one command; what is not differs by one code, or by no more than what a sum in another order
+ * can. Then a step again, each target on its own: losses, gradient norm and codes of what training
+ * leaves, of which one in a thousand may differ too. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,26 +14,29 @@
 
 /* How far the loss and the gradient norm of a step may be apart when each target goes on with its
  * own results, relative. 32 and 64 bits: sums of some hundred terms in another order. Below, of a
- * million codes some ten fall to the other side of a rounding (measured with equal inputs); each
- * moves one sample's loss by at most 2^-8 of one activation, and a gradient by 2^-8 of itself.
- * codes: which share of the 16- and 8-bit codes may differ then, 1e-3 when 0. With 16 bits, whose
- * products of attention have another order on tensor cores, one activation of 4096 that is rounded
- * the other way shows in one of a hundred moments, and the bias of keys, whose gradient is 0 but
- * for roundings, goes its own way. */
+ * million codes some hundred fall to the other side of a rounding (measured with equal inputs);
+ * each moves one sample's loss by at most 2^-8 of one activation, and a gradient by 2^-8 of itself;
+ * a code of 8 bits is 2^-3 of an activation. */
 typedef struct {
   const char *spec, *mode;
-  double loss, norm, codes;
+  double loss, norm;
+  const char *recipe; /* NULL: the spec's */
+  int steps;          /* with equal inputs; 0: 1 */
 } Case;
 
 static const Case cases[] = {
     {"tests/cli/tiny.yaml", "64-true", 1e-14, 1e-13},
     {"tests/cli/tiny.yaml", "32-true", 1e-6, 2e-6},
-    {"tests/cli/tiny.yaml", "16-mixed", 2e-6, 5e-4, 1e-2},
+    {"tests/cli/tiny.yaml", "16-mixed", 2e-6, 5e-4},
     {"tests/cli/tiny.yaml", "bf16-mixed", 2e-6, 5e-4},
-    {"tests/cli/tiny.yaml", "16-true", 2e-6, 5e-4, 2e-2},
-    {"tests/cli/tiny.yaml", "bf16-true", 2e-6, 5e-4, 2e-3},
-    {"tests/cli/tiny.yaml", "transformer-engine", 2e-6, 5e-4},
-    {"tests/cli/tiny.yaml", "transformer-engine-float16", 2e-6, 5e-4},
+    {"tests/cli/tiny.yaml", "16-true", 2e-6, 5e-4},
+    {"tests/cli/tiny.yaml", "bf16-true", 2e-6, 5e-4},
+    {"tests/cli/tiny.yaml", "transformer-engine", 2e-6, 5e-4, NULL, 8},
+    {"tests/cli/tiny.yaml", "transformer-engine-float16", 2e-6, 5e-4, NULL, 8},
+    {"tests/cli/tiny.yaml", "transformer-engine", 1e-4, 5e-4, "Float8CurrentScaling", 8},
+    {"tests/cli/tiny.yaml", "transformer-engine", 1e-4, 5e-4, "Float8BlockScaling", 8},
+    {"tests/cli/tiny.yaml", "transformer-engine", 1e-4, 5e-4, "MXFP8BlockScaling", 8},
+    {"tests/cli/tiny.yaml", "transformer-engine", 1e-4, 5e-4, "NVFP4BlockScaling", 8},
     {"tests/cuda/vit.yaml", "bf16-mixed", 2e-6, 5e-4},
     {"tests/cuda/vit.yaml", "transformer-engine", 2e-6, 5e-4},
 };
@@ -117,6 +121,7 @@ static void compare_results(Tally *t, mprt_program *cpu, const MpccCommand *x, m
     return;
   snprintf(where, sizeof where, "%s %s (%s)", mprt__string(cpu, x->label),
            mprt__string(cpu, x->layer), mprt__string(cpu, x->source));
+  const int64_t codes = t->codes, unequal = t->unequal;
   const char *dtypes = mprt__string(cpu, x->value_dtypes);
   for (uint32_t i = 0; i < x->nout; i++) {
     const uint32_t at_x = x->first_arg + x->first_out + i, at_y = y->first_arg + y->first_out + i;
@@ -129,6 +134,9 @@ static void compare_results(Tally *t, mprt_program *cpu, const MpccCommand *x, m
     compare(t, theirs, mine, d, r->bytes / dtype_bytes(d), where);
     memcpy(mine, theirs, r->bytes);
   }
+  ck_assert_msg((double)(t->unequal - unequal) <= 2e-3 * (double)(t->codes - codes) + 2,
+                "%s: %lld of %lld codes of %s differ", t->mode, (long long)(t->unequal - unequal),
+                (long long)(t->codes - codes), where);
 }
 
 /* Copies and fills depend on where a plan put things: those that the other lacks are just run. */
@@ -177,32 +185,89 @@ static double far_apart(mprt_program *a, mprt_program *b, const char *name) {
   return fabs(x - y) / fabs(y);
 }
 
-/* What one step leaves, each target on its own: metrics, and every 16- and 8-bit tensor. */
-static void check_own_step(const Case *c, const void *image, size_t bytes) {
+/* 16- and 8-bit tensors that a step leaves. Not the bias of keys: it adds one number to all scores
+ * of a query, which softmax does not see. Its exact gradient is 0, so that what each target finds
+ * is the rounding of its own sums, and Adam makes whole steps of it. */
+static void compare_state(Tally *t, mprt_program *a, mprt_program *b) {
+  for (uint32_t i = 0; i < a->ntensor; i++) {
+    const MpccTensor *x = &a->tensor[i];
+    const DType d = (DType)x->dtype;
+    const size_t size = dtype_bytes(d), n = x->bytes / size;
+    if (a->flat[i] || (x->segment != MPCC_SEG_STATE && x->segment != MPCC_SEG_DERIVED) || size > 2)
+      continue;
+    const char *name = mprt__string(a, x->name);
+    const int64_t k = mprt__tensor_index(b, name);
+    ck_assert_msg(k >= 0, "one target has no tensor %s", name);
+    const uint8_t *mine = mprt__tensor_look(a, i), *theirs = mprt__tensor_look(b, (uint32_t)k);
+    const bool keys = strstr(name, "in_proj_bias") != NULL; /* queries, keys, values */
+    compare(t, mine, theirs, d, keys ? n / 3 : n, name);
+    if (keys)
+      compare(t, mine + n / 3 * 2 * size, theirs + n / 3 * 2 * size, d, n / 3, name);
+  }
+}
+
+/* A step of the CPU in which one code of the result of the first attention moves by one. */
+static void step_with_move(mprt_program *p, size_t which) {
+  const MpccFunction *f = mprt__function(p, "train_step");
+  bool moved = false;
+  if (mprt__function(p, "calibrate"))
+    ck_assert_int_eq(mprt_run(p, "calibrate"), MPCC_OK);
+  for (uint32_t i = f->first_command; i < f->first_command + f->ncommands; i++) {
+    const MpccCommand *x = &p->command[i];
+    ck_assert_int_eq(run_one(p, i, false), MPCC_OK);
+    if (moved || strcmp(mprt__string(p, x->label), "attention"))
+      continue;
+    const uint32_t at = x->first_arg + x->first_out;
+    uint16_t *code = p->arg[at].p;
+    code[which % (p->argref[at].bytes / 2)] ^= 1;
+    moved = true;
+  }
+  ck_assert(moved);
+}
+
+/* How many codes of what a step leaves differ on the CPU when one code within the step moves: the
+ * most of some that are tried. */
+static int64_t codes_that_follow_one(const Case *c, const void *image, size_t bytes,
+                                     mprt_program *cpu) {
+  enum { TRIED = 12 };
+  int64_t most = 0;
+  for (size_t k = 0; k < TRIED; k++) {
+    mprt_program *p = open_on(image, bytes, "cpu", false);
+    Tally t = {.spec = c->spec, .mode = c->mode};
+    step_with_move(p, 300 * k + 7);
+    compare_state(&t, p, cpu);
+    most = t.unequal > most ? t.unequal : most;
+    mprt_close(p);
+  }
+  return most;
+}
+
+/* What one step leaves, each target on its own. Moments in 16 bits follow each rounding of a
+ * gradient: when more than one code in a thousand differs there, it must be no more than what the
+ * CPU differs from itself by as many codes moved within the step as the targets differ in with
+ * equal inputs (`moved`). */
+static void check_own_step(const Case *c, const void *image, size_t bytes, int64_t moved) {
   mprt_program *cpu = open_on(image, bytes, "cpu", false),
                *gpu = open_on(image, bytes, "cuda", false);
-  Tally t = {.spec = c->spec, .mode = c->mode};
+  Tally t = {.spec = c->spec, .mode = c->recipe ? c->recipe : c->mode};
   step_alone(cpu);
   step_alone(gpu);
-  for (uint32_t i = 0; i < gpu->ntensor; i++) {
-    const MpccTensor *x = &gpu->tensor[i];
-    if (gpu->flat[i] || (x->segment != MPCC_SEG_STATE && x->segment != MPCC_SEG_DERIVED))
-      continue;
-    const char *name = mprt__string(gpu, x->name);
-    const int64_t k = mprt__tensor_index(cpu, name);
-    ck_assert_msg(k >= 0, "the CPU has no tensor %s", name);
-    if (dtype_bytes((DType)x->dtype) <= 2)
-      compare(&t, mprt__tensor_look(gpu, i), mprt__tensor_look(cpu, k), (DType)x->dtype,
-              x->bytes / dtype_bytes((DType)x->dtype), name);
-  }
+  compare_state(&t, gpu, cpu);
   const double loss = far_apart(gpu, cpu, "metric.loss_sum");
   const double norm = far_apart(gpu, cpu, "metric.grad_norm");
   printf("%-20s %-26s its own step   loss %.2g, gradient norm %.2g, codes %lld, unequal %lld\n",
-         c->spec, c->mode, loss, norm, (long long)t.codes, (long long)t.unequal);
-  ck_assert_msg(loss <= c->loss, "%s: the loss differs by %g", c->mode, loss);
-  ck_assert_msg(norm <= c->norm, "%s: the gradient norm differs by %g", c->mode, norm);
-  ck_assert_msg((double)t.unequal <= (c->codes > 0 ? c->codes : 1e-3) * (double)t.codes,
-                "%s: %lld of %lld codes differ", c->mode, (long long)t.unequal, (long long)t.codes);
+         t.spec, t.mode, loss, norm, (long long)t.codes, (long long)t.unequal);
+  ck_assert_msg(loss <= c->loss, "%s: the loss differs by %g", t.mode, loss);
+  ck_assert_msg(norm <= c->norm, "%s: the gradient norm differs by %g", t.mode, norm);
+  int64_t allowed = t.codes / 1000;
+  if (t.unequal > allowed && strstr(t.mode, "16-true")) {
+    const int64_t one = codes_that_follow_one(c, image, bytes, cpu);
+    printf("%-20s %-26s on the CPU     a code that moves by one takes %lld with it\n", t.spec,
+           t.mode, (long long)one);
+    allowed = moved * one;
+  }
+  ck_assert_msg(t.unequal <= allowed, "%s: %lld of %lld codes differ, %lld may", t.mode,
+                (long long)t.unequal, (long long)t.codes, (long long)allowed);
   mprt_close(cpu);
   mprt_close(gpu);
 }
@@ -210,17 +275,25 @@ static void check_own_step(const Case *c, const void *image, size_t bytes) {
 START_TEST(commands_and_first_step) {
   const Case *c = &cases[_i];
   size_t bytes;
-  void *image = compile_for("sm_80", c->spec, c->mode, true, true, &bytes);
+  void *image = compile_for("sm_80", c->spec, c->mode, c->recipe, true, true, &bytes);
   mprt_program *cpu = open_on(image, bytes, "cpu", false),
                *gpu = open_on(image, bytes, "cuda", false);
-  Tally t = {.spec = c->spec, .mode = c->mode};
+  Tally t = {.spec = c->spec, .mode = c->recipe ? c->recipe : c->mode};
   if (mprt__function(cpu, "calibrate"))
     step_together(&t, cpu, gpu, "calibrate");
-  step_together(&t, cpu, gpu, "train_step");
+  int64_t first = 0; /* codes that differ in the first step */
+  for (int step = 0; step < (c->steps ? c->steps : 1); step++) {
+    feed(cpu, (uint64_t)step);
+    feed(gpu, (uint64_t)step);
+    mprt__schedule_fill(cpu, step, 100, 100);
+    mprt__schedule_fill(gpu, step, 100, 100);
+    step_together(&t, cpu, gpu, "train_step");
+    first = step ? first : t.unequal;
+  }
   mprt_close(cpu);
   mprt_close(gpu);
   check_tally(&t);
-  check_own_step(c, image, bytes);
+  check_own_step(c, image, bytes, first);
   free(image);
 }
 END_TEST

@@ -48,8 +48,8 @@ START_TEST(library_beside_own) {
   double own_loss[STEPS], loss[STEPS], again_loss[STEPS];
   size_t bytes, own_bytes;
   const char *spec = "tests/cli/tiny.yaml", *mode = cases[_i].mode;
-  void *own_image = compile_for(cases[_i].gpu, spec, mode, false, true, &own_bytes);
-  void *image = compile_for(cases[_i].gpu, spec, mode, false, false, &bytes);
+  void *own_image = compile_for(cases[_i].gpu, spec, mode, NULL, false, true, &own_bytes);
+  void *image = compile_for(cases[_i].gpu, spec, mode, NULL, false, false, &bytes);
   mprt_program *own = open_on(own_image, own_bytes, "cuda", false);
   mprt_program *p = open_on(image, bytes, "cuda", false);
   mprt_program *again = open_on(image, bytes, "cuda", true);

@@ -41,10 +41,13 @@ static inline void on_log(void *user, mprt_log_level level, const char *text) {
 }
 
 /* Image of a spec of the source tree for a GPU of generation `gpu`, and for the CPU too; own:
- * products by kernels of its own, fused as on the CPU. malloc'ed. */
-static inline void *compile_for(const char *gpu, const char *spec, const char *mode, bool cpu,
-                                bool own, size_t *bytes) {
-  char path[400];
+ * products by kernels of its own, fused as on the CPU; recipe: of FP8 modes, NULL: the spec's.
+ * malloc'ed. */
+static inline void *compile_for(const char *gpu, const char *spec, const char *mode,
+                                const char *recipe, bool cpu, bool own, size_t *bytes) {
+  char path[400], name[80];
+  const char *const set[] = {name};
+  snprintf(name, sizeof name, "precision.recipe.name=%s", recipe ? recipe : "");
   snprintf(path, sizeof path, SOURCE_DIR "/%s", spec);
   FILE *f = fopen(path, "rb");
   ck_assert(f != NULL);
@@ -54,17 +57,19 @@ static inline void *compile_for(const char *gpu, const char *spec, const char *m
   fclose(f);
   const char *const target[] = {"cuda", "cpu"}, *const arch[] = {gpu};
   const char *const level[] = {"x86-64-v3"};
-  const char *const warning[] = {"no-fp8-fallback", "no-constant-underflow"};
+  const char *const warning[] = {"no-fp8-fallback", "no-fp8-padding", "no-constant-underflow"};
   mpcc_options o = {.precision = mode,
                     .target = target,
                     .ntarget = cpu ? 2 : 1,
                     .arch = arch,
                     .narch = 1,
                     .own_products = own,
+                    .set = set,
+                    .nset = recipe ? 1 : 0,
                     .level = level,
                     .nlevel = 1,
                     .warning = warning,
-                    .nwarning = 2};
+                    .nwarning = 3};
   mpcc_callbacks cb = {.message = on_message};
   mpcc_session *s = mpcc_session_create(&o, &cb);
   void *image = NULL;
@@ -74,7 +79,7 @@ static inline void *compile_for(const char *gpu, const char *spec, const char *m
 }
 
 static inline void *compile_spec(const char *spec, const char *mode, bool cpu, size_t *bytes) {
-  return compile_for("sm_90", spec, mode, cpu, false, bytes);
+  return compile_for("sm_90", spec, mode, NULL, cpu, false, bytes);
 }
 
 /* Random inputs: the same for the same seed. */
