@@ -1,4 +1,5 @@
-/* libmpcc: a spec becomes a program image. Nothing is printed; diagnostics go to a callback. */
+/* libmpcc: a spec becomes a program image, which mpcc/runtime.h trains. Nothing is printed; diagnostics
+ * go to a callback. docs/embedding.md shows a host. */
 #ifndef MPCC_H
 #define MPCC_H
 
@@ -61,7 +62,9 @@ typedef struct {
   bool all_functions;               /* micro-batches also where no training loop calls them */
 } mpcc_options;
 
-mpcc_session *mpcc_session_create(const mpcc_options *o, const mpcc_callbacks *cb); /* NULL: memory */
+/* A session copies the options and keeps the callbacks; it serves one thread at a time, several sessions
+ * may work at once. NULL: out of memory. Freed by mpcc_session_destroy, which takes NULL. */
+mpcc_session *mpcc_session_create(const mpcc_options *o, const mpcc_callbacks *cb);
 void mpcc_session_destroy(mpcc_session *s);
 
 /* Kinds of output of mpcc_compile. */
@@ -76,8 +79,14 @@ typedef enum {
   MPCC_OUT_CHECK     /* nothing: parse, type and shape check only */
 } mpcc_output;
 
-/* Compiles text of `path` (a spec, or IR when the name ends in .mpir). *out is malloc'ed, zero
- * terminated beside its length; NULL for MPCC_OUT_CHECK and on failure. */
+/* Functions below compile the `len` bytes of `text`; `path` names it in messages, is the base of files
+ * it includes, and says what it is: IR when it ends in .mpir, else a spec. What they return is
+ * malloc'ed, zero-terminated beside its length, and the caller's; NULL on failure.
+ * errors  ERR_INPUT (the text is wrong), ERR_USAGE (an option is), ERR_TARGET (impossible on this
+ *         target), ERR_FILE (an included file, the cache), ERR_NOMEM, ERR_INTERNAL; the words went to
+ *         the message callback */
+
+/* *out is NULL for MPCC_OUT_CHECK. */
 mpcc_status mpcc_compile(mpcc_session *s, const char *path, const char *text, size_t len,
                          mpcc_output kind, void **out, size_t *bytes);
 /* What changes between two precision modes of a spec, in words and figures. */
@@ -86,8 +95,8 @@ mpcc_status mpcc_explain_diff(mpcc_session *s, const char *path, const char *tex
 /* YAML of the effective spec with the origin of each value. */
 mpcc_status mpcc_resolve(mpcc_session *s, const char *path, const char *text, size_t len,
                          void **out, size_t *bytes);
-/* Names of the layers with products (what autocast runs in low precision), each followed by a newline,
- * in order of the forward pass; malloc'ed. */
+/* Names of the layers with products (what autocast runs in low precision), each followed by a
+ * newline, in order of the forward pass. */
 mpcc_status mpcc_product_layers(mpcc_session *s, const char *path, const char *text, size_t len,
                                 char **out);
 /* One kernel beside its reference. */
@@ -109,9 +118,9 @@ typedef struct {
 mpcc_status mpcc_verify(mpcc_session *s, const char *path, const char *text, size_t len,
                         const mpcc_executor *x);
 /* Help on warnings, targets, layers, precisions, passes, a message code ("MPC0102"), the language
- * ("spec": Markdown, "schema": JSON Schema); malloc'ed,
- * NULL when there is none. */
+ * ("spec": Markdown, "schema": JSON Schema); malloc'ed, NULL when there is none. */
 char *mpcc_help(const char *topic);
+/* "0.1.0"; static. */
 const char *mpcc_version(void);
 
 #ifdef __cplusplus

@@ -100,15 +100,17 @@ typedef struct {
   const char *instrument;      /* "nan,range,time": what to watch; NULL: what the image says */
   mprt_decode_fn *decode;      /* of image folders: mprt_decode_image, or NULL where there are none */
 } mprt_options;
+/* Sets every field to what leaves the choice to the spec and the machine. */
 void mprt_options_default(mprt_options *o);
 
 /* Bytes this process may hold: physical memory, cut by cgroup limits. */
 uint64_t mprt_memory_limit(void);
 
 /* Checks the image (all offsets, counts, version), maps code, allocates every segment, fills the
- * table and runs nothing. `image` may hold several images (each at the next multiple of 64 bytes
- * behind the one before): the first whose code runs here is taken. image must stay valid until mprt_close. On failure *out is NULL and the
- * words went to cb->log.
+ * table and runs nothing. `image`, at a multiple of 64 bytes, may hold several images (each at the
+ * next multiple of 64 behind the one before): the first whose code runs here is taken. It must stay
+ * valid until mprt_close; options and callbacks are copied, not the strings they point to. On failure
+ * *out is NULL and the words went to cb->log. A program serves one thread at a time.
  * errors  ERR_INPUT (not an image), ERR_TARGET (no code level runs here: names the feature),
  *         ERR_NOMEM */
 mpcc_status mprt_open(const void *image, size_t bytes, const mprt_options *o,
@@ -120,6 +122,8 @@ mpcc_status mprt_init(mprt_program *p);
 /* Parameters by name from a safetensors file, converted to master precision; strict: every
  * parameter present, no tensor left over. Then `refresh`. */
 mpcc_status mprt_load_weights(mprt_program *p, const char *path, bool strict);
+/* The model's parameters and buffers (those of the EMA where the spec exports them) as safetensors
+ * in `dtype`, logical torch shapes. errors: ERR_FILE, ERR_USAGE (no float), ERR_NOMEM */
 mpcc_status mprt_save_weights(mprt_program *p, const char *path, DType dtype);
 
 /* Rounds every parameter to `dtype` and back, then `refresh`: what predictions with weights of that
@@ -132,12 +136,15 @@ mpcc_status mprt_convert_weights(const char *from, const char *to, DType dtype,
 
 /* Whole checkpoint folder: model.safetensors, optimizer.safetensors, state.json, DONE last. */
 mpcc_status mprt_save_checkpoint(mprt_program *p, const char *dir);
+/* State of a checkpoint folder, to the same bits; names what does not fit this program.
+ * errors: ERR_FILE, ERR_DATA */
 mpcc_status mprt_resume(mprt_program *p, const char *dir);
 
 /* The training loop of the spec: data, steps, evaluation, checkpoints, metrics files.
  * Returns OK, ERR_DIVERGED, ERR_INTERRUPTED, ERR_REQUEUE, or an error. */
 mpcc_status mprt_fit(mprt_program *p);
-/* metric: room for mprt_metric_count() of them, or NULL; matrices live until the next evaluation. */
+/* Mean loss and metrics over a split of the spec's data, with the weights as they are. loss may be NULL;
+ * metric: room for mprt_metric_count() of them, or NULL; matrices live until the next evaluation. */
 int mprt_metric_count(const mprt_program *p);
 mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, mprt_metric *metric);
 /* Whether the spec has data for the split. */
@@ -148,7 +155,9 @@ mpcc_status mprt_predict(mprt_program *p, const char *split, const char *npy_pat
 
 /* ---- driven by a host ---- */
 
-/* Named tensor of any segment: borrowed pointer, row-major in dtype; NULL when there is none. */
+/* A tensor of any segment. data: the program's memory, row-major in dtype, writable, valid until
+ * mprt_close. On a GPU it is the host's copy: mprt_find brings the values here and tells that they may
+ * be written, so ask anew before each look and each batch. */
 typedef struct {
   const char *name;
   DType dtype;
@@ -158,6 +167,7 @@ typedef struct {
   size_t bytes;
   const char *role, *attrs; /* attrs: JSON object */
 } mprt_tensor;
+/* false when no tensor has the name: weights as in the spec, io.INPUT, output.NAME, optim.NAME.exp_avg. */
 bool mprt_find(mprt_program *p, const char *name, mprt_tensor *out);
 int mprt_tensor_count(const mprt_program *p);
 bool mprt_tensor_at(mprt_program *p, int i, mprt_tensor *out);
@@ -166,7 +176,8 @@ bool mprt_tensor_at(mprt_program *p, int i, mprt_tensor *out);
  * samples in it, may be NULL. errors: ERR_DATA, ERR_FILE, ERR_NOMEM */
 mpcc_status mprt_feed(mprt_program *p, const char *split, int64_t *valid);
 bool mprt_has_function(const mprt_program *p, const char *function);
-/* Runs one function of the image ("train_step", "eval_step", ...) on the bound batch. */
+/* Runs one function of the image on the batch in the io tensors: "predict", "eval_step", "train_step" ...;
+ * "refresh" after the host has written weights. errors: ERR_USAGE (no such function) */
 mpcc_status mprt_run(mprt_program *p, const char *function);
 /* Runs one kernel of the image by symbol over all its tiles, on buffers of the caller.
  * errors: ERR_INPUT when the image has no such kernel */
