@@ -35,10 +35,11 @@ static bool allocate(mprt__taps *t, int width) {
   return t->first && t->count && t->weight && t->fixed;
 }
 
-static void nearest(mprt__taps *t, bool half) {
-  double scale = (double)t->in / (double)t->out;
-  for (int64_t i = 0; i < t->out; i++) {
-    int64_t at = (int64_t)(scale * ((double)i + (half ? 0.5 : 0)));
+/* Pillow adds the step up, which decides where a place falls on a border of two inputs. */
+static void nearest(mprt__taps *t, bool half, bool added) {
+  double scale = (double)t->in / (double)t->out, place = scale * 0.5;
+  for (int64_t i = 0; i < t->out; i++, place += scale) {
+    int64_t at = (int64_t)(added ? place : scale * ((double)i + (half ? 0.5 : 0)));
     t->first[i] = (int32_t)(at < t->in ? at : t->in - 1);
     t->count[i] = 1;
     t->weight[i] = 1;
@@ -92,7 +93,7 @@ bool mprt__taps_init(mprt__taps *t, int64_t in, int64_t out, mprt__filter filter
   if (!allocate(t, point ? 1 : plain ? 4 : (int)ceil(support) * 2 + 1))
     return false;
   if (point)
-    nearest(t, pillow || filter == MPRT__NEAREST_EXACT);
+    nearest(t, filter == MPRT__NEAREST_EXACT, pillow);
   else if (plain)
     points(t, filter, scale);
   else

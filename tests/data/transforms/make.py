@@ -142,5 +142,8 @@ case(3, 4, 1, [0], {"type": "RandomHorizontalFlip", "p": 1.0}, tensor)
 case(9, 9, 3, range(3), {"type": "Resize", "size": [12, 10]}, {"type": "RandomCrop", "size": [8, 8]},
      {"type": "RandomHorizontalFlip"}, tensor, normal)
 
+# places that fall on the border of two inputs
+case(2, 56, 1, [0], {"type": "Resize", "size": [2, 31], "interpolation": "nearest"}, tensor)
+
 with open("transforms.want", "w") as f:
     f.write("\n".join(out) + "\n")
