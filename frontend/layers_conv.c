@@ -401,12 +401,38 @@ static Value *pad_space(Lower *lo, const Node *n, const char *mode, const Val *p
   return fill_space(lo, n, pad->loc, mode, before, behind, &x);
 }
 
+/* x, whose rim along the padded axes is zeros, with `value` there instead. What is inside is
+ * chosen, not computed, so that it stays as it is beside a value like -1e9. */
+static Value *fill_rim(Lower *lo, const Node *n, const Val *pad, double value, Value *x) {
+  Builder *b = lo->b;
+  Value *in[1 + MAX_RANK] = {x};
+  int rank = x->type->rank, nin = 1;
+  const char *inside = "";
+  for (int i = 0; i < pad->n / 2; i++) {
+    int64_t before = pad->item[2 * i]->i, after = pad->item[2 * i + 1]->i;
+    int dim = rank - 1 - i;
+    if (before <= 0 && after <= 0)
+      continue;
+    int64_t shape[MAX_RANK];
+    for (int k = 0; k < rank; k++)
+      shape[k] = k == dim ? x->type->dim[k] : 1;
+    Attr at[] = {attr_ints(b, "shape", rank, shape), attr_i(b, "dim", dim)};
+    inside = str_fmt(builder_strings(b), "%s%s%c >= %lld && %c < %lld", inside,
+                     *inside ? " && " : "", 'a' + nin, (long long)(before > 0 ? before : 0),
+                     'a' + nin, (long long)(shape[dim] - (after > 0 ? after : 0)));
+    in[nin++] = lay_emit1(lo, n, OP_iota, 0, NULL, 2, at);
+  }
+  if (nin == 1)
+    return x;
+  Attr body = attr_s(b, "body", str_fmt(builder_strings(b), "%s ? a : %.17g", inside, value));
+  return lay_emit1(lo, n, OP_expr, nin, in, 1, &body);
+}
+
 /* torch.nn.functional.pad: pairs from the last axis on. */
 Value *layer_pad(Lower *lo, const Node *n, Value *const *in) {
   const Val *pad = val_get(n->args, "pad");
   double value = val_get_float(n->args, "value", 0);
   Value *x = in[0];
-  DType dt = x->type->dt;
   int rank = x->type->rank;
   const char *mode = val_get_str(n->args, "mode", "constant");
   if (strcmp(mode, "constant") != 0)
@@ -414,9 +440,6 @@ Value *layer_pad(Lower *lo, const Node *n, Value *const *in) {
   if (pad->n % 2 || pad->n / 2 >= rank)
     return lay_error(lo, pad->loc, 201, "'pad' takes two numbers for each of up to %d axes",
                      rank - 1);
-  Str text = str_fmt(builder_strings(lo->b), "a - %.17g", value);
-  if (value != 0)
-    x = build_expr(lo->b, text, dt, 1, &x);
   for (int i = 0; i < pad->n / 2; i++) {
     int64_t before = pad->item[2 * i]->i, after = pad->item[2 * i + 1]->i;
     int64_t size = x->type->dim[rank - 1 - i];
@@ -425,6 +448,5 @@ Value *layer_pad(Lower *lo, const Node *n, Value *const *in) {
                         (long long)size);
     x = pad_axis(lo, n, x, rank - 1 - i, before, after);
   }
-  text = str_fmt(builder_strings(lo->b), "a + %.17g", value);
-  return value != 0 ? build_expr(lo->b, text, dt, 1, &x) : x;
+  return value != 0 ? fill_rim(lo, n, pad, value, x) : x;
 }

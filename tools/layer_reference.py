@@ -85,6 +85,7 @@ one("{name: y, pad: [-1, 2], mode: circular}", (2, 3, 5), lambda x: F.pad(x, (-1
 one("{name: y, pad: [-1, 2], mode: reflect}", (2, 3, 5), lambda x: F.pad(x, (-1, 2), mode="reflect"))
 one("{name: y, pad: [2, -1], mode: replicate}", (2, 3, 5), lambda x: F.pad(x, (2, -1), mode="replicate"))
 one("{name: y, pad: [1, 2, -1, 0, 0, 1], value: 0.5}", (2, 3, 4, 5), lambda x: F.pad(x, (1, 2, -1, 0, 0, 1), value=0.5))
+one("{pad: [1, 0, -1, 2], value: -1.0e30}, {name: y, type: exp}", (2, 3, 4), lambda x: F.pad(x, (1, 0, -1, 2), value=-1e30).exp())
 one("{name: y, type: Upsample, size: [7, 3], mode: bicubic}", (2, 3, 4, 5),
     lambda x: F.interpolate(x, (7, 3), mode="bicubic"))
 one("{name: y, type: Upsample, scale_factor: 1.5, mode: bicubic, align_corners: true}", (2, 3, 4, 5),

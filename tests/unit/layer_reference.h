@@ -150,6 +150,11 @@ static const struct {
      {
       {"grad.x", -1.0417125332210255},
      }},
+    {"{name: x, type: Parameter, shape: [2, 3, 4]}, {pad: [1, 0, -1, 2], value: -1.0e30}, {name: y, type: exp}",
+     -5.1400392342519332, -5.1400392342519332,
+     {
+      {"grad.x", -0.86513420276715181},
+     }},
     {"{name: x, type: Parameter, shape: [2, 3, 4, 5]}, {name: y, type: Upsample, size: [7, 3], mode: bicubic}",
      16.123276168664589, 16.123276168664589,
      {
