@@ -14,13 +14,7 @@
  * ("phase"), whose rows and taps are every up-th one of the whole. */
 #include "codegen/cpu/conv.h"
 
-/* Indices of the position, and the element of its sample. */
-typedef struct {
-  Val first[CONV_AXES]; /* place of tap 0 along each axis, times up */
-  Val sample;
-} Spot;
-
-static Spot spot_of(Conv *v, Val row) {
+Spot conv_spot(Conv *v, Val row) {
   Gen *g = v->p.g;
   const ConvWindow *w = &v->c.w;
   Spot s;
@@ -192,7 +186,7 @@ static void gather_inside(Conv *v, Val x, const Spot *s, Val r0, Val r1, Val out
 /* Runs [r0, r1) of the matrix's row `row` to `out`. Most windows of a large image lie inside. */
 static void gather_runs(Conv *v, Val x, Val row, Val r0, Val r1, Val out) {
   Gen *g = v->p.g;
-  Spot s = spot_of(v, row);
+  Spot s = conv_spot(v, row);
   If in = ll_if(g, all_inside(v, &s));
   gather_inside(v, x, &s, r0, r1, out);
   ll_else(g, &in);
@@ -224,7 +218,7 @@ static void bring_rows(Product *p, const Tile *t) {
   if (v->whole_runs) {
     gather_runs(v, t->a, row, ll_udiv(g, from, v->run), ll_udiv(g, to, v->run), out);
   } else {
-    Spot s = spot_of(v, row);
+    Spot s = conv_spot(v, row);
     gather_part(v, t->a, &s, from, to, out);
   }
   zero_last(v, to, ll_sub(g, to, from), out);
@@ -240,7 +234,7 @@ static void bring_columns(Product *p, const Tile *t) {
   if (p->whole) {
     gather_runs(v, t->a, row, ll_n(g, 0), ll_n(g, p->M / v->run), out);
   } else {
-    Spot s = spot_of(v, row);
+    Spot s = conv_spot(v, row);
     gather_part(v, t->a, &s, t->row0, t->row1, out);
   }
   ll_loop_end(g, &k);
@@ -409,6 +403,27 @@ static void plan_positions(Conv *v) {
   p->kblocks = ceil_div(p->units, p->kblock);
 }
 
+/* How a weight gradient reads: panels where many columns pay for copying each, or where the pixels
+ * of an image in place are apart and each is read once; else the image, else what can be. */
+static ProductBring *plan_weights(Conv *v) {
+  enum { MANY_COLUMNS = 256 };
+  Product *p = &v->p;
+  const ConvWindow *w = &v->c.w;
+  int last = w->nd - 1;
+  bool panels = p->N >= MANY_COLUMNS || (w->kernel[last] == 1 && w->stride[last] > 1);
+  if ((panels || !conv_plan_columns(v)) && conv_plan_panels(v)) {
+    p->mode = A_PANELS;
+    return conv_bring_places;
+  }
+  if (p->image.bytes || conv_plan_columns(v)) {
+    p->mode = A_IMAGE_COLUMNS;
+    return conv_bring_image;
+  }
+  plan_positions(v);
+  p->mode = A_GATHER_COLUMNS;
+  return bring_columns;
+}
+
 /* One axis is two, the first of one place. */
 static void two_axes(ConvGroup *c) {
   if (c->w.nd != 1)
@@ -451,12 +466,8 @@ bool cpu_conv(Gen *g, const Op *group) {
     return emit_phases(&v, x);
   p->units = ceil_div(p->K, p->c.pair);
   ProductBring *bring = conv_bring_image;
-  if (v.c.wgrad && conv_plan_columns(&v)) {
-    p->mode = A_IMAGE_COLUMNS;
-  } else if (v.c.wgrad) {
-    plan_positions(&v);
-    p->mode = A_GATHER_COLUMNS;
-    bring = bring_columns;
+  if (v.c.wgrad) {
+    bring = plan_weights(&v);
   } else if (conv_plan_image(&v)) {
     p->mode = A_IMAGE;
   } else {

@@ -28,7 +28,15 @@ typedef struct {
   ConvImage image;
 } Conv;
 
+/* A position of the output: the place of tap 0 along each axis, times up, and the first element of
+ * its sample. */
+typedef struct {
+  Val first[CONV_AXES];
+  Val sample;
+} Spot;
+
 /* conv.c */
+Spot conv_spot(Conv *v, Val row);
 Val conv_element(Conv *v, Val base, Val at); /* of compute dtype */
 int conv_lanes(const Conv *v);               /* compute dtype elements in a vector */
 /* A vector of elements from `from` (storage dtype) to `to` (compute dtype), both `at` on; from
@@ -40,5 +48,9 @@ void conv_copy_vector(Conv *v, Val to, Val from, Val at, Val count);
 bool conv_plan_image(Conv *v);
 bool conv_plan_columns(Conv *v); /* weight gradients */
 ProductBring conv_bring_image;
+
+/* conv_panel.c: weight gradients whose panels of rows are copied one by one; as above. */
+bool conv_plan_panels(Conv *v);
+ProductBring conv_bring_places;
 
 #endif

@@ -124,7 +124,7 @@ static void choose_micro(Product *p) {
   p->ngroup = panels / p->group_panels;
   if (p->mode == A_IMAGE)
     p->split = split_groups(p->M, p->image.walk.group, micro_rows(g, nv));
-  else if (p->mode == A_IMAGE_COLUMNS)
+  else if (p->image.period)
     p->split = split_periods(p->image.period, p->M / p->image.period, micro_rows(g, nv));
   else
     p->split = split_rows(p->M, micro_rows(g, nv));
@@ -188,7 +188,7 @@ static int64_t most_panels(const Product *p) {
 static void choose_tiles(Product *p) {
   int64_t most = most_panels(p);
   p->whole &= p->split.n <= most;
-  p->all_rows = p->direct && p->mode == A_IMAGE_COLUMNS;
+  p->all_rows = p->direct && (p->mode == A_IMAGE_COLUMNS || p->mode == A_PANELS);
   double best = 0;
   for (int64_t i = 1; i <= most && i <= p->split.n; i++)
     for (int64_t even = 1; even <= MOST_THREADS; even *= 2)
@@ -243,8 +243,8 @@ static void choose_raw(Product *p) {
   enum { FEW = 64 };
   if (!p->raw)
     return;
-  p->in_place =
-      p->M <= FEW && p->b_ns == 1 && p->N % p->width == 0 && gen_in_dtype(p->group, 1) == p->c.in;
+  p->in_place = p->mode != A_PANELS && p->M <= FEW && p->b_ns == 1 && p->N % p->width == 0 &&
+                gen_in_dtype(p->group, 1) == p->c.in;
   if (p->in_place)
     p->micro.bs = p->b_ks;
 }
@@ -276,6 +276,10 @@ static void choose_scratch(Product *p) {
     m->rs = 1;
     m->ks = (ceil_div(round_up(p->tile_rows, p->c.vl), line) | 1) * line;
     units = p->kblock * m->ks;
+  } else if (p->mode == A_PANELS) {
+    m->rs = 1;
+    m->ks = round_up(p->split.hi, p->c.vl);
+    units = p->a_offset / p->c.unit_bytes + p->kblock * m->ks;
   } else {
     m->rs = 1;
     m->ks = round_up(p->split.hi, p->c.vl);
@@ -284,6 +288,7 @@ static void choose_scratch(Product *p) {
   }
   p->b_offset = round_up(units * p->c.unit_bytes, 64);
   units = p->raw && !p->in_place ? p->kblock * p->c.cols : 0;
+  units *= p->mode == A_PANELS ? p->tile_groups : 1;
   p->c_offset = p->b_offset + round_up(units * p->c.unit_bytes, 64);
   int64_t rows = p->kblocks == 1 ? p->split.hi : p->tile_rows * p->tile_groups;
   int64_t sums = p->direct ? 0 : p->width * rows;
@@ -559,11 +564,21 @@ static void pack_row(Product *p, Val from, Val to, int64_t left) {
   }
 }
 
+/* Where panel j of a raw B is packed: beside the others of the tile, or where each is in turn. */
+static Val packed_panel(Product *p, const Tile *t, Val j) {
+  Gen *g = p->g;
+  Val to = ll_gepc(g, g->i8, g->scratch, p->b_offset);
+  if (p->mode != A_PANELS)
+    return to;
+  Val at = ll_mul(g, ll_sub(g, j, t->group0), ll_n(g, p->kblock * p->c.cols));
+  return ll_gep(g, p->c.unit, to, at);
+}
+
 /* Panel j of a raw B for the k block of t, packed into scratch or in place. */
 static Val raw_panel(Product *p, const Tile *t, Val j) {
   Gen *g = p->g;
   Ty mem = ll_mem(g, gen_in_dtype(p->group, 1));
-  Val to = ll_gepc(g, g->i8, g->scratch, p->b_offset);
+  Val to = packed_panel(p, t, j);
   Val at = ll_add(g, ll_mul(g, t->k0, ll_n(g, p->b_ks)), ll_mul(g, j, ll_n(g, p->width * p->b_ns)));
   Val from = ll_gep(g, mem, ll_arg_ptr(g, gen_in_slot(p->group, 1)),
                     ll_add(g, at, ll_n(g, p->body->in[1].offset)));
@@ -586,25 +601,48 @@ static Val raw_panel(Product *p, const Tile *t, Val j) {
   return to;
 }
 
-/* Products of one k block, and the statements after the last. */
-static bool multiply_block(Product *p, const Tile *t, Val first, Val last) {
+/* A k block of one panel of rows at a, and of panel j of B at b. */
+static bool multiply_panel(Product *p, const Tile *t, Val panel, Val j, Val a, Val b) {
   Gen *g = p->g;
+  Val turns = p->micro.nloop ? ll_udiv(g, t->kc, p->image.turn) : t->kc;
+  Val sums = sums_of_panel(p, t, panel, j);
+  bool ok = p->direct || at_last(p, t->last, panel, j, NULL);
+  if (p->zero)
+    zero_sums(p, panel, sums);
+  else
+    micro_panel(g, &p->split, micro_of_panel(p, t, panel, j, b), panel, a, b, sums, turns,
+                p->micro.add ? t->add : NULL);
+  return ok && (p->direct || at_last(p, t->last, panel, j, sums));
+}
+
+/* All of B for the k block is packed, then each panel of A is brought and multiplied by it. */
+static bool multiply_panels(Product *p, const Tile *t) {
+  Gen *g = p->g;
+  Loop pack = ll_loop(g, t->group0, t->group1, 1);
+  raw_panel(p, t, pack.i);
+  ll_loop_end(g, &pack);
+  Val a = ll_gepc(g, g->i8, g->scratch, p->a_offset);
+  Loop i = ll_loop(g, t->panel0, t->panel1, 1);
+  p->bring_panel(p, t, i.i, a);
+  Loop j = ll_loop(g, t->group0, t->group1, 1);
+  bool ok = multiply_panel(p, t, i.i, j.i, a, packed_panel(p, t, j.i));
+  ll_loop_end(g, &j);
+  ll_loop_end(g, &i);
+  return ok;
+}
+
+/* Products of one k block, and the statements after the last. */
+static bool multiply_block(Product *p, const Tile *t) {
+  Gen *g = p->g;
+  if (p->mode == A_PANELS)
+    return multiply_panels(p, t);
   Val packed = ll_arg_ptr(g, gen_in_slot(p->group, 1));
   int64_t group_units = p->b_units * p->c.cols * p->group_panels;
-  Val turns = p->micro.nloop ? ll_udiv(g, t->kc, p->image.turn) : t->kc;
   Loop j = ll_loop(g, t->group0, t->group1, 1);
   Val b = ll_add(g, ll_mul(g, j.i, ll_n(g, group_units)), ll_mul(g, t->b0, ll_n(g, p->c.cols)));
   b = p->raw ? raw_panel(p, t, j.i) : ll_gep(g, p->c.unit, packed, b);
   Loop i = ll_loop(g, t->panel0, t->panel1, 1);
-  Val sums = sums_of_panel(p, t, i.i, j.i);
-  Val add = p->micro.add ? ll_xor(g, first, ll_i(g->i1, 1)) : NULL;
-  bool ok = p->direct || at_last(p, last, i.i, j.i, NULL);
-  if (p->zero)
-    zero_sums(p, i.i, sums);
-  else
-    micro_panel(g, &p->split, micro_of_panel(p, t, i.i, j.i, b), i.i, a_of_panel(p, t, i.i), b,
-                sums, turns, add);
-  ok = ok && (p->direct || at_last(p, last, i.i, j.i, sums));
+  bool ok = multiply_panel(p, t, i.i, j.i, p->zero ? NULL : a_of_panel(p, t, i.i), b);
   ll_loop_end(g, &i);
   ll_loop_end(g, &j);
   return ok;
@@ -622,14 +660,14 @@ static bool multiply_tiles(Product *p, Tile *t, Val tile, Val end, ProductBring 
   Loop kb = ll_loop(g, ll_n(g, 0), ll_n(g, p->kblocks), 1);
   t->k0 = ll_mul(g, kb.i, ll_n(g, p->kblock));
   t->kc = ll_umin(g, ll_n(g, p->kblock), ll_sub(g, ll_n(g, p->units), t->k0));
-  Val first = ll_icmp(g, LLVMIntEQ, kb.i, ll_n(g, 0));
-  Val last = ll_icmp(g, LLVMIntEQ, kb.i, ll_n(g, p->kblocks - 1));
-  Val after = ll_sel(g, last, ll_n(g, 0), ll_add(g, kb.i, ll_n(g, 1)));
+  t->add = ll_icmp(g, LLVMIntNE, kb.i, ll_n(g, 0));
+  t->last = ll_icmp(g, LLVMIntEQ, kb.i, ll_n(g, p->kblocks - 1));
+  Val after = ll_sel(g, t->last, ll_n(g, 0), ll_add(g, kb.i, ll_n(g, 1)));
   t->b0 = p->b_at ? p->b_at(p, kb.i) : t->k0;
   t->b1 = p->b_at ? p->b_at(p, after) : ll_mul(g, after, ll_n(g, p->kblock));
   if (!p->zero)
     bring(p, t);
-  bool ok = multiply_block(p, t, first, last);
+  bool ok = multiply_block(p, t);
   ll_loop_end(g, &kb);
   return ok;
 }

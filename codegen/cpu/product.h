@@ -19,6 +19,7 @@ typedef enum {
   A_GATHER_COLUMNS, /* gathered into scratch, rows contiguous: k is the position of the window */
   A_IMAGE,          /* convolutions: windows in an image, k runs over their taps */
   A_IMAGE_COLUMNS,  /* the same, k runs over positions */
+  A_PANELS, /* convolutions: k runs over positions, [k][rows] of one micro panel at a time */
 } AMode;
 
 typedef struct Product Product;
@@ -73,9 +74,12 @@ struct Product {
   int64_t kblocks, kblock; /* k blocks and units in each but the last */
   int64_t tile_panels, tile_rows, tile_groups; /* largest of merged tiles */
   int64_t a_panel;                             /* A_COLUMNS, A_INTERLEAVED: units between panels */
-  int64_t c_offset;                            /* bytes: sums behind A in scratch */
-  bool direct;                                 /* sums are made in result 0 itself, */
-  int64_t direct_stride;                       /* whose rows are so far apart */
+  int64_t a_offset; /* A_PANELS: bytes, the panel in scratch; what its copying needs is before */
+  /* A_PANELS: brings a micro panel for the k block to `to`. */
+  void (*bring_panel)(Product *p, const Tile *t, Val panel, Val to);
+  int64_t c_offset;      /* bytes: sums behind A in scratch */
+  bool direct;           /* sums are made in result 0 itself, */
+  int64_t direct_stride; /* whose rows are so far apart */
 };
 
 struct Tile {
@@ -85,6 +89,7 @@ struct Tile {
   Val group0, group1; /* groups of packed panels */
   Val k0, kc;         /* k block in units */
   Val b0, b1;         /* where it and the one after begin in a packed panel */
+  Val add, last;      /* i1: sums of blocks before are there; it is the last */
 };
 
 /* The one stride that steps access a from row to row, or -1. */

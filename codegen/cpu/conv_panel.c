@@ -1,0 +1,119 @@
+/* Weight gradients by panels: rows are (tap, channel), k runs over positions.
+ *
+ * For each k block a table is made of where every tap of every position lies in the input: its
+ * first channel there, or zeros in scratch where the tap hangs over the edge or falls between the
+ * inputs that a window spreads. A micro panel is some channels of one tap: one vector load and
+ * store for each k bring it into [k][rows] in the nearest cache, where it is multiplied by all of
+ * B's columns. Works for any number of axes, strides and storage dtypes. */
+#include "codegen/cpu/conv.h"
+
+enum {
+  LEAST_ROWS = 8,          /* of a tap: fewer make low panels */
+  POSITIONS = 512,         /* of a k block, at most */
+  TABLE_BYTES = 128 << 10, /* of places, at most */
+  B_BYTES = 768 << 10,     /* of a k block of B: a part of the second-level cache */
+};
+
+static int64_t zeros_offset(const Conv *v) {
+  return round_up(conv_taps(&v->c.w) * v->p.kblock * 8, 64);
+}
+
+/* Where tap `tap` of position s lies. */
+static Val place_of(Conv *v, Val x, const Spot *s, Val tap) {
+  Gen *g = v->p.g;
+  const ConvWindow *w = &v->c.w;
+  Val at = s->sample, inside = LLVMConstInt(g->i1, 1, 0);
+  for (int i = w->nd - 1; i >= 0; i--) {
+    Val k = w->kernel[i] == 1 ? ll_n(g, 0) : i == 0 ? tap : ll_urem(g, tap, w->kernel[i]);
+    tap = w->kernel[i] == 1 || i == 0 ? tap : ll_udiv(g, tap, w->kernel[i]);
+    Val place = ll_add(g, s->first[i], ll_mul(g, k, ll_n(g, w->dilation[i])));
+    /* Negative places are huge without sign. */
+    inside = ll_and(g, inside, ll_icmp(g, LLVMIntULT, place, ll_n(g, v->c.x[i] * w->up[i])));
+    if (w->up[i] > 1) {
+      Val rest = ll_urem(g, place, w->up[i]);
+      inside = ll_and(g, inside, ll_icmp(g, LLVMIntEQ, rest, ll_n(g, 0)));
+      place = ll_udiv(g, place, w->up[i]);
+    }
+    at = ll_add(g, at, ll_mul(g, place, ll_n(g, v->c.stride[1 + i])));
+  }
+  Val zeros = ll_gepc(g, g->i8, g->scratch, zeros_offset(v));
+  return ll_sel(g, inside, ll_gep(g, ll_mem(g, v->p.a_dtype), x, at), zeros);
+}
+
+void conv_bring_places(Product *p, const Tile *t) {
+  Conv *v = (Conv *)p;
+  Gen *g = p->g;
+  int64_t bytes = v->c.channels * (int64_t)dtype_bytes(p->a_dtype);
+  Loop z = ll_loop(g, ll_n(g, 0), ll_n(g, bytes), 32);
+  ll_store(g, LLVMConstNull(ll_vec(g->i8, 32)),
+           ll_gep(g, g->i8, ll_gepc(g, g->i8, g->scratch, zeros_offset(v)), z.i), NULL);
+  ll_loop_end(g, &z);
+  Loop k = ll_loop(g, ll_n(g, 0), t->kc, 1);
+  Spot s = conv_spot(v, ll_add(g, t->k0, k.i));
+  Loop tap = ll_loop(g, ll_n(g, 0), ll_n(g, conv_taps(&v->c.w)), 1);
+  Val at = ll_add(g, ll_mul(g, tap.i, ll_n(g, p->kblock)), k.i);
+  ll_store(g, place_of(v, t->a, &s, tap.i), ll_gep(g, g->i64, g->scratch, at), NULL);
+  ll_loop_end(g, &tap);
+  ll_loop_end(g, &k);
+}
+
+/* Rows [i, i + vl) of a panel whose rows lie at `from`. rows: there are only so many; where none is
+ * left, the last one, which nobody uses. NULL: more follow in memory. */
+static Val rows_at(Product *p, Val from, int64_t i, Val rows) {
+  Gen *g = p->g;
+  Val at = ll_n(g, i), count = NULL;
+  if (rows) {
+    at = ll_umin(g, at, ll_sub(g, rows, ll_n(g, 1)));
+    count = ll_umin(g, ll_sub(g, rows, at), ll_n(g, p->c.vl));
+  }
+  at = ll_gep(g, ll_mem(g, p->a_dtype), from, at);
+  return micro_units(g, &p->c, p->a_dtype, p->c.vl, at, count);
+}
+
+/* Channels from `first` on of the places, all k of the block, to `to`. */
+static void copy_rows(Product *p, const Tile *t, Val places, Val first, Val rows, Val to) {
+  Gen *g = p->g;
+  Loop k = ll_loop(g, ll_n(g, 0), t->kc, 1);
+  Val from = ll_load(g, g->ptr, 1, ll_gep(g, g->i64, places, k.i), NULL);
+  from = ll_gep(g, ll_mem(g, p->a_dtype), from, first);
+  Val out = ll_gep(g, p->c.unit, to, ll_mul(g, k.i, ll_n(g, p->micro.ks)));
+  for (int64_t i = 0; i < p->micro.ks; i += p->c.vl)
+    ll_store(g, rows_at(p, from, i, rows), ll_gepc(g, p->c.unit, out, i), NULL);
+  ll_loop_end(g, &k);
+}
+
+static void bring_panel(Product *p, const Tile *t, Val panel, Val to) {
+  Conv *v = (Conv *)p;
+  Gen *g = p->g;
+  Val tap = ll_udiv(g, panel, p->split.period), in = ll_urem(g, panel, p->split.period);
+  Val places = ll_gep(g, g->i64, g->scratch, ll_mul(g, tap, ll_n(g, p->kblock)));
+  Val first = split_start(g, &p->split, in),
+      end = split_start(g, &p->split, ll_add(g, in, ll_n(g, 1)));
+  /* Whole vectors, where more channels follow: storage dtypes that a level cannot mask are slow. */
+  Val whole = ll_add(g, first, ll_n(g, p->micro.ks));
+  If more = ll_if(g, ll_icmp(g, LLVMIntSLE, whole, ll_n(g, v->c.channels)));
+  copy_rows(p, t, places, first, NULL, to);
+  ll_else(g, &more);
+  copy_rows(p, t, places, first, ll_sub(g, end, first), to);
+  ll_endif(g, &more);
+}
+
+bool conv_plan_panels(Conv *v) {
+  Product *p = &v->p;
+  int64_t taps = conv_taps(&v->c.w), ch = v->c.channels;
+  if (ch < LEAST_ROWS || p->c.pair != 1)
+    return false;
+  int64_t most = TABLE_BYTES / 8 / taps,
+          b = B_BYTES / (round_up(p->N, p->c.cols) * p->c.unit_bytes);
+  most = most < b ? most : b;
+  most = most < POSITIONS ? most : POSITIONS;
+  if (most < LEAST_ROWS * 8)
+    return false;
+  p->image.period = ch;
+  p->kblocks = ceil_div(p->units, most);
+  p->kblock = round_up(ceil_div(p->units, p->kblocks), 2);
+  p->kblocks = ceil_div(p->units, p->kblock);
+  p->a_offset = round_up(zeros_offset(v) + ch * (int64_t)dtype_bytes(p->a_dtype) + 64, 64);
+  p->bring_panel = bring_panel;
+  return true;
+}
