@@ -1,4 +1,5 @@
-# libmpcc in a host, from an installed tree: a C host and a Python one train; Python's structs are C's.
+# libmpcc in a host, from an installed tree: a C host and a Python one train, two models at once too;
+# Python's structs are C's.
 . "$(dirname "$0")/lib.sh"
 source=$here/../..
 cmake --install "$(dirname "$mpcc")" --prefix "$work/usr" >/dev/null || fail "cmake --install"
@@ -42,6 +43,8 @@ PY
 cc -std=gnu17 -I usr/include -fsyntax-only layout.c || fail "python/mpcc.py and the headers differ"
 cat >whole.py <<'PY'
 import sys
+import threading
+
 import mpcc
 
 try:
@@ -80,6 +83,19 @@ try:
     raise SystemExit("a tensor outlives its program")
 except ValueError:
     pass
+
+def train(mode, out):
+    image = mpcc.compile(sys.argv[1], precision=mode, set={"trainer.max_epochs": 1})
+    with mpcc.Program(image, out_dir=out) as p:
+        p.init()
+        p.fit()
+        return p.evaluate("val")[0]
+
+both = {}
+threads = [threading.Thread(target=lambda m=m: both.setdefault(m, train(m, "two_" + m)))
+           for m in ("bf16-mixed", "transformer-engine")]
+[t.start() for t in threads], [t.join() for t in threads]
+assert both == {"bf16-mixed": loss, "transformer-engine": train("transformer-engine", "alone")}, both
 print("loss %.4f" % loss)
 PY
 expect 0 '' python3 whole.py "$here/tiny.yaml"
