@@ -375,7 +375,7 @@ static void check_monitor(const Check *c, const Val *root, const char *path) {
   if (!found) {
     diag_error(c->d, loc, 204, "nothing measures '%s'", v->s);
     const char *near = diag_suggest(v->s, known, n);
-    diag_hint(c->d, "%s '%s'", near ? "did you mean" : "there is", near ? near : known[n - 1]);
+    diag_hint(c->d, near ? "did you mean '%s'?" : "there is '%s'", near ? near : known[n - 1]);
     return;
   }
   const Val *val = val_get(root, "data.val");

@@ -1,5 +1,5 @@
 /* metrics.jsonl and metrics.csv: one row per logged step or evaluation. After a resume the files go
- * on; rows later than the checkpoint are cut, so a file tells one history. */
+ * on; rows later than the checkpoint and those of an earlier end are cut: a file tells one history. */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -29,6 +29,11 @@ static long long row_step(const char *line, bool jsonl) {
   return end == p ? -1 : v;
 }
 
+/* What the end of a run measured: a run that goes on has another end. */
+static bool row_of_test(const char *line, bool jsonl) {
+  return strstr(line, jsonl ? "\"split\":\"test\"" : ",test,") != NULL;
+}
+
 static FILE *open_cut(const char *dir, const char *name, bool jsonl, const mprt_event *e,
                       char *error, size_t size) {
   int64_t step = e->step;
@@ -50,7 +55,7 @@ static FILE *open_cut(const char *dir, const char *name, bool jsonl, const mprt_
     long keep = 0;
     ssize_t n; /* a row without an end was being written when the run was killed */
     while ((n = getline(&line, &cap, f)) > 0 && line[n - 1] == '\n' &&
-           row_step(line, jsonl) <= step)
+           row_step(line, jsonl) <= step && !row_of_test(line, jsonl))
       keep = ftell(f);
     free(line);
     fflush(f);

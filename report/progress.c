@@ -12,6 +12,7 @@ struct Report {
   bool terminal, line_open;
   double last_draw;
   size_t last_len;
+  int64_t step, epoch; /* of the newest event */
   MetricsFiles files;
   FILE *tensorboard;
   char *dir; /* run folder; NULL: no run yet */
@@ -200,8 +201,23 @@ static void put_sample(Report *r, const mprt_event *e) {
   }
 }
 
+void report_test(Report *r, double loss, int nmetric, const mprt_metric *metric) {
+  if (!r->dir)
+    return;
+  put_row(r, &(mprt_event){.kind = MPRT_EVENT_EVAL,
+                           .split = "test",
+                           .step = r->step,
+                           .epoch = r->epoch,
+                           .loss = loss,
+                           .nmetric = nmetric,
+                           .metric = metric});
+  put_page(r);
+}
+
 void report_event(void *report, const mprt_event *e) {
   Report *r = report;
+  r->step = e->step;
+  r->epoch = e->epoch;
   switch (e->kind) {
   case MPRT_EVENT_START:
     open_files(r, e);

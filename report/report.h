@@ -31,6 +31,8 @@ void report_destroy(Report *r);                /* closes files; NULL is fine */
 /* To be given to mprt_callbacks with user = the Report. */
 void report_log(void *report, mprt_log_level level, const char *text);
 void report_event(void *report, const mprt_event *e);
+/* Numbers of the test split behind the end of a run, as rows of its last step; shows nothing. */
+void report_test(Report *r, double loss, int nmetric, const mprt_metric *metric);
 
 /* ---- progress.c ---- */
 /* The progress line of one event, without newline, into buffer. */
@@ -40,8 +42,8 @@ void report_progress_text(const mprt_event *e, char *buffer, size_t size);
 typedef struct {
   FILE *jsonl, *csv;
 } MetricsFiles;
-/* Opens for appending in folder e->path; rows of steps later than e->step are cut (a resumed run), the
- * columns are of its metrics. A file
+/* Opens for appending in folder e->path; rows of steps later than e->step, and what the test split
+ * gave where the run once ended, are cut (a resumed run); the columns are of its metrics. A file
  * that cannot be opened is left NULL and its path and reason put into error. */
 bool metrics_files_open(MetricsFiles *m, bool jsonl, bool csv, const mprt_event *e, char *error,
                         size_t size);

@@ -200,7 +200,23 @@ static FILE *output(const Program *p) {
   return p->out ? p->out : stdout;
 }
 
-static mpcc_status evaluate(const Program *p, mprt_program *rt, const char *split) {
+enum { MATRIX_SHOWN = 32 }; /* classes; larger ones are in metrics.jsonl alone */
+
+/* Counts by target (row) and prediction (column). */
+static void put_matrix(FILE *out, const mprt_metric *m) {
+  double largest = 0;
+  for (int i = 0; i < m->classes * m->classes; i++)
+    largest = fmax(largest, m->matrix[i]);
+  int width = snprintf(NULL, 0, "%.0f", largest);
+  fprintf(out, "%s, a row for each target, a column for each prediction:\n", m->name);
+  for (int i = 0; i < m->classes; i++)
+    for (int k = 0; k < m->classes; k++)
+      fprintf(out, "%*.0f%c", width + 1, m->matrix[i * m->classes + k],
+              k + 1 < m->classes ? ' ' : '\n');
+}
+
+/* Numbers of a split, shown; also into the files of `keep`, unless that is NULL. */
+static mpcc_status evaluate(const Program *p, mprt_program *rt, const char *split, Report *keep) {
   FILE *out = output(p);
   double loss = 0;
   int n = mprt_metric_count(rt);
@@ -212,7 +228,12 @@ static mpcc_status evaluate(const Program *p, mprt_program *rt, const char *spli
       if (!isnan(metric[i].value))
         fprintf(out, "  %s %.4f", metric[i].name, metric[i].value);
     fputc('\n', out);
+    for (int i = 0; i < n; i++)
+      if (metric[i].matrix && metric[i].classes <= MATRIX_SHOWN)
+        put_matrix(out, &metric[i]);
   }
+  if (st == MPCC_OK && keep)
+    report_test(keep, loss, n, metric);
   if (st == MPCC_OK && p->watch)
     p->watch(p->watch_user, &(mprt_event){.kind = MPRT_EVENT_EVAL, .split = split, .loss = loss,
                                           .nmetric = n, .metric = metric});
@@ -225,7 +246,7 @@ static mpcc_status evaluate_all(const Program *p, mprt_program *rt) {
   mpcc_status st = MPCC_OK;
   for (int i = 0; i < 2 && st == MPCC_OK; i++)
     if (mprt_has_split(rt, splits[i]))
-      st = evaluate(p, rt, splits[i]);
+      st = evaluate(p, rt, splits[i], NULL);
   return st;
 }
 
@@ -246,7 +267,7 @@ static mpcc_status profile(mprt_program *rt, long long steps, FILE *out) {
 }
 
 /* Loaded program with its first weights: does what the options ask. */
-static mpcc_status act(const Program *p, mprt_program *rt, const Args *a) {
+static mpcc_status act(const Program *p, mprt_program *rt, const Args *a, Report *report) {
   mpcc_status st = MPCC_OK;
   bool stay = a->given[PO_VALIDATE] || a->given[PO_PREDICT] || a->given[PO_EXPORT] ||
               a->given[PO_DRY_RUN] || a->given[PO_PROFILE];
@@ -269,7 +290,7 @@ static mpcc_status act(const Program *p, mprt_program *rt, const Args *a) {
   if (st == MPCC_OK && !stay)
     st = mprt_fit(rt);
   if (st == MPCC_OK && !stay && mprt_has_split(rt, "test"))
-    st = evaluate(p, rt, "test");
+    st = evaluate(p, rt, "test", report);
   return st;
 }
 
@@ -376,7 +397,7 @@ static int run(const Program *p, const Args *a) {
   else if (st == MPCC_OK && a->given[PO_PRINT_PLAN])
     fputs(mprt_plan_text(rt), stdout);
   else if (st == MPCC_OK)
-    st = act(p, rt, a);
+    st = act(p, rt, a, report);
   mprt_close(rt);
   report_destroy(report);
   return exit_code(st);

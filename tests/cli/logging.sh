@@ -30,6 +30,12 @@ expect 0 '' run --out all --quiet --set logging.tensorboard=true --set logging.r
 [ "$(ls all | grep -c '^events.out.tfevents')" = 2 ] || fail "a resumed run writes no second events file"
 [ "$(grep -c '<svg' all/report.html)" -ge 5 ] || fail "report.html has too few curves"
 grep -q 'acc: train 0[.0-9]*, val' all/report.html || fail "report.html has no evaluation"
+# what the test split gave stands once, behind the end of the whole run
+[ "$(grep -c '"step":39,.*"split":"test","loss":.*"acc"' all/metrics.jsonl)" = 1 ] || fail "no row of the test split"
+[ "$(grep -c '"split":"test"' all/metrics.jsonl) $(grep -c ',test,' all/metrics.csv)" = "1 1" ] || fail "an earlier end's row stays"
+grep -q 'acc: train 0[.0-9]*, val .*, test' all/report.html || fail "report.html has no test split"
+expect 0 'a row for each target' run --out all --resume --validate --set 'metrics=[Accuracy, ConfusionMatrix]'
+[ "$(grep -c '^ *[0-9]* .*[0-9]$' out.txt)" = 32 ] || fail "not two matrices of 16 rows"
 # two steps were recorded, kernels of both
 [ "$(grep -o '"step":[0-9]*' all/trace.json | sort -u | tr '\n' ' ')" = '"step":5 "step":6 ' ] || fail "other steps"
 [ "$(grep -c '"cat":"kernel"' all/trace.json)" -ge 40 ] || fail "too few kernels"
