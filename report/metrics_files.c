@@ -1,7 +1,9 @@
 /* metrics.jsonl and metrics.csv: one row per logged step or evaluation. After a resume the files go
- * on; rows later than the checkpoint and those of an earlier end are cut: a file tells one history. */
+ * on; rows later than the checkpoint and those of an earlier end are cut: a file tells one
+ * history. */
 #include <errno.h>
 #include <math.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -104,44 +106,69 @@ static void put_metric(FILE *f, const mprt_metric *m) {
                                    : "]]");
 }
 
-void metrics_files_row(MetricsFiles *m, const mprt_event *e) {
+static void put_json_row(FILE *f, const mprt_event *e) {
   bool step = e->kind == MPRT_EVENT_STEP;
-  if (m->jsonl) {
-    FILE *f = m->jsonl;
-    fprintf(f, "{\"step\":%lld,\"epoch\":%lld", (long long)e->step, (long long)e->epoch);
-    if (!step)
-      fprintf(f, ",\"split\":\"%s\"", e->split);
-    put_json(f, "loss", e->loss);
-    for (int i = 0; i < e->nmetric; i++)
-      if (!step || !e->metric[i].classes)
-        put_metric(f, &e->metric[i]);
-    if (step) {
-      put_json(f, "lr", e->lr);
-      put_json(f, "grad_norm", e->grad_norm);
-      if (e->scale > 0)
-        put_json(f, "scale", e->scale);
-      fprintf(f, ",\"skipped\":%lld", (long long)e->skipped);
-      put_json(f, "throughput", e->samples_per_s);
-      put_json(f, "data_wait", e->data_wait);
-      fprintf(f, ",\"memory\":%lld", (long long)e->memory_bytes);
-    }
-    fputs("}\n", f);
-    fflush(f);
+  fprintf(f, "{\"step\":%lld,\"epoch\":%lld", (long long)e->step, (long long)e->epoch);
+  if (!step)
+    fprintf(f, ",\"split\":\"%s\"", e->split);
+  put_json(f, "loss", e->loss);
+  for (int i = 0; i < e->nmetric; i++)
+    if (!step || !e->metric[i].classes)
+      put_metric(f, &e->metric[i]);
+  if (step) {
+    put_json(f, "lr", e->lr);
+    put_json(f, "grad_norm", e->grad_norm);
+    if (e->scale > 0)
+      put_json(f, "scale", e->scale);
+    fprintf(f, ",\"skipped\":%lld", (long long)e->skipped);
+    put_json(f, "throughput", e->samples_per_s);
+    put_json(f, "data_wait", e->data_wait);
+    fprintf(f, ",\"memory\":%lld", (long long)e->memory_bytes);
   }
-  if (m->csv) {
-    FILE *f = m->csv;
-    fprintf(f, "%lld,%lld,%s,%.9g", (long long)e->step, (long long)e->epoch,
-            step ? "train" : e->split, e->loss);
-    for (int i = 0; i < e->nmetric; i++)
-      if (!e->metric[i].classes)
-        fprintf(f, isnan(e->metric[i].value) ? "," : ",%.9g", e->metric[i].value);
-    if (step)
-      fprintf(f, ",%.9g,%.9g,%.9g,%lld,%.9g,%.9g,%lld\n", e->lr, e->grad_norm, e->scale,
-              (long long)e->skipped, e->samples_per_s, e->data_wait, (long long)e->memory_bytes);
-    else
-      fputs(",,,,,,,\n", f);
-    fflush(f);
+  fputs("}\n", f);
+}
+
+static void put_csv_row(FILE *f, const mprt_event *e) {
+  bool step = e->kind == MPRT_EVENT_STEP;
+  fprintf(f, "%lld,%lld,%s,%.9g", (long long)e->step, (long long)e->epoch,
+          step ? "train" : e->split, e->loss);
+  for (int i = 0; i < e->nmetric; i++)
+    if (!e->metric[i].classes)
+      fprintf(f, isnan(e->metric[i].value) ? "," : ",%.9g", e->metric[i].value);
+  if (step)
+    fprintf(f, ",%.9g,%.9g,%.9g,%lld,%.9g,%.9g,%lld\n", e->lr, e->grad_norm, e->scale,
+            (long long)e->skipped, e->samples_per_s, e->data_wait, (long long)e->memory_bytes);
+  else
+    fputs(",,,,,,,\n", f);
+}
+
+bool report_append(FILE *f, const mprt_event *e, void (*put)(FILE *, const mprt_event *)) {
+  char *row = NULL;
+  size_t n = 0;
+  FILE *memory = open_memstream(&row, &n);
+  if (memory)
+    put(memory, e);
+  if (!memory || fclose(memory) || !row) {
+    free(row);
+    errno = ENOMEM;
+    return false;
   }
+  long at = ftell(f);
+  bool whole = fwrite(row, 1, n, f) == n && !fflush(f);
+  free(row);
+  if (whole || at < 0)
+    return whole;
+  int why = errno;
+  __fpurge(f);
+  clearerr(f);
+  if (!ftruncate(fileno(f), at) && !fseek(f, at, SEEK_SET))
+    errno = why;
+  return false;
+}
+
+bool metrics_files_row(MetricsFiles *m, const mprt_event *e) {
+  return (!m->jsonl || report_append(m->jsonl, e, put_json_row)) &
+         (!m->csv || report_append(m->csv, e, put_csv_row));
 }
 
 void metrics_files_close(MetricsFiles *m) {

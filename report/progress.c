@@ -1,4 +1,5 @@
 /* The progress line and messages on a terminal or pipe. */
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 struct Report {
   ReportOptions o;
   bool terminal, line_open;
+  bool lost; /* the newest row could not be written, which has been said */
   double last_draw;
   size_t last_len;
   int64_t step, epoch; /* of the newest event */
@@ -174,9 +176,16 @@ static void open_files(Report *r, const mprt_event *e) {
 }
 
 static void put_row(Report *r, const mprt_event *e) {
-  metrics_files_row(&r->files, e);
-  if (r->tensorboard)
-    tfevents_row(r->tensorboard, e);
+  bool kept = metrics_files_row(&r->files, e);
+  if (r->tensorboard && kept)
+    kept = tfevents_row(r->tensorboard, e);
+  if (!kept && !r->lost) {
+    char text[4200];
+    snprintf(text, sizeof text, "cannot write metrics into %s at step %lld: %s; training goes on",
+             r->dir ? r->dir : ".", (long long)e->step, strerror(errno));
+    report_log(r, MPRT_LOG_WARNING, text);
+  }
+  r->lost = !kept;
 }
 
 static void put_page(Report *r) {

@@ -47,13 +47,17 @@ typedef struct {
  * that cannot be opened is left NULL and its path and reason put into error. */
 bool metrics_files_open(MetricsFiles *m, bool jsonl, bool csv, const mprt_event *e, char *error,
                         size_t size);
-void metrics_files_row(MetricsFiles *m, const mprt_event *e);
+/* false with errno: a row is missing, the file is as it was before. */
+bool metrics_files_row(MetricsFiles *m, const mprt_event *e);
+/* Appends what `put` writes of an event: all of it, or, where the disk is full, nothing;
+ * false with errno. */
+bool report_append(FILE *f, const mprt_event *e, void (*put)(FILE *, const mprt_event *));
 void metrics_files_close(MetricsFiles *m);
 
 /* ---- tfevents.c ---- */
 /* A new file in folder e->path for steps after e->step; NULL with `error` filled. */
 FILE *tfevents_open(const mprt_event *e, char *error, size_t size);
-void tfevents_row(FILE *f, const mprt_event *e);
+bool tfevents_row(FILE *f, const mprt_event *e); /* as metrics_files_row */
 uint32_t tfevents_crc32c(const void *data, size_t n);
 
 /* ---- html.c ---- */

@@ -143,7 +143,7 @@ FILE *tfevents_open(const mprt_event *e, char *error, size_t size) {
   return f;
 }
 
-void tfevents_row(FILE *f, const mprt_event *e) {
+static void put_event(FILE *f, const mprt_event *e) {
   bool step = e->kind == MPRT_EVENT_STEP;
   const char *front = step ? "train" : e->split;
   put_scalar(f, e->step, front, "loss", e->loss);
@@ -159,5 +159,8 @@ void tfevents_row(FILE *f, const mprt_event *e) {
     put_scalar(f, e->step, front, "throughput", e->samples_per_s);
     put_scalar(f, e->step, front, "epoch", (double)e->epoch);
   }
-  fflush(f);
+}
+
+bool tfevents_row(FILE *f, const mprt_event *e) {
+  return report_append(f, e, put_event);
 }

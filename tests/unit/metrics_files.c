@@ -1,8 +1,11 @@
-/* metrics.jsonl and metrics.csv: rows, and cutting on a resume. */
+/* metrics.jsonl and metrics.csv: rows, a full disk, and cutting on a resume. */
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "report/report.h"
@@ -118,6 +121,30 @@ START_TEST(rows) {
 }
 END_TEST
 
+/* As on a full disk: rows that do not fit leave no trace, those behind them are written. */
+START_TEST(what_does_not_fit) {
+  MetricsFiles m = {0};
+  open_files(&m, 0);
+  mprt_event e = step_event(1);
+  ck_assert(metrics_files_row(&m, &e));
+  signal(SIGXFSZ, SIG_IGN);
+  const struct rlimit little = {150, RLIM_INFINITY}, all = {RLIM_INFINITY, RLIM_INFINITY};
+  setrlimit(RLIMIT_FSIZE, &little);
+  e = step_event(2);
+  ck_assert(!metrics_files_row(&m, &e) && errno == EFBIG);
+  setrlimit(RLIMIT_FSIZE, &all);
+  e = step_event(3);
+  ck_assert(metrics_files_row(&m, &e));
+  metrics_files_close(&m);
+  check_file(csv, CSV_HEADER "1,2,train,0.5,,0.001,1.25,0,1,100,0.25,4096\n"
+                             "3,2,train,0.5,,0.001,1.25,0,1,100,0.25,4096\n");
+  check_file(jsonl, "{\"step\":1,\"epoch\":2,\"loss\":0.5,\"lr\":0.001,\"grad_norm\":1.25,"
+                    "\"skipped\":1,\"throughput\":100,\"data_wait\":0.25,\"memory\":4096}\n"
+                    "{\"step\":3,\"epoch\":2,\"loss\":0.5,\"lr\":0.001,\"grad_norm\":1.25,"
+                    "\"skipped\":1,\"throughput\":100,\"data_wait\":0.25,\"memory\":4096}\n");
+}
+END_TEST
+
 START_TEST(rows_are_json_and_columns) {
   MetricsFiles m = {0};
   open_files(&m, 0);
@@ -226,6 +253,7 @@ int main(void) {
   TCase *tc = tcase_create("metrics_files");
   tcase_add_checked_fixture(tc, setup, teardown);
   tcase_add_test(tc, rows);
+  tcase_add_test(tc, what_does_not_fit);
   tcase_add_test(tc, rows_are_json_and_columns);
   tcase_add_test(tc, resume_cuts);
   tcase_add_test(tc, torn_rows_go);
