@@ -18,7 +18,7 @@ check() {
   fi
 }
 
-standard='(assert|ctype|dirent|elf|errno|fcntl|fnmatch|glob|inttypes|limits|math|pthread|sched|setjmp|signal|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdlib|string|strings|time|unistd|cpuid|immintrin|xmmintrin|link|float|malloc|sys/[a-z]+|linux/[a-z]+)\.h'
+standard='(assert|ctype|dirent|elf|errno|fcntl|fnmatch|glob|inttypes|limits|math|pthread|sched|setjmp|signal|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdio_ext|stdlib|string|strings|time|unistd|cpuid|immintrin|xmmintrin|link|float|malloc|sys/[a-z]+|linux/[a-z]+)\.h'
 leaf='mpcc/(status|dtype|num|abi|hash|philox)\.h|mpcc/(dtype|roles)\.def|(dtype|roles)\.def'
 ir="ir/(ir|target)\.h|ir/[a-z]+\.def|$leaf"
 
