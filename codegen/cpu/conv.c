@@ -14,6 +14,8 @@
  * ("phase"), whose rows and taps are every up-th one of the whole. */
 #include "codegen/cpu/conv.h"
 
+#include <stdlib.h>
+
 Spot conv_spot(Conv *v, Val row) {
   Gen *g = v->p.g;
   const ConvWindow *w = &v->c.w;
@@ -248,7 +250,7 @@ static int64_t gcd(int64_t a, int64_t b) {
 
 /* Whether the phases of w can be computed one by one: a tap's channels are one k block. */
 static bool has_phases(const Conv *v) {
-  enum { MOST_PHASES = 16, MOST_UNITS = 1024 };
+  enum { MOST_UNITS = 1024 };
   const ConvWindow *w = &v->c.w;
   int64_t phases = 1;
   for (int i = 0; i < w->nd; i++) {
@@ -257,7 +259,7 @@ static bool has_phases(const Conv *v) {
     phases *= w->up[i];
   }
   int pair = v->p.c.pair;
-  return phases > 1 && phases <= MOST_PHASES && v->c.channels % pair == 0 &&
+  return phases > 1 && phases <= CONV_PHASES && v->c.channels % pair == 0 &&
          v->c.channels / pair <= MOST_UNITS && !v->c.wgrad;
 }
 
@@ -342,28 +344,84 @@ static void plan_phase(Conv *v) {
   product_plan(p);
 }
 
+/* Zeros to the rows beside those of a panel: they are on their way while the panel is computed. */
+static void zeros_beside(Product *p, Val panel) {
+  Conv *v = (Conv *)p;
+  Gen *g = p->g;
+  Val zero = LLVMConstNull(ll_vec(p->c.sum, p->c.vl));
+  Val end = split_start(g, &p->split, ll_add(g, panel, ll_n(g, 1)));
+  Loop m = ll_loop(g, split_start(g, &p->split, panel), end, 1);
+  Val row = ll_mul(g, phase_row(p, m.i), ll_n(g, p->direct_stride));
+  Val to = ll_gep(g, p->c.sum, ll_gepc(g, p->c.sum, ll_arg_ptr(g, 0), p->body->out[0].offset), row);
+  Loop n = ll_loop(g, ll_n(g, 0), ll_n(g, p->N), p->c.vl);
+  for (int i = 0; i < v->nbeside; i++)
+    ll_store(g, zero,
+             ll_gep(g, p->c.sum, to, ll_add(g, n.i, ll_n(g, v->beside[i] * p->direct_stride))),
+             NULL);
+  ll_loop_end(g, &n);
+  ll_loop_end(g, &m);
+}
+
+/* Adds phase `other` to those beside v. False when it has taps, or other positions. */
+static bool put_beside(Conv *v, const Conv *other) {
+  int64_t rows = 0, inner = 1;
+  if (!v->p.direct || v->p.zero || conv_taps(&other->c.w) || v->nbeside == CONV_PHASES)
+    return false;
+  for (int i = v->whole->nd - 1; i >= 0; i--) {
+    if (v->c.w.size[i] != other->c.w.size[i])
+      return false;
+    rows += (other->rest[i] - v->rest[i]) * inner;
+    inner *= v->whole->size[i];
+  }
+  v->beside[v->nbeside++] = rows;
+  v->p.beside = zeros_beside;
+  return true;
+}
+
+/* The phases as products that follow each other; how many. */
+static int plan_phases(const Conv *whole, Conv *phase) {
+  int64_t phases = 1;
+  int n = 0, first = 0;
+  for (int i = 0; i < whole->c.w.nd; i++)
+    phases *= whole->c.w.up[i];
+  for (int64_t k = 0; k < phases; k++) {
+    Conv *v = &phase[n];
+    *v = *whole;
+    v->whole = &whole->c.w;
+    v->p.image = (ProductImage){0};
+    if (!phase_window(v, k))
+      continue;
+    if (n && put_beside(&phase[first], v))
+      continue;
+    plan_phase(v);
+    v->tiles = v->p.g->ntiles;
+    v->scratch_bytes = v->p.g->scratch_bytes;
+    first = phase[first].p.zero ? n : first;
+    n++;
+  }
+  return n;
+}
+
 /* One product after the other; tiles of a kernel are those of its phases in turn. */
 static bool emit_phases(const Conv *whole, Val x) {
   Gen *g = whole->p.g;
   Val first = g->first, end = g->end;
-  int64_t phases = 1, tiles = 0, scratch = 0;
+  int64_t tiles = 0, scratch = 0;
   bool ok = true;
-  for (int i = 0; i < whole->c.w.nd; i++)
-    phases *= whole->c.w.up[i];
-  for (int64_t k = 0; k < phases && ok; k++) {
-    Conv v = *whole;
-    v.whole = &whole->c.w;
-    v.p.image = (ProductImage){0};
-    if (!phase_window(&v, k))
-      continue;
-    plan_phase(&v);
-    Val zero = ll_n(g, 0), count = ll_n(g, g->ntiles), base = ll_n(g, tiles);
+  Conv *phase = calloc(CONV_PHASES, sizeof *phase);
+  if (!phase)
+    return gen_fail(g, "out of memory");
+  int n = plan_phases(whole, phase);
+  for (int k = 0; k < n && ok; k++) {
+    Product *p = &phase[k].p;
+    Val zero = ll_n(g, 0), count = ll_n(g, phase[k].tiles), base = ll_n(g, tiles);
     g->first = smin(g, smax(g, ll_sub(g, first, base), zero), count);
     g->end = smin(g, smax(g, ll_sub(g, end, base), zero), count);
-    ok = product_emit(&v.p, x, v.p.mode == A_IMAGE ? conv_bring_image : bring_rows);
-    tiles += g->ntiles;
-    scratch = g->scratch_bytes > scratch ? g->scratch_bytes : scratch;
+    ok = product_emit(p, x, p->mode == A_IMAGE ? conv_bring_image : bring_rows);
+    tiles += phase[k].tiles;
+    scratch = phase[k].scratch_bytes > scratch ? phase[k].scratch_bytes : scratch;
   }
+  free(phase);
   g->first = first;
   g->end = end;
   g->ntiles = tiles;

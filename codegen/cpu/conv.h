@@ -15,6 +15,8 @@ typedef struct {
   int64_t tap;                 /* units from a window's lowest place to its first tap */
 } ConvImage;
 
+enum { CONV_PHASES = 16 }; /* computed one by one, at most */
+
 typedef struct {
   Product p; /* first: the emitter of products hands it back */
   ConvGroup c;
@@ -25,6 +27,9 @@ typedef struct {
    * tap j tap first[i] + j step[i]. */
   const ConvWindow *whole;
   int64_t rest[CONV_AXES], first[CONV_AXES], step[CONV_AXES];
+  int64_t tiles, scratch_bytes; /* of a phase */
+  int nbeside; /* phases without taps, written beside this one: rows of the whole between them */
+  int64_t beside[CONV_PHASES];
   ConvImage image;
 } Conv;
 

@@ -194,6 +194,16 @@ static Val image_at(Product *p, const Tile *t, Val panel) {
   return ll_gep(g, p->c.unit, image_base(v, t), at);
 }
 
+/* The windows of the panel after, which follow those of this one in memory. */
+static Val next_windows(Product *p, const Tile *t, Val panel, Val j, Val b) {
+  (void)j, (void)b;
+  Conv *v = (Conv *)p;
+  Gen *g = p->g;
+  Val row = split_start(g, &p->split, ll_add(g, panel, ll_n(g, 1)));
+  Val at = window_offset(v, ll_umin(g, row, ll_n(g, p->M - 1)), NULL);
+  return ll_gep(g, g->i8, image_base(v, t), at);
+}
+
 /* Rows that share a pointer: of the groups that divide a line of positions the one that makes the
  * highest panels, and the fewest pointers. 0: none. */
 static int best_group(const Conv *v) {
@@ -241,6 +251,9 @@ bool conv_plan_image(Conv *v) {
   p->kblock = k;
   p->kblocks = p->units / k;
   p->image = (ProductImage){.walk = walk, .turn = turn, .bytes = image_bytes, .at = image_at};
+  /* Prefetchers of the processor do not follow a dozen short lines at once. */
+  if (conv_taps(w) == 1 && !m->copied && walk.rs == ch)
+    p->image.next = next_windows;
   return true;
 }
 

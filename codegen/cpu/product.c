@@ -211,12 +211,26 @@ static void choose_tiles(Product *p) {
   p->tile_groups = p->merged == p->col_tiles ? p->ngroup : p->merged * groups;
 }
 
-/* A panel of B that is not in the second-level cache is fetched while the one before is used. */
+static ProductNext next_part, next_raw;
+
+/* A panel of B that is not in the second-level cache is fetched while the one before is used. Where
+ * B is near, the rows after are when nothing else would. Few rows use a raw B up as fast as it
+ * comes: the k block after is fetched. */
 static void choose_prefetch(Product *p) {
+  enum { RAW_ROWS = 160 };
   int64_t bytes = p->ngroup * group_bytes(p, p->units);
-  if (p->raw || p->group_panels > 1 || (bytes <= FAR_BYTES && p->row_tiles > 4))
-    return;
-  p->micro.next_lines = (int)ceil_div(4, p->tile_panels);
+  int lines = (int)ceil_div(4, p->tile_panels);
+  if (p->raw) {
+    bool follow = p->b_ns == 1 && p->b_ks == p->N && p->kblocks > 1;
+    p->next = follow && p->M <= RAW_ROWS && p->all_rows ? next_raw : NULL;
+  } else if (p->group_panels == 1 && p->image.next && bytes <= FAR_BYTES) {
+    int64_t rows = p->split.hi * p->image.walk.rs * p->c.unit_bytes;
+    p->next = p->image.next;
+    lines = (int)ceil_div(2 * rows, 64 * p->units);
+  } else if (p->group_panels == 1 && (bytes > FAR_BYTES || p->row_tiles <= 4)) {
+    p->next = next_part;
+  }
+  p->micro.next_lines = p->next ? lines : 0;
 }
 
 /* A body that only stores the sums as they are lets the micro-kernel write them in place, where
@@ -529,11 +543,27 @@ static Val sums_of_panel(Product *p, const Tile *t, Val panel, Val j) {
   return ll_gep(g, p->c.sum, sums, at);
 }
 
+/* What comes after the k block of a raw B, from the part on that this call fetches. */
+static Val next_raw(Product *p, const Tile *t, Val panel, Val j, Val b) {
+  (void)b;
+  Gen *g = p->g;
+  int64_t row = p->b_ks * (int64_t)dtype_bytes(gen_in_dtype(p->group, 1));
+  Val turns = ll_udiv(g, t->kc, micro_unrolled(&p->micro));
+  Val part = ll_mul(g, turns, ll_n(g, 64 * micro_lines(&p->micro)));
+  Val rows = ll_sub(g, t->panel1, t->panel0);
+  Val call = ll_add(g, ll_mul(g, ll_sub(g, j, t->group0), rows), ll_sub(g, panel, t->panel0));
+  Val at = ll_add(g, ll_mul(g, ll_add(g, t->k0, t->kc), ll_n(g, row)), ll_mul(g, call, part));
+  at = ll_umin(g, at, ll_sub(g, ll_n(g, p->K * row), part));
+  Val start = ll_gepc(g, ll_mem(g, gen_in_dtype(p->group, 1)),
+                      ll_arg_ptr(g, gen_in_slot(p->group, 1)), p->body->in[1].offset);
+  return ll_gep(g, g->i8, start, at);
+}
+
 /* The micro-kernel of a panel of rows and panel j of B, which is at b. */
 static Micro micro_of_panel(Product *p, const Tile *t, Val panel, Val j, Val b) {
   Gen *g = p->g;
   Micro m = p->micro;
-  m.next = m.next_lines ? next_part(p, t, panel, j, b) : NULL;
+  m.next = p->next ? p->next(p, t, panel, j, b) : NULL;
   if (m.group) {
     Val row = ll_sub(g, split_start(g, &p->split, panel), t->row0);
     Val at = ll_mul(g, ll_udiv(g, row, m.group), ll_n(g, 8));
@@ -604,6 +634,12 @@ static Val raw_panel(Product *p, const Tile *t, Val j) {
 /* A k block of one panel of rows at a, and of panel j of B at b. */
 static bool multiply_panel(Product *p, const Tile *t, Val panel, Val j, Val a, Val b) {
   Gen *g = p->g;
+  if (p->beside) {
+    Val start = ll_icmp(g, LLVMIntEQ, ll_add(g, j, t->k0), ll_n(g, 0));
+    If once = ll_if(g, start);
+    p->beside(p, panel);
+    ll_endif(g, &once);
+  }
   Val turns = p->micro.nloop ? ll_udiv(g, t->kc, p->image.turn) : t->kc;
   Val sums = sums_of_panel(p, t, panel, j);
   bool ok = p->direct || at_last(p, t->last, panel, j, NULL);

@@ -25,6 +25,10 @@ typedef enum {
 typedef struct Product Product;
 typedef struct Tile Tile;
 
+/* What a micro-kernel call fetches for a later one: memory from there on. The call multiplies panel
+ * `panel` of rows and panel j of B, which is at b. */
+typedef Val ProductNext(Product *p, const Tile *t, Val panel, Val j, Val b);
+
 /* How A_IMAGE and A_IMAGE_COLUMNS read: the micro-kernel's strides, groups of rows and loops, and
  * where things are. */
 typedef struct {
@@ -35,6 +39,7 @@ typedef struct {
   int64_t sums_offset; /* and of their sums in result 0 */
   /* Bytes of the image that so many rows need in scratch, in one k block. */
   int64_t (*bytes)(const Product *p, int64_t rows);
+  ProductNext *next; /* a panel's rows are read once and lie side by side: those after it */
   Val (*at)(Product *p, const Tile *t, Val panel); /* what a panel's rows are relative to */
 } ProductImage;
 
@@ -64,10 +69,11 @@ struct Product {
   AMode mode;
   ProductImage image; /* of these modes */
   Micro micro;
-  Split split;      /* rows into micro panels */
-  int group_panels; /* packed panels one micro-kernel call covers */
-  int64_t width;    /* their columns */
-  int64_t ngroup;   /* groups of packed panels */
+  ProductNext *next; /* with micro.next_lines */
+  Split split;       /* rows into micro panels */
+  int group_panels;  /* packed panels one micro-kernel call covers */
+  int64_t width;     /* their columns */
+  int64_t ngroup;    /* groups of packed panels */
   int64_t row_tiles, col_tiles;
   int64_t merged;          /* most tiles of the same rows computed together */
   bool all_rows;           /* tiles have all columns; those of one call are computed as one */
@@ -75,6 +81,8 @@ struct Product {
   int64_t tile_panels, tile_rows, tile_groups; /* largest of merged tiles */
   int64_t a_panel;                             /* A_COLUMNS, A_INTERLEAVED: units between panels */
   int64_t a_offset; /* A_PANELS: bytes, the panel in scratch; what its copying needs is before */
+  /* What is written once beside a panel of rows, before its first columns; NULL: nothing. */
+  void (*beside)(Product *p, Val panel);
   /* A_PANELS: brings a micro panel for the k block to `to`. */
   void (*bring_panel)(Product *p, const Tile *t, Val panel, Val to);
   int64_t c_offset;      /* bytes: sums behind A in scratch */
