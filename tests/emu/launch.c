@@ -216,6 +216,21 @@ static void too_long(Warp *w) {
   launch_fail(w, -1, FOUND_TIMEOUT, "the launch ran over EMU_MAX_STEPS");
 }
 
+/* Group g waits at pc, or goes on together with the group that waits there already: it may have come
+ * by a branch back, which does not look who it passes. */
+static bool wait_here(Warp *w, uint32_t g, uint32_t pc) {
+  for (uint32_t i = 0; i < w->n_groups; i++)
+    if (i != g && w->groups[i].pc == pc) {
+      w->groups[i].mask |= w->groups[g].mask;
+      w->groups[i].waits = false;
+      w->groups[g].mask = 0; /* dropped by the caller */
+      return false;
+    }
+  w->groups[g].pc = pc;
+  w->groups[g].waits = true;
+  return true;
+}
+
 /* Runs w->groups[g] from its pc until it ends, splits, waits, or comes to pc `until` where another
  * group is. Returns false when it waits. */
 static bool run_group(Warp *w, uint32_t g, uint32_t until) {
@@ -270,8 +285,7 @@ static bool run_group(Warp *w, uint32_t g, uint32_t until) {
     } else {
       const uint32_t missing = missing_lanes(w, in);
       if (missing || in->kind == INSN_BARRIER) {
-        w->groups[g].pc = in->index;
-        w->groups[g].waits = waits = true;
+        waits = wait_here(w, g, in->index);
         break;
       }
       if (in->kind == INSN_ALIGNED && w->mask != UINT32_MAX)
