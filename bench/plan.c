@@ -2,7 +2,9 @@
  * nothing is run, no GPU is needed.
  *
  *   build/bench/bench_plan specs/gpt2-124m.yaml bf16-mixed params.batch=32
+ *   build/bench/bench_plan --most 20 specs/vit-l-16.yaml transformer-engine
  *
+ * --most N: also the N kinds of work that move most, by kind and label.
  * Bytes: every argument of a command once, which is the least it can move when nothing is in a
  * cache; an argument counts from where it begins to the end of its value. */
 #include <stdio.h>
@@ -13,10 +15,10 @@
 #include "mpcc/abi.h"
 #include "mpcc/mpcc.h"
 
-enum { KINDS = 16 };
+enum { KINDS = 16, LABELS = 4096 };
 
 typedef struct {
-  char kind[32];
+  char kind[96];
   int launches;
   uint64_t bytes;
   double flops;
@@ -31,24 +33,34 @@ static const void *part(const MpccImage *h, MpccSpan s) {
   return (const char *)h + s.offset;
 }
 
-static Row *row_of(Row *row, int *n, const char *kind, size_t len) {
-  for (int k = 0; k < *n; k++)
-    if (strlen(row[k].kind) == len && !strncmp(row[k].kind, kind, len))
-      return &row[k];
-  snprintf(row[*n].kind, sizeof row[*n].kind, "%.*s", (int)len, kind);
-  return &row[(*n)++];
+typedef struct {
+  Row row[LABELS + 1]; /* the last one: all others */
+  int n, most;
+} Rows;
+
+static Row *row_of(Rows *r, const char *kind) {
+  for (int k = 0; k < r->n; k++)
+    if (!strcmp(r->row[k].kind, kind))
+      return &r->row[k];
+  Row *new = &r->row[r->n < r->most ? r->n++ : r->most];
+  snprintf(new->kind, sizeof new->kind, "%s", r->n <= r->most ? kind : "others");
+  return new;
 }
 
-static void count(const MpccImage *h, const MpccCommand *c, Row *row, int *n) {
+/* by_label: rows of the table are kinds of work, not kinds of commands. */
+static void count(const MpccImage *h, const MpccCommand *c, Rows *rows, bool by_label) {
   const char *strings = part(h, h->strings), *kind = c->op == MPCC_CMD_PRODUCT ? "gemm" : "copy";
   const MpccArgRef *arg = part(h, h->args);
   const MpccKernel *kernel = part(h, h->kernels);
   size_t len = strlen(kind);
+  char key[96];
   if (c->op == MPCC_CMD_LAUNCH) { /* symbols are KIND_HASH */
     kind = strings + kernel[c->kernel].symbol;
     len = (size_t)(strrchr(kind, '_') - kind);
   }
-  Row *r = row_of(row, n, kind, len);
+  snprintf(key, sizeof key, "%.*s%s%s", (int)len, kind, by_label ? " " : "",
+           by_label ? strings + c->label : "");
+  Row *r = row_of(rows, key);
   r->launches++;
   arg += c->first_arg;
   for (uint32_t i = 0; i < c->nargs; i++)
@@ -61,28 +73,53 @@ static void count(const MpccImage *h, const MpccCommand *c, Row *row, int *n) {
   }
 }
 
-static void print_step(const MpccImage *h, const char *spec, const char *mode) {
+static int by_bytes(const void *a, const void *b) {
+  const Row *x = a, *y = b;
+  return x->bytes < y->bytes ? 1 : x->bytes > y->bytes ? -1 : strcmp(x->kind, y->kind);
+}
+
+static void count_step(const MpccImage *h, Rows *rows, bool by_label) {
   const MpccFunction *f = part(h, h->functions);
   const MpccCommand *c = part(h, h->commands);
   const char *strings = part(h, h->strings);
-  Row row[KINDS + 1] = {{.kind = ""}}, all = {.kind = "all"};
-  int n = 0;
   for (uint64_t i = 0; i < h->functions.count; i++)
     for (uint32_t k = 0; !strcmp(strings + f[i].name, "train_step") && k < f[i].ncommands; k++)
-      count(h, &c[f[i].first_command + k], row, &n);
+      count(h, &c[f[i].first_command + k], rows, by_label);
+}
+
+static void print_row(const Row *r) {
+  printf("%-16s %8d %8.2f %8.2f\n", r->kind, r->launches, (double)r->bytes * 1e-9,
+         r->flops * 1e-12);
+}
+
+static void print_step(const MpccImage *h, const char *spec, const char *mode, int most) {
+  static Rows rows = {.most = KINDS}, labels = {.most = LABELS};
+  Row all = {.kind = "all"};
+  count_step(h, &rows, false);
   printf("%s, %s: %llu distinct kernels\n%-16s %8s %8s %8s\n", spec, mode,
          (unsigned long long)h->kernels.count, "kind", "launches", "GB", "TFLOP");
-  for (int k = 0; k <= n; k++) {
-    const Row *r = k < n ? &row[k] : &all;
-    printf("%-16s %8d %8.2f %8.2f\n", r->kind, r->launches, (double)r->bytes * 1e-9,
-           r->flops * 1e-12);
+  for (int k = 0; k < rows.n; k++) {
+    const Row *r = &rows.row[k];
+    print_row(r);
     all.launches += r->launches, all.bytes += r->bytes, all.flops += r->flops;
   }
+  print_row(&all);
+  if (!most)
+    return;
+  count_step(h, &labels, true);
+  qsort(labels.row, (size_t)labels.n, sizeof *labels.row, by_bytes);
+  printf("\n%8s %8s  kind and label\n", "launches", "GB");
+  for (int k = 0; k < most && k < labels.n; k++)
+    printf("%8d %8.2f  %s\n", labels.row[k].launches, (double)labels.row[k].bytes * 1e-9,
+           labels.row[k].kind);
 }
 
 int main(int argc, char **argv) {
+  const int most = argc > 2 && !strcmp(argv[1], "--most") ? atoi(argv[2]) : 0;
+  if (most > 0)
+    argv += 2, argc -= 2;
   if (argc < 3) {
-    fprintf(stderr, "usage: bench_plan SPEC MODE [KEY=VALUE]...\n");
+    fprintf(stderr, "usage: bench_plan [--most N] SPEC MODE [KEY=VALUE]...\n");
     return 2;
   }
   const char *const target[] = {"cuda"}, *const arch[] = {"sm_90"};
@@ -105,7 +142,7 @@ int main(int argc, char **argv) {
   if (st == MPCC_OK && s)
     st = mpcc_compile(s, argv[1], text, len, MPCC_OUT_IMAGE, &image, &bytes);
   if (st == MPCC_OK)
-    print_step(image, argv[1], argv[2]);
+    print_step(image, argv[1], argv[2], most);
   mpcc_session_destroy(s);
   free(image);
   free(text);
