@@ -19,6 +19,8 @@ typedef struct {
   int k_pair_bf16;
   bool half_tiles;      /* convolutions multiply two bf16 or two f16 factors as they are */
   int panel_bytes_rows; /* rows kernels: aim of bytes touched by one panel */
+  int partials;         /* most partial results of a rows kernel, one a panel; 0: 64 */
+  int turned_rows;      /* a kernel that writes a transposed result has whole panels of so many rows */
   /* Plain products are calls of a vendor's library (kind gemm), which takes matrices as they lie, and
    * codes of 8 bits when both factors are contiguous along k. */
   bool library_products, library_fp8;

@@ -101,6 +101,17 @@ static bool varies(const Node *n, const Access *at, int first, int end) {
   return false;
 }
 
+/* Has a result, or an operand, whose neighbours in memory are elements of neighbouring rows. */
+static bool turned(const Node *n, int nrow) {
+  for (int i = 0; i < n->nout + n->nin; i++) {
+    const Access *at = i < n->nout ? &n->out[i].at : &n->in[i - n->nout].at;
+    if (nrow > 0 && at->stride[nrow - 1] == 1 && at->stride[n->ndim - 1] > 1 &&
+        (i >= n->nout || !n->out[i].part))
+      return true;
+  }
+  return false;
+}
+
 static int64_t choose_panel(const Node *n, const TargetCaps *caps) {
   int nrow = n->ndim - n->ncol;
   int64_t rows = extent(n, 0, nrow), cols = extent(n, nrow, n->ndim), row_bytes = 0;
@@ -122,8 +133,11 @@ static int64_t choose_panel(const Node *n, const TargetCaps *caps) {
   int64_t share = (rows + TILES_AIM - 1) / TILES_AIM;
   if (rows * row_bytes >= SMALL_BYTES && panel > share)
     panel = share;
-  if (partial && panel < (rows + PANELS_MOST - 1) / PANELS_MOST)
-    panel = (rows + PANELS_MOST - 1) / PANELS_MOST;
+  const int most = caps->partials ? caps->partials : PANELS_MOST;
+  if (partial && panel < (rows + most - 1) / most)
+    panel = (rows + most - 1) / most;
+  if (caps->turned_rows && turned(n, nrow))
+    panel = (panel + caps->turned_rows - 1) / caps->turned_rows * caps->turned_rows;
   return panel < rows ? panel : rows;
 }
 

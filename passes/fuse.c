@@ -183,6 +183,10 @@ static void caps_attrs(Builder *b, const TargetCaps *c) {
   if (c->library_fp8)
     build_module_attr(b, attr_b(b, "target.library_fp8", true));
   build_module_attr(b, attr_i(b, "target.panel_bytes_rows", c->panel_bytes_rows));
+  if (c->partials)
+    build_module_attr(b, attr_i(b, "target.partials", c->partials));
+  if (c->turned_rows)
+    build_module_attr(b, attr_i(b, "target.turned_rows", c->turned_rows));
 }
 
 Status pass_fuse(const Module *in, const PassOpts *o, Builder *out, Diag *d) {

@@ -5,7 +5,10 @@
 
 #include "codegen/codegen.h"
 
-enum { CUDA_TILE = 64 }; /* rows and columns of a product's tile; columns of a packed panel */
+enum {
+  CUDA_TILE = 64,   /* rows and columns of a product's tile; columns of a packed panel */
+  CUDA_TURNED = 16, /* panels of kernels with transposed results: whole multiples of rows */
+};
 
 /* One kernel being written. */
 typedef struct {
@@ -15,6 +18,7 @@ typedef struct {
   bool exact;       /* the body rounds explicitly: no contraction of a * b + c */
   bool unsupported; /* the failure is what the target lacks */
   int threads;      /* of a block; filled by the emitter */
+  int resident;     /* blocks of a multiprocessor that registers must leave room for; 0: any */
   int64_t blocks;   /* along x: one per panel; along y: columns are split */
   int64_t blocks_y;
   int64_t shared_bytes; /* dynamic shared memory of a block */
@@ -77,6 +81,8 @@ void cuda_value(const CudaBody *b, int i, Text *out);
 bool cuda_expression(const CudaBody *b, int i, Text *out);
 /* Element offset over dimensions [from, to): 0 when nothing varies. */
 void cuda_offset(const Body *b, const Access *a, int from, int to, Text *out);
+/* The statement that store i stores: rounding to the format of the result is done by storing. */
+int cuda_stored(const CudaBody *b, int i);
 /* "o<k>[offset] = put_<dtype>(value);" over all dimensions. */
 void cuda_store(const CudaBody *b, int i, int from, int to, const char *more, Text *out);
 /* Declares x<from>.. x<to - 1> from the flat index `flat`. */

@@ -90,7 +90,6 @@ template <i64 SAMPLE, i64 HEAD, i64 ROW, i64 COLUMN> struct Rows {
     return head + (i64)row * ROW + (i64)column * COLUMN;
   }
 };
-FN bool multiple(const void *p, u32 bytes) { return ((u64)p & (bytes - 1)) == 0; }
 
 /* COUNT rows from `first` of WIDTH columns into a tile, zero behind `length` and WIDTH; by THREADS
  * threads, done after copies_end, copies_wait and a barrier. */

@@ -164,6 +164,8 @@ static Status caps(const char *level, TargetCaps *out) {
   out->k_pair_bf16 = 1;
   out->half_tiles = true;
   out->panel_bytes_rows = 16 << 10;
+  out->partials = 4 * 132; /* four blocks for each multiprocessor of an H200 */
+  out->turned_rows = CUDA_TURNED;
   out->library_products = true;
   out->library_fp8 = strcmp(level, "sm_80") != 0;
   return MPCC_OK;

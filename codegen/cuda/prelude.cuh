@@ -337,6 +337,88 @@ template <class Op, int WIDTH, class T> FN T over_lanes(T v) {
     v = Op::of(v, shuffle(v, o));
   return v;
 }
+/* ---- elements side by side in memory ---- */
+
+FN bool multiple(const void *p, u32 bytes) { return ((u64)p & (bytes - 1)) == 0; }
+template <class E> FN E of_bits(u64 v, E) { return (E)v; }
+FN float of_bits(u64 v, float) { return __uint_as_float((u32)v); }
+FN double of_bits(u64 v, double) { return __longlong_as_double((i64)v); }
+template <class E> FN u64 to_bits(E v) { return (u64)v; }
+FN u64 to_bits(int v) { return (u32)v; }
+FN u64 to_bits(float v) { return __float_as_uint(v); }
+FN u64 to_bits(double v) { return (u64)__double_as_longlong(v); }
+/* BYTES (2, 4, 8 or 16) at a multiple of BYTES. */
+template <int BYTES> FN void get_words(u32 *w, const void *p) {
+  if (BYTES == 16) {
+    const uint4 v = *(const uint4 *)p;
+    w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
+  } else if (BYTES == 8) {
+    const uint2 v = *(const uint2 *)p;
+    w[0] = v.x, w[1] = v.y;
+  } else {
+    w[0] = BYTES == 4 ? *(const u32 *)p : *(const u16 *)p;
+  }
+}
+template <int BYTES> FN void put_words(void *p, const u32 *w) {
+  if (BYTES == 16)
+    *(uint4 *)p = make_uint4(w[0], w[1], w[2], w[3]);
+  else if (BYTES == 8)
+    *(uint2 *)p = make_uint2(w[0], w[1]);
+  else if (BYTES == 4)
+    *(u32 *)p = w[0];
+  else
+    *(u16 *)p = (u16)w[0];
+}
+/* N neighbours: in one access when `wide`. */
+template <int N, class E> FN void get_line(E *v, const E *p, bool wide) {
+  if (!wide) {
+#pragma unroll
+    for (int i = 0; i < N; i++)
+      v[i] = p[i];
+    return;
+  }
+  u32 w[4] = {};
+  get_words<N * sizeof(E)>(w, p);
+  enum { A_WORD = sizeof(E) < 4 ? 4 / sizeof(E) : 1, BITS = 8 * sizeof(E) };
+#pragma unroll
+  for (int i = 0; i < N; i++)
+    v[i] = sizeof(E) == 8 ? of_bits(w[2 * i % 4] | (u64)w[(2 * i + 1) % 4] << 32, E())
+                          : of_bits(w[i / A_WORD % 4] >> i % A_WORD * BITS % 32, E());
+}
+template <int N, class E> FN void put_line(const E *v, E *p, bool wide) {
+  if (!wide) {
+#pragma unroll
+    for (int i = 0; i < N; i++)
+      p[i] = v[i];
+    return;
+  }
+  u32 w[4] = {};
+  enum { A_WORD = sizeof(E) < 4 ? 4 / sizeof(E) : 1, BITS = 8 * sizeof(E) };
+#pragma unroll
+  for (int i = 0; i < N; i++)
+    if (sizeof(E) == 8)
+      w[2 * i % 4] = (u32)to_bits(v[i]), w[(2 * i + 1) % 4] = (u32)(to_bits(v[i]) >> 32);
+    else
+      w[i / A_WORD % 4] |= (u32)to_bits(v[i]) << i % A_WORD * BITS % 32;
+  put_words<N * sizeof(E)>(p, w);
+}
+/* CHUNKS of 16 bytes of a column in shared memory, those of the first `rows` elements. */
+template <int CHUNKS, class E> FN void put_column(E *to, const E *from, u32 rows) {
+  const u32 *w = (const u32 *)from;
+#pragma unroll
+  for (int i = 0; i < CHUNKS; i++) {
+    if (i * (16 / sizeof(E)) >= rows)
+      return;
+    if (multiple(to, 16)) {
+      put_words<16>(to + i * (16 / sizeof(E)), w + 4 * i);
+      continue;
+    }
+#pragma unroll
+    for (int k = 0; k < 16 / sizeof(E); k++)
+      to[i * (16 / sizeof(E)) + k] = from[i * (16 / sizeof(E)) + k];
+  }
+}
+
 /* Over GROUP consecutive threads; all threads of the block call it. room: 32 values of shared memory. */
 template <class Op, int GROUP, class T> FN T over_group(T v, T *room) {
   if (GROUP <= 32)

@@ -125,7 +125,7 @@ bool cuda_kernel(CudaGen *g, const Op *group, const char *symbol) {
   const size_t begin = g->out.len;
   g->exact = cuda_is_exact(group->body);
   g->blocks = g->blocks_y = 1;
-  g->shared_bytes = 0;
+  g->shared_bytes = g->resident = 0;
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
     if (!strcmp(kind, kinds[i].kind)) {
       if (!knows(g, group, kinds[i].attrs) || !kinds[i].emit(g, group, symbol))

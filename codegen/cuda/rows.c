@@ -3,38 +3,26 @@
  * The block is P groups of G threads; each group takes one row at a time, its threads take every
  * G-th column. A row is gone through in passes, since a reduction over the columns must end before
  * its result is used. When a thread's columns are few (`unrolled`) their loop is unrolled and what
- * a later pass needs stays in registers; else it is computed again from memory. Elements are stored
- * in the last pass, so a result may be in place of an operand. Without row reductions wide rows are
- * split over blocks along y. All sums run in an order that depends on shapes alone. */
+ * a later pass needs stays in registers; else it is computed again from memory. A thread takes up
+ * to 8 neighbouring columns at a time (rows_memory.c). Elements are stored in the last pass, so a
+ * result may be in place of an operand. Without row reductions wide rows are split over blocks
+ * along y. All sums run in an order that depends on shapes alone. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "codegen/cuda/gen.h"
+#include "codegen/cuda/rows.h"
 
 enum {
-  BLOCK = 256,    /* threads of a block whose rows are narrow */
-  WIDEST = 1024,  /* threads of a row */
-  KEPT = 16,      /* columns per thread, when values are kept in registers */
+  BLOCK = 256,   /* threads of a block whose rows are narrow */
+  GATHER = 1024, /* the same where it sums columns of many rows and does nothing else */
+  WIDEST = 1024, /* threads of a row */
+  RESIDENT =
+      1024,  /* threads of a multiprocessor that hide the latency of memory: 64 registers each */
+  KEPT = 16, /* columns per thread, when values are kept in registers */
   KEPT_SUMS = 64, /* the same for column sums */
   SPLIT = 4,      /* columns per thread where rows are split over blocks */
 };
-
-typedef struct {
-  CudaGen *g;
-  const Op *op;
-  const Body *b;
-  CudaBody text;
-  int nrow;
-  int64_t rows, cols, panel;
-  int group, parallel, per_thread; /* threads of a row, rows at a time, columns of a thread */
-  bool unrolled, split;
-  int npass;
-  int *ready;     /* pass before which the value can be had */
-  bool *kept;     /* in an array of registers */
-  bool *computed; /* elements: by an earlier pass */
-  bool *needed;   /* elements: in the pass being written */
-} Rows;
 
 static bool is_row_reduction(int p) {
   return p == PR_RSUM || p == PR_RMAX || p == PR_RMIN;
@@ -75,11 +63,37 @@ static bool can_split(const Body *b) {
   return true;
 }
 
+static bool has_row_reduction(const Body *b) {
+  for (int i = 0; i < b->nstmt; i++)
+    if (is_row_reduction(b->stmt[i].prim))
+      return true;
+  return false;
+}
+
 static bool has_column_sums(const Body *b) {
   for (int i = 0; i < b->nstmt; i++)
     if (b->stmt[i].prim == PR_CSUM)
       return true;
   return false;
+}
+
+/* Sums of columns alone: what combines the partial sums of many panels. */
+static bool only_gathers(const Body *b) {
+  enum { FEW = 16 };
+  for (int i = 0; i < b->nstmt; i++) {
+    const Stmt *s = &b->stmt[i];
+    if (is_row_reduction(s->prim) || is_panel_reduction(s->prim) ||
+        (s->prim == PR_STORE && b->stmt[s->arg[0]].level != LV_COL))
+      return false;
+  }
+  return has_column_sums(b) && b->nstmt <= FEW;
+}
+
+/* Threads of a row: a power of two, each with four columns or as many as it takes at a time. */
+static int threads_of_row(const Rows *r) {
+  const int each = r->width > 4 ? r->width : 4;
+  const int64_t threads = power_of_two_from((r->cols + each - 1) / each);
+  return threads > WIDEST ? WIDEST : (int)threads;
 }
 
 static bool lay_out(Rows *r) {
@@ -90,29 +104,35 @@ static bool lay_out(Rows *r) {
   if (r->rows >= INT32_MAX || r->cols >= INT32_MAX)
     return cuda_fail(r->g, "more than 2^31 rows or columns");
   r->panel = b->panel_rows > 0 && b->panel_rows < r->rows ? b->panel_rows : r->rows;
+  /* what several passes keep is held once for each column of a thread */
+  r->width = rows_width(b, r->op, r->cols, has_row_reduction(b) ? 4 : 8);
   const bool sums = has_column_sums(b);
-  r->split = can_split(b) && r->cols > BLOCK * SPLIT;
+  const int split = r->width > SPLIT ? r->width : SPLIT;
+  const int block = only_gathers(b) && r->panel >= GATHER / 8 ? GATHER : BLOCK;
+  r->split = can_split(b) && r->cols > BLOCK * split;
   if (r->split) {
     r->group = BLOCK;
-    r->per_thread = SPLIT;
+    r->per_thread = split;
     r->unrolled = true;
   } else {
-    r->group = power_of_two_from((r->cols + 3) / 4);
-    r->group = r->group > WIDEST ? WIDEST : r->group;
-    r->per_thread = (int)((r->cols + r->group - 1) / r->group);
+    const int64_t lines = (r->cols + r->width - 1) / r->width;
+    r->group = threads_of_row(r);
+    r->per_thread = (int)((lines + r->group - 1) / r->group) * r->width;
     r->unrolled = r->per_thread <= (sums ? KEPT_SUMS : KEPT);
     if (sums && !r->unrolled)
       return cuda_unsupported(r->g, "column sums of %lld columns beside row reductions",
                               (long long)r->cols);
   }
-  r->parallel = r->group < BLOCK ? BLOCK / r->group : 1;
+  r->parallel = r->group < block ? block / r->group : 1;
   while (r->parallel > 1 && r->parallel / 2 >= r->panel && r->parallel * r->group > 32)
     r->parallel /= 2;
   r->g->threads = r->group * r->parallel;
   if (r->g->threads < 32) /* whole warps only: more groups than rows do no harm */
     r->g->threads = 32, r->parallel = 32 / r->group;
   r->g->blocks = (r->rows + r->panel - 1) / r->panel;
-  r->g->blocks_y = r->split ? (r->cols + r->group * SPLIT - 1) / (r->group * SPLIT) : 1;
+  r->g->blocks_y = r->split ? (r->cols + r->group * split - 1) / (r->group * split) : 1;
+  rows_plan_tiles(r);
+  r->g->resident = RESIDENT / r->g->threads;
   return true;
 }
 
@@ -215,32 +235,37 @@ static bool put_narrow(Rows *r, int level, int ready) {
   return true;
 }
 
-/* The loop over this thread's columns in one pass. */
-static bool put_elements(Rows *r, int pass) {
+/* The loop over this thread's columns, r->width neighbours at a time, the first of which is c0. */
+static void put_columns(const Rows *r) {
   Text *t = &r->g->out;
-  const Body *b = r->b;
-  find_needed(r, pass);
   if (r->unrolled)
-    text_printf(t,
-                "if (on) {\n#pragma unroll\nfor (int k = 0; k < %d; k++) {\nconst u32 c = "
-                "first_col + lane + k * %du;\n",
-                r->per_thread, r->group);
+    text_printf(
+        t,
+        "if (on) {\n#pragma unroll\nfor (int q = 0; q < %d; q++) {\nconst u32 c0 = first_col + "
+        "(lane + q * %du) * %d;\n",
+        r->per_thread / r->width, r->group, r->width);
   else
-    text_printf(t, "if (on) {\nfor (u32 c = lane; c < %lldu; c += %du) {\n", (long long)r->cols,
-                r->group);
-  if (r->unrolled && (r->split || r->cols % r->group))
-    text_printf(t, "if (c < %lldu) {\n", (long long)r->cols);
+    text_printf(t, "if (on) {\nfor (u32 c0 = lane * %d; c0 < %lldu; c0 += %du) {\n", r->width,
+                (long long)r->cols, r->group * r->width);
+  if (r->unrolled && (r->split || r->cols % (r->group * r->width)))
+    text_printf(t, "if (c0 < %lldu) {\n", (long long)r->cols);
   else
     text_puts(t, "{\n");
-  cuda_indices(b, r->nrow, b->ndim, "c", t);
-  for (int i = 0; i < b->nstmt; i++) {
+}
+
+/* What pass `pass` does with one element: column c, this thread's k-th. */
+static bool put_element(Rows *r, int pass) {
+  Text *t = &r->g->out;
+  for (int i = 0; i < r->b->nstmt; i++) {
     const Stmt *s = stmt(r, i);
     if (r->needed[i]) {
       if (!r->kept[i])
         text_printf(t, "const %s ", cuda_register(s->dt));
       cuda_value(&r->text, i, t);
       text_puts(t, " = ");
-      if (!cuda_expression(&r->text, i, t))
+      if (s->prim == PR_LOAD && rows_is_wide(r, i))
+        text_printf(t, "get_%s(w%d[j])", dtype_text(r->op->in[s->ref]->type->dt), i);
+      else if (!cuda_expression(&r->text, i, t))
         return false;
       text_puts(t, ";\n");
     } else if (acts_in(r, i, pass) && s->prim != PR_STORE) {
@@ -248,9 +273,33 @@ static bool put_elements(Rows *r, int pass) {
     }
   }
   /* stores behind all loads: a result may be in place of an operand */
-  for (int i = 0; i < b->nstmt; i++)
+  for (int i = 0; i < r->b->nstmt; i++)
     if (acts_in(r, i, pass) && stmt(r, i)->prim == PR_STORE)
-      cuda_store(&r->text, i, 0, b->ndim, "", t);
+      rows_put_store(r, i);
+  return true;
+}
+
+static bool put_elements(Rows *r, int pass) {
+  Text *t = &r->g->out;
+  bool *const writes = r->writes;
+  find_needed(r, pass);
+  for (int i = 0; i < r->b->nstmt; i++)
+    writes[i] = acts_in(r, i, pass) && stmt(r, i)->prim == PR_STORE;
+  put_columns(r);
+  rows_put_reads(r, r->needed);
+  for (int i = 0; i < r->b->nstmt; i++)
+    if (writes[i] && rows_is_wide(r, i))
+      text_printf(t, "%s w%d[%d];\n", cuda_storage(r->op->out[stmt(r, i)->ref]->type->dt), i,
+                  r->width);
+  text_printf(t, "#pragma unroll\nfor (int j = 0; j < %d; j++) {\nconst u32 c = c0 + j;\n",
+              r->width);
+  if (r->unrolled)
+    text_printf(t, "const int k = q * %d + j;\n", r->width);
+  cuda_indices(r->b, r->nrow, r->b->ndim, "c", t);
+  if (!put_element(r, pass))
+    return false;
+  text_puts(t, "}\n");
+  rows_put_writes(r, writes);
   text_puts(t, "}\n}\n}\n");
   return true;
 }
@@ -322,6 +371,8 @@ static void put_row_results(Rows *r) {
 
 static bool put_rows(Rows *r) {
   Text *t = &r->g->out;
+  if (only_gathers(r->b)) /* nothing is written, so that reads of several rows are under way */
+    text_puts(t, "#pragma unroll 4\n");
   text_printf(t, "for (u32 turn = 0; turn < %lldu; turn++) {\n",
               (long long)((r->panel + r->parallel - 1) / r->parallel));
   text_printf(t, "const u32 in_panel = turn * %du + sub, row = first_row + in_panel;\n",
@@ -343,6 +394,7 @@ static bool put_rows(Rows *r) {
   if (!put_narrow(r, LV_ROW, r->npass))
     return false;
   put_row_results(r);
+  rows_put_tiles(r);
   text_puts(t, "}\n");
   return true;
 }
@@ -361,7 +413,8 @@ static void put_column_result(Rows *r, int store) {
   Text *t = &r->g->out;
   const char *type = cuda_register(sum->dt);
   text_printf(t, "#pragma unroll\nfor (int k = 0; k < %d; k++) {\n", r->per_thread);
-  text_printf(t, "const u32 c = first_col + lane + k * %du;\n", r->group);
+  text_printf(t, "const u32 c = first_col + (lane + k / %d * %du) * %d + k %% %d;\n", r->width,
+              r->group, r->width, r->width);
   if (r->parallel > 1 && !stored_before(r, store)) {
     text_printf(t, "__syncthreads();\nsums_%s[threadIdx.x] = v%d[k];\n__syncthreads();\n", type,
                 s->arg[0]);
@@ -432,6 +485,7 @@ static bool put_kernel(Rows *r, const char *symbol) {
   text_printf(t, "const u32 first_row = blockIdx.x * %lldu;\n", (long long)r->panel);
   text_printf(t, "const u32 first_col = %s%d%s;\n", r->split ? "blockIdx.y * " : "",
               r->split ? r->group * r->per_thread : 0, r->split ? "u" : "");
+  rows_put_places(r);
   if (!put_narrow(r, LV_ALL, 0))
     return false;
   put_accumulators(r);
@@ -443,10 +497,17 @@ static bool put_kernel(Rows *r, const char *symbol) {
 }
 
 bool cuda_rows(CudaGen *g, const Op *group, const char *symbol) {
+  Body exchanged;
+  Access access[2];
+  Op copy = *group;
+  if (rows_exchange(group, &exchanged, access)) {
+    copy.body = &exchanged;
+    group = &copy;
+  }
   Rows r = {.g = g, .op = group, .b = group->body, .nrow = group->body->ndim - group->body->ncol};
   const size_t n = (size_t)group->body->nstmt + 1;
   r.ready = calloc(n, sizeof *r.ready);
-  r.kept = calloc(3 * n, sizeof *r.kept);
+  r.kept = calloc(4 * n, sizeof *r.kept);
   if (!r.ready || !r.kept) {
     free(r.ready);
     free(r.kept);
@@ -454,6 +515,7 @@ bool cuda_rows(CudaGen *g, const Op *group, const char *symbol) {
   }
   r.computed = r.kept + n;
   r.needed = r.kept + 2 * n;
+  r.writes = r.kept + 3 * n;
   r.text = (CudaBody){g, group, r.kept};
   bool ok = lay_out(&r);
   if (ok) {

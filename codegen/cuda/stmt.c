@@ -70,8 +70,10 @@ void cuda_indices(const Body *b, int from, int to, const char *flat, Text *out) 
 
 void cuda_head(CudaGen *g, const Op *group, const char *symbol) {
   const char *comma = "";
-  text_printf(&g->out, "extern \"C\" __global__ void __launch_bounds__(%d) %s(", g->threads,
-              symbol);
+  text_printf(&g->out, "extern \"C\" __global__ void __launch_bounds__(%d", g->threads);
+  if (g->resident)
+    text_printf(&g->out, ", %d", g->resident);
+  text_printf(&g->out, ") %s(", symbol);
   for (int k = 0; k < group->nout; k++, comma = ", ")
     text_printf(&g->out, "%s%s *o%d", comma, cuda_storage(group->out[k]->type->dt), k);
   for (int k = 0; k < group->nin; k++, comma = ", ")
@@ -202,13 +204,23 @@ bool cuda_expression(const CudaBody *b, int i, Text *out) {
   }
 }
 
+int cuda_stored(const CudaBody *b, int i) {
+  const Body *body = b->group->body;
+  const DType to = b->group->out[body->stmt[i].ref]->type->dt;
+  int v = body->stmt[i].arg[0];
+  while (body->stmt[v].prim == PR_ROUND && body->stmt[v].rd == to && to != DT_F32 && to != DT_F64 &&
+         body->stmt[v].level == body->stmt[body->stmt[v].arg[0]].level)
+    v = body->stmt[v].arg[0];
+  return v;
+}
+
 void cuda_store(const CudaBody *b, int i, int from, int to, const char *more, Text *out) {
   const Body *body = b->group->body;
   const Stmt *s = &body->stmt[i];
   text_printf(out, "o%d[", s->ref);
   cuda_offset(body, &body->out[s->ref], from, to, out);
   text_printf(out, "%s] = put_%s(", more, dtype_text(b->group->out[s->ref]->type->dt));
-  cuda_value(b, s->arg[0], out);
+  cuda_value(b, cuda_stored(b, i), out);
   text_puts(out, ");\n");
 }
 
