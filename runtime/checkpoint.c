@@ -315,16 +315,21 @@ bool mprt__checkpoint_complete(const char *dir) {
   return there;
 }
 
+int64_t mprt__checkpoint_step(const char *name) {
+  char *end;
+  if (strncmp(name, "step-", 5) != 0)
+    return -1;
+  int64_t step = strtoll(name + 5, &end, 10);
+  return end == name + 5 || *end ? -1 : step;
+}
+
 char *mprt__checkpoint_newest(const char *folder) {
   DIR *d = opendir(folder);
   char *best = NULL;
   int64_t best_step = -1;
   for (struct dirent *e; d && (e = readdir(d)) != NULL;) {
-    char *end;
-    if (strncmp(e->d_name, "step-", 5) != 0)
-      continue;
-    int64_t step = strtoll(e->d_name + 5, &end, 10);
-    if (end == e->d_name + 5 || *end || step <= best_step)
+    int64_t step = mprt__checkpoint_step(e->d_name);
+    if (step <= best_step)
       continue;
     char *path = mprt__format("%s/%s", folder, e->d_name);
     if (path && mprt__checkpoint_complete(path)) {

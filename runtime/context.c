@@ -234,6 +234,7 @@ void mprt_close(mprt_program *p) {
   for (int i = 0; i < MPCC_SEG_COUNT; i++)
     mprt__memory_destroy(&p->segment[i]);
   free(p->arg);
+  free(p->run_dir);
   json_decref(p->fit_state);
   free(p->kept.item);
   mprt__metrics_close(p);

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runtime/fit.h"
 #include "runtime/instrument.h"
@@ -16,6 +17,7 @@ typedef struct {
   mprt__dataset *train, *val;
   mprt__loader *loader;
   char *out_dir;
+  int lock; /* on out_dir; -1: none */
   int64_t step, epoch, sample; /* steps seen; position behind the newest batch */
   bool epoch_over, stop;       /* stop: early stopping said so */
   int bad;                     /* non-finite steps in a row */
@@ -448,7 +450,7 @@ static Status begin(Fit *f) {
   if (st == MPCC_OK)
     st = mprt__instrument_create(p, &f->instrument);
   if (st == MPCC_OK)
-    st = mprt__run_folder(p, &f->out_dir);
+    st = mprt__run_folder(p, f->step, &f->out_dir, &f->lock);
   if (st == MPCC_OK)
     st = mprt__keep_recall(p, json_object_get(p->fit_state, "checkpoints"), f->out_dir, f->step);
   mprt__loader_options o = {
@@ -492,7 +494,7 @@ static Status export_all(Fit *f) {
 }
 
 mpcc_status mprt_fit(mprt_program *p) {
-  Fit f = {.p = p};
+  Fit f = {.p = p, .lock = -1};
   Status st = begin(&f);
   if (st == MPCC_OK) {
     f.started = f.window_start = mprt__seconds();
@@ -510,6 +512,8 @@ mpcc_status mprt_fit(mprt_program *p) {
   mprt__loader_destroy(f.loader);
   mprt__data_close(f.train);
   mprt__data_close(f.val);
+  if (f.lock >= 0)
+    close(f.lock);
   free(f.out_dir);
   return st;
 }

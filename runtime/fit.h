@@ -100,10 +100,13 @@ double mprt__metric_value(const mprt_program *p, const char *name, double loss);
 
 /* ---- runfolder.c ---- */
 /* The run folder (made if absent) and its files that do not grow: spec.resolved.yaml, plan.txt,
- * run.json. malloc'ed path in *out. errors: ERR_FILE, ERR_NOMEM */
-Status mprt__run_folder(mprt_program *p, char **out);
+ * run.json. Checkpoints there of steps behind `step`, where this run begins, are set aside.
+ * malloc'ed path in *out; *lock, to be closed at the end, keeps other runs out (-1: none).
+ * errors: ERR_FILE (also: another run writes there), ERR_NOMEM */
+Status mprt__run_folder(mprt_program *p, int64_t step, char **out, int *lock);
 /* Folder that a bare --resume looks into: the one this run would write, else the newest below
- * runs/NAME; malloc'ed path of the newest complete checkpoint, NULL: none. */
+ * runs/NAME, which this run then goes on writing; malloc'ed path of the newest complete checkpoint,
+ * NULL: none. */
 char *mprt__resume_default(mprt_program *p);
 
 /* ---- scan.c ---- */

@@ -245,10 +245,28 @@ static Status check_fit(const mprt_program *p, uint32_t i, const Source *source)
                       "%s: '%s' is stored in %s alone, and this program's weights are %s: precision "
                       "changes where masters are stored; --weights starts from what there is",
                       source->in->path, name, dtype_text(have), dtype_text(want));
-  if (have != want)
-    mprt__log(&p->cb, MPRT_LOG_WARNING, "'%s' is converted from %s to %s", name, dtype_text(have),
-              dtype_text(want));
   return MPCC_OK;
+}
+
+/* One line for each pair of formats. */
+static void tell_conversions(const mprt_program *p, const Source *source) {
+  const char *first[DT_COUNT][DT_COUNT] = {{NULL}};
+  int64_t n[DT_COUNT][DT_COUNT] = {{0}};
+  for (uint32_t i = 0; i < p->ntensor; i++) {
+    const mprt__st_tensor *t = source[i].tensor;
+    DType want = (DType)p->tensor[i].dtype;
+    if (t && t->dtype != want && !n[t->dtype][want]++)
+      first[t->dtype][want] = mprt__string(p, p->tensor[i].name);
+  }
+  for (int a = 0; a < DT_COUNT; a++)
+    for (int b = 0; b < DT_COUNT; b++) {
+      char more[60] = "";
+      if (n[a][b] > 1)
+        snprintf(more, sizeof more, ", as are %lld more tensors", (long long)n[a][b] - 1);
+      if (n[a][b])
+        mprt__log(&p->cb, MPRT_LOG_WARNING, "'%s' is converted from %s to %s%s", first[a][b],
+                  dtype_text((DType)a), dtype_text((DType)b), more);
+    }
 }
 
 /* Every tensor of the state has a source of its shape, or starts anew. */
@@ -272,6 +290,7 @@ static Status check_sources(const mprt_program *p, const Source *source) {
     if (s != MPCC_OK)
       return s;
   }
+  tell_conversions(p, source);
   return MPCC_OK;
 }
 
@@ -396,6 +415,8 @@ mpcc_status mprt_resume(mprt_program *p, const char *dir) {
   Status s = resolve(p, dir, &path);
   if (s == MPCC_OK)
     s = resume_from(p, path, file);
+  if (s == MPCC_OK)
+    mprt__log(&p->cb, MPRT_LOG_INFO, "goes on from %s", path);
   mprt__st_close(&file[0]);
   mprt__st_close(&file[1]);
   free(path);

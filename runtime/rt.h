@@ -174,6 +174,7 @@ struct mprt_program {
   uint8_t *ema_saved;    /* ... and the 16-bit ones are here, */
   size_t ema_bytes, ema_at; /* so many bytes, so many of them given back */
   mprt__metrics metrics; /* opened by the first who measures */
+  char *run_dir;     /* owned; folder of the run that a bare --resume found, or NULL */
   json_t *fit_state; /* owned object or NULL: further facts fit.c wants in state.json */
   struct mprt__feed *feed; /* where mprt_feed is; NULL: nowhere */
 };
@@ -342,6 +343,7 @@ void mprt__shape_text(int rank, const int64_t *dim, char *buf, size_t cap);
 /* Makes PARENT(dir)/link ("last", "best") a link to dir by its last component, in one step. */
 Status mprt__checkpoint_link(const char *dir, const char *link, const mprt_callbacks *cb);
 bool mprt__checkpoint_complete(const char *dir); /* has DONE */
+int64_t mprt__checkpoint_step(const char *name); /* N of step-N; -1: another name */
 /* Newest complete checkpoint step-N in `folder` (a run's checkpoints/), by N; malloc'ed path or
  * NULL. */
 char *mprt__checkpoint_newest(const char *folder);

@@ -54,6 +54,7 @@ build logs --set trainer.log_every_n_steps=7
 expect 0 'the spec changed since this checkpoint: trainer.log_every_n_steps: 5 -> 7' \
   ./logs --out o --resume=$good --max-steps 21
 [ "$(grep -c 'the spec changed' err.txt)" = 1 ] || { fail "one change, other words"; cat err.txt; }
+rm -r o
 expect 0 '' ./logs --quiet --out o --resume=$good --max-steps 21
 [ ! -s err.txt ] || { fail "words about a harmless key"; cat err.txt; }
 rm -rf o
@@ -88,7 +89,7 @@ expect 4 '--reset=haed names no tensor' ./classes --quiet --out o --resume=$good
 [ ! -e o ] || fail "a run folder in spite of a wrong --reset"
 expect 2 'goes with --resume' ./classes --reset=head
 "$mpcc" "$here/tiny.yaml" -march=native --precision 16-true -o narrow
-expect 0 "is converted from f32 to f16" ./narrow --quiet --out narrow_out --resume=$good --max-steps 21
+expect 0 "is converted from f32 to f16, as are " ./narrow --quiet --out narrow_out --resume=$good --max-steps 21
 expect 4 "is stored in f16 alone, and this program's weights are f32" \
   run --out o --resume=narrow_out/checkpoints/last
 [ ! -e o ] || fail "a run folder for weights without masters"
@@ -174,4 +175,25 @@ highest=$(grep '"split":"val"' acc_out/metrics.jsonl | sed 's/.*"step":\([0-9]*\
 build never --set checkpoint.save_top_k=0 --set checkpoint.save_last=false
 ./never --quiet --threads 1 --out never_out >/dev/null
 [ "$(kept never_out)" = 0 ] || fail "save_top_k 0, save_last false keeps $(kept never_out)"
+
+# ---- whose folder it is -----------------------------------------------------------------------------
+expect 0 '' run --out shared --max-steps 20
+cp shared/metrics.jsonl first.jsonl
+expect 4 'another run is writing into shared' flock shared ./prog --quiet --threads 1 --out shared --max-steps 5
+cmp shared/metrics.jsonl first.jsonl || fail "a run that is refused changes files"
+# a run that begins anew leaves the earlier one's files, and is itself what --resume finds
+expect 0 'up to step 20: they are in shared/earlier-1 now' run --out shared --max-steps 5
+cmp shared/earlier-1/metrics.jsonl first.jsonl || fail "the metrics of an earlier run are lost"
+cmp shared/earlier-1/checkpoints/step-00000020/model.safetensors $good/model.safetensors || fail "an earlier run's weights"
+[ "$(ls shared/checkpoints | tr '\n' ' ')" = "last step-00000005 " ] || fail "left behind: $(ls shared/checkpoints)"
+cp -r shared/checkpoints/step-00000005 fifth
+expect 0 'goes on from shared/checkpoints/step-00000005' ./prog --threads 1 --out shared --resume --max-steps 20
+cmp shared/checkpoints/last/model.safetensors $good/model.safetensors || fail "resumed beside an earlier run"
+[ ! -e shared/earlier-2 ] || fail "a resumed run sets its own checkpoints aside"
+expect 0 'shared/earlier-2' run --out shared --resume=fifth --max-steps 6
+# without a name a resumed run goes on in the folder where its checkpoint is
+expect 0 '' run --max-steps 5
+expect 0 '' run --resume --max-steps 6
+[ "$(ls runs/tiny | wc -l)" = 1 ] && [ -e runs/tiny/*/checkpoints/step-00000006 ] || fail "a bare --resume begins another folder"
+[ "$(sed -n '$s/"step":\([0-9]*\),.*/\1/p' runs/tiny/*/metrics.jsonl)" = '{6' ] || fail "its metrics do not go on"
 finish
