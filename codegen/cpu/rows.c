@@ -725,8 +725,7 @@ static bool lane_rows(Rows *r, Val first, Val end) {
   return true;
 }
 
-/* Rows [first, end) with lanes along a column dimension or none. */
-static bool rows_by_one(Rows *r, Val first, Val end) {
+bool rows_by_one(Rows *r, Val first, Val end) {
   Gen *g = r->g;
   bool ok = true;
   if (r->together > 1) {
@@ -749,7 +748,9 @@ bool rows_panel(Rows *r, Val first, Val end, Val panel) {
   bool ok = hoist_loads(r);
   if (!ok)
     return false;
-  if (r->on_rows) {
+  if (r->blocked) {
+    ok = rows_blocks(r, first, end);
+  } else if (r->on_rows) {
     ok = lane_rows(r, first, end);
   } else {
     ok = rows_by_one(r, first, end);
@@ -766,7 +767,11 @@ bool cpu_rows(Gen *g, const Op *group) {
     g->scratch_bytes = r.scratch_bytes;
     ok = rows_begin(&r);
   }
-  if (ok) {
+  if (ok && r.blocked) { /* panels have no results: their rows are one run */
+    Val end = ll_mul(g, g->end, ll_n(g, r.panel_rows));
+    ok = rows_blocks(&r, ll_mul(g, g->first, ll_n(g, r.panel_rows)),
+                     ll_umin(g, end, ll_n(g, r.rows)));
+  } else if (ok) {
     Loop tile = ll_loop(g, g->first, g->end, 1);
     Val first = ll_mul(g, tile.i, ll_n(g, r.panel_rows));
     Val end = ll_umin(g, ll_add(g, first, ll_n(g, r.panel_rows)), ll_n(g, r.rows));

@@ -38,7 +38,8 @@ typedef struct {
   int64_t *panel_stride; /* per result: elements per panel of partial results */
   bool on_rows;          /* lanes run along the last row dimension, else the last column one */
   int lanes, lane_dim;
-  bool paired; /* columns below pairs_end are done in pairs of vectors (llvm.h) */
+  bool blocked; /* rows_block.c: elements alone, some turned; rows of no panel in particular */
+  bool paired;  /* columns below pairs_end are done in pairs of vectors (llvm.h) */
   int64_t pairs_end;
   StmtPlan *plan;
   int npass;
@@ -74,5 +75,11 @@ static inline bool prim_is_row_reduction(int p) {
  * [first, end), number `panel`. */
 bool rows_begin(Rows *r);
 bool rows_panel(Rows *r, Val first, Val end, Val panel);
+bool rows_by_one(Rows *r, Val first, Val end); /* lanes not along rows; no panel results */
+
+/* rows_block.c. Whether r, simplified and with its copies found, is a group that turns; emission of
+ * rows [first, end). */
+bool rows_can_block(const Rows *r);
+bool rows_blocks(Rows *r, Val first, Val end);
 
 #endif

@@ -491,7 +491,14 @@ bool rows_init(Rows *r, Gen *g, const Op *op, const Body *body) {
     return gen_fail(g, "group without elements");
   simplify(&r->body, &r->nrow);
   choose_lanes(r);
-  choose_pairs(r);
+  r->blocked = rows_can_block(r);
+  if (r->blocked) { /* so run the lanes of rows that fill no block */
+    r->lanes = gen_lanes(g, op);
+    r->lane_dim = r->body.ndim - 1;
+    r->on_rows = false;
+  } else {
+    choose_pairs(r);
+  }
   find_ready(r);
   r->needed = calloc((size_t)(r->npass + 1) * ((size_t)r->body.nstmt + 1), sizeof *r->needed);
   r->unroll = calloc((size_t)r->npass + 1, sizeof *r->unroll);

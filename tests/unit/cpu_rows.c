@@ -398,6 +398,30 @@ START_TEST(casts) {
 }
 END_TEST
 
+/* Read along the rows, written along the columns, and the other way round. */
+START_TEST(turned) {
+  static const DType all[] = {DT_F32, DT_BF16, DT_F16, DT_E4M3, DT_E5M2, DT_F64, DT_I32};
+  static const int64_t size[][3] = {{1, 83, 16}, {2, 37, 50}, {3, 16, 33}, {1, 131, 19}};
+  enum { N = sizeof all / sizeof *all };
+  for (int i = 0; i < N * N; i++) {
+    const int64_t *n = size[i % 4];
+    DType from = all[i / N], to = all[i % N];
+    if ((from == DT_I32) != (to == DT_I32) || (from == DT_F64) != (to == DT_F64))
+      continue;
+    Group *t = group_new("rows", 3, n, 1);
+    int64_t all_n = n[0] * n[1] * n[2];
+    Access along = {0, {n[1] * n[2], n[2], 1}}, down = {0, {n[1] * n[2], 1, n[1]}};
+    t->body.panel_rows = 5 + 40 * (i % 2);
+    int x = load(t, from, all_n, i % 3 == 1 ? down : along);
+    if (from == DT_F32) /* both, and a statement between */
+      x = op2(t, PR_MUL, x, load(t, DT_F32, all_n, down));
+    store(t, to, all_n, i % 3 == 1 ? along : down, x);
+    judge(t, 0, "turned");
+    group_free(t);
+  }
+}
+END_TEST
+
 /* f64 and integer registers, selects, comparisons, params, random numbers. */
 START_TEST(registers) {
   for (int s = 0; s < NSIZE; s++) {
@@ -665,6 +689,7 @@ int main(void) {
   tcase_add_test(c, combine_partials);
   tcase_add_test(c, many_dimensions);
   tcase_add_test(c, casts);
+  tcase_add_test(c, turned);
   tcase_add_test(c, registers);
   tcase_add_test(c, in_place);
   tcase_add_test(c, not_a_number);
