@@ -209,7 +209,7 @@ static int one_input(Args *a, const char *input) {
   else if (a->diff[0])
     code = explain_diff(a, s, input, text, len);
   else if (a->command == CMD_VERIFY)
-    code = verify_spec(s, input, text, len);
+    code = verify_spec(s, a->options.ntarget ? a->options.target[0] : "cpu", input, text, len);
   else
     code = compile_one(a, s, input, text, len);
   mpcc_session_destroy(s);

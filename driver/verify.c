@@ -18,9 +18,10 @@ static void on_log(void *user, mprt_log_level level, const char *text) {
     fprintf(stderr, "mpcc: %s\n", text);
 }
 
-static mpcc_status run_kernel(void *user, const char *symbol, const MpccArg *args) {
+static mpcc_status run_kernel(void *user, const char *symbol, const MpccArg *args,
+                              const uint64_t *bytes, int n, int nout) {
   Verify *v = user;
-  return mprt_run_kernel(v->program, symbol, args);
+  return mprt_run_kernel(v->program, symbol, args, bytes, n, nout);
 }
 
 static void on_verdict(void *user, const mpcc_verdict *k) {
@@ -33,7 +34,8 @@ static void on_verdict(void *user, const mpcc_verdict *k) {
     printf("      first deviation: %s, kernel %s\n", k->place, k->symbol);
 }
 
-int verify_spec(mpcc_session *s, const char *path, const char *text, size_t len) {
+int verify_spec(mpcc_session *s, const char *device, const char *path, const char *text,
+                size_t len) {
   Verify v = {0};
   void *image = NULL;
   size_t bytes = 0;
@@ -41,6 +43,7 @@ int verify_spec(mpcc_session *s, const char *path, const char *text, size_t len)
   if (st == MPCC_OK) {
     mprt_options o;
     mprt_options_default(&o);
+    o.device = device;
     mprt_callbacks cb = {.log = on_log};
     st = mprt_open(image, bytes, &o, &cb, &v.program);
   }

@@ -4,7 +4,8 @@
 
 #include "mpcc/mpcc.h"
 
-/* Prints one line per kernel; 0, or an exit code after a message. */
-int verify_spec(mpcc_session *s, const char *path, const char *text, size_t len);
+/* device: of the first target. Prints one line per kernel; 0, or an exit code after a message. */
+int verify_spec(mpcc_session *s, const char *device, const char *path, const char *text,
+                size_t len);
 
 #endif

@@ -16,6 +16,8 @@ typedef struct {
   double *in[MAX_VALUES], *want[MAX_VALUES];
   void *in_bytes[MAX_VALUES], *got[MAX_VALUES];
   MpccArg *args;
+  uint64_t *bytes; /* of the buffers behind args; 0: an integer */
+  int nargs;
 } Case;
 
 static void case_fini(Case *k) {
@@ -26,6 +28,7 @@ static void case_fini(Case *k) {
     free(k->got[i]);
   }
   free(k->args);
+  free(k->bytes);
 }
 
 /* A moment that sums squares. */
@@ -54,8 +57,10 @@ static bool make_case(Case *k, const Op *op) {
   k->op = op;
   if (op->nin > MAX_VALUES || op->nout > MAX_VALUES)
     return false;
-  k->args = calloc((size_t)(op->nin + op->nout + op->body->nparam) + 1, sizeof *k->args);
-  if (!k->args)
+  k->nargs = op->nin + op->nout + op->body->nparam;
+  k->args = calloc((size_t)k->nargs + 1, sizeof *k->args);
+  k->bytes = calloc((size_t)k->nargs + 1, sizeof *k->bytes);
+  if (!k->args || !k->bytes)
     return false;
   int n = 0;
   for (int i = 0; i < op->nout; i++) {
@@ -65,6 +70,7 @@ static bool make_case(Case *k, const Op *op) {
     if (!k->want[i] || !k->got[i])
       return false;
     memset(k->got[i], 0, ((size_t)type_bytes(t) + 127) / 64 * 64);
+    k->bytes[n] = (uint64_t)type_bytes(t);
     k->args[n++].p = k->got[i];
   }
   for (int i = 0; i < op->nin; i++) {
@@ -78,6 +84,7 @@ static bool make_case(Case *k, const Op *op) {
       k->in[i][e] = operand_value(op, i, e);
       num_store((char *)k->in_bytes[i] + (size_t)e * dtype_bytes(t->dt), t->dt, k->in[i][e]);
     }
+    k->bytes[n] = (uint64_t)type_bytes(t);
     k->args[n++].p = k->in_bytes[i];
   }
   for (int i = 0; i < op->body->nparam; i++)
@@ -140,7 +147,7 @@ static Status verify_group(Compilation *c, const Op *op, const char *symbol, con
   if (st == MPCC_OK)
     st = eval_op(op, false, (const double *const *)k.in, k.want);
   if (st == MPCC_OK)
-    st = x->run(x->user, symbol, k.args);
+    st = x->run(x->user, symbol, k.args, k.bytes, k.nargs, op->nout);
   if (st == MPCC_OK) {
     double error = worst_error(&k);
     char place[400] = "";

@@ -127,11 +127,12 @@ mpcc_status mprt_run(mprt_program *p, const char *function) {
   return mprt__run(p, f, NULL, NULL);
 }
 
-mpcc_status mprt_run_kernel(mprt_program *p, const char *symbol, const MpccArg *args) {
-  if (p->cuda)
-    return mprt__fail(&p->cb, MPCC_ERR_USAGE, "single kernels run on the host alone");
+mpcc_status mprt_run_kernel(mprt_program *p, const char *symbol, const MpccArg *args,
+                            const uint64_t *bytes, int n, int nout) {
   for (uint32_t i = 0; i < p->nkernel; i++)
     if (!strcmp(mprt__string(p, p->kernel[i].symbol), symbol)) {
+      if (p->cuda)
+        return mprt__cuda_run_kernel(p, p->cuda, i, args, bytes, n, nout);
       mprt__pool_run(p->pool, p->fn[i], args, (int64_t)p->kernel[i].ntiles);
       return MPCC_OK;
     }

@@ -15,6 +15,10 @@ fi
 "$mpcc" "$spec" --precision "$mode" --set "precision.recipe.name=$recipe" --target=cpu,cuda \
   --gpu-arch=sm_80 -march=x86-64-v3 -Wno-fp8-fallback -Wno-fp8-padding -o prog
 
+gpu "$mpcc" verify "$spec" --precision "$mode" --set "precision.recipe.name=$recipe" --target=cuda \
+  --gpu-arch=sm_80 -Wno-fp8-fallback -Wno-fp8-padding >verify.txt 2>&1 ||
+  { fail "verify: $(grep -m1 FAIL verify.txt)"; tail -3 verify.txt; }
+grep -q '^[1-9][0-9]* kernels, 0 deviate' verify.txt || fail "verify: $(tail -1 verify.txt)"
 gpu sh "$here/cuda_judge.sh" ./prog "$mode" "$bound" cuda || fail "$mode: not as on the CPU"
 final() { cat "$1"/checkpoints/step-00000010/*.safetensors | sha256sum; }
 [ ! -s report.txt ] || { fail "$mode: the interpreter found something"; head -20 report.txt; }
@@ -22,6 +26,7 @@ final() { cat "$1"/checkpoints/step-00000010/*.safetensors | sha256sum; }
 if [ "$mode" = 32-true ]; then
   before=$(final part)
   LD_LIBRARY_PATH=$work/none expect 3 'no NVIDIA driver' ./prog --device cuda --max-steps 1
+  LD_LIBRARY_PATH=$work/none expect 3 'no NVIDIA driver' "$mpcc" verify "$spec" --target=cuda --gpu-arch=sm_80
   expect_gpu() { export LD_LIBRARY_PATH="$emu"; expect "$@"; unset LD_LIBRARY_PATH; }
   EMU_DEVICES=0 expect_gpu 3 'sees no GPU' ./prog --device cuda --max-steps 1
   expect_gpu 3 "no device 'cuda:5'" ./prog --device cuda:5 --max-steps 1

@@ -110,15 +110,11 @@ static bool same_work(mprt_program *p, const MpccCommand *x, mprt_program *q,
          !strcmp(mprt__string(p, x->value_dtypes), mprt__string(q, y->value_dtypes));
 }
 
-/* What a command made, on both; then the CPU goes on with the GPU's. Packed operands lie in panels
- * of each target's own, and results of other sizes are partial sums of its own panels: what reads
- * them is compared. */
+/* What a command made, on both; then the CPU goes on with the GPU's. Results of other sizes are
+ * partial sums of each target's own panels: what reads them is compared. */
 static void compare_results(Tally *t, mprt_program *cpu, const MpccCommand *x, mprt_program *gpu,
                             const MpccCommand *y) {
   char where[300];
-  if (x->op == MPCC_CMD_LAUNCH &&
-      !strncmp(mprt__string(cpu, cpu->kernel[x->kernel].symbol), "pack_", 5))
-    return;
   snprintf(where, sizeof where, "%s %s (%s)", mprt__string(cpu, x->label),
            mprt__string(cpu, x->layer), mprt__string(cpu, x->source));
   const int64_t codes = t->codes, unequal = t->unequal;
@@ -139,7 +135,13 @@ static void compare_results(Tally *t, mprt_program *cpu, const MpccCommand *x, m
                 (long long)(t->codes - codes), where);
 }
 
-/* Copies and fills depend on where a plan put things: those that the other lacks are just run. */
+/* What both targets must do alike. Copies and fills depend on where a plan put things, packed
+ * operands lie in panels of each target's own: they are just run. */
+static bool is_common(const mprt_program *p, const MpccCommand *c) {
+  return c && c->op == MPCC_CMD_LAUNCH &&
+         strncmp(mprt__string(p, p->kernel[c->kernel].symbol), "pack_", 5) != 0;
+}
+
 static void step_together(Tally *t, mprt_program *cpu, mprt_program *gpu, const char *name) {
   const MpccFunction *f = mprt__function(cpu, name), *g = mprt__function(gpu, name);
   ck_assert(f != NULL && g != NULL);
@@ -147,13 +149,14 @@ static void step_together(Tally *t, mprt_program *cpu, mprt_program *gpu, const 
   while (i < f->ncommands || k < g->ncommands) {
     const MpccCommand *x = i < f->ncommands ? &cpu->command[f->first_command + i] : NULL;
     const MpccCommand *y = k < g->ncommands ? &gpu->command[g->first_command + k] : NULL;
-    const bool same = x && y && same_work(cpu, x, gpu, y);
-    if (same || (x && x->op != MPCC_CMD_LAUNCH))
+    const bool same = is_common(cpu, x) && is_common(gpu, y);
+    ck_assert_msg(!same || same_work(cpu, x, gpu, y), "%s: command '%s' stands beside '%s'",
+                  t->mode, mprt__string(cpu, x->label), mprt__string(gpu, y->label));
+    ck_assert_msg(same || (x && !is_common(cpu, x)) || (y && !is_common(gpu, y)),
+                  "%s: one target has fewer commands", t->mode);
+    if (same || (x && !is_common(cpu, x)))
       ck_assert_int_eq(run_one(cpu, f->first_command + i++, false), MPCC_OK);
-    else
-      ck_assert_msg(y && y->op != MPCC_CMD_LAUNCH, "%s: command '%s' stands beside '%s'", t->mode,
-                    x ? mprt__string(cpu, x->label) : "", y ? mprt__string(gpu, y->label) : "");
-    if (same || !(x && x->op != MPCC_CMD_LAUNCH))
+    if (same || (y && !is_common(gpu, y)))
       ck_assert_int_eq(run_one(gpu, g->first_command + k++, true), MPCC_OK);
     if (same)
       compare_results(t, cpu, x, gpu, y);

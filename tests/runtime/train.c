@@ -182,9 +182,10 @@ START_TEST(single_kernel_and_unknown_names) {
   mprt_program *p = open_program(1, false);
   int64_t value = 0;
   MpccArg args[2] = {{.p = &value}, {.i = 42}};
-  ck_assert_int_eq(mprt_run_kernel(p, "k_set", args), MPCC_OK);
+  const uint64_t sizes[2] = {sizeof value, 0};
+  ck_assert_int_eq(mprt_run_kernel(p, "k_set", args, sizes, 2, 1), MPCC_OK);
   ck_assert_int_eq(value, 42);
-  ck_assert_int_eq(mprt_run_kernel(p, "k_nothing", args), MPCC_ERR_INPUT);
+  ck_assert_int_eq(mprt_run_kernel(p, "k_nothing", args, sizes, 2, 1), MPCC_ERR_INPUT);
   ck_assert_int_eq(mprt_run(p, "dance"), MPCC_ERR_USAGE);
   ck_assert_ptr_nonnull(strstr(words.text, "no function 'dance'"));
   mprt_close(p);
