@@ -110,6 +110,22 @@ void mprt__cuda_destroy(const mprt_program *p, mprt__cuda *g) {
 /* ---- code and memory ----------------------------------------------------------------------------
  */
 
+/* A segment that does not fit: how much is missing, in numbers to choose a batch size by. */
+static Status no_room(const mprt_program *p, mprt__cuda *g, CUresult r) {
+  const double mib = 1 << 20;
+  size_t rest = 0, all = 0;
+  uint64_t more = 0;
+  char doing[160] = "out of device memory";
+  for (int i = 0; i < MPCC_SEG_COUNT; i++)
+    more += g->segment[i] ? 0 : p->head->segment_bytes[i];
+  if (g->api.cuMemGetInfo_v2(&rest, &all) == CUDA_SUCCESS)
+    snprintf(doing, sizeof doing,
+             "out of device memory: %.1f MiB more are needed, %.1f of %.1f MiB are free; "
+             "a smaller batch needs less",
+             (double)more / mib, (double)rest / mib, (double)all / mib);
+  return mprt__cuda_failed(p, g, r, doing);
+}
+
 Status mprt__cuda_load(const mprt_program *p, mprt__cuda *g) {
   CUDA_TRY(g->api.cuCtxSetCurrent(g->context), "cannot use the device");
   CUDA_TRY(g->api.cuStreamCreate(&g->stream, CU_STREAM_NON_BLOCKING), "cannot make a stream");
@@ -118,7 +134,9 @@ Status mprt__cuda_load(const mprt_program *p, mprt__cuda *g) {
     const size_t bytes = (size_t)p->head->segment_bytes[i];
     if (!bytes)
       continue;
-    CUDA_TRY(g->api.cuMemAlloc_v2(&g->segment[i], bytes), "out of device memory");
+    const CUresult r = g->api.cuMemAlloc_v2(&g->segment[i], bytes);
+    if (r != CUDA_SUCCESS)
+      return no_room(p, g, r);
     CUDA_TRY(g->api.cuMemsetD8Async(g->segment[i], 0, bytes, g->stream),
              "cannot clear device memory");
   }
