@@ -2,7 +2,7 @@
  * compiler, then answers each line N on standard input with the median seconds of N steps. Peak
  * memory is what the process grew by since before the image was loaded.
  *
- *   step IMAGE THREADS [DEVICE]
+ *   step IMAGE THREADS [DEVICE [INSTRUMENT]]
  *
  * On a GPU nobody waits between steps: the answer is N steps by N, the device's memory that is
  * taken, and the seconds from the start of the process to the end of the first steps. */
@@ -15,6 +15,7 @@
 #include "mpcc/num.h"
 #include "mpcc/runtime.h"
 #include "runtime/cuda/syms.h"
+#include "runtime/instrument.h"
 
 static double seconds(void) {
   struct timespec t;
@@ -108,8 +109,8 @@ static int answer_gpu(mprt_program *p, double start, double before) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 3 && argc != 4) {
-    fprintf(stderr, "usage: step IMAGE THREADS [DEVICE]\n");
+  if (argc < 3 || argc > 5) {
+    fprintf(stderr, "usage: step IMAGE THREADS [DEVICE [INSTRUMENT]]\n");
     return 2;
   }
   const bool gpu = argc > 3 && strcmp(argv[3], "cpu");
@@ -129,9 +130,11 @@ int main(int argc, char **argv) {
   mprt_options_default(&o);
   o.threads = atoi(argv[2]);
   o.device = argc > 3 ? argv[3] : "cpu";
+  o.instrument = argc > 4 ? argv[4] : "";
   mprt_callbacks cb = {.log = on_log};
   mprt_program *p;
-  if (mprt_open(image, bytes, &o, &cb, &p) || mprt_init(p))
+  mprt__instrument *watch = NULL;
+  if (mprt_open(image, bytes, &o, &cb, &p) || mprt_init(p) || mprt__instrument_create(p, &watch))
     return 1;
   fill_inputs(p);
   if (gpu) {
@@ -141,6 +144,7 @@ int main(int argc, char **argv) {
     return code;
   }
   char line[100];
+  int64_t step = 0;
   double *t = calloc(100000, sizeof *t);
   while (t && fgets(line, sizeof line, stdin)) {
     int n = atoi(line);
@@ -148,7 +152,8 @@ int main(int argc, char **argv) {
       break;
     for (int i = 0; i < n; i++) {
       double start = seconds();
-      if (mprt_train_step(p))
+      if (watch ? mprt__instrument_run(watch, p, mprt__function(p, "train_step"), ++step)
+                : mprt_train_step(p))
         return 1;
       t[i] = seconds() - start;
     }
@@ -157,6 +162,7 @@ int main(int argc, char **argv) {
     fflush(stdout);
   }
   free(t);
+  mprt__instrument_destroy(watch);
   mprt_close(p);
   free(image);
   return 0;

@@ -152,4 +152,5 @@ def main():
                   file=out, flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

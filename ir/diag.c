@@ -142,6 +142,13 @@ static bool is_ignored(const Diag *d, const char *warning) {
   return false;
 }
 
+bool diag_warned(const Diag *d, Loc loc, const char *warning) {
+  for (const DiagMessage *m = d->first; m; m = m->next)
+    if (m->warning && !strcmp(m->warning, warning) && !memcmp(&m->loc, &loc, sizeof loc))
+      return true;
+  return false;
+}
+
 void diag_warning(Diag *d, Loc loc, const char *warning, const char *fmt, ...) {
   d->newest = NULL;
   if (is_ignored(d, warning))

@@ -109,6 +109,8 @@ void diag_error(Diag *d, Loc loc, int code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 void diag_warning(Diag *d, Loc loc, const char *warning, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+/* Whether that warning was given at that place: of a repeated block one layer is enough. */
+bool diag_warned(const Diag *d, Loc loc, const char *warning);
 /* A message that is no complaint. */
 void diag_remark(Diag *d, Loc loc, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Attach to the newest message. */

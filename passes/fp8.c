@@ -98,6 +98,8 @@ static int64_t misfit(const Op *op, const char **what) {
 }
 
 static void warn_misfit(const Op *op, Diag *d) {
+  if (diag_warned(d, op->loc, "fp8-fallback"))
+    return;
   const char *what = "";
   int64_t size = misfit(op, &what);
   diag_warning(d, op->loc, "fp8-fallback",
@@ -110,6 +112,8 @@ static void warn_misfit(const Op *op, Diag *d) {
 }
 
 static void warn_target(const Op *op, const char *target, Diag *d) {
+  if (diag_warned(d, op->loc, "fp8-fallback"))
+    return;
   diag_warning(d, op->loc, "fp8-fallback",
                "'%s' does not run in FP8: %s has no units for it; it runs in %s",
                op->layer ? op->layer : "", target, dtype_word(op->in[0]->type->dt));
@@ -122,15 +126,14 @@ static void warn_padding(const Fp8 *s, const Op *op, Diag *d) {
   const int64_t size[3] = {w->dim[1], w->dim[0], type_elems(x) / x->dim[x->rank - 1]};
   static const char *const name[3] = {"in_features", "out_features", "rows"};
   int64_t block = s->recipe->input[1];
-  bool said = false;
-  for (int i = 0; i < 3 && block; i++) {
+  bool said = diag_warned(d, op->loc, "fp8-padding");
+  for (int i = 0; i < 3 && block && !said; i++) {
     if (size[i] % block == 0)
       continue;
-    if (!said)
-      diag_warning(d, op->loc, "fp8-padding",
-                   "'%s' is padded with zeros: %s %" PRId64 " is not a multiple of %" PRId64
-                   ", the block of %s",
-                   op->layer ? op->layer : "", name[i], size[i], block, s->recipe->name);
+    diag_warning(d, op->loc, "fp8-padding",
+                 "'%s' is padded with zeros: %s %" PRId64 " is not a multiple of %" PRId64
+                 ", the block of %s",
+                 op->layer ? op->layer : "", name[i], size[i], block, s->recipe->name);
     said = true;
   }
 }

@@ -240,7 +240,8 @@ static bool copy_stmts(Joiner *j, const Node *n, const Node *p, const int *pmap,
         int v = pmap[o->stmt];
         DType dt = x->buf->type->dt;
         bool narrow = dtype_is_float(dt) && dt != DT_F32 && dt != DT_F64;
-        if (narrow && (F->o->strict || dtype_is_fp8(dt)))
+        bool code = narrow && dtype_bytes(dt) == 1; /* to quantize is to round: never left out */
+        if (code || (narrow && F->o->strict))
           v = node_round(F, m, v, dt);
         j->map[s] = v;
         continue;
