@@ -196,6 +196,22 @@ static void check_floor(const Keys *k) {
   diag_hint(k->c->d, "min_scale is the floor of the loss scale: at most init_scale");
 }
 
+/* A static scale has no use for the rule of the dynamic one. */
+static void check_static(const Keys *k) {
+  static const char *const keys[] = {"growth_factor", "backoff_factor", "growth_interval",
+                                     "min_scale"};
+  const Val *on = val_get(k->v, "grad_scaler.static");
+  for (int i = 0; on && on->kind == VAL_BOOL && on->i && i < 4; i++) {
+    const Val *x = val_get(val_get(k->v, "grad_scaler"), keys[i]);
+    if (!given(x))
+      continue;
+    diag_error(k->c->d, x->loc, 440, "'%s' does not go with a static scale", keys[i]);
+    diag_note(k->c->d, on->loc, "static: true keeps the scale at init_scale");
+    diag_hint(k->c->d, "remove one of them");
+    return;
+  }
+}
+
 static void check_scaler(Keys *k) {
   check_floor(k);
   const Val *section = val_get(k->v, "grad_scaler");
@@ -214,9 +230,18 @@ static void check_scaler(Keys *k) {
   }
   if (on && kind_of(k->mode) == TRUE_MODE && !has_masters(k->v))
     enabled->i = 0; /* a key of the file's own mode lies idle */
-  if (section && given(section) && !precision_scales(k->v) &&
-      !all_defaults(k->c, "grad scaler", section))
+  if (!section || !given(section) || all_defaults(k->c, "grad scaler", section))
+    return;
+  if (precision_scales(k->v)) {
+    check_static(k);
+  } else if (file_mode && !strcmp(file_mode, k->mode) && !given(enabled)) {
+    diag_error(k->c->d, section->loc, 430, "mode %s has no gradient scaler for these keys",
+               k->mode);
+    diag_hint(k->c->d, "remove them; enabled: true scales where gradients are FP32, enabled: false "
+                       "keeps the keys for another mode");
+  } else {
     lies_idle(k, "grad_scaler", section->loc);
+  }
 }
 
 static void check_masters(Keys *k) {
@@ -261,10 +286,20 @@ static void check_rounding(Keys *k) {
   val_remove(k->v, "update_rounding");
 }
 
-static void check_residual(Keys *k) {
-  const Val *x = val_get(k->v, "residual");
-  if (given(x) && kind_of(k->mode) == TRUE_MODE && strcmp(x->s, "promote") != 0)
-    lies_idle(k, "residual", x->loc);
+/* Keys that are right in every mode and without effect in this one are listed, wherever it is
+ * named. */
+static void list_idle(Keys *k) {
+  const Val *residual = val_get(k->v, "residual"), *compat = val_get(k->v, "compat"),
+            *units = val_get(k->v, "on_unsupported");
+  int kind = kind_of(k->mode);
+  if (given(residual) && kind == TRUE_MODE && strcmp(residual->s, "promote") != 0)
+    lies_idle(k, "residual", residual->loc);
+  if (given(compat) && kind != TE_MODE && strcmp(k->mode, "16-true") != 0 &&
+      strcmp(compat->s, "none") != 0 && !overrides_to_fp8(k->v))
+    lies_idle(k, "compat", compat->loc);
+  if (given(units) && kind != TE_MODE && strcmp(units->s, "emulate") != 0 &&
+      !overrides_to_fp8(k->v))
+    lies_idle(k, "on_unsupported", units->loc);
 }
 
 /* ---- places outside the layers ---- */
@@ -275,7 +310,8 @@ static void refuse_region(const Check *c, const Val *x, const char *key, const c
 }
 
 /* Losses and metrics have no products to quantize; the optimizer's arithmetic is FP32 or wider
- * whatever its state is [N12]; transforms give FP32, which a narrower word rounds, or compute FP64. */
+ * whatever its state is [N12]; transforms give FP32, which a narrower word rounds, or compute FP64.
+ */
 static void check_regions(const Keys *k) {
   static const char *const keys[] = {"loss", "metrics", "optimizer", "transforms"};
   const Check *c = k->c;
@@ -328,7 +364,7 @@ Str precision_check(const Check *c, Val *v, const Val *asked) {
   check_masters(&k);
   check_scaler(&k);
   check_rounding(&k);
-  check_residual(&k);
+  list_idle(&k);
   check_regions(&k);
   Str idle = k.idle.len ? text_take(c->a, c->s, &k.idle) : NULL;
   return idle;
@@ -464,7 +500,7 @@ static bool region_allowed(const Check *c, Loc loc, const char *region, const ch
   if (modes[i].kind != TE_MODE || same || (mixed && modes[i].f16 == modes[whole].f16))
     return true;
   if (mixed) { /* gradients in float16 need the loss scaler, which goes with the whole mode */
-    diag_error(c->d, loc, 438, "a layer in %s does not go with mode %s", region, mode);
+    diag_error(c->d, loc, 439, "a layer in %s does not go with mode %s", region, mode);
     diag_hint(c->d, "%s has the format of its low dtype",
               modes[whole].f16 ? "transformer-engine-float16" : "transformer-engine");
   } else {

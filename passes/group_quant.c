@@ -111,10 +111,13 @@ static View *tensor_scale(Fuse *F, const View *amax, double top, View **inverse)
 static int at_random(Fuse *F, Node *n, const Op *op, int v, const Access *element) {
   int a = node_op1(F, n, PR_ABS, v), six = number(F, n, 6);
   a = node_select(F, n, node_op2(F, n, PR_LE, a, six), a, six);
-  int wide = node_select(F, n, node_op2(F, n, PR_LT, a, number(F, n, 4)), number(F, n, 1),
-                         number(F, n, 2));
-  int unit = node_select(F, n, node_op2(F, n, PR_LT, a, number(F, n, 2)), number(F, n, 0.5), wide);
-  int steps = node_op2(F, n, PR_DIV, a, unit), low = node_op1(F, n, PR_FLOOR, steps);
+  int fine = node_op2(F, n, PR_LT, a, number(F, n, 2));
+  int coarse = node_op2(F, n, PR_LT, number(F, n, 4), a); /* at 4 both units have the same steps */
+  int wide = node_select(F, n, coarse, number(F, n, 2), number(F, n, 1));
+  int unit = node_select(F, n, fine, number(F, n, 0.5), wide);
+  int inverse = node_select(F, n, coarse, number(F, n, 0.5), number(F, n, 1));
+  inverse = node_select(F, n, fine, number(F, n, 2), inverse); /* a product is exact, and quick */
+  int steps = node_op2(F, n, PR_MUL, a, inverse), low = node_op1(F, n, PR_FLOOR, steps);
   int u = node_rand(F, n, operand(F, op->nin - 2), operand(F, op->nin - 1), node_lin(F, n, element),
                     op_int(op, "stream", 0));
   int up = node_op2(F, n, PR_LT, u, node_op2(F, n, PR_SUB, steps, low));

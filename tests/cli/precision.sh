@@ -43,13 +43,25 @@ grep -q '^  head .*qlinear' out.txt && fail "another layer is in FP8"
 grep -q 'N8  FP8 delayed scaling' out.txt || fail "explain does not name the recipe"
 grep -q '^idle' out.txt && fail "the recipe is called idle"
 expect 0 '98 kernels, 0 deviate' "$mpcc" verify "$spec" --precision bf16-mixed --set "$mlp"
-expect 1 '[MPC0438]' check --precision 16-mixed --set "$mlp"
+expect 1 '[MPC0439]' check --precision 16-mixed --set "$mlp"
 expect 1 '[MPC0190]' check --precision 32-true --set "$mlp"
 
 # ---- words -----------------------------------------------------------------------------------------
 expect 0 "'bf16' is a historical name of bf16-mixed [-Wprecision-alias]" check --precision bf16
 for key in fp8_dpa fp8_mha backward_override scaling_factor_compute_algo; do
   expect 1 "not supported yet [MPC0190]" check $te --set precision.recipe.$key=true
+done
+for key in fp8_dpa fp8_mha; do # as Transformer Engine's defaults are
+  expect 0 '' check $te --set precision.recipe.$key=false
+done
+expect 1 'mode 32-true has no gradient scaler for these keys [MPC0430]' \
+  check --set 'precision={mode: 32-true, grad_scaler: {init_scale: 4}}'
+expect 1 "'growth_interval' does not go with a static scale [MPC0440]" \
+  check --set 'precision={mode: 16-mixed, grad_scaler: {static: true, growth_interval: 4}}'
+expect 0 '' "$mpcc" explain "$spec" --set 'precision={mode: 32-true, on_unsupported: error, compat: lightning,
+  grad_scaler: {enabled: false, init_scale: 4}}'
+for key in on_unsupported compat grad_scaler; do
+  grep -q "^  precision.$key " out.txt || fail "explain does not list $key as idle"
 done
 expect 1 '[MPC0437]' check --precision 16-mixed --set precision.grad_scaler.init_scale=0.5
 finish
