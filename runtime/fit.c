@@ -501,6 +501,10 @@ mpcc_status mprt_fit(mprt_program *p) {
     f.trace = mprt__trace_create(p, f.step);
     emit(&f, MPRT_EVENT_START, NULL, NULL, f.out_dir);
     st = loop(&f);
+    if (mprt__device_status(p) != MPCC_OK && f.saved_step > 0)
+      mprt__log(&p->cb, MPRT_LOG_WARNING,
+                "the checkpoint of step %lld is whole: --resume goes on from it",
+                (long long)f.saved_step);
     if (st == MPCC_OK && mprt__json_int(p->spec, "trainer.fast_dev_run", 0) == 0)
       st = export_all(&f);
     Status told = mprt__instrument_report(f.instrument, p, f.out_dir);

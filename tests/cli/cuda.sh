@@ -36,6 +36,8 @@ if [ "$mode" = 32-true ]; then
   EMU_OOM=1 expect_gpu 11 'out of device memory' ./prog --device cuda --max-steps 1
   EMU_LAUNCH_ERROR=40 expect_gpu 1 'CUDA_ERROR_LAUNCH_FAILED' ./prog --device cuda --out part --resume
   EMU_ILLEGAL_ADDRESS=30 expect_gpu 1 'CUDA_ERROR_ILLEGAL_ADDRESS' ./prog --device cuda --out part --resume
+  EMU_ILLEGAL_ADDRESS=70 expect_gpu 1 'checkpoint of step 10 is whole: --resume' \
+    ./prog --device cuda --out part --resume
   EMU_DEVICES=0 expect_gpu 0 '' ./prog --device auto --quiet --out auto --max-steps 1
   [ "$(final part)" = "$before" ] || fail "a failed run changed a checkpoint"
 fi
