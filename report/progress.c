@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -13,6 +14,8 @@ struct Report {
   bool terminal, line_open;
   bool lost; /* the newest row could not be written, which has been said */
   double last_draw;
+  int64_t logged_step, logged_steps; /* newest row of metrics, steps that it is of */
+  double logged_rate, logged_wait;
   size_t last_len;
   int64_t step, epoch; /* of the newest event */
   MetricsFiles files;
@@ -97,8 +100,20 @@ static void put_bytes(char *out, size_t size, int64_t bytes) {
     snprintf(out, size, "%.1f MiB", b / 0x1p20);
 }
 
-void report_progress_text(const mprt_event *e, char *buffer, size_t size) {
-  char rate[40], memory[40], part[64];
+/* Parts of the progress line that a narrow terminal does without, the least important first. */
+typedef enum {
+  PART_MEMORY = 1,
+  PART_WAIT = 2,
+  PART_SCALE = 4,
+  PART_NORM = 8,
+  PART_LR = 16,
+  PART_RATE = 32,
+  PART_EPOCH = 64,
+  PARTS = 127
+} Parts;
+
+static void put_line(const mprt_event *e, Parts parts, char *buffer, size_t size) {
+  char text[40];
   size_t k = 0;
   buffer[0] = 0;
 #define PUT(...)                                                                                   \
@@ -106,23 +121,33 @@ void report_progress_text(const mprt_event *e, char *buffer, size_t size) {
     if (k < size)                                                                                  \
       k += (size_t)snprintf(buffer + k, size - k, __VA_ARGS__);                                    \
   } while (0)
-  if (e->total_epochs)
+  if ((parts & PART_EPOCH) && e->total_epochs)
     PUT("epoch %lld/%lld  ", (long long)e->epoch + 1, (long long)e->total_epochs);
-  else
+  else if (parts & PART_EPOCH)
     PUT("epoch %lld  ", (long long)e->epoch + 1);
+  PUT("step %lld", (long long)e->step);
   if (e->total_steps > 0)
-    snprintf(part, sizeof part, "step %lld/%lld (%4.1f%%)", (long long)e->step,
-             (long long)e->total_steps, 100.0 * (double)e->step / (double)e->total_steps);
-  else
-    snprintf(part, sizeof part, "step %lld", (long long)e->step);
-  PUT("%s  loss %.4g  lr %.2g  |g| %.3g", part, e->loss, e->lr, e->grad_norm);
-  if (e->scale > 0)
+    PUT("/%lld (%4.1f%%)", (long long)e->total_steps,
+        100.0 * (double)e->step / (double)e->total_steps);
+  PUT("  loss %.4g", e->loss);
+  if (parts & PART_LR)
+    PUT("  lr %.2g", e->lr);
+  if (parts & PART_NORM)
+    PUT("  |g| %.3g", e->grad_norm);
+  if ((parts & PART_SCALE) && e->scale > 0)
     PUT("  scale %.6g", e->scale);
   if (e->skipped)
     PUT("  skipped %lld", (long long)e->skipped);
-  put_grouped(rate, sizeof rate, (int64_t)e->samples_per_s);
-  put_bytes(memory, sizeof memory, e->memory_bytes);
-  PUT("  %s samples/s  %s  data %.0f%%", rate, memory, 100 * e->data_wait);
+  if (parts & PART_RATE) {
+    put_grouped(text, sizeof text, (int64_t)e->samples_per_s);
+    PUT("  %s samples/s", text);
+  }
+  if (parts & PART_MEMORY) {
+    put_bytes(text, sizeof text, e->memory_bytes);
+    PUT("  %s", text);
+  }
+  if (parts & PART_WAIT)
+    PUT("  data %.0f%%", 100 * e->data_wait);
   if (e->eta_s >= 0) {
     int64_t s = (int64_t)(e->eta_s + 0.5);
     PUT("  ETA %lld:%02lld:%02lld", (long long)(s / 3600), (long long)(s / 60 % 60),
@@ -131,22 +156,67 @@ void report_progress_text(const mprt_event *e, char *buffer, size_t size) {
 #undef PUT
 }
 
-static void draw_step(Report *r, const mprt_event *e) {
+void report_progress_text(const mprt_event *e, char *buffer, size_t size) {
+  put_line(e, PARTS, buffer, size);
+}
+
+void report_progress_fit(const mprt_event *e, int columns, char *buffer, size_t size) {
+  unsigned parts = 0;
+  for (unsigned part = PART_EPOCH; part; part >>= 1) {
+    put_line(e, parts | part, buffer, size);
+    if (strlen(buffer) <= (size_t)columns)
+      parts |= part;
+  }
+  put_line(e, parts, buffer, size);
+  if (strlen(buffer) > (size_t)columns)
+    buffer[columns] = 0;
+}
+
+/* Columns for a line that is to be redrawn: one less than there are, since some terminals go on in
+ * the next line when the last one is filled. */
+static int columns_of(FILE *f) {
+  struct winsize w;
+  if (ioctl(fileno(f), TIOCGWINSZ, &w) != 0)
+    return 399; /* a pipe that is given the line of a terminal (progress: line) */
+  return w.ws_col > 1 ? w.ws_col - 1 : 79;
+}
+
+/* Rate and waiting are of the steps since the newest row. Where those are few, they are shown as of
+ * the steps before that row. */
+static void steady(Report *r, mprt_event *e) {
+  int64_t since = e->step - r->logged_step;
+  if (!e->logged && since * 4 < r->logged_steps) {
+    e->samples_per_s = r->logged_rate;
+    e->data_wait = r->logged_wait;
+  } else if (e->logged) {
+    r->logged_step = e->step;
+    r->logged_steps = since;
+    r->logged_rate = e->samples_per_s;
+    r->logged_wait = e->data_wait;
+  }
+}
+
+static void draw_step(Report *r, const mprt_event *given) {
   double now = seconds();
-  bool last = e->total_steps > 0 && e->step == e->total_steps;
-  if (r->terminal ? (now - r->last_draw < 0.1 && !last) : !e->logged)
+  mprt_event e = *given;
+  bool last = e.total_steps > 0 && e.step == e.total_steps;
+  steady(r, &e);
+  if (r->terminal ? (now - r->last_draw < 0.1 && !last) : !e.logged)
     return;
   char text[400];
-  report_progress_text(e, text, sizeof text);
-  size_t len = strlen(text);
   if (r->terminal) {
-    fprintf(r->o.out, "\r%s%*s", text, len < r->last_len ? (int)(r->last_len - len) : 0, "");
+    int columns = columns_of(r->o.out);
+    report_progress_fit(&e, columns < (int)sizeof text ? columns : (int)sizeof text - 1, text,
+                        sizeof text);
+    int len = (int)strlen(text), old = (int)r->last_len < columns ? (int)r->last_len : columns;
+    fprintf(r->o.out, "\r%s%*s", text, len < old ? old - len : 0, "");
     r->line_open = true;
   } else {
+    report_progress_text(&e, text, sizeof text);
     fprintf(r->o.out, "%s\n", text);
   }
   fflush(r->o.out);
-  r->last_len = len;
+  r->last_len = strlen(text);
   r->last_draw = now;
 }
 
@@ -229,7 +299,10 @@ void report_event(void *report, const mprt_event *e) {
   r->epoch = e->epoch;
   switch (e->kind) {
   case MPRT_EVENT_START:
+    r->logged_step = e->step;
     open_files(r, e);
+    if (r->terminal && !r->o.quiet && e->path)
+      fprintf(r->o.out, "writes into %s\n", e->path);
     break;
   case MPRT_EVENT_STEP:
     if (!r->o.quiet)

@@ -37,6 +37,8 @@ void report_test(Report *r, double loss, int nmetric, const mprt_metric *metric)
 /* ---- progress.c ---- */
 /* The progress line of one event, without newline, into buffer. */
 void report_progress_text(const mprt_event *e, char *buffer, size_t size);
+/* The same in at most so many columns: without the parts that say least, in the end cut. */
+void report_progress_fit(const mprt_event *e, int columns, char *buffer, size_t size);
 
 /* ---- metrics_files.c ---- */
 typedef struct {

@@ -422,6 +422,9 @@ static Status loop(Fit *f) {
     if (stop) {
       p->cursor.due = true;
       st = save(f, NAN);
+      if (st == MPCC_OK)
+        mprt__log(&p->cb, MPRT_LOG_INFO, "stopped after step %lld, saved in %s; --resume goes on",
+                  (long long)f->step, f->out_dir);
       return st != MPCC_OK ? st : stop == 2 ? MPCC_ERR_REQUEUE : MPCC_ERR_INTERRUPTED;
     }
     st = after_step(f);

@@ -107,5 +107,20 @@ if command -v script >/dev/null; then
   [ "$drawn" -le 250 ] || fail "drawn $drawn times for 300 steps: more than 10 a second"
   # redrawn in place: each text begins after a carriage return, never after a newline
   grep -q '^epoch ' tty.txt && fail "progress is not redrawn on a terminal"
+  grep -q '^writes into tty' tty.txt || fail "where the run writes is not said"
+  # a line that is longer than the terminal could not be redrawn
+  for columns in 40 80; do
+    script -qec "stty cols $columns; ./prog --threads 1 --out tty$columns --max-steps 300" /dev/null >tty.txt 2>&1 </dev/null || fail "run under script"
+    tr -d '\n' <tty.txt | tr '\r' '\n' | sed 's/^\(step\|epoch\)\(.*[^ ]\) *val .*/\1\2/' >lines.txt
+    grep -q 'step [0-9]*/300' lines.txt || fail "no progress in $columns columns"
+    longest=$(grep '/300' lines.txt | awk '{ if (length > n) n = length } END { print n }')
+    [ "$longest" -lt $columns ] || fail "a line of $longest in $columns columns"
+  done
 fi
+env --default-signal=INT ./prog --threads 1 --out told >/dev/null 2>err.txt &
+pid=$!
+wait_for_steps told 0
+kill -INT $pid
+wait $pid || true
+grep -q 'stopped after step [0-9]*, saved in told; --resume goes on' err.txt || { fail "Ctrl-C says nothing"; cat err.txt; }
 finish

@@ -73,6 +73,33 @@ START_TEST(short_buffers) {
 }
 END_TEST
 
+/* A narrow terminal: what says least is left out, and no line is longer than asked for. */
+START_TEST(narrow) {
+  static const struct {
+    int columns;
+    const char *want;
+  } cases[] = {
+      {200, "epoch 3/10  step 1200/14060 ( 8.5%)  loss 0.412  lr 2.7e-05  |g| 0.93  scale 65536"
+            "  1 842 samples/s  17.9 GiB  data 1%  ETA 0:12:31"},
+      {119, "epoch 3/10  step 1200/14060 ( 8.5%)  loss 0.412  lr 2.7e-05  |g| 0.93  scale 65536"
+            "  1 842 samples/s  ETA 0:12:31"},
+      {79, "epoch 3/10  step 1200/14060 ( 8.5%)  loss 0.412  1 842 samples/s  ETA 0:12:31"},
+      {70, "epoch 3/10  step 1200/14060 ( 8.5%)  loss 0.412  |g| 0.93  ETA 0:12:31"},
+      {55, "step 1200/14060 ( 8.5%)  loss 0.412  ETA 0:12:31"},
+      {10, "step 1200/"},
+      {0, ""},
+  };
+  mprt_event e = event();
+  e.scale = 65536;
+  char text[400];
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    report_progress_fit(&e, cases[i].columns, text, sizeof text);
+    ck_assert_str_eq(text, cases[i].want);
+    ck_assert_int_le((int)strlen(text), cases[i].columns);
+  }
+}
+END_TEST
+
 /* What a report without a terminal writes for these events. */
 static char *printed(bool quiet, const mprt_event *events, int n) {
   char *text = NULL;
@@ -123,6 +150,7 @@ int main(void) {
   tcase_add_test(tc, whole_line);
   tcase_add_test(tc, parts_that_may_lack);
   tcase_add_test(tc, short_buffers);
+  tcase_add_test(tc, narrow);
   tcase_add_test(tc, lines_on_a_pipe);
   suite_add_tcase(s, tc);
   return check_run(s);
