@@ -20,6 +20,7 @@ static int64_t cols = 768;
 typedef struct {
   Group *t;
   int64_t rows;
+  int in_place[MAX_OPERANDS]; /* result k is in place of operand in_place[k] - 1; 0: of none */
 } Build;
 
 static Access full(void) {
@@ -116,6 +117,9 @@ static void adamw(Build *b, DType dt) {
   store(b, DT_F32, LV_ELEM, p1);
   if (dt != DT_F32)
     store(b, dt, LV_ELEM, p1);
+  static const int operand_of[] = {2, 3, 0}; /* moments and parameters are updated where they are */
+  for (int k = 0; k < 3; k++)
+    b->in_place[k] = operand_of[k] + 1;
 }
 
 static void bias_sum(Build *b, DType dt) {
@@ -387,10 +391,14 @@ static void measure(Bench *m, size_t c) {
   MpccArg args[2 * MAX_OPERANDS];
   int n = 0;
   int64_t bytes = 0;
+  void *memory[2 * MAX_OPERANDS] = {0};
   for (int k = 0; k < b.t->op.nout; k++)
-    args[n++].p = operand(b.t->op.out[k], &bytes);
+    memory[k] = operand(b.t->op.out[k], &bytes);
   for (int k = 0; k < b.t->op.nin; k++)
-    args[n++].p = operand(b.t->op.in[k], &bytes);
+    memory[b.t->op.nout + k] = operand(b.t->op.in[k], &bytes);
+  for (; n < b.t->op.nout + b.t->op.nin; n++)
+    args[n].p =
+        n < b.t->op.nout && b.in_place[n] ? memory[b.t->op.nout + b.in_place[n] - 1] : memory[n];
   Copy copy = {tensor(DT_U8, bytes / 2), tensor(DT_U8, bytes / 2), bytes / 2};
   memset(copy.from, 1, (size_t)copy.bytes);
   memset(copy.to, 1, (size_t)copy.bytes);
@@ -425,7 +433,7 @@ static void measure(Bench *m, size_t c) {
   free(copy.from);
   free(copy.to);
   while (n > 0)
-    free(args[--n].p);
+    free(memory[--n]);
   run_free(&r);
   group_free(b.t);
 }
