@@ -667,16 +667,37 @@ static bool multiply_panels(Product *p, const Tile *t) {
   return ok;
 }
 
+/* Panel j of a packed B in the k block. */
+static Val packed_block(Product *p, const Tile *t, Val j) {
+  Gen *g = p->g;
+  int64_t group_units = p->b_units * p->c.cols * p->group_panels;
+  Val at = ll_add(g, ll_mul(g, j, ll_n(g, group_units)), ll_mul(g, t->b0, ll_n(g, p->c.cols)));
+  return ll_gep(g, p->c.unit, ll_arg_ptr(g, gen_in_slot(p->group, 1)), at);
+}
+
+/* All of B is in the nearest cache: rows of the image are read once, rows of the result written as
+ * a whole. */
+static bool multiply_rows(Product *p, const Tile *t) {
+  Gen *g = p->g;
+  Loop i = ll_loop(g, t->panel0, t->panel1, 1);
+  Val a = a_of_panel(p, t, i.i);
+  Loop j = ll_loop(g, t->group0, t->group1, 1);
+  bool ok = multiply_panel(p, t, i.i, j.i, a, packed_block(p, t, j.i));
+  ll_loop_end(g, &j);
+  ll_loop_end(g, &i);
+  return ok;
+}
+
 /* Products of one k block, and the statements after the last. */
 static bool multiply_block(Product *p, const Tile *t) {
+  enum { NEAR_BYTES = 32 << 10 };
   Gen *g = p->g;
   if (p->mode == A_PANELS)
     return multiply_panels(p, t);
-  Val packed = ll_arg_ptr(g, gen_in_slot(p->group, 1));
-  int64_t group_units = p->b_units * p->c.cols * p->group_panels;
+  if (p->mode == A_IMAGE && p->kblocks == 1 && p->ngroup * group_bytes(p, p->units) <= NEAR_BYTES)
+    return multiply_rows(p, t);
   Loop j = ll_loop(g, t->group0, t->group1, 1);
-  Val b = ll_add(g, ll_mul(g, j.i, ll_n(g, group_units)), ll_mul(g, t->b0, ll_n(g, p->c.cols)));
-  b = p->raw ? raw_panel(p, t, j.i) : ll_gep(g, p->c.unit, packed, b);
+  Val b = p->raw ? raw_panel(p, t, j.i) : packed_block(p, t, j.i);
   Loop i = ll_loop(g, t->panel0, t->panel1, 1);
   bool ok = multiply_panel(p, t, i.i, j.i, p->zero ? NULL : a_of_panel(p, t, i.i), b);
   ll_loop_end(g, &i);
