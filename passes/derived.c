@@ -1,6 +1,7 @@
 /* Values that depend on parameters and FP8 scales alone: 16-bit copies and quantized weights. They
  * are computed when state changes (`refresh`, end of update_step and train_step) and kept in
  * segment `derived`; forward functions read them, so micro-batches and evaluation share one copy.
+ * So are constant factors of products (tables of Fourier transforms), by `refresh` alone.
  *
  * Hoisted are narrowing casts and quantizations; views and widening casts of them cost nothing to
  * repeat and stay. Equal values of different functions are one tensor: they are found by a key that
@@ -62,10 +63,44 @@ static bool quantizes(const Op *op) {
   return op->code == OP_quantize || op->code == OP_block_quantize;
 }
 
+/* Made of an expression over indices: sines and cosines. Indices alone cost less than memory. */
+static bool is_table(const Value *v) {
+  const Op *op = v->def;
+  if (op->code == OP_cast && op->in[0]->def)
+    op = op->in[0]->def;
+  return op->code == OP_expr && v->type->rank == 2;
+}
+
+/* Marks constants that products alone read, and what nothing else than those is made of. */
+static void find_tables(const Func *f, bool *state, bool *other) {
+  for (int i = 0; i < f->nop; i++) {
+    const Op *op = f->op[i];
+    bool is = op->code == OP_iota || ((op->code == OP_expr || op->code == OP_cast) && op->nin > 0);
+    for (int k = 0; k < op->nin; k++)
+      is &= state[op->in[k]->id];
+    for (int k = 0; k < op->nout; k++)
+      state[op->out[k]->id] = is;
+  }
+  for (int i = f->nop - 1; i >= 0; i--) {
+    const Op *op = f->op[i];
+    const Value *y = op->nout ? op->out[0] : NULL;
+    for (int k = 0; k < op->nin; k++) {
+      const Value *v = op->in[k];
+      bool product = op_info(op->code)->kind == OK_PRODUCT && is_table(v);
+      bool part = y && state[y->id] && !other[y->id];
+      other[v->id] |= !product && !part;
+    }
+  }
+  for (int i = 0; i < f->nvalue; i++)
+    state[i] &= !other[i];
+}
+
 bool *derived_state_only(Step *s, const Func *f) {
   bool *state = ARENA_ARRAY(s->scratch, bool, f->nvalue + 1);
+  bool *other = ARENA_ARRAY(s->scratch, bool, f->nvalue + 1);
   if (arena_failed(s->scratch))
     return state;
+  find_tables(f, state, other);
   for (int i = 0; i < f->nop; i++) {
     const Op *op = f->op[i];
     bool is = op->nout > 0;
@@ -77,7 +112,7 @@ bool *derived_state_only(Step *s, const Func *f) {
     for (int k = 0; k < op->nin; k++)
       is &= state[op->in[k]->id];
     for (int k = 0; k < op->nout; k++)
-      state[op->out[k]->id] = is;
+      state[op->out[k]->id] |= is;
   }
   return state;
 }
@@ -85,8 +120,9 @@ bool *derived_state_only(Step *s, const Func *f) {
 /* A value worth keeping; the other state-only ops are repeated where they are used. */
 static bool kept(const Value *v) {
   const Op *op = v->def;
-  return quantizes(op) || (op->code == OP_cast &&
-                           dtype_info(v->type->dt)->bits < dtype_info(op->in[0]->type->dt)->bits);
+  return quantizes(op) || op->code == OP_expr ||
+         (op->code == OP_cast &&
+          dtype_info(v->type->dt)->bits < dtype_info(op->in[0]->type->dt)->bits);
 }
 
 static const Member *member_of(const Step *s, const Tensor *param, int *group) {
@@ -122,14 +158,14 @@ static const Op *origin(const Op *op) {
 static Str name_of(Step *s, const Value *v, bool plain) {
   StrTable *st = builder_strings(s->b);
   const Op *op = v->def, *read = origin(op);
-  const char *param = read ? tensor_of(read)->name : "value";
+  const char *param = read ? tensor_of(read)->name : op->layer ? op->layer : "value";
   if (plain)
     return str_fmt(st, "weight.%s", param);
   static const char *const part[2][4] = {{"", ".scale_inv", ".amax", ""},
                                          {"", ".scale_inv", ".block_scale_inv", ".amax"}};
   DType dt = quantizes(op) ? op->out[0]->type->dt : v->type->dt;
   Str base =
-      str_fmt(st, "weight.%s.%s%s", param, dtype_text(dt),
+      str_fmt(st, "%s.%s.%s%s", read ? "weight" : "table", param, dtype_text(dt),
               quantizes(op) && v->out < 4 ? part[op->code == OP_block_quantize][v->out] : "");
   Str name = base;
   for (int n = 2;; n++) {
