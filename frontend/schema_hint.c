@@ -77,8 +77,10 @@ void schema_unknown_type(const Check *c, const char *kind, const char *type_key,
   const char *known[160];
   size_t n = keys_of(kind, NULL, known, 160);
   diag_error(c->d, loc, 191, "unknown %s %s '%s'", what, type_key, name);
-  const char *near = diag_suggest(name, known, n);
-  if (near)
+  const char *near = diag_suggest(name, known, n), *instead = instead_of(kind, name);
+  if (instead)
+    diag_hint(c->d, "%s", instead);
+  else if (near)
     diag_hint(c->d, "did you mean '%s'?", near);
 }
 

@@ -308,6 +308,10 @@ static void settle_cycle(const Check *c, Val *v) {
 
 /* `limit_*_batches`: 1.0 is all of them, written as null. */
 static void check_limits(const Check *c, Val *trainer) {
+  const Val *interval = val_get(trainer, "val_check_interval");
+  if (interval && interval->kind == VAL_FLOAT && interval->f > 1)
+    diag_error(c->d, interval->loc, 202,
+               "'val_check_interval' is a share of an epoch up to 1.0 or a whole number of steps");
   static const char *const keys[] = {"limit_train_batches", "limit_val_batches",
                                      "limit_test_batches", "overfit_batches"};
   for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
