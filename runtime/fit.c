@@ -22,6 +22,7 @@ typedef struct {
   bool epoch_over, stop;       /* stop: early stopping said so */
   int bad;                     /* non-finite steps in a row */
   int64_t skipped;             /* steps not applied so far */
+  bool told;                   /* of the first that was not finite */
   int64_t saved_step;          /* step of the newest checkpoint */
   mprt__trace *trace;          /* NULL: nobody asked */
   double started, window_start, window_wait;
@@ -356,8 +357,16 @@ static Status after_step(Fit *f) {
  */
 
 /* trainer.skip_outliers: says which finite step was not applied. */
-static void tell_outlier(Fit *f, const mprt__step_result *r) {
+/* Under a loss scaler steps that are not finite are ordinary, elsewhere the first one is told. */
+static void tell_skipped(Fit *f, const mprt__step_result *r) {
   int64_t skipped = mprt__get_int(f->p, "count.skipped", 0);
+  if (skipped > f->skipped && !r->finite && !f->facts.has_scaler && !f->told) {
+    mprt__log(&f->p->cb, MPRT_LOG_WARNING,
+              "step %lld is not applied: loss %.4g, gradient norm %.4g; others like it are counted "
+              "as skipped",
+              (long long)f->step, r->loss, r->grad_norm);
+    f->told = true;
+  }
   if (skipped > f->skipped && r->finite)
     mprt__log(&f->p->cb, MPRT_LOG_INFO,
               "step %lld is not applied: an outlier, loss %.4g, gradient norm %.4g",
@@ -412,7 +421,7 @@ static Status loop(Fit *f) {
     if (st != MPCC_OK)
       return st;
     emit(f, MPRT_EVENT_STEP, &r, NULL, NULL);
-    tell_outlier(f, &r);
+    tell_skipped(f, &r);
     st = check_finite(f, &r);
     if (st != MPCC_OK)
       return st;

@@ -28,6 +28,7 @@ says() { # FOLDER TEXT...
 build good --precision 32-true
 build wild --precision 32-true --set optimizer.lr=1e30 --set checkpoint.every_n_train_steps=1
 expect 10 '[MPC0901]' run wild --out wild_out
+[ "$(grep -c 'is not applied: loss nan, gradient norm nan' err.txt)" = 1 ] || { fail "the first bad step is not told once"; cat err.txt; }
 says wild_out 'not finite in 3 steps in a row' 'first non-finite: ' 'of the output of ' \
   'tiny.yaml:' 'stored as f32' 'a smaller learning rate' 'gradient_clip_val' 'newest checkpoint'
 grep -q 'bf16-mixed' wild_out/diverged/report.txt && fail "less precision is no help here"
