@@ -148,8 +148,15 @@ static int size(const char *value, uint64_t *out) {
   return 0;
 }
 
+/* words: "a|b|c" */
 static int choice(const char *value, const char *words) {
-  return one_of(value, words) ? 0 : usage("unknown word '%s'", value);
+  if (one_of(value, words))
+    return 0;
+  fprintf(stderr, "mpcc: error: unknown word '%s'; it is one of ", value);
+  for (const char *p = words; *p; p++)
+    *p == '|' ? fputs(", ", stderr) : fputc(*p, stderr);
+  fputs("\nmpcc: see mpcc --help\n", stderr);
+  return 2;
 }
 
 /* "a,b" appended to a list; the text is cut in place (argv is ours). */
@@ -469,6 +476,44 @@ static const char *const exit_codes[][2] = {
     {"130", "interrupted; a program has written a checkpoint"},
 };
 
+static const char *const environment[][2] = {
+    {"NO_COLOR", "no colour in messages, whatever it holds; --color says otherwise"},
+    {"XDG_CACHE_HOME", "the kernel cache is mpcc/ in it; default ~/.cache"},
+    {"TMPDIR", "where --link=cc puts its objects; default /tmp"},
+    {"MPCC_NVRTC, CUDA_HOME", "where the compiler of CUDA text is looked for"},
+};
+
+static const char *const files[][2] = {
+    {"runs/NAME/STAMP/",
+     "what a run writes, unless --out or checkpoint.dirpath names another folder"},
+    {"checkpoints/step-N/",
+     "in it: model.safetensors, optimizer.safetensors, state.json, DONE; best and "
+     "last are links"},
+    {"metrics.jsonl, metrics.csv", "in it: a row for each logged step and evaluation"},
+    {"spec.resolved.yaml, plan.txt, run.json",
+     "in it: the effective spec, ops and memory, the start"},
+    {"earlier-N/", "in it: checkpoints that a run begun anew found there"},
+    {"diverged/", "in it: state, batch and report of a run that ended with 10"},
+    {"~/.cache/mpcc/", "compiled kernels by content; may be deleted at any time"},
+};
+
+static const char *const examples[][2] = {
+    {"mpcc check vit.yaml", "is the spec right?"},
+    {"mpcc run vit.yaml --precision bf16-mixed --max-epochs 1", "compile in memory and train"},
+    {"mpcc vit.yaml -o vit && ./vit --data DIR", "build a program that trains without mpcc"},
+    {"./vit --resume --out runs/vit", "go on where that run was stopped, to the same bits"},
+    {"mpcc explain vit.yaml --diff=32-true,bf16-mixed", "what a precision changes"},
+};
+
+static void man_section(FILE *out, const char *title, const char *const (*item)[2], size_t n) {
+  fprintf(out, ".SH %s\n", title);
+  for (size_t i = 0; i < n; i++)
+    man_item(out, item[i][0], strlen(item[i][0]), item[i][1], strlen(item[i][1]));
+}
+
+#define MAN_SECTION(out, title, items)                                                             \
+  man_section(out, title, items, sizeof(items) / sizeof *(items))
+
 static int man_page(FILE *out) {
   fprintf(out, ".TH MPCC 1 \"\" \"mpcc %s\" \"User Commands\"\n.SH NAME\n", mpcc_version());
   fputs("mpcc \\- compile a YAML spec into a program that trains a model\n.SH SYNOPSIS\n", out);
@@ -493,10 +538,10 @@ static int man_page(FILE *out) {
     return 11;
   man_program_options(out, program);
   free(program);
-  fputs(".SH EXIT STATUS\n", out);
-  for (size_t i = 0; i < sizeof exit_codes / sizeof *exit_codes; i++)
-    man_item(out, exit_codes[i][0], strlen(exit_codes[i][0]), exit_codes[i][1],
-             strlen(exit_codes[i][1]));
+  MAN_SECTION(out, "EXIT STATUS", exit_codes);
+  MAN_SECTION(out, "ENVIRONMENT", environment);
+  MAN_SECTION(out, "FILES", files);
+  MAN_SECTION(out, "EXAMPLES", examples);
   fputs(".SH SEE ALSO\n.B mpcc \\-\\-help=spec\nprints the reference of the spec language.\n", out);
   return 0;
 }

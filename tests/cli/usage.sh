@@ -3,7 +3,7 @@
 expect 2 'no input file' "$mpcc"
 expect 2 "unknown option '--frob'" "$mpcc" --frob
 expect 2 'needs a value' "$mpcc" "$here/tiny.yaml" -o
-expect 2 "unknown word 'elf'" "$mpcc" "$here/tiny.yaml" --emit=elf
+expect 2 "unknown word 'elf'; it is one of exe, lib, " "$mpcc" "$here/tiny.yaml" --emit=elf
 expect 2 'takes no value' "$mpcc" --version=1
 expect 2 'one spec at a time' "$mpcc" "$here/tiny.yaml" "$here/tiny.yaml"
 expect 2 "unknown command 'runn'" "$mpcc" runn "$here/tiny.yaml"
@@ -60,6 +60,9 @@ expect 0 '' "$mpcc" check kept.mpir
 
 # the man page has every option, and what is installed works from where it is
 "$mpcc" --help=man >mpcc.1
+for section in 'EXIT STATUS' ENVIRONMENT FILES EXAMPLES; do
+  grep -q "^\.SH $section$" mpcc.1 || fail "the man page has no $section"
+done
 "$mpcc" --help | sed -n 's/^  \(-[^ ]*, \)\{0,1\}--\([a-z-]*\).*/\2/p' | while read -r name; do
   grep -q -- "$(echo "--$name" | sed 's/-/\\\\-/g')" mpcc.1 || echo "$name"
 done >lacking
