@@ -180,7 +180,8 @@ static void put_product(Package *p, const Op *op) {
                          .b_col = b->in[1].stride[1],
                          .a_dtype = op->in[0]->type->dt,
                          .b_dtype = op->in[1]->type->dt,
-                         .d_dtype = op->out[0]->type->dt};
+                         .d_dtype = op->out[0]->type->dt,
+                         .tf32 = op_int(op, "tf32", 0)};
   int64_t ints[MPCC_PRODUCT_INTS];
   memcpy(ints, &m, sizeof ints);
   put_arg(p, accessed(p, op->out[0], &b->out[0]));

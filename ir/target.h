@@ -18,6 +18,7 @@ typedef struct {
   int panel_cols_f64, panel_cols_f32, panel_cols_bf16;
   int k_pair_bf16;
   bool half_tiles;      /* convolutions multiply two bf16 or two f16 factors as they are */
+  bool tf32;            /* products of FP32 factors that are TF32 already say so: attr tf32 */
   int panel_bytes_rows; /* rows kernels: aim of bytes touched by one panel */
   int partials;         /* most partial results of a rows kernel, one a panel; 0: 64 */
   int turned_rows;      /* a kernel that writes a transposed result has whole panels of so many rows */

@@ -183,6 +183,8 @@ static void caps_attrs(Builder *b, const TargetCaps *c) {
   if (c->library_fp8)
     build_module_attr(b, attr_b(b, "target.library_fp8", true));
   build_module_attr(b, attr_i(b, "target.panel_bytes_rows", c->panel_bytes_rows));
+  if (c->tf32)
+    build_module_attr(b, attr_b(b, "target.tf32", true));
   if (c->partials)
     build_module_attr(b, attr_i(b, "target.partials", c->partials));
   if (c->turned_rows)

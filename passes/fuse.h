@@ -230,6 +230,10 @@ Buf *product_packed(Fuse *F, const View *b, DType compute);
 Node *product_node(Fuse *F, NodeKind kind, int ndim, const int64_t *dim, Buf *a, const Access *at,
                    Buf *b, DType compute, int64_t k, int *acc);
 
+/* Whether the two factors of the op being lowered are FP32 that was rounded to TF32, and the target
+ * multiplies that faster. */
+bool product_is_tf32(const Fuse *F);
+
 /* ---- group.c, group_rows.c, group_product.c, group_conv.c ------------------------------------ */
 
 /* Lowers one op to nodes (or a view) and sets the views of its results. */

@@ -58,6 +58,8 @@ static Node *conv_node(Fuse *F, const Op *op, View *x, View *b, DType compute, i
       n->in[1].at.offset = b->at.offset;
     node_attr(F, n, attr_ints(F->b, "factor", 2, b->at.stride));
   }
+  if (compute == DT_F32 && product_is_tf32(F))
+    node_attr_b(F, n, "tf32", true);
   window_attrs(F, n, op, x, wgrad);
   return n;
 }

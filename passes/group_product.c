@@ -117,6 +117,21 @@ static bool library_formats(const TargetCaps *c, DType a, DType b, DType d, bool
   return d == a ? a == DT_F64 || a == DT_F32 || low : d == DT_F32 && (a == DT_BF16 || a == DT_F16);
 }
 
+bool product_is_tf32(const Fuse *F) {
+  const Op *op = F->op;
+  if (!F->o->caps->tf32 || op->nin < 2)
+    return false;
+  for (int i = 0; i < 2; i++) {
+    const Value *v = op->in[i];
+    while (op_info(v->def->code)->kind == OK_VIEW)
+      v = v->def->in[0];
+    const Scalar *s = v->def->scalar;
+    if (v->type->dt != DT_F32 || !s || s->stmt[s->result].prim != PR_TF32)
+      return false;
+  }
+  return true;
+}
+
 /* s0 s1, as what a library multiplies sums by. */
 static View *joint_scale(Fuse *F, View *s0, View *s1) {
   Node *n = node_rows(F, 0, NULL);
@@ -168,6 +183,8 @@ static bool by_library(Fuse *F, View *a, View *b, View *bias, View *s0, View *s1
     add_operand(F, n, s1);
   }
   node_attr_i(F, n, "k", k);
+  if (a->dt == DT_F32 && product_is_tf32(F))
+    node_attr_b(F, n, "tf32", true);
   node_attr(F, n, attr_s(F->b, "with", bias ? "bias" : alpha ? "alpha" : s0 ? "scales" : ""));
   const Access at = {.stride = {cols, 1}};
   set_result_buf(F, 0, node_store_at(F, n, 0, ty, &at));

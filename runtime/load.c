@@ -231,7 +231,7 @@ static bool product_fits(const mprt_program *p, const MpccCommand *c) {
   memcpy(&m, ints, sizeof m);
   if (m.with < 0 || m.with > MPCC_WITH_SCALES || operands != mpcc_product_operands(m.with) ||
       m.a_dtype < 0 || m.a_dtype >= DT_COUNT || m.b_dtype < 0 || m.b_dtype >= DT_COUNT ||
-      m.d_dtype < 0 || m.d_dtype >= DT_COUNT)
+      m.d_dtype < 0 || m.d_dtype >= DT_COUNT || m.tf32 < 0 || m.tf32 > 1)
     return false;
   for (uint32_t i = 3; i < operands; i++)
     if (a[i].bytes < (m.with == MPCC_WITH_BIAS ? (uint64_t)m.cols * dtype_bytes((DType)m.d_dtype)

@@ -59,7 +59,7 @@ CudaEmit cuda_attention_tiles, cuda_attention_grad_tiles;
 
 /* ---- product.c ------------------------------------------------------------------------------- */
 
-/* Whether tensor cores do this group of kind conv: both factors are bf16 or f16. */
+/* Whether tensor cores do this group of kind conv: both factors are bf16, f16 or TF32. */
 bool cuda_conv_on_tiles(const Op *group);
 
 /* ---- stmt.c: statements as CUDA expressions

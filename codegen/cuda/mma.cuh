@@ -43,6 +43,17 @@ struct F16 {
   }
 };
 
+/* FP32 words of which the low 13 bits are zero. Fragments of mma.sync.m16n8k8: A register q has row
+ * g + 8 (q % 2), column t + 4 (q / 2); B register q row t + 4 q, column g; C as above. */
+struct TF32 {
+  FN void mma(float *c, const u32 *a, u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+};
+
 /* ---- tiles in shared memory: rows of PAD elements, and 16 bytes more, so that eight rows' chunks of
  * 16 bytes lie in different banks ---- */
 
@@ -59,6 +70,11 @@ FN void copy16(u32 to, const void *from, bool there) {
 }
 FN void store16(u32 to, const u32 *v) {
   asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
+}
+FN u32 word(u32 at) {
+  u32 v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
+  return v;
 }
 FN void copies_end() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /* All but the last N groups of this thread's copies are there. */

@@ -1,8 +1,8 @@
 /* cuda_product, cuda_conv, cuda_pack: tiles of 64 x 64 sums by 256 threads, 16 of k at a time
  * through shared memory. A convolution differs in how an element of A is found. Plain
  * multiply-adds, for every dtype: sums in f32, in f64 for f64; the order of a sum depends on k
- * alone. Convolutions of two factors of 16 bits run on tensor cores: 4 warps of 16 rows, 32 of k at
- * a time, the next while one is used. */
+ * alone. Convolutions of two factors of 16 bits, or of TF32, run on tensor cores: 4 warps of 16
+ * rows, 32 of k at a time, the next while one is used. */
 #include "codegen/cuda/gen.h"
 
 #include <string.h>
@@ -188,18 +188,44 @@ static bool put_statements(const Product *p, const char *row, const char *column
 /* ---- on tensor cores --------------------------------------------------------------------------
  */
 
-bool cuda_conv_on_tiles(const Op *group) {
-  const DType a = group->in[0]->type->dt;
-  return group->nin > 1 && dtype_is_half(a) && group->in[1]->type->dt == a;
+/* FP32 factors that are TF32 already: the units look at no more of them. */
+static bool is_tf32(const Op *group) {
+  return op_int(group, "tf32", 0) && group->in[0]->type->dt == DT_F32;
 }
 
-/* 8 columns of B, zero behind k and columns: from a panel, or as it lies (of weight gradients). */
+bool cuda_conv_on_tiles(const Op *group) {
+  const DType a = group->in[0]->type->dt;
+  return group->nin > 1 && (dtype_is_half(a) || is_tf32(group)) && group->in[1]->type->dt == a;
+}
+
+/* Elements in 16 bytes; bytes of one. */
+static int chunk(const Product *p) {
+  return is_tf32(p->group) ? 4 : 8;
+}
+static int unit(const Product *p) {
+  return 16 / chunk(p);
+}
+
+/* v[j] of the chunk at an element that is found one by one: `value` of element j, or of 2 j and 2 j
+ * + 1. */
+static void put_gather(const Product *p, const char *first, const char *second) {
+  Text *t = &p->g->out;
+  text_puts(t, "u32 v[4];\n#pragma unroll\nfor (int j = 0; j < 4; j++)\n");
+  if (!second[0])
+    text_printf(t, "v[j] = __float_as_uint(%s);\n", first);
+  else
+    text_printf(t, "v[j] = (u32)%s | (u32)%s << 16;\n", first, second);
+}
+
+/* 16 bytes of columns of B, zero behind k and columns: from a panel, or as it lies (of weight
+ * gradients). */
 static void put_bring_b(const Product *p) {
   Text *t = &p->g->out;
   const int64_t *stride = ints(p->group, "factor");
-  text_printf(t, "const u32 kb = k0 + e / %du, column = e %% %du * 8u;\n", TILE / 8, TILE / 8);
-  text_printf(t, "const u32 b_to = to + A_BYTES + e / %du * line_<%d> + column * 2u;\n", TILE / 8,
-              TILE);
+  const int lane = TILE / chunk(p);
+  text_printf(t, "const u32 kb = k0 + e / %du, column = e %% %du * %du;\n", lane, lane, chunk(p));
+  text_printf(t, "const u32 b_to = to + A_BYTES + e / %du * B_LINE + column * %du;\n", lane,
+              unit(p));
   if (!turned(p)) {
     text_printf(
         t,
@@ -208,43 +234,45 @@ static void put_bring_b(const Product *p) {
         (long long)p->k, (long long)p->k, TILE, (long long)p->k);
     return;
   }
-  const bool lines = stride[1] == 1 && stride[0] % 8 == 0 && p->cols % 8 == 0;
+  const bool lines = stride[1] == 1 && stride[0] % chunk(p) == 0 && p->cols % chunk(p) == 0;
   text_printf(t, "const u32 col = panel * %du + column;\n", TILE);
   text_printf(t, "if (%s) {\n", lines ? "multiple(i1, 16)" : "false");
   text_printf(t, "const bool there = kb < %lldu && col < %lldu;\n", (long long)p->k,
               (long long)p->cols);
   text_printf(t, "copy16(b_to, there ? i1 + (i64)kb * %lldll + col : i1, there);\n} else {\n",
               (long long)stride[0]);
-  text_puts(t, "u32 v[4];\n#pragma unroll\nfor (int j = 0; j < 8; j++) {\n");
-  text_printf(
-      t,
-      "const u32 x = kb < %lldu && col + j < %lldu ? i1[(i64)kb * %lldll + (i64)(col + j) * "
-      "%lldll] : 0;\nv[j / 2] = j %% 2 ? v[j / 2] | x << 16 : x;\n}\nstore16(b_to, v);\n}\n",
-      (long long)p->k, (long long)p->cols, (long long)stride[0], (long long)stride[1]);
+  text_printf(t,
+              "auto b_at = [&](u32 cc) {\nreturn kb < %lldu && cc < %lldu ? i1[(i64)kb * %lldll + "
+              "(i64)cc * %lldll] : 0;\n};\n",
+              (long long)p->k, (long long)p->cols, (long long)stride[0], (long long)stride[1]);
+  if (chunk(p) == 4)
+    put_gather(p, "b_at(col + j)", "");
+  else
+    put_gather(p, "b_at(col + 2 * j)", "b_at(col + 2 * j + 1)");
+  text_puts(t, "store16(b_to, v);\n}\n");
 }
 
 /* "bring(k0, to)": 32 of k from k0 on into a stage, A as [row][k], or [k][row] when it is
- * transposed, and B as [k][column]. 8 elements at a time lie side by side where whole chunks are of
+ * transposed, and B as [k][column]. 16 bytes at a time lie side by side where whole chunks are of
  * one tap. */
 static void put_bring(const Product *p) {
   const int64_t channels = op_int(p->group, "channels", 1), *strides = ints(p->group, "strides");
   const Attr *positions = op_attr(p->group, "positions");
   const int axes = positions ? positions->u.ints.n : 0;
   Text *t = &p->g->out;
-  bool lines = channels % 8 == 0 && p->b->ndim == 2 && p->b->in[0].stride[0] == 1;
+  const int lane = (turned(p) ? TILE : TILES_K) / chunk(p);
+  bool lines = channels % chunk(p) == 0 && p->b->ndim == 2 && p->b->in[0].stride[0] == 1;
   for (int i = 0; i <= axes; i++)
-    lines = lines && strides[i] % 8 == 0;
+    lines = lines && strides[i] % chunk(p) == 0;
   text_printf(t, "const bool lines = %s;\n", lines ? "multiple(i0, 16)" : "false");
   text_printf(t,
               "auto bring = [&](u32 k0, u32 to) {\n#pragma unroll\nfor (u32 e = threadIdx.x; e < "
               "%du; e += %du) {\n",
-              TILE * TILES_K / 8, TILES_THREADS);
-  text_printf(t, "const u32 part = e %% %du * 8u, line = e / %du;\n",
-              turned(p) ? TILE / 8 : TILES_K / 8, turned(p) ? TILE / 8 : TILES_K / 8);
+              TILE * TILES_K / chunk(p), TILES_THREADS);
+  text_printf(t, "const u32 part = e %% %du * %du, line = e / %du;\n", lane, chunk(p), lane);
   text_printf(t, "const u32 m = row0 + %s, ka = k0 + %s;\n", turned(p) ? "part" : "line",
               turned(p) ? "line" : "part");
-  text_printf(t, "const u32 a_to = to + line * line_<%d> + part * 2u;\n",
-              turned(p) ? TILE : TILES_K);
+  text_printf(t, "const u32 a_to = to + line * A_LINE + part * %du;\n", unit(p));
   text_printf(t,
               "auto a_at = [&](u32 mm, u32 kk) {\nreturn mm < %lldu && kk < %lldu ? "
               "a_place((i64)a_row(mm), kk) : -1ll;\n};\n",
@@ -252,21 +280,66 @@ static void put_bring(const Product *p) {
   text_puts(
       t,
       "if (lines) {\nconst i64 at = a_at(m, ka);\ncopy16(a_to, at < 0 ? i0 : i0 + at, at >= 0);\n} "
-      "else {\nu32 v[4];\n#pragma unroll\nfor (int j = 0; j < 4; j++) {\n");
-  text_printf(t, "const i64 low = a_at(%s), high = a_at(%s);\n",
-              turned(p) ? "m + 2 * j, ka" : "m, ka + 2 * j",
-              turned(p) ? "m + 2 * j + 1, ka" : "m, ka + 2 * j + 1");
-  text_puts(t, "v[j] = (low < 0 ? 0u : (u32)i0[low]) | (high < 0 ? 0u : (u32)i0[high]) << 16;\n}\n"
-               "store16(a_to, v);\n}\n");
+      "else {\nauto a_of = [&](i64 at) {\nreturn at < 0 ? 0 : i0[at];\n};\n");
+  if (chunk(p) == 4)
+    put_gather(p, turned(p) ? "a_of(a_at(m + j, ka))" : "a_of(a_at(m, ka + j))", "");
+  else
+    put_gather(p, turned(p) ? "a_of(a_at(m + 2 * j, ka))" : "a_of(a_at(m, ka + 2 * j))",
+               turned(p) ? "a_of(a_at(m + 2 * j + 1, ka))" : "a_of(a_at(m, ka + 2 * j + 1))");
+  text_puts(t, "store16(a_to, v);\n}\n");
   put_bring_b(p);
   text_puts(t, "}\ncopies_end();\n};\n");
 }
 
-static void put_tiles(const Product *p) {
+/* One stage's products of 16-bit elements, from a_tile and b_tile. */
+static void put_half_products(const Product *p) {
   Text *t = &p->g->out;
   const char *e = p->group->in[0]->type->dt == DT_F16 ? "F16" : "BF16";
-  text_printf(t, "constexpr u32 A_BYTES = %d * line_<%d>, STAGE = A_BYTES + %d * line_<%d>;\n",
-              turned(p) ? TILES_K : TILE, turned(p) ? TILE : TILES_K, TILES_K, TILE);
+  text_printf(t, "#pragma unroll\nfor (int k = 0; k < %d; k++) {\nu32 a[4];\n", TILES_K / 16);
+  if (turned(p))
+    text_printf(t, "matrices_turned(a, lane_b<%d>(a_tile + warp * 32u, lane) + 16 * k * A_LINE);\n",
+                TILE);
+  else
+    text_printf(t, "matrices(a, lane_a<%d>(a_tile + warp * 16u * A_LINE, lane) + 32 * k);\n",
+                TILES_K);
+  text_printf(t,
+              "#pragma unroll\nfor (int n = 0; n < 4; n++) {\nu32 b[4];\nmatrices_turned(b, "
+              "lane_turned<%d>(b_tile, lane) + 16 * k * B_LINE + 32 * n);\n",
+              TILE);
+  text_printf(
+      t, "%s::mma(acc[2 * n], a, b[0], b[1]);\n%s::mma(acc[2 * n + 1], a, b[2], b[3]);\n}\n}\n", e,
+      e);
+}
+
+/* The same of TF32, which no matrix load takes: words, at addresses in 32 different banks. */
+static void put_tf32_products(const Product *p) {
+  Text *t = &p->g->out;
+  text_printf(t, "#pragma unroll\nfor (int k = 0; k < %d; k++) {\n", TILES_K / 8);
+  if (turned(p))
+    text_puts(t, "const u32 at = a_tile + (8 * k + t) * A_LINE + (warp * 16u + g) * 4u;\n"
+                 "const u32 a[4] = {word(at), word(at + 32), word(at + 4 * A_LINE), word(at + 4 * "
+                 "A_LINE + 32)};\n");
+  else
+    text_puts(t, "const u32 at = a_tile + (warp * 16u + g) * A_LINE + (8 * k + t) * 4u;\n"
+                 "const u32 a[4] = {word(at), word(at + 8 * A_LINE), word(at + 16), word(at + 8 * "
+                 "A_LINE + 16)};\n");
+  text_puts(t, "#pragma unroll\nfor (int n = 0; n < 8; n++) {\n"
+               "const u32 from = b_tile + (8 * k + t) * B_LINE + (8 * n + g) * 4u;\n"
+               "TF32::mma(acc[n], a, word(from), word(from + 4 * B_LINE));\n}\n}\n");
+}
+
+static void put_tiles(const Product *p) {
+  Text *t = &p->g->out;
+  /* bytes from line to line: 16-bit elements and 16, as the matrix loads want it; of TF32, so many
+   * that eight lines by four words, or four lines by eight words, lie in different banks */
+  if (is_tf32(p->group))
+    text_printf(t, "constexpr u32 A_LINE = %d, B_LINE = %d;\n",
+                turned(p) ? 4 * TILE + 32 : 4 * TILES_K + 16, 4 * TILE + 32);
+  else
+    text_printf(t, "constexpr u32 A_LINE = line_<%d>, B_LINE = line_<%d>;\n",
+                turned(p) ? TILE : TILES_K, TILE);
+  text_printf(t, "constexpr u32 A_BYTES = %d * A_LINE, STAGE = A_BYTES + %d * B_LINE;\n",
+              turned(p) ? TILES_K : TILE, TILES_K);
   text_puts(
       t, "__shared__ __align__(16) u8 room[2 * STAGE];\n"
          "const u32 lane = threadIdx.x % 32u, warp = threadIdx.x / 32u, g = lane / 4u, t = lane % "
@@ -283,24 +356,12 @@ static void put_tiles(const Product *p) {
               "STAGE);\ncopies_wait<1>();\n} else {\n"
               "copies_wait<0>();\n}\n__syncthreads();\n",
               TILES_K, (long long)p->k, TILES_K);
-  text_puts(
-      t, "const u32 a_tile = at_room + now * STAGE, b_tile = a_tile + A_BYTES;\n#pragma unroll\n");
-  text_printf(t, "for (int k = 0; k < %d; k++) {\nu32 a[4];\n", TILES_K / 16);
-  if (turned(p))
-    text_printf(t,
-                "matrices_turned(a, lane_b<%d>(a_tile + warp * 32u, lane) + 16 * k * line_<%d>);\n",
-                TILE, TILE);
+  text_puts(t, "const u32 a_tile = at_room + now * STAGE, b_tile = a_tile + A_BYTES;\n");
+  if (is_tf32(p->group))
+    put_tf32_products(p);
   else
-    text_printf(t, "matrices(a, lane_a<%d>(a_tile + warp * 16u * line_<%d>, lane) + 32 * k);\n",
-                TILES_K, TILES_K);
-  text_printf(t,
-              "#pragma unroll\nfor (int n = 0; n < 4; n++) {\nu32 b[4];\nmatrices_turned(b, "
-              "lane_turned<%d>(b_tile, lane) + 16 * k * line_<%d> + 32 * n);\n",
-              TILE, TILE);
-  text_printf(t,
-              "%s::mma(acc[2 * n], a, b[0], b[1]);\n%s::mma(acc[2 * n + 1], a, b[2], b[3]);\n}\n}\n"
-              "__syncthreads();\n}\n",
-              e, e);
+    put_half_products(p);
+  text_puts(t, "__syncthreads();\n}\n");
 }
 
 static bool product(CudaGen *g, const Op *group, const char *symbol, void (*put_a)(const Product *),

@@ -11,7 +11,7 @@ extern "C" {
 #endif
 
 #define MPCC_IMAGE_MAGIC "MPCCIMG\n"
-enum { MPCC_ABI_VERSION = 5, MPCC_MAX_RANK = 8, MPCC_ALIGN = 64 };
+enum { MPCC_ABI_VERSION = 6, MPCC_MAX_RANK = 8, MPCC_ALIGN = 64 };
 
 /* Segments: each is allocated once at load.
  * state: what a checkpoint is. derived: pure function of state, rebuilt by `refresh`. accum: sums
@@ -75,15 +75,16 @@ typedef struct {
   uint32_t value_dtypes;  /* string: one character per out argument index into dtype.def + 'a' */
 } MpccCommand;
 
-/* with: none; a vector added to every row; one f32 that sums are multiplied by; one for each factor.
+/* tf32: factors in FP32 have TF32 values. with: none; a vector added to every row; one f32 that sums are multiplied by; one for each factor.
  * Strides and sizes in elements; D is row-major and dense. dtypes: numbers of dtype.def. */
 enum { MPCC_WITH_NONE, MPCC_WITH_BIAS, MPCC_WITH_ALPHA, MPCC_WITH_SCALES };
 typedef struct {
   int64_t with, rows, cols, k;
   int64_t a_row, a_k, b_k, b_col;
   int64_t a_dtype, b_dtype, d_dtype;
+  int64_t tf32;
 } MpccProduct;
-enum { MPCC_PRODUCT_INTS = 11 };
+enum { MPCC_PRODUCT_INTS = 12 };
 static inline uint32_t mpcc_product_operands(int64_t with) {
   return with == MPCC_WITH_SCALES ? 5 : with == MPCC_WITH_NONE ? 3 : 4;
 }

@@ -159,7 +159,9 @@ static Status describe(const mprt_program *p, mprt__cuda *g, Plan *plan) {
   const bool wide = m->a_dtype == DT_F64;
   int32_t trans_first, trans_second;
   TRY_LT(g->products->api.cublasLtMatmulDescCreate(&plan->desc,
-                                                   wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
+                                                   wide      ? CUBLAS_COMPUTE_64F
+                                                   : m->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                             : CUBLAS_COMPUTE_32F,
                                                    wide ? CUDA_R_64F : CUDA_R_32F),
          "cannot describe a product");
   /* op(first) is [cols, k], op(second) is [k, rows], result [cols, rows] */
@@ -495,11 +497,11 @@ Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccComman
 /* What an algorithm is bound to, beside device and library. */
 static void key_of(const Plan *plan, char key[200]) {
   const MpccProduct *m = &plan->m;
-  snprintf(key, 200, "%lldx%lldx%lld %s(%lld,%lld) %s(%lld,%lld) %s %lld %u,%u,%u,%u",
+  snprintf(key, 200, "%lldx%lldx%lld %s(%lld,%lld) %s(%lld,%lld) %s%s %lld %u,%u,%u,%u",
            (long long)m->rows, (long long)m->k, (long long)m->cols, dtype_text((DType)m->a_dtype),
            (long long)m->a_row, (long long)m->a_k, dtype_text((DType)m->b_dtype), (long long)m->b_k,
-           (long long)m->b_col, dtype_text((DType)m->d_dtype), (long long)m->with, plan->align[0],
-           plan->align[1], plan->align[2], plan->align[3]);
+           (long long)m->b_col, dtype_text((DType)m->d_dtype), m->tf32 ? " tf32" : "",
+           (long long)m->with, plan->align[0], plan->align[1], plan->align[2], plan->align[3]);
 }
 
 static char *library_name(const mprt__cuda *g) {

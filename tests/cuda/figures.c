@@ -11,12 +11,13 @@
 #include "tests/check_run.h"
 
 static const struct {
-  const char *spec, *mode;
+  const char *spec, *mode, *set;
 } cases[] = {
     {"tests/cuda/vit.yaml", "transformer-engine"},
     {"tests/cli/cnn.yaml", "64-true"},
     {"tests/cli/cnn.yaml", "bf16-mixed"},
     {"specs/smoke/gpt2-nano.yaml", "16-mixed"},
+    {"specs/fashion-resnet.yaml", "32-true", "precision.float32_conv=high"},
 };
 
 /* Registers of a thread, by kind. A multiprocessor has 65536: at 64 a thread 1024 threads are
@@ -43,8 +44,14 @@ START_TEST(no_spills) {
   ck_assert_int_eq(lib_read_file(path, &text, &len), MPCC_OK);
   const char *const target[] = {"cuda"}, *const arch[] = {"sm_90"};
   const char *const warning[] = {"no-fp8-fallback"};
-  const mpcc_options o = {
-      .target = target, .ntarget = 1, .arch = arch, .narch = 1, .warning = warning, .nwarning = 1};
+  const mpcc_options o = {.target = target,
+                          .ntarget = 1,
+                          .arch = arch,
+                          .narch = 1,
+                          .warning = warning,
+                          .nwarning = 1,
+                          .set = &cases[_i].set,
+                          .nset = cases[_i].set != NULL};
   const mpcc_callbacks cb = {.message = on_message};
   mpcc_session *s = mpcc_session_create(&o, &cb);
   Compilation c;
