@@ -42,6 +42,21 @@ static MpccArgRef accessed(Package *p, const Value *v, const Access *at) {
   return a;
 }
 
+/* Operand i of a rows kernel: to the end of the last element that it reads. */
+static MpccArgRef row_operand(Package *p, const Op *op, int i) {
+  MpccArgRef a = accessed(p, op->in[i], &op->body->in[i]);
+  int64_t last = 0;
+  for (int d = 0; d < op->body->ndim; d++) {
+    const int64_t stride = op->body->in[i].stride[d];
+    if (stride < 0)
+      return a;
+    last += (op->body->dim[d] - 1) * stride;
+  }
+  const uint64_t bytes = (uint64_t)(last + 1) * dtype_bytes(op->in[i]->type->dt);
+  a.bytes = bytes < a.bytes ? bytes : a.bytes;
+  return a;
+}
+
 static MpccArgRef tensor_place(const Tensor *t) {
   return (MpccArgRef){package_segment(t->role), (uint32_t)t->index + 1, t->offset,
                       (uint64_t)type_bytes(t->type)};
@@ -228,8 +243,9 @@ void commands_group(Package *p, const Op *op) {
   c.first_arg = (uint32_t)(p->args.len / sizeof(MpccArgRef));
   for (int i = 0; i < op->nout; i++)
     put_arg(p, accessed(p, op->out[i], &op->body->out[i]));
+  const bool rows = !strcmp(op_str(op, "kind", ""), "rows");
   for (int i = 0; i < op->nin; i++)
-    put_arg(p, accessed(p, op->in[i], &op->body->in[i]));
+    put_arg(p, rows ? row_operand(p, op, i) : accessed(p, op->in[i], &op->body->in[i]));
   for (int i = 0; i < op->body->nparam; i++)
     put_arg(p, (MpccArgRef){.segment = MPCC_ARG_INT, .offset = op->body->param[i]});
   commands_put(p, op, c, label, op->nout, types);

@@ -100,7 +100,9 @@ static bool find_memory(Verify *v, const Value *x, Memory *m) {
   } else if (x->offset >= 0) {
     m->lo = x->offset;
     m->hi = x->offset + bytes;
-    if (x->offset % MPCC_ALIGN || bytes > v->f->work_bytes || x->offset > v->f->work_bytes - bytes)
+    /* a number may be one of many that lie side by side */
+    const int64_t align = type_elems(x->type) == 1 ? bytes : MPCC_ALIGN;
+    if (x->offset % align || bytes > v->f->work_bytes || x->offset > v->f->work_bytes - bytes)
       verify_broken(v, "%%%d is at work byte %lld, unaligned or outside its %lld bytes", x->id,
                     (long long)x->offset, (long long)v->f->work_bytes);
   } else if (def->code == OP_read) {

@@ -114,6 +114,12 @@ typedef struct {
   View from, *to;
 } CopyEntry;
 
+/* 1 / x of all elements of a tensor of scales. */
+typedef struct {
+  const Buf *scales;
+  View *inverse;
+} InverseEntry;
+
 typedef struct {
   const Module *m;
   const PassOpts *o;
@@ -132,6 +138,8 @@ typedef struct {
   int npack, cpack;
   CopyEntry *copy;
   int ncopy, ccopy;
+  InverseEntry *inverse;
+  int ninverse, cinverse;
   const Op *op; /* being lowered */
   int loss;     /* index of the function's last root; its op count when it has none */
   Node **order, **heap, **window; /* graph.c; heap and window are work space */

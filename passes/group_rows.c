@@ -482,6 +482,33 @@ void group_class_hot(Fuse *F, const Op *op) {
 
 /* ---- 8-bit formats --------------------------------------------------------------------------- */
 
+/* 1 / s in f32. A slot of a tensor of scales is a slot of one tensor of inverses, which all call
+ * sites share: a kernel for each of hundreds of numbers would take longer than what they scale. */
+static View *inverse_of(Fuse *F, const View *scale) {
+  const Buf *buf = scale->buf;
+  const bool slot = buf && !buf->def && buf->type->rank == 1 && scale->dt == DT_F32 &&
+                    view_elems(scale) == 1 && buf->type->dt == DT_F32;
+  for (int i = 0; slot && i < F->ninverse; i++)
+    if (F->inverse[i].scales == buf) {
+      View *v = ARENA_NEW(F->a, View);
+      *v = *scale;
+      v->buf = F->inverse[i].inverse->buf;
+      return v;
+    }
+  const View whole = slot ? *view_whole(F, scale->buf) : *scale;
+  Node *n = node_rows(F, whole.rank, whole.dim);
+  const int inv =
+      node_op2(F, n, PR_DIV, node_const(F, n, DT_F32, 1), node_load_as(F, n, &whole, DT_F32));
+  View *all = view_whole(F, node_store(F, n, inv, DT_F32, ~0u));
+  if (!slot)
+    return all;
+  F->inverse = fuse_grow(F, F->inverse, F->ninverse, &F->cinverse, sizeof *F->inverse);
+  if (F->status != MPCC_OK)
+    return all;
+  F->inverse[F->ninverse++] = (InverseEntry){buf, all};
+  return inverse_of(F, scale);
+}
+
 /* codes = sat(x scale), scale_inv = 1 / scale, amax = max |x| before the saturating cast [N2], over
  * the rows of real samples when their number is an operand [N13]. */
 void group_quantize(Fuse *F, const Op *op) {
@@ -491,10 +518,7 @@ void group_quantize(Fuse *F, const Op *op) {
   int a = node_load_as(F, n, x, reg);
   int q = node_op2(F, n, PR_MUL, a, node_load_as(F, n, scale, reg));
   set_result_buf(F, 0, node_store(F, n, q, op->out[0]->type->dt, ~0u));
-  int64_t none[1] = {0};
-  Node *m = node_rows(F, 0, none);
-  int inv = node_op2(F, m, PR_DIV, node_const(F, m, DT_F32, 1), node_load_as(F, m, scale, DT_F32));
-  set_result_buf(F, 1, node_store(F, m, inv, op->out[1]->type->dt, ~0u));
+  set_result(F, 1, inverse_of(F, scale));
   int magnitude = node_op1(F, n, PR_ABS, a);
   if (op->nin > 2) {
     int valid = node_load_as(F, n, operand(F, 2), DT_I64);

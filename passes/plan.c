@@ -189,14 +189,56 @@ static bool may_overwrite(const Plan *p, const Value *v, int first, const Tensor
   return true;
 }
 
+/* A number is written by itself, wherever it lies; of many, those that others made stay apart and
+ * are copied. */
+static bool numbers_alone(const Op *op) {
+  enum { MANY = 16 };
+  bool all = op->nin > MANY && op->body->ndim == 1;
+  const Attr *sizes = op_attr(op, "sizes");
+  for (int i = 0; all && i < op->nin; i++)
+    all = sizes->u.ints.v[i] == 1;
+  return all;
+}
+
+/* Bytes of the result that operand i of a concatenation along memory begins at. */
+static int64_t piece_start(const Op *op, int i, int64_t inner) {
+  const Attr *starts = op_attr(op, "starts");
+  return starts->u.ints.v[i] * inner * (int64_t)dtype_bytes(op->out[0]->type->dt);
+}
+
+/* Operand i may be made where the result has it. inner: elements of one step along the axis. */
+static bool may_be_piece(const Plan *p, const Op *op, int i, int64_t inner, bool numbers) {
+  const Body *b = op->body;
+  const Value *whole = op->out[0], *x = op->in[i];
+  const Place *q = &p->place[x->id];
+  const int64_t axis = op_int(op, "axis", 0), size = op_attr(op, "sizes")->u.ints.v[i];
+  if (!is_group(x) || x->type->dt != whole->type->dt || q->parent || q->has_pieces || q->alias ||
+      p->yielded[x->id] || (p->varies && p->varies[x->id] != p->varies[whole->id]) ||
+      type_elems(x->type) != size * inner || b->in[i].offset ||
+      (!numbers && piece_start(op, i, inner) % MPCC_ALIGN))
+    return false;
+  int64_t stride = 1;
+  for (int d = b->ndim - 1; d >= 0; d--) {
+    int64_t n = d == axis ? size : b->dim[d];
+    if (n > 1 && b->in[i].stride[d] != stride)
+      return false;
+    stride *= n;
+  }
+  for (int k = 0; k < i; k++)
+    if (op->in[k] == x)
+      return false;
+  return true;
+}
+
 /* Operands of a concatenation along memory become parts of its result. */
 static void place_pieces(Plan *p, const Op *op) {
   const Body *b = op->body;
   const Value *whole = op->out[0];
   int64_t axis = op_int(op, "axis", 0), inner = 1;
-  const Attr *starts = op_attr(op, "starts"), *sizes = op_attr(op, "sizes");
+  const bool numbers = numbers_alone(op);
+  bool *piece = ARENA_ARRAY(p->a, bool, op->nin + 1), any = false;
   /* pieces lie in blocks, not in pieces of others */
-  if (p->yielded[whole->id] || p->place[whole->id].parent)
+  if (arena_failed(p->a) || p->yielded[whole->id] || p->place[whole->id].parent)
     return;
   for (int d = 0; d < b->ndim; d++)
     if (d < axis && b->dim[d] != 1)
@@ -204,33 +246,22 @@ static void place_pieces(Plan *p, const Op *op) {
     else if (d > axis)
       inner *= b->dim[d];
   for (int i = 0; i < op->nin; i++) {
-    const Value *x = op->in[i];
-    const Place *q = &p->place[x->id];
-    if (!is_group(x) || x->type->dt != whole->type->dt || q->parent || q->has_pieces || q->alias ||
-        p->yielded[x->id] || (p->varies && p->varies[x->id] != p->varies[whole->id]) ||
-        type_elems(x->type) != sizes->u.ints.v[i] * inner || b->in[i].offset ||
-        starts->u.ints.v[i] * inner * (int64_t)dtype_bytes(whole->type->dt) % MPCC_ALIGN)
+    piece[i] = may_be_piece(p, op, i, inner, numbers);
+    if (!piece[i] && !numbers)
       return;
-    int64_t stride = 1;
-    for (int d = b->ndim - 1; d >= 0; d--) {
-      int64_t n = d == axis ? sizes->u.ints.v[i] : b->dim[d];
-      if (n > 1 && b->in[i].stride[d] != stride)
-        return;
-      stride *= n;
-    }
-    for (int k = 0; k < i; k++)
-      if (op->in[k] == x)
-        return;
+    any |= piece[i];
   }
   Place *w = &p->place[whole->id];
   for (int i = 0; i < op->nin; i++) {
     Place *q = &p->place[op->in[i]->id];
+    if (!piece[i])
+      continue;
     q->parent = (Value *)whole;
-    q->part = starts->u.ints.v[i] * inner * (int64_t)dtype_bytes(whole->type->dt);
+    q->part = piece_start(op, i, inner);
     w->first = q->first < w->first ? q->first : w->first;
     w->last = q->last > w->last ? q->last : w->last;
   }
-  w->has_pieces = true;
+  w->has_pieces = any;
 }
 
 /* What a scatter adds to lies where its result does: tables are large, and few rows change. */
