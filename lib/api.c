@@ -281,7 +281,12 @@ static Status find_levels(Compilation *c, const Target *t, const char **level, i
       if (!strcmp(want, t->level[k]))
         level[(*n)++] = t->level[k];
     if (*n == before) {
-      diag_error(c->diag, (Loc){0}, 501, "unknown level '%s' of target %s", asked[i], t->name);
+      Text known = {0};
+      for (int k = 0; k < t->nlevel; k++)
+        text_printf(&known, "%s%s", k ? ", " : "", t->level[k]);
+      diag_error(c->diag, (Loc){0}, 501, "unknown level '%s' of target %s; there are %s", asked[i],
+                 t->name, known.data ? known.data : "none");
+      text_fini(&known);
       return MPCC_ERR_USAGE;
     }
   }

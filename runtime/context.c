@@ -165,6 +165,8 @@ static Status open_image(mprt_program *p, const uint8_t *image, size_t bytes) {
     Status s = mprt__load(p, image, bytes);
     if (s == MPCC_OK)
       s = mprt__load_code(p, p->options.level, true);
+    if (s == MPCC_OK && !p->cuda && p->gpu_lacks[0])
+      mprt__log(&p->cb, MPRT_LOG_WARNING, "the GPU is not used: %s", p->gpu_lacks);
     if (s != MPCC_ERR_TARGET)
       return s;
     size_t next = (p->image_bytes + MPCC_ALIGN - 1) & ~(size_t)(MPCC_ALIGN - 1);

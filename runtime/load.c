@@ -403,10 +403,11 @@ static Status choose_code(mprt_program *p, const char *level, bool quiet) {
       continue;
     if (!strcmp(target, "cuda")) {
       const bool any = !device || !strcmp(device, "auto");
-      Status s = mprt__cuda_create(p, any ? "cuda" : device, own, any || quiet, &p->cuda);
+      const bool silent = quiet || (any && i + 1 < p->ncode);
+      Status s = mprt__cuda_create(p, any ? "cuda" : device, own, silent, p->gpu_lacks, &p->cuda);
       if (s == MPCC_OK)
         p->chosen = c;
-      else if (s != MPCC_ERR_TARGET || !(any || quiet))
+      else if (s != MPCC_ERR_TARGET || !silent)
         return s;
       continue;
     }

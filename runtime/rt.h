@@ -154,6 +154,7 @@ struct mprt_program {
 
   mprt__memory segment[MPCC_SEG_COUNT]; /* with a GPU: the host's mirror */
   mprt__cuda *cuda;                     /* the GPU it runs on; NULL: the host */
+  char gpu_lacks[256]; /* why a GPU that is here is not used; empty: used, or none */
   mprt__code mapped;
   MpccKernelFn *fn; /* per kernel */
   MpccArg *arg;     /* per argref, addresses resolved */

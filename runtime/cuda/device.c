@@ -37,48 +37,59 @@ static int attribute(const mprt__cuda *g, int which) {
 }
 
 /* Level "sm_90" runs on devices of its capability and newer: its code is there as PTX too. */
-static Status check_level(const mprt_program *p, mprt__cuda *g, const char *level, bool quiet) {
+static bool has_level(mprt__cuda *g, const char *level, char why[MPRT__CUDA_WHY]) {
   const int want = !strncmp(level, "sm_", 3) ? atoi(level + 3) : 0;
   g->capability = 10 * attribute(g, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) +
                   attribute(g, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
-  if (g->capability >= want)
-    return MPCC_OK;
-  if (quiet)
-    return MPCC_ERR_TARGET;
-  return mprt__fail(&p->cb, MPCC_ERR_TARGET,
-                    "this program's code is for compute capability %d.%d; the device has %d.%d",
-                    want / 10, want % 10, g->capability / 10, g->capability % 10);
+  if (g->capability < want)
+    snprintf(why, MPRT__CUDA_WHY,
+             "this program's code is for compute capability %d.%d; the device has %d.%d", want / 10,
+             want % 10, g->capability / 10, g->capability % 10);
+  return g->capability >= want;
+}
+
+/* Opens what the program needs of this machine. False with the reason; *absent: there is no GPU. */
+static bool find_device(const mprt_program *p, mprt__cuda *g, const char *device, const char *level,
+                        char why[MPRT__CUDA_WHY], bool *absent) {
+  const int ordinal = ordinal_of(device);
+  int count = 0;
+  const mprt__cuda_state state = mprt__cuda_open(&g->api, why);
+  *absent = state == MPRT__CUDA_NO_DRIVER || state == MPRT__CUDA_NO_DEVICE;
+  if (state != MPRT__CUDA_READY)
+    return false;
+  mprt__lt_api library;
+  if (mprt__cuda_has_products(p) && mprt__lt_open(&library, why) != MPRT__CUDA_READY)
+    return false;
+  if (g->api.cuDeviceGetCount(&count) == CUDA_SUCCESS && (ordinal < 0 || ordinal >= count)) {
+    snprintf(why, MPRT__CUDA_WHY, "there is no device '%s'; this machine has %d", device, count);
+    return false;
+  }
+  const CUresult r = g->api.cuDeviceGet(&g->device, ordinal);
+  if (r != CUDA_SUCCESS) {
+    mprt__cuda_error(&g->api, r, "cannot use the device", why);
+    return false;
+  }
+  return has_level(g, level, why);
 }
 
 Status mprt__cuda_create(const mprt_program *p, const char *device, const char *level, bool quiet,
-                         mprt__cuda **out) {
-  char why[MPRT__CUDA_WHY];
-  const int ordinal = ordinal_of(device);
-  int count = 0;
+                         char *why, mprt__cuda **out) {
+  bool absent = false;
   *out = NULL;
+  why[0] = 0;
   mprt__cuda *g = calloc(1, sizeof *g);
   if (!g)
     return mprt__nomem(&p->cb, "device");
-  Status s = MPCC_OK;
-  if (mprt__cuda_open(&g->api, why) != MPRT__CUDA_READY)
-    s = quiet ? MPCC_ERR_TARGET : mprt__fail(&p->cb, MPCC_ERR_TARGET, "%s", why);
-  mprt__lt_api library;
-  if (s == MPCC_OK && mprt__cuda_has_products(p) &&
-      mprt__lt_open(&library, why) != MPRT__CUDA_READY)
-    s = quiet ? MPCC_ERR_TARGET : mprt__fail(&p->cb, MPCC_ERR_TARGET, "%s", why);
-  if (s == MPCC_OK && g->api.cuDeviceGetCount(&count) == CUDA_SUCCESS &&
-      (ordinal < 0 || ordinal >= count))
-    s = quiet ? MPCC_ERR_TARGET
-              : mprt__fail(&p->cb, MPCC_ERR_TARGET, "there is no device '%s'; this machine has %d",
-                           device, count);
-  CUresult r = s == MPCC_OK ? g->api.cuDeviceGet(&g->device, ordinal) : CUDA_SUCCESS;
-  if (s == MPCC_OK && r == CUDA_SUCCESS)
-    s = check_level(p, g, level, quiet);
-  if (s == MPCC_OK && r == CUDA_SUCCESS)
-    r = g->api.cuDevicePrimaryCtxRetain(&g->context, g->device);
-  if (s == MPCC_OK && r != CUDA_SUCCESS)
-    s = mprt__cuda_failed(p, g, r, "cannot use the device");
-  if (s != MPCC_OK) {
+  if (!find_device(p, g, device, level, why, &absent)) {
+    mprt__cuda_destroy(p, g);
+    Status s = quiet ? MPCC_ERR_TARGET : mprt__fail(&p->cb, MPCC_ERR_TARGET, "%s", why);
+    if (absent)
+      why[0] = 0;
+    return s;
+  }
+  const CUresult r = g->api.cuDevicePrimaryCtxRetain(&g->context, g->device);
+  if (r != CUDA_SUCCESS) {
+    const Status s = mprt__cuda_failed(p, g, r, "cannot use the device");
     mprt__cuda_destroy(p, g);
     return s;
   }

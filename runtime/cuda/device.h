@@ -5,10 +5,11 @@
 #include "runtime/rt.h"
 
 /* Takes hold of device "cuda" or "cuda:N" when it can run code of `level`; quiet: no words when it
- * cannot. errors: ERR_TARGET (no driver, no such device, too old), ERR_RUN, ERR_NOMEM; *out = NULL
+ * cannot. why: MPRT__CUDA_WHY bytes, the reason when there is a GPU that cannot. errors: ERR_TARGET
+ * (no driver, no such device, too old), ERR_RUN, ERR_NOMEM; *out = NULL
  */
 Status mprt__cuda_create(const mprt_program *p, const char *device, const char *level, bool quiet,
-                         mprt__cuda **out);
+                         char *why, mprt__cuda **out);
 void mprt__cuda_destroy(const mprt_program *p, mprt__cuda *g); /* NULL is fine */
 /* Kernels of p->chosen, and zeroed segments. errors: ERR_INPUT, ERR_RUN, ERR_NOMEM */
 Status mprt__cuda_load(const mprt_program *p, mprt__cuda *g);

@@ -19,6 +19,11 @@ mkdir unpacked && tar -C unpacked -xzf pack.tar.gz
 for program in unpacked/mpcc-gpu/bin/*; do
   ! ldd "$program" | grep -qi 'llvm\|yaml' || fail "$program needs the compiler's libraries"
 done
+# a GPU that cannot be used is not passed over in silence
+export EMU_ARCH=75 LD_LIBRARY_PATH="$build/tests/emu"
+expect 0 'code is for compute capability 9.0; the device has 7.5' \
+  unpacked/mpcc-gpu/train/tiny_32-true --quiet --out auto --max-steps 1
+unset EMU_ARCH LD_LIBRARY_PATH
 # without a GPU: every stage says so; a broken program is a failure
 LD_LIBRARY_PATH=$work/none expect 0 '0 failures' unpacked/mpcc-gpu/gpu-run --out nogpu --seconds 20
 grep -q 'opcheck .*not run .*no NVIDIA driver' nogpu/gpu.txt || { fail "the reason is not told"; cat nogpu/gpu.txt; }
