@@ -249,11 +249,16 @@ static double accumulate(const Call *c, int64_t row, int64_t col) {
   DType compute = c->exact ? DT_F64 : compute_dtype(c->op);
   int last = b->ndim - 1;
   int64_t k = op_int(c->op, "k", 0);
-  int64_t base = a->offset + flat_address(b, a->stride, 0, last, row);
+  int64_t base = a->offset + flat_address(b, a->stride, 0, last, row), of_b = b->in[1].offset;
+  const Attr *factor = op_attr(c->op, "factor"); /* not packed: strides of k and of columns */
+  if (factor)
+    of_b += flat_address(b, b->in[1].stride, 0, last, row) + col * factor->u.ints.v[1];
   double sum = 0;
-  for (int64_t t = 0; t < k; t++)
-    sum += num_round(c->in[0][base + t * a->stride[last]], compute) *
-           c->in[1][b->in[1].offset + packed(c->op->in[1]->type, col, t)];
+  for (int64_t t = 0; t < k; t++) {
+    double y = factor ? num_round(c->in[1][of_b + t * factor->u.ints.v[0]], compute)
+                      : c->in[1][of_b + packed(c->op->in[1]->type, col, t)];
+    sum += num_round(c->in[0][base + t * a->stride[last]], compute) * y;
+  }
   return sum;
 }
 

@@ -17,6 +17,7 @@ typedef struct {
    * k_pair: consecutive k kept together in a panel (2 for bf16 dot products, else 1). */
   int panel_cols_f64, panel_cols_f32, panel_cols_bf16;
   int k_pair_bf16;
+  bool raw_factors;     /* products take a second factor as it lies, one for each batch */
   bool half_tiles;      /* convolutions multiply two bf16 or two f16 factors as they are */
   bool tf32;            /* products of FP32 factors that are TF32 already say so: attr tf32 */
   int panel_bytes_rows; /* rows kernels: aim of bytes touched by one panel */

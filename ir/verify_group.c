@@ -274,8 +274,19 @@ static void check_product(Verify *v) {
   Reach r = reach_dims(b, &b->in[0], 0, b->ndim - 1);
   reach_add(&r, b->in[0].stride[b->ndim - 1], k);
   reach_check(v, r, v->op->in[0]->type, "operand", 0);
-  if (!packed_fits(v->op->in[1]->type, b->dim[b->ndim - 1], k) || b->in[1].offset)
+  const Attr *factor = op_attr(v->op, "factor");
+  if (factor && (factor->kind != AT_INTS || factor->u.ints.n != 2)) {
+    verify_broken(v, "attribute factor has the strides of k and of columns");
+    return;
+  }
+  if (factor) {
+    Reach f = reach_dims(b, &b->in[1], 0, b->ndim - 1);
+    reach_add(&f, factor->u.ints.v[0], k);
+    reach_add(&f, factor->u.ints.v[1], b->dim[b->ndim - 1]);
+    reach_check(v, f, v->op->in[1]->type, "operand", 1);
+  } else if (!packed_fits(v->op->in[1]->type, b->dim[b->ndim - 1], k) || b->in[1].offset) {
     verify_broken(v, "operand 1 is not packed for this product");
+  }
   check_stmts(v, true);
 }
 

@@ -246,12 +246,45 @@ static View *with_axis(Fuse *F, const View *x, int gap) {
   return v;
 }
 
-/* No tile of a factor serves several products, so these are sums of rows: of [B..., M, N, K] over
- * the columns where b lies along K, else of [B..., M, K, N] over the K rows of a panel. */
+/* x with elements that are neighbours along one of its last two axes, copied if need be. */
+static View *with_neighbours(Fuse *F, View *x) {
+  const int64_t *s = x->at.stride + x->rank - 2;
+  return x->buf && (s[0] == 1 || s[1] == 1) ? x : view_copied(F, x, x->dt);
+}
+
+/* Products of matrices large enough for tiles of registers, by a target that reads the second
+ * factor as it lies. False: by sums of rows. */
+static bool bmm_by_tiles(Fuse *F, const Op *op, View *a, View *b) {
+  enum { LEAST = 4, LEAST_WORK = 1024 };
+  const Type *ty = op->out[0]->type;
+  int r = ty->rank, s;
+  int64_t m = ty->dim[r - 2], n = ty->dim[r - 1], k = op->in[0]->type->dim[r - 1];
+  if (!F->o->caps->raw_factors || m < LEAST || n < LEAST || m * n < (LEAST_WORK + k - 1) / k)
+    return false;
+  a = with_neighbours(F, a);
+  b = with_neighbours(F, b);
+  bool wide = a->dt == DT_F64 || b->dt == DT_F64;
+  Access of_a = a->at, of_b = b->at;
+  of_a.stride[r - 1] = of_b.stride[r - 2] = of_b.stride[r - 1] = 0;
+  Node *node = product_node(F, NODE_PRODUCT, r, ty->dim, a->buf, &of_a, b->buf,
+                            wide ? DT_F64 : DT_F32, k, &s);
+  if (fuse_failed(F))
+    return true;
+  node->in[1].at = of_b;
+  node->kstride = a->at.stride[r - 1];
+  node_attr(F, node, attr_ints(F->b, "factor", 2, b->at.stride + r - 2));
+  finish(F, node, s);
+  return true;
+}
+
+/* Else no tile of a factor serves several products, so these are sums of rows: of [B..., M, N, K]
+ * over the columns where b lies along K, else of [B..., M, K, N] over the K rows of a panel. */
 void group_bmm(Fuse *F, const Op *op) {
   const Type *ty = op->out[0]->type;
   View *a = operand(F, 0), *b = operand(F, 1);
   int r = ty->rank;
+  if (bmm_by_tiles(F, op, a, b))
+    return;
   DType reg = reg_join(reg_join(a->dt, b->dt), DT_F32);
   int64_t dim[MAX_DIMS], k = op->in[0]->type->dim[r - 1], n = ty->dim[r - 1], perm[MAX_DIMS];
   bool along = b->at.stride[r - 2] == 1 && k > 1;

@@ -79,6 +79,12 @@ static inline void group_int(Group *t, const char *key, int64_t v) {
   t->op.attr[t->op.nattr++] = (Attr){.key = key, .kind = AT_INT, .u.i = v};
 }
 
+static inline void group_ints(Group *t, const char *key, int n, const int64_t *v) {
+  int64_t *own = ARENA_ARRAY(t->arena, int64_t, n);
+  memcpy(own, v, (size_t)n * sizeof *v);
+  t->op.attr[t->op.nattr++] = (Attr){.key = key, .kind = AT_INTS, .u.ints = {n, own}};
+}
+
 static inline void group_float(Group *t, const char *key, double v) {
   t->op.attr[t->op.nattr++] = (Attr){.key = key, .kind = AT_FLOAT, .u.f = v};
 }

@@ -17,21 +17,22 @@
 /* ---- rows ---------------------------------------------------------------------------------------
  */
 
-/* Dimensions that continue each other are taken as one. */
-Val product_row(Product *p, const Access *a, Val m) {
+/* Elements of access a to flat index m of dimensions [from, to). Those that continue each other are
+ * taken as one. */
+static Val flat_place(Product *p, const Access *a, Val m, int from, int to) {
   Gen *g = p->g;
   Val sum = ll_n(g, 0);
   int64_t inner = 1;
-  for (int d = product_row_dims(p) - 1; d >= 0;) {
+  for (int d = to - 1; d >= from;) {
     int64_t size = p->body->dim[d], stride = a->stride[d];
     int e = d - 1;
-    while (e >= 0 && (p->body->dim[e] == 1 || size == 1 || a->stride[e] == stride * size)) {
+    while (e >= from && (p->body->dim[e] == 1 || size == 1 || a->stride[e] == stride * size)) {
       stride = size == 1 ? a->stride[e] : stride;
       size *= p->body->dim[e--];
     }
     if (stride != 0 && size != 1) {
       Val i = inner == 1 ? m : ll_udiv(g, m, inner);
-      i = e >= 0 ? ll_urem(g, i, size) : i;
+      i = e >= from ? ll_urem(g, i, size) : i;
       sum = ll_add(g, sum, ll_mul(g, i, ll_n(g, stride)));
     }
     inner *= size;
@@ -40,9 +41,18 @@ Val product_row(Product *p, const Access *a, Val m) {
   return sum;
 }
 
+Val product_row(Product *p, const Access *a, Val m) {
+  return flat_place(p, a, m, p->batch_dims, product_row_dims(p));
+}
+
+/* Elements of access a to the first row of the batch at hand. */
+static Val product_batch(Product *p, const Access *a) {
+  return p->batch ? flat_place(p, a, p->batch, 0, p->batch_dims) : ll_n(p->g, 0);
+}
+
 int64_t product_row_stride(const Product *p, const Access *a) {
   int64_t size = 1, stride = 0;
-  for (int d = product_row_dims(p) - 1; d >= 0; d--) {
+  for (int d = product_row_dims(p) - 1; d >= p->batch_dims; d--) {
     if (p->body->dim[d] == 1)
       continue;
     if (size == 1)
@@ -57,13 +67,13 @@ int64_t product_row_stride(const Product *p, const Access *a) {
 /* ---- sizes ----------------------------------------------------------------------------------- */
 
 enum {
-  MOST_THREADS = 16,     /* for which tiles are chosen, */
-  COPYING_THREADS = 4,   /* and where each copies the same image */
-  MOST_PANELS = 8,       /* micro panels of a tile, */
-  MOST_GATHERED = 24,    /* and where runs of rows are gathered for each k */
-  MOST_SEEN = 64,        /* and where they are windows of an image */
-  FEW_ROWS = 8,          /* not worth interleaving */
-  A_BYTES = 384 << 10,   /* copy of A: a part of the second-level cache, which may be shared */
+  MOST_THREADS = 16,   /* for which tiles are chosen, */
+  COPYING_THREADS = 4, /* and where each copies the same image */
+  MOST_PANELS = 8,     /* micro panels of a tile, */
+  MOST_GATHERED = 24,  /* and where runs of rows are gathered for each k, or B is packed for each */
+  MOST_SEEN = 64,      /* and where they are windows of an image */
+  FEW_ROWS = 8,        /* not worth interleaving */
+  A_BYTES = 384 << 10, /* copy of A: a part of the second-level cache, which may be shared */
   SUM_BYTES = 320 << 10, /* sums that wait there */
   FAR_BYTES = 768 << 10, /* a packed B beyond this does not stay there */
   DIRECT_COLS = 512,     /* fewer columns do not pay for a copy of A, */
@@ -153,15 +163,16 @@ static double tile_cost(const Product *p, double rows, double cols) {
     return multiply + (image + cols * k * p->c.unit_bytes) / 16 + 2000;
   }
   double a = p->mode == A_DIRECT ? 0.05 : p->mode == A_COLUMNS ? 0.1 : 0.2;
+  double bytes = p->batches ? 4 : 16; /* of B a cycle; packed first, or as it comes */
   double each = p->mode == A_GATHER_COLUMNS ? 60 * k : 0; /* finding the place of each k */
-  return multiply + (rows * a + cols / 16) * k * p->c.unit_bytes + each + 2000;
+  return multiply + (rows * a + cols / bytes) * k * p->c.unit_bytes + each + 2000;
 }
 
 /* Time relative to perfect sharing, summed over numbers of threads; few threads count more. */
 static double tile_score(const Product *p, int64_t row_tiles, int64_t col_tiles) {
   double rows = (double)p->M / (double)row_tiles;
   double cols = (double)(p->ngroup * p->group_panels * p->c.cols) / (double)col_tiles;
-  int64_t tiles = row_tiles * col_tiles;
+  int64_t tiles = row_tiles * col_tiles * (p->batches ? p->batches : 1);
   double cost = tile_cost(p, rows, cols), score = 0, weight = 1;
   int64_t most = p->all_rows ? COPYING_THREADS : MOST_THREADS;
   for (int64_t threads = 1; threads <= most; threads *= 2, weight *= 0.75)
@@ -178,7 +189,8 @@ static int64_t most_panels(const Product *p) {
     return most;
   }
   most = A_BYTES / (row_bytes * round_up(p->split.hi, p->c.vl));
-  int64_t limit = p->mode == A_GATHER_COLUMNS ? MOST_GATHERED : MOST_PANELS;
+  bool many = p->mode == A_GATHER_COLUMNS || p->batches;
+  int64_t limit = many ? MOST_GATHERED : MOST_PANELS;
   return most < 2 ? 2 : most > limit ? limit : most;
 }
 
@@ -323,11 +335,29 @@ void product_plan(Product *p) {
   p->g->ntiles = p->row_tiles * p->col_tiles;
 }
 
+/* A second factor that is not packed: a matrix for every index of the row dimensions up to the last
+ * along which it moves. */
+static void plan_factor(Product *p) {
+  const Attr *factor = op_attr(p->group, "factor");
+  if (!factor)
+    return;
+  p->raw = true;
+  p->b_ks = factor->u.ints.v[0];
+  p->b_ns = factor->u.ints.v[1];
+  for (int d = 0; d < product_row_dims(p); d++)
+    if (p->body->in[1].stride[d] != 0 && p->body->dim[d] > 1)
+      p->batch_dims = d + 1;
+  p->batches = 1;
+  for (int d = 0; d < p->batch_dims; d++)
+    p->batches *= p->body->dim[d];
+}
+
 static bool plan_product(Product *p) {
   if (!micro_compute(p->g, micro_dtype(p->group), &p->c))
     return false;
+  plan_factor(p);
   p->M = 1;
-  for (int d = 0; d < product_row_dims(p); d++)
+  for (int d = p->batch_dims; d < product_row_dims(p); d++)
     p->M *= p->body->dim[d];
   p->N = p->body->dim[product_row_dims(p)];
   p->K = op_int(p->group, "k", 0);
@@ -352,7 +382,7 @@ static bool uses_index(const Body *b) {
 static Val access_base(Product *p, int slot, DType dt, const Access *a, Val row) {
   Gen *g = p->g;
   Val at = ll_add(g, product_row(p, a, row), ll_n(g, a->offset));
-  return ll_gep(g, ll_mem(g, dt), ll_arg_ptr(g, slot), at);
+  return ll_gep(g, ll_mem(g, dt), ll_arg_ptr(g, slot), ll_add(g, at, product_batch(p, a)));
 }
 
 /* Places the row in the statement state: indices and the addresses of its first elements. */
@@ -361,8 +391,9 @@ static void at_row(Product *p, Lanes *s, Val row) {
   int64_t inner = 1;
   bool index = uses_index(p->body);
   row = p->row_at ? p->row_at(p, row) : row;
+  Val flat = p->batch ? ll_add(g, ll_mul(g, p->batch, ll_n(g, p->M)), row) : row;
   for (int d = product_row_dims(p) - 1; d >= 0; d--) {
-    Val i = inner == 1 ? row : ll_udiv(g, row, inner);
+    Val i = inner == 1 ? flat : ll_udiv(g, flat, inner);
     s->index[d] = index ? ll_urem(g, i, p->body->dim[d]) : ll_n(g, 0);
     inner *= p->body->dim[d];
   }
@@ -530,7 +561,9 @@ static Val sums_of_panel(Product *p, const Tile *t, Val panel, Val j) {
   Gen *g = p->g;
   Val row = split_start(g, &p->split, panel);
   if (p->direct) {
-    Val at = ll_add(g, ll_mul(g, j, ll_n(g, p->width)), ll_n(g, p->body->out[0].offset));
+    const Access *out = &p->body->out[0];
+    Val at = ll_add(g, ll_mul(g, j, ll_n(g, p->width)), ll_n(g, out->offset));
+    at = ll_add(g, at, product_batch(p, out));
     if (!p->row_at && !p->zero)
       at = ll_add(g, at, ll_mul(g, row, ll_n(g, p->micro.cs)));
     return ll_gep(g, p->c.sum, ll_arg_ptr(g, 0), at);
@@ -574,24 +607,73 @@ static Micro micro_of_panel(Product *p, const Tile *t, Val panel, Val j, Val b) 
   return m;
 }
 
-/* Columns of panel j of a raw B at k to scratch; left: valid ones. */
-static void pack_row(Product *p, Val from, Val to, int64_t left) {
+/* One vector of columns of a raw B at one k to scratch, of which `left` are there. */
+static void pack_vector(Product *p, Val from, Val to, int64_t left) {
   enum { AHEAD = 16 };
   Gen *g = p->g;
   DType dt = gen_in_dtype(p->group, 1);
   Ty mem = ll_mem(g, dt);
-  for (int64_t col = 0; col < p->width && col < left; col += p->c.vl) {
-    Val at = ll_gepc(g, mem, from, col * p->b_ns);
-    Val count = left - col < p->c.vl ? ll_n(g, left - col) : NULL, v;
-    if (p->b_ns == 1) {
-      ll_prefetch(g, ll_gepc(g, mem, at, AHEAD * p->b_ks));
-      v = micro_units(g, &p->c, dt, p->c.vl, at, count);
-    } else {
-      Val raw = ll_load_strided(g, mem, p->c.vl, at, ll_n(g, p->b_ns), count);
-      v = micro_convert(g, &p->c, ll_decode(g, dt, raw));
-    }
-    ll_store(g, v, ll_gepc(g, p->c.unit, to, col), NULL);
+  Val count = left < p->c.vl ? ll_n(g, left) : NULL, v;
+  if (p->b_ns == 1) {
+    ll_prefetch(g, ll_gepc(g, mem, from, AHEAD * p->b_ks));
+    v = micro_units(g, &p->c, dt, p->c.vl, from, count);
+  } else {
+    Val raw = ll_load_strided(g, mem, p->c.vl, from, ll_n(g, p->b_ns), count);
+    v = micro_convert(g, &p->c, ll_decode(g, dt, raw));
   }
+  ll_store(g, v, to, NULL);
+}
+
+/* A vector of columns times as many k, which are neighbours in memory, through registers. */
+static void turn_block(Product *p, Val from, Val to) {
+  enum { MAX_VL = 16 };
+  Gen *g = p->g;
+  DType dt = gen_in_dtype(p->group, 1);
+  Ty param[] = {g->ptr, g->ptr}, type = LLVMFunctionType(g->none, param, 2, 0);
+  FnSave save;
+  Val fn = micro_fn(g, "turned_block", 2, param, &save);
+  if (fn) {
+    Val row[MAX_VL], x = LLVMGetParam(fn, 0), y = LLVMGetParam(fn, 1);
+    for (int i = 0; i < p->c.vl; i++)
+      row[i] = micro_units(g, &p->c, dt, p->c.vl, ll_gepc(g, ll_mem(g, dt), x, i * p->b_ns), NULL);
+    micro_transpose(g, row, p->c.vl);
+    for (int i = 0; i < p->c.vl; i++)
+      ll_store(g, row[i], ll_gepc(g, p->c.unit, y, (int64_t)i * p->c.cols), NULL);
+    micro_fn_end(g, &save);
+  }
+  Val arg[] = {from, to};
+  LLVMBuildCall2(g->b, type, LLVMGetNamedFunction(g->mod, "turned_block"), arg, 2, "");
+}
+
+/* Columns [col0, col1) of a panel of a raw B for k in [k0, k1), to scratch. */
+static void pack_rows(Product *p, Val from, Val to, Val k0, Val k1, int64_t col0, int64_t col1) {
+  Gen *g = p->g;
+  Ty mem = ll_mem(g, gen_in_dtype(p->group, 1));
+  Loop k = ll_loop(g, k0, k1, 1);
+  Val at = ll_gep(g, mem, from, ll_mul(g, k.i, ll_n(g, p->b_ks)));
+  Val row = ll_gep(g, p->c.unit, to, ll_mul(g, k.i, ll_n(g, p->c.cols)));
+  for (int64_t col = col0; col < col1; col += p->c.vl)
+    pack_vector(p, ll_gepc(g, mem, at, col * p->b_ns), ll_gepc(g, p->c.unit, row, col), col1 - col);
+  ll_loop_end(g, &k);
+}
+
+/* A panel of a raw B, `left` columns of it at most, for kc k, to scratch. */
+static void pack_panel(Product *p, Val from, Val to, Val kc, int64_t left) {
+  Gen *g = p->g;
+  Ty mem = ll_mem(g, gen_in_dtype(p->group, 1));
+  int64_t cols = left < p->width ? left : p->width;
+  int64_t turned = p->b_ks == 1 && p->b_ns != 1 ? cols / p->c.vl * p->c.vl : 0;
+  Val whole = turned ? ll_and(g, kc, ll_n(g, -(int64_t)p->c.vl)) : ll_n(g, 0);
+  for (int64_t col = 0; col < turned; col += p->c.vl) {
+    Loop k = ll_loop(g, ll_n(g, 0), whole, p->c.vl);
+    Val row = ll_gep(g, p->c.unit, to, ll_mul(g, k.i, ll_n(g, p->c.cols)));
+    turn_block(p, ll_gep(g, mem, ll_gepc(g, mem, from, col * p->b_ns), k.i),
+               ll_gepc(g, p->c.unit, row, col));
+    ll_loop_end(g, &k);
+  }
+  pack_rows(p, from, to, whole, kc, 0, cols);
+  if (turned && turned < cols)
+    pack_rows(p, from, to, ll_n(g, 0), whole, turned, cols);
 }
 
 /* Where panel j of a raw B is packed: beside the others of the tile, or where each is in turn. */
@@ -610,8 +692,9 @@ static Val raw_panel(Product *p, const Tile *t, Val j) {
   Ty mem = ll_mem(g, gen_in_dtype(p->group, 1));
   Val to = packed_panel(p, t, j);
   Val at = ll_add(g, ll_mul(g, t->k0, ll_n(g, p->b_ks)), ll_mul(g, j, ll_n(g, p->width * p->b_ns)));
-  Val from = ll_gep(g, mem, ll_arg_ptr(g, gen_in_slot(p->group, 1)),
-                    ll_add(g, at, ll_n(g, p->body->in[1].offset)));
+  Val from = ll_gep(
+      g, mem, ll_arg_ptr(g, gen_in_slot(p->group, 1)),
+      ll_add(g, ll_add(g, at, product_batch(p, &p->body->in[1])), ll_n(g, p->body->in[1].offset)));
   if (p->in_place)
     return from;
   int64_t rest = p->N % p->width;
@@ -621,10 +704,7 @@ static Val raw_panel(Product *p, const Tile *t, Val j) {
   for (int tail = 0; tail <= (rest != 0); tail++) {
     if (tail)
       ll_else(g, &full);
-    Loop k = ll_loop(g, ll_n(g, 0), t->kc, 1);
-    pack_row(p, ll_gep(g, mem, from, ll_mul(g, k.i, ll_n(g, p->b_ks))),
-             ll_gep(g, p->c.unit, to, ll_mul(g, k.i, ll_n(g, p->c.cols))), tail ? rest : p->width);
-    ll_loop_end(g, &k);
+    pack_panel(p, from, to, t->kc, tail ? rest : p->width);
   }
   if (rest)
     ll_endif(g, &full);
@@ -765,11 +845,31 @@ bool product_emit(Product *p, Val a, ProductBring *bring) {
   return ok;
 }
 
+/* One product after the other: the tiles of each are consecutive. */
+static bool emit_batches(Product *p, Val a) {
+  Gen *g = p->g;
+  Val first = g->first, end = g->end, zero = ll_n(g, 0), tiles = ll_n(g, g->ntiles);
+  Val last = ll_udiv(g, ll_add(g, end, ll_n(g, g->ntiles - 1)), g->ntiles);
+  Loop batch = ll_loop(g, ll_udiv(g, first, g->ntiles), last, 1);
+  p->batch = batch.i;
+  Val before = ll_mul(g, batch.i, tiles), from = ll_sub(g, first, before);
+  g->first = ll_sel(g, ll_icmp(g, LLVMIntSGT, from, zero), from, zero);
+  g->end = ll_umin(g, ll_sub(g, end, before), tiles);
+  Val at = product_batch(p, &p->body->in[0]);
+  bool ok = product_emit(p, ll_gep(g, ll_mem(g, p->a_dtype), a, at), product_bring);
+  ll_loop_end(g, &batch);
+  p->batch = NULL;
+  g->first = first;
+  g->end = end;
+  g->ntiles *= p->batches;
+  return ok;
+}
+
 bool cpu_product(Gen *g, const Op *group) {
   Product p = {.g = g, .group = group, .body = group->body};
   if (!plan_product(&p))
     return false;
   Val a =
       ll_gepc(g, ll_mem(g, p.a_dtype), ll_arg_ptr(g, gen_in_slot(group, 0)), p.body->in[0].offset);
-  return product_emit(&p, a, product_bring);
+  return p.batch_dims ? emit_batches(&p, a) : product_emit(&p, a, product_bring);
 }

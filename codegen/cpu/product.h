@@ -49,6 +49,11 @@ struct Product {
   const Body *body;
   Compute c;
   int64_t M, N, K; /* rows; columns; k */
+  /* With a raw B that differs along the first row dimensions: so many of them, products that makes,
+   * and the one at hand. M and rows are of one product. */
+  int batch_dims;
+  int64_t batches;
+  Val batch;
   int64_t units;   /* k in units */
   int64_t b_units; /* those of a packed panel; 0: the same */
   /* Where not every row or k of the group is computed: the flat row of the body that row m is, and

@@ -127,8 +127,7 @@ static Elems pack(const Case *c, const Elems *b) {
 static void check_product(Case c) {
   int64_t M = c.s.M, N = c.s.N, K = c.s.K, rows0 = M % 3 ? 1 : 3, rows1 = M / rows0;
   int p = c.t.compute == DT_BF16 ? 2 : 1, cols = columns(c.level, c.t.compute);
-  Elems a = elems_new(c.t.a, M * K * (c.order == A_STRIDED ? 3 : 1)),
-         b = elems_new(c.t.b, N * K);
+  Elems a = elems_new(c.t.a, M * K * (c.order == A_STRIDED ? 3 : 1)), b = elems_new(c.t.b, N * K);
   elems_fill(&a, 1, 1);
   elems_fill(&b, 2, 1);
   Elems packed = pack(&c, &b);
@@ -225,6 +224,63 @@ START_TEST(all_types) {
 }
 END_TEST
 
+/* Second factors as they lie, one for each of 2 x 3 products: c[i, j] = a[i, j] b[i, j] plus the
+ * number of the product, stored as [j, rows, i, columns]. */
+static void check_batch(const char *level, Size z, Types y, bool ta, bool tb) {
+  enum { I = 2, J = 3 };
+  int64_t M = z.M, N = z.N, K = z.K;
+  DType reg = y.compute == DT_F64 ? DT_F64 : DT_F32;
+  Case c = {level, z, y, ta ? A_TRANSPOSED : A_ROWS, tb, true};
+  Elems a = elems_new(y.a, I * J * M * K), b = elems_new(y.b, I * J * N * K + 1);
+  elems_fill(&a, 1, 1);
+  elems_fill(&b, 2, 1);
+  Group *t = group_new("product", 4, (int64_t[]){I, J, M, N}, 1);
+  group_in(t, y.a, a.n, (Access){0, {J * M * K, M * K, ta ? 1 : K, ta ? M : 1}});
+  group_in(t, y.b, b.n, (Access){1, {N * K, I * N * K, 0, 0}});
+  group_out(t, y.out, I * J * M * N, (Access){0, {N, M * I * N, I * N, 1}});
+  group_int(t, "k", K);
+  group_dtype(t, "compute", y.compute);
+  group_ints(t, "factor", 2, (int64_t[]){tb ? 1 : N, tb ? K : 1});
+  int acc = group_stmt(t, PR_ACC, reg, 0, 0, -1, -1, -1, -1);
+  int j = group_stmt(t, PR_INDEX, DT_I64, 1, 0, -1, -1, -1, -1);
+  int at = group_stmt(t, PR_CVT, reg, 0, 0, j, -1, -1, -1);
+  int sum = group_stmt(t, PR_ADD, reg, 0, 0, acc, at, -1, -1);
+  group_stmt(t, PR_STORE, reg, 0, 0, N % 3 ? sum : acc, -1, -1, -1);
+  Run r = run_compile(t, level);
+  Elems out = elems_new(y.out, I * J * M * N), again = elems_new(y.out, out.n);
+  r.fn((MpccArg[]){{out.data}, {a.data}, {b.data}}, 0, r.ntiles, r.scratch);
+  run_in_pieces(&r, (MpccArg[]){{again.data}, {a.data}, {b.data}}, 1);
+  const double *in[] = {a.value, b.value};
+  double *want[] = {out.value};
+  ck_assert_int_eq(eval_op(&t->op, false, in, want), MPCC_OK);
+  compare(&c, &out, out.value, (double)K / 3 + 4);
+  ck_assert(elems_intact(&out));
+  ck_assert_int_eq(memcmp(out.data, again.data, (size_t)out.n * dtype_bytes(out.dt)), 0);
+  elems_free(&a);
+  elems_free(&b);
+  elems_free(&out);
+  elems_free(&again);
+  run_free(&r);
+  group_free(t);
+}
+
+START_TEST(batches) {
+  static const Types types[] = {{DT_F32, DT_F32, DT_F32, DT_F32},
+                                {DT_F64, DT_F64, DT_F64, DT_F64},
+                                {DT_BF16, DT_BF16, DT_F32, DT_BF16},
+                                {DT_F16, DT_E4M3, DT_F32, DT_F16}};
+  static const Size some[] = {
+      {4, 33, 5}, {70, 65, 67}, {16, 64, 32}, {17, 32, 1100}, {130, 96, 40}};
+  const char *level = target_cpu.level[_i];
+  if (_i >= run_levels())
+    return;
+  for (size_t k = 0; k < sizeof types / sizeof *types; k++)
+    for (size_t s = 0; s < sizeof some / sizeof *some; s++)
+      for (int o = s == 1 ? 0 : (int)(k + s) % 4, n = s == 1 ? 4 : 1; n > 0; n--, o++)
+        check_batch(level, some[s], types[k], o % 2, o / 2 % 2);
+}
+END_TEST
+
 /* A NaN or infinity in one row of A reaches that row of the result and no other. */
 START_TEST(specials_stay_in_their_row) {
   const char *level = target_cpu.host_level();
@@ -263,6 +319,7 @@ int main(void) {
   tcase_set_timeout(t, 300);
   tcase_add_loop_test(t, all_sizes, 0, 9);
   tcase_add_loop_test(t, all_types, 0, 3);
+  tcase_add_loop_test(t, batches, 0, 3);
   tcase_add_test(t, specials_stay_in_their_row);
   suite_add_tcase(s, t);
   return check_run(s);
