@@ -71,6 +71,58 @@ static inline Peak *peak_of(const CpuLevel *level, DType compute) {
   return level->avx512 ? peak_f32 : peak_avx2_f32;
 }
 
+/* Multiply-adds as the micro-kernel of products has them, on operands that stay in the nearest
+ * cache: 14 rows of A, four of five broadcast from memory by the multiplications themselves, by two
+ * vectors of B. What no product of such tiles passes where another thread shares the core. Only
+ * AVX-512 has the form. */
+enum { BARE_ROWS = 14, BARE_K = 96, BARE_STRIDE = 16 };
+#define BARE_LOOP(vector, lanes, init, broadcast, op, fold)                                        \
+  vector s[BARE_ROWS][2], b[2], x;                                                                 \
+  _Pragma("GCC unroll 32") for (int i = 0; i < BARE_ROWS; i++) s[i][0] = s[i][1] = init;           \
+  for (long n = 0; n < turns / 100; n++) {                                                         \
+    const unit *pa = from_a, *pb = from_b;                                                         \
+    for (int k = 0; k < BARE_K; k++, pa += BARE_STRIDE, pb += 2 * (lanes)) {                       \
+      b[0] = *(const vector *)pb, b[1] = *(const vector *)(pb + (lanes));                          \
+      _Pragma("GCC unroll 32") for (int i = 0; i < BARE_ROWS; i++) {                               \
+        if (i % 5 == 4) {                                                                          \
+          x = broadcast(pa[i]);                                                                    \
+          __asm__("" : "+v"(x)); /* loaded once */                                                 \
+          s[i][0] = op(s[i][0], x, b[0]), s[i][1] = op(s[i][1], x, b[1]);                          \
+        } else {                                                                                   \
+          __asm__(fold : "+v"(s[i][0]) : "m"(pa[i]), "v"(b[0]));                                   \
+          __asm__(fold : "+v"(s[i][1]) : "m"(pa[i]), "v"(b[1]));                                   \
+        }                                                                                          \
+      }                                                                                            \
+      __asm__ volatile("" : "+r"(pa), "+r"(pb));                                                   \
+    }                                                                                              \
+  }                                                                                                \
+  _Pragma("GCC unroll 32") for (int i = 0; i < BARE_ROWS;                                          \
+                                i++) __asm__ volatile("" ::"v"(s[i][0]), "v"(s[i][1]));            \
+  return 2.0 * BARE_ROWS * BARE_K * 2 * (lanes) * (double)(turns / 100)
+
+#define BARE_FMA_PS(s, x, b) _mm512_fmadd_ps(x, b, s)
+#define BARE_FMA_PD(s, x, b) _mm512_fmadd_pd(x, b, s)
+
+__attribute__((target("avx512f"))) static inline double bare_f32(long turns) {
+  typedef float unit;
+  static _Alignas(64) float from_a[BARE_K * BARE_STRIDE], from_b[BARE_K * 32];
+  BARE_LOOP(__m512, 16, _mm512_setzero_ps(), _mm512_set1_ps, BARE_FMA_PS,
+            "vfmadd231ps %1%{1to16%}, %2, %0");
+}
+
+__attribute__((target("avx512f"))) static inline double bare_f64(long turns) {
+  typedef double unit;
+  static _Alignas(64) double from_a[BARE_K * BARE_STRIDE], from_b[BARE_K * 16];
+  BARE_LOOP(__m512d, 8, _mm512_setzero_pd(), _mm512_set1_pd, BARE_FMA_PD,
+            "vfmadd231pd %1%{1to8%}, %2, %0");
+}
+/* NULL: none of that kind. */
+static inline Peak *bare_of(const CpuLevel *level, DType compute) {
+  if (!level->avx512 || compute == DT_BF16)
+    return NULL;
+  return compute == DT_F64 ? bare_f64 : bare_f32;
+}
+
 /* ---- threads --------------------------------------------------------------------------------- */
 
 /* One thread: its own cpu time, so that neighbours on the same core do not count; more: wall time.
