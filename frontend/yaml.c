@@ -70,6 +70,8 @@ static bool next_event(Parser *p, yaml_event_t *e) {
   else if (p->yaml.problem && strstr(p->yaml.problem, "cannot start any token"))
     diag_hint(p->d,
               "indent with spaces, not tabs; quote text that begins with a special character");
+  else if (p->yaml.context && strstr(p->yaml.context, "scanning an a")) /* an anchor, an alias */
+    diag_hint(p->d, "put quotes around text that begins with * or &, like a pattern \"*.bias\"");
   else if (p->yaml.context)
     diag_hint(p->d, "%s that begins at line %u", p->yaml.context,
               (unsigned)p->yaml.context_mark.line + p->base.line);
