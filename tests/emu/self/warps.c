@@ -108,6 +108,14 @@ static const Case cases[] = {
     {"and.b32 %r4, %r2, 1; match.any.sync.b32 %r0, %r4, -1;", w_match},
     {"setp.lt.u32 %p1, %r3, 20; @%p1 bra A; activemask.b32 %r0; bra B; A: activemask.b32 %r0; B:",
      w_active},
+    /* code of the others lies behind, and they come back to where the first wait */
+    {"setp.ge.u32 %p1, %r3, 20; @%p1 bra FAR; NEAR: shfl.sync.bfly.b32 %r0, %r1, 5, 31, -1; bra "
+     "END;\n"
+     "FAR: bra NEAR; END:",
+     w_bfly},
+    {"setp.ge.u32 %p1, %r3, 20; @%p1 bra FAR; NEAR: bar.sync 0; mov.u32 %r0, %r1; bra END;\n"
+     "FAR: bra NEAR; END: xor.b32 %r5, %r2, 5; shfl.sync.bfly.b32 %r0, %r0, 5, 31, -1;",
+     w_bfly},
     {ODD "bar.red.or.pred %p2, 0, %p1;" SELECT, w_or},
     {ODD "bar.red.and.pred %p2, 0, %p1;" SELECT, w_and},
     {ODD "bar.red.popc.u32 %r0, 0, %p1;", w_popc},
