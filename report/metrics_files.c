@@ -167,8 +167,12 @@ bool report_append(FILE *f, const mprt_event *e, void (*put)(FILE *, const mprt_
 }
 
 bool metrics_files_row(MetricsFiles *m, const mprt_event *e) {
-  return (!m->jsonl || report_append(m->jsonl, e, put_json_row)) &
-         (!m->csv || report_append(m->csv, e, put_csv_row));
+  bool json = !m->jsonl || report_append(m->jsonl, e, put_json_row);
+  int why = errno;
+  bool csv = !m->csv || report_append(m->csv, e, put_csv_row);
+  if (!json)
+    errno = why;
+  return json && csv;
 }
 
 void metrics_files_close(MetricsFiles *m) {
