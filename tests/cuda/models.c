@@ -14,10 +14,9 @@ enum { MODELS = sizeof models / sizeof *models };
 
 /* How far a model's losses and gradient norms may be apart, relative: about twice what was
  * measured. Roundings of 16 and 8 bits that differ grow from step to step, on one target too: the
- * CPU with
- * --numerics=strict beside the CPU is at 2e-5, 5e-5 (mlp, 16-mixed), 7e-4, 4e-3 (vit, bf16-mixed),
- * 9e-4, 7e-3 (vit, bf16-true), 8e-3, 8e-2 (vit, transformer-engine). The head of the vit is FP32 in
- * 64-true too. */
+ * CPU with strict numerics beside the fused CPU is at 2e-5, 5e-5 (mlp, 16-mixed), 7e-4, 4e-3 (vit,
+ * bf16-mixed), 9e-4, 7e-3 (vit, bf16-true), 8e-3, 8e-2 (vit, transformer-engine). The head of the
+ * vit is FP32 in 64-true too. */
 typedef struct {
   double loss, norm;
 } Bound;
