@@ -65,6 +65,8 @@ Status codegen_kernels(const Module *m, Arena *a, KernelTable *out);
 bool codegen_is_copies(const Op *group);
 /* A product that the vendor's library makes: a command, no kernel. */
 bool codegen_is_product(const Op *group);
+/* What such a product asks of the library (abi.h). */
+MpccProduct codegen_product(const Op *group);
 /* Elements [start, start + size) of a move's axis are those of an operand, or zero (operand -1).
  * part: room for 2 nin + 1. Gives their number; -1 when the group lacks starts or sizes. */
 typedef struct {

@@ -176,27 +176,32 @@ static void put_copies(Package *p, const Op *op) {
   put_gaps(p, op);
 }
 
-static void put_product(Package *p, const Op *op) {
+MpccProduct codegen_product(const Op *op) {
   const Body *b = op->body;
   const char *with = op_str(op, "with", "");
+  return (MpccProduct){.with = !strcmp(with, "bias")     ? MPCC_WITH_BIAS
+                               : !strcmp(with, "alpha")  ? MPCC_WITH_ALPHA
+                               : !strcmp(with, "scales") ? MPCC_WITH_SCALES
+                                                         : MPCC_WITH_NONE,
+                       .rows = b->dim[0],
+                       .cols = b->dim[1],
+                       .k = op_int(op, "k", 0),
+                       .a_row = b->in[0].stride[0],
+                       .a_k = b->in[0].stride[1],
+                       .b_k = b->in[1].stride[0],
+                       .b_col = b->in[1].stride[1],
+                       .a_dtype = op->in[0]->type->dt,
+                       .b_dtype = op->in[1]->type->dt,
+                       .d_dtype = op->out[0]->type->dt,
+                       .tf32 = op_int(op, "tf32", 0)};
+}
+
+static void put_product(Package *p, const Op *op) {
+  const Body *b = op->body;
   MpccCommand c = {.op = MPCC_CMD_PRODUCT,
                    .nargs = (uint32_t)(1 + op->nin + MPCC_PRODUCT_INTS),
                    .first_arg = (uint32_t)(p->args.len / sizeof(MpccArgRef))};
-  const MpccProduct m = {.with = !strcmp(with, "bias")     ? MPCC_WITH_BIAS
-                                 : !strcmp(with, "alpha")  ? MPCC_WITH_ALPHA
-                                 : !strcmp(with, "scales") ? MPCC_WITH_SCALES
-                                                           : MPCC_WITH_NONE,
-                         .rows = b->dim[0],
-                         .cols = b->dim[1],
-                         .k = op_int(op, "k", 0),
-                         .a_row = b->in[0].stride[0],
-                         .a_k = b->in[0].stride[1],
-                         .b_k = b->in[1].stride[0],
-                         .b_col = b->in[1].stride[1],
-                         .a_dtype = op->in[0]->type->dt,
-                         .b_dtype = op->in[1]->type->dt,
-                         .d_dtype = op->out[0]->type->dt,
-                         .tf32 = op_int(op, "tf32", 0)};
+  const MpccProduct m = codegen_product(op);
   int64_t ints[MPCC_PRODUCT_INTS];
   memcpy(ints, &m, sizeof ints);
   put_arg(p, accessed(p, op->out[0], &b->out[0]));

@@ -31,7 +31,8 @@ static void on_verdict(void *user, const mpcc_verdict *k) {
   printf("%s  %-14s error %.3f of its bound  %s  %s\n", k->ok ? "ok  " : "FAIL", k->kind, k->error,
          k->label, k->layer);
   if (!k->ok && v->bad == 1)
-    printf("      first deviation: %s, kernel %s\n", k->place, k->symbol);
+    printf("      first deviation: %s, %s%s\n", k->place,
+           *k->symbol ? "kernel " : "product by the library", k->symbol);
 }
 
 int verify_spec(mpcc_session *s, const char *device, const char *path, const char *text,
@@ -50,7 +51,7 @@ int verify_spec(mpcc_session *s, const char *device, const char *path, const cha
   mpcc_executor x = {run_kernel, on_verdict, &v};
   if (st == MPCC_OK)
     st = mpcc_verify(s, path, text, len, &x);
-  if (st == MPCC_OK || st == MPCC_ERR_RUN)
+  if (st == MPCC_OK || v.bad)
     printf("%d kernels, %d deviate\n", v.n, v.bad);
   mprt_close(v.program);
   free(image);

@@ -1,4 +1,5 @@
-/* `mpcc verify`: every distinct kernel of a model on random operands, beside the interpreter. */
+/* `mpcc verify`: every distinct kernel of a model, and what it asks of a library, on random
+ * operands beside the interpreter. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,7 +50,15 @@ static double operand_value(const Op *op, int operand, int64_t i) {
   if (!dtype_is_float(t->dt))
     return ids ? (double)(i % 8) : 65536.0;
   double x = t->rank ? 2 * u - 1 : 0.5 + u / 2;
-  return num_round(is_square(op->in[operand]) ? fabs(x) : x, t->dt);
+  x = num_round(is_square(op->in[operand]) ? fabs(x) : x, t->dt);
+  return operand < 2 && op_int(op, "tf32", 0) ? num_tf32(x) : x; /* what makes them rounds them */
+}
+
+/* Argument i: a buffer from one of its elements on. */
+static void put_buffer(Case *k, int i, void *at, const Type *t, int64_t element) {
+  const size_t skipped = (size_t)element * dtype_bytes(t->dt);
+  k->args[i].p = (char *)at + skipped;
+  k->bytes[i] = (uint64_t)type_bytes(t) - skipped;
 }
 
 static bool make_case(Case *k, const Op *op) {
@@ -57,7 +66,8 @@ static bool make_case(Case *k, const Op *op) {
   k->op = op;
   if (op->nin > MAX_VALUES || op->nout > MAX_VALUES)
     return false;
-  k->nargs = op->nin + op->nout + op->body->nparam;
+  const bool is_product = codegen_is_product(op);
+  k->nargs = op->nin + op->nout + (is_product ? MPCC_PRODUCT_INTS : op->body->nparam);
   k->args = calloc((size_t)k->nargs + 1, sizeof *k->args);
   k->bytes = calloc((size_t)k->nargs + 1, sizeof *k->bytes);
   if (!k->args || !k->bytes)
@@ -70,8 +80,7 @@ static bool make_case(Case *k, const Op *op) {
     if (!k->want[i] || !k->got[i])
       return false;
     memset(k->got[i], 0, ((size_t)type_bytes(t) + 127) / 64 * 64);
-    k->bytes[n] = (uint64_t)type_bytes(t);
-    k->args[n++].p = k->got[i];
+    put_buffer(k, n++, k->got[i], t, is_product ? op->body->out[i].offset : 0);
   }
   for (int i = 0; i < op->nin; i++) {
     const Type *t = op->in[i]->type;
@@ -84,10 +93,16 @@ static bool make_case(Case *k, const Op *op) {
       k->in[i][e] = operand_value(op, i, e);
       num_store((char *)k->in_bytes[i] + (size_t)e * dtype_bytes(t->dt), t->dt, k->in[i][e]);
     }
-    k->bytes[n] = (uint64_t)type_bytes(t);
-    k->args[n++].p = k->in_bytes[i];
+    put_buffer(k, n++, k->in_bytes[i], t, is_product ? op->body->in[i].offset : 0);
   }
-  for (int i = 0; i < op->body->nparam; i++)
+  if (is_product) {
+    const MpccProduct m = codegen_product(op);
+    int64_t ints[MPCC_PRODUCT_INTS];
+    memcpy(ints, &m, sizeof ints);
+    for (int i = 0; i < MPCC_PRODUCT_INTS; i++)
+      k->args[n++].i = ints[i];
+  }
+  for (int i = 0; i < op->body->nparam && !is_product; i++)
     k->args[n++].i = op->body->param[i];
   return true;
 }
@@ -110,7 +125,16 @@ static double register_eps(const Op *op) {
   bool narrow = compute && compute->u.i != DT_F64;
   for (int i = 0; i < op->body->nstmt; i++)
     narrow |= op->body->stmt[i].dt == DT_F32;
-  return narrow || (!compute && !op->body->nstmt) ? 0x1p-23 : 0x1p-52;
+  narrow |= !compute && !op->body->nstmt && op->in[0]->type->dt != DT_F64;
+  return narrow ? 0x1p-23 : 0x1p-52;
+}
+
+/* Whether results have the bits of TF32: a rounding that falls to the other side is a bit of it. */
+static bool rounds_to_tf32(const Op *op) {
+  for (int i = 0; i < op->body->nstmt; i++)
+    if (op->body->stmt[i].prim == PR_TF32)
+      return true;
+  return false;
 }
 
 /* Worst error in units of its allowance: half an ulp of the stored format plus the random walk of
@@ -131,7 +155,8 @@ static double worst_error(const Case *k) {
       double want = k->want[o][i];
       if ((isnan(got) && isnan(want)) || got == want)
         continue;
-      double ulp = dtype_info(t->dt)->eps * fmax(fabs(want), dtype_info(t->dt)->min_normal);
+      const double eps = fmax(dtype_info(t->dt)->eps, rounds_to_tf32(k->op) ? 0x1p-10 : 0);
+      double ulp = eps * fmax(fabs(want), dtype_info(t->dt)->min_normal);
       double e = fabs(got - want) / (spread + (dtype_is_float(t->dt) ? ulp : 0));
       if (!(e <= worst))
         worst = isnan(e) ? INFINITY : e;
@@ -169,10 +194,28 @@ static Status verify_group(Compilation *c, const Op *op, const char *symbol, con
   return st;
 }
 
+/* Whether an earlier op of the module asks the same of the library. */
+static bool is_repeated(const Module *m, int func, int op) {
+  const MpccProduct own = codegen_product(m->func[func]->op[op]);
+  for (int f = 0; f <= func; f++)
+    for (int i = 0; i < (f < func ? m->func[f]->nop : op); i++)
+      if (codegen_is_product(m->func[f]->op[i])) {
+        const MpccProduct other = codegen_product(m->func[f]->op[i]);
+        if (!memcmp(&own, &other, sizeof own))
+          return true;
+      }
+  return false;
+}
+
 Status verify_kernels(Compilation *c, const KernelTable *kernels, const mpcc_executor *x) {
+  const Module *m = c->module;
   Status st = MPCC_OK;
   bool all_ok = true;
   for (int i = 0; i < kernels->n && st == MPCC_OK; i++)
     st = verify_group(c, kernels->kernel[i].group, kernels->kernel[i].symbol, x, &all_ok);
+  for (int f = 0; f < m->nfunc; f++)
+    for (int i = 0; i < m->func[f]->nop && st == MPCC_OK; i++)
+      if (codegen_is_product(m->func[f]->op[i]) && !is_repeated(m, f, i))
+        st = verify_group(c, m->func[f]->op[i], "", x, &all_ok);
   return st == MPCC_OK && !all_ok ? MPCC_ERR_RUN : st;
 }

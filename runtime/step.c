@@ -129,6 +129,8 @@ mpcc_status mprt_run(mprt_program *p, const char *function) {
 
 mpcc_status mprt_run_kernel(mprt_program *p, const char *symbol, const MpccArg *args,
                             const uint64_t *bytes, int n, int nout) {
+  if (p->cuda && !*symbol)
+    return mprt__cuda_run_kernel(p, p->cuda, p->nkernel, args, bytes, n, nout);
   for (uint32_t i = 0; i < p->nkernel; i++)
     if (!strcmp(mprt__string(p, p->kernel[i].symbol), symbol)) {
       if (p->cuda)

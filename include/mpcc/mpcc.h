@@ -109,7 +109,8 @@ typedef struct {
 /* What mpcc_verify needs of a host that can run machine code: the driver has the runtime for it. */
 typedef struct {
   /* Runs kernel `symbol` of the image over all its tiles on the caller's buffers. bytes: of each of n
-   * arguments, 0: an integer; the first nout are results. */
+   * arguments, 0: an integer; the first nout are results. symbol "": a product by the vendor's
+   * library, arguments as its command has them (abi.h). */
   mpcc_status (*run)(void *user, const char *symbol, const MpccArg *args, const uint64_t *bytes,
                      int n, int nout);
   void (*verdict)(void *user, const mpcc_verdict *v);

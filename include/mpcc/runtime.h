@@ -181,7 +181,8 @@ bool mprt_has_function(const mprt_program *p, const char *function);
 mpcc_status mprt_run(mprt_program *p, const char *function);
 /* Runs one kernel of the image by symbol over all its tiles, on buffers of the caller. bytes: of the
  * buffer behind each of n arguments, 0 where it is an integer; the first nout are results. On a GPU they
- * are copied there and back. errors: ERR_INPUT when the image has no such kernel, ERR_RUN, ERR_NOMEM */
+ * are copied there and back. symbol "": a product of the image by the vendor's library, arguments as its
+ * command has them (abi.h). errors: ERR_INPUT when the image has no such kernel, ERR_RUN, ERR_NOMEM */
 mpcc_status mprt_run_kernel(mprt_program *p, const char *symbol, const MpccArg *args,
                             const uint64_t *bytes, int n, int nout);
 /* One optimizer step on the batches already in the io tensors when accumulation is 1; updates the

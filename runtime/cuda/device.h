@@ -31,7 +31,7 @@ void mprt__cuda_recall(const mprt_program *p, mprt__cuda *g, const json_t *algor
 /* mprt__run on the device; returns before it is done. */
 Status mprt__cuda_run(mprt_program *p, mprt__cuda *g, const MpccFunction *f, mprt__observer observe,
                       void *user);
-/* mprt_run_kernel for kernel i. errors: ERR_RUN, ERR_NOMEM */
+/* mprt_run_kernel for kernel i; nkernel: a product. errors: ERR_INPUT, ERR_RUN, ERR_NOMEM */
 Status mprt__cuda_run_kernel(const mprt_program *p, mprt__cuda *g, uint32_t i, const MpccArg *args,
                              const uint64_t *bytes, int n, int nout);
 

@@ -491,6 +491,20 @@ Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccComman
   return multiply(p, g, plan, &o, &plan->algo, plan->workspace, mprt__string(p, c->label));
 }
 
+Status mprt__cuda_multiply(const mprt_program *p, mprt__cuda *g, const MpccProduct *m,
+                           const CUdeviceptr *operand) {
+  mprt__products *x = g->products;
+  for (uint32_t k = 0; x && k < x->nplan; k++) {
+    Plan *plan = &x->plan[k];
+    Operands o = {{0}};
+    if (memcmp(&plan->m, m, sizeof *m))
+      continue;
+    memcpy(o.operand, operand, mpcc_product_operands(m->with) * sizeof *operand);
+    return multiply(p, g, plan, &o, &plan->algo, plan->workspace, "a product");
+  }
+  return mprt__fail(&p->cb, MPCC_ERR_INPUT, "this program has no such product");
+}
+
 /* ---- in checkpoints
  * ------------------------------------------------------------------------------ */
 

@@ -93,6 +93,10 @@ Status mprt__cuda_open_products(const mprt_program *p, mprt__cuda *g);
 void mprt__cuda_close_products(mprt__cuda *g);
 /* Puts a product on the stream, as iteration t of its loop has it. */
 Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccCommand *c, uint64_t t);
+/* One like m that the program has, on other operands: D, A, B, those of `with`, each aligned to 256
+ * bytes. errors: ERR_INPUT when it has none, ERR_RUN */
+Status mprt__cuda_multiply(const mprt_program *p, mprt__cuda *g, const MpccProduct *m,
+                           const CUdeviceptr *operand);
 
 /* ---- graph.c -----------------------------------------------------------------------------------
  */

@@ -1,5 +1,7 @@
-/* One kernel by itself, on buffers of the host: what judges a kernel brings its own operands. */
+/* One kernel or product by itself, on buffers of the host: what judges a kernel brings its own
+ * operands. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "runtime/cuda/gpu.h"
 
@@ -17,6 +19,24 @@ static Status copy_in(const mprt_program *p, mprt__cuda *g, const MpccArg *args,
              "cannot copy to the device");
   }
   return MPCC_OK;
+}
+
+/* The last arguments say which, those in front of them are its operands. */
+static Status product(const mprt_program *p, mprt__cuda *g, const uint64_t *value, int n) {
+  MpccProduct m;
+  CUdeviceptr operand[5] = {0};
+  int64_t ints[MPCC_PRODUCT_INTS];
+  const int operands = n - MPCC_PRODUCT_INTS;
+  if (operands < 3 || operands > 5)
+    return mprt__fail(&p->cb, MPCC_ERR_INPUT, "a product has 3 to 5 operands");
+  for (int i = 0; i < MPCC_PRODUCT_INTS; i++)
+    ints[i] = (int64_t)value[operands + i];
+  memcpy(&m, ints, sizeof m);
+  for (int i = 0; i < operands; i++)
+    operand[i] = value[i];
+  if (mpcc_product_operands(m.with) != (uint32_t)operands)
+    return mprt__fail(&p->cb, MPCC_ERR_INPUT, "a product has not %d operands", operands);
+  return mprt__cuda_multiply(p, g, &m, operand);
 }
 
 static Status launch(const mprt_program *p, mprt__cuda *g, uint32_t i, uint64_t *value, int n) {
@@ -56,7 +76,7 @@ Status mprt__cuda_run_kernel(const mprt_program *p, mprt__cuda *g, uint32_t i, c
   if (s == MPCC_OK)
     s = copy_in(p, g, args, bytes, n, value);
   if (s == MPCC_OK)
-    s = launch(p, g, i, value, n);
+    s = i < p->nkernel ? launch(p, g, i, value, n) : product(p, g, value, n);
   if (s == MPCC_OK)
     s = copy_out(p, g, args, bytes, nout, value);
   for (int a = 0; a < n; a++)
