@@ -75,8 +75,9 @@ typedef struct {
   uint32_t value_dtypes;  /* string: one character per out argument index into dtype.def + 'a' */
 } MpccCommand;
 
-/* tf32: factors in FP32 have TF32 values. with: none; a vector added to every row; one f32 that sums are multiplied by; one for each factor.
- * Strides and sizes in elements; D is row-major and dense. dtypes: numbers of dtype.def. */
+/* with: none; a vector added to every row; one f32 that sums are multiplied by; one for each factor.
+ * tf32: factors in FP32 have TF32 values. Strides and sizes in elements; D is row-major and dense.
+ * dtypes: numbers of dtype.def. */
 enum { MPCC_WITH_NONE, MPCC_WITH_BIAS, MPCC_WITH_ALPHA, MPCC_WITH_SCALES };
 typedef struct {
   int64_t with, rows, cols, k;
