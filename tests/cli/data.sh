@@ -37,6 +37,7 @@ good() {
 run() { ./prog --quiet --threads 1 --out run "$@"; }
 # bad TEXT...: a run now ends with 4 and says all of it in one line
 bad() {
+  rm -rf run # what an earlier run left there would be told too
   expect 4 'prog: error: ' run
   for text in "$@"; do
     grep 'error: ' err.txt | grep -qF -- "$text" || { fail "no '$text' in: $(cat err.txt)"; }
