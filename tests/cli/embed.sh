@@ -7,8 +7,11 @@ lib=$(dirname "$(find usr -name libmpcc.so)")
 export LD_LIBRARY_PATH="$work/$lib" PYTHONPATH="$work/usr/share/mpcc/python"
 nm -D --defined-only "$lib/libmpcc.so" | awk '$2 != "A" { print $3 }' | grep -Ev '^(mpcc_[a-z_]+|mprt_[a-z]+[a-z_]*)$' &&
   fail "libmpcc.so exports more than its functions"
-flags="-I usr/include -L $lib"
-cc -std=gnu17 -Wall -Wextra -Werror $flags "$source/examples/train.c" -o host -lmpcc -lm || fail "the host does not build"
+flags() { # what pkg-config prints of a package in the tree as it was installed
+  (pcfiledir=$lib/pkgconfig && eval "$(grep -E '^[a-z]+=' "$pcfiledir/$1.pc")" &&
+    eval "echo $(sed -n 's/^Cflags: //p; s/^Libs: //p' "$pcfiledir/$1.pc" | tr '\n' ' ')")
+}
+cc -std=gnu17 -Wall -Wextra -Werror "$source/examples/train.c" -o host $(flags mpcc) || fail "the host does not build"
 learnt() { # both examples: the last mean loss is well below the first
   awk '/mean loss/ { n++; if (n == 1) a = $NF; b = $NF } END { exit !(n == 4 && b < 0.6 * a) }' out.txt ||
     { fail "$1: not learnt"; cat out.txt; }
@@ -18,9 +21,16 @@ for precision in 32-true 16-mixed transformer-engine; do
   learnt "train.c, $precision"
 done
 expect 1 "did you mean '64-true'?" ./host 64-tru
-for package in mpcc mpcc_rt; do
-  grep -q "^prefix=" "$lib/pkgconfig/$package.pc" || fail "no $package.pc"
-done
+cat >runtime.c <<'C'
+#include <mpcc/runtime.h>
+int main(void) {
+  mprt_options o;
+  mprt_program *p;
+  mprt_options_default(&o);
+  return mprt_open("no image", 8, &o, NULL, &p) != MPCC_ERR_INPUT;
+}
+C
+cc -std=gnu17 runtime.c -o runtime $(flags mpcc_rt) && ./runtime || fail "a host of the runtime alone"
 c++ -std=c++17 -I usr/include -fsyntax-only -x c++ usr/include/mpcc/mpcc.h || fail "mpcc.h is no C++"
 
 expect 0 '' python3 "$source/examples/train.py" bf16-mixed
