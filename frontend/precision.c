@@ -136,12 +136,29 @@ static void check_te_keys(Keys *k) {
   }
 }
 
-/* First recipe that has the field. */
-static const RecipeInfo *owner_of(const char *key) {
-  for (int i = 0; recipe_at(i); i++)
-    if (recipe_has_key(recipe_at(i), key))
-      return recipe_at(i);
-  return NULL;
+/* First recipe that has the field; all of them, as words, into *all. */
+static const RecipeInfo *owner_of(const Check *c, const char *key, Str *all) {
+  const RecipeInfo *first = NULL, *last = NULL;
+  *all = str_c(c->s, "");
+  for (int i = 0; recipe_at(i); i++) {
+    if (!recipe_has_key(recipe_at(i), key))
+      continue;
+    if (!first)
+      first = recipe_at(i);
+    else
+      *all = str_fmt(c->s, "%s%s%s", *all, **all ? ", " : "", last->name);
+    last = recipe_at(i);
+  }
+  if (last)
+    *all = str_fmt(c->s, "%s%s%s", *all, **all ? " and " : "", last->name);
+  return first;
+}
+
+/* Why a recipe has not got a field, where that is no matter of course. */
+static const char *rule_of(const char *key) {
+  if (!strcmp(key, "backward_override"))
+    return "DelayedScaling needs the amaxes of its gradients: it must stay unset there; ";
+  return "";
 }
 
 /* Fields of other recipes contradict the name that stands beside them; beside a name from the
@@ -154,14 +171,15 @@ static void check_recipe(Keys *k) {
   for (int i = r ? recipe->n - 1 : -1; i >= 0; i--) {
     const Val *x = recipe->item[i];
     const char *key = recipe->key[i];
-    const RecipeInfo *owner = recipe_has_key(r, key) ? NULL : owner_of(key);
+    Str all;
+    const RecipeInfo *owner = recipe_has_key(r, key) ? NULL : owner_of(c, key, &all);
     if (!owner)
       continue;
     if (given(x) && (!is_set(c, name) || is_set(c, x))) {
-      diag_error(c->d, x->loc, 434, "'%s' is a field of %s, not of %s", key, owner->name, r->name);
+      diag_error(c->d, x->loc, 434, "'%s' is a field of %s, not of %s", key, all, r->name);
       if (given(name))
         diag_note(c->d, name->loc, "the recipe is named here");
-      diag_hint(c->d, "remove it, or write name: %s", owner->name);
+      diag_hint(c->d, "%sremove it, or write name: %s", rule_of(key), owner->name);
     }
     if (given(x) && is_set(c, name) && !is_set(c, x))
       lies_idle(k, str_fmt(c->s, "recipe.%s", key), x->loc);

@@ -36,7 +36,7 @@ Status ref_linear(const Call *c) {
 /* A product of codes: with block scales, of what they decode to. */
 static Status quantized(const Call *c, void (*product)(const Call *, double)) {
   double factor = c->in[2][0] * c->in[3][0];
-  if (c->op->nin < 6) {
+  if (!op_attr(c->op, "block")) {
     product(c, factor);
     return MPCC_OK;
   }

@@ -67,20 +67,33 @@ static bool want_blocks(Infer *x, int first, const char *key) {
   return true;
 }
 
-/* Codes and scales of a quantized product of 4, 6 or, where it is differentiated, 12 operands. */
-static bool want_quantized(Infer *x, int most) {
-  if (x->nin != 4 && x->nin != 6 && (x->nin != 12 || most < 12))
+/* Codes and scales of a quantized product in n operands: 4, 6 or, where it is differentiated, 12.
+ */
+static bool want_quantized(Infer *x, int n, int most) {
+  if (n != 4 && n != 6 && (n != 12 || most < 12))
     return misfit(x, CODE_SHAPE, "%s takes 4 or 6%s operands, got %d", infer_subject(x),
-                  most < 12 ? "" : " or 12", x->nin);
+                  most < 12 ? "" : " or 12", n);
   return want_codes(x, 0) && want_codes(x, 1) && want_scalar(x, 2, DT_F32) &&
-         want_scalar(x, 3, DT_F32) && (x->nin < 6 || want_blocks(x, 0, "block")) &&
-         (x->nin < 12 || (want_blocks(x, 6, "turned") && want_same_shape(x, 6, operand(x, 0)) &&
-                          want_same_shape(x, 7, operand(x, 1))));
+         want_scalar(x, 3, DT_F32) && (n < 6 || want_blocks(x, 0, "block")) &&
+         (n < 12 || (want_blocks(x, 6, "turned") && want_same_shape(x, 6, operand(x, 0)) &&
+                     want_same_shape(x, 7, operand(x, 1))));
+}
+
+/* Operands behind the first n: what backward multiplies instead of codes, by attr `backward`. */
+static bool want_override(Infer *x, int n) {
+  for (int i = n; i < x->nin; i++)
+    if (!want_float(x, i) || !want_same_shape(x, i, operand(x, (i - n) % 2)))
+      return false;
+  return true;
 }
 
 bool shape_qlinear(Infer *x) {
-  const Attr *out = want_attr(x, "out", AT_DTYPE);
-  return out && want_quantized(x, 12) && linear_result(x, (DType)out->u.i);
+  const Attr *out = want_attr(x, "out", AT_DTYPE), *back = infer_attr(x, "backward", AT_STR);
+  int n = x->nin - (!back ? 0 : !strcmp(back->u.s, "dequantized") ? 4 : 2);
+  if (back && strcmp(back->u.s, "dequantized") != 0 && strcmp(back->u.s, "high_precision") != 0)
+    return misfit(x, CODE_ATTR, "%s has no backward '%s'", infer_subject(x), back->u.s);
+  return out && want_quantized(x, n, back ? 6 : 12) && want_override(x, n) &&
+         linear_result(x, (DType)out->u.i);
 }
 
 /* op(a)[M, K] op(b)[K, N]; ta, tb: stored transposed. */
@@ -127,7 +140,7 @@ bool shape_bmm(Infer *x) {
 
 bool shape_qmatmul(Infer *x) {
   const Attr *out = want_attr(x, "out", AT_DTYPE);
-  return out && want_quantized(x, 6) && matmul_result(x, (DType)out->u.i);
+  return out && want_quantized(x, x->nin, 6) && matmul_result(x, (DType)out->u.i);
 }
 
 /* Element i of a list attribute with n elements, or `otherwise`. */

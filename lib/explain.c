@@ -176,6 +176,12 @@ static void explain_rules(const Compilation *c, Text *out) {
                 module_str(m, "fp8_format", "HYBRID"),
                 (long long)module_int(m, "amax_history_len", 0),
                 module_str(m, "amax_compute_algo", "max"));
+  if (te && *module_str(m, "backward_override", ""))
+    text_printf(out, "  N8  backward_override %s: products of backward in %s, of %s\n",
+                module_str(m, "backward_override", ""), dtype_text(mode.low),
+                strcmp(module_str(m, "backward_override", ""), "dequantized")
+                    ? "operands as they were before they were quantized"
+                    : "what the codes of forward stand for");
   text_printf(out, "  N10 %s\n",
               strcmp(module_str(m, "numerics", "fused"), "strict")
                   ? "fused kernels may skip intermediate rounding"

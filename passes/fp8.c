@@ -15,7 +15,9 @@
  * state; q(v) = block_quantize(v), and the slots' largest magnitudes serve the finite check alone,
  * which codes would pass that saturate [N2]. With blocks a product gets both operands twice, in
  * blocks along its own sum and, for the gradient, the other way. What is no multiple of the block
- * is padded with zeros to be quantized, and its codes are cut again.
+ * is padded with zeros to be quantized, and its codes are cut again. With backward_override they
+ * alone may have products of backward in the low dtype: gradients are not quantized then, and have
+ * no slots.
  *
  * Stage forward to forward. Rules N2, N3, N8. Data flow: Transformer Engine's Linear. */
 #include <inttypes.h>
@@ -41,6 +43,7 @@ typedef struct {
   bool fallback;         /* a product stays in the fallback dtype for the target's sake */
   bool current;          /* scales from the tensors themselves: no state */
   bool hadamard, random; /* of what weight gradients sum over; of gradients' codes */
+  const char *override;  /* backward_override; NULL: backward multiplies codes */
   const int64_t *weight; /* blocks of weights */
   Tensor *seed, *step;
   Site *site; /* call sites of train_forward that are quantized; slot numbers follow the index */
@@ -272,6 +275,7 @@ static int64_t block_of(int64_t size, int64_t n) {
 
 typedef struct {
   Value *codes, *scale_inv, *blocks, *amax;
+  Value *whole; /* codes of all blocks, of which `codes` may be cut */
   int64_t block[2];
 } Quantized;
 
@@ -287,7 +291,8 @@ static Quantized quantize_now(Fp8 *s, Value *x, const int64_t *block, Value *val
   x = build_padded(b, x, q.block);
   Op *op =
       build_op(b, OP_block_quantize, valid ? 2 : 1, (Value *[]){x, valid}, valid ? 4 : 3, attr);
-  q.codes = build_cut(b, op->out[0], dim);
+  q.whole = op->out[0];
+  q.codes = build_cut(b, q.whole, dim);
   q.scale_inv = s->scales == SCALES_E4M3 || !block[0] ? op->out[1] : build_const(b, 1, DT_F32);
   q.blocks = op->out[2];
   q.amax = op->out[3];
@@ -300,6 +305,39 @@ static int product_operands(const Quantized *x, const Quantized *w, Value **in, 
   memcpy(block, x->block, sizeof x->block);
   memcpy(block + 2, w->block, sizeof w->block);
   return x->block[0] ? 6 : 4;
+}
+
+/* What the codes of x stand for, in its dtype. */
+static Value *dequantized(Fp8 *s, const Quantized *q, const Value *x) {
+  Builder *b = s->c.b;
+  Value *in[3] = {build_cast(b, q->whole, DT_F32), q->scale_inv, NULL};
+  if (!s->recipe->input[1])
+    return build_expr(b, "a * b", x->type->dt, 2, in);
+  const int64_t *whole = q->whole->type->dim, *blocks = q->blocks->type->dim;
+  const int64_t tiled[4] = {blocks[0], whole[0] / blocks[0], blocks[1], whole[1] / blocks[1]};
+  in[0] = build_reshape(b, in[0], 4, tiled);
+  in[1] = build_reshape(b, build_cast(b, q->blocks, DT_F32), 4,
+                        (int64_t[]){blocks[0], 1, blocks[1], 1});
+  in[2] = q->scale_inv;
+  bool both = s->scales == SCALES_E4M3;
+  Value *v = build_expr(b, both ? "a * b * c" : "a * b", x->type->dt, both ? 3 : 2, in);
+  return build_cut(b, build_reshape(b, v, 2, whole), x->type->dim);
+}
+
+/* Operands behind the first nin by which backward_override has the gradients made; how many. */
+static int override_operands(Fp8 *s, const Op *op, const Quantized q[2], Value *const from[2],
+                             Value **in) {
+  Builder *b = s->c.b;
+  in[0] = from[0];
+  in[1] = from[1];
+  if (strcmp(s->override, "dequantized") != 0)
+    return 2;
+  build_at(b, op->loc, op->layer,
+           str_fmt(builder_strings(b), "fp8: what the codes stand for [backward_override %s]",
+                   s->override));
+  in[2] = dequantized(s, &q[0], from[0]);
+  in[3] = dequantized(s, &q[1], from[1]);
+  return 4;
 }
 
 /* Two random streams of a call site's own, by its layer: FNV-1a, apart from those of the layers. */
@@ -348,29 +386,36 @@ static Value *product_now(Fp8 *s, const Op *op, Value *x, Value *w, int64_t rows
            str_fmt(builder_strings(b), "fp8: %s operand of a product [recipe %s]",
                    dtype_text(s->forward), r->name));
   Value *valid = train && s->valid && rows ? build_read(b, s->valid) : NULL;
-  Quantized qx = quantize_now(s, x, r->input, valid, rows),
-            qw = quantize_now(s, w, s->weight, NULL, 0);
+  Quantized q[2] = {quantize_now(s, x, r->input, valid, rows),
+                    quantize_now(s, w, s->weight, NULL, 0)};
   if (amax) {
-    amax[0] = qx.amax;
-    amax[1] = qw.amax;
+    amax[0] = q[0].amax;
+    amax[1] = q[1].amax;
   }
   Value *in[12];
   int64_t block[4], turned[4];
-  int nin = product_operands(&qx, &qw, in, block);
+  int nin = product_operands(&q[0], &q[1], in, block);
   Attr attr[4] = {attr_dt(b, "out", op->out[0]->type->dt)};
   int nattr = 1;
   if (nin == 6) {
     attr[nattr++] = attr_ints(b, "block", 4, block);
     attr[nattr++] = attr_dt(b, "decoded", scales_info(s->scales)->decoded);
   }
-  if (nin == 6 && train) {
+  if (train && s->override) {
+    attr[nattr++] = attr_s(b, "backward", str_c(builder_strings(b), s->override));
+    nin += override_operands(s, op, q, (Value *[]){x, w}, in + nin);
+  } else if (nin == 6 && train) {
     Value *spread = s->hadamard ? build_hadamard(b, valid ? masked(b, x, valid, rows) : x) : x;
     Quantized tx = quantize_now(s, spread, turned_x, s->hadamard ? NULL : valid, rows);
     Quantized tw = quantize_now(s, w, turned_w, NULL, 0);
     nin += product_operands(&tx, &tw, in + 6, turned);
     attr[nattr++] = attr_ints(b, "turned", 4, turned);
   }
-  build_like(b, op);
+  build_at(b, op->loc, op->layer,
+           train && s->override
+               ? str_fmt(builder_strings(b), "fp8: backward in %s [backward_override %s]",
+                         dtype_text(x->type->dt), s->override)
+               : op->why);
   return build_op(b, OP_qlinear, nin, in, nattr, attr)->out[0];
 }
 
@@ -384,7 +429,7 @@ static void quantize_linear_now(Fp8 *s, const Op *op, int site, Value **amax) {
            str_fmt(builder_strings(b), "fp8: whole blocks [recipe %s]", s->recipe->name));
   x = build_reshape(b, x, 2, (int64_t[2]){rows, cols});
   Value *y = product_now(s, op, x, w, s->batch && rows % s->batch == 0 ? rows / s->batch : 0, amax);
-  if (amax)
+  if (amax && !s->override)
     y = mark_gradient(s, op, y, site);
   build_like(b, op);
   y = build_reshape(b, y, ty->rank, ty->dim);
@@ -466,6 +511,7 @@ static void find_recipe(Fp8 *s) {
   bool bf16 = s->mode.low == DT_BF16; /* the transform is defined for bf16 alone */
   s->hadamard = fp4 && bf16 && !module_int(m, "disable_rht", 0);
   s->random = fp4 && !module_int(m, "disable_stochastic_rounding", 0);
+  s->override = s->current ? module_str(m, "backward_override", NULL) : NULL;
   s->weight = module_int(m, "disable_2d_quantization", 0) ? s->recipe->input : s->recipe->weight;
   if (recipe_has_key(s->recipe, "power_2_scales"))
     s->scales = module_int(m, "power_2_scales", s->scales == SCALES_POWER_OF_2) ? SCALES_POWER_OF_2
@@ -488,7 +534,8 @@ Status pass_fp8(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
     build_module_attr(out, attr_s(out, "fp8_fallback", str_c(builder_strings(out), o->no_fp8)));
   if (s.nsite && !builder_failed(out)) {
     declare(&s, true, &s.scale_f, &s.amax_f);
-    declare(&s, false, &s.scale_b, &s.amax_b);
+    if (!s.override)
+      declare(&s, false, &s.scale_b, &s.amax_b);
   }
   for (int i = 0; i < in->nfunc && !builder_failed(out); i++)
     rewrite_func(&s, in->func[i], in->func[i] == train);

@@ -113,11 +113,30 @@ static void grad_bmm(Grad *g, const Op *op, Value *const *dy) {
     grad_give(g, op, 1, bmm(g, turned_last(g, fwd(g, op, 0)), dy[0], grad_dtype(g, op, 1)));
 }
 
+/* Products of dY as it is with x and w, as they were or as their codes have them. */
+static void grad_overridden(Grad *g, const Op *op, Value *dy, int x, bool decoded) {
+  int from = x + (decoded ? 2 : 0);
+  Value *d = as_rows(g, dy);
+  if (grad_wants(g, op, x)) {
+    Value *dx = matmul(g, d, fwd(g, op, from + 1), false, false, grad_dtype(g, op, x));
+    grad_give(g, op, x, shaped_like(g, dx, op->in[x]->type));
+  }
+  if (grad_wants(g, op, x + 1)) {
+    Value *rows = as_rows(g, fwd(g, op, from));
+    grad_give(g, op, x + 1, matmul(g, d, rows, true, false, grad_dtype(g, op, x + 1)));
+  }
+}
+
 /* Both products read the codes of dY that qgrad made, and the codes and scale_inv saved forward:
  * with block scales those whose blocks run along their own sums. */
 static void grad_qlinear(Grad *g, const Op *op, Value *const *dy) {
   const Codes *d = g->codes[op->out[0]->id];
+  const char *override = op_str(op, "backward", NULL);
   int first = op->nin == 12 ? 6 : 0;
+  if (override) {
+    grad_overridden(g, op, dy[0], op_attr(op, "block") ? 6 : 4, !strcmp(override, "dequantized"));
+    return;
+  }
   if (!d[0].codes || dy[0] || op->nin == 6) {
     diag_error(g->diag, op->loc, 597, "quantized product whose gradient is not quantized");
     return;

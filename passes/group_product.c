@@ -353,7 +353,7 @@ static View *decoded(Fuse *F, const Op *op, int codes, int scales) {
 
 /* A factor of a quantized product: codes, or what they decode to when they have block scales. */
 static View *factor(Fuse *F, const Op *op, int i) {
-  return op->nin < 6 ? operand(F, i) : decoded(F, op, i, 4 + i);
+  return op_attr(op, "block") ? decoded(F, op, i, 4 + i) : operand(F, i);
 }
 
 static bool is_one(const View *v) {

@@ -48,12 +48,18 @@ expect 1 '[MPC0190]' check --precision 32-true --set "$mlp"
 
 # ---- words -----------------------------------------------------------------------------------------
 expect 0 "'bf16' is a historical name of bf16-mixed [-Wprecision-alias]" check --precision bf16
-for key in fp8_dpa fp8_mha backward_override scaling_factor_compute_algo; do
+for key in fp8_dpa fp8_mha scaling_factor_compute_algo; do
   expect 1 "not supported yet [MPC0190]" check $te --set precision.recipe.$key=true
 done
 for key in fp8_dpa fp8_mha; do # as Transformer Engine's defaults are
   expect 0 '' check $te --set precision.recipe.$key=false
 done
+override='precision={mode: transformer-engine, recipe: {name: DelayedScaling, backward_override: dequantized}}'
+expect 1 "'backward_override' is a field of Float8CurrentScaling, Float8BlockScaling, MXFP8BlockScaling and" \
+  check --set "$override"
+expect 0 'N8  backward_override high_precision: products of backward in bf16, of operands as they were' \
+  "$mpcc" explain "$spec" $te --set precision.recipe.name=Float8CurrentScaling \
+  --set precision.recipe.backward_override=high_precision
 expect 1 'mode 32-true has no gradient scaler for these keys [MPC0430]' \
   check --set 'precision={mode: 32-true, grad_scaler: {init_scale: 4}}'
 expect 1 "'growth_interval' does not go with a static scale [MPC0440]" \

@@ -266,6 +266,78 @@ START_TEST(padded_samples_do_not_count) {
 }
 END_TEST
 
+/* What code and scales of v stand for in bf16, by the definitions in docs/numerics.md. */
+static double stands_for(double v, double amax, const char *recipe) {
+  if (!strcmp(recipe, "Float8CurrentScaling")) {
+    double s = num_round(448 / amax, DT_F32);
+    return num_round(num_round(code(v, s, DT_E4M3) * num_round(1 / s, DT_F32), DT_F32), DT_BF16);
+  }
+  double inverse = exp2(ceil(log2(amax / 448)));
+  return num_round(code(v, 1 / inverse, DT_E4M3) * inverse, DT_BF16);
+}
+
+/* data[rows, cols] in bf16, or, with a recipe, what its codes stand for: one block in each row. */
+static void want_operand(double *data, int rows, int cols, const char *recipe) {
+  double whole = 0;
+  for (int i = 0; i < rows * cols; i++)
+    whole = fmax(whole, fabs(data[i] = num_round(data[i], DT_BF16)));
+  for (int r = 0; r < rows && recipe; r++) {
+    double most = 0;
+    for (int c = 0; c < cols; c++)
+      most = fmax(most, fabs(data[r * cols + c]));
+    for (int c = 0; c < cols; c++)
+      data[r * cols + c] = stands_for(
+          data[r * cols + c], strcmp(recipe, "Float8CurrentScaling") ? most : whole, recipe);
+  }
+}
+
+/* backward_override: gradients are products of 16 bits, of what was quantized or of what the codes
+ * stand for; forward stays in codes, no gradient is quantized, and an infinity is still seen. */
+START_TEST(backward_may_be_overridden) {
+  const char *recipe = _i & 1 ? "MXFP8BlockScaling" : "Float8CurrentScaling";
+  const char *override = _i & 2 ? "dequantized" : "high_precision";
+  Session s = session_open();
+  Setting set[] = {
+      {"mode", "transformer-engine", 0}, {"recipe", recipe, 0}, {"backward_override", override, 0}};
+  Module *m = mlp(&s, set, 3, ROWS, IN, IN, OUT);
+  apply_until(&s, &m, STAGE_TRAIN);
+  const Func *f = module_func(m, "train_forward");
+  ck_assert_int_eq(count_op(f, OP_qlinear), 2);
+  ck_assert_int_eq(count_op(f, OP_qmatmul), 0);
+  ck_assert_int_eq(count_op(f, OP_matmul), 3); /* no gradient of the input image */
+  ck_assert_int_eq(count_op(f, OP_block_quantize), 4);
+  ck_assert(module_tensor(m, "sum.fp8.backward.amax") == NULL);
+  ck_assert(module_tensor(m, "sum.fp8.forward.amax") != NULL);
+  Eval *e;
+  ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);
+  feed(e, m, 0, OUT);
+  run(e, m, "init");
+  run(e, m, "train_forward");
+  const Op *dgrad = find_op(f, OP_matmul, 0), *wgrad = find_op(f, OP_matmul, 1);
+  const Op *product = find_op(f, OP_qlinear, 1);
+  const Op *const of[2] = {dgrad, wgrad};
+  for (int k = 0; k < 2; k++) {
+    const Value *from = product->in[_i & 1 ? 7 - k : 5 - k]; /* w, x as they were */
+    int rows = (int)from->type->dim[0], cols = (int)from->type->dim[1];
+    double *want = malloc((size_t)(rows * cols) * sizeof *want);
+    memcpy(want, eval_value(e, from), (size_t)(rows * cols) * sizeof *want);
+    want_operand(want, rows, cols, _i & 2 ? recipe : NULL);
+    const double *got = eval_value(e, of[k]->in[1]);
+    for (int i = 0; i < rows * cols; i++)
+      ck_assert_msg(got[i] == want[i], "operand %d: %g, want %g", k, got[i], want[i]);
+    free(want);
+  }
+  ck_assert_int_eq(wgrad->out[0]->type->dt, DT_F32); /* N5 */
+  ck_assert_int_eq(dgrad->in[0]->type->dt, DT_BF16);
+  data_of(e, m, "io.image")[5] = INFINITY;
+  run(e, m, "train_forward");
+  ck_assert(isinf(data_of(e, m, "sum.fp8.forward.amax")[0])); /* N2 */
+  eval_destroy(e);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
 START_TEST(other_modes_are_untouched) {
   Session s = session_open();
   Setting set[] = {{"mode", "bf16-mixed", 0}};
@@ -286,6 +358,7 @@ int main(void) {
   tcase_add_loop_test(t, lightning_leaves_attention_alone, 0, 2);
   tcase_add_test(t, gradient_is_quantized_once);
   tcase_add_loop_test(t, padded_samples_do_not_count, 0, 2); /* ops, kernels */
+  tcase_add_loop_test(t, backward_may_be_overridden, 0, 4);
   tcase_add_test(t, other_modes_are_untouched);
   suite_add_tcase(suite, t);
   return check_run(suite);
