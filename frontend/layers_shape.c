@@ -153,8 +153,8 @@ static Value *reshape(Lower *lo, const Node *n, Value *const *in) {
     known *= dim[open];
   }
   if (known != all)
-    return lay_misfit(lo, n, shape->loc, 0, in, "cannot see %s in this shape",
-                      lay_shape(lo, in[0]->type));
+    return lay_misfit(lo, n, shape->loc, 0, in, "has %lld elements behind axis 0, the batch; its input has %lld",
+                      (long long)(known / lo->batch), (long long)(all / lo->batch));
   return build_reshape(lo->b, in[0], shape->n, dim);
 }
 

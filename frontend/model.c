@@ -303,6 +303,16 @@ static void check_empty_init(Expand *e, const Val *v) {
   e->failed = true;
 }
 
+/* Its layers need values for its params, so that only its keys can be looked at. */
+static void unused_block(Expand *e, const Yaml *key, const Yaml *body) {
+  int before = diag_errors(e->c.d);
+  check_section(&e->c, "block", NULL, body, body->loc, str_fmt(e->c.s, "block '%s'", key->text));
+  if (diag_errors(e->c.d) > before)
+    e->failed = true;
+  else if (!e->failed)
+    diag_warning(e->c.d, key->loc, "unused-block", "block '%s' is never used", key->text);
+}
+
 bool model_expand(const Check *c, const Yaml *y, Model *out) {
   *out = (Model){0};
   Expand e = {.c = *c, .m = out};
@@ -332,10 +342,9 @@ bool model_expand(const Check *c, const Yaml *y, Model *out) {
   if (last->tuple && !yaml_get(y, "outputs"))
     expand_fail_tuple(&e, last->loc, last);
   e.failed |= diag_errors(c->d) > before;
-  for (int i = 0; e.blocks && i < e.blocks->n && !e.failed && !arena_failed(c->a); i++)
+  for (int i = 0; i < nblock && !arena_failed(c->a); i++)
     if (!e.block_used[i] && strncmp(e.blocks->u.pair[i].key->text, "x-", 2))
-      diag_warning(c->d, e.blocks->u.pair[i].key->loc, "unused-block", "block '%s' is never used",
-                   e.blocks->u.pair[i].key->text);
+      unused_block(&e, e.blocks->u.pair[i].key, e.blocks->u.pair[i].value);
   if (!e.failed && !arena_failed(c->a))
     expand_settle_names(&e);
   if (!e.failed)

@@ -110,6 +110,8 @@ static const char *kind_words(const SchemaRow *row) {
   case KT_FLOATS:
   case KT_NUMBER:
     return "a number";
+  case KT_STRS:
+    return "a list of names";
   default:
     return "text";
   }
