@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 typedef struct {
   const char *name, *text;
@@ -453,5 +454,8 @@ const char *diag_suggest(const char *word, const char *const *names, size_t n) {
       found = names[i];
     }
   }
+  for (size_t i = 0; i < n && !found && len > 1; i++)
+    if (!strncasecmp(word, names[i], len))
+      found = names[i]; /* what its beginning may stand for: F1 */
   return found;
 }

@@ -130,7 +130,7 @@ const DiagMessage *diag_first(const Diag *d);
 void diag_render(const Diag *d, const DiagMessage *m, bool colour, Text *out);
 /* The same as one JSON object on one line. */
 void diag_render_json(const Diag *d, const DiagMessage *m, Text *out);
-/* Nearest of n names within a small edit distance, or NULL. */
+/* Nearest of n names within a small edit distance, else one that begins with the word, else NULL. */
 const char *diag_suggest(const char *word, const char *const *names, size_t n);
 
 /* ---- type.c: tensor types -------------------------------------------------------------------- */

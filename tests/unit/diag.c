@@ -238,6 +238,7 @@ START_TEST(suggestions) {
   ck_assert_str_eq(diag_suggest("Bias", keys, n), "bias");
   ck_assert_str_eq(diag_suggest("bais", keys, n), "bias");
   ck_assert_str_eq(diag_suggest("l", keys, n), "lr");
+  ck_assert_str_eq(diag_suggest("Kern", keys, n), "kernel_size");
   ck_assert_ptr_null(diag_suggest("dropout", keys, n));
   ck_assert_ptr_null(diag_suggest("x", keys, n));
   ck_assert_ptr_null(diag_suggest("", keys, n));
