@@ -42,6 +42,7 @@ static const struct {
     {"data", "transforms", EITHER(REF("data_transforms"), LIST(REF("transform")))},
     {"every optimizer", "param_groups", LIST("{\"type\":\"object\"}")},
     {"trainer", "fast_dev_run", "{\"type\":[\"boolean\",\"integer\"]}"},
+    {"trainer", "max_time", "{\"type\":[\"string\",\"integer\"]}"},
 };
 
 /* ---- names ---- */

@@ -10,6 +10,8 @@
  *   optimizer.param_groups[k]  has every hyperparameter; module attribute group.<k + 1>, while
  *                    group 0 holds the parameters that no group matches
  *   params, extends  are gone */
+#include <ctype.h>
+
 #include "frontend/frontend.h"
 
 static Str key(const Check *c, const char *name) {
@@ -297,8 +299,7 @@ static void settle_cycle(const Check *c, Val *v) {
     diag_error(c->d, epochs->loc, 202, "'epochs' times 'steps_per_epoch' is %s",
                product == 1 ? "1, a cycle has at least 2 steps" : "too large");
   } else if (both && total && total->kind != VAL_INT) {
-    val_set(c->a, v, key(c, "total_steps"),
-            val_int(c->a, product, ORIGIN_FILE, epochs->loc));
+    val_set(c->a, v, key(c, "total_steps"), val_int(c->a, product, ORIGIN_FILE, epochs->loc));
   }
   val_remove(v, "epochs");
   val_remove(v, "steps_per_epoch");
@@ -328,12 +329,18 @@ static void check_limits(const Check *c, Val *trainer) {
   }
 }
 
+/* A raw key of the trainer as it is written; NULL and *y NULL when it is not. */
+static Val *raw_of_trainer(const Check *c, const Yaml *root, const char *name, const Yaml **y) {
+  const Yaml *section = yaml_get(root, "trainer");
+  *y = section && section->kind == YAML_MAP ? yaml_get(section, name) : NULL;
+  return *y && (*y)->kind != YAML_NULL ? check_free(c, *y) : NULL;
+}
+
 /* `fast_dev_run`: false, true or a number of batches; in the effective spec a number, 0 for none.
  */
 static void read_dev_run(const Check *c, const Yaml *root, Val *trainer) {
-  const Yaml *section = yaml_get(root, "trainer");
-  const Yaml *y = section && section->kind == YAML_MAP ? yaml_get(section, "fast_dev_run") : NULL;
-  Val *v = y && y->kind != YAML_NULL ? check_free(c, y) : NULL;
+  const Yaml *y;
+  Val *v = raw_of_trainer(c, root, "fast_dev_run", &y);
   bool number = v && (v->kind == VAL_INT || v->kind == VAL_BOOL) && v->i >= 0 && v->i <= 1000000;
   if (v && !number)
     diag_error(c->d, y->loc, 201, "'fast_dev_run' takes true, false or a number of batches");
@@ -342,24 +349,55 @@ static void read_dev_run(const Check *c, const Yaml *root, Val *trainer) {
           val_int(c->a, number ? v->i : 0, y ? ORIGIN_FILE : ORIGIN_DEFAULT, loc));
 }
 
+/* Seconds of "DD:HH:MM:SS", hours from 0 to 23 and so on; -1 for other texts. */
+static int64_t seconds_of(const char *text) {
+  static const int most[] = {9999, 23, 59, 59}, unit[] = {86400, 3600, 60, 1};
+  int64_t sum = 0;
+  for (int i = 0; i < 4; i++) {
+    int v = 0, digits = 0;
+    for (; isdigit((unsigned char)*text) && digits < 4; digits++)
+      v = 10 * v + *text++ - '0';
+    if (!digits || v > most[i] || *text++ != (i < 3 ? ':' : 0))
+      return -1;
+    sum += (int64_t)v * unit[i];
+  }
+  return sum;
+}
+
+/* `max_time`: in the effective spec whole seconds. */
+static void read_max_time(const Check *c, const Yaml *root, Val *trainer) {
+  const Yaml *y;
+  Val *v = raw_of_trainer(c, root, "max_time", &y);
+  if (!v)
+    return;
+  int64_t seconds = v->kind == VAL_INT ? v->i : v->kind == VAL_STR ? seconds_of(v->s) : -1;
+  if (seconds < 0)
+    diag_error(c->d, y->loc, 201, "'max_time' takes a text DD:HH:MM:SS, or whole seconds");
+  else
+    val_set(c->a, trainer, key(c, "max_time"), val_int(c->a, seconds, ORIGIN_FILE, y->loc));
+}
+
 static void check_trainer(const Check *c, const Val *root, const Yaml *yaml) {
   Loc loc = yaml->loc;
   Val *t = val_get(root, "trainer");
   if (!t)
     return;
   read_dev_run(c, yaml, t);
+  read_max_time(c, yaml, t);
   check_limits(c, t);
   const Val *skip = val_get(t, "skip_outliers"), *loss = val_get(skip, "loss_zscore"),
             *norm = val_get(skip, "grad_norm_zscore");
   if (loss && norm && is_null(loss) && is_null(norm))
-    diag_error(c->d, skip->loc, 109, "'skip_outliers' has neither loss_zscore nor grad_norm_zscore");
+    diag_error(c->d, skip->loc, 109,
+               "'skip_outliers' has neither loss_zscore nor grad_norm_zscore");
   if (t->origin == ORIGIN_IMPLIED) /* has unknown keys: one of them may be the end */
     return;
   const Val *epochs = val_get(t, "max_epochs"), *steps = val_get(t, "max_steps");
-  if (epochs && steps && epochs->kind == VAL_NULL && steps->kind == VAL_NULL &&
-      epochs->origin != ORIGIN_IMPLIED && steps->origin != ORIGIN_IMPLIED) {
+  if (is_null(val_get(t, "max_time")) && epochs && steps && epochs->kind == VAL_NULL &&
+      steps->kind == VAL_NULL && epochs->origin != ORIGIN_IMPLIED &&
+      steps->origin != ORIGIN_IMPLIED) {
     diag_error(c->d, t->loc.file ? t->loc : loc, 109, "'trainer' says no end");
-    diag_hint(c->d, "give max_epochs or max_steps");
+    diag_hint(c->d, "give max_epochs, max_steps or max_time");
   }
 }
 
@@ -403,7 +441,8 @@ static void check_logging(const Check *c, const Val *root, const Model *m) {
   if (!in || !in->shape || in->shape->n != 1)
     diag_error(c->d, sample->loc, 347, "a sample needs a model of one input, a sequence of tokens");
   else if (!bytes && (!tokens || tokens->kind != VAL_LIST)) {
-    diag_error(c->d, sample->loc, 347, "the tokens of this data are no bytes, so a prompt has no meaning");
+    diag_error(c->d, sample->loc, 347,
+               "the tokens of this data are no bytes, so a prompt has no meaning");
     diag_hint(c->d, "give logging.sample.tokens, the numbers to go on from");
   }
 }

@@ -17,15 +17,16 @@ typedef struct {
   mprt__dataset *train, *val;
   mprt__loader *loader;
   char *out_dir;
-  int lock; /* on out_dir; -1: none */
-  int64_t step, epoch, sample; /* steps seen; position behind the newest batch */
-  bool epoch_over, stop;       /* stop: early stopping said so */
-  int bad;                     /* non-finite steps in a row */
-  int64_t skipped;             /* steps not applied so far */
-  bool told;                   /* of the first that was not finite */
-  int64_t saved_step;          /* step of the newest checkpoint */
-  mprt__trace *trace;          /* NULL: nobody asked */
-  double started, window_start, window_wait;
+  int lock;                                  /* on out_dir; -1: none */
+  int64_t step, epoch, sample;               /* steps seen; position behind the newest batch */
+  bool epoch_over, stop;                     /* stop: early stopping or max_time said so */
+  int bad;                                   /* non-finite steps in a row */
+  int64_t skipped;                           /* steps not applied so far */
+  bool told;                                 /* of the first that was not finite */
+  int64_t saved_step;                        /* step of the newest checkpoint */
+  mprt__trace *trace;                        /* NULL: nobody asked */
+  double begun;                              /* when the first step did */
+  double started, window_start, window_wait; /* moved on by what is no training */
   int64_t window_samples, first_step;
   mprt__instrument *instrument; /* NULL: none */
 } Fit;
@@ -68,6 +69,10 @@ static void settle_facts(Fit *f) {
     if (p->options.max_epochs >= 0)
       r->epochs = p->options.max_epochs;
   }
+  int64_t min_steps = mprt__json_int(p->spec, "trainer.min_steps", 0);
+  int64_t min_epochs = mprt__json_int(p->spec, "trainer.min_epochs", 0) * r->steps_per_epoch;
+  r->min_steps = min_steps > min_epochs ? min_steps : min_epochs;
+  r->max_seconds = mprt__json_int(p->spec, "trainer.max_time", -1);
   r->log_every = p->options.log_every > 0
                      ? p->options.log_every
                      : mprt__json_int(p->spec, "trainer.log_every_n_steps", 50);
@@ -80,9 +85,7 @@ static void settle_facts(Fit *f) {
   r->static_scale = json_is_number(fixed) && json_number_value(fixed) != 0;
 }
 
-/* ---- events
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 static int64_t allocated_bytes(const mprt_program *p) {
   int64_t n = 0;
@@ -295,10 +298,11 @@ static Status evaluate(Fit *f) {
   if (json_is_object(stopping)) {
     double value = monitored(p, stopping, r.loss);
     const char *why = mprt__early_stop(p, value);
-    f->stop = why != NULL;
+    f->stop = why != NULL && f->step >= f->facts.min_steps;
     if (why)
-      mprt__log(&p->cb, MPRT_LOG_INFO, "early stopping at step %lld: %s (%.6g) %s",
-                (long long)f->step, mprt__json_string(stopping, "monitor", "val/loss"), value, why);
+      mprt__log(&p->cb, MPRT_LOG_INFO, "early stopping %s step %lld: %s (%.6g) %s",
+                f->stop ? "at" : "waits for min_steps or min_epochs at", (long long)f->step,
+                mprt__json_string(stopping, "monitor", "val/loss"), value, why);
   }
   double value = monitored(p, mprt__json_get(p->spec, "checkpoint"), r.loss);
   return mprt__keep_wants(p, value, f->step) ? save(f, value) : MPCC_OK;
@@ -352,12 +356,10 @@ static Status after_step(Fit *f) {
   return st;
 }
 
-/* ---- the loop
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- the loop -------------------------------------------------------------------------------- */
 
-/* trainer.skip_outliers: says which finite step was not applied. */
-/* Under a loss scaler steps that are not finite are ordinary, elsewhere the first one is told. */
+/* Says which finite step was not applied (trainer.skip_outliers). Under a loss scaler steps that
+ * are not finite are ordinary, elsewhere the first one is told. */
 static void tell_skipped(Fit *f, const mprt__step_result *r) {
   int64_t skipped = mprt__get_int(f->p, "count.skipped", 0);
   if (skipped > f->skipped && !r->finite && !f->facts.has_scaler && !f->told) {
@@ -437,6 +439,11 @@ static Status loop(Fit *f) {
       return st != MPCC_OK ? st : stop == 2 ? MPCC_ERR_REQUEUE : MPCC_ERR_INTERRUPTED;
     }
     st = after_step(f);
+    if (st == MPCC_OK && f->facts.max_seconds >= 0 &&
+        mprt__seconds() - f->begun >= (double)f->facts.max_seconds) {
+      mprt__log(&p->cb, MPRT_LOG_INFO, "max_time is over after step %lld", (long long)f->step);
+      f->stop = true;
+    }
   }
   if (st == MPCC_OK && mprt__json_bool(p->spec, "checkpoint.save_last", true))
     st = save(f, NAN);
@@ -509,7 +516,7 @@ mpcc_status mprt_fit(mprt_program *p) {
   Fit f = {.p = p, .lock = -1};
   Status st = begin(&f);
   if (st == MPCC_OK) {
-    f.started = f.window_start = mprt__seconds();
+    f.begun = f.started = f.window_start = mprt__seconds();
     f.trace = mprt__trace_create(p, f.step);
     emit(&f, MPRT_EVENT_START, NULL, NULL, f.out_dir);
     st = loop(&f);

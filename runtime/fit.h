@@ -15,6 +15,8 @@ typedef struct {
   int64_t spec_steps;      /* the spec's own end: schedules are counted to it */
   int64_t last_step;       /* where this run stops: --max-steps and --max-epochs move it */
   int64_t epochs;          /* 0: max_steps rules */
+  int64_t min_steps;       /* early stopping waits for them */
+  int64_t max_seconds;     /* of training in this process; -1: any */
   int64_t log_every;
   bool has_scaler, static_scale;
   double min_scale;

@@ -46,6 +46,8 @@ Status mprt__instrument_create(mprt_program *p, mprt__instrument **out) {
   const char *words = p->options.instrument;
   if (!words)
     words = mprt__json_string(p->meta, "instrument", "");
+  if (!*words && mprt__json_bool(p->spec, "trainer.detect_anomaly", false))
+    words = "nan";
   *out = NULL;
   if (!*words)
     return MPCC_OK;

@@ -42,7 +42,8 @@ static Status resolve(mprt_program *p, const char *dir, char **out) {
 static bool is_harmless(const char *path) {
   static const char *const fronts[] = {
       "logging", "checkpoint", "profiler", "export", "early_stopping", "metrics", "description", "name",
-      "trainer.max_steps", "trainer.max_epochs", "trainer.log_every_n_steps", "trainer.limit_val_batches",
+      "trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "trainer.min_steps",
+      "trainer.min_epochs", "trainer.detect_anomaly", "trainer.log_every_n_steps", "trainer.limit_val_batches",
       "trainer.limit_test_batches", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",
       "data.val", "data.test", "data.loader.num_workers", "data.loader.prefetch_factor",
       "data.loader.pin_memory", "model.expect"};
