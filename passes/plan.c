@@ -4,8 +4,10 @@
  * writes lives in its tensor from the start when nothing reads the old contents later; the pieces
  * of a concatenation along memory are made in place; a pointwise result takes over an operand that
  * dies. What is left shares the work segment: largest first, each in the smallest gap among those
- * that live at the same time (greedy by size, as in Pisarchyk and Lee 2020). Stage kernels to
- * planned. With no_reuse every value has its own bytes and nothing is in place.
+ * that live at the same time (greedy by size, as in Pisarchyk and Lee 2020). A concatenation's
+ * bytes are taken piece by piece, each when its piece is made: before, others lie there
+ * (activations where their gradients will be). Stage kernels to planned. With no_reuse every value
+ * has its own bytes and nothing is in place.
  *
  * The body of a loop is planned once, as a frame that each of its scans gives room. What it yields
  * is made in the scan's result; what does not vary is made once, before the loop, and keeps its
@@ -19,11 +21,13 @@
 enum { FOREVER = INT32_MAX };
 
 /* Bytes that one value or several in turn occupy. */
-typedef struct {
+typedef struct Block Block;
+struct Block {
   int first, last; /* op indices */
   int64_t bytes, offset;
-  bool placed;
-} Block;
+  Block *part; /* of a concatenation: what takes its bytes, in their order; offsets from its own */
+  int npart;
+};
 
 typedef struct {
   Block *block;
@@ -230,6 +234,28 @@ static bool may_be_piece(const Plan *p, const Op *op, int i, int64_t inner, bool
   return true;
 }
 
+/* v lies in `whole`, at part bytes. */
+static void set_piece(Plan *p, const Value *v, const Value *whole, int64_t part) {
+  Place *q = &p->place[v->id], *w = &p->place[whole->id];
+  q->parent = (Value *)whole;
+  q->part = part;
+  w->first = q->first < w->first ? q->first : w->first;
+  w->last = q->last > w->last ? q->last : w->last;
+}
+
+/* What piece x adds to, when x is a scatter that may be in place of it; NULL: there is none. */
+static const Value *base_of_piece(const Plan *p, const Value *x) {
+  const Op *op = x->def;
+  if (strcmp(kind_of(op), "scatter") || op->nin < 3)
+    return NULL;
+  const Value *base = op->in[2];
+  const Place *q = &p->place[base->id];
+  bool may = is_group(base) && !q->parent && !q->has_pieces && !q->alias && !p->yielded[base->id] &&
+             q->last == op->index && base->type->dt == x->type->dt && in_place(op, 0, base) &&
+             !(p->varies && p->varies[base->id] != p->varies[x->id]);
+  return may ? base : NULL;
+}
+
 /* Operands of a concatenation along memory become parts of its result. */
 static void place_pieces(Plan *p, const Op *op) {
   const Body *b = op->body;
@@ -251,17 +277,15 @@ static void place_pieces(Plan *p, const Op *op) {
       return;
     any |= piece[i];
   }
-  Place *w = &p->place[whole->id];
   for (int i = 0; i < op->nin; i++) {
-    Place *q = &p->place[op->in[i]->id];
     if (!piece[i])
       continue;
-    q->parent = (Value *)whole;
-    q->part = piece_start(op, i, inner);
-    w->first = q->first < w->first ? q->first : w->first;
-    w->last = q->last > w->last ? q->last : w->last;
+    set_piece(p, op->in[i], whole, piece_start(op, i, inner));
+    const Value *base = base_of_piece(p, op->in[i]);
+    if (base)
+      set_piece(p, base, whole, piece_start(op, i, inner));
   }
-  w->has_pieces = any;
+  p->place[whole->id].has_pieces = any;
 }
 
 /* What a scatter adds to lies where its result does: tables are large, and few rows change. */
@@ -329,6 +353,47 @@ static Block *new_block(Plan *p, int first, int last, int64_t bytes) {
   return b;
 }
 
+static int by_offset(const void *a, const void *b) {
+  const Block *x = a, *y = b;
+  return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+/* The parts of b, which is v with pieces in it: each piece from when it (or what it is added to) is
+ * made, what lies between them from when v is. None when pieces are closer than blocks may lie. */
+static void split_block(Plan *p, Block *b, const Value *v) {
+  const Op *op = v->def;
+  Block *part = ARENA_ARRAY(p->a, Block, 2 * op->nin + 1);
+  int n = 0;
+  if (arena_failed(p->a))
+    return;
+  for (int i = 0; i < op->nin; i++) {
+    const Place *q = &p->place[op->in[i]->id];
+    if (q->parent != v)
+      continue;
+    const Op *made = op->in[i]->def;
+    const Place *base = made->nin > 2 ? &p->place[made->in[2]->id] : q;
+    bool with_base = base->parent == v && base->part == q->part && base->first < q->first;
+    if (q->part % MPCC_ALIGN)
+      return;
+    part[n++] = (Block){.first = with_base ? base->first : q->first,
+                        .last = b->last,
+                        .bytes = round_up(type_bytes(op->in[i]->type)),
+                        .offset = q->part};
+  }
+  qsort(part, (size_t)n, sizeof *part, by_offset);
+  int64_t end = 0;
+  for (int i = 0, pieces = n; i <= pieces; i++) {
+    int64_t next = i < pieces ? part[i].offset : b->bytes;
+    if (next > end)
+      part[n++] = (Block){.first = op->index, .last = b->last, .bytes = next - end, .offset = end};
+    if (i < pieces)
+      end = next + part[i].bytes;
+  }
+  qsort(part, (size_t)n, sizeof *part, by_offset);
+  b->part = part;
+  b->npart = n;
+}
+
 static void make_blocks(Plan *p) {
   const Func *f = p->f;
   for (int i = 0; i < f->nop; i++) {
@@ -346,10 +411,13 @@ static void make_blocks(Plan *p) {
         continue;
       }
       q->block = q->has_pieces ? NULL : inherited(p, f->op[i], o);
-      if (!q->block)
-        q->block = new_block(p, q->first, q->last, type_bytes(v->type));
-      else
+      if (q->block) {
         q->block->last = p->no_reuse ? FOREVER : q->last;
+        continue;
+      }
+      q->block = new_block(p, q->first, q->last, type_bytes(v->type));
+      if (q->has_pieces)
+        split_block(p, q->block, v);
     }
   }
 }
@@ -390,10 +458,21 @@ static void place_block(Block *b, Block **placed, int n) {
   b->offset = best < 0 ? end : best;
 }
 
+/* Adds b to the n placed ones, which are in the order of their offsets. */
+static void add_placed(Block **placed, int *n, Block *b) {
+  int k = (*n)++;
+  for (; k > 0 && placed[k - 1]->offset > b->offset; k--)
+    placed[k] = placed[k - 1];
+  placed[k] = b;
+}
+
 static int64_t place_blocks(Plan *p) {
+  int most = 1, n = 0;
+  for (int i = 0; i < p->nblock; i++)
+    most += 1 + p->block[i]->npart;
   Block **order = ARENA_ARRAY(p->a, Block *, p->nblock + 1);
   Block **space = ARENA_ARRAY(p->a, Block *, p->nblock + 1);
-  Block **placed = ARENA_ARRAY(p->a, Block *, p->nblock + 1);
+  Block **placed = ARENA_ARRAY(p->a, Block *, most);
   int64_t peak = 0;
   if (arena_failed(p->a))
     return 0;
@@ -401,11 +480,13 @@ static int64_t place_blocks(Plan *p) {
   sort_blocks(order, p->nblock, space);
   for (int i = 0; i < p->nblock; i++) {
     Block *b = order[i];
-    place_block(b, placed, i);
-    int k = i;
-    for (; k > 0 && placed[k - 1]->offset > b->offset; k--)
-      placed[k] = placed[k - 1];
-    placed[k] = b;
+    place_block(b, placed, n);
+    if (!b->npart)
+      add_placed(placed, &n, b);
+    for (int k = 0; k < b->npart; k++) {
+      b->part[k].offset += b->offset;
+      add_placed(placed, &n, &b->part[k]);
+    }
     if (b->offset + b->bytes > peak)
       peak = b->offset + b->bytes;
   }

@@ -232,6 +232,66 @@ START_TEST(reuse_saves_bytes) {
 }
 END_TEST
 
+/* A table with two readers, and what precedes it: backward goes from its product to its rows. */
+static const char *const tied_text =
+    "mpir 1 stage=saved\n"
+    "tensor @flat : f32[4096] role=param\n"
+    "tensor @table : f32[32,64] role=param base=@flat at=0\n"
+    "tensor @w : f32[32,64] role=param base=@flat at=2048\n"
+    "tensor @ids : i64[16] role=input\n"
+    "func @f {\n"
+    "  %0:i64[16] = read {tensor=@ids}\n"
+    "  %1:f32[32,64] = read {tensor=@table}\n"
+    "  %2:f32[32,64] = read {tensor=@w}\n"
+    "  %3:f32[4096] = read {tensor=@flat}\n"
+    "  %4:f32[16,64] = embedding %0, %1\n"
+    "  %5:f32[16,32] = linear %4, %2\n"
+    "  %6:f32[16,64] = matmul %5, %2 {ta=false, tb=false}\n"
+    "  %7:f32[16,32] = linear %6, %1\n"
+    "  %8:f32[32,64] = matmul %7, %6 {ta=true, tb=false}\n"
+    "  %9:f32[16,64] = matmul %7, %1 {ta=false, tb=false}\n"
+    "  %10:f32[32,64] = matmul %5, %9 {ta=true, tb=false}\n"
+    "  %11:f32[32,64] = embedding_grad %0, %9, %8 {out=f32, padding_idx=-1, rows=32}\n"
+    "  %12:f32[2048] = reshape %11 {shape=[2048]}\n"
+    "  %13:f32[2048] = reshape %10 {shape=[2048]}\n"
+    "  %14:f32[4096] = cat %12, %13 {dim=0}\n"
+    "  %15:f32[4096] = expr %3, %14 {body=\"a - 0.01 * b\", dtype=f32}\n"
+    "  write %15 {tensor=@flat}\n"
+    "}\n";
+
+/* The gradient of the table is one tensor, begun by its product; activations lie where w's gradient
+ * comes later, and there is room for little else. */
+START_TEST(gradients_take_their_place_when_they_are_made) {
+  World w = world_create();
+  Module *saved, *p = planned(&w, tied_text, false, &saved);
+  check_equal(saved, p, 2e-6);
+  check_plan(p);
+  const Func *f = p->func[0];
+  int scatters = 0;
+  int64_t at = -1;
+  for (int i = 0; i < f->nop; i++)
+    if (!strcmp(op_str(f->op[i], "kind", ""), "scatter")) {
+      scatters++;
+      at = f->op[i]->out[0]->offset;
+      ck_assert_int_eq(f->op[i]->in[2]->offset, at);
+    }
+  ck_assert_int_eq(scatters, 1);
+  int shared = 0; /* made before w's gradient, in its bytes */
+  for (int i = 0; i < f->nop; i++)
+    for (int o = 0; f->op[i]->code == OP_group && o < f->op[i]->nout; o++) {
+      const Value *v = f->op[i]->out[o];
+      bool gradients = type_elems(v->type) >= 2048;
+      shared += !gradients && !v->alias && v->offset >= at + 8192 && v->offset < at + 16384;
+    }
+  ck_assert_int_gt(shared, 0);
+  /* w's gradient is made of what is 16 x 32 and of a packed 16 x 64, with another one alive */
+  ck_assert_int_le(f->work_bytes, 4 * (4096 + 16 * 32 + 2 * 16 * 64));
+  module_destroy(saved);
+  module_destroy(p);
+  world_destroy(&w);
+}
+END_TEST
+
 /* Fuse, plan and package with the n-th allocation failing. */
 static Status run_short(World *w, const Module *saved, long n) {
   static PassFn *const pass[] = {pass_save, pass_fuse, pass_plan};
@@ -295,6 +355,7 @@ int main(void) {
   tcase_add_test(t, state_is_updated_in_place);
   tcase_add_test(t, old_contents_that_are_read_later_stay);
   tcase_add_test(t, reuse_saves_bytes);
+  tcase_add_test(t, gradients_take_their_place_when_they_are_made);
   tcase_add_test(t, short_memory_is_said);
   tcase_set_timeout(t, 120);
   suite_add_tcase(s, t);
