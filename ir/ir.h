@@ -368,6 +368,9 @@ typedef struct {
   Stmt *stmt;
 } Body;
 
+/* Whether x and y are the same elements in every iteration. */
+bool body_same_access(const Body *b, const Access *x, const Access *y);
+
 struct Op {
   OpCode code;
   int nin, nout, nattr;

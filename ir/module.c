@@ -112,3 +112,12 @@ Uses *func_uses(const Func *f, Arena *a) {
     }
   return uses;
 }
+
+bool body_same_access(const Body *b, const Access *x, const Access *y) {
+  if (x->offset != y->offset)
+    return false;
+  for (int d = 0; d < b->ndim; d++)
+    if (b->dim[d] > 1 && x->stride[d] != y->stride[d])
+      return false;
+  return true;
+}

@@ -123,15 +123,6 @@ static bool find_memory(Verify *v, const Value *x, Memory *m) {
   return true;
 }
 
-static bool same_access(const Body *b, const Access *x, const Access *y) {
-  if (x->offset != y->offset)
-    return false;
-  for (int d = 0; d < b->ndim; d++)
-    if (b->dim[d] > 1 && x->stride[d] != y->stride[d])
-      return false;
-  return true;
-}
-
 /* Group op `op` may write result x over operand y: every use of y by it has x's access, and is a
  * use element by element (all of `rows` but partial results, the epilogue of a product, the base of
  * `scatter`). */
@@ -147,7 +138,7 @@ static bool in_place(const Op *op, const Memory *x, const Memory *y) {
         (b->stmt[i].level == LV_COL || b->stmt[i].level == LV_ALL) && x->hi - x->lo > 8)
       return false;
   for (int k = 0; k < op->nin; k++)
-    if (op->in[k] == y->value && (k < first || !same_access(b, &b->in[k], &b->out[x->value->out])))
+    if (op->in[k] == y->value && (k < first || !body_same_access(b, &b->in[k], &b->out[x->value->out])))
       return false;
   return true;
 }

@@ -107,20 +107,6 @@ static void emit_writes(Fuse *F, Buf **written) {
   }
 }
 
-/* Ops that something written needs. */
-static bool *live_ops(Fuse *F, const Func *f) {
-  bool *live = ARENA_ARRAY(F->a, bool, f->nop + 1);
-  if (arena_failed(F->a))
-    return live;
-  for (int i = f->nop - 1; i >= 0; i--) {
-    const Op *op = f->op[i];
-    live[i] |= op_is_sink(op->code) || op->code == OP_arg; /* a loop gives all */
-    for (int k = 0; live[i] && k < op->nin; k++)
-      live[op->in[k]->def->index] = true;
-  }
-  return live;
-}
-
 static void fuse_func(Fuse *F, const Func *f) {
   F->f = f;
   F->nnode = F->nbuf = F->npack = F->ncopy = 0;
@@ -130,7 +116,7 @@ static void fuse_func(Fuse *F, const Func *f) {
       F->loss = i;
   F->view = ARENA_ARRAY(F->a, View *, f->nvalue + 1);
   Buf **written = ARENA_ARRAY(F->a, Buf *, f->nop + 1);
-  bool *live = live_ops(F, f);
+  bool *live = func_live(f, F->a);
   if (arena_failed(F->a)) {
     F->status = MPCC_ERR_NOMEM;
     return;

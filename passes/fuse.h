@@ -177,6 +177,8 @@ View *view_materialize(Fuse *F, const View *v);
 /* Contiguous copy in format dt; one copy serves all that want the same. */
 View *view_copied(Fuse *F, const View *v, DType dt);
 View *view_permuted(Fuse *F, const View *v, const int64_t *perm);
+/* [N, C, S...] seen as [N, S..., C]. */
+View *view_channels_last(Fuse *F, const View *v);
 /* view_<op> of the VIEW rows of ops.def. */
 void view_op(Fuse *F, const Op *op);
 

@@ -25,12 +25,7 @@ static Image image_of(Fuse *F, const Type *ty, DType reg) {
 
 /* [N, C, S...] seen as [N, S..., C]; copied where channels are far apart and places are not. */
 static View *image(Fuse *F, View *x) {
-  int64_t perm[MAX_RANK];
-  perm[0] = 0;
-  for (int i = 1; i + 1 < x->rank; i++)
-    perm[i] = i + 1;
-  perm[x->rank - 1] = 1;
-  View *v = view_permuted(F, x, perm);
+  View *v = view_channels_last(F, x);
   int last = v->rank - 1;
   return v->buf && v->dim[last] > 1 && v->at.stride[last] != 1 ? view_copied(F, v, v->dt) : v;
 }

@@ -326,6 +326,37 @@ static int load_target(Fuse *F, Node *n, int i) {
   return node_load_as(F, n, w, DT_I64);
 }
 
+/* What the losses of a row share: statements of the logits, their target, whether the row counts. */
+typedef struct {
+  Node *n;
+  DType reg;
+  int x, target, seed, counts, zero, one, is_target;
+} LossRow;
+
+static LossRow loss_row(Fuse *F, const Op *op) {
+  const Type *ty = op->in[0]->type;
+  LossRow r = {.reg = reg_join(ty->dt, op->out[0]->type->dt)};
+  Node *n = r.n = node_rigid(F, ty->rank, ty->dim, 1);
+  r.x = node_load_as(F, n, operand(F, 0), r.reg);
+  r.target = load_target(F, n, 1);
+  r.seed = node_load_as(F, n, operand(F, 2), r.reg);
+  r.counts = row_counts(F, n, r.target, operand(F, 3), op_int(op, "ignore_index", -100));
+  r.zero = node_const(F, n, r.reg, 0);
+  r.one = node_const(F, n, r.reg, 1);
+  r.is_target = node_op2(F, n, PR_EQ, node_index(F, n, n->ndim - 1), r.target);
+  return r;
+}
+
+/* Sum of losses, sum of weights, and the slopes of the logits, rows that do not count left out. */
+static void loss_results(Fuse *F, const Op *op, const LossRow *r, int loss, int weight, int slope) {
+  const int sum[] = {loss, weight};
+  set_result_buf(F, 2, node_store(F, r->n, slope, op->out[2]->type->dt, ~0u));
+  for (int i = 0; i < 2; i++) {
+    int counted = node_select(F, r->n, r->counts, sum[i], r->zero);
+    set_result(F, i, node_rows_total(F, r->n, counted, op->out[i]->type->dt));
+  }
+}
+
 /* loss = (1 - e) (lse - x[t]) + e (lse - mean x), dlogits = seed (softmax - (1 - e) onehot - e / V)
  * with e = label_smoothing (Szegedy et al. 2016, section 7). */
 typedef struct {
@@ -357,64 +388,44 @@ static void weighted(Fuse *F, Node *n, Weighted z, int *loss, int *d, int *weigh
 void group_cross_entropy(Fuse *F, const Op *op) {
   const Type *ty = op->in[0]->type;
   double e = op_float(op, "label_smoothing", 0), v = (double)ty->dim[ty->rank - 1];
-  DType reg = reg_join(ty->dt, op->out[0]->type->dt);
-  Node *n = node_rigid(F, ty->rank, ty->dim, 1);
-  int x = node_load_as(F, n, operand(F, 0), reg);
-  int target = load_target(F, n, 1), seed = node_load_as(F, n, operand(F, 2), reg);
-  int counts = row_counts(F, n, target, operand(F, 3), op_int(op, "ignore_index", -100));
-  int zero = node_const(F, n, reg, 0), one = node_const(F, n, reg, 1);
-
-  int max = node_op1(F, n, PR_RMAX, x);
-  int ex = node_op1(F, n, PR_EXP, node_op2(F, n, PR_SUB, x, max));
+  LossRow r = loss_row(F, op);
+  Node *n = r.n;
+  int max = node_op1(F, n, PR_RMAX, r.x);
+  int ex = node_op1(F, n, PR_EXP, node_op2(F, n, PR_SUB, r.x, max));
   int sum = node_op1(F, n, PR_RSUM, ex);
   int lse = node_op2(F, n, PR_ADD, max, node_op1(F, n, PR_LOG, sum));
-  int is_target = node_op2(F, n, PR_EQ, node_index(F, n, n->ndim - 1), target);
-  int xt = node_op1(F, n, PR_RSUM, node_select(F, n, is_target, x, zero));
+  int xt = node_op1(F, n, PR_RSUM, node_select(F, n, r.is_target, r.x, r.zero));
   int loss = node_op2(F, n, PR_SUB, lse, xt);
   int p = node_op2(F, n, PR_DIV, ex, sum);
-  int hot = node_select(F, n, is_target, node_const(F, n, reg, 1 - e), zero);
-  int d = node_op2(F, n, PR_SUB, p, hot), weight = one;
+  int hot = node_select(F, n, r.is_target, node_const(F, n, r.reg, 1 - e), r.zero);
+  int d = node_op2(F, n, PR_SUB, p, hot), weight = r.one;
   if (op->nin > 4) {
-    weighted(F, n, (Weighted){x, lse, p, is_target, e, v}, &loss, &d, &weight);
+    weighted(F, n, (Weighted){r.x, lse, p, r.is_target, e, v}, &loss, &d, &weight);
   } else if (e != 0) {
-    int mean = node_op2(F, n, PR_DIV, node_op1(F, n, PR_RSUM, x), node_const(F, n, reg, v));
+    int mean = node_op2(F, n, PR_DIV, node_op1(F, n, PR_RSUM, r.x), node_const(F, n, r.reg, v));
     loss = node_op2(
-        F, n, PR_ADD, node_op2(F, n, PR_MUL, node_const(F, n, reg, 1 - e), loss),
-        node_op2(F, n, PR_MUL, node_const(F, n, reg, e), node_op2(F, n, PR_SUB, lse, mean)));
-    d = node_op2(F, n, PR_SUB, d, node_const(F, n, reg, e / v));
+        F, n, PR_ADD, node_op2(F, n, PR_MUL, node_const(F, n, r.reg, 1 - e), loss),
+        node_op2(F, n, PR_MUL, node_const(F, n, r.reg, e), node_op2(F, n, PR_SUB, lse, mean)));
+    d = node_op2(F, n, PR_SUB, d, node_const(F, n, r.reg, e / v));
   }
-  d = node_op2(F, n, PR_MUL, seed, d);
-  int dlogits = node_select(F, n, counts, d, zero);
-  set_result_buf(F, 2, node_store(F, n, dlogits, op->out[2]->type->dt, ~0u));
-  set_result(F, 0,
-             node_rows_total(F, n, node_select(F, n, counts, loss, zero), op->out[0]->type->dt));
-  set_result(F, 1,
-             node_rows_total(F, n, node_select(F, n, counts, weight, zero), op->out[1]->type->dt));
+  d = node_op2(F, n, PR_MUL, r.seed, d);
+  loss_results(F, op, &r, loss, weight, node_select(F, n, r.counts, d, r.zero));
 }
 
 void group_nll_loss(Fuse *F, const Op *op) {
-  const Type *ty = op->in[0]->type;
-  DType reg = reg_join(ty->dt, op->out[0]->type->dt);
-  Node *n = node_rigid(F, ty->rank, ty->dim, 1);
-  int x = node_load_as(F, n, operand(F, 0), reg);
-  int target = load_target(F, n, 1), seed = node_load_as(F, n, operand(F, 2), reg);
-  int counts = row_counts(F, n, target, operand(F, 3), op_int(op, "ignore_index", -100));
-  int zero = node_const(F, n, reg, 0), one = node_const(F, n, reg, 1);
-  int is_target = node_op2(F, n, PR_EQ, node_index(F, n, n->ndim - 1), target);
-  int loss = node_op1(F, n, PR_NEG, node_op1(F, n, PR_RSUM, node_select(F, n, is_target, x, zero)));
-  int hot = node_op2(F, n, PR_AND, is_target, counts), weight = one;
+  LossRow r = loss_row(F, op);
+  Node *n = r.n;
+  int own = node_select(F, n, r.is_target, r.x, r.zero), seed = r.seed;
+  int loss = node_op1(F, n, PR_NEG, node_op1(F, n, PR_RSUM, own));
+  int hot = node_op2(F, n, PR_AND, r.is_target, r.counts), weight = r.one;
   if (op->nin > 4) {
-    int w = node_load_as(F, n, operand(F, 4), reg);
-    weight = node_op1(F, n, PR_RSUM, node_select(F, n, is_target, w, zero));
+    int w = node_load_as(F, n, operand(F, 4), r.reg);
+    weight = node_op1(F, n, PR_RSUM, node_select(F, n, r.is_target, w, r.zero));
     loss = node_op2(F, n, PR_MUL, loss, weight);
     seed = node_op2(F, n, PR_MUL, seed, weight);
   }
-  int dx = node_select(F, n, hot, node_op1(F, n, PR_NEG, seed), zero);
-  set_result_buf(F, 2, node_store(F, n, dx, op->out[2]->type->dt, ~0u));
-  set_result(F, 0,
-             node_rows_total(F, n, node_select(F, n, counts, loss, zero), op->out[0]->type->dt));
-  set_result(F, 1,
-             node_rows_total(F, n, node_select(F, n, counts, weight, zero), op->out[1]->type->dt));
+  int slope = node_select(F, n, hot, node_op1(F, n, PR_NEG, seed), r.zero);
+  loss_results(F, op, &r, loss, weight, slope);
 }
 
 void group_row_mask(Fuse *F, const Op *op) {

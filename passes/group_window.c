@@ -4,12 +4,7 @@
 
 /* x [N, C, S...] as [N, S..., C] with dense channels. */
 static View *channels_last(Fuse *F, View *x) {
-  int64_t perm[MAX_RANK];
-  perm[0] = 0;
-  for (int i = 1; i + 1 < x->rank; i++)
-    perm[i] = i + 1;
-  perm[x->rank - 1] = 1;
-  View *v = view_permuted(F, x, perm);
+  View *v = view_channels_last(F, x);
   bool fits = v->buf && (v->at.stride[v->rank - 1] == 1 || v->dim[v->rank - 1] == 1);
   return fits ? v : view_copied(F, v, v->dt);
 }

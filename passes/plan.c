@@ -115,15 +115,6 @@ static bool overlap(const Tensor *a, const Tensor *b) {
 
 /* ---- in place -------------------------------------------------------------------------------- */
 
-static bool access_equal(const Body *b, const Access *x, const Access *y) {
-  if (x->offset != y->offset)
-    return false;
-  for (int d = 0; d < b->ndim; d++)
-    if (b->dim[d] > 1 && x->stride[d] != y->stride[d])
-      return false;
-  return true;
-}
-
 /* Result o of op may overwrite operand value x while op runs: each element is read, by the
  * iteration that writes it, before it is written. */
 static bool in_place(const Op *op, int o, const Value *x) {
@@ -138,7 +129,7 @@ static bool in_place(const Op *op, int o, const Value *x) {
       type_elems(x->type) != type_elems(op->out[o]->type))
     return false;
   for (int i = 0; i < op->nin; i++)
-    if (op->in[i] == x && ((product && i < 2) || !access_equal(b, &b->in[i], &b->out[o])))
+    if (op->in[i] == x && ((product && i < 2) || !body_same_access(b, &b->in[i], &b->out[o])))
       return false;
   /* One element per panel or row is written before others of it are read. */
   for (int s = 0; s < b->nstmt; s++)

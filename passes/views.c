@@ -156,6 +156,14 @@ View *view_permuted(Fuse *F, const View *v, const int64_t *perm) {
   return w;
 }
 
+View *view_channels_last(Fuse *F, const View *v) {
+  int64_t perm[MAX_RANK] = {0};
+  for (int i = 1; i + 1 < v->rank; i++)
+    perm[i] = i + 1;
+  perm[v->rank - 1] = 1;
+  return view_permuted(F, v, perm);
+}
+
 void set_result(Fuse *F, int i, View *v) {
   const Value *value = F->op->out[i];
   View *w = v;
