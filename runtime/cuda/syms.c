@@ -1,5 +1,5 @@
-/* Loads libcuda.so.1 and libcublasLt.so.13 by the loader's normal search, function by function from
- * syms.def. Every machine builds this; only one with a driver gets past it. */
+/* Loads libcuda.so.1 and libcublasLt.so.13, else .12, by the loader's normal search, function by
+ * function from syms.def. Every machine builds this; only one with a driver gets past it. */
 #include "runtime/cuda/syms.h"
 
 #include <dlfcn.h>
@@ -62,18 +62,32 @@ mprt__cuda_state mprt__cuda_open(mprt__cuda_api *api, char why[MPRT__CUDA_WHY]) 
   return MPRT__CUDA_READY;
 }
 
+/* The newest that is there. What is used of the library (syms.def, constants.def) is the same in
+ * both, and a driver for CUDA 13 runs either. NULL: `why` says what the newest lacks. */
+static void *open_lt(const char **name, char why[MPRT__CUDA_WHY]) {
+  static const char *const names[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    void *library = dlopen(*name = names[i], RTLD_NOW | RTLD_LOCAL);
+    const char *words = library ? NULL : dlerror();
+    if (library)
+      return library;
+    if (i == 0)
+      snprintf(why, MPRT__CUDA_WHY, "no cuBLASLt: %s; install the CUDA 13 run-time libraries",
+               words ? words : names[i]);
+  }
+  return NULL;
+}
+
 mprt__cuda_state mprt__lt_open(mprt__lt_api *api, char why[MPRT__CUDA_WHY]) {
+  const char *name = NULL;
   memset(api, 0, sizeof *api);
   why[0] = 0;
   mprt__lt_api a;
   memset(&a, 0, sizeof a);
-  a.library = dlopen("libcublasLt.so.13", RTLD_NOW | RTLD_LOCAL);
-  if (!a.library) {
-    const char *words = dlerror();
-    snprintf(why, MPRT__CUDA_WHY, "no cuBLASLt: %s; install the CUDA 13 run-time libraries",
-             words ? words : "libcublasLt.so.13");
+  a.library = open_lt(&name, why);
+  if (!a.library)
     return MPRT__CUDA_NO_CUBLASLT;
-  }
+  why[0] = 0;
   const char *missing = NULL;
 #define CUDA_SYM(name, args)
 #define LT_SYM(result, name, args)                                                                 \
@@ -83,8 +97,7 @@ mprt__cuda_state mprt__lt_open(mprt__lt_api *api, char why[MPRT__CUDA_WHY]) {
 #undef CUDA_SYM
 #undef LT_SYM
   if (missing) {
-    snprintf(why, MPRT__CUDA_WHY, "libcublasLt.so.13 has no function %s; a newer one is needed",
-             missing);
+    snprintf(why, MPRT__CUDA_WHY, "%s has no function %s; a newer one is needed", name, missing);
     return MPRT__CUDA_OLD_CUBLASLT;
   }
   *api = a;

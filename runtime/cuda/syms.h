@@ -12,7 +12,7 @@ typedef enum {
   MPRT__CUDA_OLD_DRIVER,  /* it is older than the programs need, or lacks a function */
   MPRT__CUDA_NO_DEVICE,   /* the driver sees no GPU */
   MPRT__CUDA_FAILED,      /* the driver answers an error */
-  MPRT__CUDA_NO_CUBLASLT, /* libcublasLt.so.13 is not there, or does not load */
+  MPRT__CUDA_NO_CUBLASLT, /* neither libcublasLt.so.13 nor .12 is there and loads */
   MPRT__CUDA_OLD_CUBLASLT /* it lacks a function */
 } mprt__cuda_state;
 
@@ -43,7 +43,7 @@ typedef struct {
  * *api is all NULL and `why` says, in one line, what is missing and what to do. The libraries stay
  * loaded when closed by nobody: unloading a driver is not safe. */
 mprt__cuda_state mprt__cuda_open(mprt__cuda_api *api, char why[MPRT__CUDA_WHY]);
-/* The same for libcublasLt.so.13, which only programs with matrix products need. */
+/* The same for libcublasLt.so.13, or .12, which only programs with matrix products need. */
 mprt__cuda_state mprt__lt_open(mprt__lt_api *api, char why[MPRT__CUDA_WHY]);
 /* Turns a driver error into one line: what was done, the error's name and number, its text. */
 void mprt__cuda_error(const mprt__cuda_api *api, CUresult error, const char *doing,

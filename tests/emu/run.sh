@@ -19,6 +19,12 @@ expect 0 "mpcc emulated sm_90, cuBLASLt 130100" $run "$probe"
 expect 0 "emulated sm_80" $run --arch 80 "$probe"
 expect 1 "no NVIDIA driver: .*libcuda.so.1" $run --without cuda "$probe"
 expect 1 "no cuBLASLt: .*libcublasLt.so.13" $run --without cublasLt "$probe"
+# where the libraries of CUDA 12 are all there is, they do
+old=$(mktemp -d)
+trap 'rm -rf "$old"' EXIT
+: >"$old/libcublasLt.so.13"
+ln -s "$(cd "$build" && pwd)/tests/emu/libcublasLt.so.13" "$old/libcublasLt.so.12"
+expect 0 "cuBLASLt 130100" env LD_LIBRARY_PATH="$old:$build/tests/emu" "$probe"
 expect 1 "the NVIDIA driver has no function cuInit; a newer one" \
   env LD_LIBRARY_PATH="$build/tests/emu/bare_cuda.so.1" "$probe"
 expect 1 "libcublasLt.so.13 has no function cublasLtCreate; a newer one" \
