@@ -4,13 +4,12 @@
  *   build/bench/bench_plan specs/gpt2-124m.yaml bf16-mixed params.batch=32
  *   build/bench/bench_plan --most 20 specs/vit-l-16.yaml transformer-engine
  *
- * --most N: also the N kinds of work that move most, by kind and label.
- * Bytes: every argument of a command once, which is the least it can move when nothing is in a
- * cache; an argument counts from where it begins to the end of its value. */
+ * --most N: also the N kinds of work that move most, by kind and label. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/traffic.h"
 #include "lib/lib.h"
 #include "mpcc/abi.h"
 #include "mpcc/mpcc.h"
@@ -63,14 +62,8 @@ static void count(const MpccImage *h, const MpccCommand *c, Rows *rows, bool by_
   Row *r = row_of(rows, key);
   r->launches++;
   arg += c->first_arg;
-  for (uint32_t i = 0; i < c->nargs; i++)
-    r->bytes += arg[i].segment == MPCC_ARG_INT                          ? 0
-                : c->op == MPCC_CMD_LAUNCH || c->op == MPCC_CMD_PRODUCT ? arg[i].bytes
-                                                                        : c->bytes;
-  if (c->op == MPCC_CMD_PRODUCT) { /* rows, cols, k behind `with` */
-    const MpccArgRef *ints = arg + c->nargs - MPCC_PRODUCT_INTS;
-    r->flops += 2.0 * (double)ints[1].offset * (double)ints[2].offset * (double)ints[3].offset;
-  }
+  r->bytes += command_bytes(c, arg);
+  r->flops += command_flops(c, arg);
 }
 
 static int by_bytes(const void *a, const void *b) {

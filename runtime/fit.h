@@ -142,9 +142,7 @@ void mprt__scan_describe(const mprt_program *p, const mprt__scan *s, FILE *out);
 typedef struct mprt__profile mprt__profile;
 mprt__profile *mprt__profile_create(const mprt_program *p); /* NULL: memory */
 void mprt__profile_destroy(mprt__profile *f);               /* NULL is fine */
-void mprt__profile_begin(mprt__profile *f);                 /* the next command starts now */
-void mprt__profile_take(mprt__profile *f, const mprt_program *p,
-                        const MpccCommand *c); /* it is over */
+double *mprt__profile_seconds(mprt__profile *f);            /* for mprt__run_timed */
 /* A table of what was taken in so many steps; malloc'ed, NULL: memory. */
 char *mprt__profile_text(const mprt__profile *f, const mprt_program *p, int64_t steps);
 

@@ -1,4 +1,5 @@
 /* Where a training step's time goes: the commands of train_step timed one by one. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -6,7 +7,6 @@
 
 struct mprt__profile {
   double *seconds; /* per command of the image */
-  double last;
 };
 
 mprt__profile *mprt__profile_create(const mprt_program *p) {
@@ -25,23 +25,13 @@ void mprt__profile_destroy(mprt__profile *f) {
   free(f);
 }
 
-void mprt__profile_begin(mprt__profile *f) {
-  f->last = mprt__seconds();
-}
-
-void mprt__profile_take(mprt__profile *f, const mprt_program *p, const MpccCommand *c) {
-  f->seconds[c - p->command] += mprt__seconds() - f->last;
-}
-
-static bool take_time(void *user, mprt_program *p, const MpccCommand *c) {
-  mprt__profile_take(user, p, c);
-  mprt__profile_begin(user);
-  return true;
+double *mprt__profile_seconds(mprt__profile *f) {
+  return f->seconds;
 }
 
 typedef struct {
-  const char *label;
-  uint32_t kernel, launches;
+  const MpccCommand *of; /* the first */
+  uint32_t launches;
   double seconds;
 } Line;
 
@@ -50,19 +40,50 @@ static int slower(const void *a, const void *b) {
   return (x < y) - (x > y);
 }
 
-/* Commands of the same kernel make one line. */
+/* The same kernel, or products of the same shape. */
+static bool alike(const mprt_program *p, const MpccCommand *a, const MpccCommand *b) {
+  if (a->op != b->op)
+    return false;
+  if (a->op != MPCC_CMD_PRODUCT)
+    return a->op != MPCC_CMD_LAUNCH || a->kernel == b->kernel;
+  const MpccArgRef *x = &p->argref[a->first_arg + a->nargs - MPCC_PRODUCT_INTS];
+  const MpccArgRef *y = &p->argref[b->first_arg + b->nargs - MPCC_PRODUCT_INTS];
+  for (uint32_t i = 0; i < MPCC_PRODUCT_INTS; i++)
+    if (x[i].offset != y[i].offset)
+      return false;
+  return true;
+}
+
+/* "rows_0123", "1024 x 768 x 3072 bf16", "copy or fill" */
+static void name_of(const mprt_program *p, const MpccCommand *c, char name[80]) {
+  if (c->op == MPCC_CMD_LAUNCH) {
+    snprintf(name, 80, "%s", mprt__string(p, p->kernel[c->kernel].symbol));
+  } else if (c->op == MPCC_CMD_PRODUCT) {
+    const MpccArgRef *at = &p->argref[c->first_arg + c->nargs - MPCC_PRODUCT_INTS];
+    MpccProduct m;
+    int64_t ints[MPCC_PRODUCT_INTS];
+    for (uint32_t i = 0; i < MPCC_PRODUCT_INTS; i++)
+      ints[i] = at[i].offset;
+    memcpy(&m, ints, sizeof m);
+    snprintf(name, 80, "%lld x %lld x %lld %s", (long long)m.rows, (long long)m.k,
+             (long long)m.cols, dtype_text((DType)m.a_dtype));
+  } else {
+    snprintf(name, 80, "copy or fill");
+  }
+}
+
+/* Commands that are alike make one line. */
 static size_t gather(const mprt_program *p, const mprt__profile *t, Line *line) {
   size_t n = 0;
   for (uint32_t i = 0; i < p->ncommand; i++) {
     const MpccCommand *c = &p->command[i];
     if (t->seconds[i] <= 0)
       continue; /* of another function */
-    uint32_t kernel = c->op == MPCC_CMD_LAUNCH ? c->kernel : UINT32_MAX - c->op;
     size_t k = 0;
-    while (k < n && line[k].kernel != kernel)
+    while (k < n && !alike(p, line[k].of, c))
       k++;
     if (k == n)
-      line[n++] = (Line){.label = mprt__string(p, c->label), .kernel = kernel};
+      line[n++] = (Line){.of = c};
     line[k].seconds += t->seconds[i];
     line[k].launches++;
   }
@@ -74,16 +95,17 @@ static char *render(const mprt_program *p, const Line *line, size_t n, int64_t s
   double total = 0;
   for (size_t i = 0; i < n; i++)
     total += line[i].seconds;
-  char *text =
-      mprt__format("a step: %.3f ms in kernels, %d threads\n      ms  share  launches  kernel\n",
-                   1e3 * total / (double)steps, mprt__pool_threads(p->pool));
+  char where[40] = "the GPU";
+  if (!p->cuda)
+    snprintf(where, sizeof where, "%d threads", mprt__pool_threads(p->pool));
+  char *text = mprt__format("a step: %.3f ms in kernels, %s\n      ms  share  launches  kernel\n",
+                            1e3 * total / (double)steps, where);
   for (size_t i = 0; i < n && text; i++) {
-    const char *symbol = line[i].kernel < p->nkernel
-                             ? mprt__string(p, p->kernel[line[i].kernel].symbol)
-                             : "copy or fill";
-    char *more =
-        mprt__format("%s%8.3f  %4.1f%%  %8u  %s  %s\n", text, 1e3 * line[i].seconds / (double)steps,
-                     100 * line[i].seconds / total, line[i].launches, symbol, line[i].label);
+    char name[80];
+    name_of(p, line[i].of, name);
+    char *more = mprt__format("%s%8.3f  %4.1f%%  %8u  %s  %s\n", text,
+                              1e3 * line[i].seconds / (double)steps, 100 * line[i].seconds / total,
+                              line[i].launches, name, mprt__string(p, line[i].of->label));
     free(text);
     text = more;
   }
@@ -107,8 +129,7 @@ mpcc_status mprt_profile(mprt_program *p, int64_t steps, char **text) {
   for (int64_t i = -1; st == MPCC_OK && i < steps; i++) { /* the first one warms up */
     if (i == 0)
       memset(t->seconds, 0, ((size_t)p->ncommand + 1) * sizeof *t->seconds);
-    mprt__profile_begin(t);
-    st = mprt__run(p, f, take_time, t);
+    st = mprt__run_timed(p, f, NULL, NULL, t->seconds);
   }
   if (st == MPCC_OK) {
     *text = mprt__profile_text(t, p, steps);

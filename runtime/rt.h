@@ -170,14 +170,14 @@ struct mprt_program {
   struct {
     int n;
     mprt__kept *item;
-  } kept; /* checkpoints of the run folder */
-  bool ema_in;           /* the moving average is where the parameters belong ... */
-  uint8_t *ema_saved;    /* ... and the 16-bit ones are here, */
+  } kept;                   /* checkpoints of the run folder */
+  bool ema_in;              /* the moving average is where the parameters belong ... */
+  uint8_t *ema_saved;       /* ... and the 16-bit ones are here, */
   size_t ema_bytes, ema_at; /* so many bytes, so many of them given back */
-  mprt__metrics metrics; /* opened by the first who measures */
-  char *run_dir;     /* owned; folder of the run that a bare --resume found, or NULL */
-  json_t *fit_state; /* owned object or NULL: further facts fit.c wants in state.json */
-  struct mprt__feed *feed; /* where mprt_feed is; NULL: nowhere */
+  mprt__metrics metrics;    /* opened by the first who measures */
+  char *run_dir;            /* owned; folder of the run that a bare --resume found, or NULL */
+  json_t *fit_state;        /* owned object or NULL: further facts fit.c wants in state.json */
+  struct mprt__feed *feed;  /* where mprt_feed is; NULL: nowhere */
 };
 
 void mprt__log(const mprt_callbacks *cb, mprt_log_level level, const char *fmt, ...)
@@ -216,13 +216,17 @@ typedef bool (*mprt__observer)(void *user, mprt_program *p, const MpccCommand *c
 /* Runs the commands of f in order. observe may be NULL. Allocates nothing.
  * errors: ERR_INTERNAL when plan mode sees a kernel touch what is not its own. */
 Status mprt__run(mprt_program *p, const MpccFunction *f, mprt__observer observe, void *user);
+/* The same; what each command takes on its device is added to `seconds`, per command of the image,
+ * what the observer takes is not. */
+Status mprt__run_timed(mprt_program *p, const MpccFunction *f, mprt__observer observe, void *user,
+                       double *seconds);
 
 /* ---- planmode.c: runs that notice wrong plans and wrong kernels ---- */
 
 Status mprt__plan_create(mprt_program *p); /* fills p->plan */
 void mprt__plan_destroy(mprt_program *p);
-/* Around the commands of f: before the first; command c in place of a plain launch, in iteration t of
- * its loop (0 outside); and when command n is over. */
+/* Around the commands of f: before the first; command c in place of a plain launch, in iteration t
+ * of its loop (0 outside); and when command n is over. */
 void mprt__plan_begin(mprt_program *p, const MpccFunction *f);
 void mprt__plan_iteration(mprt_program *p, uint64_t t);
 Status mprt__plan_launch(mprt_program *p, const MpccCommand *c);
@@ -235,7 +239,8 @@ int64_t mprt__tensor_index(const mprt_program *p, const char *name);
 /* First tensor of a role that is no flat storage, or -1. */
 int64_t mprt__tensor_of_role(const mprt_program *p, mprt__role role);
 const char *mprt__role_text(uint32_t role);
-/* Its values on the host, to read and write until the next run; what fails on a device shows there. */
+/* Its values on the host, to read and write until the next run; what fails on a device shows there.
+ */
 void *mprt__tensor_data(const mprt_program *p, int64_t i);
 /* Bytes [offset, offset + bytes) of it, all of which the caller writes. */
 void *mprt__tensor_part(const mprt_program *p, int64_t i, uint64_t offset, uint64_t bytes);
@@ -270,13 +275,14 @@ Status mprt__refresh(mprt_program *p);
 void mprt__set_seed(mprt_program *p, int64_t seed);
 /* Zeroes the state and runs `init`; mprt_init without `refresh`. */
 Status mprt__init_state(mprt_program *p);
-/* init_from.c: what the spec's model.init_from says, over an initialised state; mprt_init calls it, a
- * resumed run or one with weights of its own does not. errors: ERR_DATA, ERR_FILE, ERR_NOMEM */
+/* init_from.c: what the spec's model.init_from says, over an initialised state; mprt_init calls it,
+ * a resumed run or one with weights of its own does not. errors: ERR_DATA, ERR_FILE, ERR_NOMEM */
 Status mprt__init_from(mprt_program *p);
 /* Dotted name against a pattern: `*` within one part, `**` any text, `?` one character. */
 bool mprt__name_matches(const char *pattern, const char *name);
-/* ema.c: the moving average starts at the parameters; parameters and average change places (p->ema_in
- * tells which is in) when the spec's ema.use_for has the word, and `refresh` runs. Nothing without. */
+/* ema.c: the moving average starts at the parameters; parameters and average change places
+ * (p->ema_in tells which is in) when the spec's ema.use_for has the word, and `refresh` runs.
+ * Nothing without. */
 Status mprt__ema_begin(mprt_program *p);
 Status mprt__ema_swap(mprt_program *p, const char *use);
 /* Saved in checkpoints: storage of views is not. */
@@ -402,8 +408,8 @@ int64_t mprt__json_int(const json_t *obj, const char *path, int64_t otherwise);
 double mprt__json_double(const json_t *obj, const char *path, double otherwise);
 bool mprt__json_bool(const json_t *obj, const char *path, bool otherwise);
 const char *mprt__json_string(const json_t *obj, const char *path, const char *otherwise);
-/* Calls fn for each value that differs, with its dotted path, in the order of sorted keys; a or b is
- * NULL where there is none. Lists of objects are compared by their `name`, or index. */
+/* Calls fn for each value that differs, with its dotted path, in the order of sorted keys; a or b
+ * is NULL where there is none. Lists of objects are compared by their `name`, or index. */
 typedef void mprt__difference(void *user, const char *path, const json_t *a, const json_t *b);
 void mprt__json_differences(const json_t *a, const json_t *b, mprt__difference *fn, void *user);
 

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "runtime/cuda/device.h"
-#include "runtime/rt.h"
+#include "runtime/fit.h"
 
 enum { COPY_TILE = 256 << 10 };
 
@@ -54,6 +54,7 @@ static void set_iteration(mprt_program *p, const MpccCommand *r, uint64_t t) {
 typedef struct {
   mprt__observer observe;
   void *user;
+  double *seconds; /* NULL: nobody asks */
   bool stopped;
 } Watch;
 
@@ -62,6 +63,7 @@ static Status run_commands(mprt_program *p, const MpccFunction *f, uint32_t firs
                            Watch *w) {
   for (uint32_t i = first; i < end; i++) {
     const MpccCommand *c = &p->command[f->first_command + i];
+    const double begin = w->seconds ? mprt__seconds() : 0;
     if (c->op != MPCC_CMD_LAUNCH) {
       run_move(p, c);
     } else if (p->plan) {
@@ -72,6 +74,8 @@ static Status run_commands(mprt_program *p, const MpccFunction *f, uint32_t firs
       mprt__pool_run(p->pool, p->fn[c->kernel], &p->arg[c->first_arg],
                      (int64_t)p->kernel[c->kernel].ntiles);
     }
+    if (w->seconds)
+      w->seconds[c - p->command] += mprt__seconds() - begin;
     w->stopped = w->observe && !w->observe(w->user, p, c);
     if (w->stopped)
       return MPCC_OK;
@@ -97,9 +101,14 @@ static Status run_loop(mprt_program *p, const MpccFunction *f, uint32_t r, Watch
 }
 
 Status mprt__run(mprt_program *p, const MpccFunction *f, mprt__observer observe, void *user) {
+  return mprt__run_timed(p, f, observe, user, NULL);
+}
+
+Status mprt__run_timed(mprt_program *p, const MpccFunction *f, mprt__observer observe, void *user,
+                       double *seconds) {
   if (p->cuda)
-    return mprt__cuda_run(p, p->cuda, f, observe, user);
-  Watch w = {observe, user, false};
+    return mprt__cuda_run(p, p->cuda, f, observe, user, seconds);
+  Watch w = {observe, user, seconds, false};
   Status s = MPCC_OK;
   if (p->plan)
     mprt__plan_begin(p, f);

@@ -28,9 +28,10 @@ Status mprt__cuda_status(const mprt__cuda *g);
 json_t *mprt__cuda_algorithms(const mprt_program *p, const mprt__cuda *g);
 /* Takes those of a checkpoint where device, library and product are the same. */
 void mprt__cuda_recall(const mprt_program *p, mprt__cuda *g, const json_t *algorithms);
-/* mprt__run on the device; returns before it is done. */
+/* mprt__run on the device; returns before it is done. seconds: as mprt__run_timed, and returns when
+ * it is done; NULL: nobody asks. */
 Status mprt__cuda_run(mprt_program *p, mprt__cuda *g, const MpccFunction *f, mprt__observer observe,
-                      void *user);
+                      void *user, double *seconds);
 /* mprt_run_kernel for kernel i; nkernel: a product. errors: ERR_INPUT, ERR_RUN, ERR_NOMEM */
 Status mprt__cuda_run_kernel(const mprt_program *p, mprt__cuda *g, uint32_t i, const MpccArg *args,
                              const uint64_t *bytes, int n, int nout);

@@ -98,6 +98,22 @@ Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccComman
 Status mprt__cuda_multiply(const mprt_program *p, mprt__cuda *g, const MpccProduct *m,
                            const CUdeviceptr *operand);
 
+/* ---- clock.c -----------------------------------------------------------------------------------
+ */
+
+typedef struct mprt__cuda_clock mprt__cuda_clock;
+/* What commands take is added to `seconds`, per command of the image. *out is to be closed in every
+ * case. errors: ERR_RUN, ERR_NOMEM */
+Status mprt__cuda_clock_open(const mprt_program *p, mprt__cuda *g, double *seconds,
+                             mprt__cuda_clock **out);
+void mprt__cuda_clock_close(mprt__cuda *g, mprt__cuda_clock *c); /* NULL is fine */
+/* Around a command, on the stream. */
+Status mprt__cuda_clock_begin(const mprt_program *p, mprt__cuda *g, mprt__cuda_clock *c);
+Status mprt__cuda_clock_end(const mprt_program *p, mprt__cuda *g, mprt__cuda_clock *c,
+                            const MpccCommand *of);
+/* Waits for the commands and adds what they took. */
+Status mprt__cuda_clock_read(const mprt_program *p, mprt__cuda *g, mprt__cuda_clock *c);
+
 /* ---- graph.c -----------------------------------------------------------------------------------
  */
 

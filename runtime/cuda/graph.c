@@ -77,12 +77,17 @@ static Status fetch_results(const mprt_program *p, mprt__cuda *g, const MpccComm
 typedef struct {
   mprt__observer observe; /* NULL: nobody */
   void *user;
+  mprt__cuda_clock *clock; /* NULL: none */
   bool stopped;
 } Watch;
 
 static Status run_watched(mprt_program *p, mprt__cuda *g, const MpccCommand *c, uint64_t t,
                           Watch *w) {
-  Status s = run_command(p, g, c, t);
+  Status s = w->clock ? mprt__cuda_clock_begin(p, g, w->clock) : MPCC_OK;
+  if (s == MPCC_OK)
+    s = run_command(p, g, c, t);
+  if (s == MPCC_OK && w->clock)
+    s = mprt__cuda_clock_end(p, g, w->clock, c);
   if (s == MPCC_OK && w->observe)
     s = fetch_results(p, g, c, t);
   w->stopped = s == MPCC_OK && w->observe && !w->observe(w->user, p, c);
@@ -90,18 +95,16 @@ static Status run_watched(mprt_program *p, mprt__cuda *g, const MpccCommand *c, 
 }
 
 /* A loop is its commands one iteration after the other: a graph has them all. */
-static Status run_commands(mprt_program *p, mprt__cuda *g, const MpccFunction *f,
-                           mprt__observer observe, void *user) {
+static Status run_commands(mprt_program *p, mprt__cuda *g, const MpccFunction *f, Watch *w) {
   const MpccCommand *c = &p->command[f->first_command], *end = c + f->ncommands;
-  Watch w = {observe, user, false};
   Status s = MPCC_OK;
-  for (uint32_t loop; s == MPCC_OK && !w.stopped && c < end; c += 1 + loop) {
+  for (uint32_t loop; s == MPCC_OK && !w->stopped && c < end; c += 1 + loop) {
     loop = c->op == MPCC_CMD_REPEAT ? c->kernel : 0;
     if (!loop)
-      s = c->op == MPCC_CMD_REPEAT ? MPCC_OK : run_watched(p, g, c, 0, &w);
+      s = c->op == MPCC_CMD_REPEAT ? MPCC_OK : run_watched(p, g, c, 0, w);
     for (uint64_t t = 0; loop && t < c->bytes; t++)
-      for (uint32_t i = 1; s == MPCC_OK && !w.stopped && i <= loop; i++)
-        s = run_watched(p, g, c + i, t, &w);
+      for (uint32_t i = 1; s == MPCC_OK && !w->stopped && i <= loop; i++)
+        s = run_watched(p, g, c + i, t, w);
   }
   return s;
 }
@@ -111,7 +114,8 @@ static Status capture(mprt_program *p, mprt__cuda *g, const MpccFunction *f, CUg
   CUgraph graph = NULL;
   CUDA_TRY(g->api.cuStreamBeginCapture_v2(g->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL),
            "cannot capture a graph");
-  Status s = run_commands(p, g, f, NULL, NULL);
+  Watch nobody = {.observe = NULL};
+  Status s = run_commands(p, g, f, &nobody);
   const CUresult ended = g->api.cuStreamEndCapture(g->stream, &graph);
   if (s == MPCC_OK && ended != CUDA_SUCCESS)
     s = mprt__cuda_failed(p, g, ended, "cannot capture a graph");
@@ -136,8 +140,19 @@ static Status replay(mprt_program *p, mprt__cuda *g, const MpccFunction *f) {
   return MPCC_OK;
 }
 
+static Status run_timed(mprt_program *p, mprt__cuda *g, const MpccFunction *f, Watch *w,
+                        double *seconds) {
+  Status s = mprt__cuda_clock_open(p, g, seconds, &w->clock);
+  if (s == MPCC_OK)
+    s = run_commands(p, g, f, w);
+  if (s == MPCC_OK)
+    s = mprt__cuda_clock_read(p, g, w->clock);
+  mprt__cuda_clock_close(g, w->clock);
+  return s;
+}
+
 Status mprt__cuda_run(mprt_program *p, mprt__cuda *g, const MpccFunction *f, mprt__observer observe,
-                      void *user) {
+                      void *user, double *seconds) {
   const bool own = f >= p->function && f < p->function + p->nfunction && f->ncommands > 0;
   if (g->failure != MPCC_OK)
     return g->failure;
@@ -145,10 +160,13 @@ Status mprt__cuda_run(mprt_program *p, mprt__cuda *g, const MpccFunction *f, mpr
   Status s = mprt__cuda_push(p, g);
   if (s != MPCC_OK)
     return s;
-  if (own && !observe && !p->options.plan_mode && g->warm[f - p->function])
+  Watch w = {.observe = observe, .user = user};
+  if (seconds)
+    s = run_timed(p, g, f, &w, seconds);
+  else if (own && !observe && !p->options.plan_mode && g->warm[f - p->function])
     s = replay(p, g, f);
   else
-    s = run_commands(p, g, f, observe, user);
+    s = run_commands(p, g, f, &w);
   if (own)
     g->warm[f - p->function] = true;
   return s == MPCC_OK ? mprt__cuda_pushed(p, g) : s;

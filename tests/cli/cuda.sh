@@ -24,6 +24,11 @@ final() { cat "$1"/checkpoints/step-00000010/*.safetensors | sha256sum; }
 [ ! -s report.txt ] || { fail "$mode: the interpreter found something"; head -20 report.txt; }
 
 if [ "$mode" = 32-true ]; then
+  # where a step's time goes: by the device's clock, kernels and products apart, the same bits
+  gpu ./prog --device cuda --quiet --instrument time --out timed --max-steps 10 >/dev/null
+  grep -q 'in kernels, the GPU' timed/profile.txt || fail "no profile of the GPU"
+  grep -q '[0-9] x [0-9]* x [0-9]* f32  linear' timed/profile.txt || fail "no products in the profile"
+  [ "$(final timed)" = "$(final gpu)" ] || fail "a run that is timed ends in other bits"
   before=$(final part)
   LD_LIBRARY_PATH=$work/none expect 3 'no NVIDIA driver' ./prog --device cuda --max-steps 1
   LD_LIBRARY_PATH=$work/none expect 3 'no NVIDIA driver' "$mpcc" verify "$spec" --target=cuda --gpu-arch=sm_80

@@ -1,0 +1,60 @@
+/* How long commands take on the device: an event in front of each and one behind it, read when so
+ * many are waiting. The stream stays full meanwhile, so that what the host takes to launch a
+ * command is in none of them, unless the device waits for it. */
+#include <stdlib.h>
+
+#include "runtime/cuda/gpu.h"
+
+enum { WAITING = 512 };
+
+struct mprt__cuda_clock {
+  double *seconds;
+  CUevent event[2 * WAITING];
+  const MpccCommand *of[WAITING];
+  uint32_t n;
+};
+
+Status mprt__cuda_clock_open(const mprt_program *p, mprt__cuda *g, double *seconds,
+                             mprt__cuda_clock **out) {
+  mprt__cuda_clock *c = *out = calloc(1, sizeof *c);
+  if (!c)
+    return mprt__nomem(&p->cb, "clock");
+  c->seconds = seconds;
+  for (int i = 0; i < 2 * WAITING; i++)
+    CUDA_TRY(g->api.cuEventCreate(&c->event[i], CU_EVENT_DEFAULT), "cannot make an event");
+  return MPCC_OK;
+}
+
+void mprt__cuda_clock_close(mprt__cuda *g, mprt__cuda_clock *c) {
+  for (int i = 0; c && i < 2 * WAITING; i++)
+    if (c->event[i])
+      g->api.cuEventDestroy_v2(c->event[i]);
+  free(c);
+}
+
+Status mprt__cuda_clock_begin(const mprt_program *p, mprt__cuda *g, mprt__cuda_clock *c) {
+  Status s = c->n == WAITING ? mprt__cuda_clock_read(p, g, c) : MPCC_OK;
+  if (s == MPCC_OK)
+    CUDA_TRY(g->api.cuEventRecord(c->event[2 * c->n], g->stream), "cannot time a command");
+  return s;
+}
+
+Status mprt__cuda_clock_end(const mprt_program *p, mprt__cuda *g, mprt__cuda_clock *c,
+                            const MpccCommand *of) {
+  c->of[c->n] = of;
+  CUDA_TRY(g->api.cuEventRecord(c->event[2 * c->n + 1], g->stream), "cannot time a command");
+  c->n++;
+  return MPCC_OK;
+}
+
+Status mprt__cuda_clock_read(const mprt_program *p, mprt__cuda *g, mprt__cuda_clock *c) {
+  CUDA_TRY(g->api.cuStreamSynchronize(g->stream), "the device failed");
+  for (uint32_t i = 0; i < c->n; i++) {
+    float ms = 0;
+    CUDA_TRY(g->api.cuEventElapsedTime_v2(&ms, c->event[2 * i], c->event[2 * i + 1]),
+             "cannot time a command");
+    c->seconds[c->of[i] - p->command] += 1e-3 * (double)ms;
+  }
+  c->n = 0;
+  return MPCC_OK;
+}
