@@ -1,8 +1,9 @@
 /* opcheck [NAME] [DTYPE] [SHAPE] [data=KIND] [seed=N] [strict|fused] [level=LEVEL] [--list]
- * [--quick] [--bench] [--support]: runs all instances that fit, prints a line that reruns each one
- * that fails. A level of the CUDA target runs them on a GPU (tools/emu-run: on the stand-in for
- * one), beside the CPU target; cache=DIR keeps what NVRTC compiled, pack=DIR writes programs for a
- * machine without a compiler, save=FILE writes the results down. */
+ * [--quick|--dtypes] [--bench] [--support]: runs all instances that fit, prints a line that reruns
+ * each one that fails. --quick: one instance of a case, --dtypes: one of each of its dtypes. A
+ * level of the CUDA target runs them on a GPU (tools/emu-run: on the stand-in for one), beside the
+ * CPU target; cache=DIR keeps what NVRTC compiled, pack=DIR writes programs for a machine without a
+ * compiler, save=FILE writes the results down. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,17 +15,19 @@
 
 typedef struct {
   const char *name, *dtype, *shape, *level, *save;
-  bool list, quick, bench, support;
+  bool list, bench, support;
+  Few few;
   Options o;
 } Args;
 
 static bool read_arg(Args *a, const char *s) {
   if (!strcmp(s, "--support")) {
     a->support = true;
-  } else if (!strcmp(s, "--list") || !strcmp(s, "--quick") || !strcmp(s, "--bench")) {
+  } else if (!strcmp(s, "--list") || !strcmp(s, "--bench")) {
     a->list |= s[2] == 'l';
-    a->quick |= s[2] == 'q';
     a->bench |= s[2] == 'b';
+  } else if (!strcmp(s, "--quick") || !strcmp(s, "--dtypes")) {
+    a->few = s[2] == 'q' ? ONE_EACH : ONE_OF_A_DTYPE;
   } else if (!strncmp(s, "seed=", 5)) {
     a->o.seed = strtoull(s + 5, NULL, 10);
   } else if (!strncmp(s, "level=", 6)) {
@@ -105,7 +108,7 @@ int main(int argc, char **argv) {
       fprintf(stderr,
               "opcheck: '%s' is not understood\nopcheck [NAME [DTYPE]] [SHAPE] [data=KIND] "
               "[seed=N] [strict|fused] [level=LEVEL] [cache=DIR] [pack=DIR] [save=FILE] [--list] "
-              "[--quick] [--bench] [--support]\n",
+              "[--quick|--dtypes] [--bench] [--support]\n",
               argv[i]);
       return 2;
     }
@@ -114,7 +117,7 @@ int main(int argc, char **argv) {
     return 0;
   }
   Inst *list;
-  int n = inst_list(a.name, a.dtype, a.shape, a.quick, &list);
+  int n = inst_list(a.name, a.dtype, a.shape, a.few, &list);
   if (n <= 0) {
     fprintf(stderr, "opcheck: no case fits\n");
     return 2;

@@ -53,9 +53,11 @@ typedef struct {
 } Inst;
 
 const Case *case_table(int *n);
-/* Instances of the table for which name, dtype and shape agree ("" or NULL: all). quick: one
- * forward and one gradient instance of each case. malloc'ed; -1 when memory is short. */
-int inst_list(const char *name, const char *dtype, const char *shape, bool quick, Inst **out);
+/* How many instances of a case, forward and gradient. */
+typedef enum { ALL_OF_THEM, ONE_OF_A_DTYPE, ONE_EACH } Few;
+/* Instances of the table for which name, dtype and shape agree ("" or NULL: all). malloc'ed; -1
+ * when memory is short. */
+int inst_list(const char *name, const char *dtype, const char *shape, Few few, Inst **out);
 /* "layer_norm.affine/grad": op, variant, direction. */
 void inst_name(const Inst *i, char out[NAME_MAX_BYTES]);
 int64_t inst_terms(const Inst *i);

@@ -71,7 +71,7 @@ static void find_lacking(const Inst *list, int n, bool *lacks) {
 /* "yes", "no", or which cases are not there. */
 static void cuda_cell(const char *op, Text *out) {
   Inst *list = NULL;
-  const int all = inst_list(op, NULL, NULL, false, &list);
+  const int all = inst_list(op, NULL, NULL, ALL_OF_THEM, &list);
   int n = 0, lacking = 0;
   for (int i = 0; i < all; i++)
     if (list[i].first)

@@ -87,7 +87,7 @@ static bool add(List *l, const Inst *i) {
 }
 
 static bool add_case(List *l, const Case *c, bool grad, const char *name, const char *dtype,
-                     const char *shape, bool quick) {
+                     const char *shape, Few few) {
   Inst i = {.c = c, .grad = grad};
   char dt[16];
   if (!name_wanted(name, &i))
@@ -104,19 +104,21 @@ static bool add_case(List *l, const Case *c, bool grad, const char *name, const 
       read_shape(&i);
       if (!add(l, &i))
         return false;
-      if (quick)
+      if (few == ONE_EACH)
         return true;
+      if (few == ONE_OF_A_DTYPE)
+        break;
     }
   }
   return true;
 }
 
-int inst_list(const char *name, const char *dtype, const char *shape, bool quick, Inst **out) {
+int inst_list(const char *name, const char *dtype, const char *shape, Few few, Inst **out) {
   List l = {0};
   for (size_t k = 0; k < sizeof table / sizeof *table; k++)
     for (int grad = 0; grad < 2; grad++)
       if (strchr(table[k].checks, grad ? 'G' : 'F') &&
-          !add_case(&l, &table[k], grad, name, dtype, shape, quick)) {
+          !add_case(&l, &table[k], grad, name, dtype, shape, few)) {
         free(l.inst);
         return -1;
       }

@@ -44,7 +44,7 @@ static bool find_inst(const char *name, const char *dtype, const char *shape, In
   char dotted[NAME_MAX_BYTES], full[NAME_MAX_BYTES];
   snprintf(dotted, sizeof dotted, "%s", name);
   Inst *list = NULL;
-  const int n = inst_list(dotted, dtype, shape, false, &list);
+  const int n = inst_list(dotted, dtype, shape, ALL_OF_THEM, &list);
   bool found = false;
   for (int k = 0; k < n && !found; k++) {
     inst_name(&list[k], full);
