@@ -4,6 +4,8 @@
  */
 #include "codegen/cpu/llvm.h"
 
+#include <math.h>
+
 DType ll_reg_dtype(DType storage) {
   switch (storage) {
   case DT_F64:
@@ -106,15 +108,20 @@ static Val round_bf16_avx512(Gen *g, Val x) {
   return ll_bits(g, ll_call(g, "llvm.x86.avx512.mask.fixupimm.ps.512", NULL, 6, args), g->i32);
 }
 
+/* Numbers and plain NaN (ll_encode_pairs). */
+static Val nearest_bf16(Gen *g, Val x) {
+  Val b = ll_bits(g, x, g->i32);
+  Ty t = LLVMTypeOf(b);
+  Val odd = ll_and(g, ll_lshr(g, b, 16), ll_i(t, 1));
+  return ll_add(g, ll_add(g, b, ll_i(t, 0x7fff)), odd);
+}
+
 static Val round_bf16(Gen *g, Val x) {
   if (g->level->avx512 && ll_lanes(x) % 16 == 0)
     return ll_by_parts(g, x, 16, round_bf16_avx512);
   Val b = ll_bits(g, x, g->i32);
-  Ty t = LLVMTypeOf(b);
-  Val odd = ll_and(g, ll_lshr(g, b, 16), ll_i(t, 1));
-  Val r = ll_add(g, ll_add(g, b, ll_i(t, 0x7fff)), odd);
-  Val nan = ll_or(g, b, ll_i(t, 0x400000));
-  return ll_sel(g, ll_fcmp(g, LLVMRealUNO, x, x), nan, r);
+  Val nan = ll_or(g, b, ll_i(LLVMTypeOf(b), 0x400000));
+  return ll_sel(g, ll_fcmp(g, LLVMRealUNO, x, x), nan, nearest_bf16(g, x));
 }
 
 static Val encode_bf16_bits(Gen *g, Val x) {
@@ -459,7 +466,7 @@ static Val fp8_pairs_avx512(Gen *g, DType dt, Val even, Val odd) {
 
 /* bf16 bits of 16 even and 16 odd elements in the order of memory. Rounded as 32 halves: up where
  * the lower half, with the last bit of the upper one as its own to break ties, is above 0x8000. */
-static Val bf16_pairs_avx512(Gen *g, Val even, Val odd) {
+static Val bf16_pairs_avx512(Gen *g, Val even, Val odd, bool plain) {
   Val a = ll_bits(g, even, g->i32), b = ll_bits(g, odd, g->i32);
   Ty t = LLVMTypeOf(a), halves = ll_vec(g->i16, 32);
   Val upper = ll_i(t, 0xffff0000);
@@ -473,6 +480,8 @@ static Val bf16_pairs_avx512(Gen *g, Val even, Val odd) {
   /* one that LLVM does not know: else it makes numbers of the mask, one instruction more */
   Val one = ll_fence(g, ll_bits(g, ll_i(t, 0x10001), g->f32));
   word = ll_sel(g, up, ll_add(g, word, LLVMBuildBitCast(g->b, one, halves, "")), word);
+  if (plain)
+    return word;
   Rare rare = if_nan(g, even, odd, word);
   Val nan_a = ll_and(g, ll_sext(g, ll_fcmp(g, LLVMRealUNO, even, even), g->i32), ll_i(t, 0xffff));
   Val nan_b = ll_and(g, ll_sext(g, ll_fcmp(g, LLVMRealUNO, odd, odd), g->i32), upper);
@@ -483,7 +492,11 @@ static Val bf16_pairs_avx512(Gen *g, Val even, Val odd) {
   return end_nan(g, &rare, word);
 }
 
-Val ll_encode_pairs(Gen *g, DType dt, Val v) {
+Val ll_plain_nan(Gen *g, Val v) {
+  return ll_sel(g, ll_fcmp(g, LLVMRealUNO, v, v), ll_f(LLVMTypeOf(v), NAN), v);
+}
+
+Val ll_encode_pairs(Gen *g, DType dt, Val v, bool plain) {
   bool fp8 = dt == DT_E4M3 || dt == DT_E5M2;
   if ((dt != DT_BF16 && !fp8) || ll_elem(v) != g->f32)
     return ll_interleave(g, ll_encode(g, dt, v));
@@ -491,9 +504,9 @@ Val ll_encode_pairs(Gen *g, DType dt, Val v) {
   if (g->level->avx512 && half == 16) {
     Val a = ll_slice(g, v, 0, half), b = ll_slice(g, v, half, half);
     return fp8 ? recast(g, ll_trunc(g, fp8_pairs_avx512(g, dt, a, b), g->i16), g->i8, n)
-               : bf16_pairs_avx512(g, a, b);
+               : bf16_pairs_avx512(g, a, b, plain);
   }
-  Val r = fp8 ? fp8_codes(g, dt, v) : round_bf16(g, v);
+  Val r = fp8 ? fp8_codes(g, dt, v) : plain ? nearest_bf16(g, v) : round_bf16(g, v);
   Val even = ll_slice(g, r, 0, half), odd = ll_slice(g, r, half, half);
   Ty t = LLVMTypeOf(even);
   if (fp8)

@@ -57,6 +57,7 @@ typedef struct {
   int lanes;        /* 1: everything is scalar */
   int lane_dim;     /* dimension along which the lanes run */
   bool paired;      /* lanes are pairs (llvm.h): even elements first; count is NULL */
+  bool plain;       /* what is stored next has plain NaN (llvm.h) */
   Val count;        /* valid lanes, i64; NULL: all */
   Val index[MAX_DIMS]; /* i64 */
   Val acc;          /* value of PR_ACC */

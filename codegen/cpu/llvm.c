@@ -521,18 +521,23 @@ void ll_store_strided(Gen *g, Val v, Val at, Val stride, Val count) {
   ll_loop_end(g, &l);
 }
 
-static void prefetch(Gen *g, Val at, int write) {
-  Val args[] = {at, LLVMConstInt(g->i32, (unsigned)write, 0), LLVMConstInt(g->i32, 3, 0),
-                LLVMConstInt(g->i32, 1, 0)};
+/* near: how near the processor, 3 nearest */
+static void prefetch(Gen *g, Val at, int write, int near) {
+  Val args[] = {at, LLVMConstInt(g->i32, (unsigned)write, 0),
+                LLVMConstInt(g->i32, (unsigned)near, 0), LLVMConstInt(g->i32, 1, 0)};
   ll_call(g, "llvm.prefetch", g->ptr, 4, args);
 }
 
 void ll_prefetch(Gen *g, Val at) {
-  prefetch(g, at, 0);
+  prefetch(g, at, 0, 3);
 }
 
 void ll_prefetch_store(Gen *g, Val at) {
-  prefetch(g, at, 1);
+  prefetch(g, at, 1, 3);
+}
+
+void ll_prefetch_far(Gen *g, Val at) {
+  prefetch(g, at, 0, 2);
 }
 
 Val ll_opaque(Gen *g, Val at) {

@@ -123,6 +123,7 @@ void ll_store_strided(Gen *g, Val v, Val at, Val stride, Val count);
 Val ll_mask(Gen *g, int lanes, Val count); /* <lanes x i1>, or i1 for 1 lane; NULL count: all true */
 void ll_prefetch(Gen *g, Val at);
 void ll_prefetch_store(Gen *g, Val at); /* what will be written */
+void ll_prefetch_far(Gen *g, Val at);   /* into the second-level cache only */
 Val ll_opaque(Gen *g, Val at);          /* the same address; LLVM does not know */
 
 /* ---- conversions of storage dtypes [N1, N2] -------------------------------------------------- */
@@ -145,7 +146,9 @@ void ll_put(Gen *g, DType dt, Val v, Val at, Val count);
 Val ll_even_odd(Gen *g, Val v);   /* order of memory to pairs */
 Val ll_interleave(Gen *g, Val v); /* and back */
 Val ll_decode_pairs(Gen *g, DType dt, Val raw);
-Val ll_encode_pairs(Gen *g, DType dt, Val v);
+/* plain: NaN among v are quiet, and what bf16 has no room for is zero in them: rounding keeps them. */
+Val ll_encode_pairs(Gen *g, DType dt, Val v, bool plain);
+Val ll_plain_nan(Gen *g, Val v); /* v (f32), NaN of it made plain */
 /* Register type of a storage dtype. */
 DType ll_reg_dtype(DType storage);
 
@@ -190,6 +193,7 @@ Val ll_arg_int(Gen *g, int slot);
 /* ---- math.c: own polynomials; bounds in codegen/cpu/README.md -------------------------------- */
 
 Val ll_exp(Gen *g, Val x);
+Val ll_exp_to_1(Gen *g, Val x); /* the same, of x that is no larger than 0 */
 Val ll_log(Gen *g, Val x);
 Val ll_tanh(Gen *g, Val x);
 Val ll_erf(Gen *g, Val x);

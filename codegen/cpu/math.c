@@ -163,9 +163,13 @@ static Val exp_in_pieces(Gen *g, Val x) {
 }
 
 Val ll_exp(Gen *g, Val x) {
+  /* beyond this the result is infinity, beyond that of exp_to_1 zero */
+  return ll_exp_to_1(g, at_most(g, x, format_of(g, x).wide ? 710 : 89));
+}
+
+Val ll_exp_to_1(Gen *g, Val x) {
   Format f = format_of(g, x);
-  /* beyond these the result is 0 and infinity */
-  x = at_most(g, at_least(g, x, f.wide ? -746 : -104), f.wide ? 710 : 89);
+  x = at_least(g, x, f.wide ? -746 : -104);
   if (has_pieces(g, x))
     return ll_by_parts(g, x, 16, exp_in_pieces);
   Reduced d = reduce_exp(g, x, &f);

@@ -256,6 +256,16 @@ static Val reduced(Pass *p, Lanes *s, int i) {
   return ll_and(r->g, x, ll_i(LLVMTypeOf(x), 0x7fff));
 }
 
+/* stmt_emit, and NaN of loads made plain where stores count on that. */
+static bool emit(Rows *r, Lanes *s, int i) {
+  const Stmt *st = &r->body.stmt[i];
+  s->plain = st->prim == PR_STORE && r->plan[st->arg[0]].nan == NAN_PLAIN;
+  bool ok = stmt_emit(s, i);
+  if (ok && r->plan[i].cleaned)
+    s->val[i] = ll_plain_nan(r->g, s->val[i]);
+  return ok;
+}
+
 static bool finish_element(Pass *p, Lanes *s, int i, int u, Val column) {
   Rows *r = p->r;
   const Stmt *st = &r->body.stmt[i];
@@ -265,7 +275,7 @@ static bool finish_element(Pass *p, Lanes *s, int i, int u, Val column) {
     column_sum(p, i, s->val[st->arg[0]], s->lanes, column, s->count);
   else if (prim_is_reduction(st->prim))
     accumulate(r, i, *slot(r->sums, i, u), reduced(p, s, i), s->lanes, s->count);
-  else if (!stmt_emit(s, i))
+  else if (!emit(r, s, i))
     return false;
   if (p->pass == HOIST || r->plan[i].spill == p->pass)
     ll_store(r->g, ll_splat(r->g, s->val[i], s->lanes), spill_at(p, i, column, u),
@@ -278,33 +288,66 @@ static bool does(const Rows *r, int pass, int i) {
   return pass == HOIST ? r->plan[i].hoisted : rows_needed(r, pass, i);
 }
 
-/* Prefetches what operand or result k has at the point, `ahead` bytes on, or in the next row
- * when ahead < 0. */
-static void fetch(Rows *r, Lanes *s, bool out, int k, int64_t ahead) {
-  Gen *g = r->g;
-  int64_t next = (out ? r->body.out : r->body.in)[k].stride[r->nrow - 1], stride;
-  DType dt = out ? gen_out_dtype(r->op, k) : gen_in_dtype(r->op, k);
-  int64_t size = (int64_t)dtype_bytes(dt);
-  Val at = stmt_address(s, out, k, &stride);
-  if (stride != 1 || !next)
-    return;
-  at = ll_gepc(g, g->i8, at, ahead < 0 ? next * size * r->together : ahead);
-  for (int64_t b = 0; b < s->lanes * size; b += 64)
-    (out ? ll_prefetch_store : ll_prefetch)(g, ll_gepc(g, g->i8, at, b));
+/* Prefetches the lines that one vector of s takes up at address `at` of dtype dt. */
+static void fetch(Rows *r, const Lanes *s, DType dt, Val at, void (*how)(Gen *, Val)) {
+  int64_t bytes = s->lanes * (int64_t)dtype_bytes(dt);
+  for (int64_t b = 0; b < bytes; b += 64)
+    how(r->g, ll_gepc(r->g, r->g->i8, at, b));
 }
 
-/* While the busiest pass computes, memory fetches what the first pass of the next row will read and
- * what this pass and later ones of this row will write. Single passes look a distance ahead. */
+/* Single passes look a distance ahead. */
+static void fetch_ahead(Rows *r, Lanes *s, bool out, int k) {
+  int64_t next = (out ? r->body.out : r->body.in)[k].stride[r->nrow - 1], stride;
+  DType dt = out ? gen_out_dtype(r->op, k) : gen_in_dtype(r->op, k);
+  Val at = stmt_address(s, out, k, &stride);
+  if (stride == 1 && next)
+    fetch(r, s, dt, ll_gepc(r->g, r->g->i8, at, AHEAD_BYTES),
+          out ? ll_prefetch_store : ll_prefetch);
+}
+
+/* This pass's share of the rows of the next group: some of the vectors at a column fetch a line or
+ * more each. Rows that lie side by side are fetched as one run, in the order of memory: so the
+ * processor's own prefetching joins in. */
+static void fetch_share(Pass *p, Lanes *s, bool out, int k, int from, int share) {
+  Rows *r = p->r;
+  Gen *g = r->g;
+  DType dt = out ? gen_out_dtype(r->op, k) : gen_in_dtype(r->op, k);
+  int64_t next = (out ? r->body.out : r->body.in)[k].stride[r->nrow - 1], stride;
+  int64_t size = (int64_t)dtype_bytes(dt), lane = r->body.dim[r->lane_dim];
+  Lanes first = *s;
+  first.base_in = p->group[0].base_in;
+  first.base_out = p->group[0].base_out;
+  bool run = next == lane && r->cols == lane;
+  if (run)
+    first.index[r->lane_dim] = ll_n(g, 0);
+  Val at = stmt_address(&first, out, k, &stride);
+  if (stride != 1 || !next || p->q >= share)
+    return;
+  int64_t row = r->together + from + (run ? 0 : p->q), column = run ? (int64_t)p->q * s->lanes : 0;
+  at = ll_gepc(g, g->i8, at, (row * next + column) * size);
+  if (run)
+    at = ll_gep(g, g->i8, at, ll_mul(g, s->index[r->lane_dim], ll_n(g, share * size)));
+  fetch(r, s, dt, at, ll_prefetch_far);
+}
+
+/* What memory shall do while this vector is computed. */
 static void prefetch(Pass *p, Lanes *s) {
   Rows *r = p->r;
-  if (p->pass != r->busiest || r->on_rows || !r->nrow || r->lanes == 1)
+  if (p->pass == HOIST || r->on_rows || !r->nrow || r->lanes == 1)
     return;
   for (int i = 0; i < r->body.nstmt; i++) {
     const Stmt *st = &r->body.stmt[i];
-    if (st->prim == PR_LOAD && rows_needed(r, 0, i) && !r->plan[i].hoisted)
-      fetch(r, s, false, st->ref, r->npass > 1 ? -1 : AHEAD_BYTES);
-    else if (st->prim == PR_STORE && r->plan[i].sink == SINK_ELEM && r->plan[i].pass >= p->pass)
-      fetch(r, s, true, st->ref, r->plan[i].pass > p->pass ? 0 : AHEAD_BYTES);
+    bool out = st->prim == PR_STORE;
+    if (!rows_is_stream(r, i))
+      continue;
+    if (r->npass == 1) {
+      fetch_ahead(r, s, out, st->ref);
+      continue;
+    }
+    int from = 0;
+    for (int q = 0; q < p->pass; q++)
+      from += r->fetched[q * r->body.nstmt + i];
+    fetch_share(p, s, out, st->ref, from, r->fetched[p->pass * r->body.nstmt + i]);
   }
 }
 
@@ -474,7 +517,7 @@ static bool row_level(Pass *p, int pass, bool stores) {
         continue;
       if (panel_sum)
         accumulate(r, i, *slot(r->sums, i, u), q->val[st->arg[0]], s.lanes, p->count);
-      else if (!stmt_emit(&s, i))
+      else if (!emit(r, &s, i))
         return false;
     }
   }
@@ -555,7 +598,7 @@ bool rows_begin(Rows *r) {
   Lanes s = lanes_of(r, &q, 1, NULL, r->all);
   for (int i = 0; i < b->nstmt; i++)
     if (b->stmt[i].level == LV_ALL && b->stmt[i].prim != PR_STORE &&
-        !prim_is_reduction(b->stmt[i].prim) && !stmt_emit(&s, i))
+        !prim_is_reduction(b->stmt[i].prim) && !emit(r, &s, i))
       return false;
   return true;
 }

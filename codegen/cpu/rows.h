@@ -9,6 +9,9 @@ enum { ROWS_MAX_UNROLL = 4 };
 /* Where a PR_STORE writes. */
 typedef enum { SINK_NONE, SINK_ELEM, SINK_ROW, SINK_PANEL } Sink;
 
+/* What NaN of a value look like: anything; nothing below the bits of bf16 set; quiet, too. */
+typedef enum { NAN_ANY, NAN_SHORT, NAN_PLAIN } NanKind;
+
 /* What is decided about one statement. */
 typedef struct {
   uint8_t sink;    /* Sink, of stores */
@@ -17,6 +20,8 @@ typedef struct {
   int spill;       /* pass that writes the value to scratch, -1: none; later passes read it */
   bool hoisted;    /* load that is the same in all rows: decoded into scratch once a panel */
   bool raw;        /* largest magnitude of 16-bit floats: their bits are compared as integers */
+  bool cleaned;    /* load whose NaN are made plain (llvm.h), for bf16 stores that need no test */
+  uint8_t nan;     /* NanKind */
   bool picked;     /* sum of what is zero but in one column: that element is computed alone */
   int64_t scratch; /* byte offset of its row buffer or column sums; -1: none */
 } StmtPlan;
@@ -43,10 +48,11 @@ typedef struct {
   int64_t pairs_end;
   StmtPlan *plan;
   int npass;
-  bool *needed; /* [npass][nstmt]: element statements of each pass */
-  int *unroll;  /* per pass */
-  int together; /* rows gone through at once: sums across lanes of one wait less alone */
-  int busiest;  /* the pass that computes most: memory works for the others meanwhile */
+  bool *needed;     /* [npass][nstmt]: element statements of each pass */
+  int *unroll;      /* per pass */
+  int together;     /* rows gone through at once: sums across lanes of one wait less alone */
+  uint8_t *fetched; /* [npass][nstmt]: rows of the next group that the pass fetches for a load or
+                     * store of elements, so that memory works all the time */
   int64_t scratch_bytes;
   /* filled while emitting */
   Val *arg_in, *arg_out; /* address of element `offset` of each operand and result */
@@ -60,6 +66,8 @@ void rows_fini(Rows *r);
 static inline bool rows_needed(const Rows *r, int pass, int i) {
   return r->needed[(size_t)pass * (size_t)r->body.nstmt + (size_t)i];
 }
+/* A load or store of elements that goes through memory row by row. */
+bool rows_is_stream(const Rows *r, int i);
 /* Lanes of accumulators over the columns. */
 static inline int rows_acc_lanes(const Rows *r) {
   return r->paired ? 2 * r->lanes : r->lanes;

@@ -2,12 +2,16 @@
  * passes over a row, what is kept between them. */
 #include "codegen/cpu/rows.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Buffers of values kept between passes may take this much of a thread's cache; of values that are
  * cheap to compute again, only what stays in the nearest cache. */
 enum { MAX_SPILL_BYTES = 2 << 20, MAX_CHEAP_SPILL_BYTES = 16 << 10 };
+
+/* What is fetched for the next group of rows has to stay in the second-level cache until then. */
+enum { MAX_FETCH_BYTES = 512 << 10 };
 
 /* ---- iteration space ---- */
 
@@ -266,6 +270,60 @@ static void choose_pairs(Rows *r) {
     r->plan[i].hoisted = hoist && r->body.stmt[i].rd != STMT_RAW && same_in_rows(r, i);
 }
 
+/* Arithmetic hands on a NaN among its operands, made quiet, or gives the quiet NaN with nothing
+ * else in it. */
+static NanKind nan_kind(const Rows *r, int i) {
+  const Stmt *s = &r->body.stmt[i];
+  NanKind least = NAN_PLAIN;
+  for (int k = 0; k < prim_args((Prim)s->prim); k++) {
+    NanKind kind = s->arg[k] >= 0 ? (NanKind)r->plan[s->arg[k]].nan : NAN_PLAIN;
+    least = kind < least ? kind : least;
+  }
+  NanKind quiet = least == NAN_ANY ? NAN_ANY : NAN_PLAIN;
+  if (s->dt == DT_I64 || s->dt == DT_B1)
+    return NAN_PLAIN;
+  switch ((Prim)s->prim) {
+  case PR_CONST:
+    return isnan(s->imm) ? NAN_ANY : NAN_PLAIN;
+  case PR_LOAD:
+    return r->plan[i].cleaned                       ? NAN_PLAIN
+           : gen_in_dtype(r->op, s->ref) == DT_BF16 ? NAN_SHORT
+                                                    : NAN_ANY;
+  case PR_ADD:
+  case PR_SUB:
+  case PR_MUL:
+  case PR_DIV:
+  case PR_SQRT:
+  case PR_EXP:
+  case PR_LOG:
+  case PR_TANH:
+  case PR_ERF:
+  case PR_RSUM:
+    return quiet;
+  case PR_NEG:
+  case PR_ABS:
+  case PR_MIN:
+  case PR_MAX:
+  case PR_SELECT:
+  case PR_RMAX:
+  case PR_RMIN:
+    return least;
+  default:
+    return NAN_ANY;
+  }
+}
+
+/* Few loads of f32 are left where columns are paired for bf16: one a panel or row, or decoded once.
+ */
+static void find_nan(Rows *r) {
+  for (int i = 0; i < r->body.nstmt; i++) {
+    const Stmt *s = &r->body.stmt[i];
+    r->plan[i].cleaned = r->paired && s->prim == PR_LOAD && s->dt == DT_F32 && s->rd != STMT_RAW &&
+                         (s->level != LV_ELEM || r->plan[i].hoisted);
+    r->plan[i].nan = nan_kind(r, i);
+  }
+}
+
 /* ---- passes ---- */
 
 static bool is_elem_sink(const Rows *r, int i) {
@@ -446,20 +504,50 @@ static void choose_together(Rows *r) {
       r->unroll[p] = ROWS_MAX_UNROLL / r->together;
 }
 
-static void find_busiest(Rows *r) {
-  int most = -1;
-  for (int p = 0; p < r->npass; p++) {
-    int cost = 0;
-    for (int i = 0; i < r->body.nstmt; i++) {
-      int spill = r->plan[i].spill;
-      if (rows_needed(r, p, i))
-        cost += spill >= 0 && spill < p ? 1 : math_cost(&r->body.stmt[i]);
-    }
-    if (cost >= most) {
-      most = cost;
-      r->busiest = p;
-    }
+bool rows_is_stream(const Rows *r, int i) {
+  const Stmt *s = &r->body.stmt[i];
+  if (s->prim == PR_STORE)
+    return r->plan[i].sink == SINK_ELEM;
+  return s->prim == PR_LOAD && s->level == LV_ELEM && rows_needed(r, 0, i) && !r->plan[i].hoisted;
+}
+
+/* Instructions of a pass, roughly. */
+static int pass_cost(const Rows *r, int pass) {
+  int cost = 0;
+  for (int i = 0; i < r->body.nstmt; i++) {
+    int spill = r->plan[i].spill;
+    bool store = r->body.stmt[i].prim == PR_STORE;
+    if (rows_needed(r, pass, i))
+      cost += spill >= 0 && spill < pass ? 1 : store ? 4 : math_cost(&r->body.stmt[i]);
   }
+  return cost;
+}
+
+/* The rows of the next group, load by load and store by store, are shared out over the passes of
+ * this one by what these compute: memory that works in one pass alone waits in the others. Loads of
+ * a later pass alone are left to the processor. */
+static void share_fetches(Rows *r) {
+  int units = 0, unit = 0, total = 0, pass = 0, done = 0;
+  int64_t bytes = 0;
+  for (int i = 0; i < r->body.nstmt; i++) {
+    const Stmt *s = &r->body.stmt[i];
+    if (!rows_is_stream(r, i))
+      continue;
+    DType dt = s->prim == PR_STORE ? gen_out_dtype(r->op, s->ref) : gen_in_dtype(r->op, s->ref);
+    bytes += r->cols * r->together * (int64_t)dtype_bytes(dt);
+    units += r->together;
+  }
+  for (int p = 0; p < r->npass; p++)
+    total += pass_cost(r, p);
+  if (r->npass < 2 || bytes > MAX_FETCH_BYTES)
+    return;
+  done = pass_cost(r, 0);
+  for (int i = 0; i < r->body.nstmt; i++)
+    for (int q = 0; rows_is_stream(r, i) && q < r->together; q++, unit++) {
+      while (pass < r->npass - 1 && (2 * unit + 1) * total > 2 * units * done)
+        done += pass_cost(r, ++pass);
+      r->fetched[pass * r->body.nstmt + i]++;
+    }
 }
 
 static void place_scratch(Rows *r) {
@@ -499,10 +587,12 @@ bool rows_init(Rows *r, Gen *g, const Op *op, const Body *body) {
   } else {
     choose_pairs(r);
   }
+  find_nan(r);
   find_ready(r);
   r->needed = calloc((size_t)(r->npass + 1) * ((size_t)r->body.nstmt + 1), sizeof *r->needed);
   r->unroll = calloc((size_t)r->npass + 1, sizeof *r->unroll);
-  if (!r->needed || !r->unroll)
+  r->fetched = calloc((size_t)(r->npass + 1) * ((size_t)r->body.nstmt + 1), sizeof *r->fetched);
+  if (!r->needed || !r->unroll || !r->fetched)
     return gen_fail(g, "out of memory");
   find_needed(r);
   while (delay_stores(r))
@@ -510,7 +600,7 @@ bool rows_init(Rows *r, Gen *g, const Op *op, const Body *body) {
   for (int p = 0; p < r->npass; p++)
     choose_unroll(r, p);
   choose_together(r);
-  find_busiest(r);
+  share_fetches(r);
   if (r->on_rows) { /* one unrolling for all: a row group goes through every pass */
     int u = r->npass ? ROWS_MAX_UNROLL : 1;
     for (int p = 0; p < r->npass; p++)
@@ -534,5 +624,6 @@ void rows_fini(Rows *r) {
   free(r->sums);
   free(r->needed);
   free(r->unroll);
+  free(r->fetched);
   *r = (Rows){0};
 }

@@ -53,7 +53,7 @@ void stmt_store(Lanes *s, int k, Val v) {
   Val at = stmt_address(s, true, k, &stride);
   if (!is_raw(g, v)) {
     DType dt = gen_out_dtype(s->group, k);
-    v = s->paired && ll_lanes(v) > 1 ? ll_encode_pairs(g, dt, v) : ll_encode(g, dt, v);
+    v = s->paired && ll_lanes(v) > 1 ? ll_encode_pairs(g, dt, v, s->plain) : ll_encode(g, dt, v);
   }
   if (stride == 0) /* every lane writes the same place: the last valid one stays */
     ll_store(g, ll_lane(g, v, 0), at, NULL);
@@ -155,8 +155,6 @@ static Val arithmetic(Gen *g, Prim p, Val a, Val b) {
     return ll_fmax(g, a, b);
   case PR_SQRT:
     return ll_sqrt(g, a);
-  case PR_EXP:
-    return ll_exp(g, a);
   case PR_LOG:
     return ll_log(g, a);
   case PR_TANH:
@@ -207,6 +205,31 @@ static Val is_lane(Lanes *s, const Stmt *st, Val v) {
     return NULL;
   Val lane = ll_umin(g, ll_sub(g, v, s->index[s->lane_dim]), ll_n(g, s->lanes));
   return ll_icmp(g, LLVMIntEQ, lane_numbers(s, g->i32), ll_trunc(g, lane, g->i32));
+}
+
+/* select(index == v, a, b) where is_lane and a and b are the same in all lanes, for most vectors
+ * have no such lane: two instructions that none waits for. NULL when it is something else. */
+static Val select_lane(Lanes *s, const Stmt *st, Val a, Val b) {
+  Gen *g = s->g;
+  const Stmt *eq = &s->body->stmt[st->arg[0]];
+  if (!g->may_branch || eq->prim != PR_EQ || ll_lanes(a) > 1 || ll_lanes(b) > 1)
+    return NULL;
+  Val v = s->val[eq->arg[1]], hit = is_lane(s, eq, v);
+  if (!hit)
+    return NULL;
+  Val lane = ll_sub(g, v, s->index[s->lane_dim]), other = ll_splat(g, b, s->lanes);
+  Val var = ll_var(g, other);
+  If rare = ll_if_rare(g, ll_icmp(g, LLVMIntULT, lane, ll_n(g, s->lanes)));
+  ll_var_set(g, var, ll_sel(g, is_lane(s, eq, v), a, other));
+  ll_endif(g, &rare);
+  return ll_var_get(g, var);
+}
+
+/* x - max(x) over the row. */
+static bool is_below_0(const Lanes *s, int i) {
+  const Stmt *sub = &s->body->stmt[i];
+  const Stmt *max = sub->prim == PR_SUB ? &s->body->stmt[sub->arg[1]] : NULL;
+  return max && max->prim == PR_RMAX && max->arg[0] == sub->arg[0];
 }
 
 static Val is_finite(Gen *g, Val a) {
@@ -265,7 +288,11 @@ bool stmt_emit(Lanes *s, int i) {
     v = ll_xor(g, a[0], ll_i(LLVMTypeOf(a[0]), 1));
     break;
   case PR_SELECT:
-    v = ll_sel(g, a[0], a[1], a[2]);
+    v = select_lane(s, st, a[1], a[2]);
+    v = v ? v : ll_sel(g, a[0], a[1], a[2]);
+    break;
+  case PR_EXP:
+    v = is_below_0(s, st->arg[0]) ? ll_exp_to_1(g, a[0]) : ll_exp(g, a[0]);
     break;
   case PR_ISFINITE:
     v = is_finite(g, a[0]);
