@@ -151,7 +151,7 @@ struct Insn {
   uint32_t index; /* in the kernel's code */
   uint32_t line;  /* of the PTX text */
   uint32_t loc;   /* in Module.locs; 0: none */
-  bool guard_not;
+  bool guard_not, is_signed; /* is_signed: ld.param extends the sign */
   bool wide_address, wide_data; /* address register, data register of ld/st: 8 bytes a lane */
   uint8_t kind;
   uint8_t count;  /* elements of a vector ld or st */

@@ -25,7 +25,8 @@ typedef struct {
 } Label;
 
 typedef struct {
-  char text[48];
+  const char *text; /* in the row's names */
+  uint32_t n;
   const OpRow *row;
 } OpName;
 
@@ -109,7 +110,7 @@ static uint32_t hash(const char *s, size_t n) {
 static void index_ops(Decoder *d) {
   size_t n;
   const OpRow *rows = ptx_table(&n);
-  d->ops_cap = 4096;
+  d->ops_cap = 2048; /* a power of two, twice the spellings */
   d->ops = emu_alloc(d->ops_cap * sizeof *d->ops);
   for (size_t i = 0; i < n; i++)
     for (const char *s = rows[i].names; *s;) {
@@ -117,30 +118,15 @@ static void index_ops(Decoder *d) {
       uint32_t h = hash(s, length) % d->ops_cap;
       while (d->ops[h].row)
         h = (h + 1) % d->ops_cap;
-      d->ops[h].row = &rows[i];
-      if (length < sizeof d->ops[h].text)
-        memcpy(d->ops[h].text, s, length);
-      else /* told apart by the row's own text below */
-        memcpy(d->ops[h].text, s, sizeof d->ops[h].text - 1);
+      d->ops[h] = (OpName){s, (uint32_t)length, &rows[i]};
       s += length + (s[length] == ' ');
     }
-}
-
-static bool row_has(const OpRow *row, const char *name, size_t n) {
-  for (const char *s = row->names; *s;) {
-    const size_t length = strcspn(s, " ");
-    if (length == n && memcmp(s, name, n) == 0)
-      return true;
-    s += length + (s[length] == ' ');
-  }
-  return false;
 }
 
 static const OpRow *find_op(const Decoder *d, const char *name) {
   const size_t n = strlen(name);
   for (uint32_t h = hash(name, n) % d->ops_cap; d->ops[h].row; h = (h + 1) % d->ops_cap)
-    if (strncmp(d->ops[h].text, name, sizeof d->ops[h].text - 1) == 0 &&
-        row_has(d->ops[h].row, name, n))
+    if (d->ops[h].n == n && memcmp(d->ops[h].text, name, n) == 0)
       return d->ops[h].row;
   return NULL;
 }
@@ -596,7 +582,7 @@ static void operands(Decoder *d, Insn *in, const OpRow *row) {
 }
 
 /* What the launch must know of a memory instruction; loads of named parameters become moves. */
-static void finish_insn(Decoder *d, Insn *in, const OpRow *row) {
+static void finish_insn(Decoder *d, Insn *in, const OpRow *row, const char *name) {
   const uint32_t bytes = in->bytes;
   if (row->space == SPACE_SHARED || row->space == SPACE_GENERIC) {
     uint32_t whole = bytes * in->count;
@@ -606,8 +592,8 @@ static void finish_insn(Decoder *d, Insn *in, const OpRow *row) {
   }
   if (row->run == op_async_copy) {
     d->k->has_async = true;
-    if (bytes != 4 && bytes != 8 && bytes != 16)
-      fail(d, "cp.async of %u bytes", bytes);
+    if (bytes != 16 && ((bytes != 4 && bytes != 8) || strstr(name, ".cg.")))
+      fail(d, "%s of %u bytes", name, bytes);
   }
   if (row->kind == INSN_BARRIER && in->imm != 0)
     fail(d, "barrier %d: only barrier 0 of the whole block is emulated", in->imm);
@@ -664,11 +650,14 @@ static void instruction(Decoder *d, const Token *opcode, const uint32_t guard, b
   in->kind = row->kind;
   in->count = count;
   in->bytes = row->bytes & 0x7F;
+  in->is_signed = (row->bytes & 0x80) != 0;
   in->line = opcode->line;
   in->guard = guard;
   in->guard_not = guard_not;
+  if (in->count * in->bytes > 16)
+    fail(d, "'%.*s': a vector has at most 16 bytes", TOKEN_ARGS(*opcode));
   operands(d, in, row);
-  finish_insn(d, in, row);
+  finish_insn(d, in, row, name);
   if (row->space == SPACE_PARAM && in->address == NO_SLOT)
     load_named_param(d, in, row);
 }

@@ -27,6 +27,18 @@ typedef double Tf64;
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
 
+/* What a result of a type is kept as. */
+#define RESULT_u8(v) (v)
+#define RESULT_s8(v) (v)
+#define RESULT_u16(v) (v)
+#define RESULT_s16(v) (v)
+#define RESULT_u32(v) (v)
+#define RESULT_s32(v) (v)
+#define RESULT_u64(v) (v)
+#define RESULT_s64(v) (v)
+#define RESULT_f32(v) one_nan(v)
+#define RESULT_f64(v) (v)
+
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 #define ROW_NAME JOIN(op_row_, __LINE__)
@@ -37,13 +49,13 @@ typedef double Tf64;
   if (w->mask == UINT32_MAX) {                                                                     \
     INDEPENDENT for (int i = 0; i < LANES; i++) {                                                  \
       __VA_ARGS__;                                                                                 \
-      d_[i] = (C##D)(T##D)(value);                                                                 \
+      d_[i] = (C##D)RESULT_##D((T##D)(value));                                                     \
     }                                                                                              \
   } else {                                                                                         \
     const int32_t *on = w->lanes;                                                                  \
     INDEPENDENT for (int i = 0; i < LANES; i++) {                                                  \
       __VA_ARGS__;                                                                                 \
-      const C##D v_ = (C##D)(T##D)(value);                                                         \
+      const C##D v_ = (C##D)RESULT_##D((T##D)(value));                                             \
       d_[i] = on[i] ? v_ : d_[i];                                                                  \
     }                                                                                              \
   }

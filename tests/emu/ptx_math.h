@@ -32,6 +32,23 @@ static inline float flush(float v) {
   return (u & 0x7F800000) == 0 ? bits_float(u & 0x80000000) : v;
 }
 
+/* The NaN of every f32 result: payloads are not kept, and the sign is not that of x86. PTX ISA. */
+static inline float one_nan(float v) {
+  return v == v ? v : bits_float(0x7FFFFFFF);
+}
+
+/* Of a number and a NaN the number; -0 is below +0. */
+#define EXTREMES(type, suffix)                                                                     \
+  static inline type smaller_##suffix(type a, type b) {                                            \
+    return a != a ? b : b != b ? a : a < b ? a : b < a ? b : signbit_of(a) ? a : b;                \
+  }                                                                                                \
+  static inline type larger_##suffix(type a, type b) {                                             \
+    return a != a ? b : b != b ? a : a > b ? a : b > a ? b : signbit_of(a) ? b : a;                \
+  }
+EXTREMES(float, f32)
+EXTREMES(double, f64)
+#undef EXTREMES
+
 /* ---- directed rounding ---- */
 enum { TOWARD_ZERO, DOWN, UP };
 
@@ -54,7 +71,10 @@ static inline float narrow_directed(double r, double rest, int way) {
 }
 /* Sum in double and its exact error: Knuth, TAOCP vol. 2, sec. 4.2.2, theorem B. */
 static inline float sum_directed(double a, double b, int way) {
-  const double s = a + b, t = s - a, rest = (a - (s - t)) + (b - t);
+  const double s = a + b;
+  if (s == 0 && way == DOWN) /* IEEE 754, sec. 6.3: a sum that cancels is -0 there */
+    return __builtin_signbit(a) || __builtin_signbit(b) ? -0.0f : 0.0f;
+  const double t = s - a, rest = (a - (s - t)) + (b - t);
   return narrow_directed(s, isfinite(s) ? rest : 0, way);
 }
 static inline float add_directed(float a, float b, int way) {

@@ -2,6 +2,7 @@
  * the same bytes, is checked at once; otherwise, and to name the lane of a finding, lane by lane.
  */
 #include "ptx_handlers.h"
+#include "ptx_math.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -209,22 +210,26 @@ LOAD(op_load_s8, int8_t, int64_t, SPACE_GLOBAL, ACCESS_READ)
 LOAD(op_load_u16, uint16_t, uint16_t, SPACE_GLOBAL, ACCESS_READ)
 LOAD(op_load_s16, int16_t, int64_t, SPACE_GLOBAL, ACCESS_READ)
 LOAD(op_load_u32, uint32_t, uint32_t, SPACE_GLOBAL, ACCESS_READ)
+LOAD(op_load_s32, int32_t, int64_t, SPACE_GLOBAL, ACCESS_READ)
 LOAD(op_load_u64, uint64_t, uint64_t, SPACE_GLOBAL, ACCESS_READ)
 LOAD(op_load_nc_u8, uint8_t, uint8_t, SPACE_GLOBAL, ACCESS_READ_NC)
 LOAD(op_load_nc_s8, int8_t, int64_t, SPACE_GLOBAL, ACCESS_READ_NC)
 LOAD(op_load_nc_u16, uint16_t, uint16_t, SPACE_GLOBAL, ACCESS_READ_NC)
 LOAD(op_load_nc_s16, int16_t, int64_t, SPACE_GLOBAL, ACCESS_READ_NC)
 LOAD(op_load_nc_u32, uint32_t, uint32_t, SPACE_GLOBAL, ACCESS_READ_NC)
+LOAD(op_load_nc_s32, int32_t, int64_t, SPACE_GLOBAL, ACCESS_READ_NC)
 LOAD(op_load_nc_u64, uint64_t, uint64_t, SPACE_GLOBAL, ACCESS_READ_NC)
 LOAD(op_load_generic_u8, uint8_t, uint8_t, SPACE_GENERIC, ACCESS_READ)
 LOAD(op_load_generic_u16, uint16_t, uint16_t, SPACE_GENERIC, ACCESS_READ)
 LOAD(op_load_generic_u32, uint32_t, uint32_t, SPACE_GENERIC, ACCESS_READ)
+LOAD(op_load_generic_s32, int32_t, int64_t, SPACE_GENERIC, ACCESS_READ)
 LOAD(op_load_generic_u64, uint64_t, uint64_t, SPACE_GENERIC, ACCESS_READ)
 LOAD(op_load_shared_u8, uint8_t, uint8_t, SPACE_SHARED, ACCESS_READ)
 LOAD(op_load_shared_s8, int8_t, int64_t, SPACE_SHARED, ACCESS_READ)
 LOAD(op_load_shared_u16, uint16_t, uint16_t, SPACE_SHARED, ACCESS_READ)
 LOAD(op_load_shared_s16, int16_t, int64_t, SPACE_SHARED, ACCESS_READ)
 LOAD(op_load_shared_u32, uint32_t, uint32_t, SPACE_SHARED, ACCESS_READ)
+LOAD(op_load_shared_s32, int32_t, int64_t, SPACE_SHARED, ACCESS_READ)
 LOAD(op_load_shared_u64, uint64_t, uint64_t, SPACE_SHARED, ACCESS_READ)
 STORE(op_store_u8, uint8_t, SPACE_GLOBAL)
 STORE(op_store_u16, uint16_t, SPACE_GLOBAL)
@@ -253,8 +258,10 @@ void op_load_param(Warp *w, const Insn *in) {
       launch_fail(w, (int)i, FOUND_ALIGN, "%u bytes at parameter byte %llu", bytes,
                   (unsigned long long)at);
     for (uint32_t k = 0; k < in->count; k++) {
-      data[k][i] = 0;
-      memcpy(&data[k][i], l->params + at + k * in->bytes, in->bytes);
+      const int unused = 64 - 8 * in->bytes;
+      uint64_t v = 0;
+      memcpy(&v, l->params + at + k * in->bytes, in->bytes);
+      data[k][i] = in->is_signed && unused ? (uint64_t)((int64_t)(v << unused) >> unused) : v;
     }
   }
   EACH_LANE(i)
@@ -269,6 +276,12 @@ static uint8_t *atomic_at(Warp *w, const Insn *in, uint32_t lane, uint32_t bytes
   if (address >> 61 == 0) /* atom.shared: an address within shared memory, not a generic one */
     return shared_at(w, (int)lane, address, bytes, ACCESS_ATOMIC);
   return any_at(w, in, (int)lane, address, bytes, ACCESS_ATOMIC);
+}
+
+/* Subnormal numbers are zero to float sums in global memory, and to no other: PTX ISA, atom. */
+static float sum_f32(const Warp *w, const Insn *in, uint32_t lane, float a, float b) {
+  const uint64_t address = lane_address(w, in, (int)lane);
+  return address >> 62 == 1 ? flush(flush(a) + flush(b)) : a + b;
 }
 
 #define ATOMIC(name, T, value_slot, keep, value)                                                   \
@@ -286,7 +299,7 @@ static uint8_t *atomic_at(Warp *w, const Insn *in, uint32_t lane, uint32_t bytes
   }
 ATOMIC(op_atom_add_u32, uint32_t, 1, true, a + b)
 ATOMIC(op_atom_add_u64, uint64_t, 1, true, a + b)
-ATOMIC(op_atom_add_f32, float, 1, true, a + b)
+ATOMIC(op_atom_add_f32, float, 1, true, sum_f32(w, in, i, a, b))
 ATOMIC(op_atom_add_f64, double, 1, true, a + b)
 ATOMIC(op_atom_min_u32, uint32_t, 1, true, a < b ? a : b)
 ATOMIC(op_atom_max_u32, uint32_t, 1, true, a > b ? a : b)
@@ -299,7 +312,7 @@ ATOMIC(op_atom_xor_b32, uint32_t, 1, true, a ^ b)
 ATOMIC(op_atom_exch_b32, uint32_t, 1, true, b)
 ATOMIC(op_atom_inc_u32, uint32_t, 1, true, a >= b ? 0 : a + 1)
 ATOMIC(op_red_add_u32, uint32_t, 0, false, a + b)
-ATOMIC(op_red_add_f32, float, 0, false, a + b)
+ATOMIC(op_red_add_f32, float, 0, false, sum_f32(w, in, i, a, b))
 ATOMIC(op_red_add_f64, double, 0, false, a + b)
 ATOMIC(op_red_max_u32, uint32_t, 0, false, a > b ? a : b)
 ATOMIC(op_red_max_s32, int32_t, 0, false, a > b ? a : b)

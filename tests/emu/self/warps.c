@@ -1,11 +1,13 @@
 /* Opcodes that are more than one lane: hand-written PTX, each case a body that leaves one word a
  * thread in %r0, and what C says it must be. Two warps of one block; v(t) is the input of thread t.
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "emu.h"
+#include "mpcc/num.h"
+#include "provers.h"
 #include "tests/check_run.h"
 
 enum { THREADS = 64 };
@@ -218,13 +220,12 @@ START_TEST(every_case) {
       ck_assert_msg(module != NULL, "%s\n%s", why, cases[i].body);
       const LaunchConfig c = {{1, 1, 1}, {THREADS, 1, 1}, 0, (const uint8_t *)&params, seed};
       Report r;
-      ck_assert_msg(launch_run(ptx_kernel(module, "k"), &m, &c, &r, NULL), "%s\n%s", r.text,
-                    cases[i].body);
+      MUST(launch_run(ptx_kernel(module, "k"), &m, &c, &r, NULL), "%s\n%s", r.text, cases[i].body);
       for (uint32_t t = 0; t < THREADS; t++) {
         uint32_t got;
         memcpy(&got, memory_find(&m, out, 1)->host + 4 * t, 4);
-        ck_assert_msg(got == cases[i].want(t), "thread %u: %x, want %x\n%s", t, got,
-                      cases[i].want(t), cases[i].body);
+        MUST(got == cases[i].want(t), "thread %u: %x, want %x\n%s", t, got, cases[i].want(t),
+             cases[i].body);
       }
       ptx_unload(module);
     }
@@ -291,7 +292,19 @@ START_TEST(refused_at_load) {
       {"add.s32 %r1, %r9, 1;", "'%r9' is neither a register"},
       {"bra NOWHERE;", "label 'NOWHERE' is nowhere"},
       {"ld.param.u64 %a1, [p+4];", "parameter p has 8 bytes"},
-      {"cp.async.cg.shared.global [%r1], [%a1], 12;", "cp.async of 12 bytes"},
+      {"cp.async.cg.shared.global [%r1], [%a1], 12;", "cp.async.cg.shared.global of 12 bytes"},
+      {"cp.async.cg.shared.global [%r1], [%a1], 8;", "cp.async.cg.shared.global of 8 bytes"},
+      {"ld.global.v4.u64 {%a1, %a1, %a1, %a1}, [%a1];", "a vector has at most 16 bytes"},
+      {"bar.sync 0, 64;", "expected ';'"},
+      {"barrier.sync %r1;", "expected a number"},
+      {"membar.gl;", "opcode 'membar.gl' is not in the table"},
+      {"fence.acq_rel.gpu;", "opcode 'fence.acq_rel.gpu' is not in the table"},
+      {"ld.local.u32 %r1, [%a1];", "opcode 'ld.local.u32' is not in the table"},
+      {"atom.global.cas.b16 %r1, [%a1], %r1, %r1;", "is not in the table"},
+      {"cvt.pack.sat.u16.s32 %r1, %r1, %r1;", "opcode 'cvt.pack.sat.u16.s32' is not in the table"},
+      {"fma.rn.bf16x2 %r1, %r1, %r1, %r1;", "opcode 'fma.rn.bf16x2' is not in the table"},
+      {"mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%r1}, {%r1}, {%r1}, {%r1};",
+       "is not in the table"},
       {"add.s32 %r1, %r1 1;", "expected ','"},
       {"X: X:", "label 'X' twice"},
   };
@@ -316,10 +329,519 @@ START_TEST(refused_at_load) {
 }
 END_TEST
 
+/* ---- every spelling of the table that is not one lane's alone ---- */
+
+enum { IN = 16, RESULTS = 8 /* words of a thread */ };
+
+typedef struct {
+  Memory m;
+  uint64_t in_at, out_at;
+  uint32_t (*in)[IN], (*out)[RESULTS];
+  uint32_t cases;
+} Run;
+
+static uint8_t *device(Memory *m, uint64_t *address, size_t bytes) {
+  *address = memory_alloc(m, bytes);
+  Alloc *a = memory_find(m, *address, bytes);
+  memory_host_wrote(a, 0, bytes);
+  return a->host;
+}
+
+/* Runs `body` around which %x0 .. hold the thread's words of `in` and %x16 .. go to its words of
+ * `out`; %y and %p are free, %r1 is the thread. */
+static void run_body(Run *r, const char *body, const char *what, uint64_t seed) {
+  char text[8192], why[512];
+  int n = snprintf(text, sizeof text,
+                   ".version 9.0\n.target sm_90\n.address_size 64\n"
+                   ".visible .entry k(.param .u64 in, .param .u64 out)\n{\n.reg .pred %%p<9>; "
+                   ".reg .b32 %%x<24>; .reg .b32 %%r<9>; .reg .b64 %%y<16>; .reg .b64 %%a<5>;\n"
+                   "ld.param.u64 %%a1, [in]; ld.param.u64 %%a2, [out]; mov.u32 %%r1, %%tid.x;\n"
+                   "mul.wide.u32 %%a3, %%r1, %d; add.s64 %%a1, %%a1, %%a3;\n"
+                   "mul.wide.u32 %%a3, %%r1, %d; add.s64 %%a2, %%a2, %%a3;\n",
+                   4 * IN, 4 * RESULTS);
+  for (int i = 0; i < IN; i++)
+    n += snprintf(text + n, sizeof text - (size_t)n, "ld.global.u32 %%x%d, [%%a1+%d];\n", i, 4 * i);
+  for (int i = 0; i < RESULTS; i++)
+    n += snprintf(text + n, sizeof text - (size_t)n, "mov.u32 %%x%d, 0x5A5A5A5A;\n", IN + i);
+  n += snprintf(text + n, sizeof text - (size_t)n, "%s\n", body);
+  for (int i = 0; i < RESULTS; i++)
+    n += snprintf(text + n, sizeof text - (size_t)n, "st.global.u32 [%%a2+%d], %%x%d;\n", 4 * i,
+                  IN + i);
+  snprintf(text + n, sizeof text - (size_t)n, "ret;\n}\n");
+  Module *module = ptx_load(text, &r->m, why);
+  MUST(module != NULL, "%s: %s\n%s", what, why, body);
+  memset(r->out, 0x11, THREADS * sizeof *r->out);
+  const uint64_t params[] = {r->in_at, r->out_at};
+  const LaunchConfig c = {{1, 1, 1}, {THREADS, 1, 1}, 0, (const uint8_t *)params, seed};
+  Report report;
+  MUST(launch_run(ptx_kernel(module, "k"), &r->m, &c, &report, NULL), "%s: %s%s", what, report.text,
+       body);
+  ptx_unload(module);
+  r->cases++;
+}
+
+/* Masks of lanes that go together: all; halves; every fourth; all but one and that one. */
+enum { MASKS = 4 };
+static uint32_t mask_of(int how, uint32_t lane) {
+  return how == 0   ? UINT32_MAX
+         : how == 1 ? (lane < 16 ? 0xFFFF : 0xFFFF0000)
+         : how == 2 ? 0x11111111u << lane % 4
+                    : (lane == 9 ? 1u << 9 : ~(1u << 9));
+}
+
+/* Word 0: value, 1: lane or offset, 2: clamp and segments, 3: mask. */
+static void shuffle_case(Run *r, const char *spelled) {
+  static const uint32_t clamps[] = {31, 0, 0x1C1F, 0x1800, 0x101F, 7, 0x1F1F, 0x0A05};
+  const bool up = strstr(spelled, ".up."), down = strstr(spelled, ".down."),
+             bfly = strstr(spelled, ".bfly.");
+  char body[256];
+  snprintf(body, sizeof body, "%s %%x16|%%p1, %%x0, %%x1, %%x2, %%x3; selp.u32 %%x17, 1, 0, %%p1;",
+           spelled);
+  uint64_t random = 9;
+  for (int round = 0; round < 64; round++) {
+    const int how = round % MASKS;
+    for (uint32_t t = 0; t < THREADS; t++) {
+      uint32_t *x = r->in[t];
+      x[0] = (uint32_t)emu_random(&random);
+      x[1] = (uint32_t)emu_random(&random) % (round % 3 ? 32 : 100);
+      x[2] = clamps[round / 4 % 8];
+      x[3] = mask_of(how, t % 32);
+    }
+    /* who would read a lane of another group reads itself */
+    uint32_t from[THREADS], inside[THREADS];
+    for (uint32_t t = 0; t < THREADS; t++) {
+      const int lane = (int)(t % 32);
+      for (;;) { /* PTX ISA, shfl.sync */
+        const int b = (int)(r->in[t][1] & 31), c = (int)(r->in[t][2] & 31),
+                  segment = (int)(r->in[t][2] >> 8 & 31), most = (lane & segment) | (c & ~segment);
+        int j = up     ? lane - b
+                : down ? lane + b
+                : bfly ? lane ^ b
+                       : (lane & segment) | (b & ~segment);
+        inside[t] = up ? j >= most : j <= most;
+        j = inside[t] ? j : lane;
+        from[t] = t / 32 * 32 + (uint32_t)j;
+        if (r->in[t][3] >> j & 1)
+          break;
+        r->in[t][1] = !up && !down && !bfly ? (uint32_t)lane : 0;
+      }
+    }
+    run_body(r, body, spelled, (uint64_t)round % 3);
+    for (uint32_t t = 0; t < THREADS; t++)
+      MUST(r->out[t][0] == r->in[from[t]][0] && r->out[t][1] == inside[t],
+           "%s, round %d, thread %u: %x %u, want %x %u", spelled, round, t, r->out[t][0],
+           r->out[t][1], r->in[from[t]][0], inside[t]);
+  }
+}
+
+/* Word 0: value, 3: mask. */
+static uint32_t group_result(const Run *r, const char *spelled, uint32_t t) {
+  const uint32_t first = t / 32 * 32, mask = r->in[t][3];
+  const bool is_signed = strstr(spelled, ".s32") != NULL;
+  uint32_t ballot = 0, match = 0, v = 0, bits_and = UINT32_MAX, bits_or = 0;
+  int64_t least = INT64_MAX, most = INT64_MIN;
+  for (uint32_t k = 0; k < 32; k++) {
+    if (!(mask >> k & 1))
+      continue;
+    const uint32_t x = r->in[first + k][0];
+    const int64_t wide = is_signed ? (int64_t)(int32_t)x : (int64_t)x;
+    ballot |= (uint32_t)(x & 1) << k;
+    match |= (uint32_t)(x == r->in[t][0]) << k;
+    v += x, bits_and &= x, bits_or |= x;
+    least = wide < least ? wide : least;
+    most = wide > most ? wide : most;
+  }
+  return strstr(spelled, ".ballot")     ? ballot
+         : strstr(spelled, ".any.p")    ? ballot != 0
+         : strstr(spelled, ".all.p")    ? ballot == mask
+         : strstr(spelled, ".uni.p")    ? ballot == mask || ballot == 0
+         : strstr(spelled, "match.any") ? match
+         : strstr(spelled, ".add.")     ? v
+         : strstr(spelled, ".min.")     ? (uint32_t)least
+         : strstr(spelled, ".max.")     ? (uint32_t)most
+         : strstr(spelled, ".or.")      ? bits_or
+         : strstr(spelled, ".and.")     ? bits_and
+                                        : 0xBADBAD;
+}
+
+static void group_case(Run *r, const char *spelled) {
+  static const uint32_t edges[] = {0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 5};
+  const bool vote = strncmp(spelled, "vote", 4) == 0, pred = strstr(spelled, ".pred") != NULL;
+  char body[256];
+  snprintf(body, sizeof body,
+           "and.b32 %%x4, %%x0, 1; setp.ne.u32 %%p1, %%x4, 0; %s %%%s, %%%s, %%x3;\n%s", spelled,
+           pred ? "p2" : "x16", vote ? "p1" : "x0", pred ? "selp.u32 %x16, 1, 0, %p2;" : "");
+  uint64_t random = 4;
+  for (int round = 0; round < 32; round++) {
+    for (uint32_t t = 0; t < THREADS; t++) {
+      const uint32_t x = (uint32_t)emu_random(&random);
+      r->in[t][0] = round % 8 == 0   ? 0 /* all alike */
+                    : round % 8 == 1 ? 1
+                    : round % 8 < 5  ? edges[x % 6]
+                                     : x;
+      r->in[t][3] = mask_of(round / 2 % MASKS, t % 32);
+    }
+    run_body(r, body, spelled, (uint64_t)round % 3);
+    for (uint32_t t = 0; t < THREADS; t++)
+      MUST(r->out[t][0] == group_result(r, spelled, t), "%s, round %d, thread %u: %x, want %x",
+           spelled, round, t, r->out[t][0], group_result(r, spelled, t));
+  }
+}
+
+/* Threads that are here: all; a part of each warp that a branch leaves apart. */
+static void active_case(Run *r, const char *spelled) {
+  char body[256];
+  snprintf(body, sizeof body,
+           "setp.lt.u32 %%p1, %%r1, 41; @%%p1 bra A; %s %%x16; bra B; A: %s %%x16; B:", spelled,
+           spelled);
+  run_body(r, body, spelled, 0);
+  for (uint32_t t = 0; t < THREADS; t++)
+    MUST(r->out[t][0] == (t < 32   ? UINT32_MAX
+                          : t < 41 ? 0x1FF
+                                   : ~0x1FFu),
+         "%s, thread %u: %x", spelled, t, r->out[t][0]);
+}
+
+/* What a warp wrote before it is read after it by another of its lanes. */
+static void warp_sync_case(Run *r, const char *spelled) {
+  char body[400];
+  snprintf(body, sizeof body,
+           ".shared .align 16 .b8 s[256]; mad.lo.u32 %%r2, %%r1, 4, s; xor.b32 %%r3, %%r1, 7;\n"
+           "mad.lo.u32 %%r3, %%r3, 4, s; st.shared.u32 [%%r2], %%x0; %s -1; ld.shared.u32 %%x16, "
+           "[%%r3];",
+           spelled);
+  run_body(r, body, spelled, 2);
+  for (uint32_t t = 0; t < THREADS; t++)
+    MUST(r->out[t][0] == r->in[t ^ 7][0], "%s, thread %u", spelled, t);
+}
+
+/* ---- mma: A, B, C by the tables of the PTX ISA, "Warp-level matrix fragment" ---- */
+
+typedef struct {
+  char name[8];
+  int bits;
+  DType type;
+} Element;
+
+static Element element(const char *name) {
+  static const struct {
+    const char *name;
+    int bits;
+    DType type;
+  } rows[] = {{"bf16", 16, DT_BF16}, {"f16", 16, DT_F16},  {"tf32", 32, DT_F32},
+              {"e4m3", 8, DT_E4M3},  {"e5m2", 8, DT_E5M2}, {"f64", 64, DT_F64}};
+  Element e = {"", 0, DT_F32};
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+    if (strcmp(rows[i].name, name) == 0) {
+      snprintf(e.name, sizeof e.name, "%s", name);
+      e.bits = rows[i].bits, e.type = rows[i].type;
+    }
+  return e;
+}
+
+/* Where element i of a lane's part of A lies. */
+static void place_a(const Element *e, int k, int lane, int i, int *row, int *column) {
+  const int g = lane >> 2, t = lane & 3;
+  if (e->bits == 16) {
+    *row = i % 4 < 2 ? g : g + 8;
+    *column = t * 2 + (i & 1) + (k == 16 && i >= 4 ? 8 : 0);
+  } else if (e->bits == 8) {
+    *row = i < 4 || (i >= 8 && i < 12) ? g : g + 8;
+    *column = t * 4 + (i & 3) + (i < 8 ? 0 : 16);
+  } else {
+    *row = i == 0 || i == 2 ? g : g + 8;
+    *column = i < 2 ? t : t + 4;
+  }
+}
+static void place_b(const Element *e, int lane, int i, int *row, int *column) {
+  const int g = lane >> 2, t = lane & 3;
+  *column = g;
+  *row = e->bits == 16  ? t * 2 + (i & 1) + (i < 2 ? 0 : 8)
+         : e->bits == 8 ? t * 4 + (i & 3) + (i < 4 ? 0 : 16)
+         : i == 0       ? t
+                        : t + 4;
+}
+
+/* Small integers: every sum is exact, in any order; a NaN and an infinity in some rounds. */
+static double some_element(uint64_t *random, int round, const Element *e) {
+  const int64_t v = (int64_t)(emu_random(random) % 13) - 6;
+  if (round >= 4 && emu_random(random) % 67 == 0 && e->type != DT_E4M3)
+    return round % 2 ? INFINITY : NAN;
+  return (double)v * (e->bits == 64 ? 1.25 : 1);
+}
+
+/* num_store saturates e5m2; here infinity is a value like any other. */
+static void put_element(uint8_t *to, const Element *e, double v) {
+  if (e->type == DT_E5M2 && isinf(v))
+    *to = 0x7C;
+  else
+    num_store(to, e->type, v);
+}
+
+static void mma_round(Run *r, const char *spelled, const char *body, const Element *ea,
+                      const Element *eb, int k, int round) {
+  double a[2][16][32], b[2][32][8], c[2][16][8];
+  uint64_t random = 3 + (uint64_t)round;
+  const bool wide = ea->bits == 64;
+  const int m = wide ? 8 : 16;
+  for (int w = 0; w < 2; w++) {
+    for (int i = 0; i < m; i++)
+      for (int j = 0; j < k; j++)
+        a[w][i][j] = some_element(&random, round, ea);
+    for (int i = 0; i < k; i++)
+      for (int j = 0; j < 8; j++)
+        b[w][i][j] = some_element(&random, round, eb);
+    for (int i = 0; i < m; i++)
+      for (int j = 0; j < 8; j++)
+        c[w][i][j] = (double)((int64_t)(emu_random(&random) % 41) - 20);
+  }
+  const int n_a = m * k / 32, n_b = k * 8 / 32, n_c = m * 8 / 32;
+  for (int t = 0; t < THREADS; t++) {
+    const int w = t / 32, lane = t % 32;
+    uint8_t *to = (uint8_t *)r->in[t];
+    int row, column;
+    for (int i = 0; i < n_a; i++, to += ea->bits / 8) {
+      place_a(ea, k, lane, i, &row, &column);
+      put_element(to, ea, wide ? a[w][lane >> 2][lane & 3] : a[w][row][column]);
+    }
+    for (int i = 0; i < n_b; i++, to += eb->bits / 8) {
+      place_b(eb, lane, i, &row, &column);
+      put_element(to, eb, wide ? b[w][lane & 3][lane >> 2] : b[w][row][column]);
+    }
+    for (int i = 0; i < n_c; i++, to += wide ? 8 : 4)
+      num_store(to, wide ? DT_F64 : DT_F32,
+                c[w][(lane >> 2) + (i >= 2 ? 8 : 0)][(lane & 3) * 2 + (i & 1)]);
+  }
+  run_body(r, body, spelled, (uint64_t)round);
+  for (int t = 0; t < THREADS; t++)
+    for (int i = 0; i < n_c; i++) {
+      const int w = t / 32, row = (t % 32 >> 2) + (i >= 2 ? 8 : 0), column = (t & 3) * 2 + (i & 1);
+      double want = c[w][row][column];
+      for (int q = 0; q < k; q++)
+        want += a[w][row][q] * b[w][q][column];
+      const double got =
+          num_load((uint8_t *)r->out[t] + (wide ? 8 : 4) * i, wide ? DT_F64 : DT_F32);
+      MUST(got == want || (isnan(got) && isnan(want)), "%s, round %d, thread %d, %d: %g, want %g",
+           spelled, round, t, i, got, want);
+    }
+}
+
+static void mma_case(Run *r, const char *spelled) {
+  char name[80], *mod[12], body[600];
+  int n = 0;
+  snprintf(name, sizeof name, "%s", spelled);
+  for (char *s = strtok(name, "."); s && n < 12; s = strtok(NULL, "."))
+    mod[n++] = s;
+  /* mma sync aligned mXnYkZ row col D A B C */
+  ck_assert_int_eq(n, 10);
+  const int k = atoi(strchr(mod[3], 'k') + 1);
+  const Element ea = element(mod[7]), eb = element(mod[8]);
+  ck_assert_msg(ea.bits && eb.bits, "%s", spelled);
+  const int n_a = 16 * k * ea.bits / 1024, n_b = 8 * k * eb.bits / 1024;
+  int at = 0;
+  if (ea.bits == 64) {
+    for (int i = 0; i < 4; i++)
+      at += snprintf(body + at, sizeof body - (size_t)at, "mov.b64 %%y%d, {%%x%d, %%x%d};\n", i,
+                     2 * i, 2 * i + 1);
+    snprintf(
+        body + at, sizeof body - (size_t)at,
+        "%s {%%y4, %%y5}, {%%y0}, {%%y1}, {%%y2, %%y3};\nmov.b64 {%%x16, %%x17}, %%y4; mov.b64 "
+        "{%%x18, %%x19}, %%y5;",
+        spelled);
+  } else {
+    at = snprintf(body, sizeof body, "%s {%%x16, %%x17, %%x18, %%x19}, {", spelled);
+    for (int i = 0; i < n_a + n_b + 4; i++)
+      at += snprintf(body + at, sizeof body - (size_t)at, "%s%%x%d",
+                     i == n_a || i == n_a + n_b ? "}, {"
+                     : i                        ? ", "
+                                                : "",
+                     i);
+    snprintf(body + at, sizeof body - (size_t)at, "};");
+  }
+  for (int round = 0; round < 8; round++)
+    mma_round(r, spelled, body, &ea, &eb, k, round);
+}
+
+/* ---- several results, control ---- */
+
+static void unpack_case(Run *r, const char *spelled) {
+  const int whole = atoi(spelled + 5), parts = spelled[strlen(spelled) - 1] - '0',
+            bits = whole / parts;
+  char body[256] = "mov.b64 %y0, {%x0, %x1};\n", data[64] = "";
+  for (int i = 0; i < parts; i++)
+    snprintf(data + strlen(data), sizeof data - strlen(data), "%s%%x%d", i ? ", " : "", 16 + i);
+  snprintf(body + strlen(body), sizeof body - strlen(body), "mov.b%d {%s}, %%%s;", whole, data,
+           whole == 64 ? "y0" : "x0");
+  run_body(r, body, spelled, 0);
+  for (uint32_t t = 0; t < THREADS; t++)
+    for (int i = 0; i < parts; i++) {
+      const uint64_t all = (uint64_t)r->in[t][1] << 32 | r->in[t][0];
+      const uint32_t want = (uint32_t)(all >> (bits * i) & ((UINT64_C(1) << bits) - 1));
+      MUST(r->out[t][i] == want, "%s, thread %u, part %d", spelled, t, i);
+    }
+}
+
+static void branch_case(Run *r, const char *spelled) {
+  char body[300];
+  snprintf(body, sizeof body,
+           "%s L1;\nmov.u32 %%x16, 1;\nL1: setp.lt.u32 %%p1, %%r1, %d; @%%p1 %s L2;\n"
+           "mov.u32 %%x17, 2;\nL2: @!%%p1 %s L3; mov.u32 %%x18, 3; L3:",
+           spelled, strstr(spelled, ".uni") ? 32 : 37, spelled, spelled);
+  run_body(r, body, spelled, 0);
+  for (uint32_t t = 0; t < THREADS; t++) {
+    const bool taken = t < (strstr(spelled, ".uni") ? 32 : 37);
+    MUST(r->out[t][0] == 0x5A5A5A5A && r->out[t][1] == (taken ? 0x5A5A5A5A : 2) &&
+             r->out[t][2] == (taken ? 3 : 0x5A5A5A5A),
+         "%s, thread %u", spelled, t);
+  }
+}
+
+static void exit_case(Run *r, const char *spelled) {
+  char body[300];
+  snprintf(
+      body, sizeof body,
+      "setp.lt.u32 %%p1, %%r1, 20; @%%p1 %s; setp.ge.u32 %%p1, %%r1, 50; @!%%p1 bra GO; %s; GO:",
+      spelled, spelled);
+  run_body(r, body, spelled, 1);
+  for (uint32_t t = 0; t < THREADS; t++)
+    MUST(r->out[t][0] == (t < 20 || t >= 50 ? 0x11111111 : 0x5A5A5A5A), "%s, thread %u: %x",
+         spelled, t, r->out[t][0]);
+}
+
+static void barrier_case(Run *r, const char *spelled) {
+  const bool red = strstr(spelled, ".red."), popc = strstr(spelled, ".popc."),
+             or = strstr(spelled, ".or.");
+  char body[600];
+  snprintf(body, sizeof body,
+           ".shared .align 16 .b8 s[256]; mad.lo.u32 %%r2, %%r1, 4, s; xor.b32 %%r3, %%r1, 63;\n"
+           "mad.lo.u32 %%r3, %%r3, 4, s; st.shared.u32 [%%r2], %%x0; setp.ne.u32 %%p1, %%x1, 0;\n"
+           "%s %s0%s;\nld.shared.u32 %%x16, [%%r3];%s",
+           spelled,
+           !red   ? ""
+           : popc ? "%x17, "
+                  : "%p2, ",
+           red ? ", %p1" : "", red && !popc ? "selp.u32 %x17, 1, 0, %p2;" : "");
+  for (int round = 0; round < 6; round++) {
+    uint32_t set = 0;
+    for (uint32_t t = 0; t < THREADS; t++) {
+      r->in[t][1] = round == 0   ? 0
+                    : round == 1 ? 1
+                    : round == 2 ? t == 40
+                    : round == 3 ? t != 3
+                                 : v(t) & 1;
+      set += r->in[t][1];
+    }
+    run_body(r, body, spelled, (uint64_t)round);
+    const uint32_t want = !red ? 0x5A5A5A5A : popc ? set : or ? set != 0 : set == THREADS;
+    for (uint32_t t = 0; t < THREADS; t++)
+      MUST(r->out[t][0] == r->in[t ^ 63][0] && r->out[t][1] == want, "%s, round %d, thread %u: %x",
+           spelled, round, t, r->out[t][1]);
+  }
+}
+
+static void check_spelling(const OpRow *row, const char *spelled, void *data) {
+  static const struct {
+    const char *begins;
+    void (*prove)(Run *r, const char *spelled);
+  } kinds[] = {
+      {"shfl.", shuffle_case},   {"vote.", group_case},        {"match.any.", group_case},
+      {"redux.", group_case},    {"activemask.", active_case}, {"bar.warp.sync", warp_sync_case},
+      {"mma.", mma_case},        {"mov.", unpack_case},        {"bra", branch_case},
+      {"ret", exit_case},        {"exit", exit_case},          {"bar.", barrier_case},
+      {"barrier.", barrier_case}};
+  Run *r = data;
+  (void)row;
+  uint64_t random = 1;
+  for (uint32_t t = 0; t < THREADS; t++)
+    for (int i = 0; i < IN; i++)
+      r->in[t][i] = (uint32_t)emu_random(&random);
+  for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+    if (strncmp(spelled, kinds[i].begins, strlen(kinds[i].begins)) == 0) {
+      kinds[i].prove(r, spelled);
+      return;
+    }
+  ck_abort_msg("%s: this test has no case for the opcode", spelled);
+}
+
+START_TEST(every_spelling) {
+  Run r = {.cases = 0};
+  r.in = (void *)device(&r.m, &r.in_at, THREADS * sizeof *r.in);
+  r.out = (void *)device(&r.m, &r.out_at, THREADS * sizeof *r.out);
+  const size_t spellings = each_spelling(PROVER_WARPS, check_spelling, &r);
+  printf("emu/warps: %zu opcodes, %u launches\n", spellings, r.cases);
+  ck_assert_uint_gt(spellings, 40);
+  memory_fini(&r.m);
+}
+END_TEST
+
+/* Every special register in a grid and a block of three dimensions. */
+START_TEST(special_registers) {
+  static const char *const names[] = {
+#define SPECIAL_REGISTER(id, name) name,
+#include "special.def"
+#undef SPECIAL_REGISTER
+  };
+  const uint32_t grid[3] = {3, 2, 4}, block[3] = {5, 3, 4};
+  Memory m = {0};
+  uint64_t out_at;
+  uint32_t *out = (void *)device(&m, &out_at, 24 * 60 * 4);
+  for (size_t i = 0; i < SPECIAL_COUNT; i++) {
+    char text[1024], why[512];
+    snprintf(
+        text, sizeof text,
+        ".version 9.0\n.target sm_90\n.address_size 64\n.visible .entry k(.param .u64 out)\n{\n"
+        ".reg .b32 %%r<9>; .reg .b64 %%a<4>;\nmov.u32 %%r1, %%ctaid.z; mad.lo.u32 %%r1, %%r1, 2, "
+        "%%ctaid.y; mad.lo.u32 %%r1, %%r1, 3, %%ctaid.x;\nmov.u32 %%r2, %%tid.z; mad.lo.u32 "
+        "%%r2, %%r2, 3, %%tid.y; mad.lo.u32 %%r2, %%r2, 5, %%tid.x;\nmad.lo.u32 %%r1, %%r1, 60, "
+        "%%r2; mul.wide.u32 %%a1, %%r1, 4; ld.param.u64 %%a2, [out]; add.s64 %%a2, %%a2, "
+        "%%a1;\nmov.u32 %%r3, %s; st.global.u32 [%%a2], %%r3; ret;\n}\n",
+        names[i]);
+    Module *module = ptx_load(text, &m, why);
+    ck_assert_msg(module != NULL, "%s: %s", names[i], why);
+    const LaunchConfig c = {{grid[0], grid[1], grid[2]},
+                            {block[0], block[1], block[2]},
+                            0,
+                            (const uint8_t *)&out_at,
+                            i};
+    Report r;
+    ck_assert_msg(launch_run(ptx_kernel(module, "k"), &m, &c, &r, NULL), "%s", r.text);
+    for (uint32_t n = 0; n < 24 * 60; n++) {
+      const uint32_t b = n / 60, t = n % 60, lane = t % 32;
+      const uint32_t want[SPECIAL_COUNT] = {
+          [SPECIAL_TID_X] = t % 5,
+          [SPECIAL_TID_Y] = t / 5 % 3,
+          [SPECIAL_TID_Z] = t / 15,
+          [SPECIAL_NTID_X] = 5,
+          [SPECIAL_NTID_Y] = 3,
+          [SPECIAL_NTID_Z] = 4,
+          [SPECIAL_CTAID_X] = b % 3,
+          [SPECIAL_CTAID_Y] = b / 3 % 2,
+          [SPECIAL_CTAID_Z] = b / 6,
+          [SPECIAL_NCTAID_X] = 3,
+          [SPECIAL_NCTAID_Y] = 2,
+          [SPECIAL_NCTAID_Z] = 4,
+          [SPECIAL_LANEID] = lane,
+          [SPECIAL_WARPID] = t / 32,
+          [SPECIAL_MASK_EQ] = 1u << lane,
+          [SPECIAL_MASK_LT] = (1u << lane) - 1,
+          [SPECIAL_MASK_LE] = lane == 31 ? UINT32_MAX : (1u << (lane + 1)) - 1,
+          [SPECIAL_MASK_GT] = lane == 31 ? 0 : ~((1u << (lane + 1)) - 1),
+          [SPECIAL_MASK_GE] = ~((1u << lane) - 1)};
+      MUST(out[n] == want[i], "%s, block %u, thread %u: %x, want %x", names[i], b, t, out[n],
+           want[i]);
+    }
+    ptx_unload(module);
+  }
+  memory_fini(&m);
+}
+END_TEST
+
 int main(void) {
   TCase *t = tcase_create("warps");
   tcase_set_timeout(t, 60);
   tcase_add_test(t, every_case);
+  tcase_add_test(t, every_spelling);
+  tcase_add_test(t, special_registers);
   tcase_add_test(t, global_atomics);
   tcase_add_test(t, refused_at_load);
   Suite *s = suite_create("emu/warps");
