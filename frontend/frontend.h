@@ -454,6 +454,7 @@ struct Spec {
   Parents parents;
   Str idle; /* keys of `precision:` without effect, one a line, or NULL */
   bool defines; /* -D was given: `expect` does not hold */
+  bool cycles_momentum; /* the scheduler does */
 };
 
 typedef struct SpecSource {

@@ -496,6 +496,8 @@ static void module_attrs(Lower *lo) {
     build_module_attr(b, attr_f(b, "ema_decay", decay));
     build_module_attr(b, attr_i(b, "ema_every_n_steps", val_get_int(root, "ema.every_n_steps", 1)));
   }
+  if (lo->spec->cycles_momentum)
+    build_module_attr(b, attr_i(b, "cycle_momentum", 1));
   group_attrs(b, 0, optimizer);
   const Val *groups = val_get(optimizer, "param_groups");
   for (int i = 0; i < groups->n; i++)

@@ -307,6 +307,24 @@ static void settle_cycle(const Check *c, Val *v) {
 
 /* ---- rules across sections ---- */
 
+/* The first scheduler that moves the momentum, or NULL. */
+static const Val *momentum_cycle(const Val *v) {
+  const Val *list = val_get(v, "schedulers"), *found = NULL;
+  for (int i = 0; list && list->kind == VAL_LIST && i < list->n && !found; i++)
+    found = momentum_cycle(list->item[i]);
+  return val_get_bool(v, "cycle_momentum", false) ? v : found;
+}
+
+static void check_cycle(const Check *c, const Val *root, bool *cycles) {
+  const Val *cycle = momentum_cycle(val_get(root, "scheduler")), *o = val_get(root, "optimizer");
+  *cycles = cycle != NULL;
+  if (!cycle || !o || o->kind != VAL_MAP || val_get(o, "betas") || val_get(o, "momentum"))
+    return;
+  diag_error(c->d, cycle->loc, 330, "%s has no momentum, which this schedule moves",
+             val_get_str(o, "type", "the optimizer"));
+  diag_hint(c->d, "write cycle_momentum: false");
+}
+
 /* `limit_*_batches`: 1.0 is all of them, written as null. */
 static void check_limits(const Check *c, Val *trainer) {
   const Val *interval = val_get(trainer, "val_check_interval");
@@ -507,6 +525,7 @@ static void check_all(Spec *s, const SpecSource *src, const Yaml *root) {
     read_groups(c, yaml_get(root, "optimizer"), optimizer);
   if (scheduler && scheduler->kind == VAL_MAP)
     settle_cycle(c, scheduler);
+  check_cycle(c, s->root, &s->cycles_momentum);
   if (scheduler && scheduler->kind == VAL_MAP)
     val_set(c->a, s->root, key(c, "scheduler"), expand_warmup(c, scheduler));
   check_name(c, s->root, src);

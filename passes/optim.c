@@ -5,9 +5,10 @@
  *   scalars    lr and bias corrections of this step, `taken`, and what is computed from them: f64
  *   tensors    p (parameter), g (gradient, unscaled and clipped), the states: FP32, FP64 in
  * 64-true, whatever the storage [N12]; numbers and scalars are rounded once where they meet them
- * `[name] statement` is left out where the number `name` is 0. Whatever p and the states are at the
- * end is written, unless the step is not applied [N11]. Learning rates and bias corrections come
- * from the step table, row taken mod 4096. */
+ * `[name] statement` is left out where the number `name` is 0, and keeps what was where the scalar is.
+ * Whatever p and the states are at the end is written, unless the step is not applied [N11]. Learning
+ * rates, bias corrections and a momentum that a schedule moves come from the step table, row taken
+ * mod 4096. */
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +46,18 @@ static bool any_group(const Step *s, const char *key) {
   return false;
 }
 
+/* The hyperparameter that a schedule of the momentum moves, as in torch; NULL: none. */
+static const char *cycled(const Step *s) {
+  if (module_number(s->in, "cycle_momentum", 0) == 0)
+    return NULL;
+  return strstr(s->optimizer->hyper, "beta1=") ? "beta1" : "momentum";
+}
+
+static bool is_kept(const Step *s, const OptimizerState *state) {
+  const char *moved = cycled(s);
+  return !state->when || any_group(s, state->when) || (moved && !strcmp(moved, state->when));
+}
+
 Status optim_named(Step *s) {
   const char *name = module_str(s->in, "optimizer", "SGD");
   for (size_t i = 0; i < sizeof optimizers / sizeof *optimizers; i++) {
@@ -52,8 +65,10 @@ Status optim_named(Step *s) {
     if (strcmp(row->name, name))
       continue;
     s->optimizer = row;
+    const char *moved = cycled(s);
+    s->columns = str_fmt(builder_strings(s->b), moved ? "%s %s" : "%s", row->columns, moved);
     for (int k = 0; k < MAX_MOMENTS && row->state[k].name; k++)
-      if (!row->state[k].when || any_group(s, row->state[k].when))
+      if (is_kept(s, &row->state[k]))
         s->moment[s->nmoment++] = &row->state[k];
     if (rounds_by(s, "kahan"))
       s->moment[s->nmoment++] = &compensation;
@@ -94,7 +109,7 @@ Str optim_columns(Step *s, int *n) {
   *n = 0;
   for (int k = 0; k < s->ngroup; k++) { /* groups without trained parameters have no columns */
     size_t len;
-    for (const char *w = s->optimizer->columns; (w = next_word(w, &len)); w += len, ++*n)
+    for (const char *w = s->columns; (w = next_word(w, &len)); w += len, ++*n)
       text_printf(&t, "%s%.*s.%d", *n ? " " : "", (int)len, w, s->group[k].index);
   }
   Str r = str_intern(builder_strings(s->b), t.data ? t.data : "", t.len);
@@ -231,21 +246,37 @@ static void assign(Env *e, const char *name, size_t len, const char *text, const
   set(e, name, len, result);
 }
 
+/* `name`, which was `old`, stays that where the scalar `guard` is 0. */
+static void keep_unless(Env *e, const Name *guard, const char *name, size_t len, const Name *old) {
+  Name *now = find(e, name, len);
+  DType dt = old->kind == TENSOR || now->kind == TENSOR ? e->s->mode.optim : DT_F64;
+  Value *in[3];
+  const Name *from[3] = {now, old, guard};
+  for (int i = 0; i < 3; i++)
+    in[i] = build_cast(e->s->b, from[i]->value, dt);
+  now->value = build_expr(e->s->b, "c != 0 ? a : b", dt, 3, in);
+}
+
 static void run(Env *e, const char *c) {
   while (*c) {
     c += strspn(c, " ;");
     const char *end = c + strcspn(c, ";");
     bool wanted = true;
+    const Name *guard = NULL;
     if (*c == '[') {
       size_t len = strcspn(c, "]") - 1;
-      const Name *guard = find(e, c + 1, len);
-      wanted = guard && guard->number != 0;
+      guard = find(e, c + 1, len);
+      wanted = guard && (guard->kind != NUMBER || guard->number != 0);
       c += len + 2;
       c += strspn(c, " ");
     }
     size_t len = word(c);
-    if (wanted && len)
+    if (wanted && len) {
+      const Name *was = find(e, c, len), old = was ? *was : (Name){0};
       assign(e, c, len, strchr(c, '=') + 1, end);
+      if (was && guard && guard->kind != NUMBER)
+        keep_unless(e, guard, c, len, &old);
+    }
     c = end;
   }
 }
@@ -273,9 +304,9 @@ static Value *choose(Step *s, const Clip *c, Value *new_value, Value *old, DType
 static void set_columns(Env *e, int k, Value *row) {
   size_t len;
   int n = 0, at = 0;
-  for (const char *w = e->s->optimizer->columns; (w = next_word(w, &len)); w += len)
+  for (const char *w = e->s->columns; (w = next_word(w, &len)); w += len)
     n++;
-  for (const char *w = e->s->optimizer->columns; (w = next_word(w, &len)); w += len, at++) {
+  for (const char *w = e->s->columns; (w = next_word(w, &len)); w += len, at++) {
     Value *v = build_slice(e->s->b, row, 0, n * k + at, n * k + at + 1);
     set(e, w, len, (Name){.kind = SCALAR, .value = build_reshape(e->s->b, v, 0, NULL)});
   }

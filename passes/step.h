@@ -62,6 +62,7 @@ typedef struct {
   int64_t accumulate, capacity; /* capacity: largest weight_sum of an optimizer step */
   DType accum;                  /* gradients between micro-batches */
   const OptimizerRow *optimizer;
+  const char *columns; /* its own of the step table, and the momentum when a schedule moves it */
   int nmoment;
   const OptimizerState *moment[MAX_MOMENTS]; /* those in use */
   Tensor **tensors; /* of the new module, by index in the old; NULL: without `micro` not needed */

@@ -33,6 +33,9 @@ typedef struct {
 /* Learning rate of parameter group `group` for the step after `taken` taken ones. */
 double mprt__schedule_lr(const mprt_program *p, int group, int64_t taken, int64_t total_steps,
                          int64_t steps_per_epoch);
+/* Momentum (beta1) of every group in that step, where the schedule moves it (attr cycle_momentum). */
+double mprt__schedule_momentum(const mprt_program *p, int64_t taken, int64_t total_steps,
+                               int64_t steps_per_epoch);
 /* Row taken % rows of the step table. */
 void mprt__schedule_fill(mprt_program *p, int64_t taken, int64_t total_steps,
                          int64_t steps_per_epoch);

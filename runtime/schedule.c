@@ -79,23 +79,30 @@ static double anneal(const json_t *s, double from, double to, double x) {
   return to + (from - to) / 2 * (1 + cos(M_PI * x));
 }
 
-/* Up to max_lr, down again, far down (Smith and Topin 2018); the base rate plays no part. */
-static double one_cycle_lr(const json_t *s, double base, int64_t t, int64_t total) {
-  (void)base;
-  double top = mprt__json_double(s, "max_lr", 1), share = mprt__json_double(s, "pct_start", 0.3);
-  double low = top / mprt__json_double(s, "div_factor", 25);
-  double last = low / mprt__json_double(s, "final_div_factor", 1e4);
+/* At step t of a cycle (Smith and Topin 2018) whose phases begin at value[0], [1] ... and end at the
+ * next one. */
+static double cycle(const json_t *s, int64_t t, int64_t total, const double value[4]) {
   double n = (double)mprt__json_int(s, "total_steps", total);
+  double share = mprt__json_double(s, "pct_start", 0.3);
   bool three = mprt__json_bool(s, "three_phase", false);
   const double end[3] = {share * n - 1, three ? 2 * share * n - 2 : n - 1, n - 1};
-  const double rate[4] = {low, top, three ? low : last, last};
+  int phases = three ? 3 : 2;
   double begin = 0;
-  for (int k = 0, phases = three ? 3 : 2; k < phases; k++) {
+  for (int k = 0; k < phases; k++) {
     if ((double)t <= end[k])
-      return anneal(s, rate[k], rate[k + 1], ((double)t - begin) / (end[k] - begin));
+      return anneal(s, value[k], value[k + 1], ((double)t - begin) / (end[k] - begin));
     begin = end[k];
   }
-  return last;
+  return value[phases];
+}
+
+/* Up to max_lr, down again, far down; the base rate plays no part. */
+static double one_cycle_lr(const json_t *s, double base, int64_t t, int64_t total) {
+  (void)base;
+  double top = mprt__json_double(s, "max_lr", 1), low = top / mprt__json_double(s, "div_factor", 25);
+  double last = low / mprt__json_double(s, "final_div_factor", 1e4);
+  bool three = mprt__json_bool(s, "three_phase", false);
+  return cycle(s, t, total, (double[]){low, top, three ? low : last, last});
 }
 
 /* Warmup, stable, decay (Hu et al. 2024): up linearly, the base rate, down to min_lr_ratio of it.
@@ -121,16 +128,22 @@ static double wsd_lr(const json_t *s, double base, int64_t t, int64_t total) {
 
 static double rate_at(const json_t *s, double base, int64_t t, int64_t total);
 
+/* Where the k-th scheduler of a chain begins; total: where the last one ends. */
+static int64_t mark(const json_t *s, size_t k, int64_t total) {
+  const json_t *marks = json_object_get(s, "milestones");
+  return k == 0                        ? 0
+         : k > json_array_size(marks) ? total
+                                       : json_integer_value(json_array_get(marks, k - 1));
+}
+
 /* The scheduler whose milestone was passed last, with its own time. */
 static double sequential_lr(const json_t *s, double base, int64_t t, int64_t total) {
-  const json_t *list = json_object_get(s, "schedulers"), *marks = json_object_get(s, "milestones");
+  const json_t *list = json_object_get(s, "schedulers");
   size_t k = 0;
-  int64_t begin = 0, end = total;
-  while (k < json_array_size(marks) && t >= json_integer_value(json_array_get(marks, k)))
-    begin = json_integer_value(json_array_get(marks, k++));
-  if (k < json_array_size(marks))
-    end = json_integer_value(json_array_get(marks, k));
-  return rate_at(json_array_get(list, k), base, t - begin, end - begin);
+  while (k + 1 < json_array_size(list) && t >= mark(s, k + 1, total))
+    k++;
+  int64_t begin = mark(s, k, total);
+  return rate_at(json_array_get(list, k), base, t - begin, mark(s, k + 1, total) - begin);
 }
 
 static double rate_at(const json_t *s, double base, int64_t t, int64_t total) {
@@ -157,6 +170,30 @@ static double rate_at(const json_t *s, double base, int64_t t, int64_t total) {
   return base;
 }
 
+/* The momentum against the rate: high while that is low. A cycle in a chain holds its first value
+ * before it begins and its last one behind its end, as no other scheduler moves momenta. */
+static double momentum_at(const json_t *s, int64_t t, int64_t total) {
+  const json_t *list = json_object_get(s, "schedulers");
+  for (size_t k = 0; k < json_array_size(list); k++) {
+    const json_t *part = json_array_get(list, k);
+    int64_t begin = mark(s, k, total), end = mark(s, k + 1, total);
+    if (mprt__json_bool(part, "cycle_momentum", false))
+      return momentum_at(part, t < begin ? 0 : (t < end ? t : end - 1) - begin, end - begin);
+  }
+  double high = mprt__json_double(s, "max_momentum", 0.95);
+  return cycle(s, t, total, (double[]){high, mprt__json_double(s, "base_momentum", 0.85), high, high});
+}
+
+/* Steps or epochs since the beginning, and until the end, as the scheduler counts. */
+static int64_t scheduler_time(const json_t *s, int64_t taken, int64_t steps_per_epoch,
+                              int64_t *total) {
+  bool by_epoch = !strcmp(mprt__json_string(s, "interval", "step"), "epoch");
+  if (!by_epoch || steps_per_epoch <= 0)
+    return taken;
+  *total = (*total + steps_per_epoch - 1) / steps_per_epoch;
+  return taken / steps_per_epoch;
+}
+
 double mprt__schedule_lr(const mprt_program *p, int group, int64_t taken, int64_t total_steps,
                          int64_t steps_per_epoch) {
   char key[40];
@@ -168,26 +205,37 @@ double mprt__schedule_lr(const mprt_program *p, int group, int64_t taken, int64_
     return base;
   if (mprt__plateau(p))
     return mprt__plateau_lr(p, base);
-  bool by_epoch = !strcmp(mprt__json_string(s, "interval", "step"), "epoch");
-  if (by_epoch && steps_per_epoch > 0)
-    return rate_at(s, base, taken / steps_per_epoch,
-                   (total_steps + steps_per_epoch - 1) / steps_per_epoch);
-  return rate_at(s, base, taken, total_steps);
+  int64_t t = scheduler_time(s, taken, steps_per_epoch, &total_steps);
+  return rate_at(s, base, t, total_steps);
 }
 
-/* 1 - beta1^t and sqrt(1 - beta2^t) for the step that comes after `taken` (Kingma and Ba 2015,
- * Algorithm 1; torch.optim.AdamW). */
+double mprt__schedule_momentum(const mprt_program *p, int64_t taken, int64_t total_steps,
+                               int64_t steps_per_epoch) {
+  const json_t *s = mprt__json_get(p->spec, "scheduler");
+  int64_t t = scheduler_time(s, taken, steps_per_epoch, &total_steps);
+  return momentum_at(s, t, total_steps);
+}
+
+/* A column of the step that comes after `taken`. bc1 = 1 - beta1^t, bc2 = sqrt(1 - beta2^t) (Kingma
+ * and Ba 2015, Algorithm 1; torch.optim.AdamW), by this step's beta1 where a schedule moves it. */
 static double column_value(const mprt_program *p, const char *column, int64_t taken,
                            int64_t total_steps, int64_t steps_per_epoch) {
+  const json_t *attrs = json_object_get(p->meta, "attrs");
   const char *dot = strchr(column, '.');
   int group = dot ? atoi(dot + 1) : 0;
   if (!strncmp(column, "lr.", 3))
     return mprt__schedule_lr(p, group, taken, total_steps, steps_per_epoch);
-  char key[40];
-  snprintf(key, sizeof key, "group.%d.beta%c", group, column[2]);
-  double beta = json_number_value(json_object_get(json_object_get(p->meta, "attrs"), key));
+  bool first = !strncmp(column, "bc1.", 4), second = !strncmp(column, "bc2.", 4);
+  double beta;
+  if (second || !mprt__json_int(attrs, "cycle_momentum", 0)) {
+    char key[40];
+    snprintf(key, sizeof key, "group.%d.beta%d", group, second ? 2 : 1);
+    beta = json_number_value(json_object_get(attrs, key));
+  } else {
+    beta = mprt__schedule_momentum(p, taken, total_steps, steps_per_epoch);
+  }
   double correction = 1 - pow(beta, (double)(taken + 1));
-  return column[2] == '1' ? correction : sqrt(correction);
+  return first ? correction : second ? sqrt(correction) : beta;
 }
 
 void mprt__schedule_fill(mprt_program *p, int64_t taken, int64_t total_steps,

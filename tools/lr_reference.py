@@ -55,10 +55,10 @@ CASES = [
     ({"type": "CosineAnnealingLR", "T_max": "auto", "eta_min": 0.0}, lambda o: S.CosineAnnealingLR(o, STEPS)),
     ({"type": "CosineAnnealingWarmRestarts", "T_0": 25, "T_mult": 1, "eta_min": 0.0}, lambda o: S.CosineAnnealingWarmRestarts(o, 25)),
     ({"type": "CosineAnnealingWarmRestarts", "T_0": 9, "T_mult": 2, "eta_min": 0.02}, lambda o: S.CosineAnnealingWarmRestarts(o, 9, 2, 0.02)),
-    ({"type": "OneCycleLR", "max_lr": 0.4, "total_steps": "auto", "pct_start": 0.3, "anneal_strategy": "cos", "div_factor": 25.0, "final_div_factor": 10000.0, "three_phase": False},
-     lambda o: S.OneCycleLR(o, 0.4, STEPS, cycle_momentum=False)),
-    ({"type": "OneCycleLR", "max_lr": 0.4, "total_steps": 200, "pct_start": 0.21, "anneal_strategy": "linear", "div_factor": 10.0, "final_div_factor": 100.0, "three_phase": True},
-     lambda o: S.OneCycleLR(o, 0.4, 200, pct_start=0.21, anneal_strategy="linear", div_factor=10, final_div_factor=100, three_phase=True, cycle_momentum=False)),
+    ({"type": "OneCycleLR", "max_lr": 0.4, "total_steps": "auto", "pct_start": 0.3, "anneal_strategy": "cos", "div_factor": 25.0, "final_div_factor": 10000.0, "three_phase": False, "cycle_momentum": True},
+     lambda o: S.OneCycleLR(o, 0.4, STEPS)),
+    ({"type": "OneCycleLR", "max_lr": 0.4, "total_steps": 200, "pct_start": 0.21, "anneal_strategy": "linear", "div_factor": 10.0, "final_div_factor": 100.0, "three_phase": True, "cycle_momentum": True, "base_momentum": 0.8, "max_momentum": 0.9},
+     lambda o: S.OneCycleLR(o, 0.4, 200, pct_start=0.21, anneal_strategy="linear", div_factor=10, final_div_factor=100, three_phase=True, base_momentum=0.8, max_momentum=0.9)),
     ({"type": "SequentialLR", "milestones": [10, 30], "schedulers": [
         {"type": "LinearLR", "start_factor": 0.01, "end_factor": 1.0, "total_iters": 10},
         {"type": "ConstantLR", "factor": 0.5, "total_iters": 8},
@@ -85,15 +85,16 @@ PLATEAU = [
 ]
 
 
-def optimizer():
-    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=BASE)
+def optimizer(momentum=0.0):
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=BASE, momentum=momentum)
 
 
-def rates(make):
-    o = optimizer()
+def course(make, key, momentum=0.0):
+    """A number of the optimizer's group in each step."""
+    o = optimizer(momentum)
     scheduler = make(o)
     for i in range(STEPS):
-        yield float(o.param_groups[0]["lr"])
+        yield float(o.param_groups[0][key])
         o.step()
         if i + 1 < STEPS:
             scheduler.step()
@@ -111,10 +112,14 @@ def quoted(config):
 warnings.simplefilter("ignore")
 print(f"/* Made by tools/lr_reference.py with PyTorch {torch.__version__.split('+')[0]}. */")
 print(f"enum {{ STEPS = {STEPS}, CHECKS = 60 }};")
-print("static const struct {\n  const char *scheduler;\n  double want[STEPS];\n} schedules[] = {")
-for config, make in CASES:
-    print(f"    {{{quoted(config)},\n     {{{table(list(rates(make)))}}}}},")
-print("};")
+for what, key, cases in (
+    ("schedules", "lr", CASES),
+    ("momenta", "momentum", [c for c in CASES if "cycle_momentum" in c[0]]),
+):
+    print(f"static const struct {{\n  const char *scheduler;\n  double want[STEPS];\n}} {what}[] = {{")
+    for config, make in cases:
+        print(f"    {{{quoted(config)},\n     {{{table(list(course(make, key)))}}}}},")
+    print("};")
 torch.manual_seed(1)
 metric = (torch.cumsum(torch.randn(60, dtype=torch.float64) * 0.05, 0) + torch.linspace(1.5, 1.0, 60, dtype=torch.float64)).tolist()
 metric[40] = float("nan")

@@ -12,6 +12,8 @@ STEPS = 8
 torch.manual_seed(5)
 START = torch.tensor([0.75, -1.25, 0.03125], dtype=torch.float64)
 GRADS = (torch.randn(STEPS, 3, dtype=torch.float64)).mul(256).round().div(256)
+# where a schedule moves the momentum (OneCycleLR); below 0.5 lerp goes from its other end
+MOMENTA = [0.95, 0.9, 0.85, 0.6, 0.4, 0.7, 0.0, 0.95]
 RATES = [0.1, 0.1, 0.05, 0.05, 0.2, 0.1, 0.01, 0.3]
 
 
@@ -40,6 +42,12 @@ CASES = [
     (optim.Adam, dict(amsgrad=True, betas=(0.4, 0.3))),
     (optim.AdamW, dict(weight_decay=0.05)),
     (optim.AdamW, dict(amsgrad=True, betas=(0.9, 0.5), weight_decay=0.0, maximize=True)),
+    (optim.SGD, dict(cycle_momentum=True)),
+    (optim.SGD, dict(cycle_momentum=True, nesterov=True, momentum=0.5, weight_decay=0.1)),
+    (optim.SGD, dict(cycle_momentum=True, dampening=0.25)),
+    (optim.Adam, dict(cycle_momentum=True, amsgrad=True, weight_decay=0.2)),
+    (optim.AdamW, dict(cycle_momentum=True, weight_decay=0.05)),
+    (optim.RMSprop, dict(cycle_momentum=True)),
     (optim.RMSprop, {}),
     (optim.RMSprop, dict(alpha=0.9, momentum=0.5, weight_decay=0.1)),
     (optim.RMSprop, dict(alpha=0.8, centered=True, eps=1e-4)),
@@ -53,6 +61,8 @@ CASES = [
 
 def attributes(options):
     for key, v in options.items():
+        if key == "cycle_momentum":
+            continue
         if key == "betas":
             yield from (("beta1", v[0]), ("beta2", v[1]))
         else:
@@ -71,17 +81,25 @@ print(f"/* Made by tools/optim_reference.py with PyTorch {torch.__version__.spli
 print(f"enum {{ STEPS = {STEPS} }};")
 print(f"static const double start[3] = {{{numbers(START.tolist())}}};")
 print(f"static const double rates[STEPS] = {{{numbers(RATES)}}};")
+print(f"static const double momenta[STEPS] = {{{numbers(MOMENTA)}}};")
 print("static const double slopes[STEPS][3] = {")
 for g in GRADS:
     print(f"    {{{numbers(g.tolist())}}},")
 print("};\nstatic const struct {\n  const char *optimizer, *attrs;\n  double want[STEPS][3];\n} updates[] = {")
 for kind, options in CASES:
     p = torch.nn.Parameter(START.clone())
-    o = kind([p], lr=1.0, **options)
-    attrs = "".join(f"attr group.0.{k}={text(v)}\\n" for k, v in attributes(options))
+    cycled = options.get("cycle_momentum", False)
+    o = kind([p], lr=1.0, **{k: v for k, v in options.items() if k != "cycle_momentum"})
+    attrs = "attr cycle_momentum=true\\n" * cycled
+    attrs += "".join(f"attr group.0.{k}={text(v)}\\n" for k, v in attributes(options))
     print(f'    {{"{kind.__name__}",\n     "{attrs}",\n     {{')
-    for g, lr in zip(GRADS, RATES):
-        o.param_groups[0]["lr"] = lr
+    group = o.param_groups[0]
+    for g, lr, m in zip(GRADS, RATES, MOMENTA):
+        group["lr"] = lr
+        if cycled and "betas" in group:
+            group["betas"] = (m, group["betas"][1])
+        elif cycled:
+            group["momentum"] = m
         p.grad = g.clone()
         o.step()
         print(f"         {{{numbers(p.tolist())}}},")

@@ -39,16 +39,16 @@ static Module *one_parameter(Session *s, const char *optimizer, const char *attr
   return m;
 }
 
-/* This step's row of the table: what the runtime fills in. */
+/* This step's row of the table: what the runtime fills in. beta1: the momentum where it is moved. */
 static void fill_row(Eval *e, const Module *m, int taken, double lr, double beta1, double beta2) {
   const Tensor *t = module_tensor(m, "io.table");
   double *row = eval_tensor(e, t) + taken * t->type->dim[1];
-  ck_assert_int_eq(strncmp(tensor_str(t, "columns", ""), "lr.0", 4), 0);
-  row[0] = lr;
-  if (t->type->dim[1] == 3) {
-    row[1] = 1 - pow(beta1, taken + 1);
-    row[2] = sqrt(1 - pow(beta2, taken + 1));
-  }
+  const char *column = tensor_str(t, "columns", "");
+  for (int64_t i = 0; i < t->type->dim[1]; i++, column += strcspn(column, " ") + 1)
+    row[i] = !strncmp(column, "lr.0", 4)    ? lr
+             : !strncmp(column, "bc1.0", 5) ? 1 - pow(beta1, taken + 1)
+             : !strncmp(column, "bc2.0", 5) ? sqrt(1 - pow(beta2, taken + 1))
+                                            : beta1;
 }
 
 static double attr_number(const Module *m, const char *key, double otherwise) {
@@ -63,8 +63,9 @@ START_TEST(updates_are_torch_s) {
   run(e, m, "init");
   memcpy(data_of(e, m, "w"), start, sizeof start);
   for (int t = 0; t < STEPS; t++) {
-    fill_row(e, m, t, rates[t], attr_number(m, "group.0.beta1", 0.9),
-             attr_number(m, "group.0.beta2", 0.999));
+    double beta1 = attr_number(m, "cycle_momentum", 0) != 0 ? momenta[t]
+                                                            : attr_number(m, "group.0.beta1", 0.9);
+    fill_row(e, m, t, rates[t], beta1, attr_number(m, "group.0.beta2", 0.999));
     memcpy(data_of(e, m, "io.g"), slopes[t], sizeof slopes[t]);
     run(e, m, "train_step");
     for (int i = 0; i < 3; i++) {

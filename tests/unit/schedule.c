@@ -41,6 +41,31 @@ START_TEST(rates_are_torch_s) {
 }
 END_TEST
 
+START_TEST(momenta_are_torch_s) {
+  mprt_program *p = open_program(momenta[_i].scheduler);
+  for (int64_t t = 0; t < STEPS; t++)
+    ck_assert_double_eq_tol(mprt__schedule_momentum(p, t, STEPS, 10), momenta[_i].want[t], 1e-15);
+  close_program(p);
+}
+END_TEST
+
+/* In a chain a cycle holds its first momentum until it begins, and its last one behind its end. */
+START_TEST(momenta_in_a_chain) {
+  mprt_program *p = open_program(
+      "{\"type\": \"SequentialLR\", \"milestones\": [10, 30], \"schedulers\": ["
+      "{\"type\": \"ConstantLR\"}, {\"type\": \"OneCycleLR\", \"max_lr\": 1, \"total_steps\": \"auto\", "
+      "\"anneal_strategy\": \"linear\", \"pct_start\": 0.5, \"cycle_momentum\": true}, "
+      "{\"type\": \"ConstantLR\"}]}");
+  static const struct {
+    int64_t t;
+    double want;
+  } at[] = {{0, 0.95}, {10, 0.95}, {19, 0.85}, {24, 0.9}, {29, 0.95}, {30, 0.95}, {199, 0.95}};
+  for (size_t i = 0; i < sizeof at / sizeof *at; i++)
+    ck_assert_double_eq_tol(mprt__schedule_momentum(p, at[i].t, STEPS, 10), at[i].want, 1e-15);
+  close_program(p);
+}
+END_TEST
+
 START_TEST(plateaus_are_torch_s) {
   mprt_program *p = open_program(plateaus[_i].scheduler);
   ck_assert_double_eq(mprt__schedule_lr(p, 0, 0, STEPS, 10), 0.3);
@@ -88,6 +113,8 @@ int main(void) {
   Suite *s = suite_create("schedule");
   TCase *tc = tcase_create("schedule");
   tcase_add_loop_test(tc, rates_are_torch_s, 0, sizeof schedules / sizeof *schedules);
+  tcase_add_loop_test(tc, momenta_are_torch_s, 0, sizeof momenta / sizeof *momenta);
+  tcase_add_test(tc, momenta_in_a_chain);
   tcase_add_loop_test(tc, plateaus_are_torch_s, 0, sizeof plateaus / sizeof *plateaus);
   tcase_add_test(tc, beyond_the_end);
   tcase_add_test(tc, by_epoch);
