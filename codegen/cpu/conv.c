@@ -516,7 +516,7 @@ bool cpu_conv(Gen *g, const Op *group) {
   p->raw = v.c.wgrad;
   p->b_ks = v.c.factor[0];
   p->b_ns = v.c.factor[1];
-  if (v.c.wgrad && (p->c.pair > 1 || product_row_stride(p, &p->body->in[0]) != 1))
+  if (v.c.wgrad && (p->c.pair > 1 || (p->M > 1 && product_row_stride(p, &p->body->in[0]) != 1)))
     return gen_fail(g, "weight gradient of a convolution in pairs of k or rows out of order");
   Val x = ll_gepc(g, ll_mem(g, p->a_dtype), ll_arg_ptr(g, gen_in_slot(group, 0)),
                   p->body->in[0].offset);
