@@ -321,11 +321,11 @@ def main():
     print(f"static const float exp_roots[16] = {{{roots}}};")
     # the last centre is where the function becomes 1 in the format: larger arguments are moved there
     eighth, half = D("0.125"), D("0.0625")
-    parts = [(0, piece(erf_series, D(0), D(0), half, 5))]
+    parts = [(0, piece(erf_series, D(0), D(0), half, 4))]
     for i in range(1, 32):
         x, end = i * eighth, D(single(D("3.93")))
         c = centre_near(erf_series, x, D("1e-5")) if i < 31 else end
-        parts.append((i, piece(erf_series, c, x - half, x + half if i < 31 else end, 5)))
+        parts.append((i, piece(erf_series, c, x - half, x + half if i < 31 else end, 4)))
     pieces("erf_pieces", "erf(c + t), c near i/8 in place i", parts)
     parts, end = [((124 * 4 - 1) % 32, piece(tanh, D(0), D(0), eighth, 5))], D(single(D("9.02")))
     for octave in range(-3, 4):

@@ -182,24 +182,24 @@ static Val look_up(Gen *g, const float *table, Val place) {
   return ll_call(g, "llvm.x86.avx512.vpermi2var.ps.512", NULL, 3, args);
 }
 
-enum { PIECE_ROWS = sizeof erf_pieces / sizeof *erf_pieces, TANH_LAST = (127 + 3) * 4 % 32 };
-_Static_assert(sizeof erf_pieces == sizeof tanh_pieces, "one degree for all");
+enum { TANH_LAST = (127 + 3) * 4 % 32 };
 
 /* Rows: centres, constant terms, first powers ... of pieces; y lies in piece `place`. */
-static Val piece(Gen *g, const float (*table)[32], Val place, Val y) {
+static Val piece(Gen *g, const float (*table)[32], int rows, Val place, Val y) {
   Val t = sub(g, y, look_up(g, table[0], place)); /* exact */
-  Val p = look_up(g, table[PIECE_ROWS - 1], place);
-  for (int i = PIECE_ROWS - 2; i >= 1; i--)
+  Val p = look_up(g, table[rows - 1], place);
+  for (int i = rows - 2; i >= 1; i--)
     p = ll_fma(g, p, t, look_up(g, table[i], place));
   return p;
 }
+#define PIECE(g, table, place, y) piece(g, table, sizeof(table) / sizeof *(table), place, y)
 
 /* Pieces of 1/8 around multiples of 1/8. */
 static Val erf_in_pieces(Gen *g, Val x) {
   Format f = format_of(g, x);
   Val y = at_most(g, ll_fabs(g, x), (double)erf_pieces[0][31]);
   Val place = ll_bits(g, add(g, y, ll_f(f.ty, 0x1.8p20)), g->i32); /* rounds to eighths */
-  return with_sign_of(g, piece(g, erf_pieces, place, y), x, &f);
+  return with_sign_of(g, PIECE(g, erf_pieces, place, y), x, &f);
 }
 
 /* Pieces of a quarter of an octave from 1/8 on, found by the leading bits. */
@@ -207,7 +207,7 @@ static Val tanh_in_pieces(Gen *g, Val x) {
   Format f = format_of(g, x);
   Val y = at_most(g, ll_fabs(g, x), (double)tanh_pieces[0][TANH_LAST]);
   Val place = ll_lshr(g, ll_bits(g, at_least(g, y, 0.124), g->i32), 21);
-  return with_sign_of(g, piece(g, tanh_pieces, place, y), x, &f);
+  return with_sign_of(g, PIECE(g, tanh_pieces, place, y), x, &f);
 }
 
 /* tanh|x| = u / (u + 2), u = exp(2 |x|) - 1: no cancellation, one division. */

@@ -89,20 +89,26 @@ typedef struct {
   Rows *r;
   Val index[MAX_DIMS]; /* of the block's first element */
   int columns;
+  Val panel, panel_rows;    /* first row and rows of the blocks that lie below each other */
+  Val run;                  /* elements of these in the blocks before this one */
   Val (*turned)[MAX_LANES]; /* [nstmt]: values of turned loads by row; of turned stores, to be */
 } Block;
 
-/* Address of what statement s accesses at the block's first element. */
-static Val place(Block *t, const Stmt *s) {
-  Rows *r = t->r;
+/* Address of what statement s accesses at an index. */
+static Val place_at(Rows *r, const Stmt *s, const Val *index) {
   Gen *g = r->g;
   const Access *a = access_of(r, s);
   Val at = ll_n(g, 0);
   for (int d = 0; d < r->body.ndim; d++)
     if (a->stride[d])
-      at = ll_add(g, at, ll_mul(g, t->index[d], ll_n(g, a->stride[d])));
+      at = ll_add(g, at, ll_mul(g, index[d], ll_n(g, a->stride[d])));
   return ll_gep(g, ll_mem(g, dtype_of(r, s)), (s->prim == PR_LOAD ? r->arg_in : r->arg_out)[s->ref],
                 at);
+}
+
+/* At the block's first element. */
+static Val place(Block *t, const Stmt *s) {
+  return place_at(t->r, s, t->index);
 }
 
 /* n vectors of n lanes; narrow ones are turned as 32-bit words. */
@@ -153,6 +159,23 @@ static void store_turned(Block *t, int i) {
   }
 }
 
+/* What will be read as row q of a block below: rows side by side as one run, in the order of
+ * memory, a column pass ahead, for the processor's own prefetching follows few rows at once. */
+static void fetch_straight(Block *t, const Stmt *s, Val base, int q) {
+  Rows *r = t->r;
+  Gen *g = r->g;
+  if (access_of(r, s)->stride[r->nrow - 1] != r->cols) {
+    ll_prefetch(g, ll_gepc(g, g->i8, base, AHEAD_LINES * LINE));
+    return;
+  }
+  Val index[MAX_DIMS], panel = ll_mul(g, t->panel_rows, ll_n(g, r->cols));
+  memcpy(index, t->index, sizeof index);
+  index[r->nrow - 1] = t->panel;
+  index[r->body.ndim - 1] = ll_n(g, 0);
+  Val at = ll_add(g, ll_add(g, panel, t->run), ll_n(g, (int64_t)q * r->lanes));
+  ll_prefetch_far(g, ll_gep(g, ll_mem(g, dtype_of(r, s)), place_at(r, s, index), at));
+}
+
 /* The statements for row q of the block; val, base_in and base_out of s are lists to fill. */
 static bool block_row(Block *t, Lanes *s, int q) {
   Rows *r = t->r;
@@ -176,7 +199,7 @@ static bool block_row(Block *t, Lanes *s, int q) {
       Val base = ll_gepc(g, ll_mem(g, dtype_of(r, st)), place(t, st), down);
       (st->prim == PR_LOAD ? s->base_in : s->base_out)[st->ref] = base;
       if (st->prim == PR_LOAD)
-        ll_prefetch(g, ll_gepc(g, g->i8, base, AHEAD_LINES * LINE));
+        fetch_straight(t, st, base, q);
     }
     if (!stmt_emit(s, i))
       return false;
@@ -184,12 +207,18 @@ static bool block_row(Block *t, Lanes *s, int q) {
   return true;
 }
 
-/* The block at row `row` and the first of `columns` columns `column`. */
-static bool block(Rows *r, Val row, Val column, int columns) {
+/* Block `number` of `blocks` that lie below each other from row `panel` on; the first of `columns`
+ * columns is `column`. */
+static bool block(Rows *r, Val panel, Val number, Val blocks, Val column, int columns) {
   Gen *g = r->g;
   const Body *b = &r->body;
   size_t n = (size_t)b->nstmt;
-  Block t = {.r = r, .columns = columns, .turned = calloc(n + 1, sizeof *t.turned)};
+  Val above = ll_mul(g, number, ll_n(g, r->lanes)), row = ll_add(g, panel, above);
+  Block t = {.r = r,
+             .columns = columns,
+             .panel_rows = ll_mul(g, blocks, ll_n(g, r->lanes)),
+             .turned = calloc(n + 1, sizeof *t.turned)};
+  t.run = ll_add(g, ll_mul(g, column, t.panel_rows), ll_mul(g, above, ll_n(g, r->lanes)));
   Val *list = calloc(n + (size_t)b->nin + (size_t)b->nout + 1, sizeof *list);
   bool ok = (t.turned && list) || gen_fail(g, "out of memory");
   Val rest = row;
@@ -197,6 +226,7 @@ static bool block(Rows *r, Val row, Val column, int columns) {
     t.index[d] = d ? ll_urem(g, rest, b->dim[d]) : rest;
     rest = d ? ll_udiv(g, rest, b->dim[d]) : rest;
   }
+  t.panel = ll_sub(g, t.index[r->nrow - 1], above);
   t.index[b->ndim - 1] = column;
   Lanes s = {.g = g,
              .group = r->op,
@@ -232,14 +262,13 @@ static bool block_columns(Rows *r, Val row, Val blocks) {
   int64_t n = r->cols, whole = n / r->lanes * r->lanes;
   Loop c = ll_loop(g, ll_n(g, 0), ll_n(g, whole), r->lanes);
   Loop k = ll_loop(g, ll_n(g, 0), blocks, 1);
-  bool ok = block(r, ll_add(g, row, ll_mul(g, k.i, ll_n(g, r->lanes))), c.i, r->lanes);
+  bool ok = block(r, row, k.i, blocks, c.i, r->lanes);
   ll_loop_end(g, &k);
   ll_loop_end(g, &c);
   if (whole == n || !ok)
     return ok;
   k = ll_loop(g, ll_n(g, 0), blocks, 1);
-  row = ll_add(g, row, ll_mul(g, k.i, ll_n(g, r->lanes)));
-  ok = block(r, row, ll_n(g, whole), (int)(n - whole));
+  ok = block(r, row, k.i, blocks, ll_n(g, whole), (int)(n - whole));
   ll_loop_end(g, &k);
   return ok;
 }
