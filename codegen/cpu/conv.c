@@ -374,8 +374,23 @@ static bool put_beside(Conv *v, const Conv *other) {
     inner *= v->whole->size[i];
   }
   v->beside[v->nbeside++] = rows;
-  v->p.beside = zeros_beside;
   return true;
+}
+
+/* Zeros of the phases beside v: on the way of the micro-kernel when it has k enough and they fill
+ * lines, else before it. */
+static void plan_beside(Conv *v) {
+  Product *p = &v->p;
+  Micro *m = &p->micro;
+  const Access *out = &p->body->out[0];
+  bool lines = (out->offset | p->direct_stride | p->width) * p->c.unit_bytes % 64 == 0;
+  if (!lines || p->kblocks > 1 || !micro_has_way(m, (int64_t)m->group * v->nbeside)) {
+    p->beside = zeros_beside;
+    return;
+  }
+  for (int i = 0; i < m->group; i++)
+    for (int k = 0; k < v->nbeside; k++)
+      m->way.clear[m->way.nclear++] = i * m->cs + v->beside[k] * p->direct_stride;
 }
 
 /* The phases as products that follow each other; how many. */
@@ -399,6 +414,8 @@ static int plan_phases(const Conv *whole, Conv *phase) {
     first = phase[first].p.zero ? n : first;
     n++;
   }
+  if (n && phase[first].nbeside)
+    plan_beside(&phase[first]);
   return n;
 }
 
@@ -418,6 +435,8 @@ static bool emit_phases(const Conv *whole, Val x) {
     g->first = smin(g, smax(g, ll_sub(g, first, base), zero), count);
     g->end = smin(g, smax(g, ll_sub(g, end, base), zero), count);
     ok = product_emit(p, x, p->mode == A_IMAGE ? conv_bring_image : bring_rows);
+    if (p->micro.way.nclear)
+      ll_written(g);
     tiles += phase[k].tiles;
     scratch = phase[k].scratch_bytes > scratch ? phase[k].scratch_bytes : scratch;
   }

@@ -194,6 +194,15 @@ static Val image_at(Product *p, const Tile *t, Val panel) {
   return ll_gep(g, p->c.unit, image_base(v, t), at);
 }
 
+/* The lines that this call fetches of every window of the panel after. */
+static Val next_lines(Product *p, const Tile *t, Val panel, Val j, Val b) {
+  (void)panel, (void)b;
+  Gen *g = p->g;
+  int64_t bytes = p->micro.way.nfetch / p->micro.group * 64;
+  Val first = ll_mul(g, ll_sub(g, j, t->group0), ll_n(g, bytes));
+  return ll_gep(g, g->i8, image_base((Conv *)p, t), first);
+}
+
 /* The windows of the panel after, which follow those of this one in memory. */
 static Val next_windows(Product *p, const Tile *t, Val panel, Val j, Val b) {
   (void)j, (void)b;
@@ -252,8 +261,9 @@ bool conv_plan_image(Conv *v) {
   p->kblocks = p->units / k;
   p->image = (ProductImage){.walk = walk, .turn = turn, .bytes = image_bytes, .at = image_at};
   /* Prefetchers of the processor do not follow a dozen short lines at once. */
-  if (conv_taps(w) == 1 && !m->copied && walk.rs == ch)
-    p->image.next = next_windows;
+  p->image.apart = walk.rs != ch;
+  if (conv_taps(w) == 1 && !m->copied)
+    p->image.next = p->image.apart ? next_lines : next_windows;
   return true;
 }
 
@@ -338,9 +348,12 @@ static void row_offsets(Conv *v, const Tile *t) {
   Val first = v->image.copied ? line_of(v, t->row0) : NULL;
   Val offsets = ll_gepc(g, g->i8, g->scratch, p->image.rows_offset);
   Val sums = ll_gepc(g, g->i8, g->scratch, p->image.sums_offset);
-  Loop l = ll_loop(g, t->row0, t->row1, group);
+  /* And of the panel after the tile, which is only fetched. */
+  Val end = p->micro.way.nfetch ? ll_add(g, t->row1, ll_n(g, p->split.hi - group)) : t->row1;
+  Loop l = ll_loop(g, t->row0, end, group);
   Val i = ll_udiv(g, ll_sub(g, l.i, t->row0), group);
-  ll_store(g, window_offset(v, l.i, first), ll_gep(g, g->i64, offsets, i), NULL);
+  Val row = p->micro.way.nfetch ? ll_umin(g, l.i, ll_n(g, p->M - group)) : l.i;
+  ll_store(g, window_offset(v, row, first), ll_gep(g, g->i64, offsets, i), NULL);
   if (p->direct && p->row_at)
     ll_store(g, ll_mul(g, p->row_at(p, l.i), ll_n(g, p->direct_stride * p->c.unit_bytes)),
              ll_gep(g, g->i64, sums, i), NULL);

@@ -14,8 +14,23 @@ enum {
   B_BYTES = 768 << 10,     /* of a k block of B: a part of the second-level cache */
 };
 
+/* Windows of one tap read every number once: places of the next k block are known while this one is
+ * multiplied, so that they can be fetched. */
+static int tables(const Conv *v) {
+  return conv_taps(&v->c.w) == 1 ? 2 : 1;
+}
+
 static int64_t zeros_offset(const Conv *v) {
-  return round_up(conv_taps(&v->c.w) * v->p.kblock * 8, 64);
+  return round_up(tables(v) * conv_taps(&v->c.w) * v->p.kblock * 8, 64);
+}
+
+/* The table of the k block that begins at k0. */
+static Val table_of(Conv *v, Val k0) {
+  Gen *g = v->p.g;
+  if (tables(v) == 1)
+    return g->scratch;
+  Val odd = ll_urem(g, ll_udiv(g, k0, v->p.kblock), 2);
+  return ll_gep(g, g->i64, g->scratch, ll_mul(g, odd, ll_n(g, v->p.kblock)));
 }
 
 /* Where tap `tap` of position s lies. */
@@ -40,6 +55,19 @@ static Val place_of(Conv *v, Val x, const Spot *s, Val tap) {
   return ll_sel(g, inside, ll_gep(g, ll_mem(g, v->p.a_dtype), x, at), zeros);
 }
 
+/* Where the taps of kc positions from k0 on lie. */
+static void make_table(Conv *v, Val x, Val k0, Val kc) {
+  Gen *g = v->p.g;
+  Val table = table_of(v, k0);
+  Loop k = ll_loop(g, ll_n(g, 0), kc, 1);
+  Spot s = conv_spot(v, ll_add(g, k0, k.i));
+  Loop tap = ll_loop(g, ll_n(g, 0), ll_n(g, conv_taps(&v->c.w)), 1);
+  Val at = ll_add(g, ll_mul(g, tap.i, ll_n(g, v->p.kblock)), k.i);
+  ll_store(g, place_of(v, x, &s, tap.i), ll_gep(g, g->i64, table, at), NULL);
+  ll_loop_end(g, &tap);
+  ll_loop_end(g, &k);
+}
+
 void conv_bring_places(Product *p, const Tile *t) {
   Conv *v = (Conv *)p;
   Gen *g = p->g;
@@ -48,13 +76,15 @@ void conv_bring_places(Product *p, const Tile *t) {
   ll_store(g, LLVMConstNull(ll_vec(g->i8, 32)),
            ll_gep(g, g->i8, ll_gepc(g, g->i8, g->scratch, zeros_offset(v)), z.i), NULL);
   ll_loop_end(g, &z);
-  Loop k = ll_loop(g, ll_n(g, 0), t->kc, 1);
-  Spot s = conv_spot(v, ll_add(g, t->k0, k.i));
-  Loop tap = ll_loop(g, ll_n(g, 0), ll_n(g, conv_taps(&v->c.w)), 1);
-  Val at = ll_add(g, ll_mul(g, tap.i, ll_n(g, p->kblock)), k.i);
-  ll_store(g, place_of(v, t->a, &s, tap.i), ll_gep(g, g->i64, g->scratch, at), NULL);
-  ll_loop_end(g, &tap);
-  ll_loop_end(g, &k);
+  if (tables(v) == 1) {
+    make_table(v, t->a, t->k0, t->kc);
+    return;
+  }
+  Val after = ll_add(g, t->k0, t->kc);
+  If first = ll_if(g, ll_icmp(g, LLVMIntEQ, t->k0, ll_n(g, 0)));
+  make_table(v, t->a, t->k0, t->kc);
+  ll_endif(g, &first);
+  make_table(v, t->a, after, ll_umin(g, ll_n(g, p->kblock), ll_sub(g, ll_n(g, p->units), after)));
 }
 
 /* Rows [i, i + vl) of a panel whose rows lie at `from`. rows: there are only so many; where none is
@@ -86,7 +116,7 @@ static void bring_panel(Product *p, const Tile *t, Val panel, Val to) {
   Conv *v = (Conv *)p;
   Gen *g = p->g;
   Val tap = ll_udiv(g, panel, p->split.period), in = ll_urem(g, panel, p->split.period);
-  Val places = ll_gep(g, g->i64, g->scratch, ll_mul(g, tap, ll_n(g, p->kblock)));
+  Val places = ll_gep(g, g->i64, table_of(v, t->k0), ll_mul(g, tap, ll_n(g, p->kblock)));
   Val first = split_start(g, &p->split, in),
       end = split_start(g, &p->split, ll_add(g, in, ll_n(g, 1)));
   /* Whole vectors, where more channels follow: storage dtypes that a level cannot mask are slow. */
@@ -96,6 +126,18 @@ static void bring_panel(Product *p, const Tile *t, Val panel, Val to) {
   ll_else(g, &more);
   copy_rows(p, t, places, first, ll_sub(g, end, first), to);
   ll_endif(g, &more);
+}
+
+/* Windows of one tap: the panel after, or the first in the k block after. */
+static Val panel_after(Product *p, const Tile *t, Val panel, Val *bytes) {
+  Conv *v = (Conv *)p;
+  Gen *g = p->g;
+  Val after = ll_add(g, panel, ll_n(g, 1)), k0 = ll_add(g, t->k0, t->kc);
+  Val more = ll_icmp(g, LLVMIntSLT, after, t->panel1);
+  Val end = split_start(g, &p->split, ll_add(g, ll_sel(g, more, after, t->panel0), ll_n(g, 1)));
+  int64_t size = (int64_t)dtype_bytes(p->a_dtype);
+  *bytes = ll_sub(g, ll_mul(g, end, ll_n(g, size)), ll_n(g, 1)); /* of its last channel */
+  return ll_sel(g, ll_or(g, more, t->last), table_of(v, t->k0), table_of(v, k0));
 }
 
 bool conv_plan_panels(Conv *v) {
@@ -115,5 +157,6 @@ bool conv_plan_panels(Conv *v) {
   p->kblocks = ceil_div(p->units, p->kblock);
   p->a_offset = round_up(zeros_offset(v) + ch * (int64_t)dtype_bytes(p->a_dtype) + 64, 64);
   p->bring_panel = bring_panel;
+  p->panel_after = tables(v) == 2 ? panel_after : NULL;
   return true;
 }

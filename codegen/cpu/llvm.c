@@ -521,6 +521,20 @@ void ll_store_strided(Gen *g, Val v, Val at, Val stride, Val count) {
   ll_loop_end(g, &l);
 }
 
+void ll_store_past(Gen *g, Val v, Val at) {
+  static const char kind[] = "nontemporal";
+  Val store = LLVMBuildStore(g->b, v, at);
+  LLVMMetadataRef one = LLVMValueAsMetadata(LLVMConstInt(g->i32, 1, 0));
+  LLVMMetadataRef node = LLVMMDNodeInContext2(g->ctx, &one, 1);
+  LLVMSetAlignment(store, (unsigned)ll_lanes(v) * elem_bytes(ll_elem(v)));
+  LLVMSetMetadata(store, LLVMGetMDKindIDInContext(g->ctx, kind, sizeof kind - 1),
+                  LLVMMetadataAsValue(g->ctx, node));
+}
+
+void ll_written(Gen *g) {
+  ll_call(g, "llvm.x86.sse.sfence", NULL, 0, NULL);
+}
+
 /* near: how near the processor, 3 nearest */
 static void prefetch(Gen *g, Val at, int write, int near) {
   Val args[] = {at, LLVMConstInt(g->i32, (unsigned)write, 0),

@@ -121,6 +121,10 @@ void ll_store(Gen *g, Val v, Val at, Val count);
 Val ll_load_strided(Gen *g, Ty elem, int lanes, Val at, Val stride, Val count);
 void ll_store_strided(Gen *g, Val v, Val at, Val stride, Val count);
 Val ll_mask(Gen *g, int lanes, Val count); /* <lanes x i1>, or i1 for 1 lane; NULL count: all true */
+/* A whole vector to a place that is a multiple of its size, past the caches. Other threads see it
+ * after ll_written. */
+void ll_store_past(Gen *g, Val v, Val at);
+void ll_written(Gen *g);
 void ll_prefetch(Gen *g, Val at);
 void ll_prefetch_store(Gen *g, Val at); /* what will be written */
 void ll_prefetch_far(Gen *g, Val at);   /* into the second-level cache only */

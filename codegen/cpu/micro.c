@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_MR = 28, MAX_NV = 8, MAX_GROUPS = 8, PARAMS = 8, LINE = 64 };
+enum { MAX_MR = 28, MAX_NV = 8, MAX_GROUPS = 8, PARAMS = 10, LINE = 64 };
 
 DType micro_dtype(const Op *group) {
   const char *word = op_str(group, "compute", NULL);
@@ -179,7 +179,7 @@ static bool folds(const Gen *g, const Micro *m) {
 }
 
 typedef struct {
-  Val a[MAX_GROUPS], b, next;
+  Val a[MAX_GROUPS], b, next, places;
   Val sum[MAX_MR][MAX_NV];
 } State;
 
@@ -219,6 +219,8 @@ static void each(Gen *g, const Micro *m, State *s, Each *what, void *user) {
   s->b = what(g, s->b, user);
   if (m->next)
     s->next = what(g, s->next, user);
+  if (m->places)
+    s->places = what(g, s->places, user);
   for (int i = 0; i < m->mr; i++)
     for (int j = 0; j < m->nv; j++)
       s->sum[i][j] = what(g, s->sum[i][j], user);
@@ -236,6 +238,8 @@ static void incoming(const Micro *m, State *phi, State *from, LLVMBasicBlockRef 
   LLVMAddIncoming(phi->b, &from->b, &block, 1);
   if (m->next)
     LLVMAddIncoming(phi->next, &from->next, &block, 1);
+  if (m->places)
+    LLVMAddIncoming(phi->places, &from->places, &block, 1);
   for (int i = 0; i < m->mr; i++)
     for (int j = 0; j < m->nv; j++)
       LLVMAddIncoming(phi->sum[i][j], &from->sum[i][j], &block, 1);
@@ -264,44 +268,124 @@ int micro_lines(const Micro *m) {
   return unroll > 2 ? m->next_lines * unroll / 2 : m->next_lines;
 }
 
-static void innermost(Gen *g, const Micro *m, State *s, int unroll) {
-  for (int line = 0; m->next && line < micro_lines(m); line++)
+static void fetch_next(Gen *g, const Micro *m, State *s) {
+  if (!m->next || !m->next_lines)
+    return;
+  for (int line = 0; line < micro_lines(m); line++)
     ll_prefetch(g, ll_gepc(g, g->i8, s->next, line * LINE));
+  s->next = ll_opaque(g, ll_gepc(g, g->i8, s->next, micro_lines(m) * LINE));
+}
+
+static void fetch_place(Gen *g, const Micro *m, State *s, Val at) {
+  if (!m->places)
+    return;
+  ll_prefetch(g, ll_gep(g, g->i8, ll_load(g, g->ptr, 1, s->places, NULL), at));
+  s->places = ll_opaque(g, ll_gepc(g, g->ptr, s->places, 1));
+}
+
+static void innermost(Gen *g, const Micro *m, State *s, int unroll, Val places_at) {
+  fetch_next(g, m, s);
+  fetch_place(g, m, s, places_at);
   for (int u = 0; u < unroll; u++)
     step(g, m, s, u);
   advance(g, m, s, unroll * m->ks, unroll * m->bs);
-  if (m->next)
-    s->next = ll_opaque(g, ll_gepc(g, g->i8, s->next, micro_lines(m) * LINE));
 }
 
-/* Loop `level` (0: the innermost) and what is inside; s is the state before and then after. */
-static void nest(Gen *g, const Micro *m, Val fn, int level, Val turns, State *s) {
-  int unroll = level == 0 ? micro_unrolled(m) : 1;
-  Val n = level == m->nloop ? turns : ll_n(g, level ? m->loop[level - 1].turns : m->run);
-  LLVMBasicBlockRef entry = LLVMGetInsertBlock(g->b);
-  LLVMBasicBlockRef loop = LLVMAppendBasicBlockInContext(g->ctx, fn, "k");
+/* A loop whose turns each take `step` of what is left, at least one. */
+typedef struct {
+  State before, phi;
+  Val all, left;
+  LLVMBasicBlockRef entry, loop;
+} Turns;
+
+/* s is the state before, and then inside. */
+static Turns turns_begin(Gen *g, const Micro *m, Val fn, Val all, State *s) {
+  Turns t = {.before = *s, .phi = *s, .all = all, .entry = LLVMGetInsertBlock(g->b)};
+  t.loop = LLVMAppendBasicBlockInContext(g->ctx, fn, "k");
+  LLVMBuildBr(g->b, t.loop);
+  LLVMPositionBuilderAtEnd(g->b, t.loop);
+  t.left = LLVMBuildPhi(g->b, g->i64, "");
+  each(g, m, &t.phi, make_phi, NULL);
+  *s = t.phi;
+  return t;
+}
+
+/* s: the state at the end of a turn, and then after the loop. */
+static void turns_end(Gen *g, const Micro *m, Val fn, Turns *t, int64_t step, State *s) {
   LLVMBasicBlockRef done = LLVMAppendBasicBlockInContext(g->ctx, fn, "done");
-  LLVMBuildBr(g->b, loop);
-  LLVMPositionBuilderAtEnd(g->b, loop);
-  Val left = LLVMBuildPhi(g->b, g->i64, "");
-  State phi = *s;
-  each(g, m, &phi, make_phi, NULL);
-  State next = phi;
-  if (level == 0) {
-    innermost(g, m, &next, unroll);
-  } else {
-    nest(g, m, fn, level - 1, turns, &next);
-    advance(g, m, &next, m->loop[level - 1].a, m->loop[level - 1].b);
-  }
-  Val rest = ll_sub(g, left, ll_n(g, unroll));
+  Val rest = ll_sub(g, t->left, ll_n(g, step));
   LLVMBasicBlockRef latch = LLVMGetInsertBlock(g->b);
-  LLVMBuildCondBr(g->b, ll_icmp(g, LLVMIntSGT, rest, ll_n(g, 0)), loop, done);
-  LLVMAddIncoming(left, &n, &entry, 1);
-  LLVMAddIncoming(left, &rest, &latch, 1);
-  incoming(m, &phi, s, entry);
-  incoming(m, &phi, &next, latch);
+  LLVMBuildCondBr(g->b, ll_icmp(g, LLVMIntSGT, rest, ll_n(g, 0)), t->loop, done);
+  LLVMAddIncoming(t->left, &t->all, &t->entry, 1);
+  LLVMAddIncoming(t->left, &rest, &latch, 1);
+  incoming(m, &t->phi, &t->before, t->entry);
+  incoming(m, &t->phi, s, latch);
   LLVMPositionBuilderAtEnd(g->b, done);
-  *s = next;
+}
+
+/* What a call gives that lives outside all loops; NULL what the kernel has not. */
+typedef struct {
+  Val fn, c, turns, next, rows, c_rows, places_at;
+} Given;
+
+/* Loop `level` (0: the innermost) and what is inside; s is the state before and then after. */
+static void nest(Gen *g, const Micro *m, const Given *call, int level, State *s) {
+  int unroll = level == 0 ? micro_unrolled(m) : 1;
+  Val n = level == m->nloop ? call->turns : ll_n(g, level ? m->loop[level - 1].turns : m->run);
+  Turns t = turns_begin(g, m, call->fn, n, s);
+  if (level == 0) {
+    innermost(g, m, s, unroll, call->places_at);
+  } else {
+    nest(g, m, call, level - 1, s);
+    advance(g, m, s, m->loop[level - 1].a, m->loop[level - 1].b);
+  }
+  turns_end(g, m, call->fn, &t, unroll, s);
+}
+
+static bool has_way(const Micro *m) {
+  return m->way.nfetch || m->way.nclear;
+}
+
+/* k for each group of rows: two for each of n things to do, when there are enough. */
+static int64_t way_k(const Micro *m, int64_t n) {
+  int64_t k = m->run / pointers(m), unroll = micro_unrolled(m);
+  return (k < 2 * n ? k : 2 * n) / unroll * unroll;
+}
+
+bool micro_has_way(const Micro *m, int64_t n) {
+  Micro high = *m;
+  high.mr = MAX_GROUPS * m->group;
+  return m->group && !m->nloop && n <= MICRO_WAYSIDE && way_k(&high, n) > 0;
+}
+
+/* The first k, of which each group of rows has as many; how many are left. */
+static int64_t wayside(Gen *g, const Micro *m, const Given *call, State *s) {
+  const MicroWayside *w = &m->way;
+  int64_t groups = pointers(m), unroll = micro_unrolled(m), fetched = 0, cleared = 0;
+  int64_t k = way_k(m, w->nfetch > w->nclear ? w->nfetch : w->nclear);
+  Val zero = LLVMConstNull(ll_vec(m->c.sum, m->c.vl)), from = NULL, to = NULL;
+  Turns t = turns_begin(g, m, call->fn, ll_n(g, groups), s);
+  Val group = ll_sub(g, t.all, t.left);
+  if (w->nfetch)
+    from = ll_load(g, g->i64, 1, ll_gep(g, g->i64, ll_gepc(g, g->i64, call->rows, groups), group),
+                   NULL);
+  if (w->nclear)
+    to = ll_load(g, g->i64, 1, ll_gep(g, g->i64, call->c_rows, group), NULL);
+  from = from ? ll_gep(g, g->i8, call->next, from) : NULL;
+  to = to ? ll_gep(g, g->i8, call->c, to) : NULL;
+  for (int64_t u = 0; u < k; u++) {
+    if (u % unroll == 0)
+      fetch_next(g, m, s);
+    for (; fetched * k < (u + 1) * w->nfetch; fetched++)
+      ll_prefetch(g, ll_gepc(g, g->i8, from, w->fetch[fetched]));
+    for (; cleared * k < (u + 1) * w->nclear; cleared++)
+      for (int j = 0; j < m->nv; j++)
+        ll_store_past(g, zero, ll_gepc(g, m->c.sum, to, w->clear[cleared] + j * m->c.vl));
+    step(g, m, s, (int)u);
+  }
+  advance(g, m, s, k * m->ks, k * m->bs);
+  turns_end(g, m, call->fn, &t, 1, s);
+  return m->run - groups * k;
 }
 
 /* C as the call has it: a pointer to each group of rows, or to all. */
@@ -357,19 +441,25 @@ static void first_sums(Gen *g, const Micro *m, Val fn, const Place *c, State *s)
 }
 
 static void micro_body(Gen *g, const Micro *m, Val fn) {
-  Val a = LLVMGetParam(fn, 0), c = LLVMGetParam(fn, 2), turns = LLVMGetParam(fn, 3);
+  Val a = LLVMGetParam(fn, 0);
   unsigned at = m->add ? 5 : 4;
-  State s = {.a = {a}, .b = LLVMGetParam(fn, 1)};
-  if (m->next)
-    s.next = LLVMGetParam(fn, at++);
-  Val rows = m->group ? LLVMGetParam(fn, at++) : NULL;
-  for (int i = 0; rows && i < pointers(m); i++)
-    s.a[i] = ll_gep(g, g->i8, a, ll_load(g, g->i64, 1, ll_gepc(g, g->i64, rows, i), NULL));
-  Val c_rows = m->c_rows ? LLVMGetParam(fn, at) : NULL;
-  Place place = c_place(g, m, c, c_rows);
+  Given call = {.fn = fn, .c = LLVMGetParam(fn, 2), .turns = LLVMGetParam(fn, 3)};
+  call.next = m->next ? LLVMGetParam(fn, at++) : NULL;
+  call.rows = m->group ? LLVMGetParam(fn, at++) : NULL;
+  call.c_rows = m->c_rows ? LLVMGetParam(fn, at++) : NULL;
+  State s = {.a = {a}, .b = LLVMGetParam(fn, 1), .next = call.next};
+  s.places = m->places ? LLVMGetParam(fn, at++) : NULL;
+  call.places_at = m->places ? LLVMGetParam(fn, at++) : NULL;
+  for (int i = 0; call.rows && i < pointers(m); i++)
+    s.a[i] = ll_gep(g, g->i8, a, ll_load(g, g->i64, 1, ll_gepc(g, g->i64, call.rows, i), NULL));
+  Place place = c_place(g, m, call.c, call.c_rows);
   first_sums(g, m, fn, &place, &s);
-  nest(g, m, fn, m->nloop, turns, &s);
-  place = c_place(g, m, c, c_rows ? ll_opaque(g, c_rows) : NULL);
+  int64_t left = has_way(m) ? wayside(g, m, &call, &s) : -1;
+  if (left > 0)
+    call.turns = ll_n(g, left);
+  if (left != 0)
+    nest(g, m, &call, m->nloop, &s);
+  place = c_place(g, m, call.c, m->c_rows ? ll_opaque(g, call.c_rows) : NULL);
   for (int i = 0; i < m->mr; i++)
     for (int j = 0; j < m->nv; j++)
       ll_store(g, s.sum[i][j], c_address(g, m, &place, i, j), NULL);
@@ -377,17 +467,21 @@ static void micro_body(Gen *g, const Micro *m, Val fn) {
 
 /* Micro-kernels of a module are told apart by everything that makes their code. */
 static void micro_name(const Micro *m, char *name, size_t size) {
-  int n = snprintf(name, size, "micro_%s_%dx%d_a%lld_%lld_b%lld_%lld_c%lld%s%s%s_p%d_g%d%s",
+  int n = snprintf(name, size, "micro_%s_%dx%d_a%lld_%lld_b%lld_%lld_c%lld%s%s%s_p%d_g%d%s%s",
                    dtype_text(m->c.in), m->mr, m->nv, (long long)m->rs, (long long)m->ks,
                    (long long)m->bs, (long long)m->bp, (long long)m->cs, m->odd ? "_odd" : "",
                    m->add ? "_add" : "", m->ahead ? "_ahead" : "", m->next ? m->next_lines : 0,
-                   m->group, m->c_rows ? "s" : "");
-  if (m->nloop)
+                   m->group, m->c_rows ? "s" : "", m->places ? "_places" : "");
+  if (m->nloop || has_way(m))
     n += snprintf(name + n, size - (size_t)n, "_r%lld", (long long)m->run);
   for (int i = 0; i < m->nloop; i++)
     n += snprintf(name + n, size - (size_t)n, "_l%lld_%lld_%lld",
                   (long long)(i + 1 < m->nloop ? m->loop[i].turns : 0), (long long)m->loop[i].a,
                   (long long)m->loop[i].b);
+  for (int i = 0; i < m->way.nfetch; i++)
+    n += snprintf(name + n, size - (size_t)n, "_f%lld", (long long)m->way.fetch[i]);
+  for (int i = 0; i < m->way.nclear; i++)
+    n += snprintf(name + n, size - (size_t)n, "_z%lld", (long long)m->way.clear[i]);
 }
 
 static Val micro_get(Gen *g, const Micro *m, Ty *type) {
@@ -402,8 +496,12 @@ static Val micro_get(Gen *g, const Micro *m, Ty *type) {
     param[nparam++] = g->ptr;
   if (m->c_rows)
     param[nparam++] = g->ptr;
+  if (m->places) {
+    param[nparam++] = g->ptr;
+    param[nparam++] = g->i64;
+  }
   *type = LLVMFunctionType(g->none, param, (unsigned)nparam, 0);
-  char name[400];
+  char name[1000];
   micro_name(m, name, sizeof name);
   FnSave save;
   Val fn = micro_fn(g, name, nparam, param, &save);
@@ -427,6 +525,10 @@ void micro_call(Gen *g, const Micro *m, Val a, Val b, Val c, Val kc, Val add) {
     arg[n++] = m->rows;
   if (m->c_rows)
     arg[n++] = m->c_rows;
+  if (m->places) {
+    arg[n++] = m->places;
+    arg[n++] = m->places_at;
+  }
   LLVMBuildCall2(g->b, type, fn, arg, n, "");
 }
 

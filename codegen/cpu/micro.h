@@ -29,7 +29,18 @@ typedef struct {
   int64_t turns, a, b;
 } MicroLoop;
 
-enum { MICRO_LOOPS = 3 };
+enum { MICRO_LOOPS = 3, MICRO_WAYSIDE = 16 };
+
+/* What a kernel does on its way for each group of its rows, every few k: a burst would stop the
+ * multiplications until memory has caught up. Only without loops; run is k.
+ *
+ * fetch: lines of the rows after, in bytes behind `next` plus the entry of `rows` that is as many
+ * groups on as the kernel has. clear: zeros as wide as a row of C, written past the caches, in sums
+ * behind the group's place in C; with c_rows, places and widths whole cache lines. */
+typedef struct {
+  int nfetch, nclear;
+  int64_t fetch[MICRO_WAYSIDE], clear[MICRO_WAYSIDE];
+} MicroWayside;
 
 /* C[i][j] (+)= sum over k < kc of A[i][k] B[k][j] for mr rows and nv vectors of columns. Strides
  * count units of A and B and sums of C.
@@ -47,14 +58,18 @@ typedef struct {
   int nloop;
   int64_t run;
   MicroLoop loop[MICRO_LOOPS]; /* innermost first */
-  int64_t bs;                  /* B: between k */
+  MicroWayside way;
+  int64_t bs;     /* B: between k */
   int64_t bp;     /* B: between pairs of vectors (one packed panel and the next); 0: consecutive */
   int64_t cs;     /* C: between rows */
   bool odd;       /* kc may be odd */
   bool ahead;     /* C is asked for before the first k */
   bool add;       /* the call says whether sums start from C; else from zero */
   Val next;       /* memory that is needed next, prefetched as the kernel goes along; NULL: none */
-  int next_lines; /* cache lines of it per two k (odd: per k) */
+  int next_lines; /* cache lines of it per two k (odd: per k); 0: those of `way` */
+  /* Pointers, one for each turn of the innermost loop: what lies so many bytes behind is fetched.
+   * NULL: none. */
+  Val places, places_at;
 } Micro;
 
 /* Largest mr that keeps nv vectors of sums per row in registers. */
@@ -62,6 +77,8 @@ int micro_rows(const Gen *g, int nv);
 /* k of a turn of the innermost loop, and cache lines it prefetches. */
 int micro_unrolled(const Micro *m);
 int micro_lines(const Micro *m);
+/* Whether kernels like m have k enough for so many fetches or zeros each group of rows. */
+bool micro_has_way(const Micro *m, int64_t n);
 /* Emits a call; add is an i1, NULL without m->add. kc is an i64 >= 1. */
 void micro_call(Gen *g, const Micro *m, Val a, Val b, Val c, Val kc, Val add);
 

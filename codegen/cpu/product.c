@@ -235,7 +235,7 @@ static void choose_prefetch(Product *p) {
   if (p->raw) {
     bool follow = p->b_ns == 1 && p->b_ks == p->N && p->kblocks > 1;
     p->next = follow && p->M <= RAW_ROWS && p->all_rows ? next_raw : NULL;
-  } else if (p->group_panels == 1 && p->image.next && bytes <= FAR_BYTES) {
+  } else if (p->group_panels == 1 && p->image.next && !p->image.apart && bytes <= FAR_BYTES) {
     int64_t rows = p->split.hi * p->image.walk.rs * p->c.unit_bytes;
     p->next = p->image.next;
     lines = (int)ceil_div(2 * rows, 64 * p->units);
@@ -243,6 +243,30 @@ static void choose_prefetch(Product *p) {
     p->next = next_part;
   }
   p->micro.next_lines = p->next ? lines : 0;
+}
+
+/* All of B stays in the nearest cache: panels of rows are gone through once. */
+static bool rows_first(const Product *p) {
+  enum { NEAR_BYTES = 32 << 10 };
+  return p->mode == A_IMAGE && p->kblocks == 1 &&
+         p->ngroup * group_bytes(p, p->units) <= NEAR_BYTES;
+}
+
+/* Lines of a row that each call fetches of the panel after: its share of them. */
+static int64_t lines_each(const Product *p) {
+  return ceil_div(ceil_div(p->units * p->c.unit_bytes, 64), p->ngroup);
+}
+
+/* Rows of windows that lie apart are fetched group by group. */
+static void choose_wayside(Product *p) {
+  Micro *m = &p->micro;
+  int64_t lines = lines_each(p);
+  if (p->next || !p->image.next || !rows_first(p) || !micro_has_way(m, m->group * lines))
+    return;
+  p->next = p->image.next;
+  for (int i = 0; i < m->group; i++)
+    for (int64_t l = 0; l < lines; l++)
+      m->way.fetch[m->way.nfetch++] = i * m->rs * p->c.unit_bytes + l * 64;
 }
 
 /* A body that only stores the sums as they are lets the micro-kernel write them in place, where
@@ -269,8 +293,8 @@ static void choose_raw(Product *p) {
   enum { FEW = 64 };
   if (!p->raw)
     return;
-  p->in_place = p->mode != A_PANELS && p->M <= FEW && p->b_ns == 1 && p->N % p->width == 0 &&
-                gen_in_dtype(p->group, 1) == p->c.in;
+  p->in_place =
+      p->M <= FEW && p->b_ns == 1 && p->N % p->width == 0 && gen_in_dtype(p->group, 1) == p->c.in;
   if (p->in_place)
     p->micro.bs = p->b_ks;
 }
@@ -295,7 +319,7 @@ static void choose_scratch(Product *p) {
     m->run = walk->run;
     memcpy(m->loop, walk->loop, sizeof m->loop);
     p->image.rows_offset = round_up(p->image.bytes(p, p->tile_rows), 64);
-    int64_t offsets = walk->group ? p->tile_rows / walk->group + 1 : 0;
+    int64_t offsets = walk->group ? (p->tile_rows + p->split.hi) / walk->group : 0;
     p->image.sums_offset = p->image.rows_offset + offsets * 8;
     units = (p->image.sums_offset + offsets * 8) / p->c.unit_bytes;
   } else if (p->mode == A_GATHER_COLUMNS) {
@@ -332,6 +356,7 @@ void product_plan(Product *p) {
   choose_prefetch(p);
   choose_raw(p);
   choose_scratch(p);
+  choose_wayside(p);
   p->g->ntiles = p->row_tiles * p->col_tiles;
 }
 
@@ -677,7 +702,7 @@ static void pack_panel(Product *p, Val from, Val to, Val kc, int64_t left) {
 }
 
 /* Where panel j of a raw B is packed: beside the others of the tile, or where each is in turn. */
-static Val packed_panel(Product *p, const Tile *t, Val j) {
+static Val packed_place(Product *p, const Tile *t, Val j) {
   Gen *g = p->g;
   Val to = ll_gepc(g, g->i8, g->scratch, p->b_offset);
   if (p->mode != A_PANELS)
@@ -690,7 +715,7 @@ static Val packed_panel(Product *p, const Tile *t, Val j) {
 static Val raw_panel(Product *p, const Tile *t, Val j) {
   Gen *g = p->g;
   Ty mem = ll_mem(g, gen_in_dtype(p->group, 1));
-  Val to = packed_panel(p, t, j);
+  Val to = packed_place(p, t, j);
   Val at = ll_add(g, ll_mul(g, t->k0, ll_n(g, p->b_ks)), ll_mul(g, j, ll_n(g, p->width * p->b_ns)));
   Val from = ll_gep(
       g, mem, ll_arg_ptr(g, gen_in_slot(p->group, 1)),
@@ -731,18 +756,50 @@ static bool multiply_panel(Product *p, const Tile *t, Val panel, Val j, Val a, V
   return ok && (p->direct || at_last(p, t->last, panel, j, sums));
 }
 
-/* All of B for the k block is packed, then each panel of A is brought and multiplied by it. */
+/* Panel j of B in the k block where all have been packed. */
+static Val brought_panel(Product *p, const Tile *t, Val j) {
+  return p->in_place ? raw_panel(p, t, j) : packed_place(p, t, j);
+}
+
+/* One panel of rows at a times all columns. The first calls fetch the panel after, a share each. */
+static bool multiply_columns(Product *p, const Tile *t, Val panel, Val a) {
+  Gen *g = p->g;
+  int64_t unroll = micro_unrolled(&p->micro);
+  Micro *m = &p->micro;
+  Loop j = ll_loop(g, t->group0, t->group1, 1);
+  Val b = brought_panel(p, t, j.i);
+  if (!p->panel_after || !p->direct) {
+    bool ok = multiply_panel(p, t, panel, j.i, a, b);
+    ll_loop_end(g, &j);
+    return ok;
+  }
+  Val call = ll_sub(g, j.i, t->group0), bytes;
+  If first = ll_if(g, ll_icmp(g, LLVMIntSLT, call, ll_n(g, unroll)));
+  Val after = p->panel_after(p, t, panel, &bytes);
+  m->places = ll_gep(g, g->ptr, after, ll_mul(g, call, ll_udiv(g, t->kc, unroll)));
+  m->places_at = bytes;
+  bool ok = multiply_panel(p, t, panel, j.i, a, b);
+  m->places = m->places_at = NULL;
+  ll_else(g, &first);
+  ok = ok && multiply_panel(p, t, panel, j.i, a, b);
+  ll_endif(g, &first);
+  ll_loop_end(g, &j);
+  return ok;
+}
+
+/* All of B for the k block is packed, if it has to be, then each panel of A is brought and
+ * multiplied by it. */
 static bool multiply_panels(Product *p, const Tile *t) {
   Gen *g = p->g;
-  Loop pack = ll_loop(g, t->group0, t->group1, 1);
-  raw_panel(p, t, pack.i);
-  ll_loop_end(g, &pack);
+  if (!p->in_place) {
+    Loop pack = ll_loop(g, t->group0, t->group1, 1);
+    raw_panel(p, t, pack.i);
+    ll_loop_end(g, &pack);
+  }
   Val a = ll_gepc(g, g->i8, g->scratch, p->a_offset);
   Loop i = ll_loop(g, t->panel0, t->panel1, 1);
   p->bring_panel(p, t, i.i, a);
-  Loop j = ll_loop(g, t->group0, t->group1, 1);
-  bool ok = multiply_panel(p, t, i.i, j.i, a, packed_panel(p, t, j.i));
-  ll_loop_end(g, &j);
+  bool ok = multiply_columns(p, t, i.i, a);
   ll_loop_end(g, &i);
   return ok;
 }
@@ -770,11 +827,10 @@ static bool multiply_rows(Product *p, const Tile *t) {
 
 /* Products of one k block, and the statements after the last. */
 static bool multiply_block(Product *p, const Tile *t) {
-  enum { NEAR_BYTES = 32 << 10 };
   Gen *g = p->g;
   if (p->mode == A_PANELS)
     return multiply_panels(p, t);
-  if (p->mode == A_IMAGE && p->kblocks == 1 && p->ngroup * group_bytes(p, p->units) <= NEAR_BYTES)
+  if (rows_first(p))
     return multiply_rows(p, t);
   Loop j = ll_loop(g, t->group0, t->group1, 1);
   Val b = p->raw ? raw_panel(p, t, j.i) : packed_block(p, t, j.i);

@@ -39,7 +39,9 @@ typedef struct {
   int64_t sums_offset; /* and of their sums in result 0 */
   /* Bytes of the image that so many rows need in scratch, in one k block. */
   int64_t (*bytes)(const Product *p, int64_t rows);
-  ProductNext *next; /* a panel's rows are read once and lie side by side: those after it */
+  ProductNext *next; /* a panel's rows are read once: where those after it begin, which lie side by
+                      * side, or with `apart` what `micro.way` fetches is relative to */
+  bool apart;
   Val (*at)(Product *p, const Tile *t, Val panel); /* what a panel's rows are relative to */
 } ProductImage;
 
@@ -90,6 +92,9 @@ struct Product {
   void (*beside)(Product *p, Val panel);
   /* A_PANELS: brings a micro panel for the k block to `to`. */
   void (*bring_panel)(Product *p, const Tile *t, Val panel, Val to);
+  /* Where the rows of the panel after are, which nobody has fetched: pointers, one for each k, and
+   * bytes behind them. NULL: they are near. */
+  Val (*panel_after)(Product *p, const Tile *t, Val panel, Val *bytes);
   int64_t c_offset;      /* bytes: sums behind A in scratch */
   bool direct;           /* sums are made in result 0 itself, */
   int64_t direct_stride; /* whose rows are so far apart */
