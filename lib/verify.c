@@ -38,9 +38,10 @@ static bool is_square(const Value *v) {
   return t && attr_find(t->u.tensor->attr, t->u.tensor->nattr, "square");
 }
 
-/* Operands: floats in (-1, 1), scalars in [0.5, 1) as scales and rates are; sums of squares are not
- * negative, else their root would rest on what two terms leave that cancel; integers count 0..7 as
- * labels and ids do, and scalar integers (valid samples, seeds) are large enough to mask nothing.
+/* Operands: floats in (-1, 1), scalars in [0.5, 1) as scales and rates are; sums of squares are 1
+ * or more, above the squares of averages, else roots would rest on what two terms leave that
+ * cancel; integers count 0..7 as labels and ids do, and scalar integers (valid samples, seeds) are
+ * large enough to mask nothing.
  */
 static double operand_value(const Op *op, int operand, int64_t i) {
   const Type *t = op->in[operand]->type;
@@ -50,7 +51,7 @@ static double operand_value(const Op *op, int operand, int64_t i) {
   if (!dtype_is_float(t->dt))
     return ids ? (double)(i % 8) : 65536.0;
   double x = t->rank ? 2 * u - 1 : 0.5 + u / 2;
-  x = num_round(is_square(op->in[operand]) ? fabs(x) : x, t->dt);
+  x = num_round(is_square(op->in[operand]) ? 1 + fabs(x) : x, t->dt);
   return operand < 2 && op_int(op, "tf32", 0) ? num_tf32(x) : x; /* what makes them rounds them */
 }
 
@@ -137,6 +138,23 @@ static bool rounds_to_tf32(const Op *op) {
   return false;
 }
 
+/* The format whose rounding took what result o keeps, x - round(x); DT_COUNT: it is no such rest.
+ * Next to a tie either neighbour of x is right and the rest differs by its sign alone. */
+static DType remainder_of(const Op *op, int o) {
+  const Body *b = op->body;
+  int at = -1;
+  for (int i = 0; i < b->nstmt; i++)
+    if (b->stmt[i].prim == PR_STORE && b->stmt[i].ref == o)
+      at = b->stmt[i].arg[0];
+  while (at >= 0 && (b->stmt[at].prim == PR_SELECT || b->stmt[at].prim == PR_ROUND))
+    at = b->stmt[at].arg[b->stmt[at].prim == PR_SELECT];
+  if (at < 0 || b->stmt[at].prim != PR_SUB)
+    return DT_COUNT;
+  const Stmt *rounded = &b->stmt[b->stmt[at].arg[1]];
+  bool own = rounded->prim == PR_ROUND && rounded->arg[0] == b->stmt[at].arg[0];
+  return own ? (DType)rounded->rd : DT_COUNT;
+}
+
 /* Worst error in units of its allowance: half an ulp of the stored format plus the random walk of
  * roundings of the registers, relative to the largest result. */
 static double worst_error(const Case *k) {
@@ -148,6 +166,10 @@ static double worst_error(const Case *k) {
     for (int64_t i = 0; i < n; i++)
       if (isfinite(k->want[o][i]) && fabs(k->want[o][i]) > largest)
         largest = fabs(k->want[o][i]);
+    const DType rest = remainder_of(k->op, o);
+    if (rest !=
+        DT_COUNT) /* errors are those of x, of which the rest is half a last place at most */
+      largest *= 2 / dtype_info(rest)->eps;
     double spread =
         register_eps(k->op) * (16 + 4 * sqrt(sum_length(k->op))) * (largest > 1 ? largest : 1);
     for (int64_t i = 0; i < n; i++) {
@@ -157,7 +179,10 @@ static double worst_error(const Case *k) {
         continue;
       const double eps = fmax(dtype_info(t->dt)->eps, rounds_to_tf32(k->op) ? 0x1p-10 : 0);
       double ulp = eps * fmax(fabs(want), dtype_info(t->dt)->min_normal);
-      double e = fabs(got - want) / (spread + (dtype_is_float(t->dt) ? ulp : 0));
+      double off = fabs(got - want);
+      if (rest != DT_COUNT)
+        off = fmin(off, fabs(got + want));
+      double e = off / (spread + (dtype_is_float(t->dt) ? ulp : 0));
       if (!(e <= worst))
         worst = isnan(e) ? INFINITY : e;
     }
