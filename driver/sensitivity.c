@@ -31,6 +31,7 @@ typedef struct {
 
 typedef struct {
   const char *name;
+  bool no_fp8; /* none of its products is one that FP8 recipes quantize */
   Loss in[MAX_FORMATS];
   int choice; /* index of a format; MAX_FORMATS: 32-true */
 } Region;
@@ -342,7 +343,7 @@ static void put_block(const Search *s, int base, const Loss *whole, FILE *out) {
     fprintf(out, "%s    - {match: [\"%s\"], precision: %s, reason: gradient error %.1e in %s}\n",
             any ? "" : "  overrides:\n", r->name,
             r->choice < MAX_FORMATS ? formats[r->choice].mode : "32-true", r->in[base].gradient,
-            formats[base].name);
+            r->in[base].fallback ? "bf16" : formats[base].name);
     any = true;
   }
 }
@@ -429,8 +430,13 @@ static int take_regions(Search *s) {
   s->region = calloc(lines, sizeof *s->region);
   if (!s->region)
     return exit_code(MPCC_ERR_NOMEM);
-  for (char *save = NULL, *p = strtok_r(s->names, "\n", &save); p; p = strtok_r(NULL, "\n", &save))
-    s->region[s->n++].name = p;
+  for (char *save = NULL, *p = strtok_r(s->names, "\n", &save); p;
+       p = strtok_r(NULL, "\n", &save)) {
+    char *tab = strchr(p, '\t');
+    if (tab)
+      *tab = 0;
+    s->region[s->n++] = (Region){.name = p, .no_fp8 = tab != NULL};
+  }
   return 0;
 }
 
@@ -450,6 +456,7 @@ static int measure_region(Search *s, Region *r) {
             r->name, formats[f].mode);
     code = fclose(out) ? exit_code(MPCC_ERR_NOMEM)
                        : trial(s, formats[f].mode, formats[f].set, overrides, &r->in[f]);
+    r->in[f].fallback |= r->no_fp8 && f <= HYBRID;
     free(overrides);
   }
   return code;

@@ -7,7 +7,15 @@
 static bool known(const Text *t, const char *name) {
   size_t n = strlen(name);
   for (const char *p = t->data; p && *p; p += strcspn(p, "\n"), p += *p == '\n')
-    if (!strncmp(p, name, n) && p[n] == '\n')
+    if (!strncmp(p, name, n) && (p[n] == '\n' || p[n] == '\t'))
+      return true;
+  return false;
+}
+
+/* Whether some product of a layer is one that FP8 recipes quantize. */
+static bool has_linear(const Func *f, Str layer) {
+  for (int i = 0; i < f->nop; i++)
+    if (f->op[i]->layer == layer && f->op[i]->code == OP_linear)
       return true;
   return false;
 }
@@ -26,10 +34,10 @@ mpcc_status mpcc_product_layers(mpcc_session *s, const char *path, const char *t
   for (int i = 0; f && i < f->nop; i++) {
     const Op *op = f->op[i];
     if (op_info(op->code)->policy[0] != POL_LOW || !op->layer || !*op->layer ||
-        known(&names, op->layer))
-      continue;
+        op_attr(op, "complex") || known(&names, op->layer))
+      continue; /* complex numbers keep their format in every mode */
     text_puts(&names, op->layer);
-    text_puts(&names, "\n");
+    text_puts(&names, has_linear(f, op->layer) ? "\n" : "\tno FP8\n");
   }
   if (st == MPCC_OK)
     st = lib_take_text(&names, &data, &bytes);

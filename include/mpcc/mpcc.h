@@ -96,7 +96,8 @@ mpcc_status mpcc_explain_diff(mpcc_session *s, const char *path, const char *tex
 mpcc_status mpcc_resolve(mpcc_session *s, const char *path, const char *text, size_t len,
                          void **out, size_t *bytes);
 /* Names of the layers with products (what autocast runs in low precision), each followed by a
- * newline, in order of the forward pass. */
+ * newline, in order of the forward pass; before it a tab and "no FP8" where the recipes leave all of
+ * them alone. */
 mpcc_status mpcc_product_layers(mpcc_session *s, const char *path, const char *text, size_t len,
                                 char **out);
 /* One kernel beside its reference. */

@@ -2,7 +2,8 @@
 . "$(dirname "$0")/lib.sh"
 spec=$here/tiny.yaml
 "$mpcc" sensitivity "$spec" --formats=e4m3,bf16 --bound 0.03 -o loss.txt
-for layer in conv_proj attention mlp.0 mlp.3 head; do
+grep -qE '^conv_proj +falls back +[0-9.]+e-0' loss.txt || fail "a convolution does not run in FP8"
+for layer in attention mlp.0 mlp.3 head; do
   grep -qE "^$layer +[0-9.]+e-0[0-9] " loss.txt || fail "no row for $layer"
 done
 # Eight bits lose more than sixteen in every layer that can run in FP8, by the formats' mantissas.
@@ -19,6 +20,10 @@ sed '/^precision:/d' "$spec" | cat - block.yaml >chosen.yaml
 "$mpcc" sensitivity "$spec" --formats=bf16 --bound 1e-9 --json >strict.json
 [ "$(grep -c '"choice": "fp32"' strict.json)" = 5 ] || fail "a layer loses less than 1e-9 in bf16"
 grep -q '"gradient_error": 0.0' strict.json || fail "32-true differs from 32-true"
+# Complex numbers keep their format: no modes to try in those layers, but in others.
+sed 's/- {type: mean, dim: 1}/- {name: f, fft: 1}\n    - {name: size, type: abs}\n    - {type: mean, dim: 1}/' "$spec" >fft.yaml
+expect 0 'mode: ' "$mpcc" sensitivity fft.yaml --formats=e4m3
+grep -q '^f ' out.txt && fail "a transform is a region"
 expect 2 "not 'int3'" "$mpcc" sensitivity "$spec" --formats=bf16,int3
 expect 2 'not a positive number' "$mpcc" sensitivity "$spec" --bound -1
 expect 2 'belongs to mpcc sensitivity' "$mpcc" check "$spec" --formats=bf16
