@@ -129,8 +129,11 @@ typedef struct {
   const ParamScope *scope; /* of $expressions */
 } Check;
 
-/* schema_hint.c. Errors for what does not stand in the table, with the way to write it; the text of
- * `type` with the arguments that were put under its name beside it. */
+/* schema_hint.c. What to write instead of a key or word of other tools (elsewhere.def); NULL when it
+ * is none of those. */
+const char *schema_elsewhere(const char *section, const char *key);
+/* Errors for what does not stand in the table, with the way to write it; the text of `type` with the
+ * arguments that were put under its name beside it. */
 void schema_unknown_key(const Check *c, const char *section, const char *shared, const Yaml *key,
                         const char *where);
 void schema_unknown_type(const Check *c, const char *kind, const char *type_key, Loc loc, Str name,
@@ -346,6 +349,7 @@ typedef struct {
   int *batch_axis;     /* by node: its axis of samples; 0 but between transpose and batch_first: false */
   Value **imag;        /* by node: imaginary part of a complex result, whose real part is `value` */
   Str part;            /* "re" or "im": of what the ops being built are a part; NULL: of neither */
+  bool multiplies, convolves; /* the layer being built: what its float32_matmul, float32_conv mean */
   Str complex_mode;    /* mode that the complex layer being built computes in; NULL: that of its region */
   int nparam, param_cap;
   LoweredParam *param;

@@ -75,9 +75,12 @@ Op *lay_emit(Lower *lo, const Node *n, OpCode code, int nin, Value *const *in, i
   if (lo->part)
     all[nattr++] = attr_s(lo->b, "complex", lo->part);
   OpKind kind = op_info(code)->kind;
-  Str level = val_get_str(n->args, code == OP_conv ? "float32_conv" : "float32_matmul", NULL);
-  if (level && (kind == OK_PRODUCT || kind == OK_ATTENTION) && !attr_find(attr, given, "float32"))
-    all[nattr++] = attr_s(lo->b, "float32", level);
+  if ((kind == OK_PRODUCT || kind == OK_ATTENTION) && !attr_find(attr, given, "float32")) {
+    Str level = val_get_str(n->args, code == OP_conv ? "float32_conv" : "float32_matmul", NULL);
+    if (level)
+      all[nattr++] = attr_s(lo->b, "float32", level);
+    *(code == OP_conv ? &lo->convolves : &lo->multiplies) = true;
+  }
   return build_op(lo->b, code, nin, in, nattr, all);
 }
 
@@ -255,6 +258,20 @@ static void check_init(Lower *lo, const Node *n) {
   }
 }
 
+/* A layer's own float32_matmul or float32_conv must be about something that it computes. */
+static void check_float32(Lower *lo, const Node *n) {
+  static const char *const keys[] = {"float32_matmul", "float32_conv"};
+  const bool has[] = {lo->multiplies, lo->convolves};
+  for (int i = 0; i < 2 && lo->train && !lo->failed; i++) {
+    const Val *v = val_get(n->args, keys[i]);
+    if (!v || v->kind == VAL_NULL || has[i])
+      continue;
+    lay_error(lo, v->loc, 441, "'%s' has no effect on '%s' (%s), which has no such %s", keys[i],
+              n->name, n->type->key, i ? "convolution" : "product");
+    diag_hint(builder_diag(lo->b), has[!i] ? "write %s" : "remove it", keys[!i]);
+  }
+}
+
 /* A layer over complex operands, of which i is the first. */
 static Value *build_complex(Lower *lo, const Node *n, Value *const *in, int i, LayerFn *build) {
   Parts parts = parts_of(n->type->key);
@@ -310,6 +327,7 @@ Value *layer_build(Lower *lo, const Node *n) {
     }
   build_at(lo->b, n->loc, n->name, NULL);
   lo->part = lo->complex_mode = NULL;
+  lo->multiplies = lo->convolves = false;
   int first = 0;
   while (first < n->nin && !lay_pair(lo, n, in, first).im)
     first++;
@@ -318,5 +336,6 @@ Value *layer_build(Lower *lo, const Node *n) {
                               : lay_emit1(lo, n, kinds[k].op, 1, in, 0, NULL);
   lo->part = lo->complex_mode = NULL;
   check_init(lo, n);
+  check_float32(lo, n);
   return v;
 }

@@ -52,7 +52,10 @@ Str precision_mode(const Check *c, const Val *v) {
       known[k] = modes[k].name;
     diag_error(c->d, v->loc, 204, "unknown precision '%s'", v->s);
     const char *near = diag_suggest(v->s, known, NMODES);
-    if (near)
+    const char *instead = schema_elsewhere("mode", v->s);
+    if (instead)
+      diag_hint(c->d, "%s", instead);
+    else if (near)
       diag_hint(c->d, "did you mean '%s'?", near);
     else
       diag_hint(c->d, "one of 64-true, 32-true, 16-mixed, bf16-mixed, 16-true, bf16-true, "
@@ -136,6 +139,22 @@ static void check_te_keys(Keys *k) {
   }
 }
 
+/* transformer-engine-float16 says what weights_dtype would: another one contradicts it. */
+static void check_weights(Keys *k) {
+  const Val *x = val_get(k->v, "weights_dtype");
+  if (!given(x) || strcmp(x->s, "bfloat16") || strcmp(k->mode, "transformer-engine-float16"))
+    return;
+  if (k->file_mode && !strcmp(k->file_mode, k->mode)) {
+    diag_error(k->c->d, x->loc, 432,
+               "mode transformer-engine-float16 keeps its weights in float16; weights_dtype cannot "
+               "be bfloat16");
+    diag_hint(k->c->d, "use mode: transformer-engine");
+  } else {
+    lies_idle(k, "weights_dtype", x->loc);
+    val_remove(k->v, "weights_dtype");
+  }
+}
+
 /* First recipe that has the field; all of them, as words, into *all. */
 static const RecipeInfo *owner_of(const Check *c, const char *key, Str *all) {
   const RecipeInfo *first = NULL, *last = NULL;
@@ -200,6 +219,19 @@ static bool all_defaults(const Check *c, const char *section, const Val *v) {
   return same;
 }
 
+/* Scales are FP32 numbers whose reciprocals are, too: gradients are divided by them. */
+static void check_range(const Keys *k) {
+  static const char *const keys[] = {"init_scale", "min_scale"};
+  for (int i = 0; i < 2; i++) {
+    const Val *x = val_get(val_get(k->v, "grad_scaler"), keys[i]);
+    if (!x || x->kind != VAL_FLOAT || (x->f >= 0x1p-126 && x->f <= 0x1p126))
+      continue;
+    diag_error(k->c->d, x->loc, 437, "%s %g is out of range: gradients are divided by it in FP32",
+               keys[i], x->f);
+    diag_hint(k->c->d, "a power of two from 2^-126 to 2^126, most often 65536");
+  }
+}
+
 /* A floor above the first scale would raise it when it backs off. */
 static void check_floor(const Keys *k) {
   const Val *first = val_get(k->v, "grad_scaler.init_scale"),
@@ -231,6 +263,7 @@ static void check_static(const Keys *k) {
 }
 
 static void check_scaler(Keys *k) {
+  check_range(k);
   check_floor(k);
   const Val *section = val_get(k->v, "grad_scaler");
   Val *enabled = val_get(k->v, "grad_scaler.enabled");
@@ -378,6 +411,7 @@ Str precision_check(const Check *c, Val *v, const Val *asked) {
   }
   k.mode = canonical;
   check_te_keys(&k);
+  check_weights(&k);
   check_recipe(&k);
   check_masters(&k);
   check_scaler(&k);

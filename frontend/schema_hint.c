@@ -27,8 +27,7 @@ static const char *section_with(const char *key) {
   return found;
 }
 
-/* What to do instead of a key of other tools; NULL when it is none. */
-static const char *instead_of(const char *section, const char *key) {
+const char *schema_elsewhere(const char *section, const char *key) {
   static const struct {
     const char *section, *key, *instead;
   } table[] = {
@@ -57,7 +56,7 @@ void schema_unknown_key(const Check *c, const char *section, const char *shared,
   size_t n = keys_of(section, shared, known, 160);
   diag_error(c->d, key->loc, 102, "unknown key '%s' in %s", key->text, where);
   const char *near = diag_suggest(key->text, known, n), *other = section_with(key->text);
-  const char *instead = instead_of(section, key->text);
+  const char *instead = schema_elsewhere(section, key->text);
   if (instead)
     diag_hint(c->d, "%s", instead);
   else if (strchr(key->text, ')'))
@@ -77,7 +76,7 @@ void schema_unknown_type(const Check *c, const char *kind, const char *type_key,
   const char *known[160];
   size_t n = keys_of(kind, NULL, known, 160);
   diag_error(c->d, loc, 191, "unknown %s %s '%s'", what, type_key, name);
-  const char *near = diag_suggest(name, known, n), *instead = instead_of(kind, name);
+  const char *near = diag_suggest(name, known, n), *instead = schema_elsewhere(kind, name);
   if (instead)
     diag_hint(c->d, "%s", instead);
   else if (near)

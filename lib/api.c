@@ -372,6 +372,19 @@ static Status check_formats(Compilation *c, const Target *t, const char *const *
   return MPCC_ERR_TARGET;
 }
 
+/* The same for every target of the compilation, before anything is compiled. */
+static Status check_targets(Compilation *c) {
+  const char *level[LIB_MAX_LEVELS + 1], *name;
+  Status st = MPCC_OK;
+  for (int i = 0; st == MPCC_OK && (name = target_name(c, i)); i++) {
+    const Target *t = target_by_name(name);
+    int n = 0;
+    if (t && find_levels(c, t, level, &n) == MPCC_OK)
+      st = check_formats(c, t, level, n);
+  }
+  return st;
+}
+
 static Status choose_levels(Compilation *c, const Target *t, const char **level, int *n) {
   Status st = find_levels(c, t, level, n);
   return st == MPCC_OK ? check_formats(c, t, level, *n) : st;
@@ -559,8 +572,10 @@ static Status compile_kind(Compilation *c, mpcc_output kind, void **out, size_t 
   static const char *const forms[] = {
       [MPCC_OUT_OBJECT] = "object", [MPCC_OUT_ASM] = "asm", [MPCC_OUT_LLVM_IR] = "llvm-ir",
       [MPCC_OUT_CUDA] = "cuda",     [MPCC_OUT_PTX] = "ptx", [MPCC_OUT_CUBIN] = "cubin"};
-  if (kind == MPCC_OUT_CHECK) /* through the step: most errors of a spec show by then */
-    return c->module->stage < STAGE_SAVED ? compilation_passes(c, NULL, "save") : MPCC_OK;
+  if (kind == MPCC_OUT_CHECK) { /* through the step: most errors of a spec show by then */
+    Status st = c->module->stage < STAGE_SAVED ? compilation_passes(c, NULL, "save") : MPCC_OK;
+    return st == MPCC_OK ? check_targets(c) : st;
+  }
   if (kind == MPCC_OUT_IR)
     return emit_ir(c, out, bytes);
   if (kind == MPCC_OUT_PLAN)

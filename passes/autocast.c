@@ -116,7 +116,7 @@ static Choice choose_off(const Mode *m, const Op *op, Value *const *in) {
 }
 
 /* Products outside autocast take one format, as torch's do. */
-static Status check_off(const Op *op, Value *const *in, Diag *d) {
+static Status check_off(const Op *op, Value *const *in, DType weight, Diag *d) {
   const Value *first = NULL;
   for (int i = 0; i < op->nin; i++) {
     DType dt = in[i]->type->dt;
@@ -125,7 +125,8 @@ static Status check_off(const Op *op, Value *const *in, Diag *d) {
     if (first) {
       diag_error(d, op->loc, 433, "'%s' is outside autocast and gets %s and %s",
                  op->layer ? op->layer : "", dtype_text(first->type->dt), dtype_text(dt));
-      diag_hint(d, "convert by hand, {to: float32} in front of it, or name a mode instead of off");
+      diag_hint(d, "convert by hand, {to: %s} in front of it, or name a mode instead of off",
+                mode_word(weight));
       return MPCC_ERR_INPUT;
     }
     first = in[i];
@@ -222,7 +223,8 @@ static void cast_arg(Cast *s, const Mode *m, const Op *op) {
   s->c.map[op->out[0]->id] = build_arg(s->c.b, op_int(op, "index", 0), loop_kind(op), ty);
 }
 
-/* What the frontend has in FP64, a table or an input, as such in the format that the mode shows ops. */
+/* What the frontend has in FP64, a table or an input, as such in the format that the mode shows
+ * ops. */
 static void cast_table(Cast *s, const Mode *m, const Op *op) {
   build_at(s->c.b, op->loc, op->layer,
            str_fmt(builder_strings(s->c.b), "autocast: FP64 numbers as %s [mode %s]",
@@ -325,7 +327,7 @@ static Status cast_op(Cast *s, const Op *op, Diag *d) {
   if (cast_expr(s, &m, op, use))
     return MPCC_OK;
   bool product = op_info(op->code)->policy[0] == POL_LOW;
-  if (m.off && product && check_off(op, use, d) != MPCC_OK)
+  if (m.off && product && check_off(op, use, s->mode.weight, d) != MPCC_OK)
     return MPCC_ERR_INPUT;
   Choice ch = is_pinned(op) ? choose_pinned(&m, op, use)
               : m.off       ? choose_off(&m, op, use)

@@ -81,10 +81,6 @@ static bool wants_fp8(const Fp8 *s, const Op *op) {
   return m.fp8 && !(m.lightning && lightning_skips(s->in, op));
 }
 
-static const char *dtype_word(DType dt) {
-  return dt == DT_BF16 ? "bfloat16" : dt == DT_F16 ? "float16" : "float32";
-}
-
 /* First size of the product that is no multiple of 16; 0 when all are. *what names it. */
 static int64_t misfit(const Op *op, const char **what) {
   const Type *x = op->in[0]->type, *w = op->in[1]->type;
@@ -107,7 +103,7 @@ static void warn_misfit(const Op *op, Diag *d) {
   int64_t size = misfit(op, &what);
   diag_warning(d, op->loc, "fp8-fallback",
                "'%s' cannot run in FP8: %" PRId64 " is not a multiple of 16; it runs in %s",
-               op->layer ? op->layer : "", size, dtype_word(op->in[0]->type->dt));
+               op->layer ? op->layer : "", size, mode_word(op->in[0]->type->dt));
   if (!strcmp(what, "rows"))
     diag_hint(d, "rows of the product (batch size x sequence length) must be a multiple of 16");
   else
@@ -119,7 +115,7 @@ static void warn_target(const Op *op, const char *target, Diag *d) {
     return;
   diag_warning(d, op->loc, "fp8-fallback",
                "'%s' does not run in FP8: %s has no units for it; it runs in %s",
-               op->layer ? op->layer : "", target, dtype_word(op->in[0]->type->dt));
+               op->layer ? op->layer : "", target, mode_word(op->in[0]->type->dt));
   diag_hint(d, "on_unsupported: fallback; emulate runs it in FP8, exactly and slower");
 }
 

@@ -15,6 +15,11 @@ grep -q 'N8  on_unsupported: fallback, target cpu has no units: FP8 layers run i
 grep -q 'e4m3' out.txt && fail "something is quantized all the same"
 expect 0 'it runs in float32' check $te --set precision.on_unsupported=fallback \
   --set precision.fallback_compute_dtype=float32
+# an error is one for `check`, too
+expect 3 'needs units for DelayedScaling; cpu has none [MPC0502]' check $te --set precision.on_unsupported=error
+expect 0 '' check $te --set precision.on_unsupported=error --target=cuda --gpu-arch=sm_90
+expect 3 'sm_90 has none [MPC0502]' check $te --set precision.on_unsupported=error --target=cuda --gpu-arch=sm_90 \
+  --set precision.recipe.name=MXFP8BlockScaling -Wno-fp8-padding
 # a GPU with units needs no fallback, one without takes them from all
 expect 0 '' check $te --set precision.on_unsupported=fallback --target=cuda --gpu-arch=sm_90
 grep -q fallback err.txt && fail "sm_90 has units for FP8"
@@ -47,6 +52,20 @@ expect 1 '[MPC0439]' check --precision 16-mixed --set "$mlp"
 expect 1 '[MPC0190]' check --precision 32-true --set "$mlp"
 
 # ---- words -----------------------------------------------------------------------------------------
+for word in fp8=transformer-engine half=16-mixed, tf32='{mode: 32-true, float32_matmul: high}' \
+  nvfp4='{mode: transformer-engine, recipe: NVFP4BlockScaling}' fp64=64-true; do
+  expect 1 "write ${word#*=}" check --precision "${word%%=*}"
+done
+expect 1 'weights_dtype cannot be bfloat16 [MPC0432]' \
+  check --set 'precision={mode: transformer-engine-float16, weights_dtype: bfloat16}'
+expect 1 "convert by hand, {to: bfloat16} in front of it" \
+  check $te --set 'precision.overrides=[{match: mlp.0, precision: off}]' # weights are bf16 there
+sed 's/name: head,/name: head, float32_conv: high,/' "$spec" >noconv.yaml
+expect 1 "'float32_conv' has no effect on 'head' (Linear), which has no such convolution [MPC0441]" "$mpcc" check noconv.yaml
+sed 's/name: conv_proj,/name: conv_proj, float32_conv: high,/' "$spec" >conv.yaml
+expect 0 '' "$mpcc" check conv.yaml
+expect 0 'eps 1e-48 becomes 0 in float32' check --set optimizer.eps=1e-48
+expect 0 'eps 1e-42 becomes 0 in bfloat16' check --precision bf16-true --set optimizer.eps=1e-42
 expect 0 "'bf16' is a historical name of bf16-mixed [-Wprecision-alias]" check --precision bf16
 for key in fp8_dpa fp8_mha scaling_factor_compute_algo; do
   expect 1 "not supported yet [MPC0190]" check $te --set precision.recipe.$key=true
@@ -69,5 +88,7 @@ expect 0 '' "$mpcc" explain "$spec" --set 'precision={mode: 32-true, on_unsuppor
 for key in on_unsupported compat grad_scaler; do
   grep -q "^  precision.$key " out.txt || fail "explain does not list $key as idle"
 done
+expect 1 'init_scale 1e+39 is out of range' check --precision 16-mixed --set precision.grad_scaler.init_scale=1e39
+expect 1 'min_scale 1e-46 is out of range' check --precision 16-mixed --set precision.grad_scaler.min_scale=1e-46
 expect 1 '[MPC0437]' check --precision 16-mixed --set precision.grad_scaler.init_scale=0.5
 finish
