@@ -208,19 +208,24 @@ static int64_t packed(const Type *ty, int64_t n, int64_t k) {
   return ((n / c * ty->dim[1] + k / p) * c + n % c) * p + k % p;
 }
 
-static DType compute_dtype(const Op *op) {
-  const Attr *a = op_attr(op, "compute");
+static DType dtype_attr(const Op *op, const char *key) {
+  const Attr *a = op_attr(op, key);
   return a && a->kind == AT_DTYPE ? (DType)a->u.i : DT_F64;
+}
+
+static DType compute_dtype(const Op *op) {
+  return dtype_attr(op, "compute");
 }
 
 static Status group_pack(const Call *c) {
   const Body *b = c->op->body;
   const Type *ty = c->op->out[0]->type;
+  const DType round = c->exact ? DT_F64 : dtype_attr(c->op, "round");
   memset(c->out[0], 0, (size_t)type_elems(ty) * sizeof(double));
   for (int64_t n = 0; n < b->dim[0]; n++)
     for (int64_t k = 0; k < b->dim[1]; k++)
-      c->out[0][b->out[0].offset + packed(ty, n, k)] =
-          c->in[0][b->in[0].offset + n * b->in[0].stride[0] + k * b->in[0].stride[1]];
+      c->out[0][b->out[0].offset + packed(ty, n, k)] = num_round(
+          c->in[0][b->in[0].offset + n * b->in[0].stride[0] + k * b->in[0].stride[1]], round);
   return MPCC_OK;
 }
 

@@ -1,4 +1,4 @@
-/* What fuse and plan may know of a target: plain data, filled by a code generator, handed over by
+/* What step, fuse and plan may know of a target: plain data, filled by a code generator, handed over by
  * the driver and printed in the module header as attributes `target.*`. */
 #ifndef MPCC_TARGET_H
 #define MPCC_TARGET_H
@@ -17,6 +17,7 @@ typedef struct {
    * k_pair: consecutive k kept together in a panel (2 for bf16 dot products, else 1). */
   int panel_cols_f64, panel_cols_f32, panel_cols_bf16;
   int k_pair_bf16;
+  bool rounding_packs;  /* packs round FP32 to 16 bits: products need no copies of parameters */
   bool raw_factors;     /* products take a second factor as it lies, one for each batch */
   bool half_tiles;      /* convolutions multiply two bf16 or two f16 factors as they are */
   bool tf32;            /* products of FP32 factors that are TF32 already say so: attr tf32 */

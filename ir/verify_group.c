@@ -336,6 +336,9 @@ static void check_pack(Verify *v) {
   in_bounds(v, 0, 0, 2);
   if (!packed_fits(v->op->out[0]->type, b->dim[0], b->dim[1]) || b->out[0].offset)
     verify_broken(v, "result is not of the packed shape");
+  const Attr *round = op_attr(v->op, "round");
+  if (round && (round->kind != AT_DTYPE || !dtype_is_half((DType)round->u.i)))
+    verify_broken(v, "attribute round names a 16-bit format");
 }
 
 /* Strides of operand 0 are (row, k), of operand 1 (k, column). */

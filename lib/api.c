@@ -209,7 +209,7 @@ Status compilation_passes(Compilation *c, const TargetCaps *caps, const char *st
 
 /* A second copy of the current module, for the next level: through the text form. */
 static Status module_again(Compilation *c, const char *text, size_t len, Module **out) {
-  uint32_t file = diag_file(c->diag, "<saved module>", text, len);
+  uint32_t file = diag_file(c->diag, "<module>", text, len);
   return module_parse(c->strings, c->diag, file, text, len, out);
 }
 
@@ -479,20 +479,22 @@ static Status emit_all(Compilation *c, const char *form, Blob *blob) {
     return st;
   if (form)
     n = 1;
-  st = explain_to_saved(c, &c->plan);
-  Text saved = {0};
-  if (st == MPCC_OK && n > 1)
-    module_print(c->module, c->diag, &saved);
+  TargetCaps caps;
+  Text train = {0};
+  if (n)
+    st = caps_of(c, goal[0].target, goal[0].level, &caps);
+  if (st == MPCC_OK)
+    st = explain_to_saved(c, n ? &caps : NULL, n > 1 ? &train : NULL, &c->plan);
   for (int i = 0; i < n && st == MPCC_OK; i++) {
     if (i) {
       module_destroy(c->module);
       c->module = NULL;
-      st = saved.failed ? MPCC_ERR_NOMEM : module_again(c, saved.data, saved.len, &c->module);
+      st = train.failed ? MPCC_ERR_NOMEM : module_again(c, train.data, train.len, &c->module);
     }
     if (st == MPCC_OK)
       st = emit_level(c, goal[i].target, goal[i].level, form, blob);
   }
-  text_fini(&saved);
+  text_fini(&train);
   return st;
 }
 
@@ -526,6 +528,13 @@ static Status first_level(Compilation *c, const Target **t, const char **level) 
   return st;
 }
 
+Status compilation_caps(Compilation *c, TargetCaps *caps) {
+  const Target *t;
+  const char *level;
+  Status st = first_level(c, &t, &level);
+  return st == MPCC_OK ? caps_of(c, t, level, caps) : st;
+}
+
 Status compilation_plan(Compilation *c, KernelTable *kernels) {
   const Target *t;
   const char *level;
@@ -537,10 +546,13 @@ static Status emit_plan(Compilation *c, void **out, size_t *bytes) {
   const Target *t;
   const char *level;
   KernelTable kernels;
+  TargetCaps caps;
   Text plan = {0};
   Status st = first_level(c, &t, &level);
   if (st == MPCC_OK)
-    st = explain_to_saved(c, &plan);
+    st = caps_of(c, t, level, &caps);
+  if (st == MPCC_OK)
+    st = explain_to_saved(c, &caps, NULL, &plan);
   if (st == MPCC_OK)
     st = plan_level(c, t, level, &kernels);
   if (st == MPCC_OK)

@@ -281,7 +281,7 @@ Status explain_planned(Compilation *c, const KernelTable *kernels, Text *out) {
   return out->failed ? MPCC_ERR_NOMEM : MPCC_OK;
 }
 
-Status explain_to_saved(Compilation *c, Text *out) {
+Status explain_to_saved(Compilation *c, const TargetCaps *caps, Text *train, Text *out) {
   Status st = MPCC_OK;
   if (c->module->stage < STAGE_TYPED)
     st = compilation_passes(c, NULL, "castopt");
@@ -290,8 +290,12 @@ Status explain_to_saved(Compilation *c, Text *out) {
   explain_head(c, out);
   explain_rules(c, out);
   explain_forward(c, out);
-  if (c->module->stage < STAGE_SAVED)
-    st = compilation_passes(c, NULL, "save");
+  if (train && c->module->stage < STAGE_TRAIN)
+    st = compilation_passes(c, caps, "grad");
+  if (st == MPCC_OK && train)
+    module_print(c->module, c->diag, train);
+  if (st == MPCC_OK && c->module->stage < STAGE_SAVED)
+    st = compilation_passes(c, caps, "save");
   if (st != MPCC_OK)
     return st;
   explain_saved(c, out);
@@ -303,15 +307,16 @@ Status explain_to_saved(Compilation *c, Text *out) {
 }
 
 Status explain_facts(Compilation *c, Text *forward, MemoryUse *use, KernelTable *kernels) {
-  Status st = MPCC_OK;
-  if (c->module->stage < STAGE_TYPED)
+  TargetCaps caps;
+  Status st = compilation_caps(c, &caps);
+  if (st == MPCC_OK && c->module->stage < STAGE_TYPED)
     st = compilation_passes(c, NULL, "castopt");
   const Func *f = st == MPCC_OK ? module_func(c->module, "train_forward") : NULL;
   for (int i = 0; f && i < f->nop; i++)
     if (!is_bookkeeping(f->op[i]))
       explain_op(c, f->op[i], false, forward);
   if (st == MPCC_OK && c->module->stage < STAGE_SAVED)
-    st = compilation_passes(c, NULL, "save");
+    st = compilation_passes(c, &caps, "save");
   if (st == MPCC_OK)
     st = memory_use(c, use);
   return st == MPCC_OK ? compilation_plan(c, kernels) : st;

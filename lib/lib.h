@@ -35,6 +35,8 @@ Status compilation_passes(Compilation *c, const TargetCaps *caps, const char *st
 Status compilation_begin_mode(Compilation *c, mpcc_session *s, const char *precision);
 /* Front half: text to a module, of stage forward for a spec, of any stage for IR text. */
 Status compilation_front(Compilation *c, const char *path, const char *text, size_t len);
+/* What passes may know of the target and level asked for first. */
+Status compilation_caps(Compilation *c, TargetCaps *caps);
 /* Fuse, plan and collect kernels for the first level asked for. */
 Status compilation_plan(Compilation *c, KernelTable *kernels);
 /* Delivers messages and frees everything; st, or what warnings make of it. */
@@ -46,9 +48,11 @@ Status compilation_end(Compilation *c, mpcc_session *s, Status st);
 Status batch_choose(Compilation *c, const char *path, const char *text, size_t len);
 
 /* ---- explain.c ---- */
-/* The plan in words. First half: runs the passes up to `save` and tells ops, dtypes, casts and why,
- * and what is recomputed. Second half, of a planned module: kernels, FLOPs, bytes, memory. */
-Status explain_to_saved(Compilation *c, Text *out);
+/* The plan in words. First half: runs the passes up to `save` for a target (NULL: for none) and tells
+ * ops, dtypes, casts and why, and what is recomputed; *train, unless NULL, gets the module as it was
+ * before `step`, the first pass that asks what the target can. Second half, of a planned module:
+ * kernels, FLOPs, bytes, memory. */
+Status explain_to_saved(Compilation *c, const TargetCaps *caps, Text *train, Text *out);
 Status explain_planned(Compilation *c, const KernelTable *kernels, Text *out);
 
 /* Format the op's arithmetic is done in. */

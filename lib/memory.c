@@ -74,13 +74,30 @@ static Elems kept(const Module *m, Arena *a) {
   for (int i = loss + 1; f && i < f->nop && !arena_failed(a); i++)
     for (int k = 0; k < f->op[i]->nin; k++) {
       const Value *v = storage(f->op[i]->in[k]);
-      bool made = v->def->code != OP_read && v->def->code != OP_const && v->def->index <= loss;
+      bool made = v->def->code != OP_read && v->def->code != OP_const && v->def->index <= loss &&
+                  !op_int(v->def, "packed", 0);
       if (made && !seen[v->id]) {
         seen[v->id] = true;
         e.elems[v->type->dt] += type_elems(v->type);
       }
     }
   return e;
+}
+
+/* Elements of parameters that products round while they pack them, each parameter once. */
+static int64_t rounded_by_packs(const Module *m, Arena *a) {
+  const Func *f = module_func(m, "train_step");
+  bool *seen = ARENA_ARRAY(a, bool, m->ntensor + 1);
+  int64_t n = 0;
+  for (int i = 0; f && i < f->nop && !arena_failed(a); i++) {
+    const Op *op = f->op[i];
+    if (op->code != OP_cast || !op_int(op, "packed", 0))
+      continue;
+    const Tensor *t = op_attr(op->in[0]->def, "tensor")->u.tensor;
+    n += seen[t->index] ? 0 : type_elems(t->type);
+    seen[t->index] = true;
+  }
+  return n;
 }
 
 Status memory_use(Compilation *c, MemoryUse *u) {
@@ -99,7 +116,12 @@ Status memory_use(Compilation *c, MemoryUse *u) {
     if (m->tensor[i]->role == ROLE_PARAM && m->tensor[i]->base)
       grads.elems[mode.grad] += type_elems(m->tensor[i]->type);
   add(u, "parameters", &params, "");
-  add(u, "copies for compute", &copies, "");
+  char words[96] = "";
+  int64_t packed = rounded_by_packs(m, a);
+  if (packed)
+    snprintf(words, sizeof words, "of %lld more there is none: products round them as they pack",
+             (long long)packed);
+  add(u, "copies for compute", &copies, words);
   add(u, "optimizer", &moments, "");
   add(u, "gradients", &grads, "trained parameters");
   add(u, "activations", &saved, "forward values that backward reads");

@@ -4,9 +4,11 @@
  * So are constant factors of products (tables of Fourier transforms), by `refresh` alone.
  *
  * Hoisted are narrowing casts and quantizations; views and widening casts of them cost nothing to
- * repeat and stay. Equal values of different functions are one tensor: they are found by a key that
- * spells out the computation. Casts of whole trained parameters to one dtype per group lie in a
- * flat tensor with the element offsets of the parameters, written by one kernel. [N6] */
+ * repeat and stay. Casts to 16 bits that products alone read, as the factor they pack, stay as well
+ * where the target rounds while it packs (attribute `packed`): their copies would cost a half of
+ * the parameters' memory. Equal values of different functions are one tensor: they are found by a
+ * key that spells out the computation. Casts of whole trained parameters to one dtype per group lie
+ * in a flat tensor with the element offsets of the parameters, written by one kernel. [N6] */
 #include <string.h>
 
 #include "passes/step.h"
@@ -236,21 +238,46 @@ static Derived *find(Step *s, Str key) {
   return NULL;
 }
 
-static void note(Step *s, const Value *v) {
+/* Operand k of op is the factor that products pack. */
+static bool packs(const Op *op, int k) {
+  return k == 1 && op_info(op->code)->kind == OK_PRODUCT && op_int(op, "groups", 1) == 1;
+}
+
+/* A cast of a whole parameter, which a pack may read instead. */
+static bool may_be_packed(const Step *s, const Value *v) {
+  const Op *op = v->def;
+  return s->rounding_packs && op->code == OP_cast && dtype_is_half(v->type->dt) &&
+         op->in[0]->type->dt == DT_F32 && op->in[0]->def->code == OP_read;
+}
+
+/* v is read; packed: by a product that packs it. */
+static void note(Step *s, const Value *v, bool packed) {
   const Op *op = v->def;
   if (op->code == OP_read)
     return;
   if (!kept(v)) {
     for (int i = 0; i < op->nin; i++)
-      note(s, op->in[i]);
+      note(s, op->in[i], packed && is_view(op));
     return;
   }
   Str key = key_of(s, v);
-  if (find(s, key) || builder_failed(s->b))
-    return;
-  Derived d = {.key = key, .v = v};
-  facts(s, v, &d);
-  s->derived[s->nderived++] = d;
+  Derived *d = find(s, key);
+  if (!d && !builder_failed(s->b)) {
+    d = &s->derived[s->nderived++];
+    *d = (Derived){.key = key, .v = v, .packed = may_be_packed(s, v)};
+    facts(s, v, d);
+  }
+  if (d)
+    d->packed &= packed;
+}
+
+/* Leaves out what packs read from the parameters themselves. */
+static void drop_packed(Step *s) {
+  int n = 0;
+  for (int i = 0; i < s->nderived; i++)
+    if (!s->derived[i].packed)
+      s->derived[n++] = s->derived[i];
+  s->nderived = n;
 }
 
 void derived_collect(Step *s) {
@@ -270,9 +297,10 @@ void derived_collect(Step *s) {
       bool skip = !live[k] || (op->nout && state[op->out[0]->id]);
       for (int j = 0; !skip && j < op->nin; j++)
         if (state[op->in[j]->id])
-          note(s, op->in[j]);
+          note(s, op->in[j], packs(op, j));
     }
   }
+  drop_packed(s);
   declare_copies(s);
   for (int i = 0; i < s->nderived && !builder_failed(s->b); i++)
     declare(s, &s->derived[i]);
@@ -283,6 +311,18 @@ static Value *again(Step *s, const Value *v, Value *const *in) {
   const Op *op = v->def;
   build_at(s->b, op->loc, op->layer, op->why);
   return build_op(s->b, op->code, op->nin, in, op->nattr, op->attr)->out[v->out];
+}
+
+/* A cast that has no copy, for packs. */
+static Value *again_packed(Step *s, const Value *v, Value *x) {
+  const Op *op = v->def;
+  Attr attr[8];
+  int n = 0;
+  for (; n < op->nattr && n < 7; n++)
+    attr[n] = op->attr[n];
+  attr[n++] = attr_b(s->b, "packed", true);
+  build_at(s->b, op->loc, op->layer, op->why);
+  return build_op(s->b, op->code, 1, &x, n, attr)->out[0];
 }
 
 Value *derived_use(Step *s, const Value *v) {
@@ -299,7 +339,7 @@ Value *derived_use(Step *s, const Value *v) {
   Value *in[2] = {0};
   for (int i = 0; i < op->nin && i < 2; i++)
     in[i] = derived_use(s, op->in[i]);
-  return again(s, v, in);
+  return kept(v) && may_be_packed(s, v) ? again_packed(s, v, in[0]) : again(s, v, in);
 }
 
 /* Value of a parameter or scale now. */

@@ -14,7 +14,8 @@
 typedef struct Node Node;
 
 /* A value in memory: what a node stores, or a tensor as it was when the function started. */
-typedef struct {
+typedef struct Buf Buf;
+struct Buf {
   const Type *type; /* partial results: dim[0] is DIM_PANELS until emitted */
   Node *def;        /* NULL: read */
   int out;          /* which result of def */
@@ -22,7 +23,9 @@ typedef struct {
   bool written;     /* ends in a tensor */
   int nuser, cuser; /* nodes that load it, each once (merge.c) */
   Node **user;
-} Buf;
+  Buf *master; /* of a cast parameter: what it is rounded from, element by element; packs read that
+                */
+};
 
 /* Extent of a dimension that runs over the partial results of another node, whose number of panels
  * is not known before that node is emitted. Never split, equal to itself alone. */
@@ -95,18 +98,18 @@ struct Node {
   int nop;      /* how many ops it holds */
   Str layer, label;
   bool recompute, dead;
-  bool backward; /* behind the function's last loss; where recompute is asked for */
-  int region;    /* of layers that share a `recompute`, from 1; 0: none */
+  bool backward;  /* behind the function's last loss; where recompute is asked for */
+  int region;     /* of layers that share a `recompute`, from 1; 0: none */
   int64_t npanel; /* once emitted */
   int pos;        /* topological position */
   int mark, count;
   bool visited;
-  int seq;  /* seq: program order of what it holds */
+  int seq; /* seq: program order of what it holds */
 };
 
 typedef struct {
   Buf *buf, *packed;
-  DType compute;
+  DType compute, dt; /* dt: what the elements are rounded to, or are */
   int64_t n, k, sn, sk, offset;
 } PackEntry;
 

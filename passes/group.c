@@ -78,6 +78,10 @@ void group_elem(Fuse *F, const Op *op) {
     r = node_load(F, n, operand(F, 0)); /* the store converts */
   }
   store_like(F, op, n, r);
+  View *v = F->view[op->out[0]->id];
+  if (op_int(op, "packed", 0) && F->o->caps->rounding_packs && view_contiguous(v) &&
+      view_contiguous(operand(F, 0)))
+    v->buf->master = operand(F, 0)->buf;
 }
 
 void group_random(Fuse *F, const Op *op) {

@@ -11,21 +11,25 @@ static int64_t panel_columns(const TargetCaps *c, DType compute) {
 }
 
 Buf *product_packed(Fuse *F, const View *b, DType compute) {
-  PackEntry key = {b->buf,          NULL,        compute, b->dim[0], b->dim[1], b->at.stride[0],
-                   b->at.stride[1], b->at.offset};
+  Buf *from = b->buf->master ? b->buf->master : b->buf;
+  PackEntry key = {from,        NULL,      compute,         b->dt,
+                   b->dim[0],   b->dim[1], b->at.stride[0], b->at.stride[1],
+                   b->at.offset};
   for (int i = 0; i < F->npack; i++) {
     const PackEntry *e = &F->pack[i];
-    if (e->buf == key.buf && e->compute == compute && e->n == key.n && e->k == key.k &&
-        e->sn == key.sn && e->sk == key.sk && e->offset == key.offset)
+    if (e->buf == key.buf && e->compute == compute && e->dt == key.dt && e->n == key.n &&
+        e->k == key.k && e->sn == key.sn && e->sk == key.sk && e->offset == key.offset)
       return e->packed;
   }
   const TargetCaps *c = F->o->caps;
   int64_t cols = panel_columns(c, compute), pair = compute == DT_BF16 ? c->k_pair_bf16 : 1;
   int64_t dim[4] = {(key.n + cols - 1) / cols, (key.k + pair - 1) / pair, cols, pair};
   Node *n = node_create(F, NODE_PACK, 2, b->dim);
-  n->label = "pack";
-  node_in(F, n, b->buf, &b->at);
+  n->label = from == b->buf ? "pack" : "cast+pack";
+  node_in(F, n, from, &b->at);
   node_attr_dt(F, n, "compute", compute);
+  if (from != b->buf)
+    node_attr_dt(F, n, "round", b->dt);
   const Type *ty = type_get(builder_types(F->b), compute, 4, dim);
   key.packed = node_store_at(F, n, 0, ty, &(Access){0});
   F->pack = fuse_grow(F, F->pack, F->npack, &F->cpack, sizeof *F->pack);

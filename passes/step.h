@@ -49,6 +49,7 @@ typedef struct {
   bool by_group; /* a view of a Group's weight */
   bool of_scale; /* depends on FP8 scales */
   bool trained;  /* depends on a trained parameter */
+  bool packed;   /* only packs read it, which round themselves: not kept */
 } Derived;
 
 typedef struct {
@@ -58,6 +59,7 @@ typedef struct {
   Arena *scratch;
   Mode mode;
   bool scaler;
+  bool rounding_packs;          /* of the target */
   bool micro;                   /* with the functions of single micro-batches, and what they keep */
   int64_t accumulate, capacity; /* capacity: largest weight_sum of an optimizer step */
   DType accum;                  /* gradients between micro-batches */

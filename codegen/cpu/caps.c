@@ -46,6 +46,7 @@ Status cpu_caps(const char *level, TargetCaps *out) {
   out->panel_cols_f64 = 2 * l->vector_bytes / 8;
   out->panel_cols_bf16 = out->panel_cols_f32;
   out->k_pair_bf16 = 2;
+  out->rounding_packs = true;
   out->raw_factors = true;
   out->panel_bytes_rows = 64 << 10;
   return MPCC_OK;

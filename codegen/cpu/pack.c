@@ -4,14 +4,15 @@
  * Three ways to bring a block in: memory contiguous along n is copied vector by vector; memory
  * contiguous along k is transposed in registers; everything else, and the edges, is gathered along
  * n. Where the target pairs k, the pair of two rows is interleaved (first way), or comes with the
- * load (second). */
+ * load (second). With attribute `round` elements are rounded to that format on their way. */
 #include "codegen/cpu/gen.h"
 #include "codegen/cpu/micro.h"
 
 typedef struct {
   Gen *g;
   Compute c;
-  DType dt; /* of the operand */
+  DType dt;    /* of the operand */
+  DType round; /* to this format first; DT_COUNT: as they are */
   int64_t N, K, units;
   int64_t ns, ks;                /* elements between n, between k */
   int64_t panels, chunk, chunks; /* k units per tile; tiles per panel */
@@ -37,6 +38,15 @@ static Val place(Pack *p, Val panel, Val unit, int64_t col) {
   return ll_gep(g, p->c.unit, p->to, at);
 }
 
+/* Elements as the operand has them, in the compute dtype. */
+static Val converted(Pack *p, Val raw) {
+  Gen *g = p->g;
+  if (p->round == DT_COUNT)
+    return p->dt == p->c.in ? raw : micro_convert(g, &p->c, ll_decode(g, p->dt, raw));
+  Val codes = ll_encode(g, p->round, ll_decode(g, p->dt, raw));
+  return p->round == p->c.in ? codes : micro_convert(g, &p->c, ll_decode(g, p->round, codes));
+}
+
 /* Compute dtype elements of vl columns from n on at one k; zero from `count` on. */
 static Val columns(Pack *p, Val n, Val k, Val count) {
   Gen *g = p->g;
@@ -47,7 +57,7 @@ static Val columns(Pack *p, Val n, Val k, Val count) {
     ll_prefetch(g, ll_gepc(g, mem, at, AHEAD * p->ks));
   Val raw = p->ns == 1 ? ll_load(g, mem, p->c.vl, at, count)
                        : ll_load_strided(g, mem, p->c.vl, at, ll_n(g, p->ns), count);
-  Val v = p->dt == p->c.in ? raw : micro_convert(g, &p->c, ll_decode(g, p->dt, raw));
+  Val v = converted(p, raw);
   if (count && p->ns != 1)
     v = ll_sel(g, ll_mask(g, p->c.vl, count), v, LLVMConstNull(LLVMTypeOf(v)));
   return v;
@@ -101,7 +111,8 @@ static void transposed_block(Pack *p, Val panel, Val unit, Val col) {
     for (int i = 0; i < vl; i++) {
       Val at = ll_gepc(g, ll_mem(g, p->dt), from, i * p->ns);
       ll_prefetch(g, ll_gepc(g, g->i8, at, AHEAD_LINES * 64));
-      row[i] = micro_units(g, &p->c, p->dt, vl, at, NULL);
+      Val raw = ll_load(g, ll_mem(g, p->dt), vl * p->c.pair, at, NULL);
+      row[i] = micro_pairs(g, &p->c, converted(p, raw));
     }
     micro_transpose(g, row, vl);
     for (int i = 0; i < vl; i++)
@@ -141,7 +152,12 @@ static void full_panel(Pack *p, Val panel, Val u0, Val u1) {
 
 bool cpu_pack(Gen *g, const Op *group) {
   const Body *b = group->body;
-  Pack p = {.g = g, .dt = gen_in_dtype(group, 0), .N = b->dim[0], .K = b->dim[1]};
+  const Attr *round = op_attr(group, "round");
+  Pack p = {.g = g,
+            .dt = gen_in_dtype(group, 0),
+            .round = round ? (DType)round->u.i : DT_COUNT,
+            .N = b->dim[0],
+            .K = b->dim[1]};
   if (!micro_compute(g, gen_out_dtype(group, 0), &p.c))
     return false;
   if (b->ndim != 2 || p.N < 1 || p.K < 1 || !dtype_is_float(p.dt))

@@ -112,6 +112,7 @@ static Status pass_case(const Case *c, const char *name, const TargetCaps *targe
                stage_name(pass->needs), stage_name(in->stage));
   TargetCaps caps = *target;
   caps.bf16_dot |= option(c, "bf16_dot");
+  caps.rounding_packs |= option(c, "rounding_packs");
   PassOpts o = {.caps = &caps,
                 .strict = option(c, "strict"),
                 .opt_level = 2,

@@ -97,8 +97,9 @@ static void compare(const Case *c, const Elems *got, const double *want, double 
   }
 }
 
-/* Packs b, checks it element by element, gives the packed buffer. */
-static Elems pack(const Case *c, const Elems *b) {
+/* Packs b, rounded to `round` unless that is DT_COUNT, checks it element by element, gives the
+ * packed buffer. */
+static Elems pack(const Case *c, const Elems *b, DType round) {
   int64_t N = c->s.N, K = c->s.K;
   int p = c->t.compute == DT_BF16 ? 2 : 1, cols = columns(c->level, c->t.compute);
   Group *t = group_new("pack", 2, (int64_t[]){N, K}, 2);
@@ -106,6 +107,8 @@ static Elems pack(const Case *c, const Elems *b) {
   group_in(t, c->t.b, N * K, (Access){0, {c->tb ? K : 1, c->tb ? 1 : N}});
   group_out_type(t, type, (Access){0});
   group_dtype(t, "compute", c->t.compute);
+  if (round != DT_COUNT)
+    group_dtype(t, "round", round);
   Run r = run_compile(t, c->level);
   Elems packed = elems_new(c->t.compute, type_elems(type));
   MpccArg args[] = {{packed.data}, {b->data}};
@@ -130,7 +133,7 @@ static void check_product(Case c) {
   Elems a = elems_new(c.t.a, M * K * (c.order == A_STRIDED ? 3 : 1)), b = elems_new(c.t.b, N * K);
   elems_fill(&a, 1, 1);
   elems_fill(&b, 2, 1);
-  Elems packed = pack(&c, &b);
+  Elems packed = pack(&c, &b, DT_COUNT);
   Group *t = group_new("product", 3, (int64_t[]){rows0, rows1, N}, 1);
   group_in(t, c.t.a, a.n, a_access(&c, rows1));
   group_in_type(t, group_packed(t, c.t.compute, N, K, cols, p), (Access){0});
@@ -221,6 +224,35 @@ START_TEST(all_types) {
     for (int o = 0; o < 3 && can(level, types[k].compute); o++)
       check_product(
           (Case){level, some[(k + (size_t)o) % 2], types[k], (AOrder)o, k % 2 == 0, true});
+}
+END_TEST
+
+/* Rounding while packing is what packing a rounded copy is. */
+START_TEST(packs_round) {
+  static const DType formats[] = {DT_BF16, DT_F16};
+  const char *level = target_cpu.level[_i];
+  if (_i >= run_levels())
+    return;
+  for (int k = 0; k < 16; k++) {
+    DType round = formats[k % 2], compute = round == DT_BF16 && k % 4 > 1 ? DT_BF16 : DT_F32;
+    if (!can(level, compute))
+      continue;
+    Case c = {level, sizes[2 + k / 4 * 3], {DT_F32, DT_F32, compute, DT_F32}, A_ROWS, k / 2 % 2,
+              false};
+    Elems b = elems_new(DT_F32, c.s.N * c.s.K), copy = elems_new(round, b.n);
+    elems_fill(&b, 2, 1.0 / 3);
+    elems_set(&b, 0, k % 3 ? 0x1.01p-3 : 1e6); /* a tie in bf16; more than float16 has */
+    for (int64_t i = 0; i < b.n; i++)
+      elems_set(&copy, i, b.value[i]);
+    Elems packed = pack(&c, &b, round);
+    c.t.b = round;
+    Elems want = pack(&c, &copy, DT_COUNT);
+    ck_assert_int_eq(memcmp(packed.data, want.data, (size_t)want.n * dtype_bytes(compute)), 0);
+    elems_free(&b);
+    elems_free(&copy);
+    elems_free(&packed);
+    elems_free(&want);
+  }
 }
 END_TEST
 
@@ -319,6 +351,7 @@ int main(void) {
   tcase_set_timeout(t, 300);
   tcase_add_loop_test(t, all_sizes, 0, 9);
   tcase_add_loop_test(t, all_types, 0, 3);
+  tcase_add_loop_test(t, packs_round, 0, 3);
   tcase_add_loop_test(t, batches, 0, 3);
   tcase_add_test(t, specials_stay_in_their_row);
   suite_add_tcase(s, t);
