@@ -18,10 +18,11 @@
 
 enum {
   LANES = 32,
-  MAX_SLOTS = 18,        /* registers one instruction names: mma has 14 */
-  MAX_THREADS = 1024,    /* of a block */
-  MAX_SHARED = 232448,   /* bytes a block may opt in to, sm_90 */
-  DEFAULT_SHARED = 49152 /* bytes without opting in */
+  MAX_SLOTS = 18,         /* registers one instruction names: mma has 14 */
+  MAX_THREADS = 1024,     /* of a block */
+  MAX_SHARED = 232448,    /* bytes a block may opt in to, sm_90 */
+  DEFAULT_SHARED = 49152, /* bytes without opting in */
+  REGISTERS = 65536       /* of 32 bits, of a block */
 };
 
 /* ---- common.c: memory that is there or the program ends, text, environment ------------------- */
@@ -148,10 +149,10 @@ struct Insn {
   uint32_t guard;           /* slot of the predicate, NO_SLOT: none */
   uint32_t address;         /* slot of the address */
   int32_t imm;
-  uint32_t index; /* in the kernel's code */
-  uint32_t line;  /* of the PTX text */
-  uint32_t loc;   /* in Module.locs; 0: none */
-  bool guard_not, is_signed; /* is_signed: ld.param extends the sign */
+  uint32_t index;               /* in the kernel's code */
+  uint32_t line;                /* of the PTX text */
+  uint32_t loc;                 /* in Module.locs; 0: none */
+  bool guard_not, is_signed;    /* is_signed: ld.param extends the sign */
   bool wide_address, wide_data; /* address register, data register of ld/st: 8 bytes a lane */
   uint8_t kind;
   uint8_t count;  /* elements of a vector ld or st */
@@ -206,6 +207,7 @@ typedef struct Kernel {
   uint32_t shared_bytes;  /* static, then aligned for the dynamic part */
   uint32_t static_shared; /* static alone */
   uint32_t max_threads;   /* .maxntid or .reqntid, product; 0: not given */
+  uint32_t max_registers; /* of a thread, .maxnreg; 0: not given */
   uint32_t required[3];   /* .reqntid, 0: not given */
   uint32_t max_dynamic;   /* bytes allowed by cuFuncSetAttribute */
   uint8_t shared_granule; /* bytes of the narrowest shared access, at most 16 */
@@ -271,7 +273,11 @@ struct Warp {
   uint32_t mask; /* lanes that execute */
   uint32_t alive;
   uint32_t id;
-  uint32_t syncs; /* warp synchronizations so far in this epoch, at most 255 */
+  /* Warp synchronizations in this epoch: all so far; those up to the last of the whole warp; and
+   * when some were of a part of it, up to which a lane has waited for another. */
+  uint32_t syncs, synced;
+  bool in_parts;
+  uint8_t met[LANES][LANES];
   const Insn *at;
   _Alignas(64) int32_t lanes[LANES]; /* -1 where mask has its bit */
   Group groups[LANES];
@@ -330,6 +336,8 @@ uint8_t *shared_at(Warp *w, int lane, uint64_t address, uint32_t bytes, Access w
 /* The same for 32 lanes that touch neighbours of `bytes` each from `address`; NULL: take the slow
  * way. */
 uint8_t *shared_row(Warp *w, uint64_t address, uint32_t bytes, bool write);
+/* The lanes of each lane's mask have waited for each other (bar.warp.sync). */
+void shared_warp_sync(Warp *w, const uint32_t *masks);
 void shared_async(Warp *w, int lane, uint32_t address, uint32_t bytes, bool pending);
 
 #endif

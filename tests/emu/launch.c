@@ -32,6 +32,13 @@ const char *launch_refused(const Kernel *k, const LaunchConfig *c) {
     return "block is not what .reqntid requires";
   if (k->max_threads && threads > k->max_threads)
     return "more threads than the kernel's launch bounds (.maxntid)";
+  if (g[0] > INT32_MAX / g[1] / g[2])
+    return "more than 2147483647 blocks in all, which are not emulated";
+  if (!k->max_threads && !k->max_registers && threads > REGISTERS / 255)
+    return "more than 257 threads of a kernel without launch bounds: a thread may have 255 of the "
+           "65536 registers";
+  if (k->max_registers && threads * k->max_registers > REGISTERS)
+    return "more registers (.maxnreg) than a block can have (65536)";
   if (c->dynamic_shared > k->max_dynamic)
     return "more dynamic shared memory than allowed; above 48 KiB only after cuFuncSetAttribute";
   if (c->dynamic_shared + k->static_shared > MAX_SHARED)
@@ -216,8 +223,8 @@ static void too_long(Warp *w) {
   launch_fail(w, -1, FOUND_TIMEOUT, "the launch ran over EMU_MAX_STEPS");
 }
 
-/* Group g waits at pc, or goes on together with the group that waits there already: it may have come
- * by a branch back, which does not look who it passes. */
+/* Group g waits at pc, or goes on together with the group that waits there already: it may have
+ * come by a branch back, which does not look who it passes. */
 static bool wait_here(Warp *w, uint32_t g, uint32_t pc) {
   for (uint32_t i = 0; i < w->n_groups; i++)
     if (i != g && w->groups[i].pc == pc) {
@@ -377,7 +384,8 @@ static void run_block(Launch *l, uint32_t *order, uint64_t *seed) {
     w->alive = lanes >= LANES ? UINT32_MAX : (1u << lanes) - 1;
     w->groups[0] = (Group){0, w->alive, false};
     w->n_groups = 1;
-    w->syncs = w->n_copies = w->n_commits = 0;
+    w->syncs = w->synced = w->n_copies = w->n_commits = 0;
+    w->in_parts = false;
     for (uint32_t f = 0; f < l->kernel->n_fixed; f++)
       if (of_block(&l->kernel->fixed[f]))
         fill_special(w, &l->kernel->fixed[f]);
@@ -395,7 +403,8 @@ static void run_block(Launch *l, uint32_t *order, uint64_t *seed) {
     for (uint32_t i = 0; i < l->n_warps; i++) {
       l->warps[i].groups[0].pc = barrier->index + 1;
       l->warps[i].groups[0].waits = false;
-      l->warps[i].syncs = 0;
+      l->warps[i].syncs = l->warps[i].synced = 0;
+      l->warps[i].in_parts = false;
     }
   }
 }

@@ -755,7 +755,9 @@ static void kernel_directives(Decoder *d) {
       k->max_threads = v[0] * v[1] * v[2];
       if (same(&t, ".reqntid"))
         memcpy(k->required, v, sizeof v);
-    } else if (!same(&t, ".minnctapersm") && !same(&t, ".maxnreg")) {
+    } else if (same(&t, ".maxnreg")) {
+      k->max_registers = v[0];
+    } else if (!same(&t, ".minnctapersm")) {
       fail(d, "'%.*s' is not emulated", TOKEN_ARGS(t));
     }
   }

@@ -115,11 +115,9 @@ void op_match_any(Warp *w, const Insn *in) {
   }
 }
 
-/* Orders the shared memory accesses of a warp, when all its lanes take part. */
+/* Orders the shared memory accesses of the lanes of a mask. */
 void op_warp_sync(Warp *w, const Insn *in) {
-  (void)in;
-  if (w->mask == w->alive && w->syncs < 255)
-    w->syncs++;
+  shared_warp_sync(w, reg32(w, in, 0));
 }
 
 void op_active_mask(Warp *w, const Insn *in) {

@@ -1,9 +1,9 @@
 /* Shared memory of one block and its shadow. A granule (the narrowest access of the kernel, at most
  * 16 bytes) remembers the thread that wrote and the threads that read it since the last barrier.
  *
- * Tag: barrier epoch in 12 bits, warp synchronizations of that warp in 8, MANY (readers: of several
- * warps; writers: atomics), SEVERAL (readers of one warp), thread in 10. Epochs of a block start
- * above those of the block before, so what an earlier block wrote counts as never written. */
+ * Tag: barrier epoch in 12 bits, warp synchronizations of that warp so far in 8, MANY (readers: of
+ * several warps; writers: atomics), SEVERAL (readers of one warp), thread in 10. Epochs of a block
+ * start above those of the block before, so what an earlier block wrote counts as never written. */
 #include "emu.h"
 
 #include <stdlib.h>
@@ -64,20 +64,65 @@ void shared_barrier(Shared *s) {
   next_epoch(s);
 }
 
-/* Of the same warp, with a warp synchronization in between? */
-static inline bool ordered(uint32_t tag, uint32_t thread, uint32_t syncs) {
-  return ((tag & THREAD) ^ thread) >> 5 == 0 && (tag >> SYNC_SHIFT & 255) < syncs;
+/* Of the same warp, with a warp synchronization of both in between? */
+static inline bool ordered(const Warp *w, uint32_t tag, uint32_t thread) {
+  const uint32_t then = tag >> SYNC_SHIFT & 255;
+  return ((tag & THREAD) ^ thread) >> 5 == 0 &&
+         (then < w->synced || (w->in_parts && then < w->met[thread % LANES][tag % LANES]));
 }
 
-static Found read_granule(Shared *s, uint32_t g, uint32_t thread, uint32_t syncs, uint32_t *other) {
+/* Tags count up to 255: before that, all that the warp did so far becomes what is waited for. */
+static void restart_syncs(Warp *w) {
+  Shared *s = &w->launch->shared;
+  const uint32_t mine = s->epoch << EPOCH_SHIFT | w->id * LANES;
+  const uint32_t same = ~((1u << EPOCH_SHIFT) - 1) | (THREAD & ~(LANES - 1));
+  for (uint32_t g = 0; g < s->granules; g++) {
+    s->writer[g] &= ((s->writer[g] ^ mine) & same) ? UINT32_MAX : ~(255u << SYNC_SHIFT);
+    s->reader[g] &= ((s->reader[g] ^ mine) & same) ? UINT32_MAX : ~(255u << SYNC_SHIFT);
+  }
+  w->syncs = w->synced = 1;
+  w->in_parts = false;
+}
+
+void shared_warp_sync(Warp *w, const uint32_t *masks) {
+  if (w->syncs == 255) {
+    restart_syncs(w);
+    return;
+  }
+  w->syncs++;
+  bool whole = w->mask == w->alive;
+  for (uint32_t i = 0; i < LANES; i++)
+    whole &= !(w->mask >> i & 1) || !(w->alive & ~masks[i]);
+  if (whole) {
+    w->synced = w->syncs;
+    return;
+  }
+  if (!w->in_parts)
+    memset(w->met, 0, sizeof w->met);
+  w->in_parts = true;
+  uint8_t met[LANES][LANES];
+  memcpy(met, w->met, sizeof met);
+  for (uint32_t i = 0; i < LANES; i++)
+    for (uint32_t k = 0; w->mask >> i & 1 && k < LANES; k++) {
+      if (!((masks[i] & w->mask) >> k & 1))
+        continue;
+      for (uint32_t x = 0; x < LANES; x++) /* k brings along whom it has met */
+        met[i][x] = w->met[k][x] > met[i][x] ? w->met[k][x] : met[i][x];
+      met[i][k] = (uint8_t)w->syncs;
+    }
+  memcpy(w->met, met, sizeof met);
+}
+
+static Found read_granule(const Warp *w, uint32_t g, uint32_t thread, uint32_t *other) {
+  Shared *s = &w->launch->shared;
   const uint32_t v = s->writer[g], r = s->reader[g];
   *other = v & THREAD;
   if (v >> EPOCH_SHIFT < s->first_epoch)
     return FOUND_UNINIT_SHARED;
   if (v >> EPOCH_SHIFT == s->epoch &&
-      ((v & MANY) || ((v & THREAD) != thread && !ordered(v, thread, syncs))))
+      ((v & MANY) || ((v & THREAD) != thread && !ordered(w, v, thread))))
     return FOUND_SHARED_RACE;
-  uint32_t tag = s->epoch << EPOCH_SHIFT | syncs << SYNC_SHIFT | thread;
+  uint32_t tag = s->epoch << EPOCH_SHIFT | w->syncs << SYNC_SHIFT | thread;
   if (r >> EPOCH_SHIFT == s->epoch) {
     tag |= r & (MANY | SEVERAL);
     if ((r & THREAD) != thread)
@@ -87,20 +132,21 @@ static Found read_granule(Shared *s, uint32_t g, uint32_t thread, uint32_t syncs
   return FOUND_NOTHING;
 }
 
-static Found write_granule(Shared *s, uint32_t g, uint32_t thread, uint32_t syncs, bool atomic,
+static Found write_granule(const Warp *w, uint32_t g, uint32_t thread, bool atomic,
                            uint32_t *other) {
+  Shared *s = &w->launch->shared;
   const uint32_t v = s->writer[g], r = s->reader[g];
   *other = v & THREAD;
   if (atomic && v >> EPOCH_SHIFT < s->first_epoch)
     return FOUND_UNINIT_SHARED;
   if (v >> EPOCH_SHIFT == s->epoch && !(atomic && (v & MANY)) &&
-      ((v & MANY) || ((v & THREAD) != thread && !ordered(v, thread, syncs))))
+      ((v & MANY) || ((v & THREAD) != thread && !ordered(w, v, thread))))
     return FOUND_SHARED_RACE;
   *other = r & THREAD;
   if (r >> EPOCH_SHIFT == s->epoch &&
-      ((r & MANY) || (((r & THREAD) != thread || (r & SEVERAL)) && !ordered(r, thread, syncs))))
+      ((r & MANY) || (((r & THREAD) != thread || (r & SEVERAL)) && !ordered(w, r, thread))))
     return FOUND_SHARED_RACE;
-  s->writer[g] = s->epoch << EPOCH_SHIFT | syncs << SYNC_SHIFT | thread | (atomic ? MANY : 0);
+  s->writer[g] = s->epoch << EPOCH_SHIFT | w->syncs << SYNC_SHIFT | thread | (atomic ? MANY : 0);
   return FOUND_NOTHING;
 }
 
@@ -129,8 +175,8 @@ uint8_t *shared_at(Warp *w, int lane, uint64_t address, uint32_t bytes, Access w
     uint32_t other;
     if (s->pending && s->pending[g])
       launch_fail(w, lane, FOUND_ASYNC, "%u bytes at shared+%u", bytes, (uint32_t)address);
-    const Found f = write ? write_granule(s, g, thread, w->syncs, what == ACCESS_ATOMIC, &other)
-                          : read_granule(s, g, thread, w->syncs, &other);
+    const Found f = write ? write_granule(w, g, thread, what == ACCESS_ATOMIC, &other)
+                          : read_granule(w, g, thread, &other);
     if (f && found_enabled(f))
       blame(w, lane, f, (uint32_t)address, bytes, write, other);
   }

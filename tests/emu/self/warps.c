@@ -325,6 +325,23 @@ START_TEST(refused_at_load) {
   ck_assert_ptr_null(ptx_load(".version 9.0\n.target sm_90\n.func f() { ret; }", &m, why));
   ck_assert_msg(strstr(why, "every device function must be inlined") != NULL, "%s", why);
   ck_assert_ptr_null(ptx_load("", &m, why));
+  static const char *const modules[][2] = {
+      {".visible .entry k(.param .align 4 .b8 a[32768]) { ret; }", "32768 bytes of parameters"},
+      {".visible .entry k() { .shared .align 4 .b8 s[49156]; ret; }",
+       "49156 bytes of static shared"},
+      {".visible .entry k() .maxclusterrank 4 { ret; }", "'.maxclusterrank' is not emulated"},
+      {".extern .func f();", ".extern '.func' is not emulated"},
+      {".shared .align 4 .b8 s[16];", "outside a kernel"},
+      {".global .align 4 .b32 p[1] = {k};", "in an initializer is not emulated"},
+      {".visible .entry k() { .reg .b128 %q; ret; }", "registers of type .b128"},
+  };
+  for (size_t i = 0; i < sizeof modules / sizeof *modules; i++) {
+    char text[256];
+    snprintf(text, sizeof text, ".version 9.0\n.target sm_90\n.address_size 64\n%s\n",
+             modules[i][0]);
+    ck_assert_msg(ptx_load(text, &m, why) == NULL, "%s", modules[i][0]);
+    ck_assert_msg(strstr(why, modules[i][1]) != NULL, "%s: %s", modules[i][0], why);
+  }
   memory_fini(&m);
 }
 END_TEST
