@@ -237,6 +237,12 @@ CUresult cuCtxSynchronize(void) {
   return driver_leave(emu_context.sticky);
 }
 
+/* A program that ends without releasing its context has its modules counted too. */
+__attribute__((destructor)) static void count_what_is_left(void) {
+  for (CUmodule m = emu_context.modules; m; m = m->next)
+    stats_report(m->ptx);
+}
+
 /* ---- modules ---- */
 
 static void say(char *to, size_t bytes, const char *why) {

@@ -194,6 +194,14 @@ typedef struct {
   char *name;
 } Param;
 
+/* What the accesses of an instruction cost: wavefronts or sectors, and how few would do. */
+typedef struct {
+  uint64_t requests, units, ideal;
+} AccessCount;
+typedef struct {
+  AccessCount shared, global;
+} InsnCounts;
+
 typedef struct Kernel {
   char *name;
   Module *module;
@@ -204,15 +212,17 @@ typedef struct Kernel {
   uint32_t n_fixed;
   Param *params;
   uint32_t n_params, param_bytes;
-  uint32_t shared_bytes;  /* static, then aligned for the dynamic part */
-  uint32_t static_shared; /* static alone */
-  uint32_t max_threads;   /* .maxntid or .reqntid, product; 0: not given */
-  uint32_t max_registers; /* of a thread, .maxnreg; 0: not given */
-  uint32_t required[3];   /* .reqntid, 0: not given */
-  uint32_t max_dynamic;   /* bytes allowed by cuFuncSetAttribute */
-  uint8_t shared_granule; /* bytes of the narrowest shared access, at most 16 */
-  bool has_async;         /* uses cp.async */
-  uint32_t registers;     /* declared, in 32-bit words a thread: an upper bound for attributes */
+  uint32_t shared_bytes;      /* static, then aligned for the dynamic part */
+  uint32_t static_shared;     /* static alone */
+  uint32_t max_threads;       /* .maxntid or .reqntid, product; 0: not given */
+  uint32_t max_registers;     /* of a thread, .maxnreg; 0: not given */
+  uint32_t required[3];       /* .reqntid, 0: not given */
+  uint32_t max_dynamic;       /* bytes allowed by cuFuncSetAttribute */
+  uint8_t shared_granule;     /* bytes of the narrowest shared access, at most 16 */
+  bool has_async;             /* uses cp.async */
+  InsnCounts *counts_by_insn; /* with EMU_STATS; else NULL */
+  uint64_t launches, thread_insns;
+  uint32_t registers; /* declared, in 32-bit words a thread: an upper bound for attributes */
 } Kernel;
 
 typedef struct {
@@ -302,7 +312,8 @@ struct Launch {
   const uint8_t *params;
   Shared shared;
   Warp *warps;
-  Alloc **hints; /* by instruction: the allocation it met last */
+  InsnCounts *counts_by_insn; /* of the kernel; NULL: not counted */
+  Alloc **hints;              /* by instruction: the allocation it met last */
   uint64_t steps_left;
   LaunchCounts counts;
   Report *report;
@@ -325,6 +336,15 @@ bool launch_run(Kernel *k, Memory *memory, const LaunchConfig *c, Report *report
 _Noreturn void launch_fail(Warp *w, int lane, Found kind, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 void warp_set_mask(Warp *w, uint32_t mask);
+
+/* ---- stats.c: what accesses cost ---- */
+bool stats_wanted(void); /* EMU_STATS names a file */
+/* A warp's request at the addresses of its memory operand, `bytes` a lane; shared: all of them are.
+ */
+void stats_access(Warp *w, const Insn *in, bool shared, uint32_t bytes);
+void stats_shared(Warp *w, const Insn *in, const uint64_t *at, uint32_t mask, uint32_t bytes);
+void stats_global(Warp *w, const Insn *in, const uint64_t *at, uint32_t mask, uint32_t bytes);
+void stats_report(const Module *m); /* appends a line for each kernel that ran */
 
 /* ---- shared.c ---- */
 void shared_init(Shared *s, uint32_t bytes, uint32_t granule, bool async);

@@ -467,6 +467,9 @@ bool launch_run(Kernel *k, Memory *memory, const LaunchConfig *c, Report *report
   memcpy(l->block, c->block, sizeof l->block);
   l->params = c->params;
   l->report = report;
+  if (!k->counts_by_insn && stats_wanted())
+    k->counts_by_insn = emu_alloc(k->n_code * sizeof *k->counts_by_insn);
+  l->counts_by_insn = k->counts_by_insn;
   report->kind = FOUND_NOTHING;
   start(l, k, c);
   memory_new_launch(memory);
@@ -475,6 +478,8 @@ bool launch_run(Kernel *k, Memory *memory, const LaunchConfig *c, Report *report
   const bool ok = !setjmp(l->failed);
   if (ok)
     run_grid(l, c->seed, order);
+  k->launches++;
+  k->thread_insns += l->counts.thread_insns;
   if (counts)
     *counts = l->counts;
   free(order);

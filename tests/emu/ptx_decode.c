@@ -872,8 +872,10 @@ Module *ptx_load(const char *text, Memory *memory, char why[512]) {
 void ptx_unload(Module *m) {
   if (!m)
     return;
+  stats_report(m);
   for (uint32_t i = 0; i < m->n_kernels; i++) {
     Kernel *k = m->kernels[i];
+    free(k->counts_by_insn);
     for (uint32_t p = 0; p < k->n_params; p++)
       free(k->params[p].name);
     free(k->params);

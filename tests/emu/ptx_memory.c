@@ -111,6 +111,10 @@ static uint8_t *row_at(Warp *w, const Insn *in, Space space, uint32_t bytes, Acc
 
 /* ---- loads and stores ---- */
 
+#define COUNT(shared, bytes)                                                                       \
+  if (__builtin_expect(w->launch->counts_by_insn != NULL, 0))                                      \
+  stats_access(w, in, shared, bytes)
+
 static inline void set_data(Warp *w, const Insn *in, int k, int lane, uint64_t v, bool wide) {
   if (wide || in->wide_data)
     reg64(w, in, k)[lane] = v;
@@ -121,6 +125,7 @@ static inline void set_data(Warp *w, const Insn *in, int k, int lane, uint64_t v
 /* Lanes that can be loaded `count` elements of type T each from rows of memory. */
 #define LOAD_BODY(T, AS, space, what)                                                              \
   const uint32_t bytes = sizeof(T) * in->count;                                                    \
+  COUNT(space == SPACE_SHARED, bytes);                                                             \
   bool same;                                                                                       \
   const T *p = (const T *)(const void *)row_at(w, in, space, bytes, what, &same);                  \
   if (__builtin_expect(p != NULL, 1)) {                                                            \
@@ -163,6 +168,7 @@ static inline void set_data(Warp *w, const Insn *in, int k, int lane, uint64_t v
 #define STORE_BODY(T, space)                                                                       \
   const uint32_t bytes = sizeof(T) * in->count;                                                    \
   const bool wide = sizeof(T) == 8 || in->wide_data;                                               \
+  COUNT(space == SPACE_SHARED, bytes);                                                             \
   bool same;                                                                                       \
   T *p = (T *)(void *)row_at(w, in, space, bytes, ACCESS_WRITE, &same);                            \
   if (__builtin_expect(p != NULL, 1)) {                                                            \
@@ -286,6 +292,7 @@ static float sum_f32(const Warp *w, const Insn *in, uint32_t lane, float a, floa
 
 #define ATOMIC(name, T, value_slot, keep, value)                                                   \
   void name(Warp *w, const Insn *in) {                                                             \
+    COUNT(false, sizeof(T));                                                                       \
     EACH_LANE(i) {                                                                                 \
       uint8_t *p = atomic_at(w, in, i, sizeof(T));                                                 \
       T a, b, v;                                                                                   \
@@ -320,6 +327,7 @@ ATOMIC(op_red_or_b32, uint32_t, 0, false, a | b)
 
 #define COMPARE_AND_SWAP(name, T)                                                                  \
   void name(Warp *w, const Insn *in) {                                                             \
+    COUNT(false, sizeof(T));                                                                       \
     EACH_LANE(i) {                                                                                 \
       uint8_t *p = atomic_at(w, in, i, sizeof(T));                                                 \
       T a, b, c;                                                                                   \
@@ -336,8 +344,22 @@ COMPARE_AND_SWAP(op_atom_cas_b64, uint64_t)
 
 /* ---- asynchronous copies ---- */
 
+static void count_copy(Warp *w, const Insn *in) {
+  uint64_t to[LANES] = {0}, from[LANES] = {0};
+  uint32_t reads = 0;
+  EACH_LANE(i) {
+    to[i] = lane_address(w, in, (int)i);
+    from[i] = reg64(w, in, 0)[i] + (uint64_t)(int64_t)in->imm;
+    reads |= (uint32_t)(in->slot[1] == NO_SLOT || reg32(w, in, 1)[i] > 0) << i;
+  }
+  stats_shared(w, in, to, w->mask, in->bytes);
+  stats_global(w, in, from, w->mask & reads, in->bytes);
+}
+
 /* Operand 0: address in global memory (plus Insn.imm); 1: bytes to read, the rest is zeroed. */
 void op_async_copy(Warp *w, const Insn *in) {
+  if (w->launch->counts_by_insn)
+    count_copy(w, in);
   EACH_LANE(i) {
     const uint32_t bytes = in->bytes;
     const uint32_t read = in->slot[1] == NO_SLOT ? bytes : reg32(w, in, 1)[i];

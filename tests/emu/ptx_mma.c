@@ -11,6 +11,12 @@
 /* ---- ldmatrix: n matrices of 8 rows; lane 8 m + r has the address of row r of matrix m ------- */
 static void ldmatrix(Warp *w, const Insn *in, int n, bool transposed) {
   uint16_t m[4][8][8];
+  if (w->launch->counts_by_insn) { /* a matrix is 8 rows of 16 bytes, served together */
+    uint64_t at[LANES];
+    for (int i = 0; i < LANES; i++)
+      at[i] = lane_address(w, in, i);
+    stats_shared(w, in, at, n == 4 ? UINT32_MAX : (1u << 8 * n) - 1, 16);
+  }
   for (int i = 0; i < 8 * n; i++)
     memcpy(m[i / 8][i % 8], shared_at(w, i, lane_address(w, in, i), 16, ACCESS_READ), 16);
   for (int k = 0; k < n; k++) {

@@ -33,6 +33,10 @@ expect 1 "for CUDA 12.4; this program needs CUDA 13.0" $run EMU_DRIVER_VERSION=1
 expect 1 "sees no GPU" $run EMU_DEVICES=0 "$probe"
 expect 1 "first device: CUDA_ERROR_OUT_OF_MEMORY (2)" \
   $run --fail cuDevicePrimaryCtxRetain:1:2 "$probe"
+stats=$(mktemp)
+expect 0 "emulated sm_90" $run --stats "$stats" "$probe"
+grep -q "^kernel .*wavefronts .*sectors" "$stats" # a table without a kernel
+rm "$stats"
 expect 7 "" $run sh -c 'exit 7'
 expect 2 "emu-run \[OPTIONS\]" $run
 expect 2 "emu-run \[OPTIONS\]" $run --seed
