@@ -424,19 +424,23 @@ Val ll_decode_pairs(Gen *g, DType dt, Val raw) {
   return ll_bits(g, ll_join(g, ll_shl(g, words, 16), odd), g->f32);
 }
 
-/* What is computed where one of 32 elements is NaN; straight through where code must not branch. */
+/* What is computed where an element is NaN; straight through where code must not branch. */
 typedef struct {
   If open;
   Val var; /* NULL: no branch */
 } Rare;
 
-/* word: the result where none is. */
-static Rare if_nan(Gen *g, Val even, Val odd, Val word) {
+/* One bit for each lane where one of the two is NaN. */
+static Val nan_bits(Gen *g, Val even, Val odd) {
+  return LLVMBuildBitCast(g->b, ll_fcmp(g, LLVMRealUNO, even, odd), g->i16, "");
+}
+
+/* word: the result where no bit is set. */
+static Rare if_nan(Gen *g, Val bits, Val word) {
   Rare r = {.var = NULL};
   if (g->may_branch) {
-    Val any = LLVMBuildBitCast(g->b, ll_fcmp(g, LLVMRealUNO, even, odd), g->i16, "");
     r.var = ll_var(g, word);
-    r.open = ll_if_rare(g, ll_icmp(g, LLVMIntNE, any, LLVMConstInt(g->i16, 0, 0)));
+    r.open = ll_if_rare(g, ll_icmp(g, LLVMIntNE, bits, LLVMConstInt(g->i16, 0, 0)));
   }
   return r;
 }
@@ -449,19 +453,54 @@ static Val end_nan(Gen *g, Rare *r, Val word) {
   return ll_var_get(g, r->var);
 }
 
-/* 16 even and 16 odd elements: codes by pairs in the low halves of 32-bit lanes. */
-static Val fp8_pairs_avx512(Gen *g, DType dt, Val even, Val odd) {
+/* 16 even and 16 odd elements: codes by pairs in 32-bit lanes, wrong for NaN. The upper halves are
+ * zero. */
+static Val fp8_words_avx512(Gen *g, DType dt, Val even, Val odd) {
   Val a = ll_bits(g, even, g->i32), b = ll_bits(g, odd, g->i32);
   Ty t = LLVMTypeOf(a);
   Val code = select_bits_avx512(g, ll_i(t, 0x7f), fp8_magnitude_avx512(g, dt, even),
                                 ll_shl(g, fp8_magnitude_avx512(g, dt, odd), 8));
   Val sign = select_bits_avx512(g, ll_i(t, 0x80), ll_lshr(g, a, 24), ll_lshr(g, b, 16));
-  Val word = select_bits_avx512(g, ll_i(t, 0x8080), sign, code);
-  Rare rare = if_nan(g, even, odd, word);
+  return select_bits_avx512(g, ll_i(t, 0xffff8080), sign, code);
+}
+
+/* The codes of NaN put into such words. */
+static Val fp8_nan_avx512(Gen *g, Val even, Val odd, Val word) {
+  Ty t = LLVMTypeOf(word);
   Val low = ll_and(g, ll_sext(g, ll_fcmp(g, LLVMRealUNO, even, even), g->i32), ll_i(t, 0xff));
   Val high = ll_and(g, ll_sext(g, ll_fcmp(g, LLVMRealUNO, odd, odd), g->i32), ll_i(t, 0xff00));
-  word = select_bits_avx512(g, ll_or(g, low, high), ll_i(t, 0x7f7f), word);
-  return end_nan(g, &rare, word);
+  return select_bits_avx512(g, ll_or(g, low, high), ll_i(t, 0x7f7f), word);
+}
+
+/* Words of two pairs as 64 codes in the order of memory: packed within quarters of a register, and
+ * these put in order. */
+static Val fp8_line_avx512(Gen *g, Val first, Val second) {
+  static const int order[] = {0, 2, 4, 6, 1, 3, 5, 7};
+  Val args[] = {first, second};
+  Val packed = ll_call(g, "llvm.x86.avx512.packusdw.512", NULL, 2, args);
+  packed = recast(g, packed, g->i64, 8);
+  return recast(g, ll_shuffle(g, packed, LLVMGetPoison(LLVMTypeOf(packed)), order, 8), g->i8, 64);
+}
+
+/* One or two times 16 even and 16 odd elements as codes in the order of memory. */
+static Val fp8_pairs_avx512(Gen *g, DType dt, Val even, Val odd) {
+  int n = ll_lanes(even) / 16;
+  Val a[2] = {0}, b[2] = {0}, word[2] = {0}, all = NULL;
+  for (int i = 0; i < n; i++) {
+    a[i] = ll_slice(g, even, 16 * i, 16);
+    b[i] = ll_slice(g, odd, 16 * i, 16);
+    word[i] = fp8_words_avx512(g, dt, a[i], b[i]);
+    Val bits = nan_bits(g, a[i], b[i]);
+    all = all ? ll_or(g, all, bits) : bits;
+  }
+  Val both = n == 2 ? ll_join(g, word[0], word[1]) : word[0];
+  Rare rare = if_nan(g, all, both);
+  for (int i = 0; i < n; i++)
+    word[i] = fp8_nan_avx512(g, a[i], b[i], word[i]);
+  both = end_nan(g, &rare, n == 2 ? ll_join(g, word[0], word[1]) : word[0]);
+  if (n == 2)
+    return fp8_line_avx512(g, ll_slice(g, both, 0, 16), ll_slice(g, both, 16, 16));
+  return recast(g, ll_trunc(g, both, g->i16), g->i8, 32);
 }
 
 /* bf16 bits of 16 even and 16 odd elements in the order of memory. Rounded as 32 halves: up where
@@ -482,7 +521,7 @@ static Val bf16_pairs_avx512(Gen *g, Val even, Val odd, bool plain) {
   word = ll_sel(g, up, ll_add(g, word, LLVMBuildBitCast(g->b, one, halves, "")), word);
   if (plain)
     return word;
-  Rare rare = if_nan(g, even, odd, word);
+  Rare rare = if_nan(g, nan_bits(g, even, odd), word);
   Val nan_a = ll_and(g, ll_sext(g, ll_fcmp(g, LLVMRealUNO, even, even), g->i32), ll_i(t, 0xffff));
   Val nan_b = ll_and(g, ll_sext(g, ll_fcmp(g, LLVMRealUNO, odd, odd), g->i32), upper);
   Val quiet = ll_or(g, high, ll_i(t, 0x400040));
@@ -501,10 +540,9 @@ Val ll_encode_pairs(Gen *g, DType dt, Val v, bool plain) {
   if ((dt != DT_BF16 && !fp8) || ll_elem(v) != g->f32)
     return ll_interleave(g, ll_encode(g, dt, v));
   int n = ll_lanes(v), half = n / 2;
-  if (g->level->avx512 && half == 16) {
+  if (g->level->avx512 && (half == 16 || (half == 32 && fp8))) {
     Val a = ll_slice(g, v, 0, half), b = ll_slice(g, v, half, half);
-    return fp8 ? recast(g, ll_trunc(g, fp8_pairs_avx512(g, dt, a, b), g->i16), g->i8, n)
-               : bf16_pairs_avx512(g, a, b, plain);
+    return fp8 ? fp8_pairs_avx512(g, dt, a, b) : bf16_pairs_avx512(g, a, b, plain);
   }
   Val r = fp8 ? fp8_codes(g, dt, v) : plain ? nearest_bf16(g, v) : round_bf16(g, v);
   Val even = ll_slice(g, r, 0, half), odd = ll_slice(g, r, half, half);

@@ -151,7 +151,7 @@ static void accumulate(Rows *r, int i, Acc a, Val v, int lanes, Val count) {
   v = ll_splat(g, v, lanes);
   if (count && lanes > 1)
     v = ll_sel(g, ll_mask(g, lanes, count), v, neutral(r, i, lanes));
-  if (lanes < ll_lanes(sum)) /* rest of a row that is gone through in pairs */
+  for (; lanes < ll_lanes(sum); lanes *= 2) /* rest of a row that is gone through in pairs */
     v = ll_join(g, v, neutral(r, i, lanes));
   ll_var_set(g, a.sum, a.ordered ? combine_ordered(r, i, v, sum) : combine(r, i, sum, v));
   if (!a.ordered)
@@ -354,7 +354,7 @@ static void prefetch(Pass *p, Lanes *s) {
 /* Element statements of the pass for one vector: group q, accumulators u. */
 static bool element(Pass *p, Group *q, int u, Val inner, Val count, bool paired) {
   Rows *r = p->r;
-  int lanes = paired ? 2 * r->lanes : r->lanes;
+  int lanes = paired ? r->pair_lanes : r->lanes;
   memcpy(p->val, q->val, (size_t)r->body.nstmt * sizeof *p->val);
   Lanes s = lanes_of(r, q, lanes, count, p->val);
   s.paired = paired;
@@ -417,7 +417,7 @@ static bool columns(Pass *p) {
   Gen *g = r->g;
   int64_t n = r->body.dim[r->lane_dim], lanes = r->lanes;
   int64_t u = p->pass == HOIST ? 1 : r->unroll[p->pass], end = n / lanes * lanes;
-  bool ok = !r->paired || whole_columns(p, 0, r->pairs_end, 2 * lanes, u);
+  bool ok = !r->paired || whole_columns(p, 0, r->pairs_end, r->pair_lanes, u);
   ok = ok && whole_columns(p, r->pairs_end, end, lanes, r->paired ? 1 : u);
   if (ok && n > end)
     ok = elements(p, 0, ll_n(g, end), ll_n(g, n - end), false);
@@ -662,9 +662,9 @@ static void store_columns(Rows *r, int store, Lanes *s, Val column, int d) {
     Val outer = ll_mul(g, column, ll_n(g, n));
     s->count = NULL;
     if (pairs) {
-      Loop l = ll_loop(g, ll_n(g, 0), ll_n(g, pairs), 2 * lanes);
+      Loop l = ll_loop(g, ll_n(g, 0), ll_n(g, pairs), r->pair_lanes);
       s->index[d] = l.i;
-      s->lanes = 2 * lanes;
+      s->lanes = r->pair_lanes;
       s->paired = true;
       store_columns(r, store, s, ll_add(g, outer, l.i), MAX_DIMS);
       s->paired = false;

@@ -43,8 +43,9 @@ typedef struct {
   int64_t *panel_stride; /* per result: elements per panel of partial results */
   bool on_rows;          /* lanes run along the last row dimension, else the last column one */
   int lanes, lane_dim;
-  bool blocked; /* rows_block.c: elements alone, some turned; rows of no panel in particular */
-  bool paired;  /* columns below pairs_end are done in pairs of vectors (llvm.h) */
+  bool blocked;   /* rows_block.c: elements alone, some turned; rows of no panel in particular */
+  bool paired;    /* columns below pairs_end are done in pairs of vectors (llvm.h) */
+  int pair_lanes; /* of a pair; of two, which make a line of 8-bit results */
   int64_t pairs_end;
   StmtPlan *plan;
   int npass;
@@ -70,7 +71,7 @@ static inline bool rows_needed(const Rows *r, int pass, int i) {
 bool rows_is_stream(const Rows *r, int i);
 /* Lanes of accumulators over the columns. */
 static inline int rows_acc_lanes(const Rows *r) {
-  return r->paired ? 2 * r->lanes : r->lanes;
+  return r->paired ? r->pair_lanes : r->lanes;
 }
 static inline bool prim_is_reduction(int p) {
   return p >= PR_RSUM && p <= PR_AMIN;

@@ -247,12 +247,13 @@ static void choose_pairs(Rows *r) {
   int64_t n = r->body.ndim ? r->body.dim[r->lane_dim] : 0, lanes = r->lanes;
   int64_t rows = r->panel_rows < r->rows ? r->panel_rows : r->rows;
   bool hoist = rows >= 4 && r->cols * 4 <= MAX_CHEAP_SPILL_BYTES;
-  int gain = 0;
+  int gain = 0, bytes = 0, heavy = 0; /* bytes: stores of one */
   if (r->on_rows || lanes == 1 || lanes != gen_lanes(r->g, r->op) || n < 2 * lanes)
     return;
   for (int i = 0; i < r->body.nstmt; i++) {
     const Stmt *s = &r->body.stmt[i];
     bool store = s->prim == PR_STORE;
+    heavy += math_cost(s) >= 20 || s->prim == PR_CSUM;
     if (store ? r->plan[i].sink != SINK_ELEM : s->prim != PR_LOAD || s->level != LV_ELEM)
       continue;
     int64_t stride = (store ? r->body.out : r->body.in)[s->ref].stride[r->lane_dim];
@@ -260,12 +261,17 @@ static void choose_pairs(Rows *r) {
     bool raw = s->rd == STMT_RAW || (store && r->body.stmt[s->arg[0]].rd == STMT_RAW);
     if (!stride || raw || (!store && hoist && same_in_rows(r, i)))
       continue;
-    gain += dt == DT_BF16 ? store ? 2 : 1 : dt == DT_E4M3 || dt == DT_E5M2 ? 0 : -1;
+    bool fp8 = dt == DT_E4M3 || dt == DT_E5M2;
+    gain += dt == DT_BF16 ? store ? 2 : 1 : fp8 ? 0 : -1;
+    bytes += store && fp8;
   }
   if (gain <= 0)
     return;
+  /* Two pairs of 8-bit codes are packed and tested for NaN together. */
+  bool two = bytes == 1 && !heavy && r->body.nstmt <= 16 && r->g->level->avx512 && n >= 4 * lanes;
   r->paired = true;
-  r->pairs_end = n / (2 * lanes) * (2 * lanes);
+  r->pair_lanes = (int)lanes * (two ? 4 : 2);
+  r->pairs_end = n / r->pair_lanes * r->pair_lanes;
   for (int i = 0; i < r->body.nstmt; i++)
     r->plan[i].hoisted = hoist && r->body.stmt[i].rd != STMT_RAW && same_in_rows(r, i);
 }
@@ -472,8 +478,9 @@ static void choose_unroll(Rows *r, int pass) {
   int u = heavy ? (wide && ops < 40 && huge < 2 ? 2 : 1) : ops <= 24 ? 4 : ops <= 60 ? 2 : 1;
   int64_t groups = r->lanes > 1 ? r->body.dim[r->lane_dim] / r->lanes : 1;
   if (r->paired) {
-    u = u > 1 ? u / 2 : 1;
-    groups = r->pairs_end / (2 * r->lanes);
+    u = u * r->lanes / r->pair_lanes;
+    u = u > 1 ? u : 1;
+    groups = r->pairs_end / r->pair_lanes;
   }
   while (u > 1 && u > groups)
     u /= 2;
