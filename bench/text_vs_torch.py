@@ -108,7 +108,8 @@ def by_torch(weights, mode, steps, s):
 
 def by_mpcc(args, out):
     command = [os.path.join(args.build, "mpcc"), "run", SPEC, "--precision", args.precision,
-               "--set", f"trainer.max_steps={args.steps}"] + [x for d in args.define for x in ("-D", d)]
+               "--set", f"trainer.max_steps={args.steps}",
+               "--set", f"trainer.val_check_interval={min(CHECK, args.steps)}"] + [x for d in args.define for x in ("-D", d)]
     start = os.path.join(out, "initial.safetensors")
     subprocess.run(command + ["--export", start, "--out", out + "-export"], check=True)
     if not os.path.exists(os.path.join(out, "metrics.jsonl")):

@@ -2,7 +2,7 @@
 """Training steps of mpcc beside PyTorch, interleaved in one run.
 
     python3 bench/vs_torch.py [--threads 2] [--rounds 5] [--build build] [--models M,...]
-                              [--precisions P,...] [--out FILE]
+                              [--precisions P,...] [--against eager,compile] [--out FILE]
 
 Needs torch and a build with -DMPCC_BENCH=ON. A step is forward, backward and AdamW on a fixed batch:
 no data loading on either side. Every contender is a process of its own that waits while the others
@@ -110,7 +110,7 @@ def compare(args, model, precision, out):
     rows = [Contender("mpcc", [os.path.join(args.build, "bench", "step"), image, str(args.threads)],
                       env)]
     rows += [Contender("torch " + how, me + [how, str(args.threads)], env)
-             for how in ("eager", "compile")]
+             for how in args.against.split(",")]
     for c in rows:
         c.run(3)  # compile, warm up
     for _ in range(args.rounds):
@@ -139,6 +139,7 @@ def main():
     p.add_argument("--build", default=os.path.join(ROOT, "build"))
     p.add_argument("--models", default=",".join(MODELS), help=f"of {', '.join(MODELS)}")
     p.add_argument("--precisions", default="32-true,bf16-mixed")
+    p.add_argument("--against", default="eager,compile", help="how PyTorch runs: eager, compile")
     p.add_argument("--out")
     args = p.parse_args()
     out = open(args.out, "w") if args.out else sys.stdout

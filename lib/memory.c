@@ -119,7 +119,7 @@ Status memory_use(Compilation *c, MemoryUse *u) {
   char words[96] = "";
   int64_t packed = rounded_by_packs(m, a);
   if (packed)
-    snprintf(words, sizeof words, "of %lld more there is none: products round them as they pack",
+    snprintf(words, sizeof words, "%lld more have none: products round them as they pack",
              (long long)packed);
   add(u, "copies for compute", &copies, words);
   add(u, "optimizer", &moments, "");
