@@ -206,6 +206,31 @@ static void check_recipe(Keys *k) {
   }
 }
 
+static bool is_true(const Val *v) {
+  return v && v->kind == VAL_BOOL && v->i;
+}
+
+/* FP8 attention multiplies codes in backward; the reference system leaves attention alone. */
+static void check_attention(Keys *k) {
+  static const char *const keys[] = {"fp8_dpa", "fp8_mha"};
+  const Val *recipe = val_get(k->v, "recipe");
+  const Val *override = recipe ? val_get(recipe, "backward_override") : NULL;
+  bool lightning = !strcmp(val_get_str(k->v, "compat", "none"), "lightning");
+  for (int i = 0; i < 2; i++) {
+    const Val *x = recipe ? val_get(recipe, keys[i]) : NULL;
+    if (!is_true(x))
+      continue;
+    if (lightning)
+      lies_idle(k, str_fmt(k->c->s, "recipe.%s", keys[i]), x->loc);
+    if (!given(override))
+      continue;
+    diag_error(k->c->d, x->loc, 442, "'%s' does not go with backward_override", keys[i]);
+    diag_note(k->c->d, override->loc, "backward_override is here");
+    diag_hint(k->c->d, "backward of FP8 attention multiplies codes; remove one of them");
+    return;
+  }
+}
+
 /* A section that says nothing of its own, as in the effective spec, has no effect to miss. */
 static bool all_defaults(const Check *c, const char *section, const Val *v) {
   const Val *otherwise = check_section(c, section, NULL, NULL, v->loc, section);
@@ -413,6 +438,7 @@ Str precision_check(const Check *c, Val *v, const Val *asked) {
   check_te_keys(&k);
   check_weights(&k);
   check_recipe(&k);
+  check_attention(&k);
   check_masters(&k);
   check_scaler(&k);
   check_rounding(&k);

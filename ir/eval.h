@@ -15,7 +15,8 @@ typedef struct {
 
 typedef Status RefFn(const Call *c);
 
-/* ref_<op> of every row of ops.def that computes (kind is not NONE): a missing one does not link. */
+/* ref_<op> of every row of ops.def that computes (kind is not NONE): a missing one does not link.
+ */
 #define REF_NONE(name)
 #define REF_ELEM(name) RefFn ref_##name;
 #define REF_VIEW(name) RefFn ref_##name;
@@ -55,8 +56,8 @@ double eval_max(double a, double b);
 /* v rounded to d; DT_F64 leaves it. */
 double eval_round(double v, DType d);
 
-/* Operand `codes` of a quantized product times the block scales in operand `scales`, rounded to attr
- * `decoded`; out has room for all elements. */
+/* Operand `codes` of a quantized product times the block scales in operand `scales`, rounded to
+ * attr `decoded`; out has room for all elements. */
 void eval_decoded(const Call *c, int codes, int scales, double *out);
 
 /* Attention of one operand layout, shared by the ops and the groups: element (n, h, t, d) of an
@@ -73,8 +74,14 @@ typedef struct {
   int64_t seed, step, stream;
   int64_t kv_heads;    /* of k and v; 0: heads */
   const Strided *mask; /* added to scaled scores, over (n, h, t, s); NULL: nothing */
-  DType round; /* P is rounded to it before P V; DT_F64: not at all */
+  DType round;         /* P is rounded to it before P V; DT_F64: not at all */
+  bool codes;          /* q, k, v, do are codes, and so are P and dS: of formats p and ds [N14] */
+  DType p, ds;
+  double p_scale, ds_scale;
+  double sq, sk, sv, sdo; /* inverse scales of codes; else 1 */
 } AttentionSize;
+/* Formats and scales of z, which stand in attributes and in operands from `next` on. */
+void eval_attention_codes(const Call *c, int next, AttentionSize *z);
 /* P = softmax(scale q k^T), dropped; o = P v; lse over [n, heads, queries], natural logarithm.
  * Dropout keeps where scalar_rand >= p; element ((n H + h) T + t) S + s (docs/groups.md). */
 Status eval_attention(const AttentionSize *z, const Strided *q, const Strided *k, const Strided *v,

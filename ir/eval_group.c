@@ -360,6 +360,7 @@ static AttentionSize attention_size(const Call *c, int next, Strided *mask) {
     z.seed = (int64_t)c->in[seed][b->in[seed].offset];
     z.step = (int64_t)c->in[seed + 1][b->in[seed + 1].offset];
   }
+  eval_attention_codes(c, seed + 2 * (z.dropout_p > 0), &z);
   return z;
 }
 

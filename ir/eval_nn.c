@@ -110,6 +110,20 @@ static Strided lse_of(const AttentionSize *z, const double *data, double *write)
   return (Strided){data, write, {0, {z->heads * z->queries, z->queries, 1}}};
 }
 
+void eval_attention_codes(const Call *c, int next, AttentionSize *z) {
+  const Op *op = c->op;
+  double *const scale[4] = {&z->sq, &z->sk, &z->sv, &z->sdo};
+  z->codes = op_attr(op, "p_dtype") != NULL;
+  z->p = c->exact ? DT_F64 : (DType)op_int(op, "p_dtype", DT_F64);
+  z->ds = c->exact ? DT_F64 : (DType)op_int(op, "ds_dtype", DT_F64);
+  z->p_scale = op_float(op, "p_scale", 1);
+  z->ds_scale = op_float(op, "ds_scale", 1);
+  for (int i = 0; i < 4; i++)
+    *scale[i] = z->codes && next + i < op->nin
+                    ? c->in[next + i][op->body ? op->body->in[next + i].offset : 0]
+                    : 1;
+}
+
 /* Sizes from q at operand `first`, k behind it, seed and step behind v. */
 static AttentionSize attention_size(const Call *c, int first, Strided *mask) {
   const Op *op = c->op;
@@ -135,6 +149,7 @@ static AttentionSize attention_size(const Call *c, int first, Strided *mask) {
     z.seed = (int64_t)c->in[first + 3 + masked][0];
     z.step = (int64_t)c->in[first + 4 + masked][0];
   }
+  eval_attention_codes(c, first + 3 + masked + 2 * (z.dropout_p > 0), &z);
   return z;
 }
 
@@ -180,7 +195,7 @@ static double dot(const AttentionSize *z, const Strided *a, int64_t t, const Str
 
 static double score(const AttentionSize *z, const Strided *q, int64_t t, const Strided *k,
                     int64_t s, int64_t n, int64_t h) {
-  return z->scale * dot(z, q, t, k, s, n, h) +
+  return z->scale * z->sq * z->sk * dot(z, q, t, k, s, n, h) +
          (z->mask ? z->mask->data[at(z->mask, n, h, t, s)] : 0);
 }
 
@@ -191,6 +206,16 @@ static double keep(const AttentionSize *z, int64_t n, int64_t h, int64_t t, int6
   int64_t element = ((n * z->heads + h) * z->queries + t) * z->keys + s;
   double r = (double)scalar_rand(z->seed, z->step, element, z->stream);
   return r >= z->dropout_p ? 1 / (1 - z->dropout_p) : 0;
+}
+
+/* P as it is multiplied, and what it stands for then: codes do not hold dropout's factor. */
+static double multiplied(const AttentionSize *z, double p, double kept) {
+  return z->codes ? eval_round(kept > 0 ? p * z->p_scale : 0, z->p)
+                  : eval_round(p * kept, z->round);
+}
+
+static double unit_of_p(const AttentionSize *z) {
+  return z->codes ? 1 / (z->p_scale * (1 - z->dropout_p)) : 1;
 }
 
 static int64_t keys_seen(const AttentionSize *z, int64_t t) {
@@ -215,12 +240,12 @@ Status eval_attention(const AttentionSize *z, const Strided *q, const Strided *k
     for (int64_t s = 0; s < seen; s++)
       sum += p[s] = blind ? 0 : exp(p[s] - most);
     for (int64_t s = 0; s < seen; s++)
-      p[s] = blind ? 0 : eval_round(p[s] / sum * keep(z, n, h, t, s), z->round);
+      p[s] = blind ? 0 : multiplied(z, p[s] / sum, keep(z, n, h, t, s));
     for (int64_t d = 0; d < z->width; d++) {
       double y = 0;
       for (int64_t s = 0; s < seen; s++)
         y += p[s] * v->data[at(v, n, kv_head(z, h), s, d)];
-      o->write[at(o, n, h, t, d)] = y;
+      o->write[at(o, n, h, t, d)] = y * z->sv * unit_of_p(z);
     }
     if (lse->write)
       lse->write[at(lse, n, h, t, 0)] = blind ? -INFINITY : most + log(sum);
@@ -238,7 +263,8 @@ static void clear(const AttentionSize *z, const Strided *x, int64_t heads, int64
 }
 
 /* With Pd = P * keep: dv = Pd^T do, dP = (do v^T) * keep, dS = P (dP - rowsum(do * o)),
- * dq = scale dS k, dk = scale dS^T q. Source: Dao 2023, FlashAttention-2, algorithm 2. */
+ * dq = scale dS k, dk = scale dS^T q. Source: Dao 2023, FlashAttention-2, algorithm 2. Pd and dS
+ * may be codes. */
 Status eval_attention_grad(const AttentionSize *z, const Strided from[6], const Strided grad[3]) {
   const Strided *dout = &from[0], *o = &from[1], *lse = &from[2];
   const Strided *q = &from[3], *k = &from[4], *v = &from[5];
@@ -247,6 +273,7 @@ Status eval_attention_grad(const AttentionSize *z, const Strided from[6], const 
   clear(z, &grad[1], kv, z->keys);
   clear(z, &grad[2], kv, z->keys);
   int64_t rows = z->n * z->heads * z->queries;
+  const double unit = z->sdo * z->sv / z->ds_scale; /* of the codes of dS */
   for (int64_t row = 0; row < rows; row++) {
     int64_t t = row % z->queries, h = row / z->queries % z->heads, n = row / z->queries / z->heads;
     int64_t g = kv_head(z, h);
@@ -257,11 +284,14 @@ Status eval_attention_grad(const AttentionSize *z, const Strided from[6], const 
       continue;
     for (int64_t s = 0; s < keys_seen(z, t); s++) {
       double p = exp(score(z, q, t, k, s, n, h) - norm), kept = keep(z, n, h, t, s);
-      double ds = z->scale * p * (dot(z, dout, t, v, s, n, h) * kept - shift);
-      double pd = eval_round(p * kept, z->round);
+      double ds = p * (dot(z, dout, t, v, s, n, h) * z->sdo * z->sv * kept - shift * z->sdo);
+      if (z->codes)
+        ds = eval_round(ds / unit, z->ds) * unit;
+      double pd = multiplied(z, p, kept) * unit_of_p(z) * z->sdo;
+      ds *= z->scale;
       for (int64_t d = 0; d < z->width; d++) {
-        grad[0].write[at(&grad[0], n, h, t, d)] += ds * k->data[at(k, n, g, s, d)];
-        grad[1].write[at(&grad[1], n, g, s, d)] += ds * q->data[at(q, n, h, t, d)];
+        grad[0].write[at(&grad[0], n, h, t, d)] += ds * z->sk * k->data[at(k, n, g, s, d)];
+        grad[1].write[at(&grad[1], n, g, s, d)] += ds * z->sq * q->data[at(q, n, h, t, d)];
         grad[2].write[at(&grad[2], n, g, s, d)] += pd * dout->data[at(dout, n, h, t, d)];
       }
     }

@@ -3,13 +3,30 @@
 
 #include <string.h>
 
+/* q, k, v and do are codes, their scales last: as many as that. */
+static bool check_codes(Infer *x, int first, int scales) {
+  const Attr *ds = infer_attr(x, "ds_dtype", AT_DTYPE), *p = infer_attr(x, "p_dtype", AT_DTYPE);
+  if (!want_attr(x, "out", AT_DTYPE) || !want_attr(x, "p_scale", AT_FLOAT) ||
+      !want_attr(x, "ds_scale", AT_FLOAT))
+    return false;
+  if (!ds || !dtype_is_code((DType)ds->u.i) || !dtype_is_code((DType)p->u.i))
+    return misfit(x, CODE_ATTR, "%s has codes for P and dS in no format of codes",
+                  infer_subject(x));
+  for (int i = 0; i < scales; i++)
+    if (!want_scalar(x, x->nin - scales + i, DT_F32))
+      return false;
+  return (first == 0 || want_codes(x, 0)) && want_codes(x, first) && want_codes(x, first + 1) &&
+         want_codes(x, first + 2);
+}
+
 /* q, k, v from operand `first` on, then seed and step when there is dropout. */
 static bool check_attention(Infer *x, int first) {
   const Attr *p = attr_find(x->attr, x->nattr, "dropout_p");
   const bool dropout = p && p->kind == AT_FLOAT && p->u.f > 0;
   const bool mask = infer_flag(x, "mask");
+  const int scales = !infer_attr(x, "p_dtype", AT_DTYPE) ? 0 : first ? 4 : 3;
   const int nin = first + 3 + mask + (dropout ? 2 : 0);
-  if (!want_operands(x, nin, nin))
+  if (!want_operands(x, nin + scales, nin + scales) || (scales && !check_codes(x, first, scales)))
     return false;
   for (int i = first; i < first + 3; i++)
     if (!want_rank(x, i, 3) || !want_float(x, i))
@@ -44,21 +61,23 @@ bool shape_attention(Infer *x) {
     return false;
   const Type *q = operand(x, 0);
   const int64_t lse[] = {q->dim[0], infer_int(x, "heads", 1), q->dim[1]};
-  result(x, q);
-  result_as(x, wide(q->dt), 3, lse);
+  const DType out = infer_dtype(x, "out", q->dt);
+  result_as(x, out, 3, q->dim);
+  result_as(x, wide(out), 3, lse);
   return true;
 }
 
 bool shape_attention_grad(Infer *x) {
-  if (!want_operands(x, 6, 9) || !check_attention(x, 3))
+  if (!want_operands(x, 6, 13) || !check_attention(x, 3))
     return false;
+  const DType out = infer_dtype(x, "out", operand(x, 3)->dt);
   const Type *q = operand(x, 3);
   const int64_t lse[] = {q->dim[0], infer_int(x, "heads", 1), q->dim[1]};
   if (!want_same_shape(x, 0, q) || !want_same_shape(x, 1, q) ||
-      !want_same_shape(x, 2, type_get(x->types, wide(q->dt), 3, lse)))
+      !want_same_shape(x, 2, type_get(x->types, wide(out), 3, lse)))
     return false;
   for (int i = 3; i < 6; i++)
-    result(x, operand(x, i));
+    result_as(x, out, 3, operand(x, i)->dim);
   return true;
 }
 

@@ -379,8 +379,9 @@ static void check_attention(Verify *v, int q, int nout) {
   const Body *b = op->body;
   int64_t keys = op_int(op, "keys", 0);
   int random = op_float(op, "dropout_p", 0) > 0 ? 2 : 0, mask = op_int(op, "mask", 0) != 0;
+  int scales = !op_attr(op, "p_dtype") ? 0 : q ? 4 : 3;
   int64_t heads = b->ndim > 1 ? b->dim[1] : 1, kv = op_int(op, "kv_heads", heads);
-  if (b->ndim != 4 || b->nin != q + 3 + mask + random || kv < 1 || heads % kv || b->nout != nout ||
+  if (b->ndim != 4 || b->nin != q + 3 + mask + random + scales || kv < 1 || heads % kv || b->nout != nout ||
       keys < 1 || b->nstmt || (random && !b->nparam)) {
     verify_broken(v, "operands, results or attributes of attention are incomplete");
     return;

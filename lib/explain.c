@@ -149,6 +149,21 @@ static bool has_codes(const Module *m) {
   return false;
 }
 
+/* Whether some attention multiplies codes, and what stands in them. */
+static void explain_attention(const Module *m, const Mode *mode, Text *out) {
+  for (int i = 0; i < m->nfunc; i++)
+    for (int k = 0; k < m->func[i]->nop; k++) {
+      const Op *op = m->func[i]->op[k];
+      if (op->code != OP_attention || !op_attr(op, "p_dtype"))
+        continue;
+      text_printf(out, "  N14 attention multiplies codes%s: P in %s, dS in %s; its result is %s\n",
+                  module_int(m, "fp8_mha", 0) ? " that its projections hand on" : "",
+                  dtype_text((DType)op_int(op, "p_dtype", DT_E4M3)),
+                  dtype_text((DType)op_int(op, "ds_dtype", DT_E5M2)), dtype_text(mode->low));
+      return;
+    }
+}
+
 static void explain_rules(const Compilation *c, Text *out) {
   const Module *m = c->module;
   Mode mode = {0};
@@ -189,6 +204,7 @@ static void explain_rules(const Compilation *c, Text *out) {
   text_printf(out,
               "  N11 a step with a loss or gradient norm%s that is not finite is not applied\n",
               te ? " or amax" : "");
+  explain_attention(m, &mode, out);
 }
 
 /* ---- saved or recomputed --------------------------------------------------------------------- */

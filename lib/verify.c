@@ -155,6 +155,15 @@ static DType remainder_of(const Op *op, int o) {
   return own ? (DType)rounded->rd : DT_COUNT;
 }
 
+/* Attention of codes rounds P and dS inside: one that falls to the other side is a step of its
+ * format in one term of a sum, which may be the largest. */
+static double inner_step(const Op *op, int result) {
+  const char *key =
+      !strcmp(op_str(op, "kind", ""), "attention") || result == 2 ? "p_dtype" : "ds_dtype";
+  const Attr *dt = op_attr(op, key);
+  return dt ? dtype_info((DType)dt->u.i)->eps : 0;
+}
+
 /* Worst error in units of its allowance: half an ulp of the stored format plus the random walk of
  * roundings of the registers, relative to the largest result. */
 static double worst_error(const Case *k) {
@@ -172,6 +181,7 @@ static double worst_error(const Case *k) {
       largest *= 2 / dtype_info(rest)->eps;
     double spread =
         register_eps(k->op) * (16 + 4 * sqrt(sum_length(k->op))) * (largest > 1 ? largest : 1);
+    spread += inner_step(k->op, o) * largest;
     for (int64_t i = 0; i < n; i++) {
       double got = num_load((char *)k->got[o] + (size_t)i * dtype_bytes(t->dt), t->dt);
       double want = k->want[o][i];

@@ -24,34 +24,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "passes/passes.h"
-
-enum { FP8_MULTIPLE = 16 };
-
-typedef struct {
-  Str layer;
-  int ordinal; /* among the linears of this layer name */
-} Site;
-
-typedef struct {
-  const Module *in;
-  Copier c;
-  Mode mode;
-  DType forward, backward;
-  const RecipeInfo *recipe;
-  Scales scales;
-  bool fallback;         /* a product stays in the fallback dtype for the target's sake */
-  bool current;          /* scales from the tensors themselves: no state */
-  bool hadamard, random; /* of what weight gradients sum over; of gradients' codes */
-  const char *override;  /* backward_override; NULL: backward multiplies codes */
-  const int64_t *weight; /* blocks of weights */
-  Tensor *seed, *step;
-  Site *site; /* call sites of train_forward that are quantized; slot numbers follow the index */
-  int nsite;
-  Tensor *scale_f, *scale_b, *amax_f, *amax_b;
-  Tensor *valid; /* i64[]: real samples of the batch */
-  int64_t batch;
-} Fp8;
+#include "passes/codes.h"
 
 /* Attention projections are no module of their own in the reference, which leaves them alone. */
 static bool lightning_skips(const Module *m, const Op *op) {
@@ -73,17 +46,23 @@ static bool lightning_skips(const Module *m, const Op *op) {
 
 /* Attribute fp8=false: products of recurrent nets, which the reference leaves alone [N8]. */
 static bool wants_fp8(const Fp8 *s, const Op *op) {
-  if (op->code != OP_linear || !op_int(op, "fp8", 1))
+  bool attention = op->code == OP_attention && s->attention;
+  if ((op->code != OP_linear && !attention) || !op_int(op, "fp8", 1))
     return false;
   Mode m;
   if (!mode_of_op(s->in, &s->mode, op, &m) || op->in[0]->type->dt != m.low)
     return false;
-  return m.fp8 && !(m.lightning && lightning_skips(s->in, op));
+  return m.fp8 && !(m.lightning && (attention || lightning_skips(s->in, op)));
 }
 
 /* First size of the product that is no multiple of 16; 0 when all are. *what names it. */
 static int64_t misfit(const Op *op, const char **what) {
   const Type *x = op->in[0]->type, *w = op->in[1]->type;
+  if (op->code == OP_attention) {
+    int64_t width = x->dim[2] / op_int(op, "heads", 1);
+    *what = "width of a head";
+    return width % FP8_MULTIPLE ? width : 0;
+  }
   /* padded outputs would be zero, so nothing but their number matters */
   int64_t pad = op_int(op, "pad_to_multiple_of", 1), wide = (w->dim[0] + pad - 1) / pad * pad;
   const int64_t size[3] = {w->dim[1], wide, type_elems(x) / x->dim[x->rank - 1]};
@@ -101,6 +80,14 @@ static void warn_misfit(const Op *op, Diag *d) {
     return;
   const char *what = "";
   int64_t size = misfit(op, &what);
+  if (op->code == OP_attention) {
+    diag_warning(d, op->loc, "fp8-fallback",
+                 "attention of '%s' cannot run in FP8: heads of %" PRId64
+                 " elements, not of a multiple of 16; it runs in %s",
+                 op->layer ? op->layer : "", size, mode_word(op->in[0]->type->dt));
+    diag_hint(d, "width / num_heads must be a multiple of 16; an override silences this");
+    return;
+  }
   diag_warning(d, op->loc, "fp8-fallback",
                "'%s' cannot run in FP8: %" PRId64 " is not a multiple of 16; it runs in %s",
                op->layer ? op->layer : "", size, mode_word(op->in[0]->type->dt));
@@ -121,6 +108,8 @@ static void warn_target(const Op *op, const char *target, Diag *d) {
 
 /* Sizes that are no whole number of blocks: what lies behind is zero. */
 static void warn_padding(const Fp8 *s, const Op *op, Diag *d) {
+  if (op->code != OP_linear)
+    return;
   const Type *x = op->in[0]->type, *w = op->in[1]->type;
   const int64_t size[3] = {w->dim[1], w->dim[0], type_elems(x) / x->dim[x->rank - 1]};
   static const char *const name[3] = {"in_features", "out_features", "rows"};
@@ -144,16 +133,26 @@ static int ordinal_of(const Func *f, const Op *op) {
   return n;
 }
 
-/* Slot pair of op's call site, -1 when that is not quantized. */
-static int site_of(const Fp8 *s, const Func *f, const Op *op) {
+const Site *fp8_site(const Fp8 *s, const Func *f, const Op *op) {
   const char *what;
   if (!wants_fp8(s, op) || misfit(op, &what))
-    return -1;
+    return NULL;
   int ordinal = ordinal_of(f, op);
   for (int i = 0; i < s->nsite; i++)
-    if (s->site[i].layer == op->layer && s->site[i].ordinal == ordinal)
-      return i;
-  return -1;
+    if (s->site[i].code == op->code && s->site[i].layer == op->layer &&
+        s->site[i].ordinal == ordinal)
+      return &s->site[i];
+  return NULL;
+}
+
+int fp8_slot(Fp8 *s, bool forward, const Site *site, const char *word) {
+  Text *t = forward ? &s->forward_names : &s->backward_names;
+  int *n = forward ? &s->nforward : &s->nbackward;
+  text_printf(t, "%s%s", *n ? " " : "", site->layer ? site->layer : "");
+  if (site->ordinal)
+    text_printf(t, "#%d", site->ordinal);
+  text_printf(t, ".%s", word);
+  return (*n)++;
 }
 
 /* no_fp8: as in PassOpts */
@@ -176,25 +175,17 @@ static void find_sites(Fp8 *s, const Func *f, const char *no_fp8, Diag *d) {
       continue;
     }
     warn_padding(s, op, d);
-    s->site[s->nsite++] = (Site){op->layer, ordinal_of(f, op)};
+    Site *site = &s->site[s->nsite++];
+    *site =
+        (Site){.code = op->code, .layer = op->layer, .ordinal = ordinal_of(f, op), .output = -1};
+    if (op->code == OP_attention) {
+      fp8_attention_slots(s, f, op, site);
+      continue;
+    }
+    site->slot[0] = fp8_slot(s, true, site, "input");
+    site->slot[1] = fp8_slot(s, true, site, "weight");
+    site->back = fp8_slot(s, false, site, "grad_output");
   }
-}
-
-static Str slot_names(const Fp8 *s, bool forward) {
-  Text t = {0};
-  for (int i = 0; i < s->nsite; i++) {
-    char ordinal[24] = "";
-    if (s->site[i].ordinal)
-      snprintf(ordinal, sizeof ordinal, "#%d", s->site[i].ordinal);
-    const char *layer = s->site[i].layer ? s->site[i].layer : "";
-    if (forward)
-      text_printf(&t, "%s%s%s.input %s%s.weight", i ? " " : "", layer, ordinal, layer, ordinal);
-    else
-      text_printf(&t, "%s%s%s.grad_output", i ? " " : "", layer, ordinal);
-  }
-  Str r = str_intern(builder_strings(s->c.b), t.data ? t.data : "", t.len);
-  text_fini(&t);
-  return r;
 }
 
 /* This step's maxima of one direction, [slots], and, of delayed scaling, histories and scales:
@@ -203,10 +194,12 @@ static void declare(Fp8 *s, bool forward, Tensor **scale, Tensor **amax) {
   Builder *b = s->c.b;
   TypeTable *tt = builder_types(b);
   const char *word = forward ? "forward" : "backward";
-  int64_t slots = forward ? 2 * s->nsite : s->nsite;
+  int64_t slots = forward ? s->nforward : s->nbackward;
   const int64_t dim[2] = {slots, (int64_t)module_number(s->in, "amax_history_len", 1024)};
   const Type *vector = type_get(tt, DT_F32, 1, dim);
-  Attr names = attr_s(b, "slots", slot_names(s, forward));
+  const Text *words = forward ? &s->forward_names : &s->backward_names;
+  Str all = str_intern(builder_strings(b), words->data ? words->data : "", words->len);
+  Attr names = attr_s(b, "slots", all);
   Attr format = attr_s(b, "format", dtype_text(forward ? s->forward : s->backward));
   char name[64];
   Tensor *history = NULL;
@@ -225,7 +218,7 @@ static void declare(Fp8 *s, bool forward, Tensor **scale, Tensor **amax) {
   build_tensor_attr(b, *scale, format);
 }
 
-static Value *slot_scale(Builder *b, Tensor *scale, int slot) {
+Value *fp8_slot_scale(Builder *b, Tensor *scale, int slot) {
   Value *v = build_slice(b, build_read(b, scale), 0, slot, slot + 1);
   return build_reshape(b, v, 0, NULL);
 }
@@ -235,12 +228,10 @@ static Op *quantize(Builder *b, Value *x, Value *scale, DType to) {
   return build_op(b, OP_quantize, 2, (Value *[]){x, scale}, 1, &attr);
 }
 
-/* Of an activation whose amax is recorded: padded samples do not count [N13]. Rows of one sample
- * are neighbours along axis 0. */
-static Op *quantize_recorded(Fp8 *s, Value *x, Value *scale) {
+Op *fp8_quantize(Fp8 *s, Value *x, Value *scale, bool record) {
   Builder *b = s->c.b;
   int64_t rows = x->type->dim[0];
-  if (!s->valid || !s->batch || rows % s->batch)
+  if (!record || !s->valid || !s->batch || rows % s->batch)
     return quantize(b, x, scale, s->forward);
   Attr attr[2] = {attr_dt(b, "to", s->forward), attr_i(b, "rows", rows / s->batch)};
   Value *in[3] = {x, scale, build_read(b, s->valid)};
@@ -269,14 +260,7 @@ static int64_t block_of(int64_t size, int64_t n) {
   return size < n ? size : n;
 }
 
-typedef struct {
-  Value *codes, *scale_inv, *blocks, *amax;
-  Value *whole; /* codes of all blocks, of which `codes` may be cut */
-  int64_t block[2];
-} Quantized;
-
-/* valid: padded samples count nothing [N13]; rows: of one sample. */
-static Quantized quantize_now(Fp8 *s, Value *x, const int64_t *block, Value *valid, int64_t rows) {
+Quantized fp8_quantize_now(Fp8 *s, Value *x, const int64_t *block, Value *valid, int64_t rows) {
   Builder *b = s->c.b;
   Quantized q = {.block = {block[0], block[1]}};
   for (int d = 0; d < 2 && block[d]; d++)
@@ -337,31 +321,45 @@ static int override_operands(Fp8 *s, const Op *op, const Quantized q[2], Value *
 }
 
 /* Two random streams of a call site's own, by its layer: FNV-1a, apart from those of the layers. */
-static int64_t stream_of(const Op *op, int site) {
-  uint64_t h = 0xCBF29CE484222325u ^ (uint64_t)site;
+static int64_t stream_of(const Op *op, int slot) {
+  uint64_t h = 0xCBF29CE484222325u ^ (uint64_t)slot;
   for (const char *p = op->layer ? op->layer : ""; *p; p++)
     h = (h ^ (unsigned char)*p) * 0x100000001B3u;
   return (int64_t)(h >> 34) * 2 + (INT64_C(1) << 31);
 }
 
 /* Marks where the gradient of y[R, N] is quantized; its blocks run along N, and along R. */
-static Value *mark_gradient(Fp8 *s, const Op *op, Value *y, int site) {
+static Value *mark_current(Fp8 *s, const Op *op, Value *y, int slot) {
   Builder *b = s->c.b;
   build_at(b, op->loc, op->layer,
            str_fmt(builder_strings(b), "fp8: gradient in %s [recipe %s]", dtype_text(s->backward),
                    s->recipe->name));
   int nattr = 4, nin = 1;
   Attr attr[6] = {attr_dt(b, "to", s->backward), attr_ints(b, "block", 2, s->recipe->input),
-                  attr_s(b, "scales", scales_info(s->scales)->word), attr_i(b, "slot", site)};
+                  attr_s(b, "scales", scales_info(s->scales)->word), attr_i(b, "slot", slot)};
   Value *in[3] = {y};
   if (s->hadamard)
     attr[nattr++] = attr_b(b, "hadamard", true);
   if (s->random && s->seed && s->step) {
-    attr[nattr++] = attr_i(b, "stream", stream_of(op, site));
+    attr[nattr++] = attr_i(b, "stream", stream_of(op, slot));
     in[nin++] = build_read(b, s->seed);
     in[nin++] = build_read(b, s->step);
   }
   return build_op(b, OP_qgrad, nin, in, nattr, attr)->out[0];
+}
+
+/* Marks where the gradient of y is quantized with the scale of its slot. */
+static Value *mark_delayed(Fp8 *s, const Op *op, Value *y, int slot) {
+  Builder *b = s->c.b;
+  build_at(b, op->loc, op->layer,
+           str_fmt(builder_strings(b), "fp8: gradient in %s", dtype_text(s->backward)));
+  Value *scale = fp8_slot_scale(b, s->scale_b, slot);
+  Attr attr[2] = {attr_i(b, "slot", slot), attr_dt(b, "to", s->backward)};
+  return build_op(b, OP_qgrad, 2, (Value *[]){y, scale}, 2, attr)->out[0];
+}
+
+Value *fp8_mark(Fp8 *s, const Op *op, Value *y, int slot) {
+  return s->current ? mark_current(s, op, y, slot) : mark_delayed(s, op, y, slot);
 }
 
 /* x[R, K] without what padded samples hold: the transform would spread it over real ones. */
@@ -371,7 +369,8 @@ static Value *masked(Builder *b, Value *x, Value *valid, int64_t rows) {
   return build_reshape(b, y, 2, x->type->dim);
 }
 
-/* y[R, N] = q(x[R, K]) q(w[N, K])^T. amax: as in quantize_linear. */
+/* y[R, N] = q(x[R, K]) q(w[N, K])^T. amax: [2] largest magnitudes of x and w, NULL when nothing is
+ * recorded. */
 static Value *product_now(Fp8 *s, const Op *op, Value *x, Value *w, int64_t rows, Value **amax) {
   Builder *b = s->c.b;
   const RecipeInfo *r = s->recipe;
@@ -382,8 +381,8 @@ static Value *product_now(Fp8 *s, const Op *op, Value *x, Value *w, int64_t rows
            str_fmt(builder_strings(b), "fp8: %s operand of a product [recipe %s]",
                    dtype_text(s->forward), r->name));
   Value *valid = train && s->valid && rows ? build_read(b, s->valid) : NULL;
-  Quantized q[2] = {quantize_now(s, x, r->input, valid, rows),
-                    quantize_now(s, w, s->weight, NULL, 0)};
+  Quantized q[2] = {fp8_quantize_now(s, x, r->input, valid, rows),
+                    fp8_quantize_now(s, w, s->weight, NULL, 0)};
   if (amax) {
     amax[0] = q[0].amax;
     amax[1] = q[1].amax;
@@ -402,8 +401,8 @@ static Value *product_now(Fp8 *s, const Op *op, Value *x, Value *w, int64_t rows
     nin += override_operands(s, op, q, (Value *[]){x, w}, in + nin);
   } else if (nin == 6 && train) {
     Value *spread = s->hadamard ? build_hadamard(b, valid ? masked(b, x, valid, rows) : x) : x;
-    Quantized tx = quantize_now(s, spread, turned_x, s->hadamard ? NULL : valid, rows);
-    Quantized tw = quantize_now(s, w, turned_w, NULL, 0);
+    Quantized tx = fp8_quantize_now(s, spread, turned_x, s->hadamard ? NULL : valid, rows);
+    Quantized tw = fp8_quantize_now(s, w, turned_w, NULL, 0);
     nin += product_operands(&tx, &tw, in + 6, turned);
     attr[nattr++] = attr_ints(b, "turned", 4, turned);
   }
@@ -416,7 +415,7 @@ static Value *product_now(Fp8 *s, const Op *op, Value *x, Value *w, int64_t rows
 }
 
 /* A linear layer whose tensors have their own scales. */
-static void quantize_linear_now(Fp8 *s, const Op *op, int site, Value **amax) {
+static void quantize_linear_now(Fp8 *s, const Op *op, const Site *site, Value **amax) {
   Builder *b = s->c.b;
   const Type *ty = op->out[0]->type;
   Value *x = mapped(&s->c, op, 0), *w = mapped(&s->c, op, 1);
@@ -424,9 +423,13 @@ static void quantize_linear_now(Fp8 *s, const Op *op, int site, Value **amax) {
   build_at(b, op->loc, op->layer,
            str_fmt(builder_strings(b), "fp8: whole blocks [recipe %s]", s->recipe->name));
   x = build_reshape(b, x, 2, (int64_t[2]){rows, cols});
-  Value *y = product_now(s, op, x, w, s->batch && rows % s->batch == 0 ? rows / s->batch : 0, amax);
+  Value *most[2];
+  Value *y = product_now(s, op, x, w, s->batch && rows % s->batch == 0 ? rows / s->batch : 0,
+                         amax ? most : NULL);
+  for (int i = 0; amax && i < 2; i++)
+    amax[site->slot[i]] = most[i];
   if (amax && !s->override)
-    y = mark_gradient(s, op, y, site);
+    y = fp8_mark(s, op, y, site->back);
   build_like(b, op);
   y = build_reshape(b, y, ty->rank, ty->dim);
   if (op->nin > 2)
@@ -436,29 +439,25 @@ static void quantize_linear_now(Fp8 *s, const Op *op, int site, Value **amax) {
 
 /* ---- scales of steps past -------------------------------------------------------------------- */
 
-/* amax: [2] largest magnitudes of input and weight, NULL when nothing is recorded. */
-static void quantize_linear(Fp8 *s, const Op *op, int site, Value **amax) {
+/* amax: by forward slot, NULL when nothing is recorded. */
+static void quantize_linear(Fp8 *s, const Op *op, const Site *site, Value **amax) {
   Builder *b = s->c.b;
   Value *x = mapped(&s->c, op, 0), *w = mapped(&s->c, op, 1);
   build_at(b, op->loc, op->layer,
            str_fmt(builder_strings(b), "fp8: %s operand of a product [mode %s]",
                    dtype_text(s->forward), s->mode.name));
-  Value *scale_x = slot_scale(b, s->scale_f, 2 * site);
-  Op *qx = amax ? quantize_recorded(s, x, scale_x) : quantize(b, x, scale_x, s->forward);
-  Op *qw = quantize(b, w, slot_scale(b, s->scale_f, 2 * site + 1), s->forward);
+  Value *scale_x = fp8_slot_scale(b, s->scale_f, site->slot[0]);
+  Op *qx = fp8_quantize(s, x, scale_x, amax != NULL);
+  Op *qw = quantize(b, w, fp8_slot_scale(b, s->scale_f, site->slot[1]), s->forward);
   build_like(b, op);
   Attr out = attr_dt(b, "out", op->out[0]->type->dt);
   Value *y = build_op(b, OP_qlinear, 4, (Value *[]){qx->out[0], qw->out[0], qx->out[1], qw->out[1]},
                       1, &out)
                  ->out[0];
   if (amax) {
-    build_at(b, op->loc, op->layer,
-             str_fmt(builder_strings(b), "fp8: gradient in %s", dtype_text(s->backward)));
-    Value *scale = slot_scale(b, s->scale_b, site);
-    Attr attr[2] = {attr_i(b, "slot", site), attr_dt(b, "to", s->backward)};
-    y = build_op(b, OP_qgrad, 2, (Value *[]){y, scale}, 2, attr)->out[0];
-    amax[0] = qx->out[2];
-    amax[1] = qw->out[2];
+    y = fp8_mark(s, op, y, site->back);
+    amax[site->slot[0]] = qx->out[2];
+    amax[site->slot[1]] = qw->out[2];
   }
   build_like(b, op);
   if (op->nin > 2)
@@ -466,16 +465,23 @@ static void quantize_linear(Fp8 *s, const Op *op, int site, Value **amax) {
   s->c.map[op->out[0]->id] = y;
 }
 
+/* ---- the pass ---------------------------------------------------------------------------------
+ */
+
 static void rewrite_func(Fp8 *s, const Func *f, bool record) {
   Builder *b = s->c.b;
   copier_func(&s->c, f, f->name);
-  Value **amax = ARENA_ARRAY(builder_arena(b), Value *, 2 * s->nsite + 1);
+  Value **amax = ARENA_ARRAY(builder_arena(b), Value *, s->nforward + 1);
+  if (arena_failed(builder_arena(b)))
+    return;
   for (int i = 0; i < f->nop && !builder_failed(b); i++) {
     const Op *op = f->op[i];
-    int site = site_of(s, f, op);
-    Value **most = record && site >= 0 ? amax + 2 * site : NULL;
-    if (site < 0)
+    const Site *site = fp8_site(s, f, op);
+    Value **most = record ? amax : NULL;
+    if (!site)
       copier_op(&s->c, op);
+    else if (op->code == OP_attention)
+      fp8_attention(s, f, op, site, most);
     else if (s->current)
       quantize_linear_now(s, op, site, most);
     else
@@ -486,10 +492,10 @@ static void rewrite_func(Fp8 *s, const Func *f, bool record) {
   build_at(b, (Loc){0}, str_c(builder_strings(b), ""),
            str_c(builder_strings(b), "fp8: record forward amax"));
   const int64_t one = 1;
-  for (int i = 0; i < 2 * s->nsite; i++)
+  for (int i = 0; i < s->nforward; i++)
     amax[i] = build_reshape(b, amax[i], 1, &one);
   Attr dim = attr_i(b, "dim", 0);
-  build_write(b, s->amax_f, build_op(b, OP_cat, 2 * s->nsite, amax, 1, &dim)->out[0]);
+  build_write(b, s->amax_f, build_op(b, OP_cat, s->nforward, amax, 1, &dim)->out[0]);
 }
 
 /* The recipe's row and what the spec changes of it. */
@@ -504,6 +510,9 @@ static void find_recipe(Fp8 *s) {
   s->forward = fp4 ? DT_E2M1 : DT_E4M3;
   s->backward = fp4 ? DT_E2M1 : !strcmp(format, "HYBRID") ? DT_E5M2 : DT_E4M3;
   s->scales = s->recipe->scales;
+  const bool has = recipe_has_key(s->recipe, "fp8_dpa");
+  s->projections = has && module_int(m, "fp8_mha", 0);
+  s->attention = s->projections || (has && module_int(m, "fp8_dpa", 0));
   bool bf16 = s->mode.low == DT_BF16; /* the transform is defined for bf16 alone */
   s->hadamard = fp4 && bf16 && !module_int(m, "disable_rht", 0);
   s->random = fp4 && !module_int(m, "disable_stochastic_rounding", 0);
@@ -535,5 +544,7 @@ Status pass_fp8(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   }
   for (int i = 0; i < in->nfunc && !builder_failed(out); i++)
     rewrite_func(&s, in->func[i], in->func[i] == train);
+  text_fini(&s.forward_names);
+  text_fini(&s.backward_names);
   return MPCC_OK;
 }

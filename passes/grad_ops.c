@@ -325,21 +325,32 @@ static Value *by_head(Grad *g, Value *x, int64_t own, int64_t heads) {
 
 static Value *row_sum(Grad *g, Value *x);
 
+/* What codes stand for, in f32. */
+static Value *decoded(Grad *g, Value *codes, Value *scale_inv) {
+  Value *in[2] = {build_cast(g->b, codes, DT_F32), scale_inv};
+  return build_expr(g->b, "a * b", DT_F32, 2, in);
+}
+
 /* Gradient of what is added to the scores: P (dP - sum do o) with P = exp(scores - lse), written
  * out with all scores in memory, which attention's own kernels avoid. dP passes through dropout's
  * mask. */
 static void give_mask(Grad *g, const Op *op, Value *dy) {
   Builder *b = g->b;
   int64_t heads = op_int(op, "heads", 1), kv = op_int(op, "kv_heads", heads);
-  Value *lse = result(g, op, 1), *k = by_head(g, fwd(g, op, 1), kv, heads);
+  const bool codes = op_attr(op, "p_dtype") != NULL, dropout = op_float(op, "dropout_p", 0) > 0;
+  Value *lse = result(g, op, 1), *part[3];
   DType wide = lse->type->dt;
-  Value *q = by_head(g, fwd(g, op, 0), heads, heads), *v = by_head(g, fwd(g, op, 2), kv, heads);
+  for (int i = 0; i < 3; i++) {
+    part[i] = codes ? decoded(g, fwd(g, op, i), fwd(g, op, op->nin - 3 + i)) : fwd(g, op, i);
+    part[i] = by_head(g, part[i], i ? kv : heads, heads);
+  }
+  Value *q = part[0], *k = part[1], *v = part[2];
   Value *d = by_head(g, dy, heads, heads), *o = by_head(g, result(g, op, 0), heads, heads);
   Value *in[7] = {bmm(g, q, turned_last(g, k), wide), fwd(g, op, 3)};
   int64_t stat[4] = {q->type->dim[0], heads, q->type->dim[2], 1}, keys = k->type->dim[2];
   in[2] = build_reshape(b, lse, 4, stat);
   in[3] = bmm(g, d, turned_last(g, v), wide);
-  if (op->nin > 4) {
+  if (dropout) {
     Attr at[2] = {attr_f(b, "p", op_float(op, "dropout_p", 0)),
                   attr_i(b, "stream", op_int(op, "stream", 0))};
     Value *drop[3] = {in[3], fwd(g, op, 4), fwd(g, op, 5)};
@@ -358,15 +369,24 @@ static void give_mask(Grad *g, const Op *op, Value *dy) {
   grad_give(g, op, 3, build_expr(b, text, wide, causal ? 7 : 5, in));
 }
 
+/* Of codes, the gradient of o is codes too, which qgrad made [N14]. */
 static void grad_attention(Grad *g, const Op *op, Value *const *dy) {
-  if (!dy[0])
+  const Codes *c = &g->codes[op->out[0]->id][0];
+  if (!dy[0] && !c->codes)
     return;
-  Value *in[9] = {dy[0], result(g, op, 0), result(g, op, 1)};
-  for (int i = 0; i < op->nin && i < 6; i++)
-    in[3 + i] = fwd(g, op, i);
+  Value *in[13] = {c->codes ? c->codes : dy[0], result(g, op, 0), result(g, op, 1)};
+  int nin = 3;
+  for (int i = 0; i < op->nin && i < 9; i++)
+    in[nin++] = fwd(g, op, i);
+  if (c->codes)
+    in[nin++] = c->scale_inv;
   if (op_int(op, "mask", 0) && grad_wants(g, op, 3))
-    give_mask(g, op, dy[0]);
-  Op *d = build_op(g->b, OP_attention_grad, 3 + op->nin, in, op->nattr, op->attr);
+    give_mask(g, op, c->codes ? decoded(g, c->codes, c->scale_inv) : dy[0]);
+  if (!c->codes != !op_attr(op, "p_dtype")) {
+    diag_error(g->diag, op->loc, 597, "attention of codes whose gradient is not quantized");
+    return;
+  }
+  Op *d = build_op(g->b, OP_attention_grad, nin, in, op->nattr, op->attr);
   for (int i = 0; i < 3; i++)
     grad_give(g, op, i, d->out[i]);
 }

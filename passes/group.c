@@ -257,11 +257,12 @@ static Node *attention_node(Fuse *F, const Op *op, NodeKind kind, int q0) {
   n->ncol = 1;
   double p = op_float(op, "dropout_p", 0);
   bool mask = op_int(op, "mask", 0);
+  const bool codes = op_attr(op, "p_dtype") != NULL;
   for (int i = 0; i < op->nin; i++) {
-    if (i >= q0 + 3 + mask && p == 0)
+    if (i >= q0 + 3 + mask && p == 0 && !codes)
       break;
     View *v = stored(F, i);
-    Access at = {0};
+    Access at = {.offset = i >= q0 + 3 + mask ? v->at.offset : 0};
     if (i == 2 && q0 == 3) /* lse [N, H, T] */
       at = v->at;
     else if (mask && i == q0 + 3)
@@ -281,9 +282,17 @@ static Node *attention_node(Fuse *F, const Op *op, NodeKind kind, int q0) {
     node_attr_i(F, n, "kv_heads", op_int(op, "kv_heads", heads));
   if (mask)
     node_attr_b(F, n, "mask", true);
-  node_attr_dt(F, n, "compute", target_product_dtype(F->o->caps, q->dt, k->dt));
-  if (F->o->strict)
+  DType out = (DType)op_int(op, "out", q->dt);
+  node_attr_dt(F, n, "compute",
+               target_product_dtype(F->o->caps, codes ? out : q->dt, codes ? out : k->dt));
+  if (codes) {
+    node_attr(F, n, *op_attr(op, "p_dtype"));
+    node_attr(F, n, *op_attr(op, "ds_dtype"));
+    node_attr(F, n, *op_attr(op, "p_scale"));
+    node_attr(F, n, *op_attr(op, "ds_scale"));
+  } else if (F->o->strict) {
     node_attr_dt(F, n, "round", q->dt);
+  }
   node_param(F, n, op_int(op, "stream", 0));
   n->nstmt = 0; /* the parameter is the template's */
   return n;

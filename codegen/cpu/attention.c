@@ -14,6 +14,11 @@ static Space space(Attn *a) {
                  attn_scratch(a, a->lanes)};
 }
 
+/* P is rounded, or becomes codes, before it is multiplied: it has to be normalised then. */
+static bool rounds(const Attn *a) {
+  return a->round != DT_COUNT || a->codes;
+}
+
 /* scores become exp(scale s - most), times dropout; their sum before dropout is returned. Without
  * rounding they stay unnormalised: the output row is divided instead. */
 static Val exponentials(Attn *a, Val scores, Val queries, Val limit, Val most,
@@ -27,23 +32,21 @@ static Val exponentials(Attn *a, Val scores, Val queries, Val limit, Val most,
   Val e = ll_exp(g, ll_fsub(g, x, most)), seen = attn_seen(a, queries, s.i);
   e = seen ? ll_sel(g, seen, e, ll_f(t, 0)) : e;
   ll_var_set(g, sum, ll_fadd(g, ll_var_get(g, sum), e));
-  if (a->dropout && a->round == DT_COUNT)
+  if (a->dropout && !rounds(a))
     e = ll_fmul(g, e, attn_keep(a, drop, queries, s.i));
   ll_store(g, e, at, NULL);
   ll_loop_end(g, &s);
   return ll_var_get(g, sum);
 }
 
-/* P normalised and rounded, for strict numerics. */
+/* P normalised and rounded, for strict numerics and for codes. */
 static void round_scores(Attn *a, Val scores, Val queries, Val limit, Val inverse,
                          const Dropout *drop) {
   Gen *g = a->g;
   Loop s = ll_loop(g, ll_n(g, 0), limit, 1);
   Val at = ll_gep(g, a->c.sum, scores, ll_mul(g, s.i, ll_n(g, a->qs)));
   Val p = ll_fmul(g, ll_load(g, a->c.sum, a->c.vl, at, NULL), inverse);
-  if (a->dropout)
-    p = ll_fmul(g, p, attn_keep(a, drop, queries, s.i));
-  ll_store(g, ll_round(g, a->round, p), at, NULL);
+  ll_store(g, attn_rounded(a, p, drop, queries, s.i), at, NULL);
   ll_loop_end(g, &s);
 }
 
@@ -75,7 +78,7 @@ static void softmax(Attn *a, const Space *w, const Heads *lse, Val q0, Val count
     inverse = ll_sel(g, ll_fcmp(g, LLVMRealOEQ, sum, ll_f(t, 0)), ll_f(t, 0), inverse);
   store_lse(a, lse, q0, v.i, count, ll_fadd(g, most, ll_log(g, sum)));
   ll_store(g, inverse, ll_gep(g, a->c.sum, w->inverse, v.i), NULL);
-  if (a->round != DT_COUNT)
+  if (rounds(a))
     round_scores(a, scores, queries, own, inverse, drop);
   /* The product below takes keys in pairs. */
   Loop z = ll_loop(g, own, attn_round_up(a, limit, 2), 1);
@@ -103,7 +106,8 @@ static void attend(Attn *a, const Space *w, const Head *x, Val block) {
   attn_mask(a, w->scores, x->n, x->h, q0, count, limit);
   softmax(a, w, &x->lse, q0, count, limit, &x->drop);
   attn_by_query(a, w->scores, w->v, w->o, count, even, q0);
-  attn_write(a, &x->o, q0, count, w->o, a->round == DT_COUNT ? w->inverse : NULL);
+  Val unit = a->codes ? ll_fmul(g, a->sv, ll_f(a->c.sum, attn_p_unit(a))) : NULL;
+  attn_write(a, &x->o, q0, count, w->o, rounds(a) ? NULL : w->inverse, unit);
 }
 
 /* Heads enough for any number of threads: a tile is a whole head, and reads its keys once. */

@@ -2,10 +2,11 @@
  * of keys: the blocks of all queries that read it in order, dk and dv summed in scratch. Per block,
  * with keys x queries arrays: P = exp(scale s - lse), Pd = P keep, dP = v do^T keep, dS = scale P
  * (dP - rowsum(do o)); dv += Pd do, dk += dS q, dq = dS^T k. Source: Dao 2023, FlashAttention-2,
- * algorithm 2. An lse stored in fewer bits than the sums is too coarse and is computed again from
- * the scores. */
+ * algorithm 2. Of codes, Pd and dS are codes as well, and scales wait until results are written. An
+ * lse stored in fewer bits than the sums is too coarse and is computed again from the scores. */
 #include "codegen/cpu/attn.h"
 
+#include <float.h>
 #include <math.h>
 
 enum { IN_DO, IN_O, IN_LSE, IN_Q, IN_K, IN_V };
@@ -99,22 +100,25 @@ static void score_gradients(Attn *a, const Space *w, const Block *b, Val v) {
   if (a->mask_in) /* a query that sees nothing */
     norm = ll_sel(g, ll_fcmp(g, LLVMRealOEQ, norm, ll_f(t, -INFINITY)), ll_f(t, 0), norm);
   Val shift = ll_load(g, e, a->c.vl, ll_gep(g, e, w->shift, v), NULL);
+  if (a->codes) /* in units of the product of codes, as dP is; 0 stays 0 where the scale is tiny */
+    shift =
+        ll_fmul(g, shift,
+                ll_splat(g, ll_fmin(g, ll_fdiv(g, ll_f(e, 1), a->sv), ll_f(e, FLT_MAX)), a->c.vl));
   Loop s = ll_loop(g, ll_n(g, 0), own, 1);
   Val at = ll_mul(g, s.i, ll_n(g, a->qs)), p_at = ll_gep(g, e, p0, at);
   Val ds_at = ll_gep(g, e, ds0, at), seen = attn_seen(a, queries, s.i);
   Val x = attn_logits(a, ll_load(g, e, a->c.vl, p_at, NULL));
   Val p = ll_exp(g, ll_fsub(g, x, norm)), dp = ll_load(g, e, a->c.vl, ds_at, NULL);
   p = seen ? ll_sel(g, seen, p, ll_f(t, 0)) : p;
-  Val pd = p;
-  if (a->dropout) {
-    Val keep = attn_keep(a, &b->drop, queries, s.i);
-    pd = ll_fmul(g, p, keep);
-    dp = ll_fmul(g, dp, keep);
-  }
-  Val ds = ll_fmul(g, ll_fmul(g, p, ll_f(t, a->scale)), ll_fsub(g, dp, shift));
+  Val pd = attn_rounded(a, p, &b->drop, queries, s.i);
+  if (a->dropout)
+    dp = ll_fmul(g, dp, attn_keep(a, &b->drop, queries, s.i));
+  Val ds =
+      ll_fmul(g, ll_fmul(g, p, ll_f(t, a->codes ? a->ds_scale : a->scale)), ll_fsub(g, dp, shift));
   /* What a query does not see must not turn zero into NaN. */
   ds = seen ? ll_sel(g, seen, ds, ll_f(t, 0)) : ds;
-  ll_store(g, a->round == DT_COUNT ? pd : ll_round(g, a->round, pd), p_at, NULL);
+  ds = a->codes ? ll_round(g, a->ds_format, ds) : ds;
+  ll_store(g, pd, p_at, NULL);
   ll_store(g, ds, ds_at, NULL);
   ll_loop_end(g, &s);
   Loop z = ll_loop(g, own, attn_padded(a, b->limit), 1);
@@ -129,6 +133,15 @@ static void clear(Attn *a, Val to, int64_t elems) {
   Loop i = ll_loop(g, ll_n(g, 0), ll_n(g, elems), a->c.vl);
   ll_store(g, ll_f(ll_vec(a->c.sum, a->c.vl), 0), ll_gep(g, a->c.sum, to, i.i), NULL);
   ll_loop_end(g, &i);
+}
+
+/* What the product of codes of dS with codes of inverse scale `other` is multiplied by. */
+static Val unit_of_ds(Attn *a, Val other) {
+  Gen *g = a->g;
+  if (!a->codes)
+    return NULL;
+  Val unit = ll_fmul(g, ll_fmul(g, a->sdo, a->sv), other);
+  return ll_fmul(g, unit, ll_f(a->c.sum, a->scale / a->ds_scale));
 }
 
 static void grad_block(Attn *a, const Space *w, const Block *b, const Heads *q, const Heads *dout,
@@ -150,7 +163,7 @@ static void grad_block(Attn *a, const Space *w, const Block *b, const Heads *q, 
   attn_by_key(a, w->p, w->dout, w->dv, b->count, b->limit, b->q0);
   attn_by_key(a, w->ds, w->q, w->dk, b->count, b->limit, b->q0);
   attn_by_query(a, w->ds, w->k, w->dq, b->count, b->even, b->q0);
-  attn_write(a, dq, b->q0, b->count, w->dq, NULL);
+  attn_write(a, dq, b->q0, b->count, w->dq, NULL, unit_of_ds(a, a->sk));
 }
 
 /* All blocks of the queries of one head. */
@@ -192,8 +205,9 @@ bool cpu_attention_grad(Gen *g, const Op *group) {
   Loop head = ll_loop(g, h0, ll_add(g, h0, ll_n(g, a.share)), 1);
   grad_head(&a, &w, n, head.i);
   ll_loop_end(g, &head);
-  attn_write(&a, &dk, zero, keys, w.dk, NULL);
-  attn_write(&a, &dv, zero, keys, w.dv, NULL);
+  Val unit = a.codes ? ll_fmul(g, a.sdo, ll_f(a.c.sum, attn_p_unit(&a))) : NULL;
+  attn_write(&a, &dk, zero, keys, w.dk, NULL, unit_of_ds(&a, a.sq));
+  attn_write(&a, &dv, zero, keys, w.dv, NULL, unit);
   ll_loop_end(g, &tile);
   return !g->error[0];
 }

@@ -54,6 +54,31 @@ static bool plan_random(Attn *a) {
   return true;
 }
 
+/* Operands behind all others: the inverse scales. */
+static bool plan_codes(Attn *a) {
+  Gen *g = a->g;
+  const Op *op = a->group;
+  const int first = a->seed_in + 2 * a->dropout, n = a->seed_in >= 6 ? 4 : 3;
+  Val *const to[4] = {&a->sq, &a->sk, &a->sv, &a->sdo};
+  a->codes = op_attr(op, "p_dtype") != NULL;
+  if (!a->codes)
+    return true;
+  if (op->nin < first + n)
+    return gen_fail(g, "attention of codes without their scales");
+  a->p_format = (DType)op_int(op, "p_dtype", DT_E4M3);
+  a->ds_format = (DType)op_int(op, "ds_dtype", DT_E5M2);
+  a->p_scale = op_float(op, "p_scale", 1);
+  a->ds_scale = op_float(op, "ds_scale", 1);
+  for (int i = 0; i < n; i++) {
+    Val at = ll_gepc(g, g->f32, ll_arg_ptr(g, gen_in_slot(op, first + i)),
+                     a->body->in[first + i].offset);
+    *to[i] = micro_convert(g, &a->c, ll_load(g, g->f32, 1, at, NULL));
+  }
+  Val unit = ll_fmul(g, ll_fmul(g, a->sq, a->sk), ll_f(a->c.sum, a->scale));
+  a->score = ll_splat(g, unit, a->c.vl);
+  return true;
+}
+
 bool attn_plan(Attn *a, Gen *g, const Op *group, int q) {
   const Body *b = group->body;
   int mask = op_int(group, "mask", 0) ? q + 3 : 0;
@@ -94,7 +119,7 @@ bool attn_plan(Attn *a, Gen *g, const Op *group, int q) {
   a->key_rows = split_rows(a->S, micro_rows(g, a->lanes_nv));
   a->key_wide = split_rows(a->S, micro_rows(g, a->width_nv));
   a->query_rows = split_rows(a->queries, micro_rows(g, a->width_nv));
-  return plan_random(a);
+  return plan_random(a) && plan_codes(a);
 }
 
 Val attn_scratch(Attn *a, int64_t elems) {
@@ -212,13 +237,16 @@ static void write_vector(Attn *a, const Heads *x, Val row, Val d, int64_t valid,
     ll_store_strided(g, ll_encode(g, x->dt, v), at, ll_n(g, x->col), count);
 }
 
-void attn_write(Attn *a, const Heads *x, Val first, Val count, Val from, Val row_scale) {
+void attn_write(Attn *a, const Heads *x, Val first, Val count, Val from, Val row_scale,
+                Val factor) {
   Gen *g = a->g;
   int64_t whole = a->D / a->c.vl * a->c.vl;
   Loop r = ll_loop(g, ll_n(g, 0), count, 1);
   Val row = row_address(a, x, ll_add(g, first, r.i));
   Val in = ll_gep(g, a->c.sum, from, ll_mul(g, r.i, ll_n(g, a->ds)));
-  Val times = row_scale ? ll_load(g, a->c.sum, 1, ll_gep(g, a->c.sum, row_scale, r.i), NULL) : NULL;
+  Val times = factor;
+  if (row_scale)
+    times = ll_load(g, a->c.sum, 1, ll_gep(g, a->c.sum, row_scale, r.i), NULL);
   if (whole) {
     Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, whole), a->c.vl);
     Val v = ll_load(g, a->c.sum, a->c.vl, ll_gep(g, a->c.sum, in, d.i), NULL);
@@ -385,9 +413,13 @@ void attn_by_key(Attn *a, Val p, Val rows, Val out, Val count, Val limit, Val q0
 
 /* ---- masks ---- */
 
+/* What a product of codes or of numbers is multiplied by to be a score. */
+static Val score_unit(Attn *a) {
+  return a->codes ? a->score : ll_f(ll_vec(a->c.sum, a->c.vl), a->scale);
+}
+
 Val attn_logits(Attn *a, Val score) {
-  Ty t = ll_vec(a->c.sum, a->c.vl);
-  return a->mask_in ? score : ll_fmul(a->g, score, ll_f(t, a->scale));
+  return a->mask_in ? score : ll_fmul(a->g, score, score_unit(a));
 }
 
 /* Mask of `lanes` queries at one key. */
@@ -408,7 +440,6 @@ static Val mask_lanes(Attn *a, const Heads *m, Val query, Val key, Val valid) {
 
 void attn_mask(Attn *a, Val scores, Val n, Val h, Val q0, Val count, Val limit) {
   Gen *g = a->g;
-  Ty t = ll_vec(a->c.sum, a->c.vl);
   if (!a->mask_in)
     return;
   Heads m = attn_in(a, a->mask_in, n, h);
@@ -417,7 +448,7 @@ void attn_mask(Attn *a, Val scores, Val n, Val h, Val q0, Val count, Val limit) 
   Loop s = ll_loop(g, ll_n(g, 0), limit, 1);
   Val at = ll_add(g, ll_mul(g, s.i, ll_n(g, a->qs)), v.i);
   at = ll_gep(g, a->c.sum, scores, at);
-  Val x = ll_fmul(g, ll_load(g, a->c.sum, a->c.vl, at, NULL), ll_f(t, a->scale));
+  Val x = ll_fmul(g, ll_load(g, a->c.sum, a->c.vl, at, NULL), score_unit(a));
   ll_store(g, ll_fadd(g, x, mask_lanes(a, &m, ll_add(g, q0, v.i), s.i, valid)), at, NULL);
   ll_loop_end(g, &s);
   ll_loop_end(g, &v);
@@ -442,16 +473,36 @@ Dropout attn_dropout(Attn *a, Val nh) {
                    ll_arg_int(g, gen_param_slot(a->group, 0)), nh};
 }
 
-Val attn_keep(Attn *a, const Dropout *d, Val queries, Val key) {
+/* Lanes that dropout keeps. */
+static Val kept(Attn *a, const Dropout *d, Val queries, Val key) {
   Gen *g = a->g;
   Val row = ll_add(g, ll_mul(g, d->nh, ll_n(g, a->T)), queries);
   Val element = ll_add(g, ll_mul(g, row, ll_n(g, a->S)), key);
   Val r = ll_rand(g, d->seed, d->step, element, d->stream);
-  Ty t = ll_vec(a->c.sum, a->c.vl);
   /* Compared in f64, as the definition does. */
-  Val kept =
-      ll_fcmp(g, LLVMRealOGE, ll_fext(g, r, g->f64), ll_f(ll_vec(g->f64, a->c.vl), a->dropout_p));
-  return ll_sel(g, kept, ll_f(t, 1 / (1 - a->dropout_p)), ll_f(t, 0));
+  return ll_fcmp(g, LLVMRealOGE, ll_fext(g, r, g->f64),
+                 ll_f(ll_vec(g->f64, a->c.vl), a->dropout_p));
+}
+
+Val attn_keep(Attn *a, const Dropout *d, Val queries, Val key) {
+  Ty t = ll_vec(a->c.sum, a->c.vl);
+  return ll_sel(a->g, kept(a, d, queries, key), ll_f(t, 1 / (1 - a->dropout_p)), ll_f(t, 0));
+}
+
+Val attn_rounded(Attn *a, Val p, const Dropout *d, Val queries, Val key) {
+  Gen *g = a->g;
+  Ty t = ll_vec(a->c.sum, a->c.vl);
+  if (a->codes) {
+    Val code = ll_round(g, a->p_format, ll_fmul(g, p, ll_f(t, a->p_scale)));
+    return a->dropout ? ll_sel(g, kept(a, d, queries, key), code, ll_f(t, 0)) : code;
+  }
+  if (a->dropout)
+    p = ll_fmul(g, p, attn_keep(a, d, queries, key));
+  return a->round == DT_COUNT ? p : ll_round(g, a->round, p);
+}
+
+double attn_p_unit(const Attn *a) {
+  return 1 / (a->p_scale * (1 - a->dropout_p));
 }
 
 Val attn_limit(Attn *a, Val q0, Val count) {

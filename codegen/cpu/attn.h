@@ -14,11 +14,16 @@ typedef struct {
   const Body *body;
   Compute c;
   int64_t N, H, T, D, S;
-  int64_t share;            /* heads that read one head of keys */
-  int mask_in;              /* operand number of what is added to the scores; 0: none */
+  int64_t share; /* heads that read one head of keys */
+  int mask_in;   /* operand number of what is added to the scores; 0: none */
   bool causal, dropout;
   double scale, dropout_p;
-  DType round;              /* P is rounded to it; DT_COUNT: not */
+  DType round; /* P is rounded to it; DT_COUNT: not */
+  bool codes;  /* q, k, v, do are codes, P and dS become codes [N14] */
+  DType p_format, ds_format;
+  double p_scale, ds_scale;
+  Val sq, sk, sv, sdo;      /* of codes: inverse scales; sdo of the gradient alone */
+  Val score;                /* of codes: what scores are multiplied by, in all lanes */
   int seed_slot, step_slot; /* arguments, when dropout */
   int seed_in;              /* operand number of seed */
   int64_t queries;          /* per block */
@@ -54,13 +59,14 @@ void attn_read(Attn *a, const Heads *x, const Heads *later, Val from, Val count,
                Val to);
 /* Sum of the products of a row of x and with[width]. */
 Val attn_dot(Attn *a, const Heads *x, Val row, Val with);
-/* The first count rows of from[.][ds], times row_scale[row] unless it is NULL, to rows from
- * `first`. */
-void attn_write(Attn *a, const Heads *x, Val first, Val count, Val from, Val row_scale);
+/* The first count rows of from[.][ds], times row_scale[row] and factor unless they are NULL, to
+ * rows from `first`. */
+void attn_write(Attn *a, const Heads *x, Val first, Val count, Val from, Val row_scale, Val factor);
 /* to[width][qs] = transpose of the first `lanes` rows of from[.][ds]. */
 void attn_transpose(Attn *a, Val from, Val lanes, Val to);
-/* The products of a block of queries that starts at q0. When causal, what no query of a part sees may
- * be left out: scores behind attn_vector_limit are not written, and must be zero for the other two. */
+/* The products of a block of queries that starts at q0. When causal, what no query of a part sees
+ * may be left out: scores behind attn_vector_limit are not written, and must be zero for the other
+ * two. */
 /* out[key][query] = sum over d of rows[key][d] packed[d][query], for keys < limit, queries < lanes.
  */
 void attn_scores(Attn *a, Val rows, Val packed, Val out, Val lanes, Val limit, Val q0);
@@ -68,14 +74,15 @@ void attn_scores(Attn *a, Val rows, Val packed, Val out, Val lanes, Val limit, V
 void attn_by_query(Attn *a, Val p, Val rows, Val out, Val count, Val limit, Val q0);
 /* Where rows of scores from limit on must be zero for the next two: up to this key. */
 Val attn_padded(Attn *a, Val limit);
-/* Whether attn_by_key always adds, to what was cleared; else the first block of queries overwrites. */
+/* Whether attn_by_key always adds, to what was cleared; else the first block of queries overwrites.
+ */
 bool attn_summed(const Attn *a);
 /* out[key][d] (+)= sum over queries < count of p[key][query] rows[query][d], for keys < limit. With
  * an odd count one more query is read, whose row must be zero. */
 void attn_by_key(Attn *a, Val p, Val rows, Val out, Val count, Val limit, Val q0);
 
-/* Scores of `count` queries from q0 on become scale * score + mask, of head (n, h); nothing without a
- * mask. attn_logits: the same of a score just loaded, where attn_mask has been called. */
+/* Scores of `count` queries from q0 on become scale * score + mask, of head (n, h); nothing without
+ * a mask. attn_logits: the same of a score just loaded, where attn_mask has been called. */
 void attn_mask(Attn *a, Val scores, Val n, Val h, Val q0, Val count, Val limit);
 Val attn_logits(Attn *a, Val score);
 /* n rounded up to a multiple of m, a power of two. */
@@ -90,6 +97,11 @@ typedef struct {
 } Dropout;
 Dropout attn_dropout(Attn *a, Val nh);
 Val attn_keep(Attn *a, const Dropout *d, Val queries, Val key);
+/* P as the products take it: rounded to what strict numerics store it in, dropped; or its codes,
+ * which dropout sets to 0 and whose unit is attn_p_unit. */
+Val attn_rounded(Attn *a, Val p, const Dropout *d, Val queries, Val key);
+/* What a code of P stands for, behind dropout. */
+double attn_p_unit(const Attn *a);
 /* Keys that a block of queries [q0, q0 + count) sees. */
 Val attn_limit(Attn *a, Val q0, Val count);
 /* Down a column of scores: m = max and sum of exp(scale * score - m) of a vector of queries. */

@@ -5,7 +5,10 @@
  * tile while scores are made, and every 32nd element of the head while they are used. Scores and
  * sums are f32 (f64 for f64), in an order that depends on shapes alone. Softmax on line: Milakov
  * and Gimelshein 2018; backward: Dao 2023, FlashAttention-2, algorithm 2, recomputing P from lse.
+ * Codes of 8 bits are decoded into shared memory; P and dS become codes in registers, and scales
+ * wait until results are written.
  */
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -26,6 +29,10 @@ typedef struct {
   double scale, dropout_p;
   int seed;    /* operand; the step is behind it */
   DType round; /* of P in strict numerics; DT_COUNT: not rounded */
+  bool codes;  /* q, k, v, do are codes; P and dS become codes [N14] */
+  int scales;  /* operands: inverse scales of q, k, v (, do) */
+  DType p_format, ds_format;
+  double p_scale, ds_scale;
   const char *type;
 } Attention;
 
@@ -123,21 +130,52 @@ static const char *kept(const Attention *a) {
   return a->dropout_p > 0 ? " * keep" : "";
 }
 
-/* "value" rounded as strict numerics want P. */
+static void put_through(const Attention *a, DType dt, const char *value) {
+  text_printf(&a->g->out, "(%s)get_%s(put_%s(%s))", a->type, dtype_text(dt), dtype_text(dt), value);
+}
+
+/* "value" rounded as strict numerics want P, or its code. */
 static void put_rounded(const Attention *a, const char *value) {
-  Text *t = &a->g->out;
-  if (a->round == DT_COUNT)
-    text_puts(t, value);
+  if (a->codes)
+    put_through(a, a->p_format, value);
+  else if (a->round == DT_COUNT)
+    text_puts(&a->g->out, value);
   else
-    text_printf(t, "(%s)get_%s(put_%s(%s))", a->type, dtype_text(a->round), dtype_text(a->round),
-                value);
+    put_through(a, a->round, value);
+}
+
+/* What P is multiplied by before it is rounded: dropout's factor, or the scale of its codes, of
+ * which dropout leaves 0 or all. */
+static void put_p_factor(const Attention *a) {
+  if (a->codes) {
+    text_puts(&a->g->out, a->dropout_p > 0 ? " * (keep > 0 ? " : " * ");
+    put_real(a, a->p_scale);
+    text_puts(&a->g->out, a->dropout_p > 0 ? " : 0)" : "");
+  } else if (a->dropout_p > 0) {
+    text_puts(&a->g->out, " * keep");
+  }
+}
+
+/* Inverse scales as s_q, s_k, s_v (, s_do), and `unit`, what sums of codes are multiplied by to be
+ * scores; `unit` is the plain scale where there are no codes. */
+static void put_units(const Attention *a, int n) {
+  static const char *const name[] = {"s_q", "s_k", "s_v", "s_do"};
+  Text *t = &a->g->out;
+  for (int i = 0; a->codes && i < n; i++)
+    text_printf(t, "const T %s = (T)get_f32(i%d[%lld]);\n", name[i], a->scales + i,
+                (long long)a->b->in[a->scales + i].offset);
+  text_puts(t, a->codes ? "const T unit = s_q * s_k * " : "const T unit = ");
+  put_real(a, a->scale);
+  text_puts(t, ";\n");
 }
 
 static bool init(Attention *a, CudaGen *g, const Op *group, int q) {
   const Body *b = group->body;
   const Attr *round = op_attr(group, "round");
   const bool mask = op_int(group, "mask", 0);
-  const int operands = q + 3 + mask + (op_float(group, "dropout_p", 0) > 0 ? 2 : 0);
+  const bool codes = op_attr(group, "p_dtype") != NULL;
+  const int scales = q + 3 + mask + (op_float(group, "dropout_p", 0) > 0 ? 2 : 0);
+  const int operands = scales + (!codes ? 0 : q ? 4 : 3);
   if (b->ndim != 4 || group->nin != operands || group->nout > 3)
     return cuda_fail(g, "attention with other operands or results than expected");
   *a = (Attention){.g = g,
@@ -156,7 +194,13 @@ static bool init(Attention *a, CudaGen *g, const Op *group, int q) {
   a->kv = q + 1;
   a->sharing = a->heads / op_int(group, "kv_heads", a->heads);
   a->round = round && round->kind == AT_DTYPE ? (DType)round->u.i : DT_COUNT;
-  a->type = group->in[q]->type->dt == DT_F64 ? "double" : "float";
+  a->codes = codes;
+  a->scales = scales;
+  a->p_format = (DType)op_int(group, "p_dtype", DT_E4M3);
+  a->ds_format = (DType)op_int(group, "ds_dtype", DT_E5M2);
+  a->p_scale = op_float(group, "p_scale", 1);
+  a->ds_scale = op_float(group, "ds_scale", 1);
+  a->type = group->out[0]->type->dt == DT_F64 ? "double" : "float";
   a->per_lane = (int)((a->width + LANES - 1) / LANES);
   const int64_t row_bytes = (a->width + 1) * (*a->type == 'd' ? 8 : 4);
   a->tile = LANES;
@@ -216,9 +260,7 @@ static void put_score(const Attention *a) {
   snprintf(exist, sizeof exist, "have && lane < TILE && other < %lldu", (long long)a->keys);
   put_seen(a, exist, true);
   put_dot(a, "dot", "q_row[warp]", "k_tile[there]");
-  text_puts(t, "const T score = on ? dot * ");
-  put_real(a, a->scale);
-  text_printf(t, "%s : -inf;\n", masked(a));
+  text_printf(t, "const T score = on ? dot * unit%s : -inf;\n", masked(a));
 }
 
 /* acc += p v over the tile. */
@@ -242,12 +284,15 @@ static void put_forward_tile(const Attention *a) {
   put_values(a);
 }
 
-/* Strict numerics round P, which is known when the row's sum is: a second walk over the keys. */
+/* Strict numerics and codes round P, which is known when the row's sum is: a second walk over the
+ * keys. */
 static void put_strict_tile(const Attention *a) {
   Text *t = &a->g->out;
   put_score(a);
   put_keep(a, "row", "other");
-  text_printf(t, "const T whole = on ? exp_(score - most) / sum%s : 0, p = ", kept(a));
+  text_puts(t, "const T whole = on ? exp_(score - most) / sum");
+  put_p_factor(a);
+  text_puts(t, " : 0, p = ");
   put_rounded(a, "whole");
   text_puts(t, ";\n");
   put_values(a);
@@ -273,12 +318,14 @@ bool cuda_attention(CudaGen *g, const Op *group, const char *symbol) {
   put_shared(&a, "k_tile", a.tile);
   put_shared(&a, "v_tile", a.tile);
   put_places(&a, a.queries, false);
+  put_units(&a, 3);
   put_row(&a, "q_row", 0);
   text_puts(t, "T most = -inf, sum = 0, acc[PER] = {};\n");
   put_loop(&a, a.keys, "k_tile", 1, "v_tile", 2);
   put_forward_tile(&a);
   text_puts(t, "}\n");
-  if (a.round != DT_COUNT) {
+  const bool rounds = a.round != DT_COUNT || a.codes;
+  if (rounds) {
     text_puts(t, "#pragma unroll\nfor (int j = 0; j < PER; j++)\nacc[j] = 0;\n");
     put_loop(&a, a.keys, "k_tile", 1, "v_tile", 2);
     put_strict_tile(&a);
@@ -286,10 +333,13 @@ bool cuda_attention(CudaGen *g, const Op *group, const char *symbol) {
   }
   text_puts(t, "if (!have)\nreturn;\n#pragma unroll\nfor (int j = 0; j < PER; j++) {\nconst u32 d "
                "= lane + 32u * j;\nif (d < WIDTH)\n");
+  char unit[64];
+  snprintf(unit, sizeof unit, "acc[j] * (s_v * (T)%a)", 1 / (a.p_scale * (1 - a.dropout_p)));
   put_store(&a, 0, "row", "d",
-            a.round != DT_COUNT ? "acc[j]"
-            : a.mask < 0        ? "acc[j] / sum"
-                                : "sum == 0 ? 0 : acc[j] / sum"); /* a query that sees nothing */
+            a.codes      ? unit
+            : rounds     ? "acc[j]"
+            : a.mask < 0 ? "acc[j] / sum"
+                         : "sum == 0 ? 0 : acc[j] / sum"); /* a query that sees nothing */
   text_puts(t, "}\n");
   if (group->nout > 1) {
     text_puts(t, "if (lane == 0)\n");
@@ -309,13 +359,18 @@ static void put_pair(const Attention *a, const char *q, const char *k, const cha
   Text *t = &a->g->out;
   put_dot(a, "dot", q, k);
   put_dot(a, "dp", dout, v);
-  text_puts(t, "const T p = on ? exp_(dot * ");
-  put_real(a, a->scale);
-  text_printf(t, "%s - %s) : 0;\n", masked(a), lse);
+  text_printf(t, "const T p = on ? exp_(dot * unit%s - %s) : 0;\n", masked(a), lse);
   put_keep(a, query, key);
+  char ds[160];
+  if (!a->codes) {
+    text_printf(t, "const T ds = unit * p * (dp%s - %s);\n", kept(a), delta);
+    return;
+  }
+  /* in units of both scales; what nobody sees stays 0 */
+  snprintf(ds, sizeof ds, "on ? (T)%a * p * (dp%s - %s * per_v) : 0", a->ds_scale, kept(a), delta);
   text_puts(t, "const T ds = ");
-  put_real(a, a->scale);
-  text_printf(t, " * p * (dp%s - %s);\n", kept(a), delta);
+  put_through(a, a->ds_format, ds);
+  text_puts(t, ";\n");
 }
 
 /* dq of a query: sum over keys of dS k. */
@@ -341,7 +396,7 @@ static void put_dq(const Attention *a) {
                "acc[j] = fma_(w, tile_a[s][lane + 32u * j], acc[j]);\n}\n}\n");
   text_puts(t, "#pragma unroll\nfor (int j = 0; j < PER; j++) {\nconst u32 d = lane + 32u * j;\nif "
                "(have && d < WIDTH)\n");
-  put_store(a, 0, "row", "d", "acc[j]");
+  put_store(a, 0, "row", "d", a->codes ? "acc[j] * (ds_unit * s_k)" : "acc[j]");
   text_puts(t, "}\n");
 }
 
@@ -365,7 +420,9 @@ static void put_dk_dv(const Attention *a) {
   text_puts(t, " : 0;\n");
   put_pair(a, "tile_a[there]", "row_a[warp]", "tile_b[there]", "row_b[warp]", "other", "row",
            "norm", "delta");
-  text_printf(t, "const T whole = p%s, pd = ", kept(a));
+  text_puts(t, "const T whole = p");
+  put_p_factor(a);
+  text_puts(t, ", pd = ");
   put_rounded(a, "whole");
   text_puts(t,
             ";\nfor (int s = 0; s < TILE; s++) {\nconst T w = from_lane(ds, s), u = from_lane(pd, "
@@ -375,8 +432,10 @@ static void put_dk_dv(const Attention *a) {
             "acc_v[j] = fma_(u, tile_b[s][lane + 32u * j], acc_v[j]);\n}\n}\n}\n}\n");
   text_puts(t, "#pragma unroll\nfor (int j = 0; j < PER; j++) {\nconst u32 d = lane + 32u * j;\nif "
                "(have && d < WIDTH) {\n");
-  put_store(a, 1, "row", "d", "acc[j]");
-  put_store(a, 2, "row", "d", "acc_v[j]");
+  char unit[64];
+  snprintf(unit, sizeof unit, "acc_v[j] * (s_do * (T)%a)", 1 / (a->p_scale * (1 - a->dropout_p)));
+  put_store(a, 1, "row", "d", a->codes ? "acc[j] * (ds_unit * s_q)" : "acc[j]");
+  put_store(a, 2, "row", "d", a->codes ? unit : "acc_v[j]");
   text_puts(t, "}\n}\n");
 }
 
@@ -396,6 +455,10 @@ bool cuda_attention_grad(CudaGen *g, const Op *group, const char *symbol) {
   put_shared(&a, "row_b", WARPS);
   put_shared(&a, "tile_a", a.tile);
   put_shared(&a, "tile_b", a.tile);
+  put_units(&a, 4);
+  if (a.codes) /* of codes of dS; and how many units of v's scale the sum of do o is */
+    text_printf(t, "const T ds_unit = s_do * s_v * (T)%a, per_v = min_(1 / s_v, (T)%a);\n",
+                a.scale / a.ds_scale, (double)FLT_MAX);
   text_printf(t, "if (blockIdx.y == 0) {\nif (blockIdx.x >= %lldu)\nreturn;\n",
               (long long)(a.n * a.heads * ((a.queries + WARPS - 1) / WARPS)));
   put_dq(&a);

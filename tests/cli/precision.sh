@@ -67,12 +67,14 @@ expect 0 '' "$mpcc" check conv.yaml
 expect 0 'eps 1e-48 becomes 0 in float32' check --set optimizer.eps=1e-48
 expect 0 'eps 1e-42 becomes 0 in bfloat16' check --precision bf16-true --set optimizer.eps=1e-42
 expect 0 "'bf16' is a historical name of bf16-mixed [-Wprecision-alias]" check --precision bf16
-for key in fp8_dpa fp8_mha scaling_factor_compute_algo; do
-  expect 1 "not supported yet [MPC0190]" check $te --set precision.recipe.$key=true
-done
+expect 1 "not supported yet [MPC0190]" check $te --set precision.recipe.scaling_factor_compute_algo=true
 for key in fp8_dpa fp8_mha; do # as Transformer Engine's defaults are
   expect 0 '' check $te --set precision.recipe.$key=false
 done
+expect 1 "'fp8_dpa' is a field of DelayedScaling and Float8CurrentScaling, not of MXFP8BlockScaling [MPC0434]" \
+  check --set 'precision={mode: transformer-engine, recipe: {name: MXFP8BlockScaling, fp8_dpa: true}}'
+expect 0 'precision.recipe.fp8_dpa' "$mpcc" explain "$spec" $te --set precision.recipe.fp8_dpa=true \
+  --set precision.compat=lightning
 override='precision={mode: transformer-engine, recipe: {name: DelayedScaling, backward_override: dequantized}}'
 expect 1 "'backward_override' is a field of Float8CurrentScaling, Float8BlockScaling, MXFP8BlockScaling and" \
   check --set "$override"

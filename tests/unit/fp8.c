@@ -338,6 +338,85 @@ START_TEST(backward_may_be_overridden) {
 }
 END_TEST
 
+/* A projection to q, k, v and attention over 16 samples of 2 tokens, heads of 16. */
+static Value *attends(Net *n, void *tensors, Value *x, bool train) {
+  Tensor **t = tensors;
+  Builder *b = n->b;
+  (void)train;
+  layer(n, "qkv");
+  x = linear(n, build_reshape(b, x, 3, (const int64_t[]){16, 2, 32}), t[0], t[1]);
+  layer(n, "attn");
+  Value *in[3];
+  for (int i = 0; i < 3; i++)
+    in[i] = build_slice(b, x, 2, 32 * i, 32 * (i + 1));
+  Attr attr = attr_i(b, "heads", 2);
+  x = build_op(b, OP_attention, 3, in, 1, &attr)->out[0];
+  layer(n, "head");
+  return linear(n, build_reshape(b, x, 2, (const int64_t[]){16, 64}), t[2], NULL);
+}
+
+/* Largest magnitude among columns [from, to) of v [.., cols], of the first n rows. */
+static double most_of(const double *v, int n, int cols, int from, int to) {
+  double most = 0;
+  for (int r = 0; r < n; r++)
+    for (int c = from; c < to; c++)
+      most = fmax(most, fabs(v[r * cols + c]));
+  return most;
+}
+
+/* N14: slots of q, k, v, or one of the projection's result; padded samples do not count; an
+ * infinity that only codes of q would hide is seen [N2]; evaluation records nothing. */
+START_TEST(attention_records_its_operands) {
+  static const char *const slots[2] = {
+      "qkv.input qkv.weight attn.query attn.key attn.value head.input head.weight",
+      "qkv.input qkv.weight qkv.output head.input head.weight"};
+  const bool mha = _i & 1, current = _i & 2;
+  Session s = session_open();
+  Setting set[] = {{"mode", "transformer-engine", 0},
+                   {"recipe", current ? "Float8CurrentScaling" : "DelayedScaling", 0},
+                   {mha ? "fp8_mha" : "fp8_dpa", NULL, 1}};
+  Net n = net_begin(&s, set, 3);
+  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, 16, 64), 16, 16);
+  Tensor *t[3] = {param(&n, "qkv.weight", type_of(&n, DT_F32, 2, 96, 32)),
+                  param(&n, "qkv.bias", type_of(&n, DT_F32, 1, 96)),
+                  param(&n, "head.weight", type_of(&n, DT_F32, 2, 16, 64))};
+  Module *m = net_finish(&n, &io, attends, t, t, 3, 0.4);
+  apply_until(&s, &m, STAGE_TRAIN);
+  const Tensor *scale = module_tensor(m, "fp8.forward.scale");
+  ck_assert(current ? !scale : !strcmp(tensor_str(scale, "slots", ""), slots[mha]));
+  const Func *f = module_func(m, "train_forward");
+  const Op *op = find_op(f, OP_attention, 0), *back = find_op(f, OP_attention_grad, 0);
+  ck_assert(op->in[0]->type->dt == DT_E4M3 && op->out[0]->type->dt == DT_BF16);
+  ck_assert((op->in[3] == op->in[4]) == mha);
+  ck_assert(back->in[0]->type->dt == DT_E5M2 && back->out[0]->type->dt == DT_BF16);
+  ck_assert_int_eq(find_op(module_func(m, "eval_forward"), OP_attention, 0)->nin, 6);
+  Eval *e;
+  ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);
+  feed(e, m, 0, 16);
+  run(e, m, "init");
+  for (int i = 0; i < (mha ? 5 : 7) && !current; i++)
+    data_of(e, m, "fp8.forward.scale")[i] = 64;
+  for (int i = 0; i < 3 && !current; i++)
+    data_of(e, m, "fp8.backward.scale")[i] = 1024;
+  data_of(e, m, "io.image")[15 * 64] = 1000; /* of a sample that is padding */
+  *data_of(e, m, "io.valid") = 15;
+  run(e, m, "train_forward");
+  const Value *qkv = find_op(f, OP_add, 0)->out[0];
+  const double *y = eval_value(e, qkv), *seen = data_of(e, m, "sum.fp8.forward.amax");
+  for (int i = 0; i < 3 && !mha; i++)
+    ck_assert(seen[2 + i] == most_of(y, 30, 96, 32 * i, 32 * (i + 1)) && seen[2 + i] > 0);
+  if (mha)
+    ck_assert(seen[2] == most_of(y, 30, 96, 0, 96) && seen[2] > 0);
+  ck_assert(data_of(e, m, "sum.fp8.backward.amax")[1] > 0);
+  data_of(e, m, "qkv.bias")[40] = INFINITY;
+  run(e, m, "train_forward");
+  ck_assert(isinf(seen[mha ? 2 : 3]) && (mha || isfinite(seen[2])));
+  eval_destroy(e);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
 START_TEST(other_modes_are_untouched) {
   Session s = session_open();
   Setting set[] = {{"mode", "bf16-mixed", 0}};
@@ -359,6 +438,7 @@ int main(void) {
   tcase_add_test(t, gradient_is_quantized_once);
   tcase_add_loop_test(t, padded_samples_do_not_count, 0, 2); /* ops, kernels */
   tcase_add_loop_test(t, backward_may_be_overridden, 0, 4);
+  tcase_add_loop_test(t, attention_records_its_operands, 0, 4);
   tcase_add_test(t, other_modes_are_untouched);
   suite_add_tcase(suite, t);
   return check_run(suite);

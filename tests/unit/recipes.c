@@ -264,6 +264,128 @@ START_TEST(transform_is_orthogonal) {
 }
 END_TEST
 
+/* ---- attention [N14] ---------------------------------------------------------------------------
+ */
+
+enum { QUERIES = 5, KEYS = 9, WIDTH = 16 };
+
+typedef struct {
+  FILE *f;
+  Net n;
+  Value *codes[4], *inverse[4];
+  Tensor *in[4];
+  double *x[4];
+} Head;
+
+/* Line "NAME SCALE NUMBERS" and what quantizes the tensor. */
+static void read_operand(Head *h, int i, const char *name, int rows, DType to) {
+  double scale;
+  char word[16], out[16];
+  Builder *b = h->n.b;
+  const Type *ty = type_of(&h->n, DT_F32, 3, 1, rows, WIDTH);
+  ck_assert_int_eq(fscanf(h->f, "%15s %lf", word, &scale), 2);
+  ck_assert_str_eq(word, name);
+  h->x[i] = malloc((size_t)(rows * WIDTH) * sizeof(double));
+  for (int e = 0; e < rows * WIDTH; e++)
+    ck_assert_int_eq(fscanf(h->f, "%lf", &h->x[i][e]), 1);
+  ck_assert_int_eq(fscanf(h->f, "%15s", word), 1);
+  snprintf(out, sizeof out, "io.%s", name);
+  h->in[i] = tensor_of_net(&h->n, out, ty, ROLE_INPUT);
+  Attr attr = attr_dt(b, "to", to);
+  Value *in[2] = {build_read(b, h->in[i]), build_const(b, scale, DT_F32)};
+  Op *q = build_op(b, OP_quantize, 2, in, 1, &attr);
+  h->codes[i] = q->out[0];
+  h->inverse[i] = q->out[1];
+  unsigned *want = malloc((size_t)(rows * WIDTH) * sizeof *want);
+  read_words(h->f, want, rows * WIDTH);
+  for (int e = 0; e < rows * WIDTH; e++) {
+    uint64_t room = 0;
+    num_store(&room, to, num_round(h->x[i][e] * scale, DT_F32));
+    ck_assert_msg((unsigned)room == want[e], "code %d of %s is %x, want %x", e, name,
+                  (unsigned)room, want[e]);
+  }
+  free(want);
+}
+
+/* x is the code that the vectors have: within what f32 scales leave of it. */
+static void check_code(const char *what, int row, int col, double x, DType dt, unsigned want) {
+  uint64_t room = want;
+  double v = num_load(&room, dt);
+  ck_assert_msg(fabs(x - v) <= 1e-5 * fabs(v), "%s %d, %d is %.9g, want %.9g", what, row, col, x,
+                v);
+}
+
+/* Codes of the operands, of P and of dS are those of tests/data/attention/make.py; no gradient of
+ * the loss is needed to see them: o holds P, dK holds dS. */
+START_TEST(attention_makes_codes) {
+  Session s = session_open();
+  Head h = {.f = fopen(SOURCE_DIR "/tests/data/attention/attention.want", "r"),
+            .n = {.s = &s, .b = builder_create(s.strings, s.diag, STAGE_TRAIN)}};
+  h.n.tt = builder_types(h.n.b);
+  ck_assert_ptr_nonnull(h.f);
+  Builder *b = h.n.b;
+  int size[4];
+  ck_assert_int_eq(fscanf(h.f, "sizes %d %d %d %d", &size[0], &size[1], &size[2], &size[3]), 4);
+  ck_assert(size[0] == QUERIES && size[1] == KEYS && size[2] == WIDTH);
+  const double ds_scale = ldexp(1, size[3]);
+  build_func(b, "f");
+  static const char *const names[4] = {"q", "k", "v", "g"};
+  for (int i = 0; i < 4; i++)
+    read_operand(&h, i, names[i], i == 0 || i == 3 ? QUERIES : KEYS, i == 3 ? DT_E5M2 : DT_E4M3);
+  Attr attr[7] = {attr_i(b, "heads", 1),           attr_f(b, "scale", 0.25),
+                  attr_dt(b, "out", DT_F32),       attr_dt(b, "p_dtype", DT_E4M3),
+                  attr_dt(b, "ds_dtype", DT_E5M2), attr_f(b, "p_scale", 256),
+                  attr_f(b, "ds_scale", ds_scale)};
+  Value *in[6] = {h.codes[0], h.codes[1], h.codes[2], h.inverse[0], h.inverse[1], h.inverse[2]};
+  Op *o = build_op(b, OP_attention, 6, in, 7, attr);
+  Value *back[10] = {h.codes[3], o->out[0], o->out[1], in[0], in[1],
+                     in[2],      in[3],     in[4],     in[5], h.inverse[3]};
+  Op *grad = build_op(b, OP_attention_grad, 10, back, 7, attr);
+  Tensor *out[2] = {tensor_of_net(&h.n, "output.o", o->out[0]->type, ROLE_OUTPUT),
+                    tensor_of_net(&h.n, "output.dk", grad->out[1]->type, ROLE_OUTPUT)};
+  build_write(b, out[0], o->out[0]);
+  build_write(b, out[1], grad->out[1]);
+  Module *m;
+  ck_assert_int_eq(builder_finish(b, &m), MPCC_OK);
+  Eval *e;
+  ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);
+  for (int i = 0; i < 4; i++) {
+    char name[16];
+    snprintf(name, sizeof name, "io.%s", names[i]);
+    memcpy(data_of(e, m, name), h.x[i],
+           (size_t)((i == 0 || i == 3 ? QUERIES : KEYS) * WIDTH) * sizeof(double));
+  }
+  ck_assert_int_eq(eval_run(e, module_func(m, "f")), MPCC_OK);
+  /* units of what is shown: a query is 96 / 100, a value 288 / 300 (codes of 100 and of 300) */
+  const double query = 96 * num_round(0.01, DT_F32), one_v = num_round(1.0 / 300, DT_F32);
+  const double value = num_round(300, DT_E4M3) * one_v, one_g = num_round(1.0 / 5000, DT_F32);
+  unsigned want[QUERIES * KEYS];
+  char word[16];
+  ck_assert_int_eq(fscanf(h.f, "%15s", word), 1);
+  read_words(h.f, want, QUERIES * KEYS);
+  for (int i = 0; i < QUERIES * KEYS; i++)
+    check_code("P", i / KEYS, i % KEYS,
+               data_of(e, m, "output.o")[i / KEYS * WIDTH + i % KEYS] / value * 256, DT_E4M3,
+               want[i]);
+  ck_assert_int_eq(fscanf(h.f, "%15s", word), 1);
+  read_words(h.f, want, QUERIES * KEYS);
+  int nonzero = 0;
+  for (int i = 0; i < QUERIES * KEYS; i++) {
+    double dk = data_of(e, m, "output.dk")[i % KEYS * WIDTH + i / KEYS];
+    check_code("dS", i / KEYS, i % KEYS, dk / (0.25 * query) / (one_g * one_v) * ds_scale, DT_E5M2,
+               want[i]);
+    nonzero += (want[i] & 0x7F) != 0;
+  }
+  ck_assert_int_gt(nonzero, QUERIES * KEYS / 2);
+  for (int i = 0; i < 4; i++)
+    free(h.x[i]);
+  fclose(h.f);
+  eval_destroy(e);
+  module_destroy(m);
+  session_close(&s);
+}
+END_TEST
+
 int main(void) {
   Suite *suite = suite_create("recipes");
   TCase *t = tcase_create("recipes");
@@ -272,6 +394,7 @@ int main(void) {
   tcase_add_loop_test(t, products_are_of_decoded_blocks, 0, sizeof layers / sizeof *layers);
   tcase_add_loop_test(t, padding_is_said, 0, 2);
   tcase_add_test(t, weights_are_derived);
+  tcase_add_test(t, attention_makes_codes);
   tcase_add_test(t, transform_is_orthogonal);
   suite_add_tcase(suite, t);
   return check_run(suite);
