@@ -120,6 +120,8 @@ CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice device) {
   ENTER(NEEDS_INIT);
   if (device)
     return driver_leave(CUDA_ERROR_INVALID_DEVICE);
+  if (!bytes)
+    return driver_leave(CUDA_ERROR_INVALID_VALUE);
   *bytes = total_memory();
   return driver_leave(CUDA_SUCCESS);
 }
@@ -187,6 +189,7 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
 }
 
 static void end_context(void) {
+  graph_free_all();
   stream_free_all();
   while (emu_context.modules) {
     CUmodule m = emu_context.modules;
@@ -308,6 +311,8 @@ CUresult cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned n, int
   ENTER(NEEDS_CONTEXT);
   char *log = NULL;
   size_t bytes = 0;
+  if (n && (!options || !values))
+    return driver_leave(CUDA_ERROR_INVALID_VALUE);
   for (unsigned i = 0; i < n; i++) {
     if (options[i] == CU_JIT_ERROR_LOG_BUFFER)
       log = values[i];
@@ -354,8 +359,8 @@ CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *
 CUresult cuModuleGetGlobal_v2(CUdeviceptr *address, size_t *bytes, CUmodule module,
                               const char *name) {
   ENTER(NEEDS_CONTEXT);
-  if (!module_place(module))
-    return driver_leave(CUDA_ERROR_INVALID_HANDLE);
+  if (!module_place(module) || !name)
+    return driver_leave(name ? CUDA_ERROR_INVALID_HANDLE : CUDA_ERROR_INVALID_VALUE);
   for (uint32_t i = 0; i < module->ptx->n_vars; i++) {
     const Variable *v = &module->ptx->vars[i];
     if (v->is_shared || strcmp(v->name, name) != 0)
@@ -380,8 +385,8 @@ static Kernel *known_kernel(CUfunction f) {
 CUresult cuFuncGetAttribute(int *value, int attribute, CUfunction function) {
   ENTER(NEEDS_CONTEXT);
   const Kernel *k = known_kernel(function);
-  if (!k)
-    return driver_leave(CUDA_ERROR_INVALID_HANDLE);
+  if (!k || !value)
+    return driver_leave(k ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_INVALID_HANDLE);
   switch (attribute) {
   case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
     *value = k->max_threads ? (int)k->max_threads : MAX_THREADS;
@@ -450,8 +455,12 @@ CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned 
              "dynamic shared memory\n",
              found_slug(FOUND_LAUNCH), refused, k->name, gx, gy, gz, bx, by, bz, shared_bytes);
     report_print(&r);
-    return driver_leave(CUDA_ERROR_INVALID_VALUE);
+    return driver_leave(launch_starved(k, &c) ? CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES
+                                              : CUDA_ERROR_INVALID_VALUE);
   }
+  for (uint32_t i = 0; i < k->n_params; i++)
+    if (!params[i])
+      return driver_leave(CUDA_ERROR_INVALID_VALUE);
   w.args = emu_alloc(k->param_bytes);
   w.n_args = k->param_bytes;
   for (uint32_t i = 0; i < k->n_params; i++)
@@ -480,11 +489,15 @@ static const char *error_name(CUresult error) {
 }
 
 CUresult cuGetErrorName(CUresult error, const char **text) {
+  if (!text)
+    return CUDA_ERROR_INVALID_VALUE;
   *text = error_name(error);
   return *text ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
 CUresult cuGetErrorString(CUresult error, const char **text) {
+  if (!text)
+    return CUDA_ERROR_INVALID_VALUE;
   *text = error_name(error);
   return *text ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }

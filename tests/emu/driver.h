@@ -59,6 +59,7 @@ struct CUevent_st {
   uint32_t *tips;
   uint32_t n_tips;
   uint32_t users; /* queued works that name it, plus the handle */
+  bool destroyed; /* the handle: what is queued goes on */
   CUevent next;   /* of the context's */
 };
 
@@ -74,12 +75,14 @@ struct Capture {
 struct CUgraph_st {
   Work *nodes;
   uint32_t n;
+  CUgraph next; /* of the context's */
 };
 
 struct CUgraphExec_st {
   Work *nodes;
   uint32_t n;
-  uint32_t users;
+  uint32_t users;   /* queued launches, plus the handle */
+  CUgraphExec next; /* of the context's handles */
 };
 
 struct CUmod_st {
@@ -95,6 +98,8 @@ struct CUctx_st {
   CUstream streams; /* legacy stream first */
   struct CUstream_st legacy;
   CUevent events;
+  CUgraph graphs;
+  CUgraphExec execs;
   double time_us; /* virtual: what has been computed and copied */
   uint64_t seed;
   uint64_t launches, thread_insns;
@@ -148,6 +153,7 @@ bool capture_forbids(CUresult *r); /* a call that is not allowed while a capture
 void capture_invalidate(Capture *c);
 void graph_run(CUgraphExec exec);
 void exec_release(CUgraphExec exec);
+void graph_free_all(void);
 
 /* ---- driver_memory.c ---- */
 void memory_copy_any(uint64_t to, uint64_t from, uint64_t bytes);

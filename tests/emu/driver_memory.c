@@ -51,6 +51,8 @@ CUresult cuMemFree_v2(CUdeviceptr address) {
 CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes) {
   ENTER(NEEDS_CONTEXT);
   const Memory *m = &emu_context.memory;
+  if (!free_bytes || !total_bytes)
+    return driver_leave(CUDA_ERROR_INVALID_VALUE);
   *total_bytes = m->limit;
   *free_bytes = m->limit - m->used;
   return driver_leave(CUDA_SUCCESS);

@@ -328,6 +328,8 @@ typedef struct {
 
 /* Why a launch is refused before it starts, or NULL. */
 const char *launch_refused(const Kernel *k, const LaunchConfig *c);
+/* Among the reasons: its threads may want more registers than there are. */
+const char *launch_starved(const Kernel *k, const LaunchConfig *c);
 /* Runs a grid. On a finding returns false with *report filled; memory then holds what was written.
  */
 bool launch_run(Kernel *k, Memory *memory, const LaunchConfig *c, Report *report,

@@ -154,6 +154,8 @@ CUresult cuStreamEndCapture(CUstream stream, CUgraph *graph) {
     *graph = emu_alloc(sizeof **graph);
     (*graph)->nodes = c->nodes;
     (*graph)->n = c->n;
+    (*graph)->next = emu_context.graphs;
+    emu_context.graphs = *graph;
   }
   free(c);
   return driver_leave(r);
@@ -171,6 +173,20 @@ CUresult cuStreamIsCapturing(CUstream stream, int *status) {
 }
 
 /* ---- graphs ---- */
+
+/* Where the list of handles has this one; NULL: not a handle, or no more. */
+static CUgraph *graph_place(CUgraph graph) {
+  CUgraph *p = &emu_context.graphs;
+  while (*p && *p != graph)
+    p = &(*p)->next;
+  return *p ? p : NULL;
+}
+static CUgraphExec *exec_place(CUgraphExec exec) {
+  CUgraphExec *p = &emu_context.execs;
+  while (*p && *p != exec)
+    p = &(*p)->next;
+  return *p ? p : NULL;
+}
 
 static Work *copy_nodes(const Work *from, uint32_t n) {
   Work *to = emu_alloc((n + 1) * sizeof *to);
@@ -192,13 +208,14 @@ static Work *copy_nodes(const Work *from, uint32_t n) {
 
 CUresult cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph graph, unsigned long long flags) {
   ENTER(NEEDS_CONTEXT);
-  if (!exec || !graph || flags)
+  if (!exec || !graph_place(graph) || flags)
     return driver_leave(CUDA_ERROR_INVALID_VALUE);
   CUgraphExec e = emu_alloc(sizeof *e);
   e->nodes = copy_nodes(graph->nodes, graph->n);
   e->n = graph->n;
   e->users = 1;
-  *exec = e;
+  e->next = emu_context.execs;
+  *exec = emu_context.execs = e;
   return driver_leave(CUDA_SUCCESS);
 }
 
@@ -224,7 +241,7 @@ void graph_run(CUgraphExec exec) {
 
 CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream) {
   ENTER(NEEDS_CONTEXT);
-  if (!exec || !stream_known(stream))
+  if (!exec_place(exec) || !stream_known(stream))
     return driver_leave(CUDA_ERROR_INVALID_HANDLE);
   exec->users++;
   Work w = {.kind = WORK_GRAPH, .exec = exec};
@@ -240,17 +257,35 @@ void exec_release(CUgraphExec exec) {
 
 CUresult cuGraphExecDestroy(CUgraphExec exec) {
   ENTER(NEEDS_CONTEXT);
-  if (!exec)
+  CUgraphExec *p = exec_place(exec);
+  if (!p)
     return driver_leave(CUDA_ERROR_INVALID_HANDLE);
+  *p = exec->next;
   exec_release(exec);
   return driver_leave(CUDA_SUCCESS);
 }
 
 CUresult cuGraphDestroy(CUgraph graph) {
   ENTER(NEEDS_CONTEXT);
-  if (!graph)
+  CUgraph *p = graph_place(graph);
+  if (!p)
     return driver_leave(CUDA_ERROR_INVALID_HANDLE);
+  *p = graph->next;
   free_nodes(graph->nodes, graph->n);
   free(graph);
   return driver_leave(CUDA_SUCCESS);
+}
+
+void graph_free_all(void) {
+  while (emu_context.execs) {
+    CUgraphExec e = emu_context.execs;
+    emu_context.execs = e->next;
+    exec_release(e);
+  }
+  while (emu_context.graphs) {
+    CUgraph graph = emu_context.graphs;
+    emu_context.graphs = graph->next;
+    free_nodes(graph->nodes, graph->n);
+    free(graph);
+  }
 }

@@ -19,6 +19,16 @@ void warp_set_mask(Warp *w, uint32_t mask) {
     w->lanes[i] = -(int32_t)(mask >> i & 1);
 }
 
+const char *launch_starved(const Kernel *k, const LaunchConfig *c) {
+  const uint64_t threads = (uint64_t)c->block[0] * c->block[1] * c->block[2];
+  if (!k->max_threads && !k->max_registers && threads > REGISTERS / 255)
+    return "more than 257 threads of a kernel without launch bounds: a thread may have 255 of the "
+           "65536 registers";
+  if (k->max_registers && threads * k->max_registers > REGISTERS)
+    return "more registers (.maxnreg) than a block can have (65536)";
+  return NULL;
+}
+
 const char *launch_refused(const Kernel *k, const LaunchConfig *c) {
   const uint32_t *g = c->grid, *b = c->block;
   const uint64_t threads = (uint64_t)b[0] * b[1] * b[2];
@@ -34,11 +44,8 @@ const char *launch_refused(const Kernel *k, const LaunchConfig *c) {
     return "more threads than the kernel's launch bounds (.maxntid)";
   if (g[0] > INT32_MAX / g[1] / g[2])
     return "more than 2147483647 blocks in all, which are not emulated";
-  if (!k->max_threads && !k->max_registers && threads > REGISTERS / 255)
-    return "more than 257 threads of a kernel without launch bounds: a thread may have 255 of the "
-           "65536 registers";
-  if (k->max_registers && threads * k->max_registers > REGISTERS)
-    return "more registers (.maxnreg) than a block can have (65536)";
+  if (launch_starved(k, c))
+    return launch_starved(k, c);
   if (c->dynamic_shared > k->max_dynamic)
     return "more dynamic shared memory than allowed; above 48 KiB only after cuFuncSetAttribute";
   if (c->dynamic_shared + k->static_shared > MAX_SHARED)

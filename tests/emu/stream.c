@@ -32,7 +32,7 @@ bool event_known(CUevent e) {
   CUevent k = emu_context.events;
   while (k && k != e)
     k = k->next;
-  return e && k;
+  return e && k && !e->destroyed;
 }
 
 void event_release(CUevent e) {
@@ -328,6 +328,7 @@ CUresult cuEventDestroy_v2(CUevent event) {
   ENTER(NEEDS_CONTEXT);
   if (!event_known(event))
     return driver_leave(CUDA_ERROR_INVALID_HANDLE);
+  event->destroyed = true;
   event_release(event);
   return driver_leave(CUDA_SUCCESS);
 }
@@ -365,6 +366,8 @@ CUresult cuEventQuery(CUevent event) {
   ENTER(NEEDS_CONTEXT);
   if (!event_known(event))
     return driver_leave(CUDA_ERROR_INVALID_HANDLE);
+  if (event->capture)
+    return driver_leave(wait_for(event));
   if (event->done == event->recorded)
     return driver_leave(CUDA_SUCCESS);
   step_any();

@@ -1,7 +1,9 @@
 /* The stand-in libcuda.so.1 through the product's own symbol table, in a forked process per test:
  * modules, launches, streams, capture and replay, sticky errors, injected faults, what is missing.
  */
+#include <dlfcn.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -372,6 +374,274 @@ START_TEST(before_init) {
 }
 END_TEST
 
+/* ---- misuse: every call without its arguments, without a context, after a fault ---- */
+
+typedef CUresult (*Any)(uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t,
+                        uintptr_t, uintptr_t, uintptr_t, uintptr_t);
+
+static CUresult call_with_zeros(const char *name) {
+  void *library = dlopen("libcuda.so.1", RTLD_NOW), *found = library ? dlsym(library, name) : NULL;
+  ck_assert_msg(found != NULL, "%s", name);
+  Any f;
+  memcpy(&f, &found, sizeof f);
+  return f(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+}
+
+static const char *const names[] = {
+#define CUDA_SYM(name, arguments) #name,
+#define LT_SYM(result, name, arguments)
+#include "runtime/cuda/syms.def"
+#undef CUDA_SYM
+#undef LT_SYM
+};
+enum { NAMES = sizeof names / sizeof *names };
+
+static bool is_one(const char *name, const char *list) {
+  const size_t n = strlen(name);
+  for (const char *at = strstr(list, name); at; at = strstr(at + 1, name))
+    if ((at == list || at[-1] == ' ') && (at[n] == ' ' || !at[n]))
+      return true;
+  return false;
+}
+
+/* Calls that answer before cuInit, and those that need no context. */
+static const char before_all[] = "cuInit cuDriverGetVersion cuGetErrorName cuGetErrorString";
+static const char no_context[] =
+    "cuInit cuDriverGetVersion cuGetErrorName cuGetErrorString cuDeviceGetCount cuDeviceGet "
+    "cuDeviceGetName cuDeviceGetAttribute cuDeviceTotalMem_v2 cuDevicePrimaryCtxRetain "
+    "cuDevicePrimaryCtxRelease_v2 cuCtxSetCurrent cuCtxGetCurrent";
+
+START_TEST(every_call_before_init) {
+  int n = 0;
+  for (int i = 0; i < NAMES; i++)
+    if (!is_one(names[i], before_all)) {
+      ck_assert_msg(call_with_zeros(names[i]) == CUDA_ERROR_NOT_INITIALIZED, "%s", names[i]);
+      n++;
+    }
+  ck_assert_int_ge(n, 51);
+}
+END_TEST
+
+START_TEST(every_call_without_context) {
+  char why[MPRT__CUDA_WHY];
+  ck_assert_msg(mprt__cuda_open(&cu, why) == MPRT__CUDA_READY, "%s", why);
+  for (int i = 0; i < NAMES; i++)
+    if (!is_one(names[i], no_context))
+      ck_assert_msg(call_with_zeros(names[i]) == CUDA_ERROR_INVALID_CONTEXT, "%s", names[i]);
+  IS(CUDA_ERROR_INVALID_CONTEXT, cuDevicePrimaryCtxRelease_v2(0));
+  IS(CUDA_ERROR_INVALID_CONTEXT, cuCtxSetCurrent((CUcontext)(void *)&cu));
+}
+END_TEST
+
+/* Nothing is not a crash: what means something without arguments does it, all else is refused. */
+START_TEST(every_call_with_nothing) {
+  static const char sound[] =
+      "cuInit cuCtxSetCurrent cuCtxSynchronize cuMemFree_v2 cuMemcpyHtoD_v2 cuMemcpyDtoH_v2 "
+      "cuMemcpyDtoD_v2 cuMemcpyHtoDAsync_v2 cuMemcpyDtoHAsync_v2 cuMemcpyDtoDAsync_v2 "
+      "cuMemsetD8_v2 cuMemsetD32_v2 cuMemsetD8Async cuMemsetD32Async cuStreamSynchronize "
+      "cuStreamQuery cuDevicePrimaryCtxRelease_v2";
+  open_device();
+  for (int i = 0; i < NAMES; i++) {
+    OK(cuDevicePrimaryCtxRetain(&context, 0));
+    OK(cuCtxSetCurrent(context));
+    const CUresult r = call_with_zeros(names[i]);
+    const bool capture = strcmp(names[i], "cuStreamBeginCapture_v2") == 0;
+    ck_assert_msg(is_one(names[i], sound) ? r == CUDA_SUCCESS
+                  : capture               ? r == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+                            : r == CUDA_ERROR_INVALID_VALUE || r == CUDA_ERROR_INVALID_HANDLE,
+                  "%s: %d", names[i], r);
+  }
+  printf(
+      "emu/driver: %d calls, each without arguments, before cuInit, without a context and after a "
+      "fault\n",
+      NAMES);
+}
+END_TEST
+
+/* A kernel touches freed memory: from then on every call says so, until the context ends. */
+START_TEST(every_call_after_a_fault) {
+  open_device();
+  setenv("EMU_REPORT", "/dev/null", 1);
+  CUmodule m;
+  CUfunction f = axpy(&m);
+  CUdeviceptr x = filled(1, 64), y = filled(1, 64);
+  OK(cuMemFree_v2(x));
+  ck_assert_int_eq(launch(f, x, y, 1, 64, NULL), CUDA_SUCCESS);
+  IS(CUDA_ERROR_ILLEGAL_ADDRESS, cuCtxSynchronize());
+  for (int i = 0; i < NAMES; i++)
+    if (!is_one(names[i], no_context))
+      ck_assert_msg(call_with_zeros(names[i]) == CUDA_ERROR_ILLEGAL_ADDRESS, "%s", names[i]);
+  OK(cuDevicePrimaryCtxRelease_v2(0));
+  OK(cuDevicePrimaryCtxRetain(&context, 0));
+  OK(cuCtxSetCurrent(context));
+  OK(cuCtxSynchronize());
+}
+END_TEST
+
+START_TEST(memory_misuse) {
+  open_device();
+  setenv("EMU_REPORT", "/dev/null", 1);
+  CUdeviceptr x = filled(1, 64), y;
+  float v = 0;
+  void *h;
+  CUstream s;
+  OK(cuStreamCreate(&s, CU_STREAM_NON_BLOCKING));
+  OK(cuCtxSynchronize());
+  IS(CUDA_ERROR_INVALID_VALUE, cuMemFree_v2(x + 4)); /* not where it begins */
+  OK(cuMemFree_v2(x));
+  IS(CUDA_ERROR_INVALID_VALUE, cuMemFree_v2(x)); /* twice */
+  IS(CUDA_ERROR_INVALID_VALUE, cuMemcpyDtoH_v2(&v, x, 4));
+  IS(CUDA_ERROR_INVALID_VALUE, cuMemcpyHtoDAsync_v2(x, &v, 4, s));
+  IS(CUDA_ERROR_INVALID_VALUE, cuMemcpyDtoDAsync_v2(x, x, 4, s));
+  IS(CUDA_ERROR_INVALID_VALUE, cuMemsetD8Async(x, 0, 4, s));
+  OK(cuMemAlloc_v2(&y, 256));
+  ck_assert_uint_ne(x, y); /* an address is not given twice */
+  IS(CUDA_ERROR_INVALID_VALUE, cuMemcpyHtoD_v2(y, NULL, 4));
+  IS(CUDA_ERROR_INVALID_VALUE,
+     cuMemcpyHtoD_v2((CUdeviceptr)(uintptr_t)&v, &v, 4));                    /* a host address */
+  IS(CUDA_ERROR_INVALID_VALUE, cuMemcpyDtoH_v2((void *)(uintptr_t)y, y, 4)); /* a device's */
+  IS(CUDA_ERROR_INVALID_VALUE, cuMemsetD32Async(y + 2, 0, 4, s));            /* not aligned */
+  IS(CUDA_ERROR_INVALID_VALUE, cuMemsetD32Async(y, 0, 65, s));
+  IS(CUDA_ERROR_INVALID_VALUE, cuMemsetD32Async(y, 0, SIZE_MAX / 2, s));
+  OK(cuMemAllocHost_v2(&h, 64));
+  OK(cuMemFreeHost(h));
+  IS(CUDA_ERROR_INVALID_VALUE, cuMemFreeHost(h));
+  IS(CUDA_ERROR_INVALID_VALUE, cuMemFreeHost(&v));
+  IS(CUDA_ERROR_INVALID_VALUE, cuMemAllocHost_v2(&h, 0));
+}
+END_TEST
+
+START_TEST(handle_misuse) {
+  open_device();
+  setenv("EMU_REPORT", "/dev/null", 1);
+  CUmodule m;
+  CUfunction f = axpy(&m);
+  CUdeviceptr x = filled(1, 64), y = filled(1, 64);
+  CUstream s;
+  CUevent a, b;
+  float ms, scale = 1;
+  unsigned n = 64;
+  int v;
+  OK(cuStreamCreate(&s, CU_STREAM_NON_BLOCKING));
+  OK(cuEventCreate(&a, 0));
+  OK(cuEventCreate(&b, CU_EVENT_DISABLE_TIMING));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuEventElapsedTime_v2(&ms, a, a)); /* never recorded */
+  OK(cuEventQuery(a));
+  OK(cuEventSynchronize(a));
+  OK(cuEventRecord(a, s));
+  OK(cuEventRecord(b, s));
+  OK(cuStreamSynchronize(s));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuEventElapsedTime_v2(&ms, a, b)); /* without times */
+  OK(cuEventElapsedTime_v2(&ms, a, a));
+  OK(cuEventRecord(b, s)); /* still queued when its handle goes */
+  OK(cuEventDestroy_v2(b));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuEventDestroy_v2(b));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuEventRecord(b, s));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuStreamWaitEvent(s, b, 0));
+  OK(cuStreamSynchronize(s));
+  IS(CUDA_ERROR_INVALID_VALUE, cuStreamWaitEvent(s, a, 1));
+  IS(CUDA_ERROR_INVALID_VALUE, cuStreamCreate(&s, 2));
+  IS(CUDA_ERROR_INVALID_VALUE, cuEventCreate(&b, 99));
+  void *holes[] = {&x, &y, NULL, &n}, *params[] = {&x, &y, &scale, &n};
+  IS(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(f, 1, 1, 1, 64, 1, 1, 0, s, NULL, NULL));
+  IS(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(f, 1, 1, 1, 64, 1, 1, 0, s, holes, NULL));
+  IS(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(f, 1, 1, 1, 64, 1, 1, 0, s, params, params));
+  IS(CUDA_ERROR_INVALID_VALUE, cuFuncGetAttribute(&v, 12345, f));
+  IS(CUDA_ERROR_INVALID_VALUE, cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_NUM_REGS, 1));
+  OK(cuStreamDestroy_v2(s));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuStreamDestroy_v2(s));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuStreamQuery(s));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuEventRecord(a, s));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuLaunchKernel(f, 1, 1, 1, 64, 1, 1, 0, s, params, NULL));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuMemsetD8Async(x, 0, 4, s));
+  OK(cuModuleUnload(m));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuModuleUnload(m));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuLaunchKernel(f, 1, 1, 1, 64, 1, 1, 0, NULL, params, NULL));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuFuncGetAttribute(&v, CU_FUNC_ATTRIBUTE_NUM_REGS, f));
+  const char wide[] =
+      ".version 9.0\n.target sm_80\n.address_size 64\n.visible .entry k() { ret; }\n";
+  OK(cuModuleLoadData(&m, wide));
+  OK(cuModuleGetFunction(&f, m, "k"));
+  OK(cuLaunchKernel(f, 1, 1, 1, 257, 1, 1, 0, NULL, NULL, NULL));
+  IS(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
+     cuLaunchKernel(f, 1, 1, 1, 1024, 1, 1, 0, NULL, NULL, NULL));
+}
+END_TEST
+
+START_TEST(capture_misuse) {
+  open_device();
+  CUmodule m;
+  CUfunction f = axpy(&m);
+  CUdeviceptr x = filled(1, 64), y = filled(1, 64);
+  CUstream s, t;
+  CUevent e;
+  CUgraph g, other;
+  CUgraphExec exec;
+  OK(cuStreamCreate(&s, CU_STREAM_NON_BLOCKING));
+  OK(cuStreamCreate(&t, CU_STREAM_NON_BLOCKING));
+  OK(cuEventCreate(&e, 0));
+  OK(cuCtxSynchronize());
+  IS(CUDA_ERROR_INVALID_VALUE, cuStreamEndCapture(s, &g)); /* not begun */
+  IS(CUDA_ERROR_INVALID_VALUE, cuStreamBeginCapture_v2(s, 3));
+#define BEGIN OK(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
+#define ENDS(error) IS(error, cuStreamEndCapture(s, &g))
+  BEGIN;
+  IS(CUDA_ERROR_INVALID_VALUE, cuStreamBeginCapture_v2(s, 0)); /* twice */
+  OK(cuEventRecord(e, s));
+  OK(cuStreamWaitEvent(t, e, 0));
+  IS(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, cuStreamEndCapture(t, &g)); /* begun in s */
+  ENDS(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+  BEGIN;
+  OK(cuEventRecord(e, s));
+  IS(CUDA_ERROR_CAPTURED_EVENT, cuEventSynchronize(e));
+  ENDS(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+  BEGIN;
+  OK(cuEventRecord(e, s));
+  IS(CUDA_ERROR_CAPTURED_EVENT, cuEventQuery(e));
+  ENDS(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+  BEGIN;
+  IS(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, cuStreamQuery(s));
+  IS(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, cuMemsetD8Async(x, 0, 4, s)); /* and what follows */
+  ENDS(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+  BEGIN;
+  ck_assert_int_eq(launch(f, x, y, 1, 64, NULL), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+  ENDS(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+  BEGIN;
+  IS(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, cuCtxSynchronize());
+  ENDS(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+  BEGIN;
+  IS(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, cuMemFree_v2(x));
+  ENDS(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+  BEGIN;
+  OK(cuStreamBeginCapture_v2(t, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+  OK(cuEventRecord(e, s));
+  IS(CUDA_ERROR_STREAM_CAPTURE_MERGE, cuStreamWaitEvent(t, e, 0)); /* two captures */
+  ENDS(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+  IS(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, cuStreamEndCapture(t, &g));
+  BEGIN;
+  OK(cuEventRecord(e, s));
+  IS(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, cuStreamWaitEvent(NULL, e, 0)); /* the legacy stream */
+  ENDS(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+  ck_assert(first(y) == 1.0f); /* nothing of all that has run */
+  BEGIN;
+  ck_assert_int_eq(launch(f, x, y, 1, 64, s), CUDA_SUCCESS);
+  ENDS(CUDA_SUCCESS);
+  other = g;
+  IS(CUDA_ERROR_INVALID_VALUE, cuGraphInstantiateWithFlags(&exec, g, 7));
+  OK(cuGraphInstantiateWithFlags(&exec, g, 0));
+  OK(cuGraphDestroy(g));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuGraphDestroy(other));
+  CUgraphExec second;
+  IS(CUDA_ERROR_INVALID_VALUE, cuGraphInstantiateWithFlags(&second, other, 0));
+  OK(cuGraphLaunch(exec, s));
+  OK(cuGraphExecDestroy(exec)); /* what is queued goes on */
+  IS(CUDA_ERROR_INVALID_HANDLE, cuGraphLaunch(exec, s));
+  IS(CUDA_ERROR_INVALID_HANDLE, cuGraphExecDestroy(exec));
+  OK(cuStreamSynchronize(s));
+  ck_assert(first(y) == 2.0f);
+}
+END_TEST
+
 int main(void) {
   TCase *t = tcase_create("driver");
   tcase_set_timeout(t, 60);
@@ -386,6 +656,13 @@ int main(void) {
   tcase_add_test(t, injected_faults);
   tcase_add_test(t, missing_pieces);
   tcase_add_test(t, before_init);
+  tcase_add_test(t, every_call_before_init);
+  tcase_add_test(t, every_call_without_context);
+  tcase_add_test(t, every_call_with_nothing);
+  tcase_add_test(t, every_call_after_a_fault);
+  tcase_add_test(t, memory_misuse);
+  tcase_add_test(t, handle_misuse);
+  tcase_add_test(t, capture_misuse);
   Suite *s = suite_create("emu/driver");
   suite_add_tcase(s, t);
   return check_run(s);
