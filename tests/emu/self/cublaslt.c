@@ -685,7 +685,156 @@ START_TEST(captured) {
 }
 END_TEST
 
+#define ACCEPTED()                                                                                 \
+  do {                                                                                             \
+    ck_assert_int_eq(ask(), CUBLAS_STATUS_SUCCESS);                                                \
+    plan_drop(g);                                                                                  \
+  } while (0)
+
+static void shape(int m, int n, int k) { /* of FP8: A transposed */
+  layout(g->a, CUBLASLT_MATRIX_LAYOUT_ROWS, (uint64_t)k, 8);
+  layout(g->a, CUBLASLT_MATRIX_LAYOUT_COLS, (uint64_t)m, 8);
+  layout(g->a, CUBLASLT_MATRIX_LAYOUT_LD, (uint64_t)k, 8);
+  layout(g->b, CUBLASLT_MATRIX_LAYOUT_ROWS, (uint64_t)k, 8);
+  layout(g->b, CUBLASLT_MATRIX_LAYOUT_COLS, (uint64_t)n, 8);
+  layout(g->b, CUBLASLT_MATRIX_LAYOUT_LD, (uint64_t)k, 8);
+  cublasLtMatrixLayout_t out[] = {g->c, g->d};
+  for (int i = 0; i < 2; i++) {
+    layout(out[i], CUBLASLT_MATRIX_LAYOUT_ROWS, (uint64_t)m, 8);
+    layout(out[i], CUBLASLT_MATRIX_LAYOUT_COLS, (uint64_t)n, 8);
+    layout(out[i], CUBLASLT_MATRIX_LAYOUT_LD, (uint64_t)m, 8);
+  }
+}
+
+static void biased(uint32_t epilogue, int type) {
+  ATTR(g, EPILOGUE, uint32_t, epilogue);
+  ATTR(g, BIAS_POINTER, uint64_t, 256);
+  ATTR(g, BIAS_DATA_TYPE, int32_t, type);
+}
+
+static void auxiliary(uint32_t epilogue, int64_t ld, int type) {
+  ATTR(g, EPILOGUE, uint32_t, epilogue);
+  ATTR(g, EPILOGUE_AUX_POINTER, uint64_t, 256);
+  ATTR(g, EPILOGUE_AUX_LD, int64_t, ld);
+  if (type >= 0)
+    ATTR(g, EPILOGUE_AUX_DATA_TYPE, int32_t, type);
+}
+
+/* On both sides of what the rules draw: the last that is taken, the first that is not. */
+START_TEST(edges_of_rules) {
+  open_libraries();
+  static const int shapes[][4] = {{16, 1, 16, 1},  {16, 7, 32, 1},  {8, 16, 16, 0},
+                                  {24, 16, 16, 0}, {16, 16, 24, 0}, {16, 16, 8, 0}};
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    fresh(E4M3, BF16);
+    shape(shapes[i][0], shapes[i][1], shapes[i][2]);
+    ck_assert_int_eq(ask(), shapes[i][3] ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED);
+    plan_drop(g);
+  }
+  /* types of A, B, C, D and whether they go together */
+  static const int types[][5] = {
+      {E4M3, E4M3, BF16, BF16, 1}, {E4M3, E5M2, F16, F16, 1},   {E5M2, E4M3, F32, F32, 1},
+      {E4M3, E4M3, BF16, E4M3, 1}, {E4M3, E4M3, F16, E4M3, 1},  {E5M2, E4M3, BF16, E5M2, 1},
+      {E5M2, E5M2, BF16, BF16, 0}, {E4M3, E4M3, BF16, E5M2, 0}, {E4M3, E4M3, E4M3, E4M3, 0},
+      {E4M3, E4M3, F32, E4M3, 0},  {E4M3, E4M3, F16, BF16, 0},  {E4M3, BF16, BF16, BF16, 0},
+      {E4M3, E4M3, F64, F64, 0}};
+  for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+    fresh(E4M3, BF16);
+    cublasLtMatrixLayout_t all[] = {g->a, g->b, g->c, g->d};
+    for (int k = 0; k < 4; k++)
+      layout(all[k], CUBLASLT_MATRIX_LAYOUT_TYPE, (uint64_t)types[i][k], 4);
+    ck_assert_msg((ask() == CUBLAS_STATUS_SUCCESS) == (types[i][4] != 0), "types, row %zu", i);
+    plan_drop(g);
+  }
+  /* the three other orders of FP8 operands: both layouts square, so that only the order is wrong */
+  for (int t = 0; t < 4; t++) {
+    fresh(E4M3, BF16);
+    shape(64, 64, 64);
+    ATTR(g, TRANSA, int32_t, t & 1);
+    ATTR(g, TRANSB, int32_t, t >> 1);
+    ck_assert_int_eq(ask(), t == 1 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED);
+    plan_drop(g);
+  }
+  fresh(E4M3, BF16), biased(CUBLASLT_EPILOGUE_BIAS, BF16);
+  ACCEPTED();
+  fresh(E4M3, BF16), biased(CUBLASLT_EPILOGUE_BIAS, F32);
+  REFUSED(NOT_SUPPORTED);
+  fresh(E4M3, F32), biased(CUBLASLT_EPILOGUE_BIAS, BF16);
+  ACCEPTED();
+  fresh(E4M3, F32), biased(CUBLASLT_EPILOGUE_BIAS, F32);
+  REFUSED(NOT_SUPPORTED);
+  fresh(F64, F64), biased(CUBLASLT_EPILOGUE_BIAS, F64);
+  ACCEPTED();
+  fresh(F64, F64), biased(CUBLASLT_EPILOGUE_BGRADA, F64);
+  ACCEPTED();
+  fresh(BF16, BF16), biased(CUBLASLT_EPILOGUE_BGRADA, BF16);
+  ACCEPTED();
+  fresh(E4M3, BF16), biased(CUBLASLT_EPILOGUE_BGRADA, BF16);
+  REFUSED(NOT_SUPPORTED);
+  fresh(BF16, F32), biased(CUBLASLT_EPILOGUE_GELU_BIAS, F32);
+  ACCEPTED();
+  fresh(F32, F32), auxiliary(CUBLASLT_EPILOGUE_GELU_AUX, 40, -1);
+  ACCEPTED();
+  fresh(F32, F32), auxiliary(CUBLASLT_EPILOGUE_GELU_AUX, 40, F32);
+  ACCEPTED();
+  fresh(F32, F32), auxiliary(CUBLASLT_EPILOGUE_RELU_AUX, 128, -1);
+  ACCEPTED();
+  fresh(F32, F32), auxiliary(CUBLASLT_EPILOGUE_RELU_AUX, 192, -1);
+  REFUSED(INVALID_VALUE);
+  fresh(F32, F32), auxiliary(CUBLASLT_EPILOGUE_DGELU, 40, -1);
+  ACCEPTED();
+  fresh(F64, F64), auxiliary(CUBLASLT_EPILOGUE_GELU_AUX, 40, -1);
+  REFUSED(NOT_SUPPORTED);
+  /* scale vectors, and D that cannot have them */
+  for (int to = 0; to < 2; to++) {
+    fresh(E4M3, BF16);
+    ATTR(g, A_SCALE_MODE, int32_t, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+    ATTR(g, B_SCALE_MODE, int32_t, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+    ATTR(g, A_SCALE_POINTER, uint64_t, 256);
+    ATTR(g, B_SCALE_POINTER, uint64_t, 256);
+    layout(g->d, CUBLASLT_MATRIX_LAYOUT_TYPE, to ? E4M3 : BF16, 4);
+    ck_assert_int_eq(ask(), to ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS);
+    plan_drop(g);
+  }
+  fresh(E4M3, BF16);
+  int8_t fast = 1;
+  OK(lt.cublasLtMatmulDescSetAttribute(g->desc, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, 1));
+  ACCEPTED();
+  fresh(E4M3, BF16);
+  layout(g->d, CUBLASLT_MATRIX_LAYOUT_TYPE, E4M3, 4);
+  ATTR(g, D_SCALE_POINTER, uint64_t, 256);
+  ATTR(g, AMAX_D_POINTER, uint64_t, 256);
+  ACCEPTED();
+}
+END_TEST
+
+/* Every rule of the table was broken by some case above: the stand-in names it in EMU_LOG. */
+static const char *rules_log(void) {
+  return EMU_BINARY "/cublaslt_rules.log";
+}
+
+START_TEST(every_rule_was_broken) {
+  static const char *const rules[] = {
+#define RULE(status, wants, broken) "cublasLt: CUBLAS_STATUS_" #status ": wants " wants "\n",
+#include "cublaslt_rules.def"
+#undef RULE
+  };
+  FILE *f = fopen(rules_log(), "r");
+  ck_assert_ptr_nonnull(f);
+  char *log = calloc(1 << 20, 1);
+  ck_assert(fread(log, 1, (1 << 20) - 1, f) > 0);
+  fclose(f);
+  const size_t n = sizeof rules / sizeof *rules;
+  for (size_t i = 0; i < n; i++)
+    ck_assert_msg(strstr(log, rules[i]) != NULL, "no case breaks this rule: %s", rules[i]);
+  printf("emu/cublaslt: %zu rules, each broken by a case\n", n);
+  free(log);
+}
+END_TEST
+
 int main(void) {
+  remove(rules_log());
+  setenv("EMU_LOG", rules_log(), 1);
   TCase *t = tcase_create("cublaslt");
   tcase_set_timeout(t, 60);
   tcase_add_test(t, types_and_orders);
@@ -697,6 +846,8 @@ int main(void) {
   tcase_add_test(t, refused_epilogues);
   tcase_add_test(t, refused_addresses);
   tcase_add_test(t, captured);
+  tcase_add_test(t, edges_of_rules);
+  tcase_add_test(t, every_rule_was_broken);
   Suite *s = suite_create("emu/cublaslt");
   suite_add_tcase(s, t);
   return check_run(s);
