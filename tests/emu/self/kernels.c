@@ -121,9 +121,19 @@ static char *compiled(const char *name) {
   return ptx;
 }
 
-static const char *const names[] = {
-    "layernorm", "softmax_xent", "adamw",     "quantize",           "gemm",
-    "attention", "convolution",  "gelu_bias", "embedding_backward", "products"};
+static const char *const names[] = {"layernorm",
+                                    "softmax_xent",
+                                    "adamw",
+                                    "quantize",
+                                    "gemm",
+                                    "attention",
+                                    "convolution",
+                                    "gelu_bias",
+                                    "embedding_backward",
+                                    "products",
+                                    "moves",
+                                    "attention_backward",
+                                    "convolution_backward"};
 enum { NAMES = sizeof names / sizeof *names };
 
 static char *current_ptx; /* of the kernel that is tested */
@@ -454,9 +464,181 @@ static void products(uint64_t seed) {
   ptx_unload(m);
 }
 
-static void (*const kernels[])(uint64_t) = {
-    layernorm, softmax_xent, adamw,     quantize,           gemm,
-    attention, convolution,  gelu_bias, embedding_backward, products};
+static void pack_and_transpose(Module *m, uint64_t seed) {
+  enum { ROWS = 45, COLS = 71 };
+  static const uint32_t sizes[] = {7, 300, 1, 129};
+  Buffer from[4], to = buffer(DT_BF16, 437);
+  struct {
+    struct {
+      uint64_t from;
+      uint32_t n, at;
+    } t[4];
+    uint64_t to;
+    uint32_t count;
+  } p = {.to = to.p, .count = 4};
+  uint32_t at = 0;
+  for (int i = 0; i < 4; i++) {
+    from[i] = filled(DT_F32, sizes[i], 3, 0);
+    p.t[i].from = from[i].p, p.t[i].n = sizes[i], p.t[i].at = at;
+    at += sizes[i];
+  }
+  run(m, "pack", 3, 1, 128, 0, &p, seed);
+  for (int i = 0; i < 4; i++)
+    for (uint32_t k = 0; k < sizes[i]; k++)
+      close_to(num_round(from[i].v[k], DT_BF16), got(&to, p.t[i].at + k), 0, "pack", k);
+  Buffer x = filled(DT_F32, ROWS * COLS, 1, 0), y = buffer(DT_F32, ROWS * COLS);
+  struct {
+    uint64_t x, y;
+    uint32_t rows, cols;
+  } q = {x.p, y.p, ROWS, COLS};
+  run(m, "transpose", (COLS + 31) / 32, (ROWS + 31) / 32, 256, 0, &q, seed);
+  for (size_t i = 0; i < ROWS * COLS; i++)
+    close_to(x.v[i], got(&y, i % COLS * ROWS + i / COLS), 0, "transpose", i);
+  for (int i = 0; i < 4; i++)
+    drop(&from[i]);
+  drop(&to), drop(&x), drop(&y);
+}
+
+static void pooling(Module *m, uint64_t seed) {
+  enum { N = 2, H = 9, W = 6, OH = 5, OW = 3 };
+  Buffer x = filled(DT_F32, N * H * W, 1, 0), y = buffer(DT_F32, N * OH * OW),
+         place = buffer(DT_U8, N * OH * OW), dy = filled(DT_F32, N * OH * OW, 1, 0),
+         dx = buffer(DT_F32, N * H * W);
+  struct {
+    uint64_t x, y, place;
+    int n, h, w, oh, ow;
+  } p = {x.p, y.p, place.p, N, H, W, OH, OW};
+  run(m, "pool", 1, 1, 128, 0, &p, seed);
+  struct {
+    uint64_t dy, place, dx;
+    int n, h, w, oh, ow;
+  } q = {dy.p, place.p, dx.p, N, H, W, OH, OW};
+  run(m, "pool_backward", 1, 1, 128, 0, &q, seed);
+  double want[N * H * W] = {0};
+  for (int o = 0; o < N * OH * OW; o++) {
+    int best = -1;
+    for (int k = 0; k < 9; k++) {
+      const int yy = o / OW % OH * 2 + k / 3 - 1, xx = o % OW * 2 + k % 3 - 1;
+      const int i = (o / OW / OH * H + yy) * W + xx;
+      if (yy >= 0 && yy < H && xx >= 0 && xx < W && (best < 0 || x.v[i] > x.v[best]))
+        best = i;
+    }
+    close_to(x.v[best], got(&y, (size_t)o), 0, "pool", (size_t)o);
+    want[best] += dy.v[o];
+  }
+  for (size_t i = 0; i < N * H * W; i++)
+    close_to(want[i], got(&dx, i), 1e-6, "pool_backward", i);
+  drop(&x), drop(&y), drop(&place), drop(&dy), drop(&dx);
+}
+
+static void moves(uint64_t seed) {
+  Module *m = load("moves");
+  pack_and_transpose(m, seed);
+  pooling(m, seed);
+  ptx_unload(m);
+}
+
+static void attention_backward(uint64_t seed) {
+  enum { HEADS = 2, T = 11, D = 64, ALL = HEADS * T * D };
+  Module *m = load("attention_backward");
+  Buffer q = filled(DT_F32, ALL, 1, 0), k = filled(DT_F32, ALL, 1, 0),
+         v = filled(DT_F32, ALL, 1, 0), g = filled(DT_F32, ALL, 1, 0),
+         logs = buffer(DT_F32, HEADS * T), delta = buffer(DT_F32, HEADS * T),
+         dq = buffer(DT_F32, ALL), dk = buffer(DT_F32, ALL), dv = buffer(DT_F32, ALL);
+  static double want_q[ALL], want_k[ALL], want_v[ALL];
+  memset(want_q, 0, sizeof want_q), memset(want_k, 0, sizeof want_k),
+      memset(want_v, 0, sizeof want_v);
+  for (size_t i = 0; i < HEADS * T; i++) {
+    const size_t first = i / T * T;
+    double w[T], dp[T], all = 0, mean = 0;
+    for (size_t j = first; j <= i; j++) {
+      double s = 0;
+      dp[j - first] = 0;
+      for (size_t d = 0; d < D; d++) {
+        s += q.v[i * D + d] * k.v[j * D + d];
+        dp[j - first] += g.v[i * D + d] * v.v[j * D + d];
+      }
+      all += w[j - first] = exp(s * 0.125);
+    }
+    for (size_t j = first; j <= i; j++)
+      mean += w[j - first] / all * dp[j - first];
+    logs.v[i] = log(all), delta.v[i] = mean;
+    for (size_t j = first; j <= i; j++)
+      for (size_t d = 0; d < D; d++) {
+        const double p = w[j - first] / all, ds = p * (dp[j - first] - mean) * 0.125;
+        want_q[i * D + d] += ds * k.v[j * D + d];
+        want_k[j * D + d] += ds * q.v[i * D + d];
+        want_v[j * D + d] += p * g.v[i * D + d];
+      }
+  }
+  upload(&logs), upload(&delta);
+  struct {
+    uint64_t q, k, v, g, logs, delta, dq;
+    uint32_t t;
+    float scale;
+  } p = {q.p, k.p, v.p, g.p, logs.p, delta.p, dq.p, T, 0.125f};
+  run(m, "attention_dq", T, HEADS, D, 0, &p, seed);
+  struct {
+    uint64_t q, k, v, g, logs, delta, dk, dv;
+    uint32_t t;
+    float scale;
+  } r = {q.p, k.p, v.p, g.p, logs.p, delta.p, dk.p, dv.p, T, 0.125f};
+  run(m, "attention_dkv", T, HEADS, D, 0, &r, seed);
+  for (size_t i = 0; i < ALL; i++) {
+    close_to(want_q[i], got(&dq, i), 2e-5, "dq", i);
+    close_to(want_k[i], got(&dk, i), 2e-5, "dk", i);
+    close_to(want_v[i], got(&dv, i), 2e-5, "dv", i);
+  }
+  drop(&q), drop(&k), drop(&v), drop(&g), drop(&logs), drop(&delta), drop(&dq), drop(&dk),
+      drop(&dv);
+  ptx_unload(m);
+}
+
+static void convolution_backward(uint64_t seed) {
+  enum { N = 2, H = 7, W = 6, CI = 3, CO = 5, S = 2, OH = 4, OW = 3 };
+  Module *m = load("convolution_backward");
+  Buffer x = filled(DT_F32, N * H * W * CI, 1, 0), w = filled(DT_F32, CO * 9 * CI, 1, 0),
+         dy = filled(DT_F32, N * OH * OW * CO, 1, 0), dx = buffer(DT_F32, N * H * W * CI),
+         dw = buffer(DT_F32, CO * 9 * CI);
+  struct {
+    uint64_t a, b, to;
+    int n, h, w, ci, co, s, oh, ow;
+  } p = {dy.p, w.p, dx.p, N, H, W, CI, CO, S, OH, OW},
+    q = {x.p, dy.p, dw.p, N, H, W, CI, CO, S, OH, OW};
+  run(m, "convolution_dx", (N * H * W * CI + 127) / 128, 1, 128, 0, &p, seed);
+  run(m, "convolution_dw", CO * 9 * CI, 1, 64, 0, &q, seed);
+  double want_x[N * H * W * CI] = {0}, want_w[CO * 9 * CI] = {0};
+  for (int o = 0; o < N * OH * OW * CO; o++) /* scatter what the kernels gather */
+    for (int k = 0; k < 9 * CI; k++) {
+      const int at = o / CO, yy = at / OW % OH * S + k / CI / 3 - 1,
+                xx = at % OW * S + k / CI % 3 - 1;
+      if (yy < 0 || yy >= H || xx < 0 || xx >= W)
+        continue;
+      const int i = ((at / OW / OH * H + yy) * W + xx) * CI + k % CI, f = o % CO * 9 * CI + k;
+      want_x[i] += dy.v[o] * w.v[f];
+      want_w[f] += dy.v[o] * x.v[i];
+    }
+  for (size_t i = 0; i < N * H * W * CI; i++)
+    close_to(want_x[i], got(&dx, i), 1e-5, "dx", i);
+  for (size_t i = 0; i < CO * 9 * CI; i++)
+    close_to(want_w[i], got(&dw, i), 1e-5, "dw", i);
+  drop(&x), drop(&w), drop(&dy), drop(&dx), drop(&dw);
+  ptx_unload(m);
+}
+
+static void (*const kernels[])(uint64_t) = {layernorm,
+                                            softmax_xent,
+                                            adamw,
+                                            quantize,
+                                            gemm,
+                                            attention,
+                                            convolution,
+                                            gelu_bias,
+                                            embedding_backward,
+                                            products,
+                                            moves,
+                                            attention_backward,
+                                            convolution_backward};
 
 static void all_kernels(bool nvrtc) {
   for (int i = 0; i < NAMES; i++) {
