@@ -482,25 +482,33 @@ static Val fp8_line_avx512(Gen *g, Val first, Val second) {
   return recast(g, ll_shuffle(g, packed, LLVMGetPoison(LLVMTypeOf(packed)), order, 8), g->i8, 64);
 }
 
-/* One or two times 16 even and 16 odd elements as codes in the order of memory. */
-static Val fp8_pairs_avx512(Gen *g, DType dt, Val even, Val odd) {
-  int n = ll_lanes(even) / 16;
-  Val a[2] = {0}, b[2] = {0}, word[2] = {0}, all = NULL;
+/* fp8_words_avx512 of n (1, 2) times 16 even and 16 odd elements, right for NaN; 16 n lanes. */
+static Val fp8_tested_avx512(Gen *g, DType dt, const Val *even, const Val *odd, int n) {
+  Val word[2] = {0}, all = NULL;
   for (int i = 0; i < n; i++) {
-    a[i] = ll_slice(g, even, 16 * i, 16);
-    b[i] = ll_slice(g, odd, 16 * i, 16);
-    word[i] = fp8_words_avx512(g, dt, a[i], b[i]);
-    Val bits = nan_bits(g, a[i], b[i]);
+    word[i] = fp8_words_avx512(g, dt, even[i], odd[i]);
+    Val bits = nan_bits(g, even[i], odd[i]);
     all = all ? ll_or(g, all, bits) : bits;
   }
   Val both = n == 2 ? ll_join(g, word[0], word[1]) : word[0];
   Rare rare = if_nan(g, all, both);
   for (int i = 0; i < n; i++)
-    word[i] = fp8_nan_avx512(g, a[i], b[i], word[i]);
-  both = end_nan(g, &rare, n == 2 ? ll_join(g, word[0], word[1]) : word[0]);
+    word[i] = fp8_nan_avx512(g, even[i], odd[i], word[i]);
+  return end_nan(g, &rare, n == 2 ? ll_join(g, word[0], word[1]) : word[0]);
+}
+
+/* One or two times 16 even and 16 odd elements as codes in the order of memory. */
+static Val fp8_pairs_avx512(Gen *g, DType dt, Val even, Val odd) {
+  int n = ll_lanes(even) / 16;
+  Val a[2] = {0}, b[2] = {0};
+  for (int i = 0; i < n; i++) {
+    a[i] = ll_slice(g, even, 16 * i, 16);
+    b[i] = ll_slice(g, odd, 16 * i, 16);
+  }
+  Val words = fp8_tested_avx512(g, dt, a, b, n);
   if (n == 2)
-    return fp8_line_avx512(g, ll_slice(g, both, 0, 16), ll_slice(g, both, 16, 16));
-  return recast(g, ll_trunc(g, both, g->i16), g->i8, 32);
+    return fp8_line_avx512(g, ll_slice(g, words, 0, 16), ll_slice(g, words, 16, 16));
+  return recast(g, ll_trunc(g, words, g->i16), g->i8, 32);
 }
 
 /* bf16 bits of 16 even and 16 odd elements in the order of memory. Rounded as 32 halves: up where
@@ -551,6 +559,24 @@ Val ll_encode_pairs(Gen *g, DType dt, Val v, bool plain) {
     return recast(g, ll_trunc(g, ll_or(g, even, ll_shl(g, odd, 8)), g->i16), g->i8, n);
   Val words = ll_or(g, ll_lshr(g, even, 16), ll_and(g, odd, ll_i(t, 0xffff0000)));
   return recast(g, words, g->i16, n);
+}
+
+Val ll_encode_words(Gen *g, DType dt, const Val *v) {
+  int bits = 8 * (int)dtype_bytes(dt);
+  bool wide = g->level->avx512 && ll_lanes(v[0]) == 16;
+  if (wide && dt == DT_BF16)
+    return recast(g, bf16_pairs_avx512(g, v[0], v[1], false), g->i32, 16);
+  if (wide && (dt == DT_E4M3 || dt == DT_E5M2)) {
+    Val even[] = {v[0], v[2]}, odd[] = {v[1], v[3]};
+    Val words = fp8_tested_avx512(g, dt, even, odd, 2);
+    return ll_or(g, ll_slice(g, words, 0, 16), ll_shl(g, ll_slice(g, words, 16, 16), 16));
+  }
+  Val word = NULL;
+  for (int k = 0; k * bits < 32; k++) {
+    Val part = ll_shl(g, ll_zext(g, ll_encode(g, dt, v[k]), g->i32), k * bits);
+    word = word ? ll_or(g, word, part) : part;
+  }
+  return word;
 }
 
 Val ll_get(Gen *g, DType dt, int lanes, Val at, Val count) {

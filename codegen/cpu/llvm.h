@@ -153,6 +153,9 @@ Val ll_decode_pairs(Gen *g, DType dt, Val raw);
 /* plain: NaN among v are quiet, and what bf16 has no room for is zero in them: rounding keeps them. */
 Val ll_encode_pairs(Gen *g, DType dt, Val v, bool plain);
 Val ll_plain_nan(Gen *g, Val v); /* v (f32), NaN of it made plain */
+/* Vectors v[0], v[1], ... of f32 side by side in 32-bit lanes: two in a 16-bit dtype, four in an
+ * 8-bit one, the first in the low bits. */
+Val ll_encode_words(Gen *g, DType dt, const Val *v);
 /* Register type of a storage dtype. */
 DType ll_reg_dtype(DType storage);
 

@@ -6,12 +6,15 @@
 #include "codegen/cpu/micro.h"
 #include "codegen/cpu/rows.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
   MAX_LANES = 16,
+  MAX_ROWS = 64,        /* of a block */
   MOST_STATEMENTS = 16, /* they are emitted for each row of a block, */
+  MOST_OF_WORDS = 6,    /* of a high one */
   MOST_TURNED = 2,      /* and registers hold one block */
   AHEAD_LINES = 2,      /* cache lines fetched ahead of what is read, and below what is written */
   LINE = 64,
@@ -82,16 +85,35 @@ static int64_t blocks_of_line(const Rows *r) {
   return most;
 }
 
+/* Rows whose results stand side by side in a 32-bit word, where that is how the one turned result
+ * is written: a word for each is turned, blocks are so many times as high, and lines of the result
+ * are written whole. 1: none. */
+static int rows_of_word(const Rows *r) {
+  int rows = 1;
+  for (int i = 0; i < r->body.nstmt; i++) {
+    const Stmt *s = &r->body.stmt[i];
+    if ((s->prim != PR_LOAD && s->prim != PR_STORE) || !is_turned(r, s))
+      continue;
+    DType dt = dtype_of(r, s);
+    const Stmt *v = s->prim == PR_STORE ? &r->body.stmt[s->arg[0]] : s;
+    if (s->prim == PR_LOAD || rows > 1 || v->dt != DT_F32 || v->rd == STMT_RAW ||
+        (dt != DT_BF16 && dt != DT_F16 && dt != DT_E4M3 && dt != DT_E5M2))
+      return 1;
+    rows = 4 / (int)dtype_bytes(dt);
+  }
+  return r->body.nstmt <= MOST_OF_WORDS ? rows : 1;
+}
+
 /* ---- one block ---------------------------------------------------------------------------------
  */
 
 typedef struct {
   Rows *r;
   Val index[MAX_DIMS]; /* of the block's first element */
-  int columns;
-  Val panel, panel_rows;    /* first row and rows of the blocks that lie below each other */
-  Val run;                  /* elements of these in the blocks before this one */
-  Val (*turned)[MAX_LANES]; /* [nstmt]: values of turned loads by row; of turned stores, to be */
+  int columns, rows;
+  Val panel, panel_rows;   /* first row and rows of the blocks that lie below each other */
+  Val run;                 /* elements of these in the blocks before this one */
+  Val (*turned)[MAX_ROWS]; /* [nstmt]: values of turned loads by row; of turned stores, to be */
 } Block;
 
 /* Address of what statement s accesses at an index. */
@@ -150,12 +172,15 @@ static void store_turned(Block *t, int i) {
   Val at = place(t, s), *v = t->turned[i];
   int64_t stride = access_of(r, s)->stride[r->body.ndim - 1];
   bool raw = r->body.stmt[s->arg[0]].rd == STMT_RAW;
+  bool words = t->rows > r->lanes;
   turn(g, v, r->lanes);
   for (int j = 0; j < t->columns; j++) {
     Val to = ll_gepc(g, ll_mem(g, dt), at, j * stride);
     /* When the blocks below are stored, all columns later, these lines are near. */
     ll_prefetch_store(g, ll_gepc(g, g->i8, to, AHEAD_LINES * LINE));
-    ll_store(g, raw ? v[j] : ll_encode(g, dt, v[j]), to, NULL);
+    if (words)
+      v[j] = LLVMBuildBitCast(g->b, v[j], ll_vec(ll_mem(g, dt), t->rows), "");
+    ll_store(g, raw || words ? v[j] : ll_encode(g, dt, v[j]), to, NULL);
   }
 }
 
@@ -207,16 +232,29 @@ static bool block_row(Block *t, Lanes *s, int q) {
   return true;
 }
 
-/* Block `number` of `blocks` that lie below each other from row `panel` on; the first of `columns`
- * columns is `column`. */
-static bool block(Rows *r, Val panel, Val number, Val blocks, Val column, int columns) {
+/* Results of the rows up to q, as soon as they fill words: few registers hold them. */
+static void join_words(Block *t, int q) {
+  Rows *r = t->r;
+  int side = t->rows / r->lanes;
+  for (int i = 0; i < r->body.nstmt && side > 1 && q % side == side - 1; i++) {
+    const Stmt *s = &r->body.stmt[i];
+    if (s->prim == PR_STORE && is_turned(r, s))
+      t->turned[i][q / side] =
+          ll_encode_words(r->g, dtype_of(r, s), &t->turned[i][q / side * side]);
+  }
+}
+
+/* Block `number` of `blocks` of so many rows that lie below each other from row `panel` on; the
+ * first of `columns` columns is `column`. */
+static bool block(Rows *r, int rows, Val panel, Val number, Val blocks, Val column, int columns) {
   Gen *g = r->g;
   const Body *b = &r->body;
   size_t n = (size_t)b->nstmt;
-  Val above = ll_mul(g, number, ll_n(g, r->lanes)), row = ll_add(g, panel, above);
+  Val above = ll_mul(g, number, ll_n(g, rows)), row = ll_add(g, panel, above);
   Block t = {.r = r,
              .columns = columns,
-             .panel_rows = ll_mul(g, blocks, ll_n(g, r->lanes)),
+             .rows = rows,
+             .panel_rows = ll_mul(g, blocks, ll_n(g, rows)),
              .turned = calloc(n + 1, sizeof *t.turned)};
   t.run = ll_add(g, ll_mul(g, column, t.panel_rows), ll_mul(g, above, ll_n(g, r->lanes)));
   Val *list = calloc(n + (size_t)b->nin + (size_t)b->nout + 1, sizeof *list);
@@ -243,8 +281,11 @@ static bool block(Rows *r, Val panel, Val number, Val blocks, Val column, int co
   for (int i = 0; i < b->nstmt && ok; i++)
     if (b->stmt[i].prim == PR_LOAD && is_turned(r, &b->stmt[i]))
       load_turned(&t, i);
-  for (int q = 0; q < r->lanes && ok; q++)
+  for (int q = 0; q < rows && ok; q++) {
     ok = block_row(&t, &s, q);
+    if (ok)
+      join_words(&t, q);
+  }
   for (int i = 0; i < b->nstmt && ok; i++)
     if (b->stmt[i].prim == PR_STORE && is_turned(r, &b->stmt[i]))
       store_turned(&t, i);
@@ -256,19 +297,19 @@ static bool block(Rows *r, Val panel, Val number, Val blocks, Val column, int co
 /* ---- rows --------------------------------------------------------------------------------------
  */
 
-/* All columns of `blocks` blocks below each other. */
-static bool block_columns(Rows *r, Val row, Val blocks) {
+/* All columns of `blocks` blocks of so many rows below each other. */
+static bool block_columns(Rows *r, int rows, Val row, Val blocks) {
   Gen *g = r->g;
   int64_t n = r->cols, whole = n / r->lanes * r->lanes;
   Loop c = ll_loop(g, ll_n(g, 0), ll_n(g, whole), r->lanes);
   Loop k = ll_loop(g, ll_n(g, 0), blocks, 1);
-  bool ok = block(r, row, k.i, blocks, c.i, r->lanes);
+  bool ok = block(r, rows, row, k.i, blocks, c.i, r->lanes);
   ll_loop_end(g, &k);
   ll_loop_end(g, &c);
   if (whole == n || !ok)
     return ok;
   k = ll_loop(g, ll_n(g, 0), blocks, 1);
-  ok = block(r, row, k.i, blocks, ll_n(g, whole), (int)(n - whole));
+  ok = block(r, rows, row, k.i, blocks, ll_n(g, whole), (int)(n - whole));
   ll_loop_end(g, &k);
   return ok;
 }
@@ -285,12 +326,23 @@ bool rows_blocks(Rows *r, Val first, Val end) {
     room = ll_umin(g, room, ll_sub(g, ll_n(g, n), ll_urem(g, row, n)));
   Val blocks = ll_umin(g, ll_udiv(g, room, r->lanes), ll_n(g, blocks_of_line(r)));
   Val step = ll_var(g, room);
+  int high = r->lanes * rows_of_word(r);
+  bool ok = true;
+  If h = {0};
+  if (high > r->lanes) {
+    h = ll_if(g, ll_icmp(g, LLVMIntSGE, room, ll_n(g, high)));
+    ok = block_columns(r, high, row, ll_n(g, 1));
+    ll_var_set(g, step, ll_n(g, high));
+    ll_else(g, &h);
+  }
   If f = ll_if(g, ll_icmp(g, LLVMIntSGT, blocks, ll_n(g, 0)));
-  bool ok = block_columns(r, row, blocks);
+  ok = ok && block_columns(r, r->lanes, row, blocks);
   ll_var_set(g, step, ll_mul(g, blocks, ll_n(g, r->lanes)));
   ll_else(g, &f);
   ok = ok && rows_by_one(r, row, ll_add(g, row, room));
   ll_endif(g, &f);
+  if (high > r->lanes)
+    ll_endif(g, &h);
   ll_var_set(g, var, ll_add(g, row, ll_var_get(g, step)));
   ll_while_end(g, &w);
   return ok;
