@@ -176,8 +176,7 @@ static double worst_error(const Case *k) {
       if (isfinite(k->want[o][i]) && fabs(k->want[o][i]) > largest)
         largest = fabs(k->want[o][i]);
     const DType rest = remainder_of(k->op, o);
-    if (rest !=
-        DT_COUNT) /* errors are those of x, of which the rest is half a last place at most */
+    if (rest != DT_COUNT) /* errors are those of x; the rest is half a last place of it at most */
       largest *= 2 / dtype_info(rest)->eps;
     double spread =
         register_eps(k->op) * (16 + 4 * sqrt(sum_length(k->op))) * (largest > 1 ? largest : 1);
