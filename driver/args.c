@@ -98,20 +98,25 @@ static int take_bound(Args *a, const char *v) {
 }
 
 static int take(Args *a, int id, const char *v) {
+  const Option *row = &option_table[id];
   mpcc_options *o = &a->options;
+  if (v && strchr(row->arg, '|') && choice(v, row->arg))
+    return 2;
+  if (row->to && row->kind == V_NONE)
+    *(bool *)((char *)a + row->to) = true;
+  else if (row->to)
+    *(const char **)((char *)a + row->to) = v;
   switch (id) {
-  case O_OUTPUT:
-    a->output = v;
-    return 0;
   case O_EMIT:
-    a->emit = v;
     return choice(v, "exe|lib|c-header|obj|asm|llvm-ir|cuda|ptx|cubin|ir|plan|dot|svg|image");
+  case O_LINK:
+    return choice(v, "cc");
   case O_OPT:
     o->opt_set = true;
     return number(v, 0, 3, &o->opt_level);
   case O_NUMERICS:
     o->strict = !strcmp(v, "strict");
-    return choice(v, "fused|strict");
+    return 0;
   case O_TARGET:
     o->ntarget = 0;
     split(a->list[4], &o->ntarget, v);
@@ -121,12 +126,9 @@ static int take(Args *a, int id, const char *v) {
     return 0;
   case O_GPU_PRODUCTS:
     o->own_products = !strcmp(v, "own");
-    return choice(v, "library|own");
+    return 0;
   case O_MARCH:
     split(a->list[3], &o->nlevel, v);
-    return 0;
-  case O_PRECISION:
-    o->precision = v;
     return 0;
   case O_DEFINE:
     a->list[0][o->ndefine++] = v;
@@ -145,89 +147,24 @@ static int take(Args *a, int id, const char *v) {
     return number(v, 0, 1000000, &o->max_errors);
   case O_DIAG_FORMAT:
     a->json = !strcmp(v, "json");
-    return choice(v, "text|json");
+    return 0;
   case O_COLOR:
     a->color = !strcmp(v, "always") ? 1 : !strcmp(v, "never") ? 0 : -1;
-    return choice(v, "auto|always|never");
+    return 0;
   case O_JOBS:
     return number(v, 1, 1024, &o->jobs);
-  case O_CACHE_DIR:
-    o->cache_dir = v;
-    return 0;
-  case O_NO_CACHE:
-    o->no_cache = true;
-    return 0;
   case O_MEMORY:
     return size(v, &o->memory_bytes);
-  case O_TIME_PASSES:
-    o->time_passes = true;
-    return 0;
-  case O_PRINT_BEFORE:
-    o->print_before = v;
-    return 0;
-  case O_PRINT_AFTER:
-    o->print_after = v;
-    return 0;
-  case O_STOP_AFTER:
-    o->stop_after = v;
-    return 0;
-  case O_CHECK_PASSES:
-    o->check_passes = true;
-    return 0;
-  case O_NO_REUSE:
-    o->no_reuse = true;
-    return 0;
-  case O_INSTRUMENT:
-    o->instrument = v;
-    return 0;
-  case O_VERBOSE:
-    a->verbose = true;
-    return 0;
-  case O_LINK:
-    a->link = v;
-    return choice(v, "cc");
-  case O_SAVE_TEMPS:
-    a->save_temps = true;
-    return 0;
   case O_DIFF:
     return take_diff(a, v);
-  case O_PRECISIONS:
-    a->precisions = v;
-    return 0;
-  case O_FORMATS:
-    a->formats = v;
-    return 0;
   case O_BOUND:
     return take_bound(a, v);
-  case O_JSON:
-    a->json_result = true;
-    return 0;
-  case O_HTML:
-    a->html = v;
-    return 0;
-  case O_TOKENIZER:
-    a->tokenizer = v;
-    return 0;
-  case O_DTYPE:
-    a->dtype = v;
-    return 0;
-  case O_HEADER:
-    a->header = v;
-    return choice(v, "llmc|none");
-  case O_SEPARATOR:
-    a->separator = v;
-    return 0;
   case O_HELP:
     a->help = v ? v : "";
     return 0;
-  case O_VERSION:
-    a->version = true;
-    return 0;
-  case O_LICENSES:
-    a->licenses = true;
+  default:
     return 0;
   }
-  return 0;
 }
 
 /* Option that `word` spells, with the value glued to it if any; -1: none. */

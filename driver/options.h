@@ -2,6 +2,8 @@
 #ifndef MPCC_DRIVER_OPTIONS_H
 #define MPCC_DRIVER_OPTIONS_H
 
+#include <stddef.h>
+
 #include "driver/args.h"
 
 typedef enum {
@@ -19,8 +21,9 @@ typedef struct {
   const char *name;  /* long, without dashes */
   const char *brief; /* one-dash spelling with the value glued or apart; NULL: none */
   ValueKind kind;
-  const char *arg, *doc;
+  const char *arg, *doc; /* arg: an argument's name, or the words it may be: "a|b" */
   unsigned only; /* bits of the commands it is for; 0: all that compile */
+  size_t to;     /* offset in Args of the text or flag it sets; 0: a case of `take` in args.c */
 } Option;
 
 #define FOR_COMMAND(c) (1u << CMD_##c)
