@@ -174,16 +174,17 @@ Status compilation_front(Compilation *c, const char *path, const char *text, siz
   return st;
 }
 
-/* What on_unsupported: fallback falls back for; NULL: nothing. */
-static const char *fallback_target(Compilation *c);
+/* What step and fp8 do by the targets that are asked for: turned_codes, and no_fp8, what
+ * on_unsupported: fallback falls back for. */
+static void ask_targets(Compilation *c, PassOpts *o);
 
 Status compilation_passes(Compilation *c, const TargetCaps *caps, const char *stop_after) {
   PassOpts opts = {.caps = caps,
                    .strict = c->o->strict,
                    .no_reuse = c->o->no_reuse,
                    .called_only = !c->o->all_functions,
-                   .no_fp8 = fallback_target(c),
                    .opt_level = c->o->opt_level};
+  ask_targets(c, &opts);
   PassRun run = {.stop_after = stop_after,
                  .print_before = c->o->print_before,
                  .print_after = c->o->print_after,
@@ -341,19 +342,29 @@ static const char *without_units(const Compilation *c, const char *word, const T
   return NULL;
 }
 
-static const char *fallback_target(Compilation *c) {
+/* What fuse and plan may know of the target, as the options want it. */
+static Status caps_of(const Compilation *c, const Target *t, const char *level, TargetCaps *caps) {
+  Status st = t->caps(level, caps);
+  if (c->o->own_products)
+    caps->library_products = caps->library_fp8 = false;
+  return st;
+}
+
+static void ask_targets(Compilation *c, PassOpts *o) {
   const char *level[LIB_MAX_LEVELS + 1], *name;
-  for (int i = 0; c->module && c->module->stage == STAGE_FORWARD && (name = target_name(c, i));
+  for (int i = 0; c->module && c->module->stage < STAGE_SAVED && (name = target_name(c, i));
        i++) {
     const Target *t = target_by_name(name);
+    TargetCaps caps;
     int n = 0;
     if (!t || find_levels(c, t, level, &n) != MPCC_OK)
-      return NULL; /* said where code is asked for */
-    const char *lacks = without_units(c, "fallback", t, level, n);
+      return; /* said where code is asked for */
+    const char *lacks = o->no_fp8 ? NULL : without_units(c, "fallback", t, level, n);
     if (lacks)
-      return str_fmt(c->strings, "%s%s", strcmp(lacks, t->name) ? "" : "target ", lacks);
+      o->no_fp8 = str_fmt(c->strings, "%s%s", strcmp(lacks, t->name) ? "" : "target ", lacks);
+    for (int k = 0; k < n; k++)
+      o->turned_codes |= caps_of(c, t, level[k], &caps) == MPCC_OK && caps.library_fp8;
   }
-  return NULL;
 }
 
 /* `on_unsupported: error` */
@@ -405,14 +416,6 @@ static Status append_image(Compilation *c, const Target *t, const char *level,
     st = blob_append(blob, image, image_bytes);
   free(image);
   text_fini(&meta);
-  return st;
-}
-
-/* What fuse and plan may know of the target, as the options want it. */
-static Status caps_of(const Compilation *c, const Target *t, const char *level, TargetCaps *caps) {
-  Status st = t->caps(level, caps);
-  if (c->o->own_products)
-    caps->library_products = caps->library_fp8 = false;
   return st;
 }
 

@@ -37,11 +37,27 @@ static Value *operand(Copy *c, const Value *v) {
   return c->c.map[v->id];
 }
 
+/* A product whose second factor is kept transposed. */
+static void copy_turned(Copy *c, const Op *op) {
+  Builder *b = c->s->b;
+  Value *in[4] = {operand(c, op->in[0]), derived_use_turned(c->s, op->in[1]), operand(c, op->in[2]),
+                  operand(c, op->in[3])};
+  const Attr attr[3] = {attr_b(b, "ta", op_int(op, "ta", 0)), attr_b(b, "tb", true),
+                        attr_dt(b, "out", op->out[0]->type->dt)};
+  build_like(b, op);
+  c->c.map[op->out[0]->id] =
+      in[1] ? build_op(b, OP_qmatmul, 4, in, 3, attr)->out[0] : operand(c, op->in[0]);
+}
+
 static void copy_body_op(Copy *c, const Op *op) {
   Step *s = c->s;
   Value **in = ARENA_ARRAY(s->scratch, Value *, op->nin + 1);
   if (arena_failed(s->scratch))
     return;
+  if (derived_is_turned(s, op, c->state)) {
+    copy_turned(c, op);
+    return;
+  }
   for (int i = 0; i < op->nin; i++)
     in[i] = operand(c, op->in[i]);
   if (op->code == OP_write && c->micro) {

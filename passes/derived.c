@@ -8,7 +8,9 @@
  * where the target rounds while it packs (attribute `packed`): their copies would cost a half of
  * the parameters' memory. Equal values of different functions are one tensor: they are found by a
  * key that spells out the computation. Casts of whole trained parameters to one dtype per group lie
- * in a flat tensor with the element offsets of the parameters, written by one kernel. [N6] */
+ * in a flat tensor with the element offsets of the parameters, written by one kernel. [N6]
+ * Codes of weights that gradients multiply are kept transposed too where a target's library wants
+ * that (PassOpts.turned_codes): the kernel that quantizes writes both. */
 #include <string.h>
 
 #include "passes/step.h"
@@ -49,8 +51,10 @@ static void key_put(Text *t, const Value *v) {
   text_printf(t, ").%d", v->out);
 }
 
-static Str key_of(Step *s, const Value *v) {
+static Str key_of(Step *s, const Value *v, bool turned) {
   Text t = {0};
+  if (turned)
+    text_puts(&t, "turned ");
   key_put(&t, v);
   Str key = str_intern(builder_strings(s->b), t.data ? t.data : "", t.len);
   text_fini(&t);
@@ -157,7 +161,7 @@ static const Op *origin(const Op *op) {
 }
 
 /* "weight.<param>", with what was done to it when it is no plain copy. */
-static Str name_of(Step *s, const Value *v, bool plain) {
+static Str name_of(Step *s, const Value *v, bool plain, bool turned) {
   StrTable *st = builder_strings(s->b);
   const Op *op = v->def, *read = origin(op);
   const char *param = read ? tensor_of(read)->name : op->layer ? op->layer : "value";
@@ -166,9 +170,9 @@ static Str name_of(Step *s, const Value *v, bool plain) {
   static const char *const part[2][4] = {{"", ".scale_inv", ".amax", ""},
                                          {"", ".scale_inv", ".block_scale_inv", ".amax"}};
   DType dt = quantizes(op) ? op->out[0]->type->dt : v->type->dt;
-  Str base =
-      str_fmt(st, "%s.%s.%s%s", read ? "weight" : "table", param, dtype_text(dt),
-              quantizes(op) && v->out < 4 ? part[op->code == OP_block_quantize][v->out] : "");
+  Str base = str_fmt(st, "%s.%s.%s%s%s", read ? "weight" : "table", param, dtype_text(dt),
+                     quantizes(op) && v->out < 4 ? part[op->code == OP_block_quantize][v->out] : "",
+                     turned ? ".turned" : "");
   Str name = base;
   for (int n = 2;; n++) {
     bool taken = false;
@@ -217,10 +221,12 @@ static void declare(Step *s, Derived *d) {
   Builder *b = s->b;
   const Value *v = d->v;
   const Op *op = v->def, *read = origin(op);
-  const Type *ty = type_get(builder_types(b), v->type->dt, v->type->rank, v->type->dim);
+  const int64_t swapped[2] = {v->type->dim[v->type->rank > 1], v->type->dim[0]};
+  const Type *ty =
+      type_get(builder_types(b), v->type->dt, v->type->rank, d->turned ? swapped : v->type->dim);
   int k = 0;
   const Member *m = group_copy(s, v, &k);
-  Str name = name_of(s, v, m != NULL);
+  Str name = name_of(s, v, m != NULL, d->turned);
   d->by_group = m && s->group[k].weight;
   if (d->by_group)
     d->tensor =
@@ -250,25 +256,36 @@ static bool may_be_packed(const Step *s, const Value *v) {
          op->in[0]->type->dt == DT_F32 && op->in[0]->def->code == OP_read;
 }
 
+static void note_one(Step *s, const Value *v, bool packed, bool turned) {
+  Str key = key_of(s, v, turned);
+  Derived *d = find(s, key);
+  if (!d && !builder_failed(s->b)) {
+    d = &s->derived[s->nderived++];
+    *d = (Derived){.key = key, .v = v, .turned = turned, .packed = may_be_packed(s, v)};
+    facts(s, v, d);
+  }
+  if (d)
+    d->packed &= packed;
+}
+
 /* v is read; packed: by a product that packs it. */
 static void note(Step *s, const Value *v, bool packed) {
   const Op *op = v->def;
   if (op->code == OP_read)
     return;
-  if (!kept(v)) {
-    for (int i = 0; i < op->nin; i++)
-      note(s, op->in[i], packed && is_view(op));
+  if (kept(v)) {
+    note_one(s, v, packed, false);
     return;
   }
-  Str key = key_of(s, v);
-  Derived *d = find(s, key);
-  if (!d && !builder_failed(s->b)) {
-    d = &s->derived[s->nderived++];
-    *d = (Derived){.key = key, .v = v, .packed = may_be_packed(s, v)};
-    facts(s, v, d);
-  }
-  if (d)
-    d->packed &= packed;
+  for (int i = 0; i < op->nin; i++)
+    note(s, op->in[i], packed && is_view(op));
+}
+
+/* Codes [K, N] with one scale, of which a library wants [N, K]. */
+bool derived_is_turned(const Step *s, const Op *op, const bool *state) {
+  const Value *v = op->code == OP_qmatmul && op->nin == 4 ? op->in[1] : NULL;
+  return v && s->turned_codes && state[v->id] && v->def->code == OP_quantize && !v->out &&
+         v->type->rank == 2 && !op_int(op, "tb", 0);
 }
 
 /* Leaves out what packs read from the parameters themselves. */
@@ -283,7 +300,7 @@ static void drop_packed(Step *s) {
 void derived_collect(Step *s) {
   int most = 0;
   for (int i = 0; i < s->in->nfunc; i++)
-    most += s->in->func[i]->nvalue;
+    most += 2 * s->in->func[i]->nvalue;
   s->derived = ARENA_ARRAY(s->scratch, Derived, most + 1);
   for (int i = 0; i < s->in->nfunc && !arena_failed(s->scratch); i++) {
     const Func *f = s->in->func[i];
@@ -296,7 +313,9 @@ void derived_collect(Step *s) {
       const Op *op = f->op[k];
       bool skip = !live[k] || (op->nout && state[op->out[0]->id]);
       for (int j = 0; !skip && j < op->nin; j++)
-        if (state[op->in[j]->id])
+        if (state[op->in[j]->id] && j == 1 && derived_is_turned(s, op, state))
+          note_one(s, op->in[j], false, true);
+        else if (state[op->in[j]->id])
           note(s, op->in[j], packs(op, j));
     }
   }
@@ -331,7 +350,7 @@ Value *derived_use(Step *s, const Value *v) {
     build_like(s->b, op);
     return build_read(s->b, s->tensors[tensor_of(op)->index]);
   }
-  Derived *d = kept(v) ? find(s, key_of(s, v)) : NULL;
+  Derived *d = kept(v) ? find(s, key_of(s, v, false)) : NULL;
   if (d) {
     build_like(s->b, op);
     return build_read(s->b, d->tensor);
@@ -340,6 +359,12 @@ Value *derived_use(Step *s, const Value *v) {
   for (int i = 0; i < op->nin && i < 2; i++)
     in[i] = derived_use(s, op->in[i]);
   return kept(v) && may_be_packed(s, v) ? again_packed(s, v, in[0]) : again(s, v, in);
+}
+
+Value *derived_use_turned(Step *s, const Value *v) {
+  const Derived *d = find(s, key_of(s, v, true));
+  build_like(s->b, v->def);
+  return d ? build_read(s->b, d->tensor) : NULL;
 }
 
 /* Value of a parameter or scale now. */
@@ -384,7 +409,10 @@ void derived_write(Step *s, DerivedSet set, const NewState *now) {
   for (int i = 0; i < s->nderived; i++) {
     const Derived *d = &s->derived[i];
     bool in_set = set == DERIVED_ALL || d->of_scale || (set == DERIVED_TRAINED && d->trained);
-    if (!d->by_group && in_set)
-      build_write(b, d->tensor, compute(s, d->v, now));
+    if (d->by_group || !in_set)
+      continue;
+    static const int64_t swap[2] = {1, 0};
+    Value *v = compute(s, d->v, now);
+    build_write(b, d->tensor, d->turned ? build_permute(b, v, swap) : v);
   }
 }

@@ -105,14 +105,15 @@ static bool is_number(const View *v, DType dt) {
   return v->buf && v->dt == dt && view_elems(v) == 1;
 }
 
-/* Formats in which a library multiplies a and b into d. *decode: codes, as bf16 (exact). */
-static bool library_formats(const TargetCaps *c, DType a, DType b, DType d, bool scales,
+/* Formats in which a library multiplies a and b into d. fp8: sizes that it takes codes in, as they
+ * are; *decode: codes, as bf16 (exact). */
+static bool library_formats(const TargetCaps *c, DType a, DType b, DType d, bool scales, bool fp8,
                             bool *decode) {
   const bool codes = dtype_is_fp8(a) && dtype_is_fp8(b), low = d == DT_BF16 || d == DT_F16;
-  *decode = codes && !c->library_fp8;
+  *decode = codes && !(c->library_fp8 && fp8);
   if (codes != scales || (codes && !low && d != DT_F32))
     return false;
-  if (codes && c->library_fp8)
+  if (codes && !*decode)
     return a == DT_E4M3 || b == DT_E4M3;
   if (codes)
     return d != DT_F16;
@@ -158,12 +159,12 @@ static bool by_library(Fuse *F, View *a, View *b, View *bias, View *s0, View *s1
   const Type *ty = F->op->out[0]->type;
   bool decode;
   if (!c->library_products || fuse_failed(F) || a->rank < 1 || b->rank != 2 || !a->buf || !b->buf ||
-      !library_formats(c, a->dt, b->dt, ty->dt, s0 != NULL, &decode))
+      !library_formats(c, a->dt, b->dt, ty->dt, s0 != NULL,
+                       b->dim[0] % 16 == 0 && b->dim[1] % 16 == 0, &decode))
     return false;
   const int64_t k = b->dim[1], cols = b->dim[0], dim[2] = {view_elems(a) / k, cols};
   const bool codes = s0 && !decode;
-  if ((codes && (cols % 16 || k % 16)) ||
-      (s0 && (!is_number(s0, DT_F32) || !is_number(s1, DT_F32))) ||
+  if ((s0 && (!is_number(s0, DT_F32) || !is_number(s1, DT_F32))) ||
       (bias && (!bias->buf || bias->dt != ty->dt || bias->rank != 1 || bias->at.stride[0] != 1)))
     return false;
   a = as_matrix(F, a, decode ? DT_BF16 : a->dt, codes);

@@ -46,6 +46,7 @@ typedef struct {
   Str key;
   const Value *v; /* one function's instance, in the module before */
   Tensor *tensor;
+  bool turned;   /* the transpose of v, which are codes */
   bool by_group; /* a view of a Group's weight */
   bool of_scale; /* depends on FP8 scales */
   bool trained;  /* depends on a trained parameter */
@@ -60,6 +61,7 @@ typedef struct {
   Mode mode;
   bool scaler;
   bool rounding_packs;          /* of the target */
+  bool turned_codes;            /* PassOpts */
   bool micro;                   /* with the functions of single micro-batches, and what they keep */
   int64_t accumulate, capacity; /* capacity: largest weight_sum of an optimizer step */
   DType accum;                  /* gradients between micro-batches */
@@ -101,6 +103,11 @@ void derived_collect(Step *s);
 bool *derived_state_only(Step *s, const Func *f);
 /* Such a value inside a forward function: reads of state or derived tensors. */
 Value *derived_use(Step *s, const Value *v);
+/* Whether the second factor of op, a product, is kept transposed: state says which values depend on
+ * state alone. */
+bool derived_is_turned(const Step *s, const Op *op, const bool *state);
+/* It, transposed, inside a forward function. */
+Value *derived_use_turned(Step *s, const Value *v);
 typedef enum { DERIVED_ALL, DERIVED_TRAINED, DERIVED_SCALED } DerivedSet;
 /* Computes and writes the derived tensors of the set. */
 void derived_write(Step *s, DerivedSet set, const NewState *now);
