@@ -53,8 +53,8 @@ START_TEST(twenty_steps) {
   char spec[80];
   snprintf(spec, sizeof spec, "tests/cuda/models/%s.yaml", model);
   size_t bytes;
-  const char *gpu = strstr(mode, "engine") ? "sm_90" : "sm_80"; /* codes multiplied by the library */
-  void *image = compile_for(gpu, spec, mode, NULL, true, false, &bytes);
+  const bool codes = strstr(mode, "engine") != NULL; /* multiplied by the library from sm_89 on */
+  void *image = compile_for(codes ? "sm_90" : "sm_80", spec, mode, NULL, true, false, &bytes);
   mprt_program *cpu = open_on(image, bytes, "cpu", false);
   mprt_program *gpu = open_on(image, bytes, "cuda", false);
   double loss = 0, norm = 0, first = 0, last = 0;
