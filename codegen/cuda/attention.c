@@ -204,7 +204,7 @@ static bool init(Attention *a, CudaGen *g, const Op *group, int q) {
   a->per_lane = (int)((a->width + LANES - 1) / LANES);
   const int64_t row_bytes = (a->width + 1) * (*a->type == 'd' ? 8 : 4);
   a->tile = LANES;
-  while (a->tile > 4 && (2 * a->tile + 2 * WARPS) * row_bytes > SHARED_BYTES)
+  while (a->tile > 2 && (2 * a->tile + 2 * WARPS) * row_bytes > SHARED_BYTES)
     a->tile /= 2;
   if (a->width > 256)
     return cuda_unsupported(g, "heads of %lld elements are not supported, 256 at most",

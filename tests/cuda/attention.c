@@ -31,6 +31,18 @@ static const Case cases[] = {
      .dropout_p = 0.25},
     {.N = 1, .H = 1, .T = 70, .S = 70, .D = 128, .dt = DT_F16, .causal = true, .gain = 0x1p9},
     {.N = 1, .H = 1, .T = 35, .S = 67, .D = 256, .dt = DT_BF16},
+    {.N = 1, .H = 4, .T = 33, .S = 65, .D = 32, .dt = DT_BF16, .kv = 1, .dropout_p = 0.25},
+    {.N = 1,
+     .H = 2,
+     .T = 21,
+     .S = 21,
+     .D = 96,
+     .dt = DT_BF16,
+     .kv = 1,
+     .causal = true,
+     .mask = 2,
+     .dropout_p = 0.25},
+    {.N = 1, .H = 2, .T = 19, .S = 40, .D = 192, .dt = DT_F16, .kv = 1, .mask = 2, .causal = true},
 };
 
 /* Of [N, length, heads D], or of a third of [N, length, 3 H D]. */
