@@ -130,12 +130,33 @@ static double register_eps(const Op *op) {
   return narrow ? 0x1p-23 : 0x1p-52;
 }
 
-/* Whether results have the bits of TF32: a rounding that falls to the other side is a bit of it. */
-static bool rounds_to_tf32(const Op *op) {
-  for (int i = 0; i < op->body->nstmt; i++)
-    if (op->body->stmt[i].prim == PR_TF32)
-      return true;
-  return false;
+/* Roundings inside a body on the way to a result: one that falls to the other side of a tie is a
+ * last place of its format, whatever wider one the result is stored in. */
+typedef struct {
+  double eps;      /* of the coarsest of them; 0: there is none */
+  double smallest; /* magnitude, as a share of the largest result, below which its places stay as
+                      wide */
+} Coarse;
+
+static Coarse coarsest(const Op *op, int o) {
+  const Body *b = op->body;
+  Coarse c = {0, 0};
+  bool *needed = calloc((size_t)b->nstmt + 1, sizeof *needed);
+  for (int i = b->nstmt; needed && i-- > 0;) {
+    const Stmt *s = &b->stmt[i];
+    if (!needed[i] && !(s->prim == PR_STORE && s->ref == o))
+      continue;
+    for (int k = 0; k < STMT_ARGS; k++)
+      if (s->arg[k] >= 0)
+        needed[s->arg[k]] = true;
+    if (s->prim == PR_TF32 && c.eps < 0x1p-10)
+      c.eps = 0x1p-10;
+    const DTypeInfo *d = s->prim == PR_ROUND ? dtype_info((DType)s->rd) : NULL;
+    if (d && d->eps > c.eps)
+      c = (Coarse){d->eps, d->min_normal / d->max_finite};
+  }
+  free(needed);
+  return c;
 }
 
 /* The format whose rounding took what result o keeps, x - round(x); DT_COUNT: it is no such rest.
@@ -181,13 +202,14 @@ static double worst_error(const Case *k) {
     double spread =
         register_eps(k->op) * (16 + 4 * sqrt(sum_length(k->op))) * (largest > 1 ? largest : 1);
     spread += inner_step(k->op, o) * largest;
+    const Coarse coarse = coarsest(k->op, o);
     for (int64_t i = 0; i < n; i++) {
       double got = num_load((char *)k->got[o] + (size_t)i * dtype_bytes(t->dt), t->dt);
       double want = k->want[o][i];
       if ((isnan(got) && isnan(want)) || got == want)
         continue;
-      const double eps = fmax(dtype_info(t->dt)->eps, rounds_to_tf32(k->op) ? 0x1p-10 : 0);
-      double ulp = eps * fmax(fabs(want), dtype_info(t->dt)->min_normal);
+      double ulp = dtype_info(t->dt)->eps * fmax(fabs(want), dtype_info(t->dt)->min_normal);
+      ulp = fmax(ulp, coarse.eps * fmax(fabs(want), coarse.smallest * largest));
       double off = fabs(got - want);
       if (rest != DT_COUNT)
         off = fmin(off, fabs(got + want));

@@ -93,6 +93,8 @@ static void warn_misfit(const Op *op, Diag *d) {
                op->layer ? op->layer : "", size, mode_word(op->in[0]->type->dt));
   if (!strcmp(what, "rows"))
     diag_hint(d, "rows of the product (batch size x sequence length) must be a multiple of 16");
+  else if (!strcmp(what, "in_features"))
+    diag_hint(d, "in_features; silence with an override, or make the layer before it wider");
   else
     diag_hint(d, "%s; silence with an override or pad_to_multiple_of: 16", what);
 }
