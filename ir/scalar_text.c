@@ -211,8 +211,18 @@ static int parse_name(Parser *p) {
     return maker_const(p->m, INFINITY);
   if (name_is("nan", name, len))
     return maker_const(p->m, NAN);
-  p->p = name;
-  return fail(p, "unknown name");
+  if (!p->failed) {
+    diag_error(p->d, p->loc, CODE_EXPRESSION, "unknown name '%.*s'", (int)len, name);
+    Text known = {0};
+    for (int i = 0; i < p->nargs; i++)
+      text_printf(&known, "%s%s", !i ? "" : i + 1 < p->nargs ? ", " : " and ", p->args[i]);
+    if (known.len)
+      diag_hint(p->d, p->nargs > 1 ? "its operands are called %s" : "its operand is called %s",
+                known.data);
+    text_fini(&known);
+  }
+  p->failed = true;
+  return 0;
 }
 
 static int parse_number(Parser *p, bool negative) {

@@ -236,7 +236,7 @@ START_TEST(mistakes_are_told) {
       {"a +", "expected a number, a name or '(' at the end of the expression"},
       {"a b", "expected an operator before 'b'"},
       {"(a", "expected ')' at the end of the expression"},
-      {"d + 1", "unknown name before 'd'"},
+      {"d + 1", "unknown name 'd'"},
       {"foo(a)", "unknown function before 'foo(a)'"},
       {"linear(a)", "unknown function before 'linear(a)'"},
       {"exp(a, b)", "wrong number of arguments at the end of the expression"},

@@ -121,7 +121,7 @@ START_TEST(elementwise_errors) {
               "dtypes do not fit: add computes in e4m3, which only holds codes of products");
   check_error(OP_add, "f32[2]", 0, NULL, "shapes do not fit: add takes 2 operands, got 1");
   const Attr body = attr_s(b, "body", "a + b");
-  check_error(OP_expr, "f32[2]", 1, &body, "unknown name before 'b'");
+  check_error(OP_expr, "f32[2]", 1, &body, "unknown name 'b'");
   check_error(OP_expr, "f32[2]", 0, NULL, "expr needs a body and at most 26 operands");
   const Attr constant = attr_s(b, "body", "1");
   check_error(OP_expr, "", 1, &constant, "expr without operands needs attribute 'dtype'");
