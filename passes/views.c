@@ -129,6 +129,7 @@ View *view_copied(Fuse *F, const View *v, DType dt) {
   }
   Node *n = node_rows(F, v->rank, v->dim);
   n->label = dt == v->dt ? "copy" : "cast";
+  n->nop -= dt == v->dt; /* what it is merged with gives the kernel its name and place */
   View *to = view_whole(F, node_store(F, n, node_load(F, n, v), dt, ~0u));
   F->copy = fuse_grow(F, F->copy, F->ncopy, &F->ccopy, sizeof *F->copy);
   if (F->status == MPCC_OK)

@@ -21,5 +21,8 @@ grep -q 'ms in kernels' watched/profile.txt || fail "no profile"
 expect 0 'step 1 is not finite' train --out inf --instrument=nan --set precision.grad_scaler.init_scale=1e9
 grep -q 'first non-finite: .*tiny.yaml:' err.txt || fail "no place of the first value not finite"
 grep -q 'stored as f16' err.txt || fail "no format of it"
+# A kernel that also moves what it reads is called by what it computes.
+sed 's/    - {name: conv_proj.*/    - {name: turned, type: transpose, dim0: 2, dim1: 3}\n    - {name: big, type: expr, expr: "a * 1e30 * 1e30"}\n&/' "$spec" >big.yaml
+expect 0 'elements of the output of big (' "$mpcc" run big.yaml --quiet --max-steps 1 --out big --instrument=nan
 expect 2 "not 'speed'" train --out never --instrument=nan,speed
 finish
