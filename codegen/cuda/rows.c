@@ -406,29 +406,48 @@ static bool stored_before(const Rows *r, int store) {
   return false;
 }
 
-/* Sums over the panel that elements went into: groups of threads are combined once, the first
- * stores. */
-static void put_column_result(Rows *r, int store) {
-  const Stmt *s = stmt(r, store), *sum = stmt(r, s->arg[0]);
+/* Sums over the panel that elements went into: groups of threads are combined once. */
+static void put_column_sum(Rows *r, int sum) {
   Text *t = &r->g->out;
-  const char *type = cuda_register(sum->dt);
+  const char *type = cuda_register(stmt(r, sum)->dt);
   text_printf(t, "#pragma unroll\nfor (int k = 0; k < %d; k++) {\n", r->per_thread);
-  text_printf(t, "const u32 c = first_col + (lane + k / %d * %du) * %d + k %% %d;\n", r->width,
-              r->group, r->width, r->width);
-  if (r->parallel > 1 && !stored_before(r, store)) {
-    text_printf(t, "__syncthreads();\nsums_%s[threadIdx.x] = v%d[k];\n__syncthreads();\n", type,
-                s->arg[0]);
-    text_printf(t,
-                "if (sub == 0)\nfor (int i = 1; i < %d; i++)\nv%d[k] += sums_%s[i * %d + lane];\n",
-                r->parallel, s->arg[0], type, r->group);
-  }
+  text_printf(t, "__syncthreads();\nsums_%s[threadIdx.x] = v%d[k];\n__syncthreads();\n", type, sum);
+  text_printf(t,
+              "if (sub == 0)\nfor (int i = 1; i < %d; i++)\nv%d[k] += sums_%s[i * %d + lane];\n}\n",
+              r->parallel, sum, type, r->group);
+}
+
+/* The first group of threads stores them, up to 16 bytes at a time. */
+static void put_column_result(Rows *r, int store) {
+  const Stmt *s = stmt(r, store);
+  Text *t = &r->g->out;
+  const DType dt = r->op->out[s->ref]->type->dt;
+  const int line = rows_line(r, store);
+  const char *k = line > 1 ? "begin" : "k";
+  if (r->parallel > 1 && !stored_before(r, store))
+    put_column_sum(r, s->arg[0]);
+  text_printf(t, "#pragma unroll\nfor (int %s = 0; %s < %d; %s += %d) {\n", k, k, r->per_thread, k,
+              line);
+  text_printf(t, "const u32 c = first_col + (lane + %s / %d * %du) * %d + %s %% %d;\n", k, r->width,
+              r->group, r->width, k, r->width);
   text_printf(t, "if (sub == 0 && c < %lldu) {\n", (long long)r->cols);
   cuda_indices(r->b, r->nrow, r->b->ndim, "c", t);
   char panel[64];
   snprintf(panel, sizeof panel, " + (i64)blockIdx.x * %lldll",
            r->nrow ? (long long)r->b->out[s->ref].stride[0] : 0LL);
-  cuda_store(&r->text, store, r->nrow, r->b->ndim, panel, t);
-  text_puts(t, "}\n}\n");
+  if (line == 1) {
+    cuda_store(&r->text, store, r->nrow, r->b->ndim, panel, t);
+    text_puts(t, "}\n}\n");
+    return;
+  }
+  text_printf(t, "%s line[%d];\n#pragma unroll\nfor (int j = 0; j < %d; j++) {\n", cuda_storage(dt),
+              line, line);
+  text_printf(t, "const int k = begin + j;\nline[j] = put_%s(", dtype_text(dt));
+  cuda_value(&r->text, cuda_stored(&r->text, store), t);
+  text_printf(t, ");\n}\n%s *to = o%d + (", cuda_storage(dt), s->ref);
+  cuda_offset(r->b, &r->b->out[s->ref], r->nrow, r->b->ndim, t);
+  text_printf(t, "%s);\nput_line<%d>(line, to, multiple(to, %d));\n}\n}\n", panel, line,
+              line * (int)dtype_bytes(dt));
 }
 
 static void put_panel_results(Rows *r) {

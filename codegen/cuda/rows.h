@@ -34,6 +34,8 @@ int rows_width(const Body *b, const Op *op, int64_t cols, int most);
 bool rows_exchange(const Op *op, Body *b, Access *access);
 /* Whether statement i, a load or a store of elements, moves r->width of them at once. */
 bool rows_is_wide(const Rows *r, int i);
+/* How many neighbouring columns of a result by columns, stored by statement i, fill one access. */
+int rows_line(const Rows *r, int i);
 /* Whether statement i stores elements whose neighbours in memory are those of the next row; they go
  * through a tile in shared memory where memory takes 16 bytes of a column at a time. */
 bool rows_is_turned(const Rows *r, int i);

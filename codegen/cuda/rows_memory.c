@@ -63,6 +63,15 @@ bool rows_is_wide(const Rows *r, int i) {
   return r->width > 1 && of_elements(r->b, s) && side_by_side(r->b, access_of(r->b, s), r->width);
 }
 
+int rows_line(const Rows *r, int i) {
+  const Stmt *s = &r->b->stmt[i];
+  int line = MOST_BYTES / (int)dtype_bytes(r->op->out[s->ref]->type->dt);
+  line = line < r->width ? line : r->width;
+  while (line > 1 && !side_by_side(r->b, access_of(r->b, s), line))
+    line /= 2;
+  return line;
+}
+
 /* Neighbours in memory are elements of the next row, and whole 16 bytes of a column begin at
  * multiples of 16. */
 static bool lies_turned(const Body *b, const Access *a, DType dt) {
