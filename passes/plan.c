@@ -219,8 +219,8 @@ static bool may_be_piece(const Plan *p, const Op *op, int i, int64_t inner, bool
       return false;
     stride *= n;
   }
-  for (int k = 0; k < i; k++)
-    if (op->in[k] == x)
+  for (int k = 0; k < op->nin; k++) /* it cannot lie in two places */
+    if (k != i && op->in[k] == x)
       return false;
   return true;
 }
