@@ -79,6 +79,10 @@ expect 1 "'fp8_dpa' is a field of DelayedScaling and Float8CurrentScaling, not o
   check --set 'precision={mode: transformer-engine, recipe: {name: MXFP8BlockScaling, fp8_dpa: true}}'
 expect 0 'precision.recipe.fp8_dpa' "$mpcc" explain "$spec" $te --set precision.recipe.fp8_dpa=true \
   --set precision.compat=lightning
+# projections of one input share its amax; operands behind a rotary embedding keep their own slots
+expect 0 'N14 attention multiplies codes that its projections hand on' \
+  "$mpcc" explain "$here/../../specs/smoke/llama-tiny.yaml" $te --set precision.recipe.name=Float8CurrentScaling \
+  --set precision.recipe.fp8_mha=true
 override='precision={mode: transformer-engine, recipe: {name: DelayedScaling, backward_override: dequantized}}'
 expect 1 "'backward_override' is a field of Float8CurrentScaling, Float8BlockScaling, MXFP8BlockScaling and" \
   check --set "$override"

@@ -1,9 +1,9 @@
 # One mode: the same weights to the bit with 1 and 2 threads, after stopping and resuming, after
 # kill -9, and in plan mode (canaries, NaN fill), also of a plan without reuse of memory.
 . "$(dirname "$0")/lib.sh"
-mode=$3 recipe=${4:-DelayedScaling} # lies idle where the mode has none
-"$mpcc" "$here/tiny.yaml" --precision "$mode" --set "precision.recipe.name=$recipe" -march=native -Wno-fp8-fallback -Wno-fp8-padding -o prog
-"$mpcc" "$here/tiny.yaml" --precision "$mode" --set "precision.recipe.name=$recipe" -march=native --no-reuse -Wno-fp8-fallback -Wno-fp8-padding -o wide
+mode=$3 recipe=${4:-DelayedScaling} spec=$here/${5:-tiny.yaml} # the recipe lies idle where the mode has none
+"$mpcc" "$spec" --precision "$mode" --set "precision.recipe.name=$recipe" -march=native -Wno-fp8-fallback -Wno-fp8-padding -o prog
+"$mpcc" "$spec" --precision "$mode" --set "precision.recipe.name=$recipe" -march=native --no-reuse -Wno-fp8-fallback -Wno-fp8-padding -o wide
 
 final() { # the state after the last step of a run folder, as one hash
   cat "$1/checkpoints/step-00000039/model.safetensors" \
@@ -18,7 +18,7 @@ final() { # the state after the last step of a run folder, as one hash
 ./wide --quiet --out wide_out --plan-mode >/dev/null
 
 # killed while it saves after every step
-"$mpcc" "$here/tiny.yaml" --precision "$mode" --set "precision.recipe.name=$recipe" -march=native -Wno-fp8-fallback -Wno-fp8-padding \
+"$mpcc" "$spec" --precision "$mode" --set "precision.recipe.name=$recipe" -march=native -Wno-fp8-fallback -Wno-fp8-padding \
   --set checkpoint.every_n_train_steps=1 -o saver
 ./saver --quiet --out killed >/dev/null 2>&1 &
 pid=$!
