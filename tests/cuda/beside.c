@@ -2,9 +2,11 @@
  * fused alike, so that command k of one is command k of the other. After each
  * the CPU is given what the GPU made: every command sees equal inputs, and what differs is this
  * command's own order of sums. Codes of 16 and 8 bits must be equal but for one in a thousand, two
- * of one command; what is not differs by one code, or by no more than what a sum in another order
- * can. Then a step again, each target on its own: losses, gradient norm and codes of what training
- * leaves, of which one in a thousand may differ too. */
+ * of an attention, whose tensor cores multiply P and dS as sums of two elements, 2^-18 of them left
+ * out: half a code of bf16 is 2^-9, and sums that cancel show more. What is not equal differs by
+ * one code, or by no more than what a sum in another order can. Then a step again, each target on
+ * its own: losses, gradient norm and codes of what training leaves, of which one in a thousand may
+ * differ too. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -130,7 +132,8 @@ static void compare_results(Tally *t, mprt_program *cpu, const MpccCommand *x, m
     compare(t, theirs, mine, d, r->bytes / dtype_bytes(d), where);
     memcpy(mine, theirs, r->bytes);
   }
-  ck_assert_msg((double)(t->unequal - unequal) <= 2e-3 * (double)(t->codes - codes) + 2,
+  const double share = strncmp(where, "attention", 9) ? 1e-3 : 2e-3;
+  ck_assert_msg((double)(t->unequal - unequal) <= share * (double)(t->codes - codes) + 2,
                 "%s: %lld of %lld codes of %s differ", t->mode, (long long)(t->unequal - unequal),
                 (long long)(t->codes - codes), where);
 }

@@ -36,6 +36,7 @@ static bool read_arg(Args *a, const char *s) {
     a->o.cache = s + 6;
   } else if (!strncmp(s, "pack=", 5)) {
     a->o.pack = s + 5;
+    a->o.no_differences = true;
   } else if (!strncmp(s, "save=", 5)) {
     a->save = s + 5;
   } else if (!strcmp(s, "strict")) {

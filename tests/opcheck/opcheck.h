@@ -179,6 +179,8 @@ typedef struct {
   uint64_t seed;
   int data; /* a DataKind, or -1: all */
   bool strict, fused;
+  bool no_differences; /* gradients are not held against differences of the loss: only the
+                        * interpreter is judged by that, no target */
   const char *cache, *pack; /* folders: compiled kernels; where programs are written; NULL: none */
   Saved *saved;             /* NULL: none */
 } Options;

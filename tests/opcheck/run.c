@@ -44,7 +44,8 @@ void judge_together(World *w, const Together *t, const Inst *list, const Options
   for (int k = 0; k < t->n; k++) {
     note_running(&list[k], o);
     int compared = judge_unit(&list[k], t, k, o);
-    if (compared >= 0 && list[k].grad && list[k].dt == DT_F64 && !grad_check(w, &list[k], o))
+    const bool differences = list[k].grad && list[k].dt == DT_F64 && !o->no_differences;
+    if (compared >= 0 && differences && !grad_check(w, &list[k], o))
       compared = -1;
     score->passed += compared >= 0;
     score->failed += compared < 0;

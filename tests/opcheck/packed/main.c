@@ -87,6 +87,7 @@ int main(int argc, char **argv) {
                      .data = -1,
                      .strict = true,
                      .fused = true,
+                     .no_differences = true,
                      .saved = a.save || a.beside ? &saved : NULL};
   char pattern[600];
   glob_t files;
