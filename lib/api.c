@@ -174,8 +174,7 @@ Status compilation_front(Compilation *c, const char *path, const char *text, siz
   return st;
 }
 
-/* What step and fp8 do by the targets that are asked for: turned_codes, and no_fp8, what
- * on_unsupported: fallback falls back for. */
+/* no_fp8: what on_unsupported: fallback falls back for. */
 static void ask_targets(Compilation *c, PassOpts *o);
 
 Status compilation_passes(Compilation *c, const TargetCaps *caps, const char *stop_after) {
@@ -355,15 +354,12 @@ static void ask_targets(Compilation *c, PassOpts *o) {
   for (int i = 0; c->module && c->module->stage < STAGE_SAVED && (name = target_name(c, i));
        i++) {
     const Target *t = target_by_name(name);
-    TargetCaps caps;
     int n = 0;
     if (!t || find_levels(c, t, level, &n) != MPCC_OK)
       return; /* said where code is asked for */
     const char *lacks = o->no_fp8 ? NULL : without_units(c, "fallback", t, level, n);
     if (lacks)
       o->no_fp8 = str_fmt(c->strings, "%s%s", strcmp(lacks, t->name) ? "" : "target ", lacks);
-    for (int k = 0; k < n; k++)
-      o->turned_codes |= caps_of(c, t, level[k], &caps) == MPCC_OK && caps.library_fp8;
   }
 }
 

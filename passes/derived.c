@@ -10,7 +10,7 @@
  * key that spells out the computation. Casts of whole trained parameters to one dtype per group lie
  * in a flat tensor with the element offsets of the parameters, written by one kernel. [N6]
  * Codes of weights that gradients multiply are kept transposed too where a target's library wants
- * that (PassOpts.turned_codes): the kernel that quantizes writes both. */
+ * that (library_fp8 of its caps): the kernel that quantizes writes both. */
 #include <string.h>
 
 #include "passes/step.h"

@@ -37,8 +37,6 @@ typedef struct {
   bool no_reuse;           /* plan mode for tests: every buffer its own bytes */
   int opt_level;
   bool called_only; /* step leaves out what no training loop calls: micro-batches of steps of one */
-  bool turned_codes; /* step keeps quantized weights in both orders: some target's library
-                      * multiplies codes along k alone */
   const char *no_fp8; /* on_unsupported: fallback, and this target has no units: fp8 leaves all
                        * products in the fallback dtype; NULL: it quantizes */
 } PassOpts;

@@ -479,7 +479,7 @@ Status pass_step(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   s.scaler = module_number(in, "scaler", 0) != 0;
   s.accumulate = (int64_t)module_number(in, "accumulate", 1);
   s.rounding_packs = o->caps && o->caps->rounding_packs;
-  s.turned_codes = o->turned_codes;
+  s.turned_codes = o->caps && o->caps->library_fp8;
   s.micro = s.accumulate > 1 || !o->called_only;
   s.capacity = loss_capacity(in) * s.accumulate;
   if (!s.capacity || !module_func(in, "init")) {

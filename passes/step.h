@@ -61,7 +61,7 @@ typedef struct {
   Mode mode;
   bool scaler;
   bool rounding_packs;          /* of the target */
-  bool turned_codes;            /* PassOpts */
+  bool turned_codes;            /* the target's library multiplies codes along k alone */
   bool micro;                   /* with the functions of single micro-batches, and what they keep */
   int64_t accumulate, capacity; /* capacity: largest weight_sum of an optimizer step */
   DType accum;                  /* gradients between micro-batches */

@@ -9,7 +9,7 @@
  *
  * CASE.want holds the printed module, or the kernels, or CASE.err every diagnostic as text when it
  * fails; CASE.warn, where it exists, the diagnostics of a case that succeeds. Words in the first
- * line of the input (a comment) are options: `strict`, `no_reuse`, `no_fp8`, `turned_codes`,
+ * line of the input (a comment) are options: `strict`, `no_reuse`, `no_fp8`, `library_fp8`,
  * `bf16_dot`, `precision=MODE`, `set=PATH=VALUE`. GOLDEN_UPDATE=1 in the environment writes the
  * expected files instead. */
 #include <dirent.h>
@@ -112,12 +112,12 @@ static Status pass_case(const Case *c, const char *name, const TargetCaps *targe
                stage_name(pass->needs), stage_name(in->stage));
   TargetCaps caps = *target;
   caps.bf16_dot |= option(c, "bf16_dot");
+  caps.library_fp8 |= option(c, "library_fp8");
   caps.rounding_packs |= option(c, "rounding_packs");
   PassOpts o = {.caps = &caps,
                 .strict = option(c, "strict"),
                 .opt_level = 2,
                 .no_reuse = option(c, "no_reuse"),
-                .turned_codes = option(c, "turned_codes"),
                 .no_fp8 = option(c, "no_fp8") ? "target cpu" : NULL};
   Builder *b = builder_create(s, d, pass->gives);
   status = pass->run(in, &o, b, d);
