@@ -79,10 +79,10 @@ says large_out 'first non-finite: ' 'overflow: try bf16-mixed, or precision.over
 expect 10 'in 16 steps in a row at the static loss scale 1e+09' "$mpcc" run "$here/tiny.yaml" --quiet --out static_out \
   --precision 16-mixed --set precision.grad_scaler.init_scale=1e9 --set precision.grad_scaler.static=true
 says static_out 'of the output of loss' 'overflow: try bf16-mixed, or a smaller precision.grad_scaler.init_scale'
-# master weights are finite, their copies in float16 are not
+# master weights are finite, in float16 they are not: products round them while they pack them
 { head -c $((size - 4)) w.safetensors && printf '\000\120\303\107'; } >wide.safetensors # 1e5
-expect 10 'before the step: infinity in 1 of ' run scaled --out copies_out --weights wide.safetensors
-says copies_out 'elements of weight.' '(layer ' 'tiny.yaml:' 'overflow: try bf16-mixed'
+expect 10 'first non-finite: infinity in 1 of ' run scaled --out copies_out --weights wide.safetensors
+says copies_out 'elements of the output of ' '(cast+pack, ' 'tiny.yaml:' 'overflow: try bf16-mixed'
 
 # ---- 8-bit codes saturate, so amaxes tell of infinity [N2] -----------------------------------------
 for recipe in DelayedScaling Float8BlockScaling; do
