@@ -303,12 +303,11 @@ int args_parse(Args *a, int argc, char **argv) {
     }
     if (option_table[id].only && !(option_table[id].only >> a->command & 1))
       return not_for(a, id);
-    a->stop_after |= id == O_STOP_AFTER;
     bad = take(a, id, value);
     if (bad)
       return bad;
   }
-  if (a->stop_after && strcmp(a->emit, "ir"))
+  if (a->options.stop_after && strcmp(a->emit, "ir"))
     return args_usage("--stop-after gives %s: say --emit=ir", "IR");
   if (a->link && strcmp(a->emit, "exe"))
     return args_usage("--link goes with programs, not with --emit=%s", a->emit);

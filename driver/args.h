@@ -26,7 +26,7 @@ typedef struct {
   const char *formats;     /* of sensitivity; NULL: not given */
   double bound;
   const char *tokenizer, *dtype, *header, *separator; /* of convert; NULL: not given */
-  bool json, verbose, save_temps, json_result, stop_after;
+  bool json, verbose, save_temps, json_result;
   int color;               /* -1 auto, 0 never, 1 always */
   const char *help;        /* "" for plain --help; topic; NULL: not asked */
   bool version, licenses;
