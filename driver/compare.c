@@ -428,6 +428,10 @@ int compare_spec(const Args *a, const mpcc_callbacks *cb, const char *input, con
       strdup(a->precisions ? a->precisions : "32-true,bf16-mixed,16-mixed,transformer-engine");
   int n = 0, code = list ? take_modes(list, column, &n) : exit_code(MPCC_ERR_NOMEM);
   if (!code)
+    code = check_writable(a->output);
+  if (!code)
+    code = check_writable(a->html);
+  if (!code)
     code = compile_all(a, cb, input, text, len, column, n);
   for (int k = 0; k < n && !code; k++)
     code = train(a, input, &column[k]);

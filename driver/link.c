@@ -58,6 +58,16 @@ int write_file(const char *path, const void *data, size_t bytes, int executable)
   return 0;
 }
 
+int check_writable(const char *path) {
+  char folder[4096];
+  if (!path || !strcmp(path, "-"))
+    return 0;
+  const char *slash = strrchr(path, '/');
+  int n = slash ? (int)(slash - path) + 1 : 0;
+  snprintf(folder, sizeof folder, "%.*s", n, path);
+  return access(n ? folder : ".", W_OK | X_OK) ? complain("write", path) : 0;
+}
+
 /* Front part, images and licence in one buffer with the trailer behind. */
 static char *assemble(const void *front, size_t front_bytes, const void *image, size_t bytes,
                       size_t *total) {

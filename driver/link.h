@@ -11,6 +11,9 @@ extern const char mpcc_images_runner_begin[], mpcc_images_runner_end[]; /* with 
 /* Writes bytes to path ("-": standard output) under a temporary name, then renames, so that a good
  * file is never replaced by a broken one. 0, or 4 after a message. */
 int write_file(const char *path, const void *data, size_t bytes, int executable);
+/* Whether write_file could write there, asked before what takes long; NULL and "-" are fine. 0, or an
+ * exit code after a message on stderr. */
+int check_writable(const char *path);
 /* Executable: the runner that the spec's data needs, images, licence, trailer. */
 int write_program(const char *path, const void *image, size_t bytes);
 /* library.c. FILE.so: a shared library of the image and libmpcc_rt; else a static one. By cc (and ar). */

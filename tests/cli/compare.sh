@@ -7,6 +7,8 @@ for line in 'compile, s' 'step, ms' 'speed .* 1\.00x' 'memory, MiB' 'train loss'
   grep -q "$line" table.txt || fail "no '$line' in the table"
 done
 [ -e runs/32-true/metrics.jsonl ] && [ -e runs/16-mixed/metrics.jsonl ] || fail "no run folder for each mode"
+expect 4 "cannot write 'none/page.html'" "$mpcc" compare "$spec" --precisions=32-true --html none/page.html --out late
+[ ! -e late ] || fail "trains before it finds that the page cannot be written"
 [ "$(grep -o '<path class="line s' page.html | wc -l)" = 2 ] || fail "not one line for each mode"
 [ "$(grep -c '<rect' page.html)" = 4 ] || fail "not two bars for each mode"
 grep -qE 'src=|href=|<script' page.html && fail "the page fetches something"
