@@ -115,8 +115,7 @@ int write_program(const char *path, const void *image, size_t bytes) {
   return code;
 }
 
-/* ---- linking by cc -----------------------------------------------------------------------------
- */
+/* ---- linking by cc --------------------------------------------------------------------------- */
 
 int library_folder(char *out, size_t size) {
   ssize_t n = readlink("/proc/self/exe", out, size - 1);

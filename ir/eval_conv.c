@@ -21,8 +21,7 @@ static int64_t extent(const int64_t *dim, int n) {
   return all;
 }
 
-/* ---- conv: torch's order ----------------------------------------------------------------------
- */
+/* ---- conv: torch's order --------------------------------------------------------------------- */
 
 static int64_t list_attr(const Op *op, const char *key, int i, int64_t otherwise) {
   const Attr *a = op_attr(op, key);
@@ -71,8 +70,7 @@ Status ref_conv(const Call *c) {
   return MPCC_OK;
 }
 
-/* ---- channels last ------------------------------------------------------------------------------
- */
+/* ---- channels last --------------------------------------------------------------------------- */
 
 Status ref_conv_gather(const Call *c) {
   const Type *x = in_type(c, 0), *w = in_type(c, 1);

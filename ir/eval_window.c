@@ -96,8 +96,7 @@ static void run(const Run *r, WindowMode mode, int64_t batch, int64_t channels) 
       }
 }
 
-/* ---- ops: [N, C, axes...] -----------------------------------------------------------------------
- */
+/* ---- ops: [N, C, axes...] -------------------------------------------------------------------- */
 
 static Status op_run(const Call *c, WindowMode mode, bool turned) {
   const Type *x = c->op->in[0]->type, *y = c->op->out[0]->type;

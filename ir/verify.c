@@ -128,9 +128,7 @@ static bool check_results(Verify *v, int *next_id) {
   return ok;
 }
 
-/* ---- ops
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- ops ------------------------------------------------------------------------------------- */
 
 /* Kind of value of the attributes that ops share; a key that is not here is the op's own affair. */
 static const struct {

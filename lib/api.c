@@ -35,8 +35,7 @@ const char *mpcc_version(void) {
   return MPCC_VERSION;
 }
 
-/* ---- one compilation ---------------------------------------------------------------------------
- */
+/* ---- one compilation ------------------------------------------------------------------------- */
 
 static void session_deliver(mpcc_session *s, const Diag *d) {
   if (!s->cb.message)

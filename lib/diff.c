@@ -109,8 +109,7 @@ static void put_layers(const Side *a, const Side *b, Text *out) {
                   : "about as fast: what it saves in bytes, casts cost again");
 }
 
-/* ---- lines of the forward pass ------------------------------------------------------------------
- */
+/* ---- lines of the forward pass --------------------------------------------------------------- */
 
 typedef struct {
   const char *text;
@@ -172,8 +171,7 @@ static void put_lines(const Side *a, const Side *b, Arena *scratch, Text *out) {
   }
 }
 
-/* ---- both sides ---------------------------------------------------------------------------------
- */
+/* ---- both sides ------------------------------------------------------------------------------ */
 
 static Status look(Side *s) {
   KernelTable kernels = {0};

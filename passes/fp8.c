@@ -467,8 +467,7 @@ static void quantize_linear(Fp8 *s, const Op *op, const Site *site, Value **amax
   s->c.map[op->out[0]->id] = y;
 }
 
-/* ---- the pass ---------------------------------------------------------------------------------
- */
+/* ---- the pass -------------------------------------------------------------------------------- */
 
 static void rewrite_func(Fp8 *s, const Func *f, bool record) {
   Builder *b = s->c.b;

@@ -29,8 +29,7 @@ static double ds_scale(const Fp8 *s, const Op *op) {
   return exp2(floor(log2(dtype_info(ds_format)->max_finite / (3.25 * most))));
 }
 
-/* ---- projections ------------------------------------------------------------------------------
- */
+/* ---- projections ----------------------------------------------------------------------------- */
 
 static bool looks_through(const Op *op) {
   return op->code == OP_slice || op->code == OP_reshape;
@@ -55,8 +54,7 @@ void fp8_attention_slots(Fp8 *s, const Func *f, const Op *op, Site *site) {
   site->back = fp8_slot(s, false, site, "grad_attention");
 }
 
-/* ---- the rewrite ------------------------------------------------------------------------------
- */
+/* ---- the rewrite ----------------------------------------------------------------------------- */
 
 /* Codes of x[..., C] and their inverse scale, by the recipe. */
 static Value *codes_of(Fp8 *s, Value *x, int slot, Value **scale, Value **amax) {

@@ -504,8 +504,7 @@ static void grad_log_softmax(Grad *g, const Op *op, Value *const *dy) {
   grad_give(g, op, 0, build_expr(g->b, "b - exp(a) * c", grad_dtype(g, op, 0), 3, in));
 }
 
-/* ---- precision --------------------------------------------------------------------------------
- */
+/* ---- precision ------------------------------------------------------------------------------- */
 
 /* The backward of a cast is the cast back; grad_give does it. */
 static void grad_cast(Grad *g, const Op *op, Value *const *dy) {
@@ -566,15 +565,13 @@ static void grad_qgrad(Grad *g, const Op *op, Value *const *dy) {
     g->amax[slot] = q->out[2];
 }
 
-/* ---- random numbers ---------------------------------------------------------------------------
- */
+/* ---- random numbers -------------------------------------------------------------------------- */
 
 static void grad_row_mask(Grad *g, const Op *op, Value *const *dy) {
   grad_give(g, op, 0, build2(g->b, OP_row_mask, dy[0], fwd(g, op, 1)));
 }
 
-/* ---- losses: roots, without dy ----------------------------------------------------------------
- */
+/* ---- losses: roots, without dy --------------------------------------------------------------- */
 
 static void grad_loss(Grad *g, const Op *op, Value *const *dy) {
   (void)dy;
@@ -597,8 +594,7 @@ static void grad_dropout(Grad *g, const Op *op, Value *const *dy) {
   grad_give(g, op, 0, build_op(g->b, OP_dropout, 3, in, op->nattr, op->attr)->out[0]);
 }
 
-/* ---- shapes -----------------------------------------------------------------------------------
- */
+/* ---- shapes ---------------------------------------------------------------------------------- */
 
 static void grad_reshape(Grad *g, const Op *op, Value *const *dy) {
   grad_give(g, op, 0, shaped_like(g, dy[0], op->in[0]->type));
@@ -651,8 +647,7 @@ static void grad_embedding(Grad *g, const Op *op, Value *const *dy) {
     grad_give(g, op, 1, build_op(g->b, OP_embedding_grad, 2, in, 3, attr)->out[0]);
 }
 
-/* ---- elementwise ------------------------------------------------------------------------------
- */
+/* ---- elementwise ----------------------------------------------------------------------------- */
 
 enum { MAX_ARGS = 16 };
 static const char *const letters[MAX_ARGS + 1] = {"a", "b", "c", "d", "e", "f", "g", "h", "i",
@@ -767,8 +762,7 @@ static void grad_expr(Grad *g, const Op *op, Value *const *dy) {
   }
 }
 
-/* ---- table ------------------------------------------------------------------------------------
- */
+/* ---- table ----------------------------------------------------------------------------------- */
 
 #define RULE_G(name) grad_##name
 #define RULE_B(name) grad_##name

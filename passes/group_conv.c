@@ -64,8 +64,7 @@ static Node *conv_node(Fuse *F, const Op *op, View *x, View *b, DType compute, i
   return n;
 }
 
-/* ---- depthwise --------------------------------------------------------------------------------
- */
+/* ---- depthwise ------------------------------------------------------------------------------- */
 
 /* x as every position reads it by tap number `tap`. */
 static View tap_view(const View *x, const ConvWindow *w, int64_t tap) {

@@ -82,8 +82,7 @@ static Node *product(Fuse *F, View *a, View *b, int *acc) {
   return n;
 }
 
-/* ---- products by a library ---------------------------------------------------------------------
- */
+/* ---- products by a library ------------------------------------------------------------------- */
 
 /* Rows or columns are contiguous, and none overlap. */
 static bool is_matrix(const View *v) {

@@ -17,8 +17,7 @@ static const struct {
     {"transformer-engine", KIND_TE, DT_BF16}, {"transformer-engine-float16", KIND_TE, DT_F16},
 };
 
-/* ---- autocast's lists -------------------------------------------------------------------------
- */
+/* ---- autocast's lists ------------------------------------------------------------------------ */
 
 static const struct {
   const char *name;
@@ -90,8 +89,7 @@ Policy mode_policy(const Mode *m, const Op *op) {
   return op_info(op->code)->policy[m->policy];
 }
 
-/* ---- modes ------------------------------------------------------------------------------------
- */
+/* ---- modes ----------------------------------------------------------------------------------- */
 
 /* Attribute that holds a dtype's name, "bf16", also as an attribute of kind dtype. */
 static DType dtype_attr(const Module *m, const char *key, DType otherwise) {

@@ -37,8 +37,7 @@ Value *step_filled(Step *s, const Type *t, double value) {
   return build_op(s->b, OP_expand, 1, &v, 1, &shape)->out[0];
 }
 
-/* ---- groups -----------------------------------------------------------------------------------
- */
+/* ---- groups ---------------------------------------------------------------------------------- */
 
 static const Tensor *grad_of(const Module *m, const Tensor *param) {
   for (int i = 0; i < m->ntensor; i++) {
@@ -88,8 +87,7 @@ static void collect_groups(Step *s) {
     }
 }
 
-/* ---- tensors ----------------------------------------------------------------------------------
- */
+/* ---- tensors --------------------------------------------------------------------------------- */
 
 static Tensor *flat_tensor(Step *s, const Group *g, const char *what, DType dt, Role role) {
   const Type *ty = type_get(builder_types(s->b), dt, 1, &g->elems);
@@ -213,8 +211,7 @@ static Status declare_tensors(Step *s) {
   return MPCC_OK;
 }
 
-/* ---- FP8 state ----------------------------------------------------------------------------------
- */
+/* ---- FP8 state ------------------------------------------------------------------------------- */
 
 /* New scale of one direction from this step's amax; NULL without FP8. */
 static Value *roll(Step *s, const char *direction, Value *amax, bool keep_history) {
@@ -248,8 +245,7 @@ static void roll_both(Step *s, const Micro *m, bool keep_history, NewState *now)
   now->scale_backward = roll(s, "backward", written(s, m, "sum.fp8.backward.amax"), keep_history);
 }
 
-/* ---- the update -------------------------------------------------------------------------------
- */
+/* ---- the update ------------------------------------------------------------------------------ */
 
 /* grad[k]: flat gradients, scaled by S / capacity. m: sums of the step by old tensor index. */
 static Status emit_update(Step *s, Value *const *grad, const Micro *m, bool rolls) {
@@ -301,8 +297,7 @@ static Value *flatten(Step *s, const Group *g, const Micro *m) {
   return build_op(b, OP_cat, g->nmember, in, 3, attr)->out[0];
 }
 
-/* ---- functions --------------------------------------------------------------------------------
- */
+/* ---- functions ------------------------------------------------------------------------------- */
 
 static bool writes(const Func *f, const Tensor *t) {
   for (int i = 0; i < f->nop; i++)

@@ -54,9 +54,7 @@ static Status save_batch(mprt_program *p, const char *dir) {
   return st;
 }
 
-/* ---- what to try
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- what to try ----------------------------------------------------------------------------- */
 
 /* The mode with the same parts but a wider exponent than f16. */
 static const char *wider_mode(const mprt_program *p) {
@@ -127,8 +125,7 @@ static void advise(const mprt_program *p, const mprt__scan *s, FILE *out) {
           out);
 }
 
-/* ---- what FP8 recorded -------------------------------------------------------------------------
- */
+/* ---- what FP8 recorded ----------------------------------------------------------------------- */
 
 enum { STEPS_TOLD = 5 };
 

@@ -20,8 +20,7 @@ enum {
   LINE = 64,
 };
 
-/* ---- whether -----------------------------------------------------------------------------------
- */
+/* ---- whether --------------------------------------------------------------------------------- */
 
 static const Access *access_of(const Rows *r, const Stmt *s) {
   return s->prim == PR_LOAD ? &r->body.in[s->ref] : &r->body.out[s->ref];
@@ -104,8 +103,7 @@ static int rows_of_word(const Rows *r) {
   return r->body.nstmt <= MOST_OF_WORDS ? rows : 1;
 }
 
-/* ---- one block ---------------------------------------------------------------------------------
- */
+/* ---- one block ------------------------------------------------------------------------------- */
 
 typedef struct {
   Rows *r;
@@ -294,8 +292,7 @@ static bool block(Rows *r, int rows, Val panel, Val number, Val blocks, Val colu
   return ok;
 }
 
-/* ---- rows --------------------------------------------------------------------------------------
- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 /* All columns of `blocks` blocks of so many rows below each other. */
 static bool block_columns(Rows *r, int rows, Val row, Val blocks) {

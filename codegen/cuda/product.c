@@ -26,8 +26,7 @@ static const int64_t *ints(const Op *op, const char *key) {
   return a && a->kind == AT_INTS ? a->u.ints.v : strcmp(key, "padding") ? ones : zeros;
 }
 
-/* ---- A ------------------------------------------------------------------------------------------
- */
+/* ---- A --------------------------------------------------------------------------------------- */
 
 /* "const <type> get(row, k)": an element of a matrix with strides. */
 static void put_matrix(const Product *p) {
@@ -185,8 +184,7 @@ static bool put_statements(const Product *p, const char *row, const char *column
   return true;
 }
 
-/* ---- on tensor cores --------------------------------------------------------------------------
- */
+/* ---- on tensor cores ------------------------------------------------------------------------- */
 
 /* FP32 factors that are TF32 already: the units look at no more of them. */
 static bool is_tf32(const Op *group) {

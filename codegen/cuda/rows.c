@@ -187,8 +187,7 @@ static void find_needed(Rows *r, int pass) {
       need(r, stmt(r, i)->arg[0]);
 }
 
-/* ---- text --------------------------------------------------------------------------------------
- */
+/* ---- text ------------------------------------------------------------------------------------ */
 
 static const char *combiner(int p) {
   return p == PR_RMAX || p == PR_AMAX ? "Max" : p == PR_RMIN || p == PR_AMIN ? "Min" : "Sum";

@@ -13,8 +13,7 @@ enum {
   LANES = 32
 };
 
-/* ---- which accesses ----------------------------------------------------------------------------
- */
+/* ---- which accesses -------------------------------------------------------------------------- */
 
 static const Access *access_of(const Body *b, const Stmt *s) {
   return s->prim == PR_LOAD ? &b->in[s->ref] : &b->out[s->ref];
@@ -154,8 +153,7 @@ bool rows_exchange(const Op *op, Body *b, Access *access) {
          lies_turned(b, &access[1], op->out[0]->type->dt);
 }
 
-/* ---- text --------------------------------------------------------------------------------------
- */
+/* ---- text ------------------------------------------------------------------------------------ */
 
 static char letter(const Stmt *s) {
   return s->prim == PR_LOAD ? 'i' : 'o';

@@ -83,8 +83,7 @@ void cuda_head(CudaGen *g, const Op *group, const char *symbol) {
   text_puts(&g->out, ") {\n");
 }
 
-/* ---- expressions -------------------------------------------------------------------------------
- */
+/* ---- expressions ----------------------------------------------------------------------------- */
 
 static void constant(const Stmt *s, Text *out) {
   if (s->dt == DT_I64 || s->dt == DT_B1)

@@ -118,8 +118,7 @@ void mprt__cuda_destroy(const mprt_program *p, mprt__cuda *g) {
   free(g);
 }
 
-/* ---- code and memory ----------------------------------------------------------------------------
- */
+/* ---- code and memory ------------------------------------------------------------------------- */
 
 /* A segment that does not fit: how much is missing, in numbers to choose a batch size by. */
 static Status no_room(const mprt_program *p, mprt__cuda *g, CUresult r) {

@@ -59,8 +59,7 @@ static Status library_failed(const mprt_program *p, mprt__cuda *g, cublasStatus_
                     g->products->api.cublasLtGetStatusString(r));
 }
 
-/* ---- what a command says -----------------------------------------------------------------------
- */
+/* ---- what a command says --------------------------------------------------------------------- */
 
 static MpccProduct product_of(const mprt_program *p, const MpccCommand *c) {
   MpccProduct m;

@@ -66,8 +66,7 @@ Status mprt__cuda_failed(const mprt_program *p, mprt__cuda *g, CUresult r, const
 Status mprt__cuda_modules(const mprt_program *p, mprt__cuda *g);
 void mprt__cuda_unload(mprt__cuda *g);
 
-/* ---- mirror.c ---------------------------------------------------------------------------------
- */
+/* ---- mirror.c -------------------------------------------------------------------------------- */
 
 /* Second place for inputs, pinned memory, events. errors: ERR_RUN, ERR_NOMEM */
 Status mprt__cuda_open_mirror(const mprt_program *p, mprt__cuda *g);
@@ -82,8 +81,7 @@ Status mprt__cuda_pushed(const mprt_program *p, mprt__cuda *g);
 uint64_t mprt__cuda_address(const mprt_program *p, const mprt__cuda *g, const MpccArgRef *a,
                             uint64_t t);
 
-/* ---- gemm_lt.c ---------------------------------------------------------------------------------
- */
+/* ---- gemm_lt.c ------------------------------------------------------------------------------- */
 
 typedef struct mprt__products mprt__products;
 /* Whether the program multiplies matrices by the vendor's library. */
@@ -98,8 +96,7 @@ Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccComman
 Status mprt__cuda_multiply(const mprt_program *p, mprt__cuda *g, const MpccProduct *m,
                            const CUdeviceptr *operand);
 
-/* ---- clock.c -----------------------------------------------------------------------------------
- */
+/* ---- clock.c --------------------------------------------------------------------------------- */
 
 typedef struct mprt__cuda_clock mprt__cuda_clock;
 /* What commands take is added to `seconds`, per command of the image. *out is to be closed in every
@@ -114,8 +111,7 @@ Status mprt__cuda_clock_end(const mprt_program *p, mprt__cuda *g, mprt__cuda_clo
 /* Waits for the commands and adds what they took. */
 Status mprt__cuda_clock_read(const mprt_program *p, mprt__cuda *g, mprt__cuda_clock *c);
 
-/* ---- graph.c -----------------------------------------------------------------------------------
- */
+/* ---- graph.c --------------------------------------------------------------------------------- */
 
 /* Room for graphs. errors: ERR_NOMEM */
 Status mprt__cuda_open_graphs(const mprt_program *p, mprt__cuda *g);

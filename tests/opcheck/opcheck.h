@@ -15,8 +15,7 @@
 #include "ir/ir.h"
 #include "mpcc/runtime.h"
 
-/* ---- table.c -----------------------------------------------------------------------------------
- */
+/* ---- table.c --------------------------------------------------------------------------------- */
 
 /* How far a result may lie from the interpreter's (strict numerics), beyond one rounding to the
  * result's dtype. u = unit roundoff of the registers, n = `terms`, s = 4 sqrt(n) + 8: errors of n
@@ -67,8 +66,7 @@ int64_t inst_terms(const Inst *i);
 /* docs/support.md to standard output. */
 void print_support(void);
 
-/* ---- data.c ------------------------------------------------------------------------------------
- */
+/* ---- data.c ---------------------------------------------------------------------------------- */
 
 /* What the operands hold. SPECIAL: infinities, NaN, zeros of both signs, subnormals, the largest
  * numbers; NANS: one NaN per operand; operands with =fill hold their fill in all kinds. */
@@ -79,8 +77,7 @@ bool data_fits(const Inst *i, DataKind k);
  * the same arguments, whatever else runs. */
 void data_fill(const Inst *i, const Tensor *t, DataKind k, uint64_t seed, double *x);
 
-/* ---- unit.c ------------------------------------------------------------------------------------
- */
+/* ---- unit.c ---------------------------------------------------------------------------------- */
 
 typedef struct {
   Arena *arena;
@@ -102,8 +99,7 @@ Status unit_build(World *w, const Inst *i, Unit *out);
 void unit_fini(Unit *u);
 bool is_result(const Tensor *t); /* written by the function */
 
-/* ---- bound.c -----------------------------------------------------------------------------------
- */
+/* ---- bound.c --------------------------------------------------------------------------------- */
 
 /* Where a value computed in registers of finite precision may lie. */
 typedef struct {
@@ -114,8 +110,7 @@ typedef struct {
 /* Result of an elementwise body in registers `reg` on exact arguments, stored as `to`. */
 Range bound_scalar(const Scalar *s, const double *args, DType reg, DType to);
 
-/* ---- batch.c -----------------------------------------------------------------------------------
- */
+/* ---- batch.c --------------------------------------------------------------------------------- */
 
 enum { BATCH_MOST = 64 };
 typedef struct {
@@ -147,8 +142,7 @@ Status batch_writes(World *w, const Unit *const *units, int n, const BatchOpts *
 Status batch_open(Batch *b, const char *device, bool plan_mode);
 void batch_fini(Batch *b);
 
-/* ---- tally.c: results beside those of another run or target -------------------------------------
- */
+/* ---- tally.c: results beside those of another run or target ---------------------------------- */
 
 typedef struct {
   long elements, unequal; /* of 16- and 8-bit values */
@@ -171,8 +165,7 @@ bool saved_open(Saved *s, const char *to, const char *from);
 bool saved_close(Saved *s); /* false: not everything was written */
 void saved_result(Saved *s, const Inst *i, const char *numerics, const Tensor *t, const double *x);
 
-/* ---- judge.c -----------------------------------------------------------------------------------
- */
+/* ---- judge.c --------------------------------------------------------------------------------- */
 
 typedef struct {
   const char *level;
@@ -218,8 +211,7 @@ void together_fini(Together *t);
 int print_score(const Score *score, const Saved *saved, double run_seconds, const char *json);
 double seconds(void);
 
-/* ---- made.c: programs compiled here -------------------------------------------------------------
- */
+/* ---- made.c: programs compiled here ---------------------------------------------------------- */
 
 /* Compiles and judges n instances, at most TOGETHER; halves of them when one does not compile. */
 void run_batch(const Inst *list, int n, const Options *o, Score *score);
@@ -239,8 +231,7 @@ Status pack_write(const char *folder, int index, const Together *t, const Inst *
  * errors: ERR_FILE, ERR_INPUT, ERR_NOMEM */
 Status pack_read(World *w, const char *path, Inst *list, Together *out);
 
-/* ---- grad.c ------------------------------------------------------------------------------------
- */
+/* ---- grad.c ---------------------------------------------------------------------------------- */
 
 /* Gradients of the interpreter in f64 against its central differences. true: they agree. */
 bool grad_check(World *w, const Inst *i, const Options *o);

@@ -46,8 +46,7 @@ enum { MODELS = sizeof models / sizeof *models };
 static const char *const modes[] = {"64-true", "32-true", "bf16-mixed"};
 enum { MODES = sizeof modes / sizeof *modes };
 
-/* ---- numbers both sides make ------------------------------------------------------------------
- */
+/* ---- numbers both sides make ----------------------------------------------------------------- */
 
 /* SplitMix64 (Steele, Lea, Flood 2014) from the FNV-1a hash of the name. */
 static uint64_t key_of(const char *prefix, const char *name) {
@@ -111,8 +110,7 @@ static void feed(mprt_program *p, int step) {
   set_valid(p, x.dim[0]);
 }
 
-/* ---- distances --------------------------------------------------------------------------------
- */
+/* ---- distances ------------------------------------------------------------------------------- */
 
 static void probe(mprt_tensor t, const char *name, double record[RECORD]) {
   const uint64_t key = key_of("sign.", name);

@@ -219,8 +219,7 @@ START_TEST(unknown_precision_is_an_error) {
 }
 END_TEST
 
-/* ---- castopt ------------------------------------------------------------------------------------
- */
+/* ---- castopt --------------------------------------------------------------------------------- */
 
 /* io.x -> cast a -> cast b -> cast c -> written, all formats: equal values before and after, and
  * a pair goes exactly when its first cast is exact. */
@@ -346,8 +345,7 @@ START_TEST(weight_gradients_are_made_in_f32) {
 }
 END_TEST
 
-/* ---- canon --------------------------------------------------------------------------------------
- */
+/* ---- canon ----------------------------------------------------------------------------------- */
 
 START_TEST(canon_drops_what_changes_nothing) {
   Session s = session_open();
@@ -375,8 +373,7 @@ START_TEST(canon_drops_what_changes_nothing) {
 }
 END_TEST
 
-/* ---- layout -------------------------------------------------------------------------------------
- */
+/* ---- layout ---------------------------------------------------------------------------------- */
 
 typedef struct {
   int kernel[2], stride[2], padding[2], dilation[2], size[2], groups;

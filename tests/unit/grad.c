@@ -73,8 +73,7 @@ START_TEST(vit_matches_finite_differences) {
 }
 END_TEST
 
-/* ---- one op at a time --------------------------------------------------------------------------
- */
+/* ---- one op at a time ------------------------------------------------------------------------ */
 
 typedef struct {
   OpCode code;

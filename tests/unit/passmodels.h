@@ -178,8 +178,7 @@ static inline Module *net_finish(Net *n, const Io *io, Forward *f, void *tensors
   return m;
 }
 
-/* ---- models -----------------------------------------------------------------------------------
- */
+/* ---- models ---------------------------------------------------------------------------------- */
 
 /* One linear layer, fc. */
 static inline Value *one_linear(Net *n, void *tensors, Value *x, bool train) {
@@ -306,8 +305,7 @@ static inline Module *vit(Session *s, const Setting *set, int nset) {
   return net_finish(&n, &io, vit_forward, &t, (Tensor **)&t, VIT_PARAMS, 0.7);
 }
 
-/* ---- passes -----------------------------------------------------------------------------------
- */
+/* ---- passes ---------------------------------------------------------------------------------- */
 
 static inline Status try_pass(Session *s, const Module *m, PassFn *f, Stage gives, Module **out) {
   PassOpts o = {0};
@@ -357,8 +355,7 @@ static inline Module *step_module(Session *s, const Text *t) {
   return m;
 }
 
-/* ---- running ----------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static inline double *data_of(Eval *e, const Module *m, const char *name) {
   Tensor *t = module_tensor(m, name);

@@ -172,8 +172,7 @@ START_TEST(partial_batch_is_the_mean_of_real_samples) {
 }
 END_TEST
 
-/* ---- optimizers on given gradients --------------------------------------------------------------
- */
+/* ---- optimizers on given gradients ----------------------------------------------------------- */
 
 static void set_sums(const Run *r, double loss, double weight) {
   fill(r, "sum.loss_sum", loss);
@@ -582,8 +581,7 @@ START_TEST(lightning_rolls_every_micro_batch) {
 }
 END_TEST
 
-/* ---- state --------------------------------------------------------------------------------------
- */
+/* ---- state ----------------------------------------------------------------------------------- */
 
 static DType dtype_of(const Run *r, const char *name) {
   const Tensor *t = module_tensor(r->m, name);
