@@ -1,7 +1,8 @@
 # One mode on the stand-in for a GPU: losses beside the CPU's, the same bits whatever the order of blocks,
 # after stopping and resuming; what is missing or fails has a clear error and leaves checkpoints intact.
 . "$(dirname "$0")/lib.sh"
-mode=$3 emu=$4 bound=$5 spec=$here/$6 recipe=${7:-DelayedScaling} # idle where the mode has none
+mode=$3 emu=$4 bound=$5 spec=$here/$6 recipe=$7 arch=$8 # recipe: idle where the mode has none
+[ "$arch" != any ] || arch=sm_80
 case $6 in */*) cp "$(dirname "$spec")"/* . ;; esac # its data
 gpu() { LD_LIBRARY_PATH=$emu EMU_REPORT=$work/report.txt "$@"; }
 
@@ -13,10 +14,10 @@ fi
 "$mpcc" "$spec" --target=cuda --gpu-arch=sm_90 --emit=cubin -o probe.cubin
 [ "$(head -c 4 probe.cubin | tail -c 3)" = ELF ] || fail "--emit=cubin is no ELF file"
 "$mpcc" "$spec" --precision "$mode" --set "precision.recipe.name=$recipe" --target=cpu,cuda \
-  --gpu-arch=sm_80 -march=x86-64-v3 -Wno-fp8-fallback -Wno-fp8-padding -o prog
+  --gpu-arch=$arch -march=x86-64-v3 -Wno-fp8-fallback -Wno-fp8-padding -o prog
 
 gpu "$mpcc" verify "$spec" --precision "$mode" --set "precision.recipe.name=$recipe" --target=cuda \
-  --gpu-arch=sm_80 -Wno-fp8-fallback -Wno-fp8-padding >verify.txt 2>&1 ||
+  --gpu-arch=$arch -Wno-fp8-fallback -Wno-fp8-padding >verify.txt 2>&1 ||
   { fail "verify: $(grep -m1 FAIL verify.txt)"; tail -3 verify.txt; }
 grep -q '^[1-9][0-9]* kernels, 0 deviate' verify.txt || fail "verify: $(tail -1 verify.txt)"
 gpu sh "$here/cuda_judge.sh" ./prog "$mode" "$bound" cuda || fail "$mode: not as on the CPU"
