@@ -70,14 +70,14 @@ START_TEST(attributes_follow_the_spec) {
       "    - {match: '*.bias', weight_decay: 0, lr: 0.2, betas: [0.5, 0.75]}\n"
       "trainer: {max_epochs: 1, accumulate_grad_batches: 4, gradient_clip_val: 0.5, "
       "gradient_clip_algorithm: value}\n"
-      "precision: {mode: transformer-engine-float16, weights_dtype: bfloat16, "
-      "fallback_compute_dtype: float16, policy: cpu, residual: low, recipe: {fp8_format: E4M3, "
+      "precision: {mode: transformer-engine-float16, weights_dtype: float16, "
+      "fallback_compute_dtype: bfloat16, policy: cpu, residual: low, recipe: {fp8_format: E4M3, "
       "amax_history_len: 16, amax_compute_algo: most_recent, margin: 2}, grad_scaler: {enabled: "
       "true, init_scale: 8, growth_interval: 5}}\n");
   ck_assert_str_eq(module_str(m, "name", ""), "t");
   ck_assert_str_eq(module_str(m, "mode", ""), "transformer-engine-float16");
-  ck_assert_str_eq(module_str(m, "weights_dtype", ""), "bf16");
-  ck_assert_str_eq(module_str(m, "fallback_dtype", ""), "f16");
+  ck_assert_str_eq(module_str(m, "weights_dtype", ""), "f16");
+  ck_assert_str_eq(module_str(m, "fallback_dtype", ""), "bf16");
   ck_assert_str_eq(module_str(m, "policy", ""), "cpu");
   ck_assert_str_eq(module_str(m, "residual", ""), "low");
   ck_assert_str_eq(module_str(m, "fp8_format", ""), "E4M3");
