@@ -6,9 +6,9 @@
  * Hoisted are narrowing casts and quantizations; views and widening casts of them cost nothing to
  * repeat and stay. Casts to 16 bits that products of matrices alone read, as the factor they pack,
  * stay as well where the target rounds while it packs (attribute `packed`): their copies would cost
- * a half of the parameters' memory. Equal values of different functions are one tensor: they are found by a
- * key that spells out the computation. Casts of whole trained parameters to one dtype per group lie
- * in a flat tensor with the element offsets of the parameters, written by one kernel. [N6]
+ * a half of the parameters' memory. Equal values of different functions are one tensor: they are
+ * found by a key that spells out the computation. Casts of whole trained parameters to one dtype per
+ * group lie in a flat tensor with the element offsets of the parameters, written by one kernel. [N6]
  * Codes of weights that gradients multiply are kept transposed too where a target's library wants
  * that (library_fp8 of its caps): the kernel that quantizes writes both. */
 #include <string.h>
@@ -244,8 +244,8 @@ static Derived *find(Step *s, Str key) {
   return NULL;
 }
 
-/* Operand k of op is the factor that products pack. Convolutions gather it from far apart, which costs
- * more from wide elements than a copy does: steps of ResNet-18 took a sixth longer. */
+/* Operand k of op is the factor that products pack. Convolutions gather it from far apart, which
+ * costs more from wide elements than a copy does: steps of ResNet-18 took a sixth longer. */
 static bool packs(const Op *op, int k) {
   return k == 1 && op_info(op->code)->kind == OK_PRODUCT && op->code != OP_conv &&
          op->code != OP_conv_gather;
