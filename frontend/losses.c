@@ -521,6 +521,13 @@ static Value *seed_of(Lower *lo, int64_t capacity) {
   return build_op(lo->b, OP_loss_seed, 0, NULL, lower_place(lo, attr, 2), attr)->out[0];
 }
 
+/* A sum that a `to` has made of 64 bits is logged in them. */
+static void write_sum(Builder *b, Tensor *t, Value *sum) {
+  if (sum->type->dt == DT_F64)
+    t->type = sum->type;
+  build_write(b, t, build_cast(b, sum, t->type->dt));
+}
+
 void losses_build(Lower *lo, Tensor *valid, Tensor *loss_sum, Tensor *weight_sum) {
   const Spec *s = lo->spec;
   Builder *b = lo->b;
@@ -551,10 +558,7 @@ void losses_build(Lower *lo, Tensor *valid, Tensor *loss_sum, Tensor *weight_sum
   build_at(b, only->v->loc, str_c(builder_strings(b), "loss"), NULL);
   if (points) /* a `to` may have made them wider than the seed */
     total = add(lo, total, build2(b, OP_loss, points, build_cast(b, seed, points->type->dt)));
-  build_write(b, loss_sum, build_cast(b, total, loss_sum->type->dt));
-  if (!alone || reduction_of(only) != SUM)
-    build_write(b, weight_sum,
-                build_cast(b, alone && count ? count : valid_float(&w), weight_sum->type->dt));
-  else
-    build_write(b, weight_sum, number(lo, 1));
+  write_sum(b, loss_sum, total);
+  bool sum = alone && reduction_of(only) == SUM;
+  write_sum(b, weight_sum, sum ? number(lo, 1) : alone && count ? count : valid_float(&w));
 }

@@ -24,6 +24,16 @@ grep -q 'about as fast' none.txt || fail "32-true is not as fast as itself"
 for text in 'policy cuda-2025-12' 'N3  float32_matmul: high' 'N12 update_rounding: kahan'; do
   grep -qF "$text" choices.txt || fail "explain does not say '$text'"
 done
+# Every cast has its reason, also where the spec casts by hand and the logged sums have 64 bits.
+sed 's/{name: head, Linear: 16}/&\n    - {type: to, dtype: float64}/; s/logits: head/logits: wide/
+  s/{type: to,/{name: wide, type: to,/' "$here/tiny.yaml" >wide.yaml
+for mode in 64-true 16-mixed 16-true transformer-engine; do
+  "$mpcc" explain wide.yaml --precision $mode --set precision.regions.loss=64-true \
+    -Wno-fp8-fallback >wide.txt || fail "explain wide.yaml in $mode"
+  grep -q ' -> *f64 .*wide.yaml:24' wide.txt || [ $mode = 64-true ] || fail "no \`to\` in $mode"
+  awk 'cast && !/^ *because/ { print; bad = 1 } { cast = $2 == "cast" && $4 == "->" } END { exit bad }' wide.txt ||
+    fail "casts without a reason in $mode"
+done
 expect 2 'takes two modes' "$mpcc" explain "$here/tiny.yaml" --diff=32-true
 expect 2 'belongs to mpcc explain' "$mpcc" "$here/tiny.yaml" --diff=32-true,64-true
 expect 1 "bf17" "$mpcc" explain "$here/tiny.yaml" --diff=32-true,bf17
