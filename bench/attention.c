@@ -24,17 +24,17 @@ static Group *attention_group(const Case *c, bool grad) {
   Access lse = {0, {c->H * c->T, c->T, 1, 0}};
   group_int(t, "keys", c->T);
   group_int(t, "causal", c->causal);
-  group_dtype(t, "compute", DT_F32);
+  group_dtype(t, "compute", MPCC_F32);
   if (grad) {
     group_in(t, c->dt, n, rows_of(c, w, 0));
     group_in(t, c->dt, n, rows_of(c, w, 0));
-    group_in(t, DT_F32, c->N * c->H * c->T, lse);
+    group_in(t, MPCC_F32, c->N * c->H * c->T, lse);
   }
   for (int k = 0; k < 3; k++)
     group_in(t, c->dt, 3 * n, rows_of(c, 3 * w, k * w));
   if (!grad) {
     group_out(t, c->dt, n, rows_of(c, w, 0));
-    group_out(t, DT_F32, c->N * c->H * c->T, lse);
+    group_out(t, MPCC_F32, c->N * c->H * c->T, lse);
   }
   for (int k = 0; k < 3 && grad; k++)
     group_out(t, c->dt, n, rows_of(c, w, 0));
@@ -45,7 +45,7 @@ static void measure(const Case *c, const char *level, int threads, int rounds) {
   Group *g[2] = {attention_group(c, false), attention_group(c, true)};
   Run r[2] = {run_compile(g[0], level), run_compile(g[1], level)};
   int64_t n = c->N * c->H * c->T * c->D;
-  void *x = tensor(c->dt, 3 * n), *o = tensor(c->dt, n), *lse = tensor(DT_F32, n / c->D);
+  void *x = tensor(c->dt, 3 * n), *o = tensor(c->dt, n), *lse = tensor(MPCC_F32, n / c->D);
   void *dout = tensor(c->dt, n), *grad[3] = {tensor(c->dt, n), tensor(c->dt, n), tensor(c->dt, n)};
   fill(x, c->dt, 3 * n);
   fill(dout, c->dt, n);
@@ -54,7 +54,7 @@ static void measure(const Case *c, const char *level, int threads, int rounds) {
   BenchPool *pool = pool_for(threads, &r[0], &r[1]);
   double base = (double)n * (double)c->T * (c->causal ? 0.5 : 1), flop[2] = {4 * base, 10 * base};
   double rate[2][MAX_ROUNDS], ratio[2][MAX_ROUNDS], peaks[MAX_ROUNDS];
-  Peak *peak = peak_of(cpu_level(level), DT_F32);
+  Peak *peak = peak_of(cpu_level(level), MPCC_F32);
   for (int i = -1; i < rounds; i++) {
     double top = peak_rate(peak, threads);
     for (int k = 0; k < 2; k++) {
@@ -97,7 +97,7 @@ static void measure(const Case *c, const char *level, int threads, int rounds) {
 int main(int argc, char **argv) {
   int threads = 1, rounds = 9, i = 1;
   const char *level = run_levels() ? cpu_host_level() : NULL;
-  DType dt = DT_F32;
+  DType dt = MPCC_F32;
   for (; i + 1 < argc && argv[i][0] == '-'; i += 2) {
     if (argv[i][1] == 't')
       threads = atoi(argv[i + 1]);
@@ -109,7 +109,7 @@ int main(int argc, char **argv) {
       dt = dtype_from_text(argv[i + 1]);
   }
   if (!level || !cpu_level(level) || threads < 1 || threads > MAX_THREADS || rounds < 1 ||
-      rounds > MAX_ROUNDS || dt >= DT_COUNT) {
+      rounds > MAX_ROUNDS || dt >= MPCC_DTYPE_COUNT) {
     fprintf(stderr,
             "usage: %s [-t THREADS] [-r ROUNDS] [-l LEVEL] [-d DTYPE] [N H T D CAUSAL]...\n",
             argv[0]);

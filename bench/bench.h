@@ -64,9 +64,9 @@ __attribute__((target("avx2,fma"))) static inline double peak_avx2_f64(long turn
 typedef double Peak(long turns);
 
 static inline Peak *peak_of(const CpuLevel *level, DType compute) {
-  if (compute == DT_BF16)
+  if (compute == MPCC_BF16)
     return peak_bf16;
-  if (compute == DT_F64)
+  if (compute == MPCC_F64)
     return level->avx512 ? peak_f64 : peak_avx2_f64;
   return level->avx512 ? peak_f32 : peak_avx2_f32;
 }
@@ -118,9 +118,9 @@ __attribute__((target("avx512f"))) static inline double bare_f64(long turns) {
 }
 /* NULL: none of that kind. */
 static inline Peak *bare_of(const CpuLevel *level, DType compute) {
-  if (!level->avx512 || compute == DT_BF16)
+  if (!level->avx512 || compute == MPCC_BF16)
     return NULL;
-  return compute == DT_F64 ? bare_f64 : bare_f32;
+  return compute == MPCC_F64 ? bare_f64 : bare_f32;
 }
 
 /* ---- threads --------------------------------------------------------------------------------- */
@@ -233,9 +233,9 @@ static inline void fill(void *p, DType dt, int64_t n) {
     float f = (float)((int)(s >> 9) % 2001 - 1000) / 1000.0f;
     uint32_t bits;
     memcpy(&bits, &f, 4);
-    if (dt == DT_F64)
+    if (dt == MPCC_F64)
       ((double *)p)[i] = f;
-    else if (dt == DT_F32)
+    else if (dt == MPCC_F32)
       ((float *)p)[i] = f;
     else
       ((uint16_t *)p)[i] = (uint16_t)(bits >> 16);

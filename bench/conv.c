@@ -43,9 +43,9 @@ typedef struct {
 static Group *pack_group(const Sizes *z, Pass p, int64_t packed) {
   Group *t = group_new("pack", 2, (int64_t[]){z->columns, z->k}, 2);
   Access by_k = {0, {z->k, 1}}, by_n = {0, {1, z->columns}};
-  group_in(t, DT_F32, z->columns * z->k, p == FORWARD ? by_k : by_n);
-  group_out(t, DT_F32, packed, (Access){0});
-  group_dtype(t, "compute", DT_F32);
+  group_in(t, MPCC_F32, z->columns * z->k, p == FORWARD ? by_k : by_n);
+  group_out(t, MPCC_F32, packed, (Access){0});
+  group_dtype(t, "compute", MPCC_F32);
   return t;
 }
 
@@ -53,11 +53,11 @@ static Group *conv_group_of(const Shape *s, Pass p, Sizes *z, int64_t packed, in
   Group *t = group_new("conv", 2, (int64_t[]){z->rows, z->columns}, 1);
   static const char *const keys[] = {"positions", "kernel", "stride", "padding",
                                      "dilation",  "up",     "x"};
-  group_in(t, DT_F32, image, (Access){0, {1, 0}});
-  group_in(t, DT_F32, p == WGRAD ? z->columns * z->k : packed, (Access){0});
-  group_out(t, DT_F32, z->rows * z->columns, (Access){0, {z->columns, 1}});
+  group_in(t, MPCC_F32, image, (Access){0, {1, 0}});
+  group_in(t, MPCC_F32, p == WGRAD ? z->columns * z->k : packed, (Access){0});
+  group_out(t, MPCC_F32, z->rows * z->columns, (Access){0, {z->columns, 1}});
   group_int(t, "k", z->k);
-  group_dtype(t, "compute", DT_F32);
+  group_dtype(t, "compute", MPCC_F32);
   group_int(t, "batch", s->batch);
   group_int(t, "channels", p == DGRAD ? s->o : s->c);
   for (int i = 0; i < 7; i++)
@@ -67,8 +67,8 @@ static Group *conv_group_of(const Shape *s, Pass p, Sizes *z, int64_t packed, in
     group_int(t, "wgrad", 1);
     ints(t, "factor", 2, z->factor);
   }
-  int v = group_stmt(t, PR_ACC, DT_F32, 0, 0, -1, -1, -1, -1);
-  group_stmt(t, PR_STORE, DT_F32, 0, 0, v, -1, -1, -1);
+  int v = group_stmt(t, PR_ACC, MPCC_F32, 0, 0, -1, -1, -1, -1);
+  group_stmt(t, PR_STORE, MPCC_F32, 0, 0, v, -1, -1, -1);
   return t;
 }
 
@@ -113,16 +113,16 @@ static double measure(const Shape *s, Pass p, const char *level, int threads, in
   int64_t image = s->batch * z.strides[0];
   Group *pg = pack_group(&z, p, packed), *cg = conv_group_of(s, p, &z, packed, image);
   Run pr = run_compile(pg, level), cr = run_compile(cg, level);
-  void *x = tensor(DT_F32, image), *b = tensor(DT_F32, z.columns * z.k);
-  void *panels = tensor(DT_F32, packed), *y = tensor(DT_F32, z.rows * z.columns);
+  void *x = tensor(MPCC_F32, image), *b = tensor(MPCC_F32, z.columns * z.k);
+  void *panels = tensor(MPCC_F32, packed), *y = tensor(MPCC_F32, z.rows * z.columns);
   BenchPool *pool = pool_for(threads, &pr, &cr);
-  fill(x, DT_F32, image);
-  fill(b, DT_F32, z.columns * z.k);
+  fill(x, MPCC_F32, image);
+  fill(b, MPCC_F32, z.columns * z.k);
   MpccArg pack_args[] = {{panels}, {b}}, args[] = {{y}, {x}, {p == WGRAD ? b : panels}};
   double rate[MAX_ROUNDS], ratio[MAX_ROUNDS], share[MAX_ROUNDS];
   Sizes f = sizes_of(s, FORWARD);
   *flop = 2.0 * (double)f.rows * (double)f.columns * (double)f.k;
-  Peak *peak = peak_of(l, DT_F32);
+  Peak *peak = peak_of(l, MPCC_F32);
   for (int r = -1; r < rounds; r++) {
     double top = peak_rate(peak, threads);
     double pack = p == WGRAD ? 0 : launch(&pr, pack_args, pool),

@@ -34,7 +34,7 @@ static Group *pack_group(const Case *c, int64_t packed) {
 
 static Group *product_group(const Case *c, int64_t packed) {
   Group *t = group_new("product", 2, (int64_t[]){c->M, c->N}, 1);
-  DType reg = c->compute == DT_F64 ? DT_F64 : DT_F32;
+  DType reg = c->compute == MPCC_F64 ? MPCC_F64 : MPCC_F32;
   group_in(t, c->store, c->M * c->K, (Access){0, {c->ta ? 1 : c->K, c->ta ? c->M : 1}});
   group_in(t, c->compute, packed, (Access){0});
   group_out(t, c->store, c->M * c->N, (Access){0, {c->N, 1}});
@@ -61,7 +61,7 @@ static Group *product_group(const Case *c, int64_t packed) {
 /* Products of matrices that lie one after the other. */
 static Group *batch_group(const Case *c) {
   Group *t = group_new("product", 3, (int64_t[]){c->batches, c->M, c->N}, 1);
-  DType reg = c->compute == DT_F64 ? DT_F64 : DT_F32;
+  DType reg = c->compute == MPCC_F64 ? MPCC_F64 : MPCC_F32;
   int64_t ak = c->ta ? c->M : 1, am = c->ta ? 1 : c->K, all = c->batches;
   group_in(t, c->store, all * c->M * c->K, (Access){0, {c->M * c->K, am, ak}});
   group_in(t, c->store, all * c->K * c->N, (Access){0, {c->K * c->N, 0, 0}});
@@ -120,14 +120,14 @@ static void print_case(const Case *c) {
 
 static void measure(const Case *c, const char *level, int threads, int rounds) {
   const CpuLevel *l = cpu_level(level);
-  int pair = c->compute == DT_BF16 ? 2 : 1;
-  int64_t cols = 2 * l->vector_bytes / (c->compute == DT_F64 ? 8 : 4);
+  int pair = c->compute == MPCC_BF16 ? 2 : 1;
+  int64_t cols = 2 * l->vector_bytes / (c->compute == MPCC_F64 ? 8 : 4);
   int64_t packed = ceil_div(c->N, cols) * cols * ceil_div(c->K, pair) * pair;
   int64_t all = c->batches ? c->batches : 1;
   Group *pg = pack_group(c, packed), *mg = c->batches ? batch_group(c) : product_group(c, packed);
   Run pr = run_compile(pg, level), mr = run_compile(mg, level);
   void *a = tensor(c->store, all * c->M * c->K), *b = tensor(c->store, all * c->K * c->N);
-  void *bias = tensor(DT_F64, c->N), *out = tensor(c->store, all * c->M * c->N);
+  void *bias = tensor(MPCC_F64, c->N), *out = tensor(c->store, all * c->M * c->N);
   void *panels = tensor(c->compute, packed);
   BenchPool *pool = pool_for(threads, &pr, &mr);
   fill(a, c->store, all * c->M * c->K);
@@ -168,11 +168,11 @@ static void measure(const Case *c, const char *level, int threads, int rounds) {
 static void measure_all(int64_t batches, int64_t M, int64_t N, int64_t K, const char *level,
                         DType only, int threads, int rounds) {
   static const DType kinds[][2] = {
-      {DT_F32, DT_F32}, {DT_BF16, DT_F32}, {DT_BF16, DT_BF16}, {DT_F64, DT_F64}};
+      {MPCC_F32, MPCC_F32}, {MPCC_BF16, MPCC_F32}, {MPCC_BF16, MPCC_BF16}, {MPCC_F64, MPCC_F64}};
   for (int k = 0; k < 4; k++) {
-    if (kinds[k][1] == DT_BF16 && (batches || !cpu_level(level)->bf16))
+    if (kinds[k][1] == MPCC_BF16 && (batches || !cpu_level(level)->bf16))
       continue;
-    if (only != DT_COUNT && kinds[k][0] != only)
+    if (only != MPCC_DTYPE_COUNT && kinds[k][0] != only)
       continue;
     for (int t = 0; t < 3; t++) {
       Case c = {M, N, K, t == 2, t == 1, kinds[k][0], kinds[k][1], false, batches};
@@ -186,7 +186,7 @@ static void measure_all(int64_t batches, int64_t M, int64_t N, int64_t K, const 
 
 int main(int argc, char **argv) {
   int threads = 1, rounds = 15, i = 1;
-  DType only = DT_COUNT;
+  DType only = MPCC_DTYPE_COUNT;
   int64_t batches = 0;
   const char *level = run_levels() ? cpu_level_names[run_levels() - 1] : NULL;
   for (; i + 1 < argc && argv[i][0] == '-'; i += 2) {

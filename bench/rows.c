@@ -28,7 +28,7 @@ static Access full(void) {
 }
 
 static int put(Build *b, Prim p, Level level, int x, int y) {
-  int i = group_stmt(b->t, p, DT_F32, -1, 0, x, y, -1, -1);
+  int i = group_stmt(b->t, p, MPCC_F32, -1, 0, x, y, -1, -1);
   b->t->body.stmt[i].level = (uint8_t)level;
   return i;
 }
@@ -54,7 +54,7 @@ static void store_turned(Build *b, DType dt, int v) {
 
 /* One element a panel. */
 static void store_part(Build *b, int v) {
-  group_out(b->t, DT_F32, b->rows / b->t->body.panel_rows + 1, (Access){.stride = {1}});
+  group_out(b->t, MPCC_F32, b->rows / b->t->body.panel_rows + 1, (Access){.stride = {1}});
   int i = put(b, PR_STORE, LV_ALL, v, -1);
   b->t->body.stmt[i].ref = b->t->op.nout - 1;
 }
@@ -83,39 +83,39 @@ static int number(Build *b, double v) {
 #define R1(p, x) put(b, p, LV_ROW, x, -1)
 
 static void layer_norm(Build *b, DType dt) {
-  int x = load(b, dt, LV_ELEM), w = load(b, DT_F32, LV_COL), bias = load(b, DT_F32, LV_COL);
+  int x = load(b, dt, LV_ELEM), w = load(b, MPCC_F32, LV_COL), bias = load(b, MPCC_F32, LV_COL);
   int inv = number(b, 1.0 / (double)cols), mean = R2(PR_MUL, R1(PR_RSUM, x), inv);
   int c = E2(PR_SUB, x, mean), var = R2(PR_MUL, R1(PR_RSUM, E2(PR_MUL, c, c)), inv);
   int std = R1(PR_SQRT, R2(PR_ADD, var, number(b, 1e-5))), rstd = R2(PR_DIV, number(b, 1), std);
   store(b, dt, LV_ELEM, E2(PR_ADD, E2(PR_MUL, E2(PR_MUL, c, rstd), w), bias));
-  store(b, DT_F32, LV_ROW, mean);
-  store(b, DT_F32, LV_ROW, rstd);
+  store(b, MPCC_F32, LV_ROW, mean);
+  store(b, MPCC_F32, LV_ROW, rstd);
 }
 
 static void layer_norm_grad(Build *b, DType dt) {
-  int dy = load(b, dt, LV_ELEM), x = load(b, dt, LV_ELEM), w = load(b, DT_F32, LV_COL);
-  int mean = load(b, DT_F32, LV_ROW), rstd = load(b, DT_F32, LV_ROW);
+  int dy = load(b, dt, LV_ELEM), x = load(b, dt, LV_ELEM), w = load(b, MPCC_F32, LV_COL);
+  int mean = load(b, MPCC_F32, LV_ROW), rstd = load(b, MPCC_F32, LV_ROW);
   int inv = number(b, 1.0 / (double)cols), h = E2(PR_MUL, E2(PR_SUB, x, mean), rstd);
   int g = E2(PR_MUL, dy, w), m1 = R2(PR_MUL, R1(PR_RSUM, g), inv);
   int m2 = R2(PR_MUL, R1(PR_RSUM, E2(PR_MUL, g, h)), inv);
   store(b, dt, LV_ELEM, E2(PR_MUL, E2(PR_SUB, E2(PR_SUB, g, m1), E2(PR_MUL, h, m2)), rstd));
-  store(b, DT_F32, LV_COL, put(b, PR_CSUM, LV_COL, E2(PR_MUL, dy, h), -1));
-  store(b, DT_F32, LV_COL, put(b, PR_CSUM, LV_COL, dy, -1));
+  store(b, MPCC_F32, LV_COL, put(b, PR_CSUM, LV_COL, E2(PR_MUL, dy, h), -1));
+  store(b, MPCC_F32, LV_COL, put(b, PR_CSUM, LV_COL, dy, -1));
 }
 
 static void adamw(Build *b, DType dt) {
-  int p = load(b, DT_F32, LV_ELEM), g = load(b, dt, LV_ELEM);
-  int m = load(b, DT_F32, LV_ELEM), v = load(b, DT_F32, LV_ELEM);
+  int p = load(b, MPCC_F32, LV_ELEM), g = load(b, dt, LV_ELEM);
+  int m = load(b, MPCC_F32, LV_ELEM), v = load(b, MPCC_F32, LV_ELEM);
   int m1 = E2(PR_ADD, E2(PR_MUL, m, number(b, 0.9)), E2(PR_MUL, g, number(b, 0.1)));
   int v1 =
       E2(PR_ADD, E2(PR_MUL, v, number(b, 0.999)), E2(PR_MUL, E2(PR_MUL, g, g), number(b, 0.001)));
   int den = E2(PR_ADD, E2(PR_MUL, E1(PR_SQRT, v1), number(b, 1.5)), number(b, 1e-8));
   int p1 = E2(PR_SUB, E2(PR_MUL, p, number(b, 1 - 1e-5)),
               E2(PR_MUL, E2(PR_DIV, m1, den), number(b, 1e-3)));
-  store(b, DT_F32, LV_ELEM, m1);
-  store(b, DT_F32, LV_ELEM, v1);
-  store(b, DT_F32, LV_ELEM, p1);
-  if (dt != DT_F32)
+  store(b, MPCC_F32, LV_ELEM, m1);
+  store(b, MPCC_F32, LV_ELEM, v1);
+  store(b, MPCC_F32, LV_ELEM, p1);
+  if (dt != MPCC_F32)
     store(b, dt, LV_ELEM, p1);
   static const int operand_of[] = {2, 3, 0}; /* moments and parameters are updated where they are */
   for (int k = 0; k < 3; k++)
@@ -123,7 +123,7 @@ static void adamw(Build *b, DType dt) {
 }
 
 static void bias_sum(Build *b, DType dt) {
-  store(b, DT_F32, LV_COL, put(b, PR_CSUM, LV_COL, load(b, dt, LV_ELEM), -1));
+  store(b, MPCC_F32, LV_COL, put(b, PR_CSUM, LV_COL, load(b, dt, LV_ELEM), -1));
 }
 
 static void copy(Build *b, DType dt) {
@@ -131,15 +131,15 @@ static void copy(Build *b, DType dt) {
 }
 
 static void to_low(Build *b, DType dt) {
-  store(b, dt, LV_ELEM, load(b, DT_F32, LV_ELEM));
+  store(b, dt, LV_ELEM, load(b, MPCC_F32, LV_ELEM));
 }
 
 static void from_low(Build *b, DType dt) {
-  store(b, DT_F32, LV_ELEM, load(b, dt, LV_ELEM));
+  store(b, MPCC_F32, LV_ELEM, load(b, dt, LV_ELEM));
 }
 
 static void turned(Build *b, DType dt) {
-  store_turned(b, dt, load(b, DT_F32, LV_ELEM));
+  store_turned(b, dt, load(b, MPCC_F32, LV_ELEM));
 }
 
 /* Codes, and the largest magnitude of a panel. */
@@ -150,22 +150,22 @@ static void quantize(Build *b, DType from, DType to) {
 }
 
 static void quantize_f32(Build *b, DType dt) {
-  quantize(b, DT_F32, dt);
+  quantize(b, MPCC_F32, dt);
 }
 
 static void quantize_bf16(Build *b, DType dt) {
-  quantize(b, DT_BF16, dt);
+  quantize(b, MPCC_BF16, dt);
 }
 
 /* x Phi(x) of x + bias. */
 static void bias_gelu(Build *b, DType dt) {
-  int x = E2(PR_ADD, load(b, dt, LV_ELEM), load(b, DT_F32, LV_COL));
+  int x = E2(PR_ADD, load(b, dt, LV_ELEM), load(b, MPCC_F32, LV_COL));
   int e = E1(PR_ERF, E2(PR_MUL, x, number(b, 0.70710678)));
   store(b, dt, LV_ELEM, E2(PR_MUL, E2(PR_MUL, x, number(b, 0.5)), E2(PR_ADD, number(b, 1), e)));
 }
 
 static void bias_gelu_tanh(Build *b, DType dt) {
-  int x = E2(PR_ADD, load(b, dt, LV_ELEM), load(b, DT_F32, LV_COL));
+  int x = E2(PR_ADD, load(b, dt, LV_ELEM), load(b, MPCC_F32, LV_COL));
   int cube = E2(PR_MUL, E2(PR_MUL, x, x), x);
   int u = E2(PR_MUL, E2(PR_ADD, x, E2(PR_MUL, cube, number(b, 0.044715))), number(b, 0.797885));
   int half = E2(PR_MUL, x, number(b, 0.5));
@@ -181,7 +181,7 @@ static void bias_gelu_grad(Build *b, DType dt) {
   int slope = E2(PR_ADD, cdf, E2(PR_MUL, E2(PR_MUL, x, number(b, 0.39894228)), pdf));
   int dx = E2(PR_MUL, dy, slope);
   store(b, dt, LV_ELEM, dx);
-  store(b, DT_F32, LV_COL, put(b, PR_CSUM, LV_COL, dx, -1));
+  store(b, MPCC_F32, LV_COL, put(b, PR_CSUM, LV_COL, dx, -1));
 }
 
 static void exponential(Build *b, DType dt) {
@@ -197,11 +197,11 @@ static void softmax(Build *b, DType dt) {
 static void cross_entropy(Build *b, DType dt) {
   int x = load(b, dt, LV_ELEM), index = put(b, PR_INDEX, LV_ELEM, -1, -1);
   int target = put(b, PR_INDEX, LV_ROW, -1, -1);
-  b->t->body.stmt[index].dt = b->t->body.stmt[target].dt = DT_I64;
+  b->t->body.stmt[index].dt = b->t->body.stmt[target].dt = MPCC_I64;
   b->t->body.stmt[index].ref = 1;
   b->t->body.stmt[target].ref = 0;
   int hit = E2(PR_EQ, index, target), zero = number(b, 0), max = R1(PR_RMAX, x);
-  b->t->body.stmt[hit].dt = DT_B1;
+  b->t->body.stmt[hit].dt = MPCC_B1;
   int e = E1(PR_EXP, E2(PR_SUB, x, max)), sum = R1(PR_RSUM, e);
   int picked = E2(PR_SELECT, hit, x), hot = E2(PR_SELECT, hit, number(b, 1));
   b->t->body.stmt[picked].arg[2] = b->t->body.stmt[hot].arg[2] = zero;
@@ -217,39 +217,39 @@ static const struct {
   DType dt;
   int exps;
 } cases[] = {
-    {"copy f32", copy, DT_F32, 0},
-    {"layer_norm f32", layer_norm, DT_F32, 0},
-    {"layer_norm bf16", layer_norm, DT_BF16, 0},
-    {"layer_norm_grad f32", layer_norm_grad, DT_F32, 0},
-    {"layer_norm_grad bf16", layer_norm_grad, DT_BF16, 0},
-    {"adamw f32", adamw, DT_F32, 0},
-    {"adamw bf16 copy", adamw, DT_BF16, 0},
-    {"column sums f32", bias_sum, DT_F32, 0},
-    {"column sums bf16", bias_sum, DT_BF16, 0},
-    {"f32 to bf16", to_low, DT_BF16, 0},
-    {"bf16 to f32", from_low, DT_BF16, 0},
-    {"f32 to f16", to_low, DT_F16, 0},
-    {"f16 to f32", from_low, DT_F16, 0},
-    {"f32 to e4m3", to_low, DT_E4M3, 0},
-    {"e4m3 to f32", from_low, DT_E4M3, 0},
-    {"f32 to e5m2", to_low, DT_E5M2, 0},
-    {"e5m2 to f32", from_low, DT_E5M2, 0},
-    {"quantize f32 e4m3", quantize_f32, DT_E4M3, 0},
-    {"quantize f32 e5m2", quantize_f32, DT_E5M2, 0},
-    {"quantize bf16 e4m3", quantize_bf16, DT_E4M3, 0},
-    {"quantize bf16 e5m2", quantize_bf16, DT_E5M2, 0},
-    {"f32 transposed", turned, DT_F32, 0},
-    {"f32 to bf16 transposed", turned, DT_BF16, 0},
-    {"f32 to e4m3 transposed", turned, DT_E4M3, 0},
-    {"exp f32", exponential, DT_F32, 1},
-    {"bias+gelu f32", bias_gelu, DT_F32, 1},
-    {"bias+gelu bf16", bias_gelu, DT_BF16, 1},
-    {"bias+gelu_tanh f32", bias_gelu_tanh, DT_F32, 1},
-    {"bias+gelu_grad f32", bias_gelu_grad, DT_F32, 2},
-    {"bias+gelu_grad bf16", bias_gelu_grad, DT_BF16, 2},
-    {"softmax f32", softmax, DT_F32, 1},
-    {"cross_entropy f32", cross_entropy, DT_F32, 1},
-    {"cross_entropy bf16", cross_entropy, DT_BF16, 1},
+    {"copy f32", copy, MPCC_F32, 0},
+    {"layer_norm f32", layer_norm, MPCC_F32, 0},
+    {"layer_norm bf16", layer_norm, MPCC_BF16, 0},
+    {"layer_norm_grad f32", layer_norm_grad, MPCC_F32, 0},
+    {"layer_norm_grad bf16", layer_norm_grad, MPCC_BF16, 0},
+    {"adamw f32", adamw, MPCC_F32, 0},
+    {"adamw bf16 copy", adamw, MPCC_BF16, 0},
+    {"column sums f32", bias_sum, MPCC_F32, 0},
+    {"column sums bf16", bias_sum, MPCC_BF16, 0},
+    {"f32 to bf16", to_low, MPCC_BF16, 0},
+    {"bf16 to f32", from_low, MPCC_BF16, 0},
+    {"f32 to f16", to_low, MPCC_F16, 0},
+    {"f16 to f32", from_low, MPCC_F16, 0},
+    {"f32 to e4m3", to_low, MPCC_E4M3, 0},
+    {"e4m3 to f32", from_low, MPCC_E4M3, 0},
+    {"f32 to e5m2", to_low, MPCC_E5M2, 0},
+    {"e5m2 to f32", from_low, MPCC_E5M2, 0},
+    {"quantize f32 e4m3", quantize_f32, MPCC_E4M3, 0},
+    {"quantize f32 e5m2", quantize_f32, MPCC_E5M2, 0},
+    {"quantize bf16 e4m3", quantize_bf16, MPCC_E4M3, 0},
+    {"quantize bf16 e5m2", quantize_bf16, MPCC_E5M2, 0},
+    {"f32 transposed", turned, MPCC_F32, 0},
+    {"f32 to bf16 transposed", turned, MPCC_BF16, 0},
+    {"f32 to e4m3 transposed", turned, MPCC_E4M3, 0},
+    {"exp f32", exponential, MPCC_F32, 1},
+    {"bias+gelu f32", bias_gelu, MPCC_F32, 1},
+    {"bias+gelu bf16", bias_gelu, MPCC_BF16, 1},
+    {"bias+gelu_tanh f32", bias_gelu_tanh, MPCC_F32, 1},
+    {"bias+gelu_grad f32", bias_gelu_grad, MPCC_F32, 2},
+    {"bias+gelu_grad bf16", bias_gelu_grad, MPCC_BF16, 2},
+    {"softmax f32", softmax, MPCC_F32, 1},
+    {"cross_entropy f32", cross_entropy, MPCC_F32, 1},
+    {"cross_entropy bf16", cross_entropy, MPCC_BF16, 1},
 };
 
 /* ---- what kernels are held against ----------------------------------------------------------- */
@@ -314,7 +314,7 @@ static void library_job(void *user, int thread, int threads) {
 /* The operand's own bytes; realistic values: small normal numbers. */
 static void *operand(const Value *v, int64_t *bytes) {
   int64_t n = type_elems(v->type), size = (int64_t)dtype_bytes(v->type->dt);
-  unsigned char *p = tensor(DT_U8, n * size);
+  unsigned char *p = tensor(MPCC_U8, n * size);
   for (int64_t i = 0; i < n; i++) {
     float x = 0.01f + (float)(i * 2654435761u % 1000) * 1e-3f;
     uint32_t u;
@@ -322,7 +322,7 @@ static void *operand(const Value *v, int64_t *bytes) {
     if (size == 4)
       memcpy(p + i * 4, &u, 4);
     else if (size == 2)
-      p[2 * i] = (unsigned char)(u >> 16), p[2 * i + 1] = v->type->dt == DT_F16 ? 0x38 : 0x3e;
+      p[2 * i] = (unsigned char)(u >> 16), p[2 * i + 1] = v->type->dt == MPCC_F16 ? 0x38 : 0x3e;
     else
       p[i] = 0x20 + (unsigned char)(i % 32);
   }
@@ -353,14 +353,14 @@ static void exp_create(Kernels *e, DType dt, const CpuLevel *level, int threads,
   Group *t = exp_group(dt);
   *r = run_compile(t, level->name);
   group_free(t);
-  void *lib = dt == DT_F32 ? dlopen("libmvec.so.1", RTLD_NOW) : NULL;
+  void *lib = dt == MPCC_F32 ? dlopen("libmvec.so.1", RTLD_NOW) : NULL;
   const char *name = level->vector_bytes == 64 ? "_ZGVeN16v_expf" : "_ZGVdN8v_expf";
   *e = (Kernels){.run = r,
                  .scratch = scratch,
                  .vector_bytes = level->vector_bytes,
                  .library = lib ? dlsym(lib, name) : NULL};
   for (int i = 0; i < threads; i++) {
-    scratch[i] = tensor(DT_U8, r->scratch_bytes);
+    scratch[i] = tensor(MPCC_U8, r->scratch_bytes);
     e->in[i] = tensor(dt, EXP_ELEMS);
     e->out[i] = tensor(dt, EXP_ELEMS);
     for (int k = 0; k < EXP_ELEMS; k++)
@@ -399,15 +399,15 @@ static void measure(Bench *m, size_t c) {
   for (; n < b.t->op.nout + b.t->op.nin; n++)
     args[n].p =
         n < b.t->op.nout && b.in_place[n] ? memory[b.t->op.nout + b.in_place[n] - 1] : memory[n];
-  Copy copy = {tensor(DT_U8, bytes / 2), tensor(DT_U8, bytes / 2), bytes / 2};
+  Copy copy = {tensor(MPCC_U8, bytes / 2), tensor(MPCC_U8, bytes / 2), bytes / 2};
   memset(copy.from, 1, (size_t)copy.bytes);
   memset(copy.to, 1, (size_t)copy.bytes);
   void *scratch[MAX_THREADS];
   for (int i = 0; i < m->threads; i++)
-    scratch[i] = tensor(DT_U8, r.scratch_bytes);
+    scratch[i] = tensor(MPCC_U8, r.scratch_bytes);
   Kernels w = {.run = &r, .args = args, .scratch = scratch};
   double rate[MAX_ROUNDS], roof[MAX_ROUNDS], own[MAX_ROUNDS], lib[MAX_ROUNDS], part[MAX_ROUNDS];
-  const Kernels *exp = &m->exp[cases[c].dt == DT_BF16];
+  const Kernels *exp = &m->exp[cases[c].dt == MPCC_BF16];
   double elems = (double)b.rows * (double)cols, exps = (double)EXP_ELEMS * EXP_TURNS * m->threads;
   for (int i = -1; i < m->rounds; i++) {
     double copied = job_seconds(m->threads, copy_job, &copy);
@@ -480,7 +480,7 @@ int main(int argc, char **argv) {
   Run r[2];
   void *scratch[2][MAX_THREADS];
   for (int i = 0; i < 2; i++)
-    exp_create(&m.exp[i], i ? DT_BF16 : DT_F32, level, m.threads, &r[i], scratch[i]);
+    exp_create(&m.exp[i], i ? MPCC_BF16 : MPCC_F32, level, m.threads, &r[i], scratch[i]);
   printf("%s, %d thread(s), %lld columns, %lld kB a tensor of 8 bytes an element, median of %d\n",
          m.level, m.threads, (long long)cols, (long long)m.kilobytes, m.rounds);
   printf("%-24s %7s %7s %7s %7s  %5s\n", "kernel", "GB/s", "copy", "exp M/s", "C lib", "roof");

@@ -63,7 +63,7 @@ static void fill_inputs(mprt_program *p) {
           dtype_is_float(t.dtype) ? (double)(r >> 40) / 0x1p24 : (double)(r >> 33) / 0x1p31 * 10;
       num_store((char *)t.data + k * dtype_bytes(t.dtype), t.dtype, floor(v * 1e6) / 1e6);
     }
-    for (size_t k = 0; k < n && !strcmp(t.role, "input") && t.dtype == DT_I64; k++)
+    for (size_t k = 0; k < n && !strcmp(t.role, "input") && t.dtype == MPCC_I64; k++)
       ((long long *)t.data)[k] %= 10;
     if (!strcmp(t.role, "valid"))
       *(long long *)t.data = 1 << 20;

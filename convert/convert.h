@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "mpcc/status.h"
+#include "mpcc/base.h"
 
 /* Why something failed, in words. */
 typedef struct {

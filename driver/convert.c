@@ -198,12 +198,12 @@ static int convert_weights(const Args *a, const char *out) {
     const char *word;
     DType dtype;
   } dtypes[] = {
-      {"float64", DT_F64}, {"float32", DT_F32}, {"float16", DT_F16}, {"bfloat16", DT_BF16}};
-  DType dtype = DT_COUNT;
+      {"float64", MPCC_F64}, {"float32", MPCC_F32}, {"float16", MPCC_F16}, {"bfloat16", MPCC_BF16}};
+  DType dtype = MPCC_DTYPE_COUNT;
   for (size_t i = 0; a->dtype && i < sizeof dtypes / sizeof *dtypes; i++)
     if (!strcmp(dtypes[i].word, a->dtype))
       dtype = dtypes[i].dtype;
-  if (dtype == DT_COUNT || a->ninput != 2)
+  if (dtype == MPCC_DTYPE_COUNT || a->ninput != 2)
     return complain("", MPCC_ERR_USAGE,
                     "weights are converted one file at a time, with --dtype=float64, float32, "
                     "float16 or bfloat16");

@@ -2,7 +2,7 @@
 #ifndef MPCC_DRIVER_EXIT_H
 #define MPCC_DRIVER_EXIT_H
 
-#include "mpcc/status.h"
+#include "mpcc/base.h"
 
 static inline int exit_code(mpcc_status st) {
   static const int codes[] = {

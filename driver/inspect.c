@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "mpcc/abi.h"
-#include "mpcc/dtype.h"
+#include "mpcc/base.h"
 #include "runner/trailer.h"
 
 typedef struct {

@@ -154,7 +154,7 @@ static Value *normal_of(Builder *b, const Init *init, const Type *type, Value *s
   Str text = str_fmt(builder_strings(b),
                      "%.17g + %.17g * (sqrt(-2 * log(1 - a)) * cos(6.283185307179586 * b))",
                      init->mean, init->std);
-  return build_expr(b, text, DT_F32, 2, u);
+  return build_expr(b, text, MPCC_F32, 2, u);
 }
 
 static double normal_cdf(double x) {
@@ -172,24 +172,24 @@ static Value *trunc_normal_of(Builder *b, const Init *init, const Type *type, Va
   Value *u = random_of(b, type, seed, step, stream);
   Str place =
       str_fmt(s, "%.17g + %.17g * (a + 2.98023223876953125e-08)", 2 * lo - 1, 2 * (hi - lo));
-  Value *x = build_expr(b, place, DT_F32, 1, &u);
-  Value *w = build_expr(b, "-log((1 - a) * (1 + a))", DT_F32, 1, &x);
+  Value *x = build_expr(b, place, MPCC_F32, 1, &u);
+  Value *w = build_expr(b, "-log((1 - a) * (1 + a))", MPCC_F32, 1, &x);
   Value *near = build_expr(b,
                            "1.50140941 + (a - 2.5) * (0.246640727 + (a - 2.5) * (-0.00417768164 + "
                            "(a - 2.5) * (-0.00125372503 + (a - 2.5) * (0.00021858087 + (a - 2.5) * "
                            "(-4.39150654e-06 + (a - 2.5) * (-3.5233877e-06 + (a - 2.5) * "
                            "(3.43273939e-07 + (a - 2.5) * 2.81022636e-08)))))))",
-                           DT_F32, 1, &w);
-  Value *root = build_expr(b, "sqrt(a) - 3", DT_F32, 1, &w);
+                           MPCC_F32, 1, &w);
+  Value *root = build_expr(b, "sqrt(a) - 3", MPCC_F32, 1, &w);
   Value *far = build_expr(b,
                           "2.83297682 + a * (1.00167406 + a * (0.00943887047 + a * "
                           "(-0.0076224613 + a * (0.00573950773 + a * (-0.00367342844 + a * "
                           "(0.00134934322 + a * (0.000100950558 + a * -0.000200214257)))))))",
-                          DT_F32, 1, &root);
+                          MPCC_F32, 1, &root);
   Value *in[4] = {x, w, near, far};
   Str scale = str_fmt(s, "min(max(%.17g + %.17g * (a * (b < 5 ? c : d)), %.17g), %.17g)",
                       init->mean, init->std * 1.4142135623730951, init->a, init->b);
-  return build_expr(b, scale, DT_F32, 4, in);
+  return build_expr(b, scale, MPCC_F32, 4, in);
 }
 
 static Value *product_of(Builder *b, Value *x, Value *y, bool turned) {
@@ -203,9 +203,9 @@ static Value *singular_step(Builder *b, Value *x, double f0, double f1, double f
   StrTable *s = builder_strings(b);
   Value *g = product_of(b, x, x, true);
   Value *two[2] = {g, product_of(b, g, g, false)};
-  Value *h = build_expr(b, str_fmt(s, "%.17g * a + %.17g * b", f1, f2), DT_F32, 2, two);
+  Value *h = build_expr(b, str_fmt(s, "%.17g * a + %.17g * b", f1, f2), MPCC_F32, 2, two);
   Value *sum[2] = {x, product_of(b, x, h, false)};
-  return build_expr(b, str_fmt(s, "%.17g * a + b", f0), DT_F32, 2, sum);
+  return build_expr(b, str_fmt(s, "%.17g * a + b", f0), MPCC_F32, 2, sum);
 }
 
 /* The orthogonal factor of a normal matrix is uniform among all matrices with orthonormal columns
@@ -236,7 +236,7 @@ static Value *orthogonal_of(Builder *b, const Init *init, const Type *type, Valu
     x = singular_step(b, x, 1.875, -1.25, 0.375);
   if (rows < cols)
     x = build_permute(b, x, turned);
-  x = build_expr(b, str_fmt(builder_strings(b), "%.17g * a", init->a), DT_F32, 1, &x);
+  x = build_expr(b, str_fmt(builder_strings(b), "%.17g * a", init->a), MPCC_F32, 1, &x);
   return build_reshape(b, x, type->rank, type->dim);
 }
 
@@ -251,9 +251,9 @@ static Value *value_of(Builder *b, const Init *init, const Type *type, Value *se
   if (init->kind == INIT_UNIFORM) {
     Value *u = random_of(b, type, seed, step, stream);
     Str text = str_fmt(builder_strings(b), "%.17g + %.17g * a", init->a, init->b - init->a);
-    return build_expr(b, text, DT_F32, 1, &u);
+    return build_expr(b, text, MPCC_F32, 1, &u);
   }
-  Value *c = build_const(b, init->a, DT_F32);
+  Value *c = build_const(b, init->a, MPCC_F32);
   Attr shape = attr_ints(b, "shape", type->rank, type->dim);
   return type->rank ? build_op(b, OP_expand, 1, &c, 1, &shape)->out[0] : c;
 }
@@ -267,7 +267,7 @@ Value *init_build(Builder *b, const Init *init, const Type *type, Value *seed, V
       pair[i] = i == type->rank - 1 ? 2 : 1;
     Attr at[] = {attr_ints(b, "shape", type->rank, pair), attr_i(b, "dim", type->rank - 1)};
     Value *in[2] = {build_op(b, OP_iota, 0, NULL, 2, at)->out[0], v};
-    return build_expr(b, "a == 0 ? b : 0", DT_F32, 2, in);
+    return build_expr(b, "a == 0 ? b : 0", MPCC_F32, 2, in);
   }
   if (!init->zero_row)
     return v;
@@ -275,5 +275,5 @@ Value *init_build(Builder *b, const Init *init, const Type *type, Value *seed, V
   Attr at[] = {attr_ints(b, "shape", 2, rows), attr_i(b, "dim", 0)};
   Value *in[2] = {build_op(b, OP_iota, 0, NULL, 2, at)->out[0], v};
   Str text = str_fmt(builder_strings(b), "a == %lld ? 0 : b", (long long)(init->zero_row - 1));
-  return build_expr(b, text, DT_F32, 2, in);
+  return build_expr(b, text, MPCC_F32, 2, in);
 }

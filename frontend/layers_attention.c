@@ -70,7 +70,7 @@ static Value *additive(Lower *lo, const Node *n, Value *m, bool seen) {
     return m;
   /* log(0) is -inf */
   Attr at[] = {attr_s(lo->b, "body", seen ? "a == 0 ? log(a) : 0" : "a == 0 ? 0 : log(a - a)"),
-               attr_dt(lo->b, "dtype", DT_F32)};
+               attr_dt(lo->b, "dtype", MPCC_F32)};
   return lay_emit1(lo, n, OP_expr, 1, &m, 2, at);
 }
 
@@ -341,7 +341,7 @@ Value *layer_RotaryEmbedding(Lower *lo, const Node *n, Value *const *in) {
   Value *args[3] = {in[0]};
   for (int k = 0; k < 2; k++)
     args[1 + k] = build_expr(
-        b, str_fmt(builder_strings(b), "%s(a * exp(%.17g * b))", k ? "sin" : "cos", rate), DT_F32,
+        b, str_fmt(builder_strings(b), "%s(a * exp(%.17g * b))", k ? "sin" : "cos", rate), MPCC_F32,
         2, at);
   Attr attr[] = {attr_i(b, "heads", heads),
                  attr_b(b, "interleaved", val_get_bool(n->args, "interleaved", false)),

@@ -44,7 +44,7 @@ static Value *expand(Lower *lo, Value *v, const Type *to) {
 }
 
 Value *lay_zeros(Lower *lo, const Type *like) {
-  return expand(lo, build_const(lo->b, 0, DT_F32), like);
+  return expand(lo, build_const(lo->b, 0, MPCC_F32), like);
 }
 
 static Value *formula(Lower *lo, const Node *n, const char *text, int nin, Value *const *in) {
@@ -158,7 +158,7 @@ Value *layer_complex(Lower *lo, const Node *n, Value *const *in) {
   if (!type_broadcast(in[0]->type, in[1]->type, &rank, dim))
     return lay_misfit(lo, n, n->loc, 1, in, "meets %s and %s", lay_shape(lo, in[0]->type),
                       lay_shape(lo, in[1]->type));
-  const Type *to = type_get(builder_types(lo->b), DT_F32, rank, dim);
+  const Type *to = type_get(builder_types(lo->b), MPCC_F32, rank, dim);
   return lay_give(lo, n, (Pair){expand(lo, in[0], to), expand(lo, in[1], to)});
 }
 
@@ -276,9 +276,9 @@ static Value *turns(Lower *lo, const Node *n, int64_t size, int64_t length, int 
                   "t0 = a * b, t1 = t0 - floor(t0 / %.17g) * %.17g, t2 = t1 > %.17g ? t1 - %.17g "
                   ": t1, %.17g * %s(t2 * %.17g)",
                   s, s, s / 2, s, scale, part ? "sin" : "cos", 2 * M_PI / s)),
-      attr_dt(b, "dtype", DT_F64)};
+      attr_dt(b, "dtype", MPCC_F64)};
   Value *table = lay_emit1(lo, n, OP_expr, 2, at, 2, attr);
-  Attr to[] = {attr_dt(b, "to", DT_F32), attr_b(b, "table", true)};
+  Attr to[] = {attr_dt(b, "to", MPCC_F32), attr_b(b, "table", true)};
   return lay_emit1(lo, n, OP_cast, 1, &table, 2, to);
 }
 

@@ -63,9 +63,9 @@ static void track(Lower *lo, const Node *n, const Op *norm, Tensor *const *state
 /* Tensors running_mean, running_var, num_batches_tracked of c channels; false when memory is short.
  */
 static bool running_state(Lower *lo, const Node *n, int64_t c, Tensor *state[3]) {
-  state[0] = lower_buffer(lo, n, "running_mean", DT_F32, 1, &c, 0);
-  state[1] = lower_buffer(lo, n, "running_var", DT_F32, 1, &c, 1);
-  state[2] = lower_buffer(lo, n, "num_batches_tracked", DT_I64, 0, NULL, 0);
+  state[0] = lower_buffer(lo, n, "running_mean", MPCC_F32, 1, &c, 0);
+  state[1] = lower_buffer(lo, n, "running_var", MPCC_F32, 1, &c, 1);
+  state[2] = lower_buffer(lo, n, "num_batches_tracked", MPCC_I64, 0, NULL, 0);
   return state[0] && state[1] && state[2];
 }
 
@@ -96,7 +96,7 @@ static Value *batch_norm(Lower *lo, const Node *n, Value *const *in) {
     args[nin++] = build_read(lo->b, state[1]);
   } else {
     args[nin++] = lo->valid_tensor ? build_read(lo->b, lo->valid_tensor)
-                                   : build_const(lo->b, (double)x->dim[0], DT_I64);
+                                   : build_const(lo->b, (double)x->dim[0], MPCC_I64);
   }
   if (affine)
     nin = affine_params(lo, n, c, args, nin);
@@ -159,7 +159,7 @@ static Value *over_samples(Lower *lo, Value *x) {
                attr_b(b, "keepdim", false)};
   Value *rows = build_op(b, OP_row_mask, 2, (Value *[]){x, valid}, 1, at)->out[0];
   Value *sum = build_op(b, OP_sum, 1, &rows, 3, at)->out[0];
-  return loss_formula(lo, "a / b", 2, (Value *[]){sum, build_cast(b, valid, DT_F32)});
+  return loss_formula(lo, "a / b", 2, (Value *[]){sum, build_cast(b, valid, MPCC_F32)});
 }
 
 /* torch moves the running values towards the samples' mean statistics, each variance over
@@ -172,7 +172,7 @@ static void track_samples(Lower *lo, const Node *n, const Op *norm, Tensor *cons
     return;
   Value *in[6] = {over_samples(lo, norm->out[1]), over_samples(lo, norm->out[2]),
                   build_read(b, state[0]),        build_read(b, state[1]),
-                  build_const(b, 1, DT_I64),      build_read(b, state[2])};
+                  build_const(b, 1, MPCC_I64),      build_read(b, state[2])};
   Attr at[] = {attr_f(b, "momentum", momentum->f), attr_b(b, "cumulative", false),
                attr_i(b, "places", places)};
   Op *op = lay_emit(lo, n, OP_running_stats, 6, in, 3, at);

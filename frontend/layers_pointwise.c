@@ -25,7 +25,7 @@ Value *layer_Identity(Lower *lo, const Node *n, Value *const *in) {
 static Pair scaled(Lower *lo, const Node *n, Pair y) {
   double alpha = val_get_float(n->args, "alpha", 1);
   return alpha == 1 ? y
-                    : lay_join(lo, n, OP_mul, y, (Pair){build_const(lo->b, alpha, DT_F32), NULL});
+                    : lay_join(lo, n, OP_mul, y, (Pair){build_const(lo->b, alpha, MPCC_F32), NULL});
 }
 
 /* Two or more operands joined from the left, or one and the number `other`. */
@@ -41,7 +41,7 @@ static Value *fold(Lower *lo, const Node *n, OpCode code, Value *const *in) {
   }
   if (number) {
     double y = other->f * val_get_float(n->args, "alpha", 1);
-    return lay_give(lo, n, lay_join(lo, n, code, v, (Pair){build_const(lo->b, y, DT_F32), NULL}));
+    return lay_give(lo, n, lay_join(lo, n, code, v, (Pair){build_const(lo->b, y, MPCC_F32), NULL}));
   }
   for (int i = 1; i < n->nin; i++) {
     int rank;
@@ -94,13 +94,13 @@ Value *layer_ELU(Lower *lo, const Node *n, Value *const *in) {
 
 Value *layer_Softplus(Lower *lo, const Node *n, Value *const *in) {
   Builder *b = lo->b;
-  Value *args[3] = {in[0], build_const(b, val_get_float(n->args, "beta", 1), DT_F32),
-                    build_const(b, val_get_float(n->args, "threshold", 20), DT_F32)};
+  Value *args[3] = {in[0], build_const(b, val_get_float(n->args, "beta", 1), MPCC_F32),
+                    build_const(b, val_get_float(n->args, "threshold", 20), MPCC_F32)};
   return lay_emit1(lo, n, OP_softplus, 3, args, 0, NULL);
 }
 
 Value *layer_pow(Lower *lo, const Node *n, Value *const *in) {
-  Value *args[2] = {in[0], build_const(lo->b, val_get_float(n->args, "exponent", 1), DT_F32)};
+  Value *args[2] = {in[0], build_const(lo->b, val_get_float(n->args, "exponent", 1), MPCC_F32)};
   return lay_emit1(lo, n, OP_pow, 2, args, 0, NULL);
 }
 
@@ -158,9 +158,9 @@ Value *layer_to(Lower *lo, const Node *n, Value *const *in) {
     const char *word;
     DType dt;
   } formats[] = {
-      {"float64", DT_F64}, {"float32", DT_F32}, {"float16", DT_F16}, {"bfloat16", DT_BF16}};
+      {"float64", MPCC_F64}, {"float32", MPCC_F32}, {"float16", MPCC_F16}, {"bfloat16", MPCC_BF16}};
   const char *word = val_get_str(n->args, "dtype", "float32");
-  DType dt = DT_F32;
+  DType dt = MPCC_F32;
   for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
     if (!strcmp(word, formats[i].word))
       dt = formats[i].dt;
@@ -172,7 +172,7 @@ Value *layer_to(Lower *lo, const Node *n, Value *const *in) {
 /* Noise of the seed and the steps seen: evaluation has its own, the same in every batch. */
 Value *layer_randn_like(Lower *lo, const Node *n, Value *const *in) {
   Init normal = {.kind = INIT_NORMAL, .std = 1};
-  const Type *ty = type_with_dtype(builder_types(lo->b), in[0]->type, DT_F32);
+  const Type *ty = type_with_dtype(builder_types(lo->b), in[0]->type, MPCC_F32);
   return init_build(lo->b, &normal, ty, lower_seed(lo), lower_step(lo), lower_stream(lo, n->name));
 }
 

@@ -125,8 +125,8 @@ static Value *multiply(Lower *lo, const Node *n, Value *const *in) {
   if (column)
     b = build_reshape(lo->b, b, 2, (int64_t[]){b->type->dim[0], 1});
   int ra = a->type->rank, rb = b->type->rank, rank = ra > rb ? ra : rb, r;
-  const Type *sa = type_get(builder_types(lo->b), DT_F32, ra - 2, a->type->dim);
-  const Type *sb = type_get(builder_types(lo->b), DT_F32, rb - 2, b->type->dim);
+  const Type *sa = type_get(builder_types(lo->b), MPCC_F32, ra - 2, a->type->dim);
+  const Type *sb = type_get(builder_types(lo->b), MPCC_F32, rb - 2, b->type->dim);
   if (a->type->dim[ra - 1] != b->type->dim[rb - 2] || !type_broadcast(sa, sb, &r, stack))
     return lay_misfit(lo, n, n->loc, 1, in, "multiplies %s and %s", lay_shape(lo, a->type),
                       lay_shape(lo, b->type));

@@ -13,7 +13,7 @@
 static Value *loop_in(Lower *lo, const Node *n, int index, LoopKind kind, int rank,
                       const int64_t *dim) {
   Attr at[] = {attr_i(lo->b, "index", index), attr_s(lo->b, "kind", loop_kind_text(kind)),
-               attr_ints(lo->b, "shape", rank, dim), attr_dt(lo->b, "dtype", DT_F32)};
+               attr_ints(lo->b, "shape", rank, dim), attr_dt(lo->b, "dtype", MPCC_F32)};
   return lay_emit1(lo, n, OP_arg, 0, NULL, 4, at);
 }
 
@@ -51,7 +51,7 @@ static Value *last_of(Lower *lo, const Op *scan, int i) {
 }
 
 static Value *zero(Lower *lo, int rank, const int64_t *dim) {
-  Value *v = build_const(lo->b, 0, DT_F32);
+  Value *v = build_const(lo->b, 0, MPCC_F32);
   Attr shape = attr_ints(lo->b, "shape", rank, dim);
   return build_op(lo->b, OP_expand, 1, &v, 1, &shape)->out[0];
 }
@@ -235,7 +235,7 @@ static Value *between_layers(Lower *lo, const Node *n, Value *x, int64_t layer) 
 static bool state_fits(Lower *lo, const Node *n, const Recurrent *r, Value *const *in, int i,
                        int64_t width) {
   const int64_t dim[3] = {r->batch, r->layers * (1 + r->bidirectional), width};
-  const Type *want = type_get(builder_types(lo->b), DT_F32, 3, dim);
+  const Type *want = type_get(builder_types(lo->b), MPCC_F32, 3, dim);
   if (type_same_shape(in[i]->type, want))
     return true;
   lay_misfit(lo, n, n->loc, i, in, "takes a state %s, not %s", lay_shape(lo, want),

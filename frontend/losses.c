@@ -180,7 +180,7 @@ Value *loss_formula(Lower *lo, const char *text, int nin, Value *const *in) {
 }
 
 static Value *number(Lower *lo, double v) {
-  return build_const(lo->b, v, DT_F32);
+  return build_const(lo->b, v, MPCC_F32);
 }
 
 /* x times k; x itself when k is 1 */
@@ -230,7 +230,7 @@ static void misfit(Lower *lo, Loc loc, const char *text) {
 }
 
 static Value *valid_float(const Lowering *w) {
-  return build_cast(w->lo->b, w->valid, DT_F32);
+  return build_cast(w->lo->b, w->valid, MPCC_F32);
 }
 
 /* ---- pointwise losses ---- */
@@ -384,7 +384,7 @@ Value *class_target(Lower *lo, const Sources *s, const Value *x, int64_t ignore)
   const Source *from = &s->from[1];
   const Type *ty = x->type;
   if (!from->node)
-    return lower_field(lo, from, type_get(builder_types(lo->b), DT_I64, ty->rank - 1, ty->dim),
+    return lower_field(lo, from, type_get(builder_types(lo->b), MPCC_I64, ty->rank - 1, ty->dim),
                        ty->dim[ty->rank - 1], ignore);
   Value *t = lower_value(lo, from->node, from->loc);
   if (dtype_is_float(t->type->dt)) {
@@ -410,9 +410,9 @@ bool pointwise_operands(Lower *lo, const Sources *s, bool same_shape, Value **in
   }
   for (int i = 0; i < s->n && like && !lo->failed; i++) {
     if (!in[i])
-      in[i] = lower_field(lo, &s->from[i],
-                          type_get(builder_types(lo->b), DT_F32, like->type->rank, like->type->dim),
-                          0, 0);
+      in[i] = lower_field(
+          lo, &s->from[i],
+          type_get(builder_types(lo->b), MPCC_F32, like->type->rank, like->type->dim), 0, 0);
     if (lo->failed || !same_shape || type_same_shape(in[i]->type, like->type))
       continue;
     diag_error(builder_diag(lo->b), s->from[i].loc, 311,
@@ -435,7 +435,7 @@ static Reduction reduction_of(const LossTerm *t) {
 Value *count_targets(Lower *lo, Value *target, Value *valid, int64_t ignore) {
   char text[64];
   snprintf(text, sizeof text, "a == %lld ? 0 : 1", (long long)ignore);
-  Value *x = build_cast(lo->b, target, DT_F32);
+  Value *x = build_cast(lo->b, target, MPCC_F32);
   return masked_sum(lo, loss_formula(lo, text, 1, &x), valid);
 }
 
@@ -447,8 +447,8 @@ static Value *weigh_targets(Lower *lo, Value *target, Value *w, Value *valid, in
   memcpy(dim, target->type->dim, (size_t)rank * sizeof *dim);
   dim[rank] = 1;
   Attr count[2] = {attr_ints(b, "shape", 1, &classes), attr_i(b, "dim", 0)};
-  Value *in[3] = {build_reshape(b, build_cast(b, target, DT_F32), rank + 1, dim),
-                  build_cast(b, build_op(b, OP_iota, 0, NULL, 2, count)->out[0], DT_F32), w};
+  Value *in[3] = {build_reshape(b, build_cast(b, target, MPCC_F32), rank + 1, dim),
+                  build_cast(b, build_op(b, OP_iota, 0, NULL, 2, count)->out[0], MPCC_F32), w};
   char text[80];
   snprintf(text, sizeof text, "a == b && a != %lld ? c : 0", (long long)ignore);
   return masked_sum(lo, loss_formula(lo, text, 3, in), valid);
@@ -517,13 +517,13 @@ void lower_enter(Lower *lo, const char *place) {
 }
 
 static Value *seed_of(Lower *lo, int64_t capacity) {
-  Attr attr[4] = {attr_i(lo->b, "capacity", capacity), attr_dt(lo->b, "dtype", DT_F32)};
+  Attr attr[4] = {attr_i(lo->b, "capacity", capacity), attr_dt(lo->b, "dtype", MPCC_F32)};
   return build_op(lo->b, OP_loss_seed, 0, NULL, lower_place(lo, attr, 2), attr)->out[0];
 }
 
 /* A sum that a `to` has made of 64 bits is logged in them. */
 static void write_sum(Builder *b, Tensor *t, Value *sum) {
-  if (sum->type->dt == DT_F64)
+  if (sum->type->dt == MPCC_F64)
     t->type = sum->type;
   build_write(b, t, build_cast(b, sum, t->type->dt));
 }

@@ -103,13 +103,13 @@ static bool skipped(Lower *lo, Str name) {
 Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
                    Init init) {
   Str name = *tensor ? str_fmt(builder_strings(lo->b), "%s.%s", n->name, tensor) : n->name;
-  const Type *type = type_get(builder_types(lo->b), DT_F32, rank, dim);
+  const Type *type = type_get(builder_types(lo->b), MPCC_F32, rank, dim);
   int64_t at = keymap_get(&lo->param_of, key_of(name), -1);
   if (lo->spec->model.empty_init && at < 0 && !skipped(lo, name))
     init = (Init){.kind = INIT_CONSTANT, .complex = init.complex};
   LoweredParam *p = at >= 0 ? &lo->param[at] : declare(lo, n, name, type, init);
   if (!p)
-    return build_const(lo->b, 0, DT_F32); /* memory is short: builder_finish says so */
+    return build_const(lo->b, 0, MPCC_F32); /* memory is short: builder_finish says so */
   if (p->owner != n && !lo->failed) {
     diag_error(builder_diag(lo->b), n->loc, 220, "two layers have a tensor named '%s'", name);
     diag_note(builder_diag(lo->b), p->owner->loc, "the other one");
@@ -166,8 +166,8 @@ static void begin(Lower *lo, const Tensors *t, const char *name, bool train) {
   for (int i = 0; i < m->ninput; i++) {
     build_at(lo->b, m->input[i]->loc, m->input[i]->name, NULL);
     lo->input[i] = build_read(lo->b, t->input[i]);
-    if (t->input[i]->type->dt == DT_F64) { /* all that follows is f32 until autocast */
-      Attr to[] = {attr_dt(lo->b, "to", DT_F32), attr_b(lo->b, "table", true)};
+    if (t->input[i]->type->dt == MPCC_F64) { /* all that follows is f32 until autocast */
+      Attr to[] = {attr_dt(lo->b, "to", MPCC_F32), attr_b(lo->b, "table", true)};
       lo->input[i] = build_op(lo->b, OP_cast, 1, &lo->input[i], 2, to)->out[0];
     }
   }
@@ -220,9 +220,9 @@ static void build_predict(Lower *lo, Tensors *t) {
     Value *v = lower_value(lo, m->output[i], m->output[i]->loc);
     build_at(b, m->output[i]->loc, m->output[i]->name, NULL);
     Str name = str_fmt(builder_strings(b), "output.%s", m->output_name[i]);
-    t->output[i] = build_tensor(b, name, type_with_dtype(builder_types(b), v->type, DT_F32),
+    t->output[i] = build_tensor(b, name, type_with_dtype(builder_types(b), v->type, MPCC_F32),
                                 ROLE_OUTPUT, m->output[i]->loc);
-    build_write(b, t->output[i], build_cast(b, v, DT_F32));
+    build_write(b, t->output[i], build_cast(b, v, MPCC_F32));
   }
 }
 
@@ -232,7 +232,7 @@ static void build_init(Lower *lo, const Tensors *t) {
   build_func(b, "init");
   lo->seed = NULL;
   build_at(b, (Loc){0}, str_c(builder_strings(b), ""), NULL);
-  Value *step = build_const(b, -1, DT_I64);
+  Value *step = build_const(b, -1, MPCC_I64);
   for (int i = 0; i < lo->nparam; i++) {
     LoweredParam *p = &lo->param[i];
     build_at(b, p->tensor->loc, p->tensor->name, NULL);
@@ -253,7 +253,7 @@ static void build_init(Lower *lo, const Tensors *t) {
   }
   build_at(b, (Loc){0}, str_c(builder_strings(b), ""), NULL);
   for (int i = 0; i < 3; i++)
-    build_write(b, t->counter[i], build_const(b, 0, DT_I64));
+    build_write(b, t->counter[i], build_const(b, 0, MPCC_I64));
 }
 
 /* ---- tensors and attributes ---- */
@@ -344,8 +344,8 @@ static void declare_inputs(Lower *lo, Tensors *t) {
     Str field = field_of(s, n->name);
     check_field(lo, n->loc, n->name, field);
     Str region = val_get_str(s->root, "precision.regions.transforms", NULL);
-    DType wide = region && !strcmp(region, "64-true") ? DT_F64 : DT_F32;
-    DType dt = strcmp(val_get_str(n->args, "dtype", "float32"), "float32") ? DT_I64 : wide;
+    DType wide = region && !strcmp(region, "64-true") ? MPCC_F64 : MPCC_F32;
+    DType dt = strcmp(val_get_str(n->args, "dtype", "float32"), "float32") ? MPCC_I64 : wide;
     t->input[i] =
         build_tensor(b, str_fmt(builder_strings(b), "io.%s", n->name),
                      type_get(builder_types(b), dt, 1 + n->shape->n, dim), ROLE_INPUT, n->loc);
@@ -363,14 +363,14 @@ static void declare_io(Lower *lo, Tensors *t) {
   if (arena_failed(builder_arena(b)))
     return;
   Loc loc = val_get(s->root, "loss")->loc;
-  t->valid = build_tensor(b, "io.valid", scalar_type(lo, DT_I64), ROLE_VALID, (Loc){0});
+  t->valid = build_tensor(b, "io.valid", scalar_type(lo, MPCC_I64), ROLE_VALID, (Loc){0});
   lo->valid_tensor = t->valid;
-  lo->seed_tensor = build_tensor(b, "io.seed", scalar_type(lo, DT_I64), ROLE_SEED, (Loc){0});
-  t->loss_sum = build_tensor(b, "metric.loss_sum", scalar_type(lo, DT_F32), ROLE_METRIC, loc);
-  t->weight_sum = build_tensor(b, "metric.weight_sum", scalar_type(lo, DT_F32), ROLE_METRIC, loc);
+  lo->seed_tensor = build_tensor(b, "io.seed", scalar_type(lo, MPCC_I64), ROLE_SEED, (Loc){0});
+  t->loss_sum = build_tensor(b, "metric.loss_sum", scalar_type(lo, MPCC_F32), ROLE_METRIC, loc);
+  t->weight_sum = build_tensor(b, "metric.weight_sum", scalar_type(lo, MPCC_F32), ROLE_METRIC, loc);
   const char *const counters[3] = {"count.seen", "count.taken", "count.skipped"};
   for (int i = 0; i < 3; i++)
-    t->counter[i] = build_tensor(b, counters[i], scalar_type(lo, DT_I64), ROLE_COUNTER, (Loc){0});
+    t->counter[i] = build_tensor(b, counters[i], scalar_type(lo, MPCC_I64), ROLE_COUNTER, (Loc){0});
   lo->seen_tensor = t->counter[0];
 }
 
@@ -613,9 +613,10 @@ void lower_shapes(const Spec *s, StrTable *strings, Diag *d) {
   if (begin_lower(&lo, s, strings, d)) {
     declare_inputs(&lo, &t);
     if (!arena_failed(builder_arena(lo.b))) {
-      lo.seed_tensor = build_tensor(lo.b, "io.seed", scalar_type(&lo, DT_I64), ROLE_SEED, (Loc){0});
+      lo.seed_tensor =
+          build_tensor(lo.b, "io.seed", scalar_type(&lo, MPCC_I64), ROLE_SEED, (Loc){0});
       lo.seen_tensor =
-          build_tensor(lo.b, "count.seen", scalar_type(&lo, DT_I64), ROLE_COUNTER, (Loc){0});
+          build_tensor(lo.b, "count.seen", scalar_type(&lo, MPCC_I64), ROLE_COUNTER, (Loc){0});
       begin(&lo, &t, "shapes", false);
       lo.failed = false; /* a wrong field is no misfit */
       forward(&lo);

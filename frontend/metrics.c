@@ -137,7 +137,7 @@ static Value *log_likelihood(Lowering *w) {
     return NULL;
   Builder *b = w->lo->b;
   in[3] = in[2];
-  in[2] = build_const(b, 1, DT_F32);
+  in[2] = build_const(b, 1, MPCC_F32);
   Attr at[3] = {attr_i(b, "ignore_index", ignored(w))};
   Op *op = build_op(b, OP_cross_entropy, 4, in, lower_place(w->lo, at, 1), at);
   w->count = op->out[1];
@@ -162,10 +162,10 @@ static Value *confusion(Lowering *w) {
 /* ---- pointwise ---- */
 
 static Value *point_sum(Lowering *w, Value *e) {
-  Value *valid = build_cast(w->lo->b, w->valid, DT_F32);
+  Value *valid = build_cast(w->lo->b, w->valid, MPCC_F32);
   double per = (double)type_elems(e->type) / (double)w->lo->batch;
   w->count =
-      loss_formula(w->lo, "a * b", 2, (Value *[]){valid, build_const(w->lo->b, per, DT_F32)});
+      loss_formula(w->lo, "a * b", 2, (Value *[]){valid, build_const(w->lo->b, per, MPCC_F32)});
   return masked_sum(w->lo, e, w->valid);
 }
 
@@ -236,7 +236,7 @@ static bool counted_by_loss(const Lowering *w) {
 static Tensor *declare(Lower *lo, const MetricTerm *t, Str name, const Type *type) {
   Tensor *m = module_tensor(builder_module(lo->b), name);
   return m ? m
-           : build_tensor(lo->b, name, type_with_dtype(builder_types(lo->b), type, DT_F32),
+           : build_tensor(lo->b, name, type_with_dtype(builder_types(lo->b), type, MPCC_F32),
                           ROLE_METRIC, t->v->loc);
 }
 
@@ -258,9 +258,9 @@ static void build_metric(Lowering *w) {
       class_operands(w, in);
       w->count = count_targets(lo, in[1], w->valid, ignored(w));
     }
-    build_write(b, declare(lo, t, count, sum->type), build_cast(b, w->count, DT_F32));
+    build_write(b, declare(lo, t, count, sum->type), build_cast(b, w->count, MPCC_F32));
   }
-  build_write(b, m, build_cast(b, sum, DT_F32));
+  build_write(b, m, build_cast(b, sum, MPCC_F32));
   build_tensor_attr(b, m, attr_s(b, "metric", t->kind->value));
   build_tensor_attr(b, m, attr_s(b, "count", count));
   build_tensor_attr(b, m, attr_b(b, "training", t->kind->training));

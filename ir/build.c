@@ -49,7 +49,7 @@ static Op *make_dummy(Builder *b, int n) {
   op->nout = n;
   op->layer = "";
   op->code = OP_const;
-  const Type *type = type_get(b->m->types, DT_F32, 0, NULL);
+  const Type *type = type_get(b->m->types, MPCC_F32, 0, NULL);
   for (int i = 0; i < n; i++) {
     values[i] = (Value){.def = op, .out = i, .type = type, .offset = -1};
     op->out[i] = &values[i];

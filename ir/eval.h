@@ -53,7 +53,7 @@ void eval_step(int rank, const int64_t *dim, int64_t *i);
 int64_t eval_tail(const Type *ty, int n);
 /* max(a, b) that is NaN when either is. */
 double eval_max(double a, double b);
-/* v rounded to d; DT_F64 leaves it. */
+/* v rounded to d; MPCC_F64 leaves it. */
 double eval_round(double v, DType d);
 
 /* Operand `codes` of a quantized product times the block scales in operand `scales`, rounded to
@@ -74,7 +74,7 @@ typedef struct {
   int64_t seed, step, stream;
   int64_t kv_heads;    /* of k and v; 0: heads */
   const Strided *mask; /* added to scaled scores, over (n, h, t, s); NULL: nothing */
-  DType round;         /* P is rounded to it before P V; DT_F64: not at all */
+  DType round;         /* P is rounded to it before P V; MPCC_F64: not at all */
   bool codes;          /* q, k, v, do are codes, and so are P and dS: of formats p and ds [N14] */
   DType p, ds;
   double p_scale, ds_scale;

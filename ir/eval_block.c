@@ -9,7 +9,7 @@
 #include "mpcc/num.h"
 
 static double f32(double v) {
-  return num_round(v, DT_F32);
+  return num_round(v, MPCC_F32);
 }
 
 static double overflow(double v, double most) {
@@ -26,15 +26,15 @@ typedef struct {
 static BlockScale scale_of(Scales s, double a, double top, double tensor, double most) {
   BlockScale r;
   if (s == SCALES_E8M0) {
-    r.inverse = num_round(f32(a * f32(1 / top)), DT_E8M0);
+    r.inverse = num_round(f32(a * f32(1 / top)), MPCC_E8M0);
     r.mult = f32(1 / r.inverse);
   } else if (s == SCALES_E4M3) {
-    r.inverse = num_round(f32(a * f32(tensor / top)), DT_E4M3);
+    r.inverse = num_round(f32(a * f32(tensor / top)), MPCC_E4M3);
     r.mult = fmin(f32(1 / f32(r.inverse * f32(1 / tensor))), (double)FLT_MAX);
   } else {
     r.mult = a > 0 && isfinite(a) ? overflow(f32(top / a), most) : 1;
     if (s == SCALES_POWER_OF_2) {
-      double up = num_round(r.mult, DT_E8M0);
+      double up = num_round(r.mult, MPCC_E8M0);
       r.mult = up <= r.mult ? up : up * 0.5;
     }
     r.inverse = f32(1 / r.mult);
@@ -87,10 +87,10 @@ Status ref_block_quantize(const Call *c) {
     m.valid = (int64_t)c->in[1][0] * op_int(c->op, "rows", 1);
   /* exact: codes times scales shall be x again, whatever the rounding of scales is */
   Scales s = c->exact ? SCALES_FLOAT32 : scales_from_word(op_str(c->op, "scales", "float32"));
-  double top = dtype_info((DType)op_int(c->op, "to", DT_E4M3))->max_finite, tensor = 1;
+  double top = dtype_info((DType)op_int(c->op, "to", MPCC_E4M3))->max_finite, tensor = 1;
   const int64_t *block = op_attr(c->op, "block")->u.ints.v;
   bool whole = !block[0] && !block[1];
-  double most = dtype_info(ty->dt == DT_BF16 && !whole ? DT_BF16 : DT_F32)->max_finite;
+  double most = dtype_info(ty->dt == MPCC_BF16 && !whole ? MPCC_BF16 : MPCC_F32)->max_finite;
   double amax = block_amax(&m, 0, rows, 0, cols);
   if (s == SCALES_E4M3)
     tensor = tensor_scale(amax, top);
@@ -119,7 +119,7 @@ Status ref_block_quantize(const Call *c) {
 
 void eval_decoded(const Call *c, int codes, int scales, double *out) {
   const Type *ty = c->op->in[codes]->type, *blocks = c->op->in[scales]->type;
-  DType dt = c->exact ? DT_F64 : (DType)op_int(c->op, "decoded", DT_F32);
+  DType dt = c->exact ? MPCC_F64 : (DType)op_int(c->op, "decoded", MPCC_F32);
   int64_t cols = ty->dim[ty->rank - 1], rows = type_elems(ty) / cols;
   const int64_t *block = op_attr(c->op, "block")->u.ints.v + 2 * codes;
   int64_t br = block[0], bc = block[1];

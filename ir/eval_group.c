@@ -98,8 +98,8 @@ static double pointwise(const Rows *g, const Stmt *s, int64_t r, int64_t col) {
     arg[k] = value_of(g, s->arg[k], r, col);
   if (prim_rounds((Prim)s->prim) && g->c->exact)
     return arg[0];
-  if (s->prim == PR_CVT && s->dt == DT_F32 && !g->c->exact)
-    return num_round(arg[0], DT_F32);
+  if (s->prim == PR_CVT && s->dt == MPCC_F32 && !g->c->exact)
+    return num_round(arg[0], MPCC_F32);
   return prim_eval(s, arg);
 }
 
@@ -210,7 +210,7 @@ static int64_t packed(const Type *ty, int64_t n, int64_t k) {
 
 static DType dtype_attr(const Op *op, const char *key) {
   const Attr *a = op_attr(op, key);
-  return a && a->kind == AT_DTYPE ? (DType)a->u.i : DT_F64;
+  return a && a->kind == AT_DTYPE ? (DType)a->u.i : MPCC_F64;
 }
 
 static DType compute_dtype(const Op *op) {
@@ -220,7 +220,7 @@ static DType compute_dtype(const Op *op) {
 static Status group_pack(const Call *c) {
   const Body *b = c->op->body;
   const Type *ty = c->op->out[0]->type;
-  const DType round = c->exact ? DT_F64 : dtype_attr(c->op, "round");
+  const DType round = c->exact ? MPCC_F64 : dtype_attr(c->op, "round");
   memset(c->out[0], 0, (size_t)type_elems(ty) * sizeof(double));
   for (int64_t n = 0; n < b->dim[0]; n++)
     for (int64_t k = 0; k < b->dim[1]; k++)
@@ -232,7 +232,7 @@ static Status group_pack(const Call *c) {
 /* Row `row` of a convolution times column `col`: strides of operand 0 give the row's number. */
 static double accumulate_conv(const Call *c, const ConvGroup *g, int64_t row, int64_t col) {
   const Body *b = c->op->body;
-  DType compute = c->exact ? DT_F64 : compute_dtype(c->op);
+  DType compute = c->exact ? MPCC_F64 : compute_dtype(c->op);
   int64_t k = op_int(c->op, "k", 0), m = flat_address(b, b->in[0].stride, 0, b->ndim - 1, row);
   const double *x = c->in[0] + b->in[0].offset;
   double sum = 0;
@@ -251,7 +251,7 @@ static double accumulate_conv(const Call *c, const ConvGroup *g, int64_t row, in
 static double accumulate(const Call *c, int64_t row, int64_t col) {
   const Body *b = c->op->body;
   const Access *a = &b->in[0];
-  DType compute = c->exact ? DT_F64 : compute_dtype(c->op);
+  DType compute = c->exact ? MPCC_F64 : compute_dtype(c->op);
   int last = b->ndim - 1;
   int64_t k = op_int(c->op, "k", 0);
   int64_t base = a->offset + flat_address(b, a->stride, 0, last, row), of_b = b->in[1].offset;
@@ -343,7 +343,7 @@ static AttentionSize attention_size(const Call *c, int next, Strided *mask) {
   const Op *op = c->op;
   const Body *b = op->body;
   const Attr *round = op_attr(op, "round");
-  AttentionSize z = {b->dim[0], b->dim[1], b->dim[2], 0, b->dim[3], .round = DT_F64};
+  AttentionSize z = {b->dim[0], b->dim[1], b->dim[2], 0, b->dim[3], .round = MPCC_F64};
   z.keys = op_int(op, "keys", z.queries);
   z.scale = op_float(op, "scale", 1 / sqrt((double)z.width));
   z.dropout_p = op_float(op, "dropout_p", 0);

@@ -114,8 +114,8 @@ void eval_attention_codes(const Call *c, int next, AttentionSize *z) {
   const Op *op = c->op;
   double *const scale[4] = {&z->sq, &z->sk, &z->sv, &z->sdo};
   z->codes = op_attr(op, "p_dtype") != NULL;
-  z->p = c->exact ? DT_F64 : (DType)op_int(op, "p_dtype", DT_F64);
-  z->ds = c->exact ? DT_F64 : (DType)op_int(op, "ds_dtype", DT_F64);
+  z->p = c->exact ? MPCC_F64 : (DType)op_int(op, "p_dtype", MPCC_F64);
+  z->ds = c->exact ? MPCC_F64 : (DType)op_int(op, "ds_dtype", MPCC_F64);
   z->p_scale = op_float(op, "p_scale", 1);
   z->ds_scale = op_float(op, "ds_scale", 1);
   for (int i = 0; i < 4; i++)
@@ -131,7 +131,8 @@ static AttentionSize attention_size(const Call *c, int first, Strided *mask) {
   const Type *q = in_type(c, first), *k = in_type(c, first + 1);
   int64_t heads = op_int(op, "heads", 1), width = q->dim[2] / heads;
   AttentionSize z = {q->dim[0], heads, q->dim[1], k->dim[1], width};
-  z.round = c->exact ? DT_F64 : q->dt; /* P between the two products is stored like the operands */
+  z.round =
+      c->exact ? MPCC_F64 : q->dt; /* P between the two products is stored like the operands */
   z.scale = op_float(op, "scale", 1 / sqrt((double)width));
   z.dropout_p = op_float(op, "dropout_p", 0);
   z.causal = op_int(op, "causal", 0);

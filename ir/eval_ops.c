@@ -208,7 +208,7 @@ Status ref_quantize(const Call *c) {
   int64_t n = type_elems(x);
   for (int64_t i = 0; i < n; i++) {
     double scaled = c->in[0][i] * scale;
-    c->out[0][i] = c->exact || x->dt == DT_F64 ? scaled : num_round(scaled, DT_F32);
+    c->out[0][i] = c->exact || x->dt == MPCC_F64 ? scaled : num_round(scaled, MPCC_F32);
   }
   c->out[1][0] = 1 / scale;
   if (c->op->nin > 2) { /* padded samples do not count [N13] */
@@ -239,7 +239,7 @@ static double fp8_slot(const double *a, int64_t n, double amax, double scale, do
   }
   if (!(isfinite(use) && use > 0))
     return scale;
-  double s = num_round(top / use, DT_F32);
+  double s = num_round(top / use, MPCC_F32);
   return isinf(s) ? (double)FLT_MAX : s;
 }
 

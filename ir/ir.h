@@ -14,8 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "mpcc/dtype.h"
-#include "mpcc/status.h"
+#include "mpcc/base.h"
 #include "ir/recipe.h"
 #include "ir/target.h"
 
@@ -199,7 +198,7 @@ enum { STMT_ARGS = 4 };
 typedef struct {
   uint8_t prim;          /* Prim */
   uint8_t level;         /* Level */
-  uint8_t dt;            /* register type of the result: DT_F32, DT_F64, DT_I64, DT_B1 */
+  uint8_t dt;            /* register type of the result: MPCC_F32, MPCC_F64, MPCC_I64, MPCC_B1 */
   uint8_t rd;            /* PR_ROUND: target format */
   int32_t arg[STMT_ARGS]; /* earlier statements; -1 = unused */
   int32_t ref;           /* operand, result, dimension or parameter number */
@@ -218,9 +217,9 @@ int prim_args(Prim p);
 /* Parses infix text: numbers, argument names, + - * /, comparisons, && || !, c ? a : b, and calls
  * of prims (sqrt exp log tanh erf floor cos sin abs min max isfinite), of scalar.def rows by name,
  * of float formats (bf16(x): PR_ROUND) and of cvt (truth to 0 or 1). Definitions may come first:
- * `t0 = a * b, t0 * t0`. All float registers are DT_F32 here; scalar_typed() makes a copy in other
- * registers. Equal statements are one; the result is the last. `loc` places errors.
- * errors  MPCC_ERR_INPUT with a diagnostic; *out = NULL then. */
+ * `t0 = a * b, t0 * t0`. All float registers are MPCC_F32 here; scalar_typed() makes a copy in
+ * other registers. Equal statements are one; the result is the last. `loc` places errors. errors
+ * MPCC_ERR_INPUT with a diagnostic; *out = NULL then. */
 Status scalar_parse(Arena *a, Diag *d, Loc loc, const char *text, const char *const *args, int nargs,
                     Scalar **out);
 /* Canonical infix text with the given argument names; parses back to an equal body. Statements that

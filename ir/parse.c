@@ -26,9 +26,9 @@ static DType dtype_word(Parser *p) {
   Loc loc = p->tok.loc;
   Str s = lex_take(p, T_IDENT, "dtype");
   DType dt = dtype_from_text(s);
-  if (dt == DT_COUNT) {
+  if (dt == MPCC_DTYPE_COUNT) {
     lex_fail(p, loc, E_WORD, "unknown dtype '%s'", s);
-    return DT_F32;
+    return MPCC_F32;
   }
   return dt;
 }
@@ -98,9 +98,9 @@ static Attr attr_word(Parser *p, const char *key) {
   if (!strcmp(s, "nan") || !strcmp(s, "inf"))
     return attr_f(p->b, key, *s == 'n' ? NAN : INFINITY);
   DType dt = dtype_from_text(s);
-  if (dt == DT_COUNT) {
+  if (dt == MPCC_DTYPE_COUNT) {
     lex_fail(p, loc, E_WORD, "attribute value '%s' is no word of the IR", s);
-    dt = DT_F32;
+    dt = MPCC_F32;
   }
   return attr_dt(p->b, key, dt);
 }

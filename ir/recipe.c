@@ -4,7 +4,7 @@
 
 const ScalesInfo *scales_info(Scales s) {
   static const ScalesInfo rows[] = {
-#define SCALES(id, word, dt, decoded, doc) {word, DT_##dt, DT_##decoded, doc},
+#define SCALES(id, word, dt, decoded, doc) {word, MPCC_##dt, MPCC_##decoded, doc},
 #define RECIPE(name, format, xr, xc, wr, wc, scales, units, keys, doc)
 #include "ir/recipes.def"
 #undef SCALES

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "mpcc/dtype.h"
+#include "mpcc/base.h"
 
 typedef enum {
 #define SCALES(id, word, dt, decoded, doc) SCALES_##id,

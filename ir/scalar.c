@@ -117,11 +117,11 @@ int maker_stmt(Maker *m, Stmt s) {
 }
 
 int maker_const(Maker *m, double v) {
-  return maker_stmt(m, (Stmt){.prim = PR_CONST, .dt = DT_F32, .imm = v});
+  return maker_stmt(m, (Stmt){.prim = PR_CONST, .dt = MPCC_F32, .imm = v});
 }
 
 int maker_arg(Maker *m, int ref) {
-  return maker_stmt(m, (Stmt){.prim = PR_ARG, .dt = DT_F32, .ref = ref});
+  return maker_stmt(m, (Stmt){.prim = PR_ARG, .dt = MPCC_F32, .ref = ref});
 }
 
 static bool gives_bool(Prim p) {
@@ -130,7 +130,7 @@ static bool gives_bool(Prim p) {
 
 int maker_op(Maker *m, Prim p, int x, int y, int z) {
   return maker_stmt(m, (Stmt){.prim = (uint8_t)p,
-                              .dt = (uint8_t)(gives_bool(p) ? DT_B1 : DT_F32),
+                              .dt = (uint8_t)(gives_bool(p) ? MPCC_B1 : MPCC_F32),
                               .arg = {x, y, z}});
 }
 
@@ -178,7 +178,7 @@ Scalar *scalar_typed(Arena *a, const Scalar *s, DType reg) {
   t->stmt = stmt;
   for (int i = 0; i < s->nstmt; i++) {
     stmt[i] = s->stmt[i];
-    if (stmt[i].dt != DT_B1)
+    if (stmt[i].dt != MPCC_B1)
       stmt[i].dt = (uint8_t)reg;
   }
   return t;
@@ -207,7 +207,7 @@ double prim_eval(const Stmt *s, const double arg[STMT_ARGS]) {
   case PR_MUL:
     return x * y;
   case PR_DIV:
-    return s->dt == DT_I64 ? trunc(x / y) : x / y;
+    return s->dt == MPCC_I64 ? trunc(x / y) : x / y;
   case PR_NEG:
     return -x;
   case PR_ABS:
@@ -259,7 +259,7 @@ double prim_eval(const Stmt *s, const double arg[STMT_ARGS]) {
   case PR_ROUND:
     return num_round(x, (DType)s->rd);
   case PR_CVT:
-    return s->dt == DT_I64 ? trunc(x) : x;
+    return s->dt == MPCC_I64 ? trunc(x) : x;
   case PR_RAND:
     return scalar_rand((int64_t)x, (int64_t)y, (int64_t)arg[2], (int64_t)arg[3]);
   default:
@@ -282,7 +282,7 @@ static double body_value(const Scalar *s, const double *args, bool f32, bool exa
       arg[k] = v[t->arg[k]];
     bool skip = exact && prim_rounds((Prim)t->prim);
     v[i] = t->prim == PR_ARG ? args[t->ref] : skip ? arg[0] : prim_eval(t, arg);
-    if (t->dt == DT_F32 && f32)
+    if (t->dt == MPCC_F32 && f32)
       v[i] = (double)(float)v[i];
   }
   return v[s->result];

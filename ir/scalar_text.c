@@ -69,7 +69,7 @@ static bool eat(Parser *p, const char *token) {
 }
 
 static bool is_bool(const Parser *p, int stmt) {
-  return !p->m->failed && p->m->stmt[stmt].dt == DT_B1;
+  return !p->m->failed && p->m->stmt[stmt].dt == MPCC_B1;
 }
 
 static int number(Parser *p, int x) {
@@ -172,7 +172,7 @@ static int parse_call(Parser *p, const char *name, size_t len) {
   const OpCode op = op_from_name(word);
   const bool is_row = !is_prim && op < OP_COUNT && op_is_scalar(op);
   const DType dt = dtype_from_text(word);
-  const bool is_round = dt < DT_COUNT && dtype_is_float(dt);
+  const bool is_round = dt < MPCC_DTYPE_COUNT && dtype_is_float(dt);
   if (!is_prim && !is_row && !is_round) {
     p->p = name;
     return fail(p, "unknown function");
@@ -192,7 +192,7 @@ static int parse_call(Parser *p, const char *name, size_t len) {
   if (is_row)
     return inline_row(p, op_info(op), arg);
   return maker_stmt(p->m,
-                    (Stmt){.prim = PR_ROUND, .dt = DT_F32, .rd = (uint8_t)dt, .arg = {arg[0]}});
+                    (Stmt){.prim = PR_ROUND, .dt = MPCC_F32, .rd = (uint8_t)dt, .arg = {arg[0]}});
 }
 
 static int parse_name(Parser *p) {

@@ -184,20 +184,20 @@ static DType promote_pair(DType a, DType b) {
   if (category(a) != category(b))
     return category(a) > category(b) ? a : b;
   if (dtype_info(a)->bits == dtype_info(b)->bits)
-    return DT_F32;
+    return MPCC_F32;
   return dtype_info(a)->bits > dtype_info(b)->bits ? a : b;
 }
 
 /* torch.result_type: scalars (rank 0) count only when they are of a higher category than all other
- * operands. DT_COUNT for no operands. */
+ * operands. MPCC_DTYPE_COUNT for no operands. */
 DType infer_promote(const Infer *x) {
-  DType full = DT_COUNT, scalar = DT_COUNT;
+  DType full = MPCC_DTYPE_COUNT, scalar = MPCC_DTYPE_COUNT;
   for (int i = 0; i < x->nin; i++) {
     const Type *ty = operand(x, i);
     DType *into = ty->rank ? &full : &scalar;
-    *into = *into == DT_COUNT ? ty->dt : promote_pair(*into, ty->dt);
+    *into = *into == MPCC_DTYPE_COUNT ? ty->dt : promote_pair(*into, ty->dt);
   }
-  if (full == DT_COUNT || (scalar != DT_COUNT && category(scalar) > category(full)))
+  if (full == MPCC_DTYPE_COUNT || (scalar != MPCC_DTYPE_COUNT && category(scalar) > category(full)))
     return scalar;
   return full;
 }

@@ -46,7 +46,7 @@ static inline void result_scalar(Infer *x, DType dt) {
 
 /* f32, or f64 beside f64: the dtype of statistics and losses. */
 static inline DType wide(DType d) {
-  return d == DT_F64 ? DT_F64 : DT_F32;
+  return d == MPCC_F64 ? MPCC_F64 : MPCC_F32;
 }
 
 /* Tells a misfit of kind `code`; always false, for `return misfit(...)`. */
@@ -78,7 +78,7 @@ int64_t infer_list(const Infer *x, const char *key, int i, int n, int64_t otherw
 bool infer_flag(const Infer *x, const char *key);
 DType infer_dtype(const Infer *x, const char *key, DType otherwise);
 
-/* torch.result_type of all operands (DT_COUNT for none), or of operands i and k alone. */
+/* torch.result_type of all operands (MPCC_DTYPE_COUNT for none), or of operands i and k alone. */
 DType infer_promote(const Infer *x);
 DType infer_promoted(const Infer *x, int i, int k);
 

@@ -45,7 +45,7 @@ bool shape_expr(Infer *x) {
   if (!body || !broadcast(x, &rank, dim))
     return false;
   DType dt = infer_dtype(x, "dtype", infer_promote(x));
-  if (dt == DT_COUNT)
+  if (dt == MPCC_DTYPE_COUNT)
     return misfit(x, CODE_ATTR, "%s without operands needs attribute 'dtype'",
                   op_info(x->code)->name);
   if (!infer_attr(x, "dtype", AT_DTYPE)) {
@@ -53,7 +53,7 @@ bool shape_expr(Infer *x) {
       return misfit(x, CODE_DTYPE, "%s computes in %s, which only holds codes of products",
                     infer_subject(x), dtype_text(dt));
     if (!dtype_is_float(dt) && leaves_integers(body))
-      dt = DT_F32;
+      dt = MPCC_F32;
   }
   result_as(x, dt, rank, dim);
   return true;

@@ -22,9 +22,9 @@ static const Attr *want_shape(Infer *x) {
 
 bool shape_random(Infer *x) {
   const Attr *shape = want_shape(x);
-  if (!shape || !want_scalar(x, 0, DT_I64) || !want_scalar(x, 1, DT_I64))
+  if (!shape || !want_scalar(x, 0, MPCC_I64) || !want_scalar(x, 1, MPCC_I64))
     return false;
-  result_as(x, DT_F32, shape->u.ints.n, shape->u.ints.v);
+  result_as(x, MPCC_F32, shape->u.ints.n, shape->u.ints.v);
   return true;
 }
 
@@ -32,7 +32,7 @@ bool shape_iota(Infer *x) {
   const Attr *shape = want_shape(x), *axis = want_attr(x, "dim", AT_INT);
   if (!shape || !axis || !want_axis(x, axis->u.i, shape->u.ints.n))
     return false;
-  result_as(x, DT_I64, shape->u.ints.n, shape->u.ints.v);
+  result_as(x, MPCC_I64, shape->u.ints.n, shape->u.ints.v);
   return true;
 }
 

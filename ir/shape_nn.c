@@ -13,7 +13,7 @@ static bool check_codes(Infer *x, int first, int scales) {
     return misfit(x, CODE_ATTR, "%s has codes for P and dS in no format of codes",
                   infer_subject(x));
   for (int i = 0; i < scales; i++)
-    if (!want_scalar(x, x->nin - scales + i, DT_F32))
+    if (!want_scalar(x, x->nin - scales + i, MPCC_F32))
       return false;
   return (first == 0 || want_codes(x, 0)) && want_codes(x, first) && want_codes(x, first + 1) &&
          want_codes(x, first + 2);
@@ -53,7 +53,7 @@ static bool check_attention(Infer *x, int first) {
                     infer_shape(x, type_get(x->types, q->dt, 4, scores)),
                     infer_shape(x, operand(x, first + 3)));
   return want_same_shape(x, first + 2, k) &&
-         (!dropout || (want_scalar(x, nin - 2, DT_I64) && want_scalar(x, nin - 1, DT_I64)));
+         (!dropout || (want_scalar(x, nin - 2, MPCC_I64) && want_scalar(x, nin - 1, MPCC_I64)));
 }
 
 bool shape_attention(Infer *x) {
@@ -136,7 +136,7 @@ bool shape_layer_norm_grad(Infer *x) {
 /* Operand i is one value per channel of x. */
 static bool want_channels(Infer *x, int i, const Type *ty) {
   const int64_t c = ty->dim[1];
-  return want_float(x, i) && want_same_shape(x, i, type_get(x->types, DT_F32, 1, &c));
+  return want_float(x, i) && want_same_shape(x, i, type_get(x->types, MPCC_F32, 1, &c));
 }
 
 static bool want_images(Infer *x, int i) {
@@ -148,7 +148,7 @@ static bool want_images(Infer *x, int i) {
 }
 
 bool shape_batch_norm(Infer *x) {
-  if (!want_operands(x, 2, 4) || !want_images(x, 0) || !want_scalar(x, 1, DT_I64))
+  if (!want_operands(x, 2, 4) || !want_images(x, 0) || !want_scalar(x, 1, MPCC_I64))
     return false;
   const Type *in = operand(x, 0);
   for (int i = 2; i < x->nin; i++)
@@ -165,7 +165,7 @@ bool shape_batch_norm_grad(Infer *x) {
     return false;
   const Type *in = operand(x, 1);
   if (!want_same_shape(x, 0, in) || !want_channels(x, 2, in) || !want_channels(x, 3, in) ||
-      !want_scalar(x, 4, DT_I64) || (x->nin > 5 && !want_channels(x, 5, in)))
+      !want_scalar(x, 4, MPCC_I64) || (x->nin > 5 && !want_channels(x, 5, in)))
     return false;
   result(x, type_with_dtype(x->types, in, operand(x, 0)->dt));
   for (int i = 0; i < 2 && x->nin > 5; i++)
@@ -228,11 +228,11 @@ bool shape_running_stats(Infer *x) {
   for (int i = 0; i < 4; i++)
     if (!want_float(x, i) || !want_same_shape(x, i, operand(x, 0)))
       return false;
-  if (!want_scalar(x, 4, DT_I64) || !want_scalar(x, 5, DT_I64))
+  if (!want_scalar(x, 4, MPCC_I64) || !want_scalar(x, 5, MPCC_I64))
     return false;
   result(x, operand(x, 2));
   result(x, operand(x, 3));
-  result_scalar(x, DT_I64);
+  result_scalar(x, MPCC_I64);
   return true;
 }
 
@@ -313,7 +313,7 @@ bool shape_softmax(Infer *x) {
 }
 
 bool shape_reduce_all(Infer *x) {
-  result_scalar(x, DT_F32);
+  result_scalar(x, MPCC_F32);
   return want_float(x, 0);
 }
 
@@ -336,7 +336,7 @@ static bool check_logits(Infer *x) {
 bool shape_cross_entropy(Infer *x) {
   const Type *logits = operand(x, 0);
   if (!want_operands(x, 4, 5) || !check_logits(x) || !want_rank(x, 2, 0) || !want_float(x, 2) ||
-      !want_scalar(x, 3, DT_I64))
+      !want_scalar(x, 3, MPCC_I64))
     return false;
   if (x->nin > 4 && (!want_float(x, 4) || !want_trailing(x, 4, logits, 1)))
     return false;
@@ -361,21 +361,21 @@ bool shape_loss(Infer *x) {
 
 bool shape_row_mask(Infer *x) {
   result(x, operand(x, 0));
-  if (!want_float(x, 0) || !want_scalar(x, 1, DT_I64))
+  if (!want_float(x, 0) || !want_scalar(x, 1, MPCC_I64))
     return false;
   return operand(x, 0)->rank > 0 ||
          misfit(x, CODE_SHAPE, "%s has no rows to mask", infer_subject(x));
 }
 
 bool shape_class_hot(Infer *x) {
-  if (!check_logits(x) || !want_scalar(x, 2, DT_I64))
+  if (!check_logits(x) || !want_scalar(x, 2, MPCC_I64))
     return false;
-  result(x, type_with_dtype(x->types, operand(x, 0), DT_F32));
-  result(x, type_with_dtype(x->types, operand(x, 0), DT_F32));
+  result(x, type_with_dtype(x->types, operand(x, 0), MPCC_F32));
+  result(x, type_with_dtype(x->types, operand(x, 0), MPCC_F32));
   return true;
 }
 
 bool shape_accuracy(Infer *x) {
-  result_scalar(x, DT_F32);
-  return check_logits(x) && want_scalar(x, 2, DT_I64);
+  result_scalar(x, MPCC_F32);
+  return check_logits(x) && want_scalar(x, 2, MPCC_I64);
 }

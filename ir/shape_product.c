@@ -56,7 +56,7 @@ static bool want_blocks(Infer *x, int first, const char *key) {
   for (int i = 0; i < 2; i++) {
     int64_t dim[2];
     const Type *s = operand(x, first + 4 + i);
-    if (!want_codes(x, first + i) || !want_scalar(x, first + 2 + i, DT_F32) ||
+    if (!want_codes(x, first + i) || !want_scalar(x, first + 2 + i, MPCC_F32) ||
         !blocks_of(x, operand(x, first + i), at->u.ints.v + 2 * i, true, dim) ||
         !want_rank(x, first + 4 + i, 2) || !want_float(x, first + 4 + i))
       return false;
@@ -73,8 +73,8 @@ static bool want_quantized(Infer *x, int n, int most) {
   if (n != 4 && n != 6 && (n != 12 || most < 12))
     return misfit(x, CODE_SHAPE, "%s takes 4 or 6%s operands, got %d", infer_subject(x),
                   most < 12 ? "" : " or 12", n);
-  return want_codes(x, 0) && want_codes(x, 1) && want_scalar(x, 2, DT_F32) &&
-         want_scalar(x, 3, DT_F32) && (n < 6 || want_blocks(x, 0, "block")) &&
+  return want_codes(x, 0) && want_codes(x, 1) && want_scalar(x, 2, MPCC_F32) &&
+         want_scalar(x, 3, MPCC_F32) && (n < 6 || want_blocks(x, 0, "block")) &&
          (n < 12 || (want_blocks(x, 6, "turned") && want_same_shape(x, 6, operand(x, 0)) &&
                      want_same_shape(x, 7, operand(x, 1))));
 }
@@ -159,12 +159,12 @@ static bool want_code_attr(Infer *x, DType *to) {
 bool shape_quantize(Infer *x) {
   DType to;
   if (!want_operands(x, 2, 3) || !want_code_attr(x, &to) || !want_float(x, 0) ||
-      !want_scalar(x, 1, DT_F32) ||
-      (x->nin > 2 && (!want_scalar(x, 2, DT_I64) || operand(x, 0)->rank == 0)))
+      !want_scalar(x, 1, MPCC_F32) ||
+      (x->nin > 2 && (!want_scalar(x, 2, MPCC_I64) || operand(x, 0)->rank == 0)))
     return false;
   result(x, type_with_dtype(x->types, operand(x, 0), to));
-  result_scalar(x, DT_F32);
-  result_scalar(x, DT_F32);
+  result_scalar(x, MPCC_F32);
+  result_scalar(x, MPCC_F32);
   return true;
 }
 
@@ -191,17 +191,17 @@ bool shape_block_quantize(Infer *x) {
       !want_code_attr(x, &to) || !want_float(x, 0))
     return false;
   for (int i = 1; i < x->nin; i++)
-    if (!want_scalar(x, i, DT_I64))
+    if (!want_scalar(x, i, MPCC_I64))
       return false;
-  if (random && to != DT_E2M1)
+  if (random && to != MPCC_E2M1)
     return misfit(x, CODE_ATTR, "%s rounds at random to e2m1 only", infer_subject(x));
   const int64_t *block = want_scales(x, &scales);
   if (!block || !blocks_of(x, operand(x, 0), block, false, dim))
     return false;
   result(x, type_with_dtype(x->types, operand(x, 0), to));
-  result_scalar(x, DT_F32);
+  result_scalar(x, MPCC_F32);
   result_as(x, scales_info(scales)->dt, 2, dim);
-  result_scalar(x, DT_F32);
+  result_scalar(x, MPCC_F32);
   return true;
 }
 
@@ -212,17 +212,17 @@ bool shape_qgrad(Infer *x) {
   if (!want_operands(x, 1, 3) || !want_code_attr(x, &to) || !want_float(x, 0))
     return false;
   if (x->nin == 2)
-    return want_scalar(x, 1, DT_F32);
+    return want_scalar(x, 1, MPCC_F32);
   return want_scales(x, &scales) &&
-         (x->nin < 3 || (want_scalar(x, 1, DT_I64) && want_scalar(x, 2, DT_I64) &&
+         (x->nin < 3 || (want_scalar(x, 1, MPCC_I64) && want_scalar(x, 2, MPCC_I64) &&
                          want_attr(x, "stream", AT_INT)));
 }
 
 bool shape_fp8_update(Infer *x) {
   for (int i = 0; i < 3; i++)
-    if (!want_rank(x, i, i == 0 ? 2 : 1) || !want_dtype(x, i, DT_F32))
+    if (!want_rank(x, i, i == 0 ? 2 : 1) || !want_dtype(x, i, MPCC_F32))
       return false;
-  const Type *slots = type_get(x->types, DT_F32, 1, operand(x, 0)->dim);
+  const Type *slots = type_get(x->types, MPCC_F32, 1, operand(x, 0)->dim);
   if (!want_same_shape(x, 1, slots) || !want_same_shape(x, 2, slots))
     return false;
   result(x, operand(x, 0));

@@ -154,7 +154,7 @@ static DType tap_dtype(const Infer *x, int nd) {
   int64_t taps = 1;
   for (int i = 0; i < nd; i++)
     taps *= infer_list(x, "kernel", i, nd, 1);
-  return taps <= 256 ? DT_U8 : DT_I32;
+  return taps <= 256 ? MPCC_U8 : MPCC_I32;
 }
 
 bool shape_max_pool(Infer *x) {

@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "mpcc/dtype.h"
+#include "mpcc/base.h"
 
 typedef struct {
   char name[24];       /* "cpu" */
@@ -31,12 +31,12 @@ typedef struct {
 
 /* dtype in which a product of operands a, b is computed on this target: f64, f32 or bf16. */
 static inline DType target_product_dtype(const TargetCaps *c, DType a, DType b) {
-  if (a == DT_F64 || b == DT_F64)
-    return DT_F64;
+  if (a == MPCC_F64 || b == MPCC_F64)
+    return MPCC_F64;
   /* e4m3 and e5m2 values are exact in bf16; f16 values are not (cpu.md section 2). */
-  if (c->bf16_dot && (a == DT_BF16 || dtype_is_fp8(a)) && (b == DT_BF16 || dtype_is_fp8(b)))
-    return DT_BF16;
-  return DT_F32;
+  if (c->bf16_dot && (a == MPCC_BF16 || dtype_is_fp8(a)) && (b == MPCC_BF16 || dtype_is_fp8(b)))
+    return MPCC_BF16;
+  return MPCC_F32;
 }
 
 #endif

@@ -57,7 +57,7 @@ static void check_attrs(Verify *v, const char *of, const Attr *attr, int n) {
   for (int i = 0; i < n; i++) {
     if (attr[i].kind == AT_TENSOR && !own_tensor(v->m, attr[i].u.tensor))
       verify_broken(v, "%sattribute '%s' is a tensor of another module", of, attr[i].key);
-    if (attr[i].kind == AT_DTYPE && (uint64_t)attr[i].u.i >= DT_COUNT)
+    if (attr[i].kind == AT_DTYPE && (uint64_t)attr[i].u.i >= MPCC_DTYPE_COUNT)
       verify_broken(v, "%sattribute '%s' is no dtype", of, attr[i].key);
     for (int k = 0; k < i; k++)
       if (!strcmp(attr[k].key, attr[i].key))

@@ -69,14 +69,14 @@ static bool level_fits(int from, int to) {
 }
 
 static bool is_float(int dt) {
-  return dt == DT_F32 || dt == DT_F64;
+  return dt == MPCC_F32 || dt == MPCC_F64;
 }
 
 /* Register that a load of storage dtype d gives. */
 static DType register_of(DType d) {
-  if (d == DT_F64 || d == DT_B1)
+  if (d == MPCC_F64 || d == MPCC_B1)
     return d;
-  return dtype_is_float(d) ? DT_F32 : DT_I64;
+  return dtype_is_float(d) ? MPCC_F32 : MPCC_I64;
 }
 
 static bool partial(Prim p) {
@@ -95,7 +95,7 @@ static const char *check_leaf(Verify *v, const Stmt *s, bool product) {
   int nrow = b->ndim - b->ncol;
   switch ((Prim)s->prim) {
   case PR_CONST:
-    return s->dt == DT_F32 || s->dt == DT_F64 || s->dt == DT_I64 || s->dt == DT_B1
+    return s->dt == MPCC_F32 || s->dt == MPCC_F64 || s->dt == MPCC_I64 || s->dt == MPCC_B1
                ? NULL
                : "a constant is no register type";
   case PR_LOAD:
@@ -114,13 +114,13 @@ static const char *check_leaf(Verify *v, const Stmt *s, bool product) {
   case PR_ACC:
     return product && is_float(s->dt) ? NULL : "acc outside a product";
   case PR_INDEX:
-    if (s->ref < 0 || s->ref >= b->ndim || s->dt != DT_I64)
+    if (s->ref < 0 || s->ref >= b->ndim || s->dt != MPCC_I64)
       return "index of a dimension that is not there";
     return (s->ref < nrow ? has_rows(s->level) : has_cols(s->level))
                ? NULL
                : "index varies more than its level";
   case PR_PARAM:
-    return s->ref >= 0 && s->ref < b->nparam && s->dt == DT_I64 ? NULL
+    return s->ref >= 0 && s->ref < b->nparam && s->dt == MPCC_I64 ? NULL
                                                                 : "parameter that is not there";
   default:
     return "argument of an elementwise body";
@@ -142,32 +142,34 @@ static const char *check_reduction(const Stmt *s, const Stmt *x) {
 static const char *check_registers(const Stmt *s, const int *t, int n) {
   switch ((Prim)s->prim) {
   case PR_SELECT:
-    return t[0] == DT_B1 && t[1] == s->dt && t[2] == s->dt ? NULL : "select mixes register types";
+    return t[0] == MPCC_B1 && t[1] == s->dt && t[2] == s->dt ? NULL : "select mixes register types";
   case PR_LT:
   case PR_LE:
   case PR_EQ:
   case PR_NE:
-    return s->dt == DT_B1 && t[0] == t[1] ? NULL : "comparison mixes register types";
+    return s->dt == MPCC_B1 && t[0] == t[1] ? NULL : "comparison mixes register types";
   case PR_ISFINITE:
-    return s->dt == DT_B1 && is_float(t[0]) ? NULL : "isfinite of no float";
+    return s->dt == MPCC_B1 && is_float(t[0]) ? NULL : "isfinite of no float";
   case PR_ROUND:
-    return s->rd < DT_COUNT && dtype_is_float((DType)s->rd) && is_float(s->dt) && t[0] == s->dt
+    return s->rd < MPCC_DTYPE_COUNT && dtype_is_float((DType)s->rd) && is_float(s->dt) &&
+                   t[0] == s->dt
                ? NULL
                : "round mixes register types";
   case PR_CVT:
-    return is_float(s->dt) || s->dt == DT_I64 ? NULL : "conversion to no register type";
+    return is_float(s->dt) || s->dt == MPCC_I64 ? NULL : "conversion to no register type";
   case PR_RAND:
     for (int k = 0; k < n; k++)
-      if (t[k] != DT_I64)
+      if (t[k] != MPCC_I64)
         return "random number of no integers";
-    return s->dt == DT_F32 ? NULL : "random number is f32";
+    return s->dt == MPCC_F32 ? NULL : "random number is f32";
   default:
     for (int k = 0; k < n; k++)
       if (t[k] != s->dt)
         return "arguments and result have different register types";
     if (s->prim == PR_AND || s->prim == PR_OR || s->prim == PR_NOT)
-      return s->dt == DT_B1 ? NULL : "logic on no truth values";
-    return is_float(s->dt) || (s->dt == DT_I64 && s->prim <= PR_MAX) ? NULL : "no such arithmetic";
+      return s->dt == MPCC_B1 ? NULL : "logic on no truth values";
+    return is_float(s->dt) || (s->dt == MPCC_I64 && s->prim <= PR_MAX) ? NULL
+                                                                       : "no such arithmetic";
   }
 }
 
@@ -200,7 +202,7 @@ static const char *check_store(Verify *v, const Stmt *s) {
 static const char *check_stmt(Verify *v, int i, bool product) {
   const Body *b = v->op->body;
   const Stmt *s = &b->stmt[i];
-  if (s->prim >= PR_COUNT || s->level > LV_ELEM || s->dt >= DT_COUNT)
+  if (s->prim >= PR_COUNT || s->level > LV_ELEM || s->dt >= MPCC_DTYPE_COUNT)
     return "unknown primitive, level or register type";
   int n = prim_args((Prim)s->prim), types[STMT_ARGS] = {0};
   for (int k = 0; k < STMT_ARGS; k++) {

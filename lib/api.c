@@ -374,7 +374,7 @@ static Status check_formats(Compilation *c, const Target *t, const char *const *
   diag_error(c->diag, mode->loc, 502, "precision '%s' needs units for %s; %s has none", mode->s,
              recipe, lacks);
   diag_hint(c->diag, "write on_unsupported: emulate (exact rounding, slower), or use mode: %s",
-            m.weight == DT_F16 ? "16-mixed" : "bf16-mixed");
+            m.weight == MPCC_F16 ? "16-mixed" : "bf16-mixed");
   return MPCC_ERR_TARGET;
 }
 

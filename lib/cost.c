@@ -42,15 +42,15 @@ int64_t cost_bytes(const Op *op) {
 int cost_product_rate(const Module *m, DType compute) {
   int v =
       (int)module_int(m, "target.vector_bytes", 32); /* two units of v / 4 lanes, 2 FLOPs each */
-  if (compute == DT_F64)
+  if (compute == MPCC_F64)
     return v / 2;
-  return compute == DT_BF16 && module_int(m, "target.bf16_dot", 0) ? 2 * v : v;
+  return compute == MPCC_BF16 && module_int(m, "target.bf16_dot", 0) ? 2 * v : v;
 }
 
 /* Cycles of one core. */
 static double compute_cycles(const Module *m, const Op *op) {
   const Attr *a = op_attr(op, "compute");
-  DType compute = a && a->kind == AT_DTYPE ? (DType)a->u.i : DT_F32;
+  DType compute = a && a->kind == AT_DTYPE ? (DType)a->u.i : MPCC_F32;
   double cycles = (double)cost_flops(op) / cost_product_rate(m, compute);
   double elems = 1, lanes = (double)module_int(m, "target.vector_bytes", 32) / 4;
   int work = 0;
@@ -126,8 +126,8 @@ void cost_model(const Module *m, Text *out) {
       out,
       "  model, cycles of one core: products %d FLOPs a cycle in f32, %d in f64, %d in bf16; "
       "memory %d bytes\n",
-      cost_product_rate(m, DT_F32), cost_product_rate(m, DT_F64), cost_product_rate(m, DT_BF16),
-      MEMORY_BYTES_A_CYCLE);
+      cost_product_rate(m, MPCC_F32), cost_product_rate(m, MPCC_F64),
+      cost_product_rate(m, MPCC_BF16), MEMORY_BYTES_A_CYCLE);
 }
 
 bool cost_known(const Module *m) {

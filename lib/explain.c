@@ -35,7 +35,7 @@ DType explain_compute_dtype(const Op *op) {
   DType in = op->nin ? op->in[0]->type->dt : op->out[0]->type->dt;
   if (op_info(op->code)->kind == OK_PRODUCT || op_info(op->code)->kind == OK_ATTENTION)
     return in;
-  return in == DT_F64 || op->out[0]->type->dt == DT_F64 ? DT_F64 : DT_F32;
+  return in == MPCC_F64 || op->out[0]->type->dt == MPCC_F64 ? MPCC_F64 : MPCC_F32;
 }
 
 static bool is_bookkeeping(const Op *op) {
@@ -158,8 +158,8 @@ static void explain_attention(const Module *m, const Mode *mode, Text *out) {
         continue;
       text_printf(out, "  N14 attention multiplies codes%s: P in %s, dS in %s; its result is %s\n",
                   module_int(m, "fp8_mha", 0) ? " that its projections hand on" : "",
-                  dtype_text((DType)op_int(op, "p_dtype", DT_E4M3)),
-                  dtype_text((DType)op_int(op, "ds_dtype", DT_E5M2)), dtype_text(mode->low));
+                  dtype_text((DType)op_int(op, "p_dtype", MPCC_E4M3)),
+                  dtype_text((DType)op_int(op, "ds_dtype", MPCC_E5M2)), dtype_text(mode->low));
       return;
     }
 }
@@ -175,7 +175,7 @@ static void explain_rules(const Compilation *c, Text *out) {
   explain_choices(m, out);
   if (mode.mixed || mode.masters)
     text_printf(out, "  N6  %s\n",
-                mode.masters || mode.param == DT_F32 ? "the optimizer updates FP32 masters"
+                mode.masters || mode.param == MPCC_F32 ? "the optimizer updates FP32 masters"
                 : lightning                          ? "compat lightning: no FP32 masters"
                                                      : "master_weights: none");
   if (module_int(m, "scaler", 0))

@@ -30,10 +30,10 @@ typedef struct {
 
 static const char *colour(DType dt) {
   switch (dt) {
-  case DT_F64: return "#c9b6e4";
-  case DT_F32: return "#b5d3ee";
-  case DT_BF16: return "#f8d49b";
-  case DT_F16: return "#f3e79b";
+  case MPCC_F64: return "#c9b6e4";
+  case MPCC_F32: return "#b5d3ee";
+  case MPCC_BF16: return "#f8d49b";
+  case MPCC_F16: return "#f3e79b";
   default: return dtype_is_float(dt) ? "#f3aaa4" : "#e0e0e0"; /* 8-bit floats; integers */
   }
 }
@@ -244,11 +244,11 @@ static void svg_edge(const Graph *g, const Edge *e, Text *out) {
 }
 
 static void svg_legend(const Graph *g, Text *out) {
-  bool seen[DT_COUNT] = {false};
+  bool seen[MPCC_DTYPE_COUNT] = {false};
   int at = MARGIN;
   for (int i = 0; i < g->nnode; i++)
     seen[g->node[i].compute] = true;
-  for (int dt = 0; dt < DT_COUNT; dt++)
+  for (int dt = 0; dt < MPCC_DTYPE_COUNT; dt++)
     if (seen[dt]) {
       text_printf(out,
                   "<rect x=\"%d\" y=\"%d\" width=\"14\" height=\"14\" fill=\"%s\"/>"

@@ -19,10 +19,10 @@ static Str identifier(Compilation *c, const char *name, bool upper) {
 
 static const char *c_type(DType dt) {
   switch (dt) {
-  case DT_F64: return "double";
-  case DT_F32: return "float";
-  case DT_I64: return "int64_t";
-  case DT_I32: return "int32_t";
+  case MPCC_F64: return "double";
+  case MPCC_F32: return "float";
+  case MPCC_I64: return "int64_t";
+  case MPCC_I32: return "int32_t";
   default: return dtype_bytes(dt) == 2 ? "uint16_t" : "uint8_t"; /* 16 bits as they are stored */
   }
 }

@@ -19,13 +19,13 @@ static bool counts(const Module *m, const Tensor *t, Role role) {
 
 /* Adds elements by dtype. */
 typedef struct {
-  int64_t elems[DT_COUNT];
+  int64_t elems[MPCC_DTYPE_COUNT];
 } Elems;
 
 static int64_t put_formula(const Elems *e, Text *formula) {
   int64_t bytes = 0;
   bool first = true;
-  for (int dt = 0; dt < DT_COUNT; dt++) {
+  for (int dt = 0; dt < MPCC_DTYPE_COUNT; dt++) {
     int64_t size = (int64_t)dtype_bytes((DType)dt);
     if (!e->elems[dt])
       continue;

@@ -123,10 +123,10 @@ static double sum_length(const Op *op) {
 /* Unit roundoff of the group's arithmetic: that of the narrowest float register or product. */
 static double register_eps(const Op *op) {
   const Attr *compute = op_attr(op, "compute");
-  bool narrow = compute && compute->u.i != DT_F64;
+  bool narrow = compute && compute->u.i != MPCC_F64;
   for (int i = 0; i < op->body->nstmt; i++)
-    narrow |= op->body->stmt[i].dt == DT_F32;
-  narrow |= !compute && !op->body->nstmt && op->in[0]->type->dt != DT_F64;
+    narrow |= op->body->stmt[i].dt == MPCC_F32;
+  narrow |= !compute && !op->body->nstmt && op->in[0]->type->dt != MPCC_F64;
   return narrow ? 0x1p-23 : 0x1p-52;
 }
 
@@ -159,8 +159,8 @@ static Coarse coarsest(const Op *op, int o) {
   return c;
 }
 
-/* The format whose rounding took what result o keeps, x - round(x); DT_COUNT: it is no such rest.
- * Next to a tie either neighbour of x is right and the rest differs by its sign alone. */
+/* The format whose rounding took what result o keeps, x - round(x); MPCC_DTYPE_COUNT: it is no such
+ * rest. Next to a tie either neighbour of x is right and the rest differs by its sign alone. */
 static DType remainder_of(const Op *op, int o) {
   const Body *b = op->body;
   int at = -1;
@@ -170,10 +170,10 @@ static DType remainder_of(const Op *op, int o) {
   while (at >= 0 && (b->stmt[at].prim == PR_SELECT || b->stmt[at].prim == PR_ROUND))
     at = b->stmt[at].arg[b->stmt[at].prim == PR_SELECT];
   if (at < 0 || b->stmt[at].prim != PR_SUB)
-    return DT_COUNT;
+    return MPCC_DTYPE_COUNT;
   const Stmt *rounded = &b->stmt[b->stmt[at].arg[1]];
   bool own = rounded->prim == PR_ROUND && rounded->arg[0] == b->stmt[at].arg[0];
-  return own ? (DType)rounded->rd : DT_COUNT;
+  return own ? (DType)rounded->rd : MPCC_DTYPE_COUNT;
 }
 
 /* Attention of codes rounds P and dS inside: one that falls to the other side is a step of its
@@ -197,7 +197,8 @@ static double worst_error(const Case *k) {
       if (isfinite(k->want[o][i]) && fabs(k->want[o][i]) > largest)
         largest = fabs(k->want[o][i]);
     const DType rest = remainder_of(k->op, o);
-    if (rest != DT_COUNT) /* errors are those of x; the rest is half a last place of it at most */
+    if (rest !=
+        MPCC_DTYPE_COUNT) /* errors are those of x; the rest is half a last place of it at most */
       largest *= 2 / dtype_info(rest)->eps;
     double spread =
         register_eps(k->op) * (16 + 4 * sqrt(sum_length(k->op))) * (largest > 1 ? largest : 1);
@@ -211,7 +212,7 @@ static double worst_error(const Case *k) {
       double ulp = dtype_info(t->dt)->eps * fmax(fabs(want), dtype_info(t->dt)->min_normal);
       ulp = fmax(ulp, coarse.eps * fmax(fabs(want), coarse.smallest * largest));
       double off = fabs(got - want);
-      if (rest != DT_COUNT)
+      if (rest != MPCC_DTYPE_COUNT)
         off = fmin(off, fabs(got + want));
       double e = off / (spread + (dtype_is_float(t->dt) ? ulp : 0));
       if (!(e <= worst))

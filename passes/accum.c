@@ -131,6 +131,6 @@ void micro_store(Step *s, MicroKind kind, const Micro *m) {
 void step_count_seen(Step *s) {
   Builder *b = s->b;
   step_at(s, "counters");
-  Value *seen = build_cast(b, build_read(b, s->seen), DT_F64);
-  build_write(b, s->seen, build_cast(b, build_expr(b, "a + 1", DT_F64, 1, &seen), DT_I64));
+  Value *seen = build_cast(b, build_read(b, s->seen), MPCC_F64);
+  build_write(b, s->seen, build_cast(b, build_expr(b, "a + 1", MPCC_F64, 1, &seen), MPCC_I64));
 }

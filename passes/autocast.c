@@ -28,20 +28,20 @@ typedef struct {
 static DType promote(DType a, DType b) {
   if (a == b)
     return a;
-  if (a == DT_F64 || b == DT_F64)
-    return DT_F64;
-  if (a == DT_F32 || b == DT_F32 || (dtype_is_half(a) && dtype_is_half(b)))
-    return DT_F32;
+  if (a == MPCC_F64 || b == MPCC_F64)
+    return MPCC_F64;
+  if (a == MPCC_F32 || b == MPCC_F32 || (dtype_is_half(a) && dtype_is_half(b)))
+    return MPCC_F32;
   return dtype_info(a)->bits > dtype_info(b)->bits ? a : b;
 }
 
 /* Widest dtype of n float values; scalars count only when there is nothing else. */
 static DType widest(Value *const *in, int n) {
-  DType dt = DT_COUNT;
-  for (int pass = 0; pass < 2 && dt == DT_COUNT; pass++)
+  DType dt = MPCC_DTYPE_COUNT;
+  for (int pass = 0; pass < 2 && dt == MPCC_DTYPE_COUNT; pass++)
     for (int i = 0; i < n; i++)
       if (dtype_is_float(in[i]->type->dt) && (pass || in[i]->type->rank > 0))
-        dt = dt == DT_COUNT ? in[i]->type->dt : promote(dt, in[i]->type->dt);
+        dt = dt == MPCC_DTYPE_COUNT ? in[i]->type->dt : promote(dt, in[i]->type->dt);
   return dt;
 }
 
@@ -53,7 +53,7 @@ static bool is_residual(const Op *op) {
 }
 
 typedef struct {
-  DType dt;         /* every float operand is cast to it; DT_COUNT: none is */
+  DType dt;         /* every float operand is cast to it; MPCC_DTYPE_COUNT: none is */
   const char *rule; /* policy word for `why` */
 } Choice;
 
@@ -64,21 +64,21 @@ static bool is_pinned(const Op *op) {
 }
 
 static Choice choose_pinned(const Mode *m, const Op *op, Value *const *in) {
-  bool wide = widest(in, op->nin) == DT_F64 || m->low == DT_F64;
-  return (Choice){wide ? DT_F64 : DT_F32, "F32: a loss"};
+  bool wide = widest(in, op->nin) == MPCC_F64 || m->low == MPCC_F64;
+  return (Choice){wide ? MPCC_F64 : MPCC_F32, "F32: a loss"};
 }
 
 static Choice choose_mixed(const Mode *m, const Op *op, Value *const *in) {
   if (!strcmp(op_str(op, "policy", ""), "SAME"))
-    return (Choice){DT_COUNT, NULL};
+    return (Choice){MPCC_DTYPE_COUNT, NULL};
   switch (mode_policy(m, op)) {
   case POL_LOW:
     return (Choice){m->low, "LOW"};
   case POL_F32:
-    return (Choice){widest(in, op->nin) == DT_F64 ? DT_F64 : DT_F32, "F32"};
+    return (Choice){widest(in, op->nin) == MPCC_F64 ? MPCC_F64 : MPCC_F32, "F32"};
   case POL_F32OUT:
     /* widening is exact, so casting the operand equals reading it low and returning FP32 */
-    return (Choice){widest(in, op->nin) == DT_F64 ? DT_F64 : DT_F32, "F32OUT"};
+    return (Choice){widest(in, op->nin) == MPCC_F64 ? MPCC_F64 : MPCC_F32, "F32OUT"};
   case POL_WIDEST: {
     DType dt = widest(in, op->nin);
     if (m->residual_low && is_residual(op) &&
@@ -87,7 +87,7 @@ static Choice choose_mixed(const Mode *m, const Op *op, Value *const *in) {
     return (Choice){dt, "WIDEST"};
   }
   default:
-    return (Choice){DT_COUNT, NULL};
+    return (Choice){MPCC_DTYPE_COUNT, NULL};
   }
 }
 
@@ -100,7 +100,7 @@ static Choice choose_true(const Cast *s, const Mode *m, const Op *op, Value *con
   bool loss = info->policy[0] == POL_F32 && info->policy[1] == POL_F32;
   bool region = op_attr(op, "precision") != NULL, hand = false;
   if (policy == POL_STATE || (loss && !region))
-    return (Choice){DT_COUNT, NULL};
+    return (Choice){MPCC_DTYPE_COUNT, NULL};
   for (int i = 0; i < op->nin; i++)
     hand |= s->hand[op->in[i]->id];
   if (hand && !region && policy != POL_LOW)
@@ -112,7 +112,7 @@ static Choice choose_true(const Cast *s, const Mode *m, const Op *op, Value *con
 static Choice choose_off(const Mode *m, const Op *op, Value *const *in) {
   if (mode_policy(m, op) == POL_WIDEST)
     return (Choice){widest(in, op->nin), "WIDEST, autocast is off"};
-  return (Choice){DT_COUNT, NULL};
+  return (Choice){MPCC_DTYPE_COUNT, NULL};
 }
 
 /* Products outside autocast take one format, as torch's do. */
@@ -135,7 +135,7 @@ static Status check_off(const Op *op, Value *const *in, DType weight, Diag *d) {
 }
 
 static Value *cast_operand(Cast *s, const Mode *m, const Op *op, Value *v, Choice ch) {
-  if (ch.dt == DT_COUNT || !dtype_is_float(v->type->dt) || v->type->dt == ch.dt)
+  if (ch.dt == MPCC_DTYPE_COUNT || !dtype_is_float(v->type->dt) || v->type->dt == ch.dt)
     return v;
   if (op_info(op->code)->is_root && !v->type->rank && dtype_is_half(ch.dt))
     return v; /* the gradient that backward begins with: S / capacity would underflow */
@@ -161,8 +161,8 @@ static void cast_read(Cast *s, const Op *op) {
     dt = s->mode.weight;
   } else if (t->role == ROLE_INPUT) {
     dt = s->mode.input;
-    DType from =
-        tensor_int(t, "transformed", 0) ? mode_region(s->in, "region_transforms", DT_F32) : DT_F32;
+    DType from = tensor_int(t, "transformed", 0) ? mode_region(s->in, "region_transforms", MPCC_F32)
+                                                 : MPCC_F32;
     if (dtype_is_half(from)) { /* values lose bits there, whatever reads them */
       build_at(b, op->loc, op->layer,
                str_fmt(builder_strings(b), "autocast: transforms give %s [regions.transforms %s]",
@@ -191,7 +191,7 @@ static void cast_write(Cast *s, const Op *op) {
 /* Constants of the mode's own dtype, so that no op is widened or narrowed by a number. */
 static bool cast_const(Cast *s, const Op *op, DType dt) {
   bool leaf = op->code == OP_const || op->code == OP_loss_seed;
-  if (!leaf || dt == DT_COUNT || !dtype_is_float(op->out[0]->type->dt))
+  if (!leaf || dt == MPCC_DTYPE_COUNT || !dtype_is_float(op->out[0]->type->dt))
     return false;
   build_like(s->c.b, op);
   if (op->code == OP_loss_seed) {
@@ -206,11 +206,11 @@ static bool cast_const(Cast *s, const Op *op, DType dt) {
 
 /* Real numbers made of integers (angles of positions) are like constants: in 64-true of 64 bits. */
 static bool cast_expr(Cast *s, const Mode *m, const Op *op, Value *const *in) {
-  if (op->code != OP_expr || m->mixed || m->off || m->low != DT_F64 || is_pinned(op) ||
-      widest(in, op->nin) != DT_COUNT || op->out[0]->type->dt != DT_F32)
+  if (op->code != OP_expr || m->mixed || m->off || m->low != MPCC_F64 || is_pinned(op) ||
+      widest(in, op->nin) != MPCC_DTYPE_COUNT || op->out[0]->type->dt != MPCC_F32)
     return false;
   build_like(s->c.b, op);
-  s->c.map[op->out[0]->id] = build_expr(s->c.b, op_str(op, "body", ""), DT_F64, op->nin, in);
+  s->c.map[op->out[0]->id] = build_expr(s->c.b, op_str(op, "body", ""), MPCC_F64, op->nin, in);
   return true;
 }
 
@@ -245,8 +245,8 @@ static void cast_by_hand(Cast *s, const Op *op) {
  * `float32_matmul`, `float32_conv` of the spec, or the layer's own word. */
 static const char *float32_level(const Cast *s, const Op *op, Value *const *in) {
   OpKind kind = op_info(op->code)->kind;
-  if ((kind != OK_PRODUCT && kind != OK_ATTENTION) || is_pinned(op) || in[0]->type->dt != DT_F32 ||
-      in[1]->type->dt != DT_F32)
+  if ((kind != OK_PRODUCT && kind != OK_ATTENTION) || is_pinned(op) ||
+      in[0]->type->dt != MPCC_F32 || in[1]->type->dt != MPCC_F32)
     return NULL;
   const char *key = op->code == OP_conv ? "float32_conv" : "float32_matmul";
   const char *level = op_str(op, "float32", module_str(s->in, key, "highest"));
@@ -305,7 +305,7 @@ static Status cast_op(Cast *s, const Op *op, Diag *d) {
     cast_arg(s, &m, op);
     return MPCC_OK;
   }
-  if (cast_const(s, op, !m.mixed && m.low == DT_F64 ? DT_F64 : DT_COUNT))
+  if (cast_const(s, op, !m.mixed && m.low == MPCC_F64 ? MPCC_F64 : MPCC_DTYPE_COUNT))
     return MPCC_OK;
   if (op->code == OP_cast && op_int(op, "by_hand", 0)) {
     cast_by_hand(s, op);
@@ -358,12 +358,12 @@ static void cast_tensors(Cast *s) {
     const Tensor *t = in->tensor[i];
     const Type *ty = t->type;
     /* losses and predictions of 64-true keep its 64 bits */
-    bool wide = (t->role == ROLE_METRIC && s->mode.math == DT_F64) ||
-                (t->role == ROLE_OUTPUT && !s->mode.mixed && s->mode.low == DT_F64);
+    bool wide = (t->role == ROLE_METRIC && s->mode.math == MPCC_F64) ||
+                (t->role == ROLE_OUTPUT && !s->mode.mixed && s->mode.low == MPCC_F64);
     /* Running statistics are buffers of the module: *-true modes convert them with the weights. */
     bool model = t->role == ROLE_PARAM || (t->role == ROLE_BUFFER && !s->mode.mixed);
     if ((model || wide) && dtype_is_float(ty->dt))
-      ty = type_with_dtype(builder_types(b), ty, wide ? DT_F64 : s->mode.param);
+      ty = type_with_dtype(builder_types(b), ty, wide ? MPCC_F64 : s->mode.param);
     else
       ty = type_get(builder_types(b), ty->dt, ty->rank, ty->dim);
     Tensor *base = t->base ? s->c.tensors[t->base->index] : NULL;

@@ -22,7 +22,7 @@ static const char entries[] =
 static Value *index_of(Builder *b, int dim) {
   const int64_t shape[2] = {HADAMARD, HADAMARD};
   Attr attr[2] = {attr_ints(b, "shape", 2, shape), attr_i(b, "dim", dim)};
-  return build_cast(b, build_op(b, OP_iota, 0, NULL, 2, attr)->out[0], DT_F32);
+  return build_cast(b, build_op(b, OP_iota, 0, NULL, 2, attr)->out[0], MPCC_F32);
 }
 
 Value *build_hadamard(Builder *b, Value *x) {

@@ -255,7 +255,7 @@ static bool packs(const Op *op, int k) {
 static bool may_be_packed(const Step *s, const Value *v) {
   const Op *op = v->def;
   return s->rounding_packs && op->code == OP_cast && dtype_is_half(v->type->dt) &&
-         op->in[0]->type->dt == DT_F32 && op->in[0]->def->code == OP_read;
+         op->in[0]->type->dt == MPCC_F32 && op->in[0]->def->code == OP_read;
 }
 
 static void note_one(Step *s, const Value *v, bool packed, bool turned) {

@@ -192,7 +192,7 @@ static int put_index(Emit *e, int d) {
     if (e->stmt[i].prim == PR_INDEX && e->stmt[i].ref == d)
       return i;
   return put(e, (Stmt){.prim = PR_INDEX,
-                       .dt = DT_I64,
+                       .dt = MPCC_I64,
                        .level = (uint8_t)level,
                        .arg = {-1, -1, -1, -1},
                        .ref = d});
@@ -206,12 +206,12 @@ static int put_form(Emit *e, const Access *at) {
       continue;
     int term = put_index(e, d);
     if (at->stride[d] != 1)
-      term = put_op(e, PR_MUL, DT_I64, term, put_const(e, DT_I64, (double)at->stride[d]));
-    sum = sum < 0 ? term : put_op(e, PR_ADD, DT_I64, sum, term);
+      term = put_op(e, PR_MUL, MPCC_I64, term, put_const(e, MPCC_I64, (double)at->stride[d]));
+    sum = sum < 0 ? term : put_op(e, PR_ADD, MPCC_I64, sum, term);
   }
   if (sum < 0)
-    return put_const(e, DT_I64, (double)at->offset);
-  return at->offset ? put_op(e, PR_ADD, DT_I64, sum, put_const(e, DT_I64, (double)at->offset))
+    return put_const(e, MPCC_I64, (double)at->offset);
+  return at->offset ? put_op(e, PR_ADD, MPCC_I64, sum, put_const(e, MPCC_I64, (double)at->offset))
                     : sum;
 }
 
@@ -225,11 +225,11 @@ static int widen(Emit *e, int s, int level) {
     st.level = (uint8_t)level;
     return put(e, st);
   }
-  Prim p = st.dt == DT_B1 ? PR_OR : PR_MAX; /* max(x, x) is x for every x, NaN and -0 included */
+  Prim p = st.dt == MPCC_B1 ? PR_OR : PR_MAX; /* max(x, x) is x for every x, NaN and -0 included */
   int other = s;
-  if (st.dt == DT_I64) {
+  if (st.dt == MPCC_I64) {
     p = PR_ADD;
-    other = put_const(e, DT_I64, 0);
+    other = put_const(e, MPCC_I64, 0);
   }
   Stmt id = {.prim = (uint8_t)p,
              .dt = st.dt,

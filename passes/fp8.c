@@ -198,7 +198,7 @@ static void declare(Fp8 *s, bool forward, Tensor **scale, Tensor **amax) {
   const char *word = forward ? "forward" : "backward";
   int64_t slots = forward ? s->nforward : s->nbackward;
   const int64_t dim[2] = {slots, (int64_t)module_number(s->in, "amax_history_len", 1024)};
-  const Type *vector = type_get(tt, DT_F32, 1, dim);
+  const Type *vector = type_get(tt, MPCC_F32, 1, dim);
   const Text *words = forward ? &s->forward_names : &s->backward_names;
   Str all = str_intern(builder_strings(b), words->data ? words->data : "", words->len);
   Attr names = attr_s(b, "slots", all);
@@ -207,7 +207,7 @@ static void declare(Fp8 *s, bool forward, Tensor **scale, Tensor **amax) {
   Tensor *history = NULL;
   if (!s->current) {
     snprintf(name, sizeof name, "fp8.%s.amax_history", word);
-    history = build_tensor(b, name, type_get(tt, DT_F32, 2, dim), ROLE_AMAX, (Loc){0});
+    history = build_tensor(b, name, type_get(tt, MPCC_F32, 2, dim), ROLE_AMAX, (Loc){0});
     snprintf(name, sizeof name, "fp8.%s.scale", word);
     *scale = build_tensor(b, name, vector, ROLE_SCALE, (Loc){0});
   }
@@ -275,7 +275,7 @@ Quantized fp8_quantize_now(Fp8 *s, Value *x, const int64_t *block, Value *valid,
       build_op(b, OP_block_quantize, valid ? 2 : 1, (Value *[]){x, valid}, valid ? 4 : 3, attr);
   q.whole = op->out[0];
   q.codes = build_cut(b, q.whole, dim);
-  q.scale_inv = s->scales == SCALES_E4M3 || !block[0] ? op->out[1] : build_const(b, 1, DT_F32);
+  q.scale_inv = s->scales == SCALES_E4M3 || !block[0] ? op->out[1] : build_const(b, 1, MPCC_F32);
   q.blocks = op->out[2];
   q.amax = op->out[3];
   return q;
@@ -292,13 +292,13 @@ static int product_operands(const Quantized *x, const Quantized *w, Value **in, 
 /* What the codes of x stand for, in its dtype. */
 static Value *dequantized(Fp8 *s, const Quantized *q, const Value *x) {
   Builder *b = s->c.b;
-  Value *in[3] = {build_cast(b, q->whole, DT_F32), q->scale_inv, NULL};
+  Value *in[3] = {build_cast(b, q->whole, MPCC_F32), q->scale_inv, NULL};
   if (!s->recipe->input[1])
     return build_expr(b, "a * b", x->type->dt, 2, in);
   const int64_t *whole = q->whole->type->dim, *blocks = q->blocks->type->dim;
   const int64_t tiled[4] = {blocks[0], whole[0] / blocks[0], blocks[1], whole[1] / blocks[1]};
   in[0] = build_reshape(b, in[0], 4, tiled);
-  in[1] = build_reshape(b, build_cast(b, q->blocks, DT_F32), 4,
+  in[1] = build_reshape(b, build_cast(b, q->blocks, MPCC_F32), 4,
                         (int64_t[]){blocks[0], 1, blocks[1], 1});
   in[2] = q->scale_inv;
   bool both = s->scales == SCALES_E4M3;
@@ -508,13 +508,13 @@ static void find_recipe(Fp8 *s) {
   const char *format = module_str(m, "fp8_format", s->recipe->format);
   bool fp4 = !strcmp(format, "E2M1");
   s->current = s->recipe != recipe_at(0);
-  s->forward = fp4 ? DT_E2M1 : DT_E4M3;
-  s->backward = fp4 ? DT_E2M1 : !strcmp(format, "HYBRID") ? DT_E5M2 : DT_E4M3;
+  s->forward = fp4 ? MPCC_E2M1 : MPCC_E4M3;
+  s->backward = fp4 ? MPCC_E2M1 : !strcmp(format, "HYBRID") ? MPCC_E5M2 : MPCC_E4M3;
   s->scales = s->recipe->scales;
   const bool has = recipe_has_key(s->recipe, "fp8_dpa");
   s->projections = has && module_int(m, "fp8_mha", 0);
   s->attention = s->projections || (has && module_int(m, "fp8_dpa", 0));
-  bool bf16 = s->mode.low == DT_BF16; /* the transform is defined for bf16 alone */
+  bool bf16 = s->mode.low == MPCC_BF16; /* the transform is defined for bf16 alone */
   s->hadamard = fp4 && bf16 && !module_int(m, "disable_rht", 0);
   s->random = fp4 && !module_int(m, "disable_stochastic_rounding", 0);
   s->override = s->current ? module_str(m, "backward_override", NULL) : NULL;

@@ -17,7 +17,7 @@ enum { P_SCALE = 256 };
 
 /* dS has a constant scale that only bounds it, which costs exponents and no bit of the mantissa
  * where the format has exponents to spare: e5m2, whatever the gradients' own format is. */
-static const DType ds_format = DT_E5M2;
+static const DType ds_format = MPCC_E5M2;
 
 /* A power of two that keeps dS = P (dP - sum do o) below the largest of its codes, whatever do and
  * v are: in units of both scales |dP| is at most D top_do top_v / (1 - dropout), and the sum at

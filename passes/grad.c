@@ -240,7 +240,7 @@ static void write_amax(Grad *g, const Module *in) {
   build_at(b, (Loc){0}, str_c(builder_strings(b), ""),
            str_c(builder_strings(b), "fp8: record backward amax"));
   for (int i = 0; i < g->nslot; i++) {
-    Value *v = g->amax[i] ? g->amax[i] : build_const(b, 0, DT_F32);
+    Value *v = g->amax[i] ? g->amax[i] : build_const(b, 0, MPCC_F32);
     g->amax[i] = build_reshape(b, v, 1, &one);
   }
   Attr dim = attr_i(b, "dim", 0);

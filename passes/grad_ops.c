@@ -327,8 +327,8 @@ static Value *row_sum(Grad *g, Value *x);
 
 /* What codes stand for, in f32. */
 static Value *decoded(Grad *g, Value *codes, Value *scale_inv) {
-  Value *in[2] = {build_cast(g->b, codes, DT_F32), scale_inv};
-  return build_expr(g->b, "a * b", DT_F32, 2, in);
+  Value *in[2] = {build_cast(g->b, codes, MPCC_F32), scale_inv};
+  return build_expr(g->b, "a * b", MPCC_F32, 2, in);
 }
 
 /* Gradient of what is added to the scores: P (dP - sum do o) with P = exp(scores - lse), written
@@ -486,14 +486,14 @@ static void grad_mean(Grad *g, const Op *op, Value *const *dy) {
 static Value *row_sum(Grad *g, Value *x) {
   const int64_t last = x->type->rank - 1;
   Attr attr[3] = {attr_ints(g->b, "dims", 1, &last), attr_b(g->b, "keepdim", true),
-                  attr_dt(g->b, "dtype", x->type->dt == DT_F64 ? DT_F64 : DT_F32)};
+                  attr_dt(g->b, "dtype", x->type->dt == MPCC_F64 ? MPCC_F64 : MPCC_F32)};
   return build_op(g->b, OP_sum, 1, &x, 3, attr)->out[0];
 }
 
 /* dx = y (dy - sum dy y) */
 static void grad_softmax(Grad *g, const Op *op, Value *const *dy) {
   Value *y = result(g, op, 0), *in[3] = {y, dy[0], NULL};
-  DType dt = y->type->dt == DT_F64 ? DT_F64 : DT_F32;
+  DType dt = y->type->dt == MPCC_F64 ? MPCC_F64 : MPCC_F32;
   in[2] = row_sum(g, build_expr(g->b, "a * b", dt, 2, in));
   grad_give(g, op, 0, build_expr(g->b, "a * (b - c)", grad_dtype(g, op, 0), 3, in));
 }
@@ -557,7 +557,7 @@ static void grad_qgrad(Grad *g, const Op *op, Value *const *dy) {
     c[1] = quantized_now(g, op, dy[0], block[1], block[0], block[0] != block[1], !first);
     return;
   }
-  Attr to = attr_dt(g->b, "to", (DType)op_int(op, "to", DT_E5M2));
+  Attr to = attr_dt(g->b, "to", (DType)op_int(op, "to", MPCC_E5M2));
   Op *q = build_op(g->b, OP_quantize, 2, (Value *[]){dy[0], fwd(g, op, 1)}, 1, &to);
   c[0] = c[1] = (Codes){q->out[0], q->out[1], NULL};
   int64_t slot = op_int(op, "slot", -1);
@@ -705,7 +705,7 @@ static Scalar *times_upstream(Grad *g, const Scalar *s, int upstream) {
   if (arena_failed(g->scratch))
     return NULL;
   memcpy(stmt, s->stmt, (size_t)s->nstmt * sizeof *stmt);
-  const Stmt base = {.level = LV_ELEM, .dt = DT_F32, .arg = {-1, -1, -1, -1}, .ref = -1};
+  const Stmt base = {.level = LV_ELEM, .dt = MPCC_F32, .arg = {-1, -1, -1, -1}, .ref = -1};
   Stmt *arg = &stmt[s->nstmt], *mul = arg + 1;
   *arg = *mul = base;
   arg->prim = PR_ARG;

@@ -9,8 +9,8 @@
 /* Every value of `from` is one of `to`, and both are loaded into f32 registers. */
 static bool is_widening(DType from, DType to) {
   const DTypeInfo *a = dtype_info(from), *b = dtype_info(to);
-  return dtype_is_float(from) && dtype_is_float(to) && reg_of(from) == DT_F32 &&
-         reg_of(to) == DT_F32 && a->mantissa_bits <= b->mantissa_bits &&
+  return dtype_is_float(from) && dtype_is_float(to) && reg_of(from) == MPCC_F32 &&
+         reg_of(to) == MPCC_F32 && a->mantissa_bits <= b->mantissa_bits &&
          a->exponent_bits <= b->exponent_bits;
 }
 
@@ -59,12 +59,12 @@ void group_elem(Fuse *F, const Op *op) {
     F->view[op->out[0]->id] = operand(F, 0);
     return;
   }
-  DType reg = reg_join(ty->dt, DT_F32);
-  if (reg_of(ty->dt) == DT_I64)
-    reg = DT_F64;
+  DType reg = reg_join(ty->dt, MPCC_F32);
+  if (reg_of(ty->dt) == MPCC_I64)
+    reg = MPCC_F64;
   for (int i = 0; i < op->nin; i++)
-    if (op->in[i]->type->dt == DT_F64 || reg_of(op->in[i]->type->dt) == DT_I64)
-      reg = DT_F64;
+    if (op->in[i]->type->dt == MPCC_F64 || reg_of(op->in[i]->type->dt) == MPCC_I64)
+      reg = MPCC_F64;
   Node *n = node_rows(F, ty->rank, ty->dim);
   int *arg = ARENA_ARRAY(F->a, int, op->nin + 1);
   if (arena_failed(F->a))
@@ -101,7 +101,7 @@ void group_dropout(Fuse *F, const Op *op) {
   int x = node_load(F, n, operand(F, 0));
   DType reg = reg_of(ty->dt);
   int kept = node_op2(F, n, PR_DIV, x, node_const(F, n, reg, 1 - p));
-  int drop = node_op2(F, n, PR_LT, r, node_const(F, n, DT_F32, p));
+  int drop = node_op2(F, n, PR_LT, r, node_const(F, n, MPCC_F32, p));
   set_result_buf(
       F, 0, node_store(F, n, node_select(F, n, drop, node_const(F, n, reg, 0), kept), ty->dt, ~0u));
 }

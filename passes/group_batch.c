@@ -116,7 +116,7 @@ void group_batch_norm(Fuse *F, const Op *op) {
 }
 
 void group_batch_affine(Fuse *F, const Op *op) {
-  DType reg = reg_join(op->in[0]->type->dt, DT_F32);
+  DType reg = reg_join(op->in[0]->type->dt, MPCC_F32);
   Image m = image_of(F, op->in[0]->type, reg);
   View *scale = scale_of(F, &m, operand(F, 2), op->nin > 3 ? operand(F, 3) : NULL);
   apply(F, &m, image(F, operand(F, 0)), operand(F, 1), scale, op->nin > 4 ? operand(F, 4) : NULL);
@@ -159,9 +159,10 @@ void group_batch_norm_grad(Fuse *F, const Op *op) {
 void group_running_stats(Fuse *F, const Op *op) {
   double momentum = op_float(op, "momentum", 0.1);
   const Type *ty = op->in[0]->type;
-  DType reg = reg_join(ty->dt, DT_F32);
+  DType reg = reg_join(ty->dt, MPCC_F32);
   Node *n = node_rigid(F, 1, ty->dim, 1);
-  int batches = node_op2(F, n, PR_ADD, node_load(F, n, operand(F, 5)), node_const(F, n, DT_I64, 1));
+  int batches =
+      node_op2(F, n, PR_ADD, node_load(F, n, operand(F, 5)), node_const(F, n, MPCC_I64, 1));
   int one = node_const(F, n, reg, 1);
   int part = op_int(op, "cumulative", 0) ? node_op2(F, n, PR_DIV, one, node_cvt(F, n, batches, reg))
                                          : node_const(F, n, reg, momentum);
@@ -178,8 +179,8 @@ void group_running_stats(Fuse *F, const Op *op) {
                    node_store(F, n, node_op2(F, n, PR_ADD, old, step), op->out[i]->type->dt, ~0u));
   }
   n = node_rows(F, 0, NULL);
-  batches = node_op2(F, n, PR_ADD, node_load(F, n, operand(F, 5)), node_const(F, n, DT_I64, 1));
-  set_result_buf(F, 2, node_store(F, n, batches, DT_I64, ~0u));
+  batches = node_op2(F, n, PR_ADD, node_load(F, n, operand(F, 5)), node_const(F, n, MPCC_I64, 1));
+  set_result_buf(F, 2, node_store(F, n, batches, MPCC_I64, ~0u));
 }
 
 /* ---- group normalisation: statistics of the groups of each sample ---- */

@@ -58,7 +58,7 @@ static Node *conv_node(Fuse *F, const Op *op, View *x, View *b, DType compute, i
       n->in[1].at.offset = b->at.offset;
     node_attr(F, n, attr_ints(F->b, "factor", 2, b->at.stride));
   }
-  if (compute == DT_F32 && product_is_tf32(F))
+  if (compute == MPCC_F32 && product_is_tf32(F))
     node_attr_b(F, n, "tf32", true);
   window_attrs(F, n, op, x, wgrad);
   return n;
@@ -171,8 +171,8 @@ void group_conv_wgrad(Fuse *F, const Op *op) {
   const Type *dw = op->out[0]->type, *dt = op->in[1]->type;
   View *x = gathered(F, operand(F, 0)), *dy = operand(F, 1);
   DType compute = target_product_dtype(F->o->caps, x->dt, dy->dt);
-  if (compute == DT_BF16)
-    compute = DT_F32;
+  if (compute == MPCC_BF16)
+    compute = MPCC_F32;
   int64_t outs = dw->dim[0], rows = type_elems(dw) / outs, back[MAX_DIMS];
   dy = matrix(F, dy, type_elems(dt) / outs, outs);
   int s;

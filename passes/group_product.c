@@ -5,8 +5,8 @@
 #include "passes/fuse.h"
 
 static int64_t panel_columns(const TargetCaps *c, DType compute) {
-  return compute == DT_F64    ? c->panel_cols_f64
-         : compute == DT_BF16 ? c->panel_cols_bf16
+  return compute == MPCC_F64    ? c->panel_cols_f64
+         : compute == MPCC_BF16 ? c->panel_cols_bf16
                               : c->panel_cols_f32;
 }
 
@@ -22,7 +22,7 @@ Buf *product_packed(Fuse *F, const View *b, DType compute) {
       return e->packed;
   }
   const TargetCaps *c = F->o->caps;
-  int64_t cols = panel_columns(c, compute), pair = compute == DT_BF16 ? c->k_pair_bf16 : 1;
+  int64_t cols = panel_columns(c, compute), pair = compute == MPCC_BF16 ? c->k_pair_bf16 : 1;
   int64_t dim[4] = {(key.n + cols - 1) / cols, (key.k + pair - 1) / pair, cols, pair};
   Node *n = node_create(F, NODE_PACK, 2, b->dim);
   n->label = from == b->buf ? "pack" : "cast+pack";
@@ -52,7 +52,7 @@ Node *product_node(Fuse *F, NodeKind kind, int ndim, const int64_t *dim, Buf *a,
   node_attr_i(F, n, "k", k);
   node_attr_dt(F, n, "compute", compute);
   Stmt s = {.prim = PR_ACC,
-            .dt = compute == DT_F64 ? DT_F64 : DT_F32,
+            .dt = compute == MPCC_F64 ? MPCC_F64 : MPCC_F32,
             .arg = {-1, -1, -1, -1},
             .ref = -1};
   *acc = node_stmt(F, n, s);
@@ -108,17 +108,18 @@ static bool is_number(const View *v, DType dt) {
  * are; *decode: codes, as bf16 (exact). */
 static bool library_formats(const TargetCaps *c, DType a, DType b, DType d, bool scales, bool fp8,
                             bool *decode) {
-  const bool codes = dtype_is_fp8(a) && dtype_is_fp8(b), low = d == DT_BF16 || d == DT_F16;
+  const bool codes = dtype_is_fp8(a) && dtype_is_fp8(b), low = d == MPCC_BF16 || d == MPCC_F16;
   *decode = codes && !(c->library_fp8 && fp8);
-  if (codes != scales || (codes && !low && d != DT_F32))
+  if (codes != scales || (codes && !low && d != MPCC_F32))
     return false;
   if (codes && !*decode)
-    return a == DT_E4M3 || b == DT_E4M3;
+    return a == MPCC_E4M3 || b == MPCC_E4M3;
   if (codes)
-    return d != DT_F16;
+    return d != MPCC_F16;
   if (a != b)
     return false;
-  return d == a ? a == DT_F64 || a == DT_F32 || low : d == DT_F32 && (a == DT_BF16 || a == DT_F16);
+  return d == a ? a == MPCC_F64 || a == MPCC_F32 || low
+                : d == MPCC_F32 && (a == MPCC_BF16 || a == MPCC_F16);
 }
 
 bool product_is_tf32(const Fuse *F) {
@@ -130,7 +131,7 @@ bool product_is_tf32(const Fuse *F) {
     while (op_info(v->def->code)->kind == OK_VIEW)
       v = v->def->in[0];
     const Scalar *s = v->def->scalar;
-    if (v->type->dt != DT_F32 || !s || s->stmt[s->result].prim != PR_TF32)
+    if (v->type->dt != MPCC_F32 || !s || s->stmt[s->result].prim != PR_TF32)
       return false;
   }
   return true;
@@ -141,7 +142,7 @@ static View *joint_scale(Fuse *F, View *s0, View *s1) {
   Node *n = node_rows(F, 0, NULL);
   n->label = "scale";
   const int s = node_op2(F, n, PR_MUL, node_load(F, n, s0), node_load(F, n, s1));
-  return view_whole(F, node_store(F, n, s, DT_F32, ~0u));
+  return view_whole(F, node_store(F, n, s, MPCC_F32, ~0u));
 }
 
 static void add_operand(Fuse *F, Node *n, const View *v) {
@@ -163,11 +164,11 @@ static bool by_library(Fuse *F, View *a, View *b, View *bias, View *s0, View *s1
     return false;
   const int64_t k = b->dim[1], cols = b->dim[0], dim[2] = {view_elems(a) / k, cols};
   const bool codes = s0 && !decode;
-  if ((s0 && (!is_number(s0, DT_F32) || !is_number(s1, DT_F32))) ||
+  if ((s0 && (!is_number(s0, MPCC_F32) || !is_number(s1, MPCC_F32))) ||
       (bias && (!bias->buf || bias->dt != ty->dt || bias->rank != 1 || bias->at.stride[0] != 1)))
     return false;
-  a = as_matrix(F, a, decode ? DT_BF16 : a->dt, codes);
-  b = as_matrix(F, b, decode ? DT_BF16 : b->dt, codes);
+  a = as_matrix(F, a, decode ? MPCC_BF16 : a->dt, codes);
+  b = as_matrix(F, b, decode ? MPCC_BF16 : b->dt, codes);
   View *alpha = decode ? joint_scale(F, s0, s1) : NULL;
   Node *n = node_create(F, NODE_GEMM, 2, dim);
   n->rigid = true;
@@ -187,7 +188,7 @@ static bool by_library(Fuse *F, View *a, View *b, View *bias, View *s0, View *s1
     add_operand(F, n, s1);
   }
   node_attr_i(F, n, "k", k);
-  if (a->dt == DT_F32 && product_is_tf32(F))
+  if (a->dt == MPCC_F32 && product_is_tf32(F))
     node_attr_b(F, n, "tf32", true);
   node_attr(F, n, attr_s(F->b, "with", bias ? "bias" : alpha ? "alpha" : s0 ? "scales" : ""));
   const Access at = {.stride = {cols, 1}};
@@ -267,11 +268,11 @@ static bool bmm_by_tiles(Fuse *F, const Op *op, View *a, View *b) {
     return false;
   a = with_neighbours(F, a);
   b = with_neighbours(F, b);
-  bool wide = a->dt == DT_F64 || b->dt == DT_F64;
+  bool wide = a->dt == MPCC_F64 || b->dt == MPCC_F64;
   Access of_a = a->at, of_b = b->at;
   of_a.stride[r - 1] = of_b.stride[r - 2] = of_b.stride[r - 1] = 0;
   Node *node = product_node(F, NODE_PRODUCT, r, ty->dim, a->buf, &of_a, b->buf,
-                            wide ? DT_F64 : DT_F32, k, &s);
+                            wide ? MPCC_F64 : MPCC_F32, k, &s);
   if (fuse_failed(F))
     return true;
   node->in[1].at = of_b;
@@ -289,7 +290,7 @@ void group_bmm(Fuse *F, const Op *op) {
   int r = ty->rank;
   if (bmm_by_tiles(F, op, a, b))
     return;
-  DType reg = reg_join(reg_join(a->dt, b->dt), DT_F32);
+  DType reg = reg_join(reg_join(a->dt, b->dt), MPCC_F32);
   int64_t dim[MAX_DIMS], k = op->in[0]->type->dim[r - 1], n = ty->dim[r - 1], perm[MAX_DIMS];
   bool along = b->at.stride[r - 2] == 1 && k > 1;
   if (!along && b->at.stride[r - 1] != 1 && n > 1)
@@ -344,8 +345,9 @@ static View *decoded(Fuse *F, const Op *op, int codes, int scales) {
     view_reshaped(F, view_materialize(F, operand(F, scales)), 4, of, &s);
   Node *n = node_rows(F, 4, dim);
   n->label = "decode";
-  int v = node_op2(F, n, PR_MUL, node_load_as(F, n, tiled, DT_F32), node_load_as(F, n, s, DT_F32));
-  DType dt = (DType)op_int(op, "decoded", DT_F32);
+  int v =
+      node_op2(F, n, PR_MUL, node_load_as(F, n, tiled, MPCC_F32), node_load_as(F, n, s, MPCC_F32));
+  DType dt = (DType)op_int(op, "decoded", MPCC_F32);
   View *all = view_whole(F, node_store(F, n, v, dt, ~0u));
   view_reshaped(F, all, cut ? 2 : ty->rank, cut ? whole : ty->dim, &out);
   if (cut) {

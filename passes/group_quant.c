@@ -10,15 +10,15 @@
 #include "passes/fuse.h"
 
 static int mul(Fuse *F, Node *n, int a, int b) {
-  return node_round(F, n, node_op2(F, n, PR_MUL, a, b), DT_F32);
+  return node_round(F, n, node_op2(F, n, PR_MUL, a, b), MPCC_F32);
 }
 
 static int divide(Fuse *F, Node *n, int a, int b) {
-  return node_round(F, n, node_op2(F, n, PR_DIV, a, b), DT_F32);
+  return node_round(F, n, node_op2(F, n, PR_DIV, a, b), MPCC_F32);
 }
 
 static int number(Fuse *F, Node *n, double v) {
-  return node_const(F, n, DT_F32, v);
+  return node_const(F, n, MPCC_F32, v);
 }
 
 /* v when it is finite (it is not negative), else the number `largest`. */
@@ -33,19 +33,19 @@ static int scale_of(Fuse *F, Node *n, Scales s, int a, double top, double most, 
                     int *inverse) {
   int one = number(F, n, 1), zero = number(F, n, 0);
   if (s == SCALES_E8M0) {
-    *inverse = node_round(F, n, mul(F, n, a, number(F, n, (double)(float)(1 / top))), DT_E8M0);
+    *inverse = node_round(F, n, mul(F, n, a, number(F, n, (double)(float)(1 / top))), MPCC_E8M0);
     return divide(F, n, one, *inverse);
   }
   if (s == SCALES_E4M3) {
     int scaled = mul(F, n, a, divide(F, n, tensor, number(F, n, top)));
-    *inverse = node_round(F, n, scaled, DT_E4M3);
+    *inverse = node_round(F, n, scaled, MPCC_E4M3);
     return at_most(F, n, divide(F, n, one, mul(F, n, *inverse, divide(F, n, one, tensor))),
                    FLT_MAX);
   }
   int good = node_op2(F, n, PR_AND, node_op1(F, n, PR_ISFINITE, a), node_op2(F, n, PR_LT, zero, a));
   int mult = node_select(F, n, good, at_most(F, n, divide(F, n, number(F, n, top), a), most), one);
   if (s == SCALES_POWER_OF_2) {
-    int up = node_round(F, n, mult, DT_E8M0);
+    int up = node_round(F, n, mult, MPCC_E8M0);
     int half = node_op2(F, n, PR_MUL, up, number(F, n, 0.5));
     mult = node_select(F, n, node_op2(F, n, PR_LE, up, mult), up, half);
   }
@@ -55,11 +55,11 @@ static int scale_of(Fuse *F, Node *n, Scales s, int a, double top, double most, 
 
 /* x in f32, or zero in padded samples; row: strides that number the rows of x as a matrix. */
 static int load_valid(Fuse *F, Node *n, const Op *op, const View *x, const Access *row) {
-  int v = node_load_as(F, n, x, DT_F32);
+  int v = node_load_as(F, n, x, MPCC_F32);
   if (!op_attr(op, "rows"))
     return v;
-  int valid = node_load_as(F, n, operand(F, 1), DT_I64);
-  int rows = node_const(F, n, DT_I64, (double)op_int(op, "rows", 1));
+  int valid = node_load_as(F, n, operand(F, 1), MPCC_I64);
+  int rows = node_const(F, n, MPCC_I64, (double)op_int(op, "rows", 1));
   int real = node_op2(F, n, PR_LT, node_lin(F, n, row), node_op2(F, n, PR_MUL, valid, rows));
   return node_select(F, n, real, v, number(F, n, 0));
 }
@@ -92,19 +92,19 @@ static Blocks blocks_of(Fuse *F, const Op *op) {
 static View *tensor_amax(Fuse *F, const Blocks *b) {
   Node *n = node_rows(F, 4, b->dim);
   int a = node_op1(F, n, PR_ABS, load_valid(F, n, b->op, b->x, &b->row));
-  return node_total(F, n, PR_AMAX, a, DT_F32, 1);
+  return node_total(F, n, PR_AMAX, a, MPCC_F32, 1);
 }
 
 /* 448 top / amax: the largest block scale times the largest code. */
 static View *tensor_scale(Fuse *F, const View *amax, double top, View **inverse) {
   Node *n = node_rows(F, 0, (int64_t[1]){0});
-  int a = node_load_as(F, n, amax, DT_F32);
+  int a = node_load_as(F, n, amax, MPCC_F32);
   int none = node_op2(F, n, PR_OR, node_op2(F, n, PR_EQ, a, number(F, n, 0)),
                       node_op2(F, n, PR_EQ, a, number(F, n, INFINITY)));
   int s = at_most(F, n, divide(F, n, number(F, n, 448 * top), a), FLT_MAX);
   s = node_select(F, n, none, number(F, n, 1), s);
-  *inverse = view_whole(F, node_store(F, n, divide(F, n, number(F, n, 1), s), DT_F32, ~0u));
-  return view_whole(F, node_store(F, n, s, DT_F32, ~0u));
+  *inverse = view_whole(F, node_store(F, n, divide(F, n, number(F, n, 1), s), MPCC_F32, ~0u));
+  return view_whole(F, node_store(F, n, s, MPCC_F32, ~0u));
 }
 
 /* e2m1 rounded away from zero with the probability of what is cut off. */
@@ -142,8 +142,8 @@ static void quantize_whole(Fuse *F, const Blocks *b, Scales s, double top) {
   View *amax = tensor_amax(F, b);
   Node *n = node_rows(F, 0, (int64_t[1]){0});
   int inverse, scale = scale_of(F, n, s, node_load(F, n, amax), top, FLT_MAX, -1, &inverse);
-  View *mult = view_whole(F, node_store(F, n, scale, DT_F32, ~0u));
-  View *inv = view_whole(F, node_store(F, n, inverse, DT_F32, ~0u)), *one;
+  View *mult = view_whole(F, node_store(F, n, scale, MPCC_F32, ~0u));
+  View *inv = view_whole(F, node_store(F, n, inverse, MPCC_F32, ~0u)), *one;
   Node *q = node_rows(F, 4, b->dim);
   int x = load_valid(F, q, b->op, b->x, &b->row);
   set_codes(F, q, b, mul(F, q, x, node_load(F, q, mult)));
@@ -168,16 +168,16 @@ void group_block_quantize(Fuse *F, const Op *op) {
     tensor = tensor_scale(F, amax, top, &inverse);
   } else {
     inverse = ARENA_NEW(F->a, View);
-    inverse->dt = DT_F32;
+    inverse->dt = MPCC_F32;
     inverse->imm = 1;
   }
   Node *n = node_rigid(F, 4, b.dim, 2);
   int x = load_valid(F, n, op, b.x, &b.row), inv;
   int a = node_op1(F, n, PR_RMAX, node_op1(F, n, PR_ABS, x));
-  double most = dtype_info(op->in[0]->type->dt == DT_BF16 ? DT_BF16 : DT_F32)->max_finite;
+  double most = dtype_info(op->in[0]->type->dt == MPCC_BF16 ? MPCC_BF16 : MPCC_F32)->max_finite;
   int mult = scale_of(F, n, s, a, top, most, tensor ? node_load(F, n, tensor) : -1, &inv);
   set_codes(F, n, &b, mul(F, n, x, mult));
   set_result(F, 1, inverse);
   set_result_buf(F, 2, node_store(F, n, inv, scales_info(s)->dt, 3));
-  set_result(F, 3, amax ? amax : node_total(F, n, PR_AMAX, a, DT_F32, 1));
+  set_result(F, 3, amax ? amax : node_total(F, n, PR_AMAX, a, MPCC_F32, 1));
 }

@@ -7,7 +7,7 @@
 
 /* Sum over the last nred of ndim dims (dims permuted so), kept dims in front. */
 static View *sum_rows(Fuse *F, const View *x, int nkeep, DType dt, double divisor) {
-  DType reg = reg_of(dt) == DT_F64 ? DT_F64 : reg_join(x->dt, DT_F32);
+  DType reg = reg_of(dt) == MPCC_F64 ? MPCC_F64 : reg_join(x->dt, MPCC_F32);
   Node *n = node_rigid(F, x->rank, x->dim, x->rank - nkeep);
   int s = node_op1(F, n, PR_RSUM, node_load_as(F, n, x, reg));
   if (divisor != 1)
@@ -33,7 +33,7 @@ static View *sum_blocks(Fuse *F, const View *x, DType reg, const Type *type) {
 
 /* Sum over dims [outer, outer + nred) where inner dims stay contiguous columns. */
 static View *sum_columns(Fuse *F, const View *x, int outer, int nred, DType dt, double divisor) {
-  DType reg = reg_of(dt) == DT_F64 ? DT_F64 : reg_join(x->dt, DT_F32);
+  DType reg = reg_of(dt) == MPCC_F64 ? MPCC_F64 : reg_join(x->dt, MPCC_F32);
   int inner = x->rank - outer - nred;
   int64_t dim[MAX_DIMS], rows = 1;
   int rank = 0;
@@ -85,7 +85,7 @@ static void reduce(Fuse *F, const Op *op, bool mean) {
   View *r;
   if (!nkeep) {
     Node *n = node_rows(F, x->rank, x->dim);
-    DType reg = reg_of(dt) == DT_F64 ? DT_F64 : reg_join(x->dt, DT_F32);
+    DType reg = reg_of(dt) == MPCC_F64 ? MPCC_F64 : reg_join(x->dt, MPCC_F32);
     r = node_total(F, n, PR_ASUM, node_load_as(F, n, x, reg), dt, divisor);
   } else {
     bool rows = last < 0 || reduced[last];
@@ -275,7 +275,7 @@ void group_rotary(Fuse *F, const Op *op) {
   }
   if (op_int(op, "inverse", 0))
     turn[1] = node_op1(F, n, PR_NEG, turn[1]);
-  int first = node_op2(F, n, PR_EQ, node_index(F, n, axis), node_const(F, n, DT_I64, 0));
+  int first = node_op2(F, n, PR_EQ, node_index(F, n, axis), node_const(F, n, MPCC_I64, 0));
   int own = node_select(F, n, first, a, b);
   int other = node_select(F, n, first, node_op1(F, n, PR_NEG, b), a);
   int y = node_op2(F, n, PR_ADD, node_op2(F, n, PR_MUL, own, turn[0]),
@@ -310,7 +310,7 @@ void group_log_softmax(Fuse *F, const Op *op) {
 /* b1: the row's sample is real and its target is not ignored. */
 static int row_counts(Fuse *F, Node *n, int target, const View *valid, int64_t ignore) {
   int nrow = n->ndim - n->ncol;
-  int hit = node_op2(F, n, PR_NE, target, node_const(F, n, DT_I64, (double)ignore));
+  int hit = node_op2(F, n, PR_NE, target, node_const(F, n, MPCC_I64, (double)ignore));
   if (!nrow)
     return hit;
   int real = node_op2(F, n, PR_LT, node_index(F, n, 0), node_load(F, n, valid));
@@ -323,7 +323,7 @@ static int load_target(Fuse *F, Node *n, int i) {
   View *w = view_broadcast(F, v, v->rank, v->dim);
   w->dim[w->rank] = 1;
   w->at.stride[w->rank++] = 0;
-  return node_load_as(F, n, w, DT_I64);
+  return node_load_as(F, n, w, MPCC_I64);
 }
 
 /* What the losses of a row share: statements of the logits, their target, whether the row counts. */
@@ -483,12 +483,12 @@ void group_class_hot(Fuse *F, const Op *op) {
   Node *n = node_rigid(F, ty->rank, ty->dim, 1);
   int x = node_load(F, n, operand(F, 0)), target = load_target(F, n, 1);
   int counts = row_counts(F, n, target, operand(F, 2), op_int(op, "ignore_index", -100));
-  int zero = node_const(F, n, DT_F32, 0), one = node_const(F, n, DT_F32, 1);
+  int zero = node_const(F, n, MPCC_F32, 0), one = node_const(F, n, MPCC_F32, 1);
   int index = node_index(F, n, n->ndim - 1);
   int hot = node_op2(F, n, PR_AND, node_op2(F, n, PR_EQ, index, target), counts);
   int best = node_op2(F, n, PR_EQ, node_cvt(F, n, index, reg), best_index(F, n, x, reg));
-  set_result_buf(F, 0, node_store(F, n, node_select(F, n, hot, one, zero), DT_F32, ~0u));
-  set_result_buf(F, 1, node_store(F, n, node_select(F, n, best, one, zero), DT_F32, ~0u));
+  set_result_buf(F, 0, node_store(F, n, node_select(F, n, hot, one, zero), MPCC_F32, ~0u));
+  set_result_buf(F, 1, node_store(F, n, node_select(F, n, best, one, zero), MPCC_F32, ~0u));
 }
 
 /* ---- 8-bit formats --------------------------------------------------------------------------- */
@@ -497,8 +497,8 @@ void group_class_hot(Fuse *F, const Op *op) {
  * sites share: a kernel for each of hundreds of numbers would take longer than what they scale. */
 static View *inverse_of(Fuse *F, const View *scale) {
   const Buf *buf = scale->buf;
-  const bool slot = buf && !buf->def && buf->type->rank == 1 && scale->dt == DT_F32 &&
-                    view_elems(scale) == 1 && buf->type->dt == DT_F32;
+  const bool slot = buf && !buf->def && buf->type->rank == 1 && scale->dt == MPCC_F32 &&
+                    view_elems(scale) == 1 && buf->type->dt == MPCC_F32;
   for (int i = 0; slot && i < F->ninverse; i++)
     if (F->inverse[i].scales == buf) {
       View *v = ARENA_NEW(F->a, View);
@@ -509,8 +509,8 @@ static View *inverse_of(Fuse *F, const View *scale) {
   const View whole = slot ? *view_whole(F, scale->buf) : *scale;
   Node *n = node_rows(F, whole.rank, whole.dim);
   const int inv =
-      node_op2(F, n, PR_DIV, node_const(F, n, DT_F32, 1), node_load_as(F, n, &whole, DT_F32));
-  View *all = view_whole(F, node_store(F, n, inv, DT_F32, ~0u));
+      node_op2(F, n, PR_DIV, node_const(F, n, MPCC_F32, 1), node_load_as(F, n, &whole, MPCC_F32));
+  View *all = view_whole(F, node_store(F, n, inv, MPCC_F32, ~0u));
   if (!slot)
     return all;
   F->inverse = fuse_grow(F, F->inverse, F->ninverse, &F->cinverse, sizeof *F->inverse);
@@ -524,7 +524,7 @@ static View *inverse_of(Fuse *F, const View *scale) {
  * the rows of real samples when their number is an operand [N13]. */
 void group_quantize(Fuse *F, const Op *op) {
   View *x = operand(F, 0), *scale = operand(F, 1);
-  DType reg = reg_join(x->dt, DT_F32);
+  DType reg = reg_join(x->dt, MPCC_F32);
   Node *n = node_rows(F, x->rank, x->dim);
   int a = node_load_as(F, n, x, reg);
   int q = node_op2(F, n, PR_MUL, a, node_load_as(F, n, scale, reg));
@@ -532,8 +532,8 @@ void group_quantize(Fuse *F, const Op *op) {
   set_result(F, 1, inverse_of(F, scale));
   int magnitude = node_op1(F, n, PR_ABS, a);
   if (op->nin > 2) {
-    int valid = node_load_as(F, n, operand(F, 2), DT_I64);
-    int rows = node_const(F, n, DT_I64, (double)op_int(op, "rows", 1));
+    int valid = node_load_as(F, n, operand(F, 2), MPCC_I64);
+    int rows = node_const(F, n, MPCC_I64, (double)op_int(op, "rows", 1));
     int real = node_op2(F, n, PR_LT, node_index(F, n, 0), node_op2(F, n, PR_MUL, valid, rows));
     magnitude = node_select(F, n, real, magnitude, node_const(F, n, reg, 0));
   }
@@ -556,7 +556,7 @@ static View *shifted_history(Fuse *F, const View *a) {
   node_attr_b(F, n, "zero", false);
   node_attr(F, n, attr_ints(F->b, "starts", 2, starts));
   node_attr(F, n, attr_ints(F->b, "sizes", 2, sizes));
-  return view_whole(F, node_store(F, n, 0, DT_F32, ~0u));
+  return view_whole(F, node_store(F, n, 0, MPCC_F32, ~0u));
 }
 
 /* Delayed scaling, one history per row [N8]; the rule of Transformer Engine's fused update:
@@ -577,14 +577,14 @@ void group_fp8_update(Fuse *F, const Op *op) {
   view_reshaped(F, scale, 2, rows, &scale_rows);
 
   Node *n = node_rigid(F, 2, history->dim, 1);
-  int zero = node_const(F, n, DT_F32, 0);
+  int zero = node_const(F, n, MPCC_F32, 0);
   int a = node_load(F, n, history), next = node_load(F, n, shifted);
   int now = node_load(F, n, amax_rows), old = node_load(F, n, scale_rows);
   int last = node_select(F, n, node_op2(F, n, PR_NE, now, zero), now, node_load(F, n, &first));
   int roll = node_op2(F, n, PR_NE, last, zero);
   int i = node_index(F, n, 1);
-  int is_first = node_op2(F, n, PR_EQ, i, node_const(F, n, DT_I64, 0));
-  int is_last = node_op2(F, n, PR_EQ, i, node_const(F, n, DT_I64, (double)(length - 1)));
+  int is_first = node_op2(F, n, PR_EQ, i, node_const(F, n, MPCC_I64, 0));
+  int is_last = node_op2(F, n, PR_EQ, i, node_const(F, n, MPCC_I64, (double)(length - 1)));
   int rolled = node_select(F, n, is_first, zero, node_select(F, n, is_last, last, next));
   int history_out = node_select(F, n, roll, rolled, a);
 
@@ -597,9 +597,9 @@ void group_fp8_update(Fuse *F, const Op *op) {
   use = node_select(F, n, roll, use, zero);
   int good =
       node_op2(F, n, PR_AND, node_op1(F, n, PR_ISFINITE, use), node_op2(F, n, PR_LT, zero, use));
-  int s = node_op2(F, n, PR_DIV, node_const(F, n, DT_F32, top), use);
-  int most = node_const(F, n, DT_F32, FLT_MAX);
+  int s = node_op2(F, n, PR_DIV, node_const(F, n, MPCC_F32, top), use);
+  int most = node_const(F, n, MPCC_F32, FLT_MAX);
   s = node_select(F, n, node_op2(F, n, PR_LE, s, most), s, most);
-  set_result_buf(F, 0, node_store(F, n, history_out, DT_F32, ~0u));
-  set_result_buf(F, 1, node_store(F, n, node_select(F, n, good, s, old), DT_F32, 1));
+  set_result_buf(F, 0, node_store(F, n, history_out, MPCC_F32, ~0u));
+  set_result_buf(F, 1, node_store(F, n, node_select(F, n, good, s, old), MPCC_F32, 1));
 }

@@ -155,7 +155,7 @@ static Value *depthwise(Builder *b, const Conv *c, Value *x, Value *w, Value *bi
   int last = x->type->rank - 1;
   int64_t outs = w->type->dim[0], own = w->type->dim[1], none[CONV_AXES] = {0};
   /* Partial sums are not rounded to narrow formats. */
-  DType dt = c->op->out[0]->type->dt, sum = own > 1 && dtype_bytes(dt) < 4 ? DT_F32 : dt;
+  DType dt = c->op->out[0]->type->dt, sum = own > 1 && dtype_bytes(dt) < 4 ? MPCC_F32 : dt;
   Value *y = NULL;
   x = padded(b, c, move_axis(b, x, 1, last));
   for (int64_t j = 0; j < own; j++) {

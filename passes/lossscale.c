@@ -8,7 +8,7 @@
 #include "passes/step.h"
 
 Value *lossscale_scale(Step *s) {
-  return s->scaler ? build_read(s->b, s->scale) : build_const(s->b, 1, DT_F32);
+  return s->scaler ? build_read(s->b, s->scale) : build_const(s->b, 1, MPCC_F32);
 }
 
 Value *lossscale_seed(Step *s) {
@@ -16,16 +16,16 @@ Value *lossscale_seed(Step *s) {
   if (!s->scaler)
     return build_const(s->b, 1.0 / (double)s->capacity, s->mode.math);
   Str text = str_fmt(builder_strings(s->b), "a / %lld", (long long)s->capacity);
-  return build_expr(s->b, text, DT_F32, 1, (Value *[]){lossscale_scale(s)});
+  return build_expr(s->b, text, MPCC_F32, 1, (Value *[]){lossscale_scale(s)});
 }
 
 /* In f64 and rounded once: 1 / S must be GradScaler's fp32(1 / fp64(S)) when weight_sum is full. */
 Value *lossscale_factor(Step *s, Value *weight_sum) {
   step_at(s, "loss scaling: unscaling factor");
-  Value *in[2] = {build_cast(s->b, weight_sum, DT_F64),
-                  build_cast(s->b, lossscale_scale(s), DT_F64)};
+  Value *in[2] = {build_cast(s->b, weight_sum, MPCC_F64),
+                  build_cast(s->b, lossscale_scale(s), MPCC_F64)};
   Str text = str_fmt(builder_strings(s->b), "%lld / (a * b)", (long long)s->capacity);
-  return build_cast(s->b, build_expr(s->b, text, DT_F64, 2, in), s->mode.math);
+  return build_cast(s->b, build_expr(s->b, text, MPCC_F64, 2, in), s->mode.math);
 }
 
 /* 1 when any gradient element is inf or NaN, tested before unscaling, or what was quantized [N2].
@@ -34,14 +34,14 @@ static Value *found_inf(Step *s, Value *const *grad, const Saturating *codes) {
   Value *found = NULL;
   for (int k = 0; k < s->ngroup; k++) {
     Value *amax = build1(s->b, OP_amax, grad[k]);
-    Value *one = build_expr(s->b, "isfinite(a) ? 0 : 1", DT_F32, 1, &amax);
+    Value *one = build_expr(s->b, "isfinite(a) ? 0 : 1", MPCC_F32, 1, &amax);
     found = found ? build2(s->b, OP_maximum, found, one) : one;
   }
   for (int i = 0; i < 2; i++) {
     Value *amax = codes->amax[i] ? build1(s->b, OP_amax, codes->amax[i]) : NULL;
     if (amax)
       found = build2(s->b, OP_maximum, found,
-                     build_expr(s->b, "isfinite(a) ? 0 : 1", DT_F32, 1, &amax));
+                     build_expr(s->b, "isfinite(a) ? 0 : 1", MPCC_F32, 1, &amax));
   }
   return found;
 }
@@ -57,20 +57,20 @@ void lossscale_update(Step *s, Value *const *grad, const Saturating *codes) {
   StrTable *strings = builder_strings(b);
   Value *scale = lossscale_scale(s);
   Value *in[3] = {scale, found_inf(s, grad, codes),
-                  build_cast(b, build_read(b, s->tracker), DT_F64)};
+                  build_cast(b, build_read(b, s->tracker), MPCC_F64)};
   long long interval = (long long)module_number(m, "scaler_growth_interval", 2000);
   Value *due =
-      build_expr(b, str_fmt(strings, "a + 1 == %lld ? 1 : 0", interval), DT_F64, 1, in + 2);
+      build_expr(b, str_fmt(strings, "a + 1 == %lld ? 1 : 0", interval), MPCC_F64, 1, in + 2);
   double growth = module_number(m, "scaler_growth_factor", 2.0);
   double backoff = module_number(m, "scaler_backoff_factor", 0.5);
   double floor_scale = module_number(m, "scaler_min_scale", 1.0);
   /* a value of its own: the finite check is on the product rounded to f32 */
-  Value *grown = build_expr(b, str_fmt(strings, "a * %.17g", growth), DT_F32, 1, &scale);
-  Value *args[4] = {scale, in[1], build_cast(b, due, DT_F32), grown};
+  Value *grown = build_expr(b, str_fmt(strings, "a * %.17g", growth), MPCC_F32, 1, &scale);
+  Value *args[4] = {scale, in[1], build_cast(b, due, MPCC_F32), grown};
   Str text = str_fmt(strings, "b != 0 ? max(a * %.17g, %.17g) : (c != 0 && isfinite(d) ? d : a)",
                      backoff, floor_scale);
-  build_write(b, s->scale, build_expr(b, text, DT_F32, 4, args));
-  Value *count[3] = {in[2], build_cast(b, in[1], DT_F64), due};
-  Value *next = build_expr(b, "b != 0 || c != 0 ? 0 : a + 1", DT_F64, 3, count);
-  build_write(b, s->tracker, build_cast(b, next, DT_I64));
+  build_write(b, s->scale, build_expr(b, text, MPCC_F32, 4, args));
+  Value *count[3] = {in[2], build_cast(b, in[1], MPCC_F64), due};
+  Value *next = build_expr(b, "b != 0 || c != 0 ? 0 : a + 1", MPCC_F64, 3, count);
+  build_write(b, s->tracker, build_cast(b, next, MPCC_I64));
 }

@@ -11,10 +11,10 @@ static const struct {
   ModeKind kind;
   DType dt; /* of everything, of LOW ops, of weights */
 } rows[] = {
-    {"64-true", KIND_TRUE, DT_F64},           {"32-true", KIND_TRUE, DT_F32},
-    {"16-true", KIND_TRUE, DT_F16},           {"bf16-true", KIND_TRUE, DT_BF16},
-    {"16-mixed", KIND_MIXED, DT_F16},         {"bf16-mixed", KIND_MIXED, DT_BF16},
-    {"transformer-engine", KIND_TE, DT_BF16}, {"transformer-engine-float16", KIND_TE, DT_F16},
+    {"64-true", KIND_TRUE, MPCC_F64},           {"32-true", KIND_TRUE, MPCC_F32},
+    {"16-true", KIND_TRUE, MPCC_F16},           {"bf16-true", KIND_TRUE, MPCC_BF16},
+    {"16-mixed", KIND_MIXED, MPCC_F16},         {"bf16-mixed", KIND_MIXED, MPCC_BF16},
+    {"transformer-engine", KIND_TE, MPCC_BF16}, {"transformer-engine-float16", KIND_TE, MPCC_F16},
 };
 
 /* ---- autocast's lists ------------------------------------------------------------------------ */
@@ -98,21 +98,21 @@ static DType dtype_attr(const Module *m, const char *key, DType otherwise) {
     return otherwise;
   if (a->kind == AT_DTYPE)
     return (DType)a->u.i;
-  DType dt = a->kind == AT_STR ? dtype_from_text(a->u.s) : DT_COUNT;
-  return dt == DT_COUNT ? otherwise : dt;
+  DType dt = a->kind == AT_STR ? dtype_from_text(a->u.s) : MPCC_DTYPE_COUNT;
+  return dt == MPCC_DTYPE_COUNT ? otherwise : dt;
 }
 
 static void mode_true(const Module *m, Mode *r, DType dt) {
   bool half = dtype_is_half(dt);
   r->weight = r->low = r->input = dt;
   r->masters = half && !strcmp(module_str(m, "master_weights", "none"), "float32");
-  r->param = r->masters ? DT_F32 : dt;
+  r->param = r->masters ? MPCC_F32 : dt;
 }
 
 static void mode_mixed(Mode *r, DType dt) {
   r->mixed = true;
   r->low = dt;
-  r->param = r->weight = r->input = DT_F32;
+  r->param = r->weight = r->input = MPCC_F32;
 }
 
 static void mode_te(const Module *m, Mode *r, DType dt) {
@@ -121,8 +121,8 @@ static void mode_te(const Module *m, Mode *r, DType dt) {
   r->low = dtype_attr(m, "fallback_dtype", r->weight);
   r->input = r->weight;
   bool none = !strcmp(module_str(m, "master_weights", r->lightning ? "none" : "float32"), "none");
-  r->masters = !none && r->weight != DT_F32;
-  r->param = r->masters ? DT_F32 : r->weight;
+  r->masters = !none && r->weight != MPCC_F32;
+  r->param = r->masters ? MPCC_F32 : r->weight;
 }
 
 bool mode_named(const Module *m, const char *name, Mode *out) {
@@ -142,7 +142,7 @@ bool mode_named(const Module *m, const char *name, Mode *out) {
     else
       mode_te(m, out, rows[i].dt);
     out->grad = out->param;
-    out->math = out->param == DT_F64 ? DT_F64 : DT_F32;
+    out->math = out->param == MPCC_F64 ? MPCC_F64 : MPCC_F32;
     return true;
   }
   return false;
@@ -161,9 +161,9 @@ bool mode_of_op(const Module *m, const Mode *whole, const Op *op, Mode *out) {
 }
 
 const char *mode_word(DType dt) {
-  return dt == DT_F64    ? "float64"
-         : dt == DT_BF16 ? "bfloat16"
-         : dt == DT_F16  ? "float16"
+  return dt == MPCC_F64    ? "float64"
+         : dt == MPCC_BF16 ? "bfloat16"
+         : dt == MPCC_F16  ? "float16"
                          : "float32";
 }
 
@@ -178,7 +178,7 @@ Status mode_get(const Module *m, Diag *d, Mode *out) {
   const char *name = module_str(m, "mode", "32-true");
   if (mode_named(m, name, out)) {
     out->moment = mode_region(m, "region_optimizer", out->param);
-    out->optim = out->math == DT_F64 || out->moment == DT_F64 ? DT_F64 : DT_F32;
+    out->optim = out->math == MPCC_F64 || out->moment == MPCC_F64 ? MPCC_F64 : MPCC_F32;
     return MPCC_OK;
   }
   if (!out->policy_table)

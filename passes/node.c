@@ -117,15 +117,15 @@ int node_stmt(Fuse *F, Node *n, Stmt s) {
 }
 
 DType reg_of(DType storage) {
-  if (storage == DT_F64)
-    return DT_F64;
+  if (storage == MPCC_F64)
+    return MPCC_F64;
   if (dtype_is_float(storage))
-    return DT_F32;
-  return storage == DT_B1 ? DT_B1 : DT_I64;
+    return MPCC_F32;
+  return storage == MPCC_B1 ? MPCC_B1 : MPCC_I64;
 }
 
 DType reg_join(DType a, DType b) {
-  return a == DT_F64 || b == DT_F64 ? DT_F64 : DT_F32;
+  return a == MPCC_F64 || b == MPCC_F64 ? MPCC_F64 : MPCC_F32;
 }
 
 static Stmt stmt_of(Prim p, DType dt, int a, int b, int c, int d) {
@@ -139,17 +139,17 @@ int node_const(Fuse *F, Node *n, DType reg, double v) {
 }
 
 DType node_reg(const Node *n, int s) {
-  return s >= 0 && s < n->nstmt ? (DType)n->stmt[s].dt : DT_F32;
+  return s >= 0 && s < n->nstmt ? (DType)n->stmt[s].dt : MPCC_F32;
 }
 
 int node_op1(Fuse *F, Node *n, Prim p, int a) {
-  DType dt = p == PR_ISFINITE || p == PR_NOT ? DT_B1 : node_reg(n, a);
+  DType dt = p == PR_ISFINITE || p == PR_NOT ? MPCC_B1 : node_reg(n, a);
   return node_stmt(F, n, stmt_of(p, dt, a, -1, -1, -1));
 }
 
 int node_op2(Fuse *F, Node *n, Prim p, int a, int b) {
   bool boolean = p == PR_LT || p == PR_LE || p == PR_EQ || p == PR_NE || p == PR_AND || p == PR_OR;
-  return node_stmt(F, n, stmt_of(p, boolean ? DT_B1 : node_reg(n, a), a, b, -1, -1));
+  return node_stmt(F, n, stmt_of(p, boolean ? MPCC_B1 : node_reg(n, a), a, b, -1, -1));
 }
 
 int node_select(Fuse *F, Node *n, int c, int a, int b) {
@@ -160,10 +160,10 @@ int node_cvt(Fuse *F, Node *n, int s, DType reg) {
   DType from = node_reg(n, s);
   if (from == reg)
     return s;
-  if (reg == DT_B1)
+  if (reg == MPCC_B1)
     return node_op2(F, n, PR_NE, s, node_const(F, n, from, 0));
   if (s < n->nstmt && n->stmt[s].prim == PR_CONST)
-    return node_const(F, n, reg, reg == DT_F32 ? (double)(float)n->stmt[s].imm : n->stmt[s].imm);
+    return node_const(F, n, reg, reg == MPCC_F32 ? (double)(float)n->stmt[s].imm : n->stmt[s].imm);
   return node_stmt(F, n, stmt_of(PR_CVT, reg, s, -1, -1, -1));
 }
 
@@ -191,7 +191,7 @@ int node_param(Fuse *F, Node *n, int64_t v) {
   if (F->status != MPCC_OK)
     return 0;
   n->param[n->nparam] = v;
-  Stmt s = stmt_of(PR_PARAM, DT_I64, -1, -1, -1, -1);
+  Stmt s = stmt_of(PR_PARAM, MPCC_I64, -1, -1, -1, -1);
   s.ref = n->nparam++;
   return node_stmt(F, n, s);
 }
@@ -201,7 +201,7 @@ int node_lin(Fuse *F, Node *n, const Access *at) {
   if (F->status != MPCC_OK)
     return 0;
   n->lin[n->nlin] = *at;
-  Stmt s = stmt_of(PR_INDEX, DT_I64, -1, -1, -1, -1);
+  Stmt s = stmt_of(PR_INDEX, MPCC_I64, -1, -1, -1, -1);
   s.ref = n->nlin++;
   return node_stmt(F, n, s);
 }
@@ -230,7 +230,7 @@ int node_element(Fuse *F, Node *n) {
 
 int node_rand(Fuse *F, Node *n, const View *seed, const View *step, int element, int64_t stream) {
   int a = node_load(F, n, seed), b = node_load(F, n, step), s = node_param(F, n, stream);
-  return node_stmt(F, n, stmt_of(PR_RAND, DT_F32, a, b, element, s));
+  return node_stmt(F, n, stmt_of(PR_RAND, MPCC_F32, a, b, element, s));
 }
 
 int node_scalar(Fuse *F, Node *n, const Scalar *s, const int *arg, DType reg) {
@@ -245,9 +245,9 @@ int node_scalar(Fuse *F, Node *n, const Scalar *s, const int *arg, DType reg) {
     }
     Stmt copy = *from;
     copy.level = 0;
-    if (copy.dt == DT_F32 || copy.dt == DT_F64)
+    if (copy.dt == MPCC_F32 || copy.dt == MPCC_F64)
       copy.dt = (uint8_t)reg;
-    if (copy.prim == PR_CONST && reg == DT_F32 && copy.dt == DT_F32)
+    if (copy.prim == PR_CONST && reg == MPCC_F32 && copy.dt == MPCC_F32)
       copy.imm = (double)(float)copy.imm;
     for (int k = 0; k < STMT_ARGS; k++)
       copy.arg[k] = from->arg[k] >= 0 ? map[from->arg[k]] : -1;
@@ -267,7 +267,7 @@ Buf *node_store_at(Fuse *F, Node *n, int stmt, const Type *type, const Access *a
    * the value is rounded before it changes registers, which alone would round twice [N1]. */
   if (node_has_body(n))
     if (stmt < n->nstmt && n->stmt[stmt].prim != PR_CSUM) {
-      if (node_reg(n, stmt) == DT_F64 && reg_of(type->dt) == DT_F32 && type->dt != DT_F32)
+      if (node_reg(n, stmt) == MPCC_F64 && reg_of(type->dt) == MPCC_F32 && type->dt != MPCC_F32)
         stmt = node_round(F, n, stmt, type->dt);
       stmt = node_cvt(F, n, stmt, reg_of(type->dt));
     }

@@ -87,8 +87,8 @@ DType optim_moment_dtype(const Step *s, int moment) {
     return s->mode.optim;
   if (s->moment[moment] == &compensation)
     return s->mode.param;
-  if (s->mode.moment == DT_F16 && s->moment[moment]->square && !s->mode.lightning)
-    return DT_F32;
+  if (s->mode.moment == MPCC_F16 && s->moment[moment]->square && !s->mode.lightning)
+    return MPCC_F32;
   return s->mode.moment;
 }
 
@@ -234,7 +234,7 @@ static void assign(Env *e, const char *name, size_t len, const char *text, const
   }
   Expr x = rewrite(e, text, end);
   Name result = {.kind = x.kind};
-  DType dt = x.kind == TENSOR ? s->mode.optim : DT_F64;
+  DType dt = x.kind == TENSOR ? s->mode.optim : MPCC_F64;
   Value *in[8];
   for (int i = 0; i < x.n; i++)
     in[i] = build_cast(s->b, x.use[i]->value, dt);
@@ -249,7 +249,7 @@ static void assign(Env *e, const char *name, size_t len, const char *text, const
 /* `name`, which was `old`, stays that where the scalar `guard` is 0. */
 static void keep_unless(Env *e, const Name *guard, const char *name, size_t len, const Name *old) {
   Name *now = find(e, name, len);
-  DType dt = old->kind == TENSOR || now->kind == TENSOR ? e->s->mode.optim : DT_F64;
+  DType dt = old->kind == TENSOR || now->kind == TENSOR ? e->s->mode.optim : MPCC_F64;
   Value *in[3];
   const Name *from[3] = {now, old, guard};
   for (int i = 0; i < 3; i++)
@@ -287,9 +287,9 @@ static void run(Env *e, const char *c) {
 static Value *table_row(Step *s) {
   Builder *b = s->b;
   step_at(s, "optimizer: row of the step table");
-  Value *taken = build_cast(b, build_read(b, s->taken), DT_F64);
+  Value *taken = build_cast(b, build_read(b, s->taken), MPCC_F64);
   Str text = str_fmt(builder_strings(b), "a - %d * floor(a / %d)", TABLE_ROWS, TABLE_ROWS);
-  Value *in[2] = {build_cast(b, build_expr(b, text, DT_F64, 1, &taken), DT_I64),
+  Value *in[2] = {build_cast(b, build_expr(b, text, MPCC_F64, 1, &taken), MPCC_I64),
                   build_read(b, s->table)};
   return build_op(b, OP_embedding, 2, in, 0, NULL)->out[0];
 }
@@ -330,7 +330,7 @@ static Value *update_group(Step *s, const Clip *c, int k, Value *p, Value *g, Va
   set_numbers(&e, k);
   set_columns(&e, k, row);
   if (strstr(update, "taken"))
-    set_value(&e, "taken", SCALAR, build_cast(b, build_read(b, s->taken), DT_F64));
+    set_value(&e, "taken", SCALAR, build_cast(b, build_read(b, s->taken), MPCC_F64));
   set_value(&e, "p", TENSOR, build_cast(b, p, s->mode.optim));
   set_value(&e, "g", TENSOR, g);
   for (int i = 0; i < own_states(s); i++) {
@@ -363,9 +363,9 @@ static void update_average(Step *s, const Clip *c, int k, Value *p) {
   Value *in[3] = {old, build_cast(b, p, s->mode.optim), NULL};
   Str text = str_fmt(st, "%.17g * a + %.17g * b", decay, 1 - decay);
   if (every > 1) {
-    Value *taken = build_cast(b, build_read(b, s->taken), DT_F64);
+    Value *taken = build_cast(b, build_read(b, s->taken), MPCC_F64);
     Str due = str_fmt(st, "a + 1 - %lld * floor((a + 1) / %lld) == 0 ? 1 : 0", every, every);
-    in[2] = build_cast(b, build_expr(b, due, DT_F64, 1, &taken), s->mode.optim);
+    in[2] = build_cast(b, build_expr(b, due, MPCC_F64, 1, &taken), s->mode.optim);
     text = str_fmt(st, "c != 0 ? %s : a", text);
   }
   Value *next = build_expr(b, text, s->mode.optim, every > 1 ? 3 : 2, in);
@@ -382,12 +382,12 @@ static Value *round_stochastic(Step *s, int k, Value *next) {
   Builder *b = s->b;
   const Tensor *seed = module_tensor(s->in, "io.seed");
   step_at(s, "update_rounding: stochastic");
-  Value *in[2] = {seed ? build_read(b, s->tensors[seed->index]) : build_const(b, 0, DT_I64),
+  Value *in[2] = {seed ? build_read(b, s->tensors[seed->index]) : build_const(b, 0, MPCC_I64),
                   build_read(b, s->taken)};
   Attr attr[2] = {attr_ints(b, "shape", 1, next->type->dim), attr_i(b, "stream", stream)};
-  Value *args[2] = {build_cast(b, next, DT_F32), build_op(b, OP_random, 2, in, 2, attr)->out[0]};
-  const char *body = s->mode.param == DT_BF16 ? "sr_bf16(a, b)" : "sr_f16(a, b)";
-  return build_cast(b, build_expr(b, body, DT_F32, 2, args), s->mode.optim);
+  Value *args[2] = {build_cast(b, next, MPCC_F32), build_op(b, OP_random, 2, in, 2, attr)->out[0]};
+  const char *body = s->mode.param == MPCC_BF16 ? "sr_bf16(a, b)" : "sr_f16(a, b)";
+  return build_cast(b, build_expr(b, body, MPCC_F32, 2, args), s->mode.optim);
 }
 
 /* Kahan's sum: the update starts from the parameter and what earlier roundings took from it, and keeps
@@ -428,8 +428,8 @@ void optim_update(Step *s, const Clip *c, Value *const *grad, Value **flat) {
       update_average(s, c, k, flat[k]);
   }
   step_at(s, "counters");
-  Value *in[2] = {build_cast(b, build_read(b, s->taken), DT_F64), build_cast(b, c->ok, DT_F64)};
-  build_write(b, s->taken, build_cast(b, build_expr(b, "a + b", DT_F64, 2, in), DT_I64));
-  in[0] = build_cast(b, build_read(b, s->skipped), DT_F64);
-  build_write(b, s->skipped, build_cast(b, build_expr(b, "a + 1 - b", DT_F64, 2, in), DT_I64));
+  Value *in[2] = {build_cast(b, build_read(b, s->taken), MPCC_F64), build_cast(b, c->ok, MPCC_F64)};
+  build_write(b, s->taken, build_cast(b, build_expr(b, "a + b", MPCC_F64, 2, in), MPCC_I64));
+  in[0] = build_cast(b, build_read(b, s->skipped), MPCC_F64);
+  build_write(b, s->skipped, build_cast(b, build_expr(b, "a + 1 - b", MPCC_F64, 2, in), MPCC_I64));
 }

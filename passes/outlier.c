@@ -32,9 +32,9 @@ void outlier_declare(Step *s) {
     if (s->zscore[i] <= 0)
       continue;
     if (!s->outlier_count)
-      s->outlier_count = statistic(s, "count", "", DT_I64);
-    s->outlier_mean[i] = statistic(s, watched[i].name, "mean", DT_F64);
-    s->outlier_var[i] = statistic(s, watched[i].name, "var", DT_F64);
+      s->outlier_count = statistic(s, "count", "", MPCC_I64);
+    s->outlier_mean[i] = statistic(s, watched[i].name, "mean", MPCC_F64);
+    s->outlier_var[i] = statistic(s, watched[i].name, "var", MPCC_F64);
   }
 }
 
@@ -46,16 +46,16 @@ static Value *judge(Step *s, int i, Value *x, Value *n, Value *finite) {
   Value *in[5] = {mean, var, n, x, finite};
   Str text = str_fmt(st, "c >= %d && b > 0 ? a + %.17g * sqrt(b) : d", WINDOW,
                      s->zscore[i]); /* the largest that is accepted */
-  Value *most = build_expr(b, text, DT_F64, 4, in);
+  Value *most = build_expr(b, text, MPCC_F64, 4, in);
   Value *both[2] = {x, most};
-  Value *is = build_expr(b, "a > b ? 1 : 0", DT_F64, 2, both);
-  Value *entry[3] = {build_expr(b, "min(a, b)", DT_F64, 2, both), mean, n};
-  Value *d = build_expr(b, "a - b", DT_F64, 2, entry);
-  Value *w = build_expr(b, str_fmt(st, "max(1 / (a + 1), %.17g)", 1.0 / WINDOW), DT_F64, 1, &n);
+  Value *is = build_expr(b, "a > b ? 1 : 0", MPCC_F64, 2, both);
+  Value *entry[3] = {build_expr(b, "min(a, b)", MPCC_F64, 2, both), mean, n};
+  Value *d = build_expr(b, "a - b", MPCC_F64, 2, entry);
+  Value *w = build_expr(b, str_fmt(st, "max(1 / (a + 1), %.17g)", 1.0 / WINDOW), MPCC_F64, 1, &n);
   Value *next[4] = {mean, d, w, finite};
-  build_write(b, s->outlier_mean[i], build_expr(b, "d != 0 ? a + c * b : a", DT_F64, 4, next));
+  build_write(b, s->outlier_mean[i], build_expr(b, "d != 0 ? a + c * b : a", MPCC_F64, 4, next));
   next[0] = var;
-  Value *spread = build_expr(b, "d != 0 ? (1 - c) * (a + c * (b * b)) : a", DT_F64, 4, next);
+  Value *spread = build_expr(b, "d != 0 ? (1 - c) * (a + c * (b * b)) : a", MPCC_F64, 4, next);
   build_write(b, s->outlier_var[i], spread);
   return is;
 }
@@ -65,17 +65,18 @@ Value *outlier_accept(Step *s, const Clip *c, Value *loss_sum, Value *weight_sum
   if (!s->outlier_count)
     return c->finite;
   step_at(s, "outliers: loss and gradient norm beside what they were lately");
-  Value *n = build_cast(b, build_read(b, s->outlier_count), DT_F64);
-  Value *finite = build_cast(b, c->finite, DT_F64), *ok = finite;
-  Value *sums[2] = {build_cast(b, loss_sum, DT_F64), build_cast(b, weight_sum, DT_F64)};
+  Value *n = build_cast(b, build_read(b, s->outlier_count), MPCC_F64);
+  Value *finite = build_cast(b, c->finite, MPCC_F64), *ok = finite;
+  Value *sums[2] = {build_cast(b, loss_sum, MPCC_F64), build_cast(b, weight_sum, MPCC_F64)};
   for (int i = 0; i < NWATCHED; i++) {
     if (s->zscore[i] <= 0)
       continue;
-    Value *x = i ? build_cast(b, c->norm, DT_F64) : build_expr(b, "a / b", DT_F64, 2, sums);
+    Value *x = i ? build_cast(b, c->norm, MPCC_F64) : build_expr(b, "a / b", MPCC_F64, 2, sums);
     Value *in[2] = {ok, judge(s, i, x, n, finite)};
-    ok = build_expr(b, "a != 0 && b == 0 ? 1 : 0", DT_F64, 2, in);
+    ok = build_expr(b, "a != 0 && b == 0 ? 1 : 0", MPCC_F64, 2, in);
   }
   Value *count[2] = {n, finite};
-  build_write(b, s->outlier_count, build_cast(b, build_expr(b, "a + b", DT_F64, 2, count), DT_I64));
+  build_write(b, s->outlier_count,
+              build_cast(b, build_expr(b, "a + b", MPCC_F64, 2, count), MPCC_I64));
   return build_cast(b, ok, s->mode.math);
 }

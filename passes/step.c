@@ -162,22 +162,22 @@ static void declare_sums(Step *s) {
 
 static void declare_state(Step *s) {
   Builder *b = s->b;
-  s->seen = named_or_new(s, "count.seen", DT_I64, ROLE_COUNTER);
-  s->taken = named_or_new(s, "count.taken", DT_I64, ROLE_COUNTER);
-  s->skipped = named_or_new(s, "count.skipped", DT_I64, ROLE_COUNTER);
+  s->seen = named_or_new(s, "count.seen", MPCC_I64, ROLE_COUNTER);
+  s->taken = named_or_new(s, "count.taken", MPCC_I64, ROLE_COUNTER);
+  s->skipped = named_or_new(s, "count.skipped", MPCC_I64, ROLE_COUNTER);
   if (s->scaler) {
-    s->scale = named_or_new(s, "scaler.scale", DT_F32, ROLE_SCALER);
-    s->tracker = named_or_new(s, "scaler.growth_tracker", DT_I64, ROLE_SCALER);
+    s->scale = named_or_new(s, "scaler.scale", MPCC_F32, ROLE_SCALER);
+    s->tracker = named_or_new(s, "scaler.growth_tracker", MPCC_I64, ROLE_SCALER);
   }
   outlier_declare(s);
-  s->norm_metric = named_or_new(s, "metric.grad_norm", DT_F32, ROLE_METRIC);
-  s->scale_metric = named_or_new(s, "metric.scale", DT_F32, ROLE_METRIC);
-  s->finite_metric = named_or_new(s, "metric.finite", DT_F32, ROLE_METRIC);
+  s->norm_metric = named_or_new(s, "metric.grad_norm", MPCC_F32, ROLE_METRIC);
+  s->scale_metric = named_or_new(s, "metric.scale", MPCC_F32, ROLE_METRIC);
+  s->finite_metric = named_or_new(s, "metric.finite", MPCC_F32, ROLE_METRIC);
   int n;
   Str columns = optim_columns(s, &n);
   const int64_t dim[2] = {4096, n};
-  s->table =
-      build_tensor(b, "io.table", type_get(builder_types(b), DT_F64, 2, dim), ROLE_TABLE, (Loc){0});
+  s->table = build_tensor(b, "io.table", type_get(builder_types(b), MPCC_F64, 2, dim), ROLE_TABLE,
+                          (Loc){0});
   build_tensor_attr(b, s->table, attr_s(b, "columns", columns));
 }
 
@@ -270,9 +270,9 @@ static Status emit_update(Step *s, Value *const *grad, const Micro *m, bool roll
     roll_both(s, m, false, &now);
   derived_write(s, DERIVED_TRAINED, &now);
   step_at(s, "metrics");
-  build_write(b, s->norm_metric, build_cast(b, clip.norm, DT_F32));
+  build_write(b, s->norm_metric, build_cast(b, clip.norm, MPCC_F32));
   build_write(b, s->scale_metric, lossscale_scale(s));
-  build_write(b, s->finite_metric, build_cast(b, clip.finite, DT_F32));
+  build_write(b, s->finite_metric, build_cast(b, clip.finite, MPCC_F32));
   for (int i = 0; i < s->in->ntensor; i++)
     if (s->in->tensor[i]->role == ROLE_METRIC && m->written[i])
       build_write(b, s->tensors[i], build_cast(b, m->written[i], s->tensors[i]->type->dt));

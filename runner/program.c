@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mpcc/base.h"
 #include "mpcc/runtime.h"
 #include "report/report.h"
 #include "runner/program.h"
@@ -251,7 +252,7 @@ static mpcc_status evaluate_all(const Program *p, mprt_program *rt) {
 }
 
 static mpcc_status export_weights(mprt_program *rt, const Args *a) {
-  DType dt = DT_F32;
+  DType dt = MPCC_F32;
   if (a->given[PO_EXPORT_DTYPE])
     dt = dtype_from_text(a->text[PO_EXPORT_DTYPE]);
   return mprt_save_weights(rt, a->text[PO_EXPORT], dt);
@@ -328,7 +329,7 @@ static int answer(const Program *p, const Args *a) {
     return usage(p, "--reset=%s goes with --resume", a->text[PO_RESET]);
   if (a->given[PO_DEVICE] && !is_device(a->text[PO_DEVICE]))
     return usage(p, "unknown device '%s'", a->text[PO_DEVICE]);
-  if (a->given[PO_EXPORT_DTYPE] && (dtype_from_text(a->text[PO_EXPORT_DTYPE]) == DT_COUNT ||
+  if (a->given[PO_EXPORT_DTYPE] && (dtype_from_text(a->text[PO_EXPORT_DTYPE]) == MPCC_DTYPE_COUNT ||
                                     !dtype_is_float(dtype_from_text(a->text[PO_EXPORT_DTYPE]))))
     return usage(p, "unknown dtype '%s'", a->text[PO_EXPORT_DTYPE]);
   return -1;

@@ -31,20 +31,20 @@ static char *hash_text(const uint64_t hash[2]) {
 
 /* ---- what is saved ---- */
 
-/* checkpoint.save_dtype of the spec ("float32", "bfloat16" or our short names); DT_COUNT: as they
- * are. */
+/* checkpoint.save_dtype of the spec ("float32", "bfloat16" or our short names); MPCC_DTYPE_COUNT:
+ * as they are. */
 static DType save_dtype(const mprt_program *p) {
   static const struct {
     const char *name;
     DType dtype;
   } torch[] = {
-      {"float64", DT_F64}, {"float32", DT_F32}, {"bfloat16", DT_BF16}, {"float16", DT_F16}};
+      {"float64", MPCC_F64}, {"float32", MPCC_F32}, {"bfloat16", MPCC_BF16}, {"float16", MPCC_F16}};
   const char *text = mprt__json_string(p->spec, "checkpoint.save_dtype", "");
   for (size_t i = 0; i < sizeof torch / sizeof *torch; i++)
     if (!strcmp(text, torch[i].name))
       return torch[i].dtype;
   DType d = dtype_from_text(text);
-  return d != DT_COUNT && dtype_is_float(d) ? d : DT_COUNT;
+  return d != MPCC_DTYPE_COUNT && dtype_is_float(d) ? d : MPCC_DTYPE_COUNT;
 }
 
 static Status write_optimizer(const mprt_program *p, const char *path, DType dtype) {
@@ -56,10 +56,10 @@ static Status write_optimizer(const mprt_program *p, const char *path, DType dty
     if (!mprt__is_saved(p, i))
       continue;
     bool model = mprt__is_model_tensor(p, i);
-    if (model && (p->tensor[i].role != ROLE_PARAM || dtype == DT_COUNT ||
+    if (model && (p->tensor[i].role != ROLE_PARAM || dtype == MPCC_DTYPE_COUNT ||
                   dtype == (DType)p->tensor[i].dtype))
       continue;
-    items[n] = mprt__item(p, i, DT_COUNT);
+    items[n] = mprt__item(p, i, MPCC_DTYPE_COUNT);
     if (model) {
       items[n].name = names[n] = mprt__format(MPRT__MASTER "%s", items[n].name);
       if (!names[n])

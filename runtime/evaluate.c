@@ -97,7 +97,7 @@ mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, mprt
 
 /* Of predictions in a file: FP32 holds those of 16 bits exactly, and NumPy has no bf16. */
 static DType npy_dtype(const MpccTensor *t) {
-  return t->dtype == DT_F64 ? DT_F64 : DT_F32;
+  return t->dtype == MPCC_F64 ? MPCC_F64 : MPCC_F32;
 }
 
 /* Header of a .npy file, version 1.0, padded to 64 bytes (NumPy Enhancement Proposal 1). */

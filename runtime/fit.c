@@ -494,13 +494,13 @@ static Status export_all(Fit *f) {
   static const struct {
     const char *name;
     DType dtype;
-  } dtypes[] = {{"float16", DT_F16}, {"bfloat16", DT_BF16}, {"float64", DT_F64}};
+  } dtypes[] = {{"float16", MPCC_F16}, {"bfloat16", MPCC_BF16}, {"float64", MPCC_F64}};
   const json_t *list = mprt__json_get(f->p->spec, "export");
   Status st = MPCC_OK;
   for (size_t i = 0; st == MPCC_OK && i < json_array_size(list); i++) {
     const json_t *e = json_array_get(list, i);
     const char *name = mprt__json_string(e, "path", ""), *word = mprt__json_string(e, "dtype", "");
-    DType dtype = DT_F32;
+    DType dtype = MPCC_F32;
     for (size_t k = 0; k < sizeof dtypes / sizeof *dtypes; k++)
       dtype = strcmp(word, dtypes[k].name) ? dtype : dtypes[k].dtype;
     char *path = *name == '/' ? mprt__format("%s", name) : mprt__format("%s/%s", f->out_dir, name);

@@ -173,12 +173,12 @@ static void check_fit(Loading *l, int64_t i, const mprt__st_file *f, const mprt_
     const char *word;
     DType dt;
   } words[] = {
-      {"float64", DT_F64}, {"float32", DT_F32}, {"bfloat16", DT_BF16}, {"float16", DT_F16}};
+      {"float64", MPCC_F64}, {"float32", MPCC_F32}, {"bfloat16", MPCC_BF16}, {"float16", MPCC_F16}};
   for (size_t k = 0; want && k < 4; k++)
     if (!strcmp(words[k].word, want) && dtype_is_float((DType)p->tensor[i].dtype) &&
         t->dtype != words[k].dt)
       problem(l, "%s: tensor '%s' is %s, init_from says %s", f->path, t->name,
-              t->dtype == DT_COUNT ? "of another dtype" : dtype_text(t->dtype), want);
+              t->dtype == MPCC_DTYPE_COUNT ? "of another dtype" : dtype_text(t->dtype), want);
 }
 
 static Status place(Loading *l, const mprt__st_file *f, const mprt__st_tensor *t, bool strict) {
@@ -290,7 +290,7 @@ static Status read_all(Loading *l) {
     if (!l->from[i])
       continue;
     st = read_one(l, i);
-    if (half && st == MPCC_OK && l->from[i]->dtype == DT_BF16)
+    if (half && st == MPCC_OK && l->from[i]->dtype == MPCC_BF16)
       count_range(l, i, &big, &small);
   }
   if (big + small)

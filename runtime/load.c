@@ -106,7 +106,7 @@ static Status check_tensor(mprt_program *p, uint32_t i) {
   if (!is_name(p, t->name) || !is_string(p, t->attrs))
     return bad(p, "tensor %u has no name or attributes", i);
   const char *name = mprt__string(p, t->name);
-  if (t->dtype >= DT_COUNT || t->role >= ROLE_COUNT || t->segment >= MPCC_SEG_COUNT)
+  if (t->dtype >= MPCC_DTYPE_COUNT || t->role >= ROLE_COUNT || t->segment >= MPCC_SEG_COUNT)
     return bad(p, "tensor '%s' has an unknown dtype, role or segment", name);
   uint64_t bytes;
   if (t->rank > MPCC_MAX_RANK || !shape_bytes(t, &bytes) || bytes != t->bytes)
@@ -230,8 +230,9 @@ static bool product_fits(const mprt_program *p, const MpccCommand *c) {
     ints[i] = a[operands + (uint32_t)i].offset;
   memcpy(&m, ints, sizeof m);
   if (m.with < 0 || m.with > MPCC_WITH_SCALES || operands != mpcc_product_operands(m.with) ||
-      m.a_dtype < 0 || m.a_dtype >= DT_COUNT || m.b_dtype < 0 || m.b_dtype >= DT_COUNT ||
-      m.d_dtype < 0 || m.d_dtype >= DT_COUNT || m.tf32 < 0 || m.tf32 > 1)
+      m.a_dtype < 0 || m.a_dtype >= MPCC_DTYPE_COUNT || m.b_dtype < 0 ||
+      m.b_dtype >= MPCC_DTYPE_COUNT || m.d_dtype < 0 || m.d_dtype >= MPCC_DTYPE_COUNT ||
+      m.tf32 < 0 || m.tf32 > 1)
     return false;
   for (uint32_t i = 3; i < operands; i++)
     if (a[i].bytes < (m.with == MPCC_WITH_BIAS ? (uint64_t)m.cols * dtype_bytes((DType)m.d_dtype)
@@ -250,7 +251,7 @@ static bool command_fits(const mprt_program *p, const MpccCommand *c) {
     if (a[i].segment == MPCC_ARG_INT)
       return false;
   for (const char *d = dtypes; *d; d++)
-    if (*d < 'a' || *d >= 'a' + DT_COUNT)
+    if (*d < 'a' || *d >= 'a' + MPCC_DTYPE_COUNT)
       return false;
   if (strlen(dtypes) != c->nout)
     return false;

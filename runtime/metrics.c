@@ -139,11 +139,11 @@ static double element(const mprt_program *p, int64_t tensor, int64_t k) {
   double v = NAN;
   DType dt = (DType)p->tensor[tensor].dtype;
   const char *at = (const char *)mprt__tensor_look(p, tensor) + (size_t)k * dtype_bytes(dt);
-  if (dt == DT_F32) {
+  if (dt == MPCC_F32) {
     float f;
     memcpy(&f, at, sizeof f);
     v = f;
-  } else if (dt == DT_F64) {
+  } else if (dt == MPCC_F64) {
     memcpy(&v, at, sizeof v);
   }
   return v;

@@ -16,7 +16,7 @@
 
 enum { TILE = 1 << 15, BLOCK = 1 << 12, NFORMAT = MPRT__RANGE_FORMATS };
 
-const DType mprt__range_formats[NFORMAT] = {DT_F16, DT_BF16, DT_E4M3, DT_E5M2};
+const DType mprt__range_formats[NFORMAT] = {MPCC_F16, MPCC_BF16, MPCC_E4M3, MPCC_E5M2};
 
 /* Codes of magnitudes between which a format neither saturates nor loses: low < code <= high. */
 typedef struct {

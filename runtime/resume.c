@@ -251,16 +251,16 @@ static Status check_fit(const mprt_program *p, uint32_t i, const Source *source)
 
 /* One line for each pair of formats. */
 static void tell_conversions(const mprt_program *p, const Source *source) {
-  const char *first[DT_COUNT][DT_COUNT] = {{NULL}};
-  int64_t n[DT_COUNT][DT_COUNT] = {{0}};
+  const char *first[MPCC_DTYPE_COUNT][MPCC_DTYPE_COUNT] = {{NULL}};
+  int64_t n[MPCC_DTYPE_COUNT][MPCC_DTYPE_COUNT] = {{0}};
   for (uint32_t i = 0; i < p->ntensor; i++) {
     const mprt__st_tensor *t = source[i].tensor;
     DType want = (DType)p->tensor[i].dtype;
     if (t && t->dtype != want && !n[t->dtype][want]++)
       first[t->dtype][want] = mprt__string(p, p->tensor[i].name);
   }
-  for (int a = 0; a < DT_COUNT; a++)
-    for (int b = 0; b < DT_COUNT; b++) {
+  for (int a = 0; a < MPCC_DTYPE_COUNT; a++)
+    for (int b = 0; b < MPCC_DTYPE_COUNT; b++) {
       char more[60] = "";
       if (n[a][b] > 1)
         snprintf(more, sizeof more, ", as are %lld more tensors", (long long)n[a][b] - 1);

@@ -14,9 +14,8 @@
 #include <stdint.h>
 
 #include "mpcc/abi.h"
-#include "mpcc/dtype.h"
+#include "mpcc/base.h"
 #include "mpcc/runtime.h"
-#include "mpcc/status.h"
 
 typedef enum {
 #define ROLE(id, text, segment, doc) ROLE_##id,
@@ -334,7 +333,7 @@ typedef struct {
 Status mprt__st_write(const char *path, const mprt__st_item *items, size_t n,
                       const json_t *metadata, const mprt_callbacks *cb);
 
-/* Tensor i as an item; floats are written as `dtype` (DT_COUNT: as they are). */
+/* Tensor i as an item; floats are written as `dtype` (MPCC_DTYPE_COUNT: as they are). */
 mprt__st_item mprt__item(const mprt_program *p, uint32_t i, DType dtype);
 /* Whether tensor t of f has the shape of tensor i and a dtype that converts; else ERR_DATA in
  * words. */

@@ -22,14 +22,15 @@ static const struct {
 } foreign_dtypes[] = {{"I8", 1},  {"I16", 2}, {"U16", 2},    {"U32", 4},
                       {"U64", 8}, {"C64", 8}, {"F8_E8M0", 1}};
 
-/* Bytes of one element, 0 when the format has no such dtype; *dtype is DT_COUNT for foreign ones */
+/* Bytes of one element, 0 when the format has no such dtype; *dtype is MPCC_DTYPE_COUNT for foreign
+ * ones */
 static size_t parse_dtype(const char *text, DType *dtype) {
-  for (int i = 0; i < DT_COUNT; i++)
+  for (int i = 0; i < MPCC_DTYPE_COUNT; i++)
     if (!strcmp(text, dtype_info((DType)i)->safetensors)) {
       *dtype = (DType)i;
       return dtype_bytes((DType)i);
     }
-  *dtype = DT_COUNT;
+  *dtype = MPCC_DTYPE_COUNT;
   for (size_t i = 0; i < sizeof foreign_dtypes / sizeof *foreign_dtypes; i++)
     if (!strcmp(text, foreign_dtypes[i].name))
       return foreign_dtypes[i].bytes;
@@ -241,7 +242,7 @@ Status mprt__st_read(const mprt__st_file *f, const mprt__st_tensor *t, DType dty
   int error = 0;
   if (t->dtype == dtype) {
     error = read_at(f->fd, to, (size_t)t->bytes, t->begin);
-  } else if (t->dtype == DT_COUNT || !dtype_is_float(t->dtype) || !dtype_is_float(dtype)) {
+  } else if (t->dtype == MPCC_DTYPE_COUNT || !dtype_is_float(t->dtype) || !dtype_is_float(dtype)) {
     return mprt__fail(cb, MPCC_ERR_DATA, "%s: tensor '%s' cannot be converted to %s", f->path,
                       t->name, dtype_text(dtype));
   } else {

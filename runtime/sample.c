@@ -65,7 +65,7 @@ static int64_t choose(Sampler *s, double u) {
 static void put_token(mprt_program *p, const Sampler *s, int64_t place, int64_t token) {
   const MpccTensor *t = &p->tensor[s->input];
   void *data = mprt__tensor_data(p, s->input);
-  if (t->dtype == DT_I64)
+  if (t->dtype == MPCC_I64)
     ((int64_t *)data)[place] = token;
   else
     ((int32_t *)data)[place] = (int32_t)token;
@@ -84,7 +84,7 @@ static Status extend(mprt_program *p, Sampler *s, const MpccFunction *predict, i
   if (st != MPCC_OK)
     return st;
   size_t row = (size_t)s->vocabulary * dtype_bytes((DType)out->dtype);
-  mprt__convert(all + (size_t)(count - 1) * row, (DType)out->dtype, s->logits, DT_F32,
+  mprt__convert(all + (size_t)(count - 1) * row, (DType)out->dtype, s->logits, MPCC_F32,
                 s->vocabulary);
   s->token[s->n] = choose(s, uniform(p, step, s->n));
   s->n++;
@@ -105,7 +105,7 @@ static bool find_model(const mprt_program *p, Sampler *s) {
   s->length = in->rank == 2 ? in->dim[1] : 0;
   s->vocabulary = out->rank == 3 ? out->dim[2] : 0;
   return s->length && s->vocabulary && out->dim[1] == s->length &&
-         (in->dtype == DT_I32 || in->dtype == DT_I64);
+         (in->dtype == MPCC_I32 || in->dtype == MPCC_I64);
 }
 
 static bool read_prompt(const json_t *config, Sampler *s, int64_t more) {

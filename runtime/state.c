@@ -118,10 +118,10 @@ double mprt__get_scalar(const mprt_program *p, const char *name, double otherwis
 
 int64_t mprt__get_int(const mprt_program *p, const char *name, int64_t otherwise) {
   int64_t i = scalar_index(p, name), v = otherwise;
-  if (i >= 0 && p->tensor[i].dtype == DT_I64)
+  if (i >= 0 && p->tensor[i].dtype == MPCC_I64)
     memcpy(&v, mprt__tensor_look(p, i), sizeof v);
   else if (i >= 0)
-    v = (int64_t)num_round(mprt__get_scalar(p, name, 0), DT_I32);
+    v = (int64_t)num_round(mprt__get_scalar(p, name, 0), MPCC_I32);
   return v;
 }
 
@@ -135,7 +135,7 @@ bool mprt__set_scalar(mprt_program *p, const char *name, double value) {
 
 bool mprt__set_int(mprt_program *p, const char *name, int64_t value) {
   int64_t i = scalar_index(p, name);
-  if (i >= 0 && p->tensor[i].dtype == DT_I64) {
+  if (i >= 0 && p->tensor[i].dtype == MPCC_I64) {
     memcpy(mprt__tensor_data(p, i), &value, sizeof value);
     return true;
   }
@@ -151,14 +151,14 @@ void mprt__convert(const void *from, DType from_dtype, void *to, DType to_dtype,
   }
   const uint8_t *f = from;
   uint8_t *t = to;
-  if (from_dtype == DT_BF16 && to_dtype == DT_F32) {
+  if (from_dtype == MPCC_BF16 && to_dtype == MPCC_F32) {
     for (int64_t i = 0; i < n; i++) {
       uint16_t code;
       memcpy(&code, f + 2 * i, 2);
       float v = num_bf16_to_f32(code);
       memcpy(t + 4 * i, &v, 4);
     }
-  } else if (from_dtype == DT_F32 && to_dtype == DT_BF16) {
+  } else if (from_dtype == MPCC_F32 && to_dtype == MPCC_BF16) {
     for (int64_t i = 0; i < n; i++) {
       float v;
       memcpy(&v, f + 4 * i, 4);
@@ -239,8 +239,8 @@ Status mprt__check_shape(const mprt_program *p, uint32_t i, const mprt__st_file 
                       "%s: tensor '%s' has shape [%s], this program has [%s]", f->path, t->name, a,
                       b);
   }
-  if (t->dtype != (DType)own->dtype &&
-      (t->dtype == DT_COUNT || !dtype_is_float(t->dtype) || !dtype_is_float((DType)own->dtype)))
+  if (t->dtype != (DType)own->dtype && (t->dtype == MPCC_DTYPE_COUNT || !dtype_is_float(t->dtype) ||
+                                        !dtype_is_float((DType)own->dtype)))
     return mprt__fail(&p->cb, MPCC_ERR_DATA,
                       "%s: tensor '%s' cannot be converted to %s, which this program keeps it in",
                       f->path, t->name, dtype_text((DType)own->dtype));
@@ -315,7 +315,7 @@ Status mprt__write_model(const mprt_program *p, const char *path, DType dtype) {
   Status s = items && metadata ? MPCC_OK : mprt__nomem(&p->cb, path);
   for (uint32_t i = 0; i < p->ntensor && s == MPCC_OK; i++)
     if (mprt__is_model_tensor(p, i))
-      items[n++] = mprt__item(p, i, p->tensor[i].role == ROLE_PARAM ? dtype : DT_COUNT);
+      items[n++] = mprt__item(p, i, p->tensor[i].role == ROLE_PARAM ? dtype : MPCC_DTYPE_COUNT);
   if (s == MPCC_OK)
     s = mprt__device_status(p);
   if (s == MPCC_OK)
@@ -328,7 +328,7 @@ Status mprt__write_model(const mprt_program *p, const char *path, DType dtype) {
 mprt__st_item mprt__item(const mprt_program *p, uint32_t i, DType dtype) {
   const MpccTensor *t = &p->tensor[i];
   DType own = (DType)t->dtype;
-  bool convert = dtype != DT_COUNT && dtype_is_float(own) && dtype_is_float(dtype);
+  bool convert = dtype != MPCC_DTYPE_COUNT && dtype_is_float(own) && dtype_is_float(dtype);
   return (mprt__st_item){.name = mprt__string(p, t->name),
                          .dtype = own,
                          .file_dtype = convert ? dtype : own,

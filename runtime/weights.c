@@ -15,7 +15,7 @@ mpcc_status mprt_convert_weights(const char *from, const char *to, DType dtype,
     st = mprt__nomem(cb, from);
   for (size_t i = 0; st == MPCC_OK && i < f.ntensor; i++) {
     const mprt__st_tensor *t = &f.tensor[i];
-    if (t->dtype == DT_COUNT)
+    if (t->dtype == MPCC_DTYPE_COUNT)
       st = mprt__fail(cb, MPCC_ERR_DATA, "%s: tensor '%s' has a dtype that is not supported", from,
                       t->name);
     if (st == MPCC_OK && !(data[i] = malloc((size_t)t->bytes + 1)))

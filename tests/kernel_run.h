@@ -260,17 +260,17 @@ enum { ELEMS_GUARD = 256, ELEMS_MARK = 0xa5 };
 
 static inline void elems_set(Elems *b, int64_t i, double v) {
   uint8_t *at = (uint8_t *)b->data + (size_t)i * dtype_bytes(b->dt);
-  b->value[i] = b->dt == DT_I64 ? v : num_round(v, b->dt);
+  b->value[i] = b->dt == MPCC_I64 ? v : num_round(v, b->dt);
   float f = (float)v;
   int64_t whole = (int64_t)v;
-  uint32_t code = b->dt == DT_F64 || b->dt == DT_F32 || b->dt == DT_I64
+  uint32_t code = b->dt == MPCC_F64 || b->dt == MPCC_F32 || b->dt == MPCC_I64
                       ? 0
                       : num_encode_as(v, num_format(b->dt), false, 0);
-  if (b->dt == DT_F64)
+  if (b->dt == MPCC_F64)
     memcpy(at, &v, 8);
-  else if (b->dt == DT_F32)
+  else if (b->dt == MPCC_F32)
     memcpy(at, &f, 4);
-  else if (b->dt == DT_I64)
+  else if (b->dt == MPCC_I64)
     memcpy(at, &whole, 8);
   else
     memcpy(at, &code, dtype_bytes(b->dt));
@@ -282,10 +282,10 @@ static inline double elems_get(const Elems *b, int64_t i) {
   double v;
   uint32_t code = 0;
   switch (b->dt) {
-  case DT_F64:
+  case MPCC_F64:
     memcpy(&v, at, 8);
     return v;
-  case DT_F32:
+  case MPCC_F32:
     memcpy(&f, at, 4);
     return (double)f;
   default:

@@ -19,7 +19,7 @@ check() {
 }
 
 standard='(assert|ctype|dirent|elf|errno|fcntl|fnmatch|glob|inttypes|limits|math|pthread|sched|setjmp|signal|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdio_ext|stdlib|string|strings|time|unistd|cpuid|immintrin|xmmintrin|link|float|malloc|sys/[a-z]+|linux/[a-z]+)\.h'
-leaf='mpcc/(status|dtype|num|abi|hash|philox)\.h|mpcc/(dtype|roles)\.def|(dtype|roles)\.def'
+leaf='mpcc/(base|num|abi|hash|philox)\.h|mpcc/(dtype|roles)\.def|(dtype|roles)\.def'
 ir="ir/(ir|target)\.h|ir/[a-z]+\.def|$leaf"
 
 check include "$leaf|mpcc/[a-z]+\.h"

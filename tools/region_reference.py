@@ -91,7 +91,7 @@ SPECS = {
              "{name: h, to: bfloat16}, " + L % "c" + ", " + L % "d" + ", " + L % "e", ""),
     "whole": (whole, "{use: in, name: in, precision: off}", ", ".join(L % n for n in NAMES)),
 }
-DTYPE = {torch.float64: "DT_F64", torch.float32: "DT_F32", torch.bfloat16: "DT_BF16", torch.float16: "DT_F16"}
+DTYPE = {torch.float64: "MPCC_F64", torch.float32: "MPCC_F32", torch.bfloat16: "MPCC_BF16", torch.float16: "MPCC_F16"}
 
 
 def numbers(t):

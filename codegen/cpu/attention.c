@@ -16,7 +16,7 @@ static Space space(Attn *a) {
 
 /* P is rounded, or becomes codes, before it is multiplied: it has to be normalised then. */
 static bool rounds(const Attn *a) {
-  return a->round != DT_COUNT || a->codes;
+  return a->round != MPCC_DTYPE_COUNT || a->codes;
 }
 
 /* scores become exp(scale s - most), times dropout; their sum before dropout is returned. Without

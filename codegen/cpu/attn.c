@@ -65,8 +65,8 @@ static bool plan_codes(Attn *a) {
     return true;
   if (op->nin < first + n)
     return gen_fail(g, "attention of codes without their scales");
-  a->p_format = (DType)op_int(op, "p_dtype", DT_E4M3);
-  a->ds_format = (DType)op_int(op, "ds_dtype", DT_E5M2);
+  a->p_format = (DType)op_int(op, "p_dtype", MPCC_E4M3);
+  a->ds_format = (DType)op_int(op, "ds_dtype", MPCC_E5M2);
   a->p_scale = op_float(op, "p_scale", 1);
   a->ds_scale = op_float(op, "ds_scale", 1);
   for (int i = 0; i < n; i++) {
@@ -87,12 +87,12 @@ bool attn_plan(Attn *a, Gen *g, const Op *group, int q) {
               .body = b,
               .mask_in = mask,
               .seed_in = q + 3 + (mask != 0),
-              .round = DT_COUNT};
+              .round = MPCC_DTYPE_COUNT};
   if (b->ndim != 4 || group->nin < q + 3)
     return gen_fail(g, "attention over %d dimensions", b->ndim);
   /* Half precision operands are multiplied as f32: exact products. */
-  bool wide = micro_dtype(group) == DT_F64;
-  if (!micro_compute(g, wide ? DT_F64 : DT_F32, &a->c))
+  bool wide = micro_dtype(group) == MPCC_F64;
+  if (!micro_compute(g, wide ? MPCC_F64 : MPCC_F32, &a->c))
     return false;
   a->N = b->dim[0], a->H = b->dim[1], a->T = b->dim[2], a->D = b->dim[3];
   a->S = op_int(group, "keys", a->T);
@@ -103,9 +103,9 @@ bool attn_plan(Attn *a, Gen *g, const Op *group, int q) {
   a->dropout_p = op_float(group, "dropout_p", 0);
   a->causal = op_int(group, "causal", 0) != 0;
   if (op_attr(group, "round"))
-    a->round = (DType)op_int(group, "round", DT_COUNT);
-  if (a->round == DT_F64 || (a->round == DT_F32 && !wide))
-    a->round = DT_COUNT;
+    a->round = (DType)op_int(group, "round", MPCC_DTYPE_COUNT);
+  if (a->round == MPCC_F64 || (a->round == MPCC_F32 && !wide))
+    a->round = MPCC_DTYPE_COUNT;
   a->queries = block_queries(a);
   a->blocks = ceil_div(a->T, a->queries);
   int64_t nq = ceil_div(a->queries, a->c.vl), nd = ceil_div(a->D, a->c.vl);
@@ -498,7 +498,7 @@ Val attn_rounded(Attn *a, Val p, const Dropout *d, Val queries, Val key) {
   }
   if (a->dropout)
     p = ll_fmul(g, p, attn_keep(a, d, queries, key));
-  return a->round == DT_COUNT ? p : ll_round(g, a->round, p);
+  return a->round == MPCC_DTYPE_COUNT ? p : ll_round(g, a->round, p);
 }
 
 double attn_p_unit(const Attn *a) {

@@ -18,7 +18,7 @@ typedef struct {
   int mask_in;   /* operand number of what is added to the scores; 0: none */
   bool causal, dropout;
   double scale, dropout_p;
-  DType round; /* P is rounded to it; DT_COUNT: not */
+  DType round; /* P is rounded to it; MPCC_DTYPE_COUNT: not */
   bool codes;  /* q, k, v, do are codes, P and dS become codes [N14] */
   DType p_format, ds_format;
   double p_scale, ds_scale;

@@ -8,15 +8,15 @@
 
 DType ll_reg_dtype(DType storage) {
   switch (storage) {
-  case DT_F64:
-  case DT_B1:
+  case MPCC_F64:
+  case MPCC_B1:
     return storage;
-  case DT_I64:
-  case DT_I32:
-  case DT_U8:
-    return DT_I64;
+  case MPCC_I64:
+  case MPCC_I32:
+  case MPCC_U8:
+    return MPCC_I64;
   default:
-    return DT_F32;
+    return MPCC_F32;
   }
 }
 
@@ -56,23 +56,23 @@ static Val decode_e2m1(Gen *g, Val raw) {
 
 Val ll_decode(Gen *g, DType dt, Val raw) {
   switch (dt) {
-  case DT_BF16:
+  case MPCC_BF16:
     return ll_bits(g, ll_shl(g, ll_zext(g, raw, g->i32), 16), g->f32);
-  case DT_F16:
+  case MPCC_F16:
     return ll_fext(g, ll_bits(g, raw, g->f16), g->f32);
-  case DT_E4M3:
+  case MPCC_E4M3:
     return decode_e4m3(g, raw);
-  case DT_E8M0:
+  case MPCC_E8M0:
     return decode_e8m0(g, raw);
-  case DT_E2M1:
+  case MPCC_E2M1:
     return decode_e2m1(g, raw);
-  case DT_E5M2:
+  case MPCC_E5M2:
     return ll_fext(g, ll_bits(g, ll_shl(g, ll_zext(g, raw, g->i16), 8), g->f16), g->f32);
-  case DT_I32:
+  case MPCC_I32:
     return ll_sext(g, raw, g->i64);
-  case DT_U8:
+  case MPCC_U8:
     return ll_zext(g, raw, g->i64);
-  case DT_B1:
+  case MPCC_B1:
     return ll_icmp(g, LLVMIntNE, raw, ll_i(LLVMTypeOf(raw), 0));
   default:
     return raw;
@@ -171,18 +171,18 @@ static Val select_bits_avx512(Gen *g, Val mask, Val a, Val b) {
 
 /* Largest finite number, and the exponent field of the smallest normal one as an f32. */
 static double fp8_top(DType dt) {
-  return dt == DT_E5M2 ? 57344 : 448;
+  return dt == MPCC_E5M2 ? 57344 : 448;
 }
 
 static int fp8_least(DType dt) {
-  return 128 - (dt == DT_E5M2 ? 15 : 7);
+  return 128 - (dt == MPCC_E5M2 ? 15 : 7);
 }
 
 /* What codes_fp8 adds to the magnitude in register a, |x| saturated, and the exponent field's part
  * of the code with it, from a table by the low bits of that field: 16 (e5m2: 32) lanes of a
  * register have all fields there are. */
 static Val fp8_magic_avx512(Gen *g, DType dt, Val a) {
-  int mbits = dt == DT_E5M2 ? 2 : 3, least = fp8_least(dt), n = dt == DT_E5M2 ? 32 : 16;
+  int mbits = dt == MPCC_E5M2 ? 2 : 3, least = fp8_least(dt), n = dt == MPCC_E5M2 ? 32 : 16;
   Val lane[32], half[2];
   for (int e = least; e < least + n; e++) {
     int64_t code =
@@ -221,7 +221,7 @@ static Val codes_fp8(Gen *g, DType dt, Val x) {
     Val code = select_bits_avx512(g, ll_i(t, 0x7f), fp8_magnitude_avx512(g, dt, x), sign);
     return ll_sel(g, nan, ll_i(t, 0x7f), code);
   }
-  int mbits = dt == DT_E5M2 ? 2 : 3, drop = 23 - mbits;
+  int mbits = dt == MPCC_E5M2 ? 2 : 3, drop = 23 - mbits;
   int constant = -(fp8_least(dt) << mbits) & 0x7f;
   Val a = saturated(g, x, fp8_top(dt));
   Val e = ll_and(g, ll_bits(g, a, g->i32), ll_i(t, 0x7f800000)),
@@ -241,15 +241,15 @@ static Val codes_fp8(Gen *g, DType dt, Val x) {
 }
 
 static Val codes_e4m3(Gen *g, Val x) {
-  return codes_fp8(g, DT_E4M3, x);
+  return codes_fp8(g, MPCC_E4M3, x);
 }
 
 static Val codes_e5m2(Gen *g, Val x) {
-  return codes_fp8(g, DT_E5M2, x);
+  return codes_fp8(g, MPCC_E5M2, x);
 }
 
 static Val fp8_codes(Gen *g, DType dt, Val x) {
-  return ll_by_parts(g, x, 16, dt == DT_E4M3 ? codes_e4m3 : codes_e5m2);
+  return ll_by_parts(g, x, 16, dt == MPCC_E4M3 ? codes_e4m3 : codes_e5m2);
 }
 
 /* The same for e2m1, where few bits are left: units of the last place are 2^-1, 1 or 2. */
@@ -306,13 +306,13 @@ static Val encode_int(Gen *g, DType dt, Val v) {
     Val f = LLVMGetIntrinsicDeclaration(g->mod, id, over, 2);
     v = LLVMBuildCall2(g->b, LLVMIntrinsicGetType(g->ctx, id, over, 2), f, &v, 1, "");
   }
-  if (dt == DT_B1)
+  if (dt == MPCC_B1)
     return ll_zext(g, ll_icmp(g, LLVMIntNE, v, ll_i(LLVMTypeOf(v), 0)), t);
   if (ll_elem(v) == g->i1)
     return ll_zext(g, v, t);
-  if (dt == DT_I64)
+  if (dt == MPCC_I64)
     return v;
-  v = dt == DT_U8 ? clamp_int(g, v, 0, 255) : clamp_int(g, v, INT32_MIN, INT32_MAX);
+  v = dt == MPCC_U8 ? clamp_int(g, v, 0, 255) : clamp_int(g, v, INT32_MIN, INT32_MAX);
   return ll_trunc(g, v, t);
 }
 
@@ -321,24 +321,24 @@ Val ll_encode(Gen *g, DType dt, Val v) {
     return encode_int(g, dt, v);
   v = as_float(g, v);
   bool wide = ll_elem(v) == g->f64;
-  if (dt == DT_F64)
+  if (dt == MPCC_F64)
     return wide ? v : ll_fext(g, v, g->f64);
-  if (dt == DT_F32)
+  if (dt == MPCC_F32)
     return wide ? ll_ftrunc(g, v, g->f32) : v;
   if (wide)
     v = round_odd(g, v);
-  if (dt == DT_BF16)
+  if (dt == MPCC_BF16)
     return encode_bf16(g, v);
-  if (dt == DT_F16)
+  if (dt == MPCC_F16)
     return ll_bits(g, ll_ftrunc(g, v, g->f16), g->i16);
-  if (dt == DT_E8M0)
+  if (dt == MPCC_E8M0)
     return encode_e8m0(g, v);
-  return dt == DT_E2M1 ? encode_e2m1(g, v) : ll_trunc(g, fp8_codes(g, dt, v), g->i8);
+  return dt == MPCC_E2M1 ? encode_e2m1(g, v) : ll_trunc(g, fp8_codes(g, dt, v), g->i8);
 }
 
 Val ll_round(Gen *g, DType dt, Val v) {
   bool wide = ll_elem(v) == g->f64;
-  if (dt == DT_F64 || (dt == DT_F32 && !wide))
+  if (dt == MPCC_F64 || (dt == MPCC_F32 && !wide))
     return ll_fence(g, v);
   Val r = ll_decode(g, dt, ll_encode(g, dt, v));
   return wide ? ll_fext(g, r, g->f64) : r;
@@ -376,14 +376,14 @@ static Val sr_small_f16(Gen *g, Val a, Val r) {
 Val ll_sr(Gen *g, DType dt, Val v, Val random) {
   bool wide = ll_elem(v) == g->f64;
   Val x = wide ? ll_ftrunc(g, v, g->f32) : v, r = wide ? ll_ftrunc(g, random, g->f32) : random;
-  int drop = dt == DT_BF16 ? 16 : 13;
+  int drop = dt == MPCC_BF16 ? 16 : 13;
   Val b = ll_bits(g, x, g->i32);
   Ty t = LLVMTypeOf(b), f = LLVMTypeOf(x);
   Val sign = ll_and(g, b, ll_i(t, 0x80000000ll)), magnitude = ll_and(g, b, ll_i(t, 0x7fffffff));
   Val dither = LLVMBuildFMul(g->b, r, ll_f(f, (double)(1 << drop)), "");
   dither = LLVMBuildFPToSI(g->b, dither, t, "");
   Val sum = ll_and(g, ll_add(g, magnitude, dither), ll_i(t, -(1ll << drop)));
-  if (dt == DT_F16) {
+  if (dt == MPCC_F16) {
     Val small = ll_bits(g, sr_small_f16(g, ll_fabs(g, x), r), g->i32);
     sum = ll_sel(g, ll_icmp(g, LLVMIntULT, magnitude, ll_i(t, 0x38800000)), small, sum);
     Val inf = ll_i(t, 0x7f800000); /* 65536 and up */
@@ -417,7 +417,7 @@ static Val recast(Gen *g, Val v, Ty elem, int lanes) {
 }
 
 Val ll_decode_pairs(Gen *g, DType dt, Val raw) {
-  if (dt != DT_BF16)
+  if (dt != MPCC_BF16)
     return ll_decode(g, dt, ll_even_odd(g, raw));
   Val words = recast(g, raw, g->i32, ll_lanes(raw) / 2);
   Val odd = ll_and(g, words, ll_i(LLVMTypeOf(words), 0xffff0000));
@@ -544,8 +544,8 @@ Val ll_plain_nan(Gen *g, Val v) {
 }
 
 Val ll_encode_pairs(Gen *g, DType dt, Val v, bool plain) {
-  bool fp8 = dt == DT_E4M3 || dt == DT_E5M2;
-  if ((dt != DT_BF16 && !fp8) || ll_elem(v) != g->f32)
+  bool fp8 = dt == MPCC_E4M3 || dt == MPCC_E5M2;
+  if ((dt != MPCC_BF16 && !fp8) || ll_elem(v) != g->f32)
     return ll_interleave(g, ll_encode(g, dt, v));
   int n = ll_lanes(v), half = n / 2;
   if (g->level->avx512 && (half == 16 || (half == 32 && fp8))) {
@@ -564,9 +564,9 @@ Val ll_encode_pairs(Gen *g, DType dt, Val v, bool plain) {
 Val ll_encode_words(Gen *g, DType dt, const Val *v) {
   int bits = 8 * (int)dtype_bytes(dt);
   bool wide = g->level->avx512 && ll_lanes(v[0]) == 16;
-  if (wide && dt == DT_BF16)
+  if (wide && dt == MPCC_BF16)
     return recast(g, bf16_pairs_avx512(g, v[0], v[1], false), g->i32, 16);
-  if (wide && (dt == DT_E4M3 || dt == DT_E5M2)) {
+  if (wide && (dt == MPCC_E4M3 || dt == MPCC_E5M2)) {
     Val even[] = {v[0], v[2]}, odd[] = {v[1], v[3]};
     Val words = fp8_tested_avx512(g, dt, even, odd, 2);
     return ll_or(g, ll_slice(g, words, 0, 16), ll_shl(g, ll_slice(g, words, 16, 16), 16));

@@ -69,7 +69,7 @@ bool cpu_index(Gen *g, const Op *group) {
     rest = d ? ll_udiv(g, rest, b->dim[d]) : rest;
   }
   Val id_at = ll_gep(g, ll_mem(g, id_dtype), ids, row_offset(g, b, &b->in[0], index));
-  Val id = ll_encode(g, DT_I64, ll_get(g, id_dtype, 1, id_at, NULL));
+  Val id = ll_encode(g, MPCC_I64, ll_get(g, id_dtype, 1, id_at, NULL));
   Val src = ll_gep(g, c.from_mem, table, ll_mul(g, id, ll_n(g, row_stride)));
   Val dst = ll_gep(g, c.to_mem, out, row_offset(g, b, &b->out[0], index));
   copy_row(g, &c, src, dst, n, g->level->vector_bytes / 4);

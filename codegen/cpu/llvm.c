@@ -50,11 +50,11 @@ Ty ll_like(Val v, Ty elem) {
 
 Ty ll_reg(const Gen *g, DType reg) {
   switch (reg) {
-  case DT_F64:
+  case MPCC_F64:
     return g->f64;
-  case DT_I64:
+  case MPCC_I64:
     return g->i64;
-  case DT_B1:
+  case MPCC_B1:
     return g->i1;
   default:
     return g->f32;
@@ -62,9 +62,9 @@ Ty ll_reg(const Gen *g, DType reg) {
 }
 
 Ty ll_mem(const Gen *g, DType dt) {
-  if (dt == DT_F64)
+  if (dt == MPCC_F64)
     return g->f64;
-  if (dt == DT_F32)
+  if (dt == MPCC_F32)
     return g->f32;
   switch (dtype_bytes(dt)) {
   case 8:

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "mpcc/dtype.h"
+#include "mpcc/base.h"
 
 typedef LLVMValueRef Val;
 typedef LLVMTypeRef Ty;

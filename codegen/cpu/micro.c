@@ -17,13 +17,13 @@ enum { MAX_MR = 28, MAX_NV = 8, MAX_GROUPS = 8, PARAMS = 10, LINE = 64 };
 
 DType micro_dtype(const Op *group) {
   const char *word = op_str(group, "compute", NULL);
-  return word ? dtype_from_text(word) : (DType)op_int(group, "compute", DT_F32);
+  return word ? dtype_from_text(word) : (DType)op_int(group, "compute", MPCC_F32);
 }
 
 bool micro_compute(Gen *g, DType compute, Compute *out) {
-  bool f64 = compute == DT_F64, bf16 = compute == DT_BF16;
+  bool f64 = compute == MPCC_F64, bf16 = compute == MPCC_BF16;
   *out = (Compute){.in = compute,
-                   .acc = f64 ? DT_F64 : DT_F32,
+                   .acc = f64 ? MPCC_F64 : MPCC_F32,
                    .unit = f64    ? g->f64
                            : bf16 ? g->i32
                                   : g->f32,
@@ -32,9 +32,9 @@ bool micro_compute(Gen *g, DType compute, Compute *out) {
                    .pair = bf16 ? 2 : 1,
                    .unit_bytes = f64 ? 8 : 4};
   out->cols = 2 * out->vl;
-  if (!f64 && !bf16 && compute != DT_F32)
+  if (!f64 && !bf16 && compute != MPCC_F32)
     return gen_fail(g, "products cannot be computed in %s",
-                    compute < DT_COUNT ? dtype_text(compute) : "an unknown dtype");
+                    compute < MPCC_DTYPE_COUNT ? dtype_text(compute) : "an unknown dtype");
   if (bf16 && !g->level->bf16)
     return gen_fail(g, "level %s has no bf16 dot products", g->level->name);
   return true;
@@ -142,7 +142,7 @@ static int64_t b_offset(const Micro *m, int j) {
 }
 
 static Val multiply_add(Gen *g, const Micro *m, Val a, Val b, Val sum) {
-  if (m->c.in != DT_BF16)
+  if (m->c.in != MPCC_BF16)
     return ll_fma(g, a, b, sum);
   Ty bf16 = LLVMBFloatTypeInContext(g->ctx);
   int n = 2 * m->c.vl;
@@ -153,8 +153,8 @@ static Val multiply_add(Gen *g, const Micro *m, Val a, Val b, Val sum) {
 /* The same with a read and broadcast by the instruction itself, which LLVM would not do twice of
  * one element. AVX-512. */
 static Val multiply_add_at(Gen *g, const Micro *m, Val at, Val b, Val sum) {
-  const char *code = m->c.in == DT_F64    ? "vfmadd231pd $1{1to8}, $2, $0"
-                     : m->c.in == DT_BF16 ? "vdpbf16ps $1{1to16}, $2, $0"
+  const char *code = m->c.in == MPCC_F64    ? "vfmadd231pd $1{1to8}, $2, $0"
+                     : m->c.in == MPCC_BF16 ? "vdpbf16ps $1{1to16}, $2, $0"
                                           : "vfmadd231ps $1{1to16}, $2, $0";
   static const char constraints[] = "=v,*m,v,0", elementtype[] = "elementtype";
   Ty vec = LLVMTypeOf(sum), param[] = {g->ptr, LLVMTypeOf(b), vec};
@@ -633,11 +633,11 @@ void micro_transpose(Gen *g, Val *row, int n) {
 /* ---- units ----------------------------------------------------------------------------------- */
 
 Val micro_convert(Gen *g, const Compute *c, Val reg) {
-  if (c->in == DT_BF16)
-    return ll_encode(g, DT_BF16, reg);
+  if (c->in == MPCC_BF16)
+    return ll_encode(g, MPCC_BF16, reg);
   if (ll_elem(reg) == c->unit)
     return reg;
-  return c->in == DT_F64 ? ll_fext(g, reg, g->f64) : ll_ftrunc(g, reg, g->f32);
+  return c->in == MPCC_F64 ? ll_fext(g, reg, g->f64) : ll_ftrunc(g, reg, g->f32);
 }
 
 Val micro_pairs(Gen *g, const Compute *c, Val elements) {

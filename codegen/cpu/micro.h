@@ -8,8 +8,8 @@
 /* How a compute dtype looks on a level. A unit is what one lane of a multiplication takes: a
  * double, a float, or a pair of bf16 that are consecutive in k, held as one i32. */
 typedef struct {
-  DType in;  /* DT_F64, DT_F32, DT_BF16 */
-  DType acc; /* sums: DT_F64 or DT_F32 */
+  DType in;  /* MPCC_F64, MPCC_F32, MPCC_BF16 */
+  DType acc; /* sums: MPCC_F64 or MPCC_F32 */
   Ty unit;   /* element type of a unit */
   Ty sum;    /* element type of a sum */
   int vl;    /* lanes of a vector of units and of a vector of sums */

@@ -12,7 +12,7 @@ typedef struct {
   Gen *g;
   Compute c;
   DType dt;    /* of the operand */
-  DType round; /* to this format first; DT_COUNT: as they are */
+  DType round; /* to this format first; MPCC_DTYPE_COUNT: as they are */
   int64_t N, K, units;
   int64_t ns, ks;                /* elements between n, between k */
   int64_t panels, chunk, chunks; /* k units per tile; tiles per panel */
@@ -41,7 +41,7 @@ static Val place(Pack *p, Val panel, Val unit, int64_t col) {
 /* Elements as the operand has them, in the compute dtype. */
 static Val converted(Pack *p, Val raw) {
   Gen *g = p->g;
-  if (p->round == DT_COUNT)
+  if (p->round == MPCC_DTYPE_COUNT)
     return p->dt == p->c.in ? raw : micro_convert(g, &p->c, ll_decode(g, p->dt, raw));
   Val codes = ll_encode(g, p->round, ll_decode(g, p->dt, raw));
   return p->round == p->c.in ? codes : micro_convert(g, &p->c, ll_decode(g, p->round, codes));
@@ -155,7 +155,7 @@ bool cpu_pack(Gen *g, const Op *group) {
   const Attr *round = op_attr(group, "round");
   Pack p = {.g = g,
             .dt = gen_in_dtype(group, 0),
-            .round = round ? (DType)round->u.i : DT_COUNT,
+            .round = round ? (DType)round->u.i : MPCC_DTYPE_COUNT,
             .N = b->dim[0],
             .K = b->dim[1]};
   if (!micro_compute(g, gen_out_dtype(group, 0), &p.c))

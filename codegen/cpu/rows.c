@@ -49,7 +49,7 @@ static Acc *slot(Acc *list, int i, int u) {
  * and NaN comes last. */
 static bool is_magnitude(const Rows *r, int i) {
   const Stmt *s = &r->body.stmt[i];
-  if (s->dt != DT_F32)
+  if (s->dt != MPCC_F32)
     return false;
   if (s->prim == PR_CONST)
     return s->imm >= 0 && !signbit(s->imm);
@@ -77,7 +77,7 @@ static Val neutral(Rows *r, int i, int lanes) {
   bool min = s->prim == PR_RMIN || s->prim == PR_AMIN;
   if (is_max_of_magnitudes(r, i))
     return ll_f(t, 0);
-  if (s->dt == DT_I64)
+  if (s->dt == MPCC_I64)
     return ll_i(t, max ? INT64_MIN : min ? INT64_MAX : 0);
   return ll_f(t, max ? -INFINITY : min ? INFINITY : 0);
 }
@@ -93,9 +93,9 @@ static Val combine(Rows *r, int i, Val a, Val b) {
     Val x = ll_bits(g, a, g->i32), y = ll_bits(g, b, g->i32);
     return ll_bits(g, ll_sel(g, ll_icmp(g, LLVMIntSGT, x, y), x, y), g->f32);
   }
-  if (s->dt == DT_I64 && (max || min))
+  if (s->dt == MPCC_I64 && (max || min))
     return ll_sel(g, ll_icmp(g, max ? LLVMIntSGT : LLVMIntSLT, a, b), a, b);
-  if (s->dt == DT_I64)
+  if (s->dt == MPCC_I64)
     return ll_add(g, a, b);
   return max ? ll_fmax(g, a, b) : min ? ll_fmin(g, a, b) : ll_fadd(g, a, b);
 }
@@ -103,7 +103,7 @@ static Val combine(Rows *r, int i, Val a, Val b) {
 /* Reductions that keep NaN apart (Acc). */
 static bool is_float_extreme(const Rows *r, int i) {
   const Stmt *s = &r->body.stmt[i];
-  return s->prim != PR_RSUM && s->prim != PR_ASUM && s->prim != PR_CSUM && s->dt != DT_I64 &&
+  return s->prim != PR_RSUM && s->prim != PR_ASUM && s->prim != PR_CSUM && s->dt != MPCC_I64 &&
          r->g->level->avx512 && !is_max_of_magnitudes(r, i);
 }
 

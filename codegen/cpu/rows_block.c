@@ -44,7 +44,7 @@ static bool can_turn(const Rows *r, int i) {
     return can_turn(r, s->arg[0]);
   if (s->rd == STMT_RAW && s->prim == PR_LOAD)
     return true;
-  return s->dt == DT_F32 || (s->dt == DT_F64 && lanes * 8 == r->g->level->vector_bytes);
+  return s->dt == MPCC_F32 || (s->dt == MPCC_F64 && lanes * 8 == r->g->level->vector_bytes);
 }
 
 bool rows_can_block(const Rows *r) {
@@ -95,8 +95,8 @@ static int rows_of_word(const Rows *r) {
       continue;
     DType dt = dtype_of(r, s);
     const Stmt *v = s->prim == PR_STORE ? &r->body.stmt[s->arg[0]] : s;
-    if (s->prim == PR_LOAD || rows > 1 || v->dt != DT_F32 || v->rd == STMT_RAW ||
-        (dt != DT_BF16 && dt != DT_F16 && dt != DT_E4M3 && dt != DT_E5M2))
+    if (s->prim == PR_LOAD || rows > 1 || v->dt != MPCC_F32 || v->rd == STMT_RAW ||
+        (dt != MPCC_BF16 && dt != MPCC_F16 && dt != MPCC_E4M3 && dt != MPCC_E5M2))
       return 1;
     rows = 4 / (int)dtype_bytes(dt);
   }

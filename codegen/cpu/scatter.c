@@ -63,9 +63,9 @@ static void add(Scatter *s, Val from, Val to, Val column, Val count) {
                 ? ll_load(g, ll_mem(g, s->from), s->lanes, at, count)
                 : ll_load_strided(g, ll_mem(g, s->from), s->lanes, at, ll_n(g, s->stride), count);
   Val v = ll_decode(g, s->from, raw);
-  if (s->to == DT_F64 && ll_elem(v) != g->f64)
+  if (s->to == MPCC_F64 && ll_elem(v) != g->f64)
     v = ll_fext(g, v, g->f64);
-  else if (s->to == DT_F32 && ll_elem(v) != g->f32)
+  else if (s->to == MPCC_F32 && ll_elem(v) != g->f32)
     v = ll_ftrunc(g, v, g->f32);
   Val x = ll_gep(g, t, to, column);
   ll_store(g, ll_fadd(g, ll_load(g, t, s->lanes, x, count), v), x, count);
@@ -75,7 +75,7 @@ static void add(Scatter *s, Val from, Val to, Val column, Val count) {
 static void tile(Scatter *s, Val ids, Val rows, Val r0, Val r1, Val c0, Val c1, int64_t skip) {
   Gen *g = s->g;
   const Body *b = s->b;
-  DType id_dtype = DT_I64;
+  DType id_dtype = MPCC_I64;
   int64_t n = 1;
   for (int d = 0; d + 1 < b->ndim; d++)
     n *= b->dim[d];
@@ -106,7 +106,7 @@ static int64_t up(int64_t a, int64_t b) {
 
 bool cpu_scatter(Gen *g, const Op *group) {
   const Body *b = group->body;
-  if (b->ndim < 1 || b->nin < 2 || b->nout != 1 || gen_in_dtype(group, 0) != DT_I64)
+  if (b->ndim < 1 || b->nin < 2 || b->nout != 1 || gen_in_dtype(group, 0) != MPCC_I64)
     return gen_fail(g, "a scatter group needs ids, rows to add and a result");
   Scatter s = {.g = g,
                .b = b,
@@ -115,9 +115,9 @@ bool cpu_scatter(Gen *g, const Op *group) {
                .width = b->dim[b->ndim - 1],
                .rows = op_int(group, "rows", 1),
                .stride = b->in[1].stride[b->ndim - 1]};
-  if (s.to != DT_F32 && s.to != DT_F64)
+  if (s.to != MPCC_F32 && s.to != MPCC_F64)
     return gen_fail(g, "a scatter group adds in f32 or f64");
-  s.lanes = g->level->vector_bytes / (s.to == DT_F64 ? 8 : 4);
+  s.lanes = g->level->vector_bytes / (s.to == MPCC_F64 ? 8 : 4);
   int64_t parts = s.rows >= LONG_TABLE ? 1 : s.width / COLUMNS;
   parts = parts < 1 ? 1 : parts > COLUMN_TILES ? COLUMN_TILES : parts;
   int64_t wide = up(up(s.width, parts), s.lanes) * s.lanes, high = up(s.rows, TILES / parts);

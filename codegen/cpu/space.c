@@ -135,8 +135,8 @@ static bool classify(Rows *r) {
 static void find_copies(Rows *r) {
   for (int i = 0; i < r->body.nstmt; i++) {
     Stmt *s = &r->body.stmt[i];
-    DType dt = s->prim == PR_LOAD ? gen_in_dtype(r->op, s->ref) : DT_F32;
-    bool copy = s->prim == PR_LOAD && s->level != LV_ALL && dtype_bytes(dt) <= 4 && dt != DT_F32;
+    DType dt = s->prim == PR_LOAD ? gen_in_dtype(r->op, s->ref) : MPCC_F32;
+    bool copy = s->prim == PR_LOAD && s->level != LV_ALL && dtype_bytes(dt) <= 4 && dt != MPCC_F32;
     for (int j = i + 1; copy && j < r->body.nstmt; j++) {
       const Stmt *u = &r->body.stmt[j];
       for (int k = 0; k < prim_args((Prim)u->prim); k++)
@@ -261,8 +261,8 @@ static void choose_pairs(Rows *r) {
     bool raw = s->rd == STMT_RAW || (store && r->body.stmt[s->arg[0]].rd == STMT_RAW);
     if (!stride || raw || (!store && hoist && same_in_rows(r, i)))
       continue;
-    bool fp8 = dt == DT_E4M3 || dt == DT_E5M2;
-    gain += dt == DT_BF16 ? store ? 2 : 1 : fp8 ? 0 : -1;
+    bool fp8 = dt == MPCC_E4M3 || dt == MPCC_E5M2;
+    gain += dt == MPCC_BF16 ? store ? 2 : 1 : fp8 ? 0 : -1;
     bytes += store && fp8;
   }
   if (gain <= 0)
@@ -286,14 +286,14 @@ static NanKind nan_kind(const Rows *r, int i) {
     least = kind < least ? kind : least;
   }
   NanKind quiet = least == NAN_ANY ? NAN_ANY : NAN_PLAIN;
-  if (s->dt == DT_I64 || s->dt == DT_B1)
+  if (s->dt == MPCC_I64 || s->dt == MPCC_B1)
     return NAN_PLAIN;
   switch ((Prim)s->prim) {
   case PR_CONST:
     return isnan(s->imm) ? NAN_ANY : NAN_PLAIN;
   case PR_LOAD:
     return r->plan[i].cleaned                       ? NAN_PLAIN
-           : gen_in_dtype(r->op, s->ref) == DT_BF16 ? NAN_SHORT
+           : gen_in_dtype(r->op, s->ref) == MPCC_BF16 ? NAN_SHORT
                                                     : NAN_ANY;
   case PR_ADD:
   case PR_SUB:
@@ -324,8 +324,8 @@ static NanKind nan_kind(const Rows *r, int i) {
 static void find_nan(Rows *r) {
   for (int i = 0; i < r->body.nstmt; i++) {
     const Stmt *s = &r->body.stmt[i];
-    r->plan[i].cleaned = r->paired && s->prim == PR_LOAD && s->dt == DT_F32 && s->rd != STMT_RAW &&
-                         (s->level != LV_ELEM || r->plan[i].hoisted);
+    r->plan[i].cleaned = r->paired && s->prim == PR_LOAD && s->dt == MPCC_F32 &&
+                         s->rd != STMT_RAW && (s->level != LV_ELEM || r->plan[i].hoisted);
     r->plan[i].nan = nan_kind(r, i);
   }
 }
@@ -354,14 +354,14 @@ static bool is_raw(const Rows *r, int i) {
       r->plan[abs->arg[0]].hoisted || r->plan[i].pass != 0)
     return false;
   DType dt = gen_in_dtype(r->op, load->ref);
-  return (dt == DT_BF16 || dt == DT_F16) && r->body.in[load->ref].stride[r->lane_dim] == 1;
+  return (dt == MPCC_BF16 || dt == MPCC_F16) && r->body.in[load->ref].stride[r->lane_dim] == 1;
 }
 
 /* Sums over the columns of select(column == v, x, 0): one element of x, when nothing has to be gone
  * through before it is known. */
 static bool is_picked(const Rows *r, int i) {
   const Stmt *s = &r->body.stmt[i], *list = r->body.stmt;
-  if (s->prim != PR_RSUM || s->dt == DT_I64 || r->on_rows || r->body.ndim - r->nrow != 1)
+  if (s->prim != PR_RSUM || s->dt == MPCC_I64 || r->on_rows || r->body.ndim - r->nrow != 1)
     return false;
   const Stmt *chosen = &list[s->arg[0]];
   if (chosen->prim != PR_SELECT || chosen->level != LV_ELEM || list[chosen->arg[0]].prim != PR_EQ)
@@ -370,7 +370,7 @@ static bool is_picked(const Rows *r, int i) {
   const Stmt *column = &list[hit->arg[0]], *place = &list[hit->arg[1]];
   return zero->prim == PR_CONST && zero->imm == 0 && column->prim == PR_INDEX &&
          column->ref == r->nrow && column->level == LV_ELEM && place->level != LV_ELEM &&
-         place->dt == DT_I64 && r->plan[s->arg[0]].ready == 0;
+         place->dt == MPCC_I64 && r->plan[s->arg[0]].ready == 0;
 }
 
 static void find_ready(Rows *r) {
@@ -401,7 +401,7 @@ static int64_t spill_bytes(const Rows *r, int i) {
 /* Values worth a round trip through scratch when a later pass wants them again. */
 static bool worth_keeping(const Rows *r, int i) {
   const Stmt *s = &r->body.stmt[i];
-  if (s->level != LV_ELEM || s->dt == DT_B1 || spill_bytes(r, i) > MAX_SPILL_BYTES)
+  if (s->level != LV_ELEM || s->dt == MPCC_B1 || spill_bytes(r, i) > MAX_SPILL_BYTES)
     return false;
   if (s->prim != PR_LOAD)
     return math_cost(s) >= 20;

@@ -67,18 +67,18 @@ static Val convert(Gen *g, DType to, Val v) {
   Ty e = ll_elem(v), t = ll_reg(g, to);
   if (e == t)
     return v;
-  if (e == g->i1 && to == DT_I64)
+  if (e == g->i1 && to == MPCC_I64)
     return ll_zext(g, v, g->i64);
   if (e == g->i1)
     return ll_sel(g, v, ll_f(ll_like(v, t), 1), ll_f(ll_like(v, t), 0));
-  if (to == DT_I64)
-    return ll_encode(g, DT_I64, v);
-  if (to == DT_B1)
+  if (to == MPCC_I64)
+    return ll_encode(g, MPCC_I64, v);
+  if (to == MPCC_B1)
     return e == g->i64 ? ll_icmp(g, LLVMIntNE, v, ll_i(LLVMTypeOf(v), 0))
                        : ll_fcmp(g, LLVMRealUNE, v, ll_f(LLVMTypeOf(v), 0));
   if (e == g->i64)
     return ll_sitof(g, v, t);
-  return to == DT_F64 ? ll_fext(g, v, t) : ll_ftrunc(g, v, t);
+  return to == MPCC_F64 ? ll_fext(g, v, t) : ll_ftrunc(g, v, t);
 }
 
 static Val compare(Gen *g, Prim p, Val a, Val b) {
@@ -168,9 +168,9 @@ static Val arithmetic(Gen *g, Prim p, Val a, Val b) {
   case PR_TF32:
     return ll_tf32(g, a);
   case PR_SR_BF16:
-    return ll_sr(g, DT_BF16, a, b);
+    return ll_sr(g, MPCC_BF16, a, b);
   case PR_SR_F16:
-    return ll_sr(g, DT_F16, a, b);
+    return ll_sr(g, MPCC_F16, a, b);
   default:
     return ll_cos(g, a);
   }
@@ -178,9 +178,9 @@ static Val arithmetic(Gen *g, Prim p, Val a, Val b) {
 
 static Val constant(Gen *g, const Stmt *st) {
   Ty t = ll_reg(g, (DType)st->dt);
-  if (st->dt == DT_I64)
+  if (st->dt == MPCC_I64)
     return ll_i(t, (int64_t)st->imm);
-  return st->dt == DT_B1 ? ll_i(t, st->imm != 0) : ll_f(t, st->imm);
+  return st->dt == MPCC_B1 ? ll_i(t, st->imm != 0) : ll_f(t, st->imm);
 }
 
 /* Element number of each lane, from the first. */

@@ -219,7 +219,7 @@ bool cpu_window(Gen *g, const Op *group) {
   Window w = {.g = g, .group = group, .body = b, .mode = window_mode(group)};
   w.dt = gen_in_dtype(group, 0);
   w.reg = ll_reg_dtype(w.dt);
-  w.lanes = g->level->vector_bytes / (w.reg == DT_F64 ? 8 : 4);
+  w.lanes = g->level->vector_bytes / (w.reg == MPCC_F64 ? 8 : 4);
   if (w.mode == WINDOW_MODES || w.mode == WINDOW_WEIGH)
     return gen_fail(g, "windows of this mode are not emitted");
   if (w.mode == WINDOW_MAX_GRAD && !same_places(b, b->ndim))

@@ -28,7 +28,7 @@ typedef struct {
   bool causal;
   double scale, dropout_p;
   int seed;    /* operand; the step is behind it */
-  DType round; /* of P in strict numerics; DT_COUNT: not rounded */
+  DType round; /* of P in strict numerics; MPCC_DTYPE_COUNT: not rounded */
   bool codes;  /* q, k, v, do are codes; P and dS become codes [N14] */
   int scales;  /* operands: inverse scales of q, k, v (, do) */
   DType p_format, ds_format;
@@ -138,7 +138,7 @@ static void put_through(const Attention *a, DType dt, const char *value) {
 static void put_rounded(const Attention *a, const char *value) {
   if (a->codes)
     put_through(a, a->p_format, value);
-  else if (a->round == DT_COUNT)
+  else if (a->round == MPCC_DTYPE_COUNT)
     text_puts(&a->g->out, value);
   else
     put_through(a, a->round, value);
@@ -193,14 +193,14 @@ static bool init(Attention *a, CudaGen *g, const Op *group, int q) {
   a->mask = mask ? q + 3 : -1;
   a->kv = q + 1;
   a->sharing = a->heads / op_int(group, "kv_heads", a->heads);
-  a->round = round && round->kind == AT_DTYPE ? (DType)round->u.i : DT_COUNT;
+  a->round = round && round->kind == AT_DTYPE ? (DType)round->u.i : MPCC_DTYPE_COUNT;
   a->codes = codes;
   a->scales = scales;
-  a->p_format = (DType)op_int(group, "p_dtype", DT_E4M3);
-  a->ds_format = (DType)op_int(group, "ds_dtype", DT_E5M2);
+  a->p_format = (DType)op_int(group, "p_dtype", MPCC_E4M3);
+  a->ds_format = (DType)op_int(group, "ds_dtype", MPCC_E5M2);
   a->p_scale = op_float(group, "p_scale", 1);
   a->ds_scale = op_float(group, "ds_scale", 1);
-  a->type = group->out[0]->type->dt == DT_F64 ? "double" : "float";
+  a->type = group->out[0]->type->dt == MPCC_F64 ? "double" : "float";
   a->per_lane = (int)((a->width + LANES - 1) / LANES);
   const int64_t row_bytes = (a->width + 1) * (*a->type == 'd' ? 8 : 4);
   a->tile = LANES;
@@ -324,7 +324,7 @@ bool cuda_attention(CudaGen *g, const Op *group, const char *symbol) {
   put_loop(&a, a.keys, "k_tile", 1, "v_tile", 2);
   put_forward_tile(&a);
   text_puts(t, "}\n");
-  const bool rounds = a.round != DT_COUNT || a.codes;
+  const bool rounds = a.round != MPCC_DTYPE_COUNT || a.codes;
   if (rounds) {
     text_puts(t, "#pragma unroll\nfor (int j = 0; j < PER; j++)\nacc[j] = 0;\n");
     put_loop(&a, a.keys, "k_tile", 1, "v_tile", 2);

@@ -25,7 +25,7 @@ bool cuda_attention_on_tiles(const Op *group) {
   if (group->nin < q + 3 || group->body->ndim != 4 || op_attr(group, "round"))
     return false;
   const DType dt = group->in[q]->type->dt;
-  bool same = dt == DT_BF16 || dt == DT_F16;
+  bool same = dt == MPCC_BF16 || dt == MPCC_F16;
   for (int k = 0; k < q + 3; k++)
     same = same && (group->in[k]->type->dt == dt || (q && k == 2));
   for (int k = 0; k < group->nout; k++)
@@ -107,7 +107,7 @@ static void put_config(const Tiles *x, const Access *lse) {
   const double p = op_float(x->group, "dropout_p", 0);
   Text *t = &x->g->out;
   text_printf(t, "struct %s_is {\ntypedef %s E;\n", x->symbol,
-              x->group->in[x->q]->type->dt == DT_F16 ? "F16" : "BF16");
+              x->group->in[x->q]->type->dt == MPCC_F16 ? "F16" : "BF16");
   text_printf(t,
               "enum { SAMPLES = %lld, HEADS = %lld, SHARING = %lld, QUERIES = %lld, KEYS = %lld, "
               "WIDTH = %lld, PAD "

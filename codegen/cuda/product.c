@@ -188,7 +188,7 @@ static bool put_statements(const Product *p, const char *row, const char *column
 
 /* FP32 factors that are TF32 already: the units look at no more of them. */
 static bool is_tf32(const Op *group) {
-  return op_int(group, "tf32", 0) && group->in[0]->type->dt == DT_F32;
+  return op_int(group, "tf32", 0) && group->in[0]->type->dt == MPCC_F32;
 }
 
 bool cuda_conv_on_tiles(const Op *group) {
@@ -292,7 +292,7 @@ static void put_bring(const Product *p) {
 /* One stage's products of 16-bit elements, from a_tile and b_tile. */
 static void put_half_products(const Product *p) {
   Text *t = &p->g->out;
-  const char *e = p->group->in[0]->type->dt == DT_F16 ? "F16" : "BF16";
+  const char *e = p->group->in[0]->type->dt == MPCC_F16 ? "F16" : "BF16";
   text_printf(t, "#pragma unroll\nfor (int k = 0; k < %d; k++) {\nu32 a[4];\n", TILES_K / 16);
   if (turned(p))
     text_printf(t, "matrices_turned(a, lane_b<%d>(a_tile + warp * 32u, lane) + 16 * k * A_LINE);\n",
@@ -379,7 +379,7 @@ static bool product(CudaGen *g, const Op *group, const char *symbol, void (*put_
                .k = op_int(group, "k", 0)};
   for (int d = 0; d + 1 < b->ndim; d++)
     p.rows *= b->dim[d];
-  p.type = compute && compute->u.i == DT_F64 ? "double" : "float";
+  p.type = compute && compute->u.i == MPCC_F64 ? "double" : "float";
   if (p.rows >= INT32_MAX || p.cols >= (int64_t)UINT16_MAX * TILE)
     return cuda_unsupported(g, "a product of %lld x %lld is too large", (long long)p.rows,
                             (long long)p.cols);
@@ -429,7 +429,7 @@ bool cuda_pack(CudaGen *g, const Op *group, const char *symbol) {
               "o0[e] = put_%s(n < %lldu && k < %lldu ? (%s)get_%s(i0[(i64)n * %lldll + (i64)k * "
               "%lldll]) : 0);\n}\n",
               dtype_text(to->dt), (long long)b->dim[0], (long long)b->dim[1],
-              to->dt == DT_F64 ? "double" : "float", dtype_text(group->in[0]->type->dt),
+              to->dt == MPCC_F64 ? "double" : "float", dtype_text(group->in[0]->type->dt),
               (long long)b->in[0].stride[0], (long long)b->in[0].stride[1]);
   return true;
 }

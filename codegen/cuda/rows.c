@@ -197,7 +197,7 @@ static void put_identity(Text *t, const Stmt *s) {
   const char *word = combiner(s->prim);
   if (*word == 'S')
     text_puts(t, "0");
-  else if (s->dt == DT_I64)
+  else if (s->dt == MPCC_I64)
     text_puts(t, *word == 'M' && word[1] == 'a' ? "-0x7fffffffffffffffll" : "0x7fffffffffffffffll");
   else
     text_printf(t, "%s(%s)__int_as_float(0x7f800000)", word[1] == 'a' ? "-" : "",
@@ -476,7 +476,7 @@ static void put_panel_results(Rows *r) {
 
 /* Shared memory for each register type that is combined over a block. */
 static void put_room(Rows *r) {
-  static const int types[] = {DT_F32, DT_F64, DT_I64};
+  static const int types[] = {MPCC_F32, MPCC_F64, MPCC_I64};
   for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
     bool groups = false, columns = false;
     for (int i = 0; i < r->b->nstmt; i++) {

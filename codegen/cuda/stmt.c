@@ -16,21 +16,21 @@ bool cuda_fail(CudaGen *g, const char *fmt, ...) {
 }
 
 const char *cuda_register(int dt) {
-  return dt == DT_F64 ? "double" : dt == DT_I64 ? "i64" : dt == DT_B1 ? "bool" : "float";
+  return dt == MPCC_F64 ? "double" : dt == MPCC_I64 ? "i64" : dt == MPCC_B1 ? "bool" : "float";
 }
 
 const char *cuda_storage(DType dt) {
   switch (dt) {
-  case DT_F64:
+  case MPCC_F64:
     return "double";
-  case DT_F32:
+  case MPCC_F32:
     return "float";
-  case DT_I64:
+  case MPCC_I64:
     return "i64";
-  case DT_I32:
+  case MPCC_I32:
     return "int";
-  case DT_BF16:
-  case DT_F16:
+  case MPCC_BF16:
+  case MPCC_F16:
     return "u16";
   default:
     return "u8";
@@ -86,12 +86,12 @@ void cuda_head(CudaGen *g, const Op *group, const char *symbol) {
 /* ---- expressions ----------------------------------------------------------------------------- */
 
 static void constant(const Stmt *s, Text *out) {
-  if (s->dt == DT_I64 || s->dt == DT_B1)
+  if (s->dt == MPCC_I64 || s->dt == MPCC_B1)
     text_printf(out, "%lldll", (long long)s->imm);
   else if (isfinite(s->imm))
-    text_printf(out, s->dt == DT_F64 ? "(%a)" : "(%af)",
-                s->dt == DT_F64 ? s->imm : (double)(float)s->imm);
-  else if (s->dt == DT_F64)
+    text_printf(out, s->dt == MPCC_F64 ? "(%a)" : "(%af)",
+                s->dt == MPCC_F64 ? s->imm : (double)(float)s->imm);
+  else if (s->dt == MPCC_F64)
     text_printf(out, "__longlong_as_double(0x%sll)",
                 isnan(s->imm) ? "7ff8000000000000"
                 : s->imm > 0  ? "7ff0000000000000"
@@ -122,7 +122,7 @@ static void call(const CudaBody *b, const Stmt *s, const char *name, Text *out) 
 
 static void rounded(const CudaBody *b, const Stmt *s, Text *out) {
   const DType to = (DType)s->rd;
-  if (to == DT_F64 || (to == DT_F32 && s->dt == DT_F32)) {
+  if (to == MPCC_F64 || (to == MPCC_F32 && s->dt == MPCC_F32)) {
     cuda_value(b, s->arg[0], out);
     return;
   }
@@ -144,7 +144,7 @@ static void load(const CudaBody *b, const Stmt *s, Text *out) {
 /* Contraction changes bits; division of integers must not trap; the rest is plain. */
 static bool needs_call(const CudaBody *b, const Stmt *s) {
   const Prim p = (Prim)s->prim;
-  return (p >= PR_ADD && p <= PR_DIV) && (b->g->exact || (p == PR_DIV && s->dt == DT_I64));
+  return (p >= PR_ADD && p <= PR_DIV) && (b->g->exact || (p == PR_DIV && s->dt == MPCC_I64));
 }
 
 bool cuda_expression(const CudaBody *b, int i, Text *out) {
@@ -207,8 +207,8 @@ int cuda_stored(const CudaBody *b, int i) {
   const Body *body = b->group->body;
   const DType to = b->group->out[body->stmt[i].ref]->type->dt;
   int v = body->stmt[i].arg[0];
-  while (body->stmt[v].prim == PR_ROUND && body->stmt[v].rd == to && to != DT_F32 && to != DT_F64 &&
-         body->stmt[v].level == body->stmt[body->stmt[v].arg[0]].level)
+  while (body->stmt[v].prim == PR_ROUND && body->stmt[v].rd == to && to != MPCC_F32 &&
+         to != MPCC_F64 && body->stmt[v].level == body->stmt[body->stmt[v].arg[0]].level)
     v = body->stmt[v].arg[0];
   return v;
 }

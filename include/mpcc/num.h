@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "mpcc/dtype.h"
+#include "mpcc/base.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -56,11 +56,11 @@ static inline NumFormat num_format(DType d) {
   const NumFormat f32 = {8, 23, 0x7F7FFFFF, 0x7F800000}, bf16 = {8, 7, 0x7F7F, 0x7F80},
                   f16 = {5, 10, 0x7BFF, 0x7C00}, e4m3 = {4, 3, 0x7E, 0x7E},
                   e5m2 = {5, 2, 0x7B, 0x7B}, e2m1 = {2, 1, 7, 7};
-  return d == DT_F32    ? f32
-         : d == DT_BF16 ? bf16
-         : d == DT_F16  ? f16
-         : d == DT_E4M3 ? e4m3
-         : d == DT_E2M1 ? e2m1
+  return d == MPCC_F32    ? f32
+         : d == MPCC_BF16 ? bf16
+         : d == MPCC_F16  ? f16
+         : d == MPCC_E4M3 ? e4m3
+         : d == MPCC_E2M1 ? e2m1
                         : e5m2;
 }
 
@@ -156,16 +156,16 @@ static inline float num_bf16_to_f32(uint16_t c) {
 }
 
 static inline uint16_t num_f64_to_bf16(double v) {
-  return (uint16_t)num_encode_as(v, num_format(DT_BF16), false, 0);
+  return (uint16_t)num_encode_as(v, num_format(MPCC_BF16), false, 0);
 }
 static inline uint16_t num_f64_to_f16(double v) {
-  return (uint16_t)num_encode_as(v, num_format(DT_F16), false, 0);
+  return (uint16_t)num_encode_as(v, num_format(MPCC_F16), false, 0);
 }
 static inline uint8_t num_f64_to_e4m3(double v) {
-  return (uint8_t)num_encode_as(v, num_format(DT_E4M3), false, 0);
+  return (uint8_t)num_encode_as(v, num_format(MPCC_E4M3), false, 0);
 }
 static inline uint8_t num_f64_to_e5m2(double v) {
-  return (uint8_t)num_encode_as(v, num_format(DT_E5M2), false, 0);
+  return (uint8_t)num_encode_as(v, num_format(MPCC_E5M2), false, 0);
 }
 static inline uint16_t num_f32_to_f16(float v) {
   return num_f64_to_f16((double)v);
@@ -178,27 +178,27 @@ static inline uint8_t num_f32_to_e5m2(float v) {
 }
 
 static inline float num_f16_to_f32(uint16_t c) {
-  return (float)num_decode_as(c, num_format(DT_F16));
+  return (float)num_decode_as(c, num_format(MPCC_F16));
 }
 static inline float num_e4m3_to_f32(uint8_t c) {
-  return (float)num_decode_as(c, num_format(DT_E4M3));
+  return (float)num_decode_as(c, num_format(MPCC_E4M3));
 }
 static inline float num_e5m2_to_f32(uint8_t c) {
-  return (float)num_decode_as(c, num_format(DT_E5M2));
+  return (float)num_decode_as(c, num_format(MPCC_E5M2));
 }
 
 /* Stochastic rounding with 32 uniform random bits. */
 static inline uint16_t num_f32_to_bf16_sr(float v, uint32_t random) {
-  return (uint16_t)num_encode_as((double)v, num_format(DT_BF16), true, random);
+  return (uint16_t)num_encode_as((double)v, num_format(MPCC_BF16), true, random);
 }
 static inline uint16_t num_f32_to_f16_sr(float v, uint32_t random) {
-  return (uint16_t)num_encode_as((double)v, num_format(DT_F16), true, random);
+  return (uint16_t)num_encode_as((double)v, num_format(MPCC_F16), true, random);
 }
 static inline uint8_t num_f32_to_e4m3_sr(float v, uint32_t random) {
-  return (uint8_t)num_encode_as((double)v, num_format(DT_E4M3), true, random);
+  return (uint8_t)num_encode_as((double)v, num_format(MPCC_E4M3), true, random);
 }
 static inline uint8_t num_f32_to_e5m2_sr(float v, uint32_t random) {
-  return (uint8_t)num_encode_as((double)v, num_format(DT_E5M2), true, random);
+  return (uint8_t)num_encode_as((double)v, num_format(MPCC_E5M2), true, random);
 }
 
 /* Integer part of v within [lo, hi]; NaN gives 0. hi is exact or one above the largest integer. */
@@ -210,23 +210,23 @@ static inline double num_clamp_int(double v, double lo, double hi) {
  * double, so beyond 2^53 it is the nearest double. b1: 0 or 1. */
 static inline double num_round(double v, DType d) {
   switch (d) {
-  case DT_F32:
+  case MPCC_F32:
     return (double)(float)v;
-  case DT_BF16:
-  case DT_F16:
-  case DT_E4M3:
-  case DT_E5M2:
-  case DT_E2M1:
+  case MPCC_BF16:
+  case MPCC_F16:
+  case MPCC_E4M3:
+  case MPCC_E5M2:
+  case MPCC_E2M1:
     return num_decode_as(num_encode_as(v, num_format(d), false, 0), num_format(d));
-  case DT_E8M0:
+  case MPCC_E8M0:
     return num_e8m0_to_f64(num_f64_to_e8m0(v));
-  case DT_I64:
+  case MPCC_I64:
     return num_clamp_int(v, -0x1p63, 0x1p63);
-  case DT_I32:
+  case MPCC_I32:
     return num_clamp_int(v, -2147483648.0, 2147483647.0);
-  case DT_U8:
+  case MPCC_U8:
     return num_clamp_int(v, 0.0, 255.0);
-  case DT_B1:
+  case MPCC_B1:
     return v != 0;
   default:
     return v;
@@ -246,22 +246,22 @@ static inline double num_load(const void *p, DType d) {
   memset(&u, 0, sizeof u);
   memcpy(&u, p, dtype_bytes(d));
   switch (d) {
-  case DT_F64:
+  case MPCC_F64:
     return u.f64;
-  case DT_F32:
+  case MPCC_F32:
     return (double)u.f32;
-  case DT_BF16:
-  case DT_F16:
+  case MPCC_BF16:
+  case MPCC_F16:
     return num_decode_as(u.u16, num_format(d));
-  case DT_E4M3:
-  case DT_E5M2:
-  case DT_E2M1:
+  case MPCC_E4M3:
+  case MPCC_E5M2:
+  case MPCC_E2M1:
     return num_decode_as(u.u8, num_format(d));
-  case DT_E8M0:
+  case MPCC_E8M0:
     return num_e8m0_to_f64(u.u8);
-  case DT_I64:
+  case MPCC_I64:
     return (double)u.i64;
-  case DT_I32:
+  case MPCC_I32:
     return u.i32;
   default:
     return u.u8;
@@ -279,29 +279,29 @@ static inline void num_store(void *p, DType d, double v) {
     int32_t i32;
   } u;
   switch (d) {
-  case DT_F64:
+  case MPCC_F64:
     u.f64 = v;
     break;
-  case DT_F32:
+  case MPCC_F32:
     u.f32 = (float)v;
     break;
-  case DT_BF16:
-  case DT_F16:
+  case MPCC_BF16:
+  case MPCC_F16:
     u.u16 = (uint16_t)num_encode_as(v, num_format(d), false, 0);
     break;
-  case DT_E4M3:
-  case DT_E5M2:
-  case DT_E2M1:
+  case MPCC_E4M3:
+  case MPCC_E5M2:
+  case MPCC_E2M1:
     u.u8 = (uint8_t)num_encode_as(v, num_format(d), false, 0);
     break;
-  case DT_E8M0:
+  case MPCC_E8M0:
     u.u8 = num_f64_to_e8m0(v);
     break;
-  case DT_I64: /* 2^63 itself does not fit */
+  case MPCC_I64: /* 2^63 itself does not fit */
     v = num_round(v, d);
     u.i64 = v >= 0x1p63 ? INT64_MAX : (int64_t)v;
     break;
-  case DT_I32:
+  case MPCC_I32:
     u.i32 = (int32_t)num_round(v, d);
     break;
   default:

@@ -124,14 +124,14 @@ mpcc_status mprt_init(mprt_program *p);
 mpcc_status mprt_load_weights(mprt_program *p, const char *path, bool strict);
 /* The model's parameters and buffers (those of the EMA where the spec exports them) as safetensors
  * in `dtype`, logical torch shapes. errors: ERR_FILE, ERR_USAGE (no float), ERR_NOMEM */
-mpcc_status mprt_save_weights(mprt_program *p, const char *path, DType dtype);
+mpcc_status mprt_save_weights(mprt_program *p, const char *path, mpcc_dtype dtype);
 
 /* Rounds every parameter to `dtype` and back, then `refresh`: what predictions with weights of that
  * format give. Training does not go on from there. errors: ERR_USAGE (no float) */
-mpcc_status mprt_round_weights(mprt_program *p, DType dtype);
+mpcc_status mprt_round_weights(mprt_program *p, mpcc_dtype dtype);
 /* Floats of a safetensors file as `dtype` in another file, under the same names; other tensors stay as
  * they are. errors: ERR_FILE, ERR_DATA, ERR_NOMEM */
-mpcc_status mprt_convert_weights(const char *from, const char *to, DType dtype,
+mpcc_status mprt_convert_weights(const char *from, const char *to, mpcc_dtype dtype,
                                  const mprt_callbacks *cb);
 
 /* Whole checkpoint folder: model.safetensors, optimizer.safetensors, state.json, DONE last. */
@@ -160,7 +160,7 @@ mpcc_status mprt_predict(mprt_program *p, const char *split, const char *npy_pat
  * be written, so ask anew before each look and each batch. */
 typedef struct {
   const char *name;
-  DType dtype;
+  mpcc_dtype dtype;
   int rank;
   const int64_t *dim;
   void *data;

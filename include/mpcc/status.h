@@ -28,8 +28,6 @@ typedef enum {
 #undef ROW
 } mpcc_status;
 
-typedef mpcc_status Status;
-
 #ifdef __cplusplus
 }
 #endif

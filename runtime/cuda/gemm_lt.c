@@ -72,17 +72,17 @@ static MpccProduct product_of(const mprt_program *p, const MpccCommand *c) {
 
 static int cuda_type(int64_t dtype) {
   switch (dtype) {
-  case DT_F64:
+  case MPCC_F64:
     return CUDA_R_64F;
-  case DT_F32:
+  case MPCC_F32:
     return CUDA_R_32F;
-  case DT_F16:
+  case MPCC_F16:
     return CUDA_R_16F;
-  case DT_BF16:
+  case MPCC_BF16:
     return CUDA_R_16BF;
-  case DT_E4M3:
+  case MPCC_E4M3:
     return CUDA_R_8F_E4M3;
-  case DT_E5M2:
+  case MPCC_E5M2:
     return CUDA_R_8F_E5M2;
   default:
     return -1;
@@ -155,7 +155,7 @@ static Status set_operands(const mprt_program *p, mprt__cuda *g, Plan *plan, con
 
 static Status describe(const mprt_program *p, mprt__cuda *g, Plan *plan) {
   const MpccProduct *m = &plan->m;
-  const bool wide = m->a_dtype == DT_F64;
+  const bool wide = m->a_dtype == MPCC_F64;
   int32_t trans_first, trans_second;
   TRY_LT(g->products->api.cublasLtMatmulDescCreate(&plan->desc,
                                                    wide      ? CUBLAS_COMPUTE_64F
@@ -191,7 +191,7 @@ static Status multiply(const mprt_program *p, mprt__cuda *g, Plan *plan, const O
                        const cublasLtMatmulAlgo_t *algo, size_t workspace, const char *label) {
   static const float one = 1, zero = 0;
   static const double one_wide = 1, zero_wide = 0;
-  const bool wide = plan->m.a_dtype == DT_F64, device = plan->m.with == MPCC_WITH_ALPHA;
+  const bool wide = plan->m.a_dtype == MPCC_F64, device = plan->m.with == MPCC_WITH_ALPHA;
   const void *alpha = wide ? (const void *)&one_wide : &one;
   const void *beta = wide ? (const void *)&zero_wide : &zero;
   void *at[3], *room = workspace ? (void *)(uintptr_t)g->products->workspace : NULL;
@@ -336,7 +336,7 @@ static Status choose(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t,
   const bool bias = plan->m.with == MPCC_WITH_BIAS;
   for (int i = 3; s == MPCC_OK && i < 5; i++)
     s = fill_random(p, g, o.operand[i], i == 3 && bias ? bytes[3] : sizeof(float),
-                    i == 3 && bias ? (DType)plan->m.d_dtype : DT_F32);
+                    i == 3 && bias ? (DType)plan->m.d_dtype : MPCC_F32);
   const uint64_t compared = bytes[0] < COMPARED ? bytes[0] : COMPARED;
   for (int i = 0; s == MPCC_OK && i < count; i++) {
     /* parts of k need workspace; a 16-bit result may hide that their sums have another order */

@@ -85,7 +85,7 @@ static Status bind_one(mprt_program *p, const mprt__dataset *d, const char *spli
   }
   b->sample_bytes = b->elems * (int64_t)dtype_bytes((DType)t->dtype);
   b->integer = !dtype_is_float((DType)t->dtype);
-  b->target = t->dtype == DT_I64 && b->elems == 1;
+  b->target = t->dtype == MPCC_I64 && b->elems == 1;
   b->limit = mprt__attr_int(p, i, "classes", 0);
   b->ignored = mprt__attr_int(p, i, "ignore_index", INT64_MIN);
   return MPCC_OK;
@@ -122,7 +122,7 @@ bool mprt__binding_check(const mprt__binding *b, const mprt__dataset *d, const c
   size_t size = dtype_bytes(dtype);
   for (int64_t k = 0; k < b->elems; k++) {
     int64_t v = 0;
-    if (dtype == DT_I64)
+    if (dtype == MPCC_I64)
       memcpy(&v, (const uint8_t *)to + (size_t)k * 8, 8);
     else
       v = (int64_t)num_load((const uint8_t *)to + (size_t)k * size, dtype);

@@ -215,8 +215,8 @@ Status mprt__folder_open(const mprt__data_source *s, mprt__dataset **out) {
                               .destroy = folder_destroy,
                               .scratch_bytes = 8,
                               .costly = true};
-    x->base.field[0] = (mprt__field){.name = "image", .dtype = DT_U8, .rank = 3, .dim = {3}};
-    x->base.field[1] = (mprt__field){.name = "label", .dtype = DT_I64, .elems = 1};
+    x->base.field[0] = (mprt__field){.name = "image", .dtype = MPCC_U8, .rank = 3, .dim = {3}};
+    x->base.field[1] = (mprt__field){.name = "label", .dtype = MPCC_I64, .elems = 1};
     st = list_classes(path, s->cb, &classes);
   }
   if (st == MPCC_OK)

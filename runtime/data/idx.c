@@ -227,7 +227,7 @@ static Status read_file(const char *path, int rank, uint32_t *dim, Body *out,
 
 static void set_field(mprt__field *f, const char *name, int rank, const int64_t *dim) {
   f->name = name;
-  f->dtype = DT_U8;
+  f->dtype = MPCC_U8;
   f->rank = rank;
   f->elems = 1;
   for (int i = 0; i < rank; i++) {

@@ -48,12 +48,12 @@ Status mprt__synthetic_open(const mprt__data_source *src, mprt__dataset **out) {
   s->base = (mprt__dataset){
       .nsample = samples, .nfield = 2, .read = synthetic_read, .destroy = synthetic_destroy};
   mprt__field *image = &s->base.field[0], *label = &s->base.field[1];
-  *image = (mprt__field){.name = "image", .dtype = DT_U8, .rank = (int)rank, .elems = 1};
+  *image = (mprt__field){.name = "image", .dtype = MPCC_U8, .rank = (int)rank, .elems = 1};
   for (size_t i = 0; i < rank; i++) {
     image->dim[i] = json_integer_value(json_array_get(shape, i));
     image->elems *= image->dim[i] > 0 ? image->dim[i] : 1;
   }
-  *label = (mprt__field){.name = "label", .dtype = DT_I64, .rank = 0, .elems = 1};
+  *label = (mprt__field){.name = "label", .dtype = MPCC_I64, .rank = 0, .elems = 1};
   s->pattern = malloc((size_t)(classes * image->elems));
   s->base.scratch_bytes = (size_t)(image->elems > 8 ? image->elems : 8);
   if (!s->pattern) {

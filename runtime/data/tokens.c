@@ -104,8 +104,8 @@ static Status begin_tokens(const mprt__data_source *s, Tokens **out) {
   t->random = !strcmp(mprt__json_string(s->config, "sampling", "sequential"), "random");
   t->base = (mprt__dataset){
       .nfield = 2, .read = tokens_read, .where = tokens_where, .destroy = tokens_destroy};
-  t->base.field[0] = (mprt__field){"tokens", DT_I32, 1, {length}, length};
-  t->base.field[1] = (mprt__field){"next_tokens", DT_I32, 1, {length}, length};
+  t->base.field[0] = (mprt__field){"tokens", MPCC_I32, 1, {length}, length};
+  t->base.field[1] = (mprt__field){"next_tokens", MPCC_I32, 1, {length}, length};
   *out = t;
   return MPCC_OK;
 }
@@ -255,7 +255,7 @@ Status mprt__text_open(const mprt__data_source *s, mprt__dataset **out) {
   if (st != MPCC_OK)
     return st;
   t->size = 1;
-  t->base.field[0].dtype = t->base.field[1].dtype = DT_U8;
+  t->base.field[0].dtype = t->base.field[1].dtype = MPCC_U8;
   st = mprt__paths_of(s, "path", &paths);
   for (int i = 0; st == MPCC_OK && i < paths.n; i++)
     if (!seen_before(&paths, i))

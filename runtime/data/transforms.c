@@ -138,7 +138,7 @@ static bool cut(Run *run, int64_t top, int64_t left, int64_t h, int64_t w, doubl
   uint8_t value[8] = {(uint8_t)fill};
   if (!to)
     return false;
-  if (im->dt != DT_U8)
+  if (im->dt != MPCC_U8)
     num_store(value, im->dt, fill);
   for (int64_t c = 0; c < im->c; c++)
     for (int64_t y = 0; y < h; y++) {
@@ -168,7 +168,7 @@ static bool resize(const Step *s, Run *run, int64_t h, int64_t w) {
     return true;
   uint8_t *to = next_image(run, h, w);
   uint8_t *half = to ? room(run->work, 2, (size_t)(im->h * w) * size) : NULL;
-  bool bytes = im->dt == DT_U8;
+  bool bytes = im->dt == MPCC_U8;
   bool ok = half && mprt__taps_init(&ty, im->h, h, s->filter, s->antialias, bytes) &&
             mprt__taps_init(&tx, im->w, w, s->filter, s->antialias, bytes);
   for (int64_t c = 0; ok && c < im->c; c++) {
@@ -176,7 +176,7 @@ static bool resize(const Step *s, Run *run, int64_t h, int64_t w) {
     uint8_t *plane = to + (size_t)(c * h * w) * size;
     if (bytes)
       mprt__resize_u8(&ty, &tx, from, half, plane);
-    else if (im->dt == DT_F64)
+    else if (im->dt == MPCC_F64)
       mprt__resize_f64(&ty, &tx, (const double *)from, (double *)half, (double *)plane);
     else
       mprt__resize_f32(&ty, &tx, (const float *)from, (float *)half, (float *)plane);
@@ -310,14 +310,14 @@ static bool do_vertical_flip(const Step *s, Run *run) {
 
 /* Format of the arithmetic behind ToTensor. */
 static DType math_of(const mprt__transform *t) {
-  return t->to == DT_F64 ? DT_F64 : DT_F32;
+  return t->to == MPCC_F64 ? MPCC_F64 : MPCC_F32;
 }
 
 /* The image as floats; false after an error. */
 static bool make_floats(Run *run) {
   Image *im = &run->im;
   const uint8_t *from = im->data;
-  if (im->dt != DT_U8)
+  if (im->dt != MPCC_U8)
     return true;
   im->dt = math_of(run->t);
   uint8_t *to = next_image(run, im->h, im->w);
@@ -344,7 +344,7 @@ static bool do_values(const Step *s, Run *run) {
   float *narrow = (float *)run->im.data;
   double *wide = (double *)run->im.data;
   for (int64_t i = 0; i < run->im.c * plane; i++)
-    if (run->im.dt == DT_F64)
+    if (run->im.dt == MPCC_F64)
       wide[i] = map_f64(s, i / plane, wide[i]);
     else
       narrow[i] = map_f32(s, i / plane, narrow[i]);
@@ -510,7 +510,7 @@ static Status make_table(mprt__transform *t, const mprt_callbacks *cb) {
         wide = map_f64(&t->step[i], c, wide);
       }
       num_store(t->table + (size_t)(c * 256 + b) * bytes, t->to,
-                math_of(t) == DT_F64 ? wide : (double)narrow);
+                math_of(t) == MPCC_F64 ? wide : (double)narrow);
     }
   t->nstep = first;
   return MPCC_OK;
@@ -528,7 +528,7 @@ Status mprt__transform_create(const mprt_callbacks *cb, const json_t *list, cons
   t->seen = *f;
   t->channels = f->rank == 3 ? f->dim[0] : 1;
   Status st = MPCC_OK;
-  if (f->dtype == DT_U8 && dtype_is_float(to) && t->channels <= MAX_CHANNELS &&
+  if (f->dtype == MPCC_U8 && dtype_is_float(to) && t->channels <= MAX_CHANNELS &&
       (f->rank == 2 || f->rank == 3)) {
     st = parse_list(t, list, cb);
     if (st == MPCC_OK)
@@ -621,7 +621,7 @@ bool mprt__transform_apply(const mprt__transform *t, mprt__transform_work *w, mp
              .work = w,
              .r = r,
              .key = key,
-             .im = {t->channels, size[0], size[1], DT_U8, (uint8_t *)from}};
+             .im = {t->channels, size[0], size[1], MPCC_U8, (uint8_t *)from}};
   for (int i = 0; i < t->nstep; i++)
     if (!t->step[i].kind->apply(&t->step[i], &run))
       return false;

@@ -45,8 +45,8 @@ for s, c in [(mpcc._Message, "mpcc_message"), (mpcc._CompilerCallbacks, "mpcc_ca
     for f, *_ in s._fields_:
         print("_Static_assert(offsetof(%s, %s) == %d, \"\");" % (c, f, getattr(s, f).offset))
 for i, (name, _, _, bits) in enumerate(mpcc._DTYPES):
-    print("_Static_assert(DT_%s == %d, \"\");" % (name.upper(), i))
-print("_Static_assert(DT_COUNT == %d, \"\");" % len(mpcc._DTYPES))
+    print("_Static_assert(MPCC_%s == %d, \"\");" % (name.upper(), i))
+print("_Static_assert(MPCC_DTYPE_COUNT == %d, \"\");" % len(mpcc._DTYPES))
 print("_Static_assert(MPCC_OUT_IMAGE == %d && MPCC_OUT_IR == %d && MPCC_OUT_PLAN == %d && MPCC_WARNING == %d, \"\");"
       % (mpcc._IMAGE, mpcc._IR, mpcc._PLAN, mpcc._WARNING))
 PY

@@ -52,7 +52,7 @@ int main(int argc, char **argv) {
   if (tiny_predict(p))
     return 4;
   printf("%.6f %.6f %d\n", first, loss, right(p));
-  if (argc > 1 && mprt_save_weights(p, argv[1], DT_F32))
+  if (argc > 1 && mprt_save_weights(p, argv[1], MPCC_F32))
     return 5;
   mprt_close(p);
   return !(loss < 0.5 * first);

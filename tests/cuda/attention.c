@@ -17,32 +17,40 @@ typedef struct {
 } Case;
 
 static const Case cases[] = {
-    {.N = 1, .H = 2, .T = 150, .S = 150, .D = 64, .dt = DT_BF16, .causal = true, .joined = true},
-    {.N = 1, .H = 4, .T = 70, .S = 33, .D = 40, .dt = DT_F16, .kv = 2, .gain = 0x1p-14},
-    {.N = 1, .H = 2, .T = 5, .S = 71, .D = 6, .dt = DT_BF16, .mask = 2},
+    {.N = 1, .H = 2, .T = 150, .S = 150, .D = 64, .dt = MPCC_BF16, .causal = true, .joined = true},
+    {.N = 1, .H = 4, .T = 70, .S = 33, .D = 40, .dt = MPCC_F16, .kv = 2, .gain = 0x1p-14},
+    {.N = 1, .H = 2, .T = 5, .S = 71, .D = 6, .dt = MPCC_BF16, .mask = 2},
     {.N = 2,
      .H = 3,
      .T = 40,
      .S = 40,
      .D = 16,
-     .dt = DT_F16,
+     .dt = MPCC_F16,
      .mask = 1,
      .causal = true,
      .dropout_p = 0.25},
-    {.N = 1, .H = 1, .T = 70, .S = 70, .D = 128, .dt = DT_F16, .causal = true, .gain = 0x1p9},
-    {.N = 1, .H = 1, .T = 35, .S = 67, .D = 256, .dt = DT_BF16},
-    {.N = 1, .H = 4, .T = 33, .S = 65, .D = 32, .dt = DT_BF16, .kv = 1, .dropout_p = 0.25},
+    {.N = 1, .H = 1, .T = 70, .S = 70, .D = 128, .dt = MPCC_F16, .causal = true, .gain = 0x1p9},
+    {.N = 1, .H = 1, .T = 35, .S = 67, .D = 256, .dt = MPCC_BF16},
+    {.N = 1, .H = 4, .T = 33, .S = 65, .D = 32, .dt = MPCC_BF16, .kv = 1, .dropout_p = 0.25},
     {.N = 1,
      .H = 2,
      .T = 21,
      .S = 21,
      .D = 96,
-     .dt = DT_BF16,
+     .dt = MPCC_BF16,
      .kv = 1,
      .causal = true,
      .mask = 2,
      .dropout_p = 0.25},
-    {.N = 1, .H = 2, .T = 19, .S = 40, .D = 192, .dt = DT_F16, .kv = 1, .mask = 2, .causal = true},
+    {.N = 1,
+     .H = 2,
+     .T = 19,
+     .S = 40,
+     .D = 192,
+     .dt = MPCC_F16,
+     .kv = 1,
+     .mask = 2,
+     .causal = true},
 };
 
 /* Of [N, length, heads D], or of a third of [N, length, 3 H D]. */
@@ -57,7 +65,7 @@ static Group *group_of(const Case *c, const char *kind) {
   group_int(t, "causal", c->causal);
   group_float(t, "scale", 1.25 / sqrt((double)c->D));
   group_float(t, "dropout_p", c->dropout_p);
-  group_dtype(t, "compute", DT_F32);
+  group_dtype(t, "compute", MPCC_F32);
   if (c->kv)
     group_int(t, "kv_heads", c->kv);
   if (c->mask)
@@ -83,15 +91,15 @@ static void put_operands(const Case *c, Group *t, Elems *in) {
   if (c->mask) {
     const int64_t h = c->mask == 2 ? c->H : 1, row = c->T * c->S;
     const int m = t->op.nin;
-    put(t, in, c->mask == 2 ? c->dt : DT_F32, c->N * h * row,
+    put(t, in, c->mask == 2 ? c->dt : MPCC_F32, c->N * h * row,
         (Access){0, {h * row, c->mask == 2 ? row : 0, c->S, 1}}, 5, 2);
     for (int64_t i = 0; i < in[m].n; i++) /* some see nothing at all */
       if (i % 7 == 3 || i / c->S % c->T == 2)
         elems_set(&in[m], i, -INFINITY);
   }
   if (c->dropout_p > 0) {
-    put(t, in, DT_I64, 1, (Access){0}, 1, 1);
-    put(t, in, DT_I64, 3, (Access){2}, 1, 1);
+    put(t, in, MPCC_I64, 1, (Access){0}, 1, 1);
+    put(t, in, MPCC_I64, 3, (Access){2}, 1, 1);
     elems_set(&in[t->op.nin - 2], 0, 1234);
     for (int i = 0; i < 3; i++)
       elems_set(&in[t->op.nin - 1], i, i == 2 ? 9 : -1);
@@ -160,14 +168,14 @@ START_TEST(attention) {
   Group *f = group_of(c, "attention"), *g = group_of(c, "attention_grad");
   put_operands(c, f, in);
   group_out(f, c->dt, n, o);
-  group_out(f, DT_F32, rows, lse);
+  group_out(f, MPCC_F32, rows, lse);
   run_both(f, in, out);
   compare(c, f, &out[0], 0, 0x1p-17);
   compare(c, f, &out[1], 1, 0x1p-21);
 
   put(g, grad_in, c->dt, n, o, 21, c->gain > 0 ? c->gain : 1);
   put(g, grad_in, c->dt, n, o, 1, 1);
-  put(g, grad_in, DT_F32, rows, lse, 1, 1);
+  put(g, grad_in, MPCC_F32, rows, lse, 1, 1);
   for (int k = 1; k < 3; k++)
     for (int64_t i = 0; i < grad_in[k].n; i++)
       elems_set(&grad_in[k], i, elems_get(&out[k - 1], i));

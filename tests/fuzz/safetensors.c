@@ -14,12 +14,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const mprt__st_tensor *t = &f.tensor[i];
     if (!mprt__st_find(&f, t->name))
       abort();
-    if (t->dtype == DT_COUNT)
+    if (t->dtype == MPCC_DTYPE_COUNT)
       continue;
     uint8_t *to = malloc((size_t)t->bytes * 8 + 1);
     if (!to || mprt__st_read(&f, t, t->dtype, to, &cb) != MPCC_OK)
       abort();
-    if (dtype_is_float(t->dtype) && mprt__st_read(&f, t, DT_F64, to, &cb) != MPCC_OK)
+    if (dtype_is_float(t->dtype) && mprt__st_read(&f, t, MPCC_F64, to, &cb) != MPCC_OK)
       abort();
     free(to);
   }

@@ -11,17 +11,17 @@
 static void *image_of(size_t *bytes) {
   TestImage t = {0};
   const int64_t n = 6, k = 5;
-  uint32_t flat = ti_tensor(&t, "flat.0", DT_F32, ROLE_PARAM, MPCC_SEG_STATE, 1, &n, "");
+  uint32_t flat = ti_tensor(&t, "flat.0", MPCC_F32, ROLE_PARAM, MPCC_SEG_STATE, 1, &n, "");
   ti_view(&t, "w", flat, 0, 1, &k);
   ti_view(&t, "b", flat, (uint64_t)k, 0, NULL);
-  uint32_t moment = ti_tensor(&t, "flat.0.momentum_buffer", DT_F32, ROLE_MOMENT, MPCC_SEG_STATE, 1,
-                              &n, "{\"kind\": \"momentum_buffer\"}");
+  uint32_t moment = ti_tensor(&t, "flat.0.momentum_buffer", MPCC_F32, ROLE_MOMENT, MPCC_SEG_STATE,
+                              1, &n, "{\"kind\": \"momentum_buffer\"}");
   ti_view(&t, "optim.w.momentum_buffer", moment, 0, 1, &k);
   ti_view(&t, "optim.b.momentum_buffer", moment, (uint64_t)k, 0, NULL);
-  ti_tensor(&t, "count.seen", DT_I64, ROLE_COUNTER, MPCC_SEG_STATE, 0, NULL, "");
-  ti_tensor(&t, "count.taken", DT_I64, ROLE_COUNTER, MPCC_SEG_STATE, 0, NULL, "");
-  ti_tensor(&t, "scaler.scale", DT_F32, ROLE_SCALER, MPCC_SEG_STATE, 0, NULL, "");
-  char f[] = {'a' + DT_F32, 0};
+  ti_tensor(&t, "count.seen", MPCC_I64, ROLE_COUNTER, MPCC_SEG_STATE, 0, NULL, "");
+  ti_tensor(&t, "count.taken", MPCC_I64, ROLE_COUNTER, MPCC_SEG_STATE, 0, NULL, "");
+  ti_tensor(&t, "scaler.scale", MPCC_F32, ROLE_SCALER, MPCC_SEG_STATE, 0, NULL, "");
+  char f[] = {'a' + MPCC_F32, 0};
   const char *const functions[] = {"init", "refresh"};
   for (int i = 0; i < 2; i++) {
     ti_function(&t, functions[i]);

@@ -32,9 +32,10 @@ static double outward(double v, double ulps, int sign, DType reg) {
     return v;
   double step = fmax(fabs(v) * f->eps, f->min_normal * f->eps) * ulps;
   double w = v + sign * step;
-  if (reg == DT_F32 && fabs(w) > f->max_finite && w * sign > 0)
+  if (reg == MPCC_F32 && fabs(w) > f->max_finite && w * sign > 0)
     return sign * INFINITY;
-  if (reg == DT_F32 && fabs(w) > f->max_finite) /* the near side may still be the largest number */
+  if (reg == MPCC_F32 &&
+      fabs(w) > f->max_finite) /* the near side may still be the largest number */
     return w > 0 ? f->max_finite : -f->max_finite;
   return w;
 }
@@ -91,11 +92,11 @@ static Range times(Range a, Range b) {
  * where its own rounding would be infinite. f32 products are exact in double. */
 static Range product(Range a, Range b, DType reg) {
   Range r = times(a, b);
-  if (reg == DT_F32 && r.number && r.lo == r.hi)
+  if (reg == MPCC_F32 && r.number && r.lo == r.hi)
     return hull(r, nearest(r, reg));
   r = rounded(r, 0.5, reg);
   bool finite = isfinite(a.lo) && isfinite(a.hi) && isfinite(b.lo) && isfinite(b.hi);
-  if (reg == DT_F64 && finite && r.number) {
+  if (reg == MPCC_F64 && finite && r.number) {
     r.lo = r.lo == INFINITY ? dtype_info(reg)->max_finite : r.lo;
     r.hi = r.hi == -INFINITY ? -dtype_info(reg)->max_finite : r.hi;
   }
@@ -222,7 +223,7 @@ static Range arithmetic(const Stmt *s, Range a, Range b, double ulps, DType reg)
 }
 
 static Range step(const Stmt *s, const Range *v, DType reg) {
-  double ulps = reg == DT_F64 ? 8 : 3;
+  double ulps = reg == MPCC_F64 ? 8 : 3;
   Range a = s->arg[0] >= 0 ? v[s->arg[0]] : (Range){0, 0, false, true};
   Range b = s->arg[1] >= 0 ? v[s->arg[1]] : (Range){0, 0, false, true};
   switch ((Prim)s->prim) {

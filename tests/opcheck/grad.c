@@ -58,7 +58,7 @@ static bool check_operand(Eval *e, const Unit *u, const Tensor *t, const Inst *i
 
 bool grad_check(World *w, const Inst *i, const Options *o) {
   Inst wide = *i;
-  wide.dt = DT_F64;
+  wide.dt = MPCC_F64;
   Unit u;
   Eval *e = NULL;
   Status s = unit_build(w, &wide, &u);

@@ -123,9 +123,9 @@ static int64_t broadcast_at(const Type *x, const Type *r, int64_t e) {
 }
 
 static bool wide_registers(const Op *op) {
-  bool wide = op->out[0]->type->dt == DT_F64;
+  bool wide = op->out[0]->type->dt == MPCC_F64;
   for (int k = 0; k < op->nin; k++)
-    wide |= op->in[k]->type->dt == DT_F64 || !dtype_is_float(op->in[k]->type->dt);
+    wide |= op->in[k]->type->dt == MPCC_F64 || !dtype_is_float(op->in[k]->type->dt);
   return wide;
 }
 
@@ -138,7 +138,7 @@ static void judge_body(Check *c, const Tensor *t, const double *got) {
   for (int64_t e = 0; e < type_elems(t->type); e++) {
     for (int k = 0; k < op->nin && k < MOST; k++)
       args[k] = eval_value(c->v.rounded, op->in[k])[broadcast_at(op->in[k]->type, t->type, e)];
-    Range r = bound_scalar(op->scalar, args, wide_registers(op) ? DT_F64 : DT_F32, t->type->dt);
+    Range r = bound_scalar(op->scalar, args, wide_registers(op) ? MPCC_F64 : MPCC_F32, t->type->dt);
     bool fits = got[e] != got[e] ? r.nan : r.number && got[e] >= r.lo && got[e] <= r.hi;
     if (!fits && w.excess == 0)
       w = (Worst){e, got[e], want[e], r.number ? r.hi - r.lo : 0, INFINITY};
@@ -312,7 +312,7 @@ static void compare(Check *c, const Together *t, int k) {
 
 int judge_unit(const Inst *i, const Together *t, int k, const Options *o) {
   const Unit *u = &t->unit[k];
-  double u0 = dtype_info(i->dt == DT_F64 ? DT_F64 : DT_F32)->eps / 2;
+  double u0 = dtype_info(i->dt == MPCC_F64 ? MPCC_F64 : MPCC_F32)->eps / 2;
   Check c = {.i = i, .u = u, .o = o, .numerics = "strict"};
   c.registers = (4 * sqrt((double)inst_terms(i)) + 8) * u0;
   Status s = eval_create(u->whole, false, &c.v.rounded);

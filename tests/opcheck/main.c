@@ -50,7 +50,7 @@ static bool read_arg(Args *a, const char *s) {
     return a->o.data >= 0;
   } else if (s[0] >= 'A' && s[0] <= 'Z' && s[1] == '=') {
     a->shape = s;
-  } else if (a->name && dtype_from_text(s) != DT_COUNT) {
+  } else if (a->name && dtype_from_text(s) != MPCC_DTYPE_COUNT) {
     a->dtype = s;
   } else if (*s == '-' || a->name) {
     return false;

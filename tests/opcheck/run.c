@@ -44,7 +44,7 @@ void judge_together(World *w, const Together *t, const Inst *list, const Options
   for (int k = 0; k < t->n; k++) {
     note_running(&list[k], o);
     int compared = judge_unit(&list[k], t, k, o);
-    const bool differences = list[k].grad && list[k].dt == DT_F64 && !o->no_differences;
+    const bool differences = list[k].grad && list[k].dt == MPCC_F64 && !o->no_differences;
     if (compared >= 0 && differences && !grad_check(w, &list[k], o))
       compared = -1;
     score->passed += compared >= 0;

@@ -7,7 +7,7 @@
 #include "codegen/codegen.h"
 #include "opcheck.h"
 
-static const DType columns[] = {DT_F64, DT_F32, DT_BF16, DT_F16, DT_E4M3, DT_E5M2};
+static const DType columns[] = {MPCC_F64, MPCC_F32, MPCC_BF16, MPCC_F16, MPCC_E4M3, MPCC_E5M2};
 enum { COLUMNS = sizeof columns / sizeof *columns };
 
 static bool has_word(const char *list, const char *word) {

@@ -53,7 +53,7 @@ static bool wanted(const char *filter, const char *is) {
 /* Gradients are many kernels: unless a dtype or shape is asked for, other shapes than the first run
  * in f32 only. */
 static bool left_out(const Inst *i, const char *dtype, const char *shape) {
-  return i->grad && !i->first && i->dt != DT_F32 && !dtype && !shape;
+  return i->grad && !i->first && i->dt != MPCC_F32 && !dtype && !shape;
 }
 
 /* "gelu" names all of gelu's instances, "gelu.smooth" one case, "gelu.smooth/grad" its gradient. */

@@ -48,7 +48,7 @@ static void substitute(const Inst *i, const char *text, Text *out) {
     else if (*p == '$')
       text_puts(out, dtype_text(i->dt));
     else if (*p == '~')
-      text_puts(out, i->dt == DT_F64 ? "f64" : "f32");
+      text_puts(out, i->dt == MPCC_F64 ? "f64" : "f32");
     else
       text_put(out, p, 1);
   }
@@ -195,7 +195,7 @@ static void operand(Make *k, const char *word) {
   if (colon)
     limit = strtol(colon + 1, NULL, 10);
   DType type = dtype_from_text(dt);
-  if (type == DT_COUNT) {
+  if (type == MPCC_DTYPE_COUNT) {
     fail(k, "unknown dtype", word);
     return;
   }
@@ -281,8 +281,8 @@ static void write_loss(Make *k, Value *y) {
   const int64_t one = 1, n = type_elems(y->type), row[2] = {1, n}, padded = n + 1;
   TypeTable *tt = builder_types(b);
   Tensor *weight = build_tensor(b, "weight", y->type, ROLE_INPUT, (Loc){0});
-  Tensor *target = build_tensor(b, "target", type_get(tt, DT_I64, 1, &one), ROLE_INPUT, (Loc){0});
-  Tensor *valid = build_tensor(b, "valid", type_get(tt, DT_I64, 0, NULL), ROLE_VALID, (Loc){0});
+  Tensor *target = build_tensor(b, "target", type_get(tt, MPCC_I64, 1, &one), ROLE_INPUT, (Loc){0});
+  Tensor *valid = build_tensor(b, "valid", type_get(tt, MPCC_I64, 0, NULL), ROLE_VALID, (Loc){0});
   filled_tensor(k, weight, "weight", inst_terms(k->inst));
   Tensor *offset = build_tensor(b, "offset", y->type, ROLE_INPUT, (Loc){0});
   filled_tensor(k, offset, "offset", 0);
@@ -293,7 +293,7 @@ static void write_loss(Make *k, Value *y) {
   const Attr pad[] = {attr_i(b, "dim", 1), attr_i(b, "start", 0), attr_i(b, "size", padded)};
   z = build_op(b, OP_unslice, 1, &z, 3, pad)->out[0];
   double seed = unit_seed(padded);
-  Value *in[] = {z, build_read(b, target), build_const(b, seed, DT_F32), build_read(b, valid)};
+  Value *in[] = {z, build_read(b, target), build_const(b, seed, MPCC_F32), build_read(b, valid)};
   const Attr smooth = attr_f(b, "label_smoothing", 1);
   const Op *loss = build_op(b, OP_cross_entropy, 4, in, 1, &smooth);
   Tensor *t = build_tensor(b, "metric.loss", loss->out[0]->type, ROLE_METRIC, (Loc){0});
@@ -302,9 +302,9 @@ static void write_loss(Make *k, Value *y) {
 }
 
 static const char *mode_text(DType dt) {
-  return dt == DT_F64    ? "64-true"
-         : dt == DT_F16  ? "16-true"
-         : dt == DT_BF16 ? "bf16-true"
+  return dt == MPCC_F64    ? "64-true"
+         : dt == MPCC_F16  ? "16-true"
+         : dt == MPCC_BF16 ? "bf16-true"
                          : "32-true";
 }
 

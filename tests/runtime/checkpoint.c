@@ -220,7 +220,7 @@ START_TEST(narrow_save_dtype_keeps_masters) {
   snprintf(file, sizeof file, "%s/model.safetensors", step);
   ck_assert_int_eq(mprt__st_open(file, &callbacks, &f), MPCC_OK);
   ck_assert_uint_eq(f.ntensor, 2);
-  ck_assert_int_eq(f.tensor[0].dtype, DT_BF16);
+  ck_assert_int_eq(f.tensor[0].dtype, MPCC_BF16);
   mprt__st_close(&f);
   ck_assert_msg(mprt_resume(q, step) == MPCC_OK, "%s", words.text);
   same_state(p, q);
@@ -295,7 +295,7 @@ END_TEST
 /* ---- weights ---- */
 
 START_TEST(weights_in_every_float_format) {
-  static const DType formats[] = {DT_F64, DT_F32, DT_BF16, DT_F16, DT_E4M3, DT_E5M2};
+  static const DType formats[] = {MPCC_F64, MPCC_F32, MPCC_BF16, MPCC_F16, MPCC_E4M3, MPCC_E5M2};
   LrOptions o = {0};
   mprt_program *p = trained(o, 12);
   mprt_tensor w, v;
@@ -313,7 +313,7 @@ START_TEST(weights_in_every_float_format) {
     ck_assert_mem_eq(q->segment[MPCC_SEG_DERIVED].data, v.data, LR_K * 4); /* refreshed */
     mprt_close(q);
   }
-  ck_assert_int_eq(mprt_save_weights(p, file, DT_I64), MPCC_ERR_USAGE);
+  ck_assert_int_eq(mprt_save_weights(p, file, MPCC_I64), MPCC_ERR_USAGE);
   mprt_close(p);
 }
 END_TEST
@@ -321,13 +321,13 @@ END_TEST
 static void write_weights(const char *name, int64_t n, DType dtype, bool with_b, bool extra) {
   static const double data[16];
   mprt__st_item it[3] = {{name, dtype, dtype, 1, &n, data},
-                         {"b", DT_F32, DT_F32, 0, NULL, data},
-                         {"stranger", DT_F32, DT_F32, 0, NULL, data}};
+                         {"b", MPCC_F32, MPCC_F32, 0, NULL, data},
+                         {"stranger", MPCC_F32, MPCC_F32, 0, NULL, data}};
   size_t count = 1;
   if (with_b)
-    it[count++] = (mprt__st_item){"b", DT_F32, DT_F32, 0, NULL, data};
+    it[count++] = (mprt__st_item){"b", MPCC_F32, MPCC_F32, 0, NULL, data};
   if (extra)
-    it[count++] = (mprt__st_item){"stranger", DT_F32, DT_F32, 0, NULL, data};
+    it[count++] = (mprt__st_item){"stranger", MPCC_F32, MPCC_F32, 0, NULL, data};
   ck_assert_int_eq(mprt__st_write(file, it, count, NULL, &callbacks), MPCC_OK);
   test_log_clear(&words);
 }
@@ -339,25 +339,25 @@ START_TEST(weights_that_do_not_fit) {
   uint8_t *before = malloc(n);
   memcpy(before, p->segment[MPCC_SEG_STATE].data, n);
   snprintf(file, sizeof file, "%s/w.safetensors", dir);
-  write_weights("w", LR_K, DT_F32, false, false);
+  write_weights("w", LR_K, MPCC_F32, false, false);
   ck_assert_int_eq(mprt_load_weights(p, file, true), MPCC_ERR_DATA);
   ck_assert_ptr_nonnull(strstr(words.text, "missing tensor 'b'"));
-  write_weights("w", LR_K, DT_F32, true, true);
+  write_weights("w", LR_K, MPCC_F32, true, true);
   ck_assert_int_eq(mprt_load_weights(p, file, true), MPCC_ERR_DATA);
   ck_assert_ptr_nonnull(strstr(words.text, "unexpected tensor 'stranger'"));
-  write_weights("w", LR_K + 1, DT_F32, true, false);
+  write_weights("w", LR_K + 1, MPCC_F32, true, false);
   ck_assert_int_eq(mprt_load_weights(p, file, false), MPCC_ERR_DATA);
   ck_assert_ptr_nonnull(strstr(words.text, "tensor 'w' has shape [6], this program has [5]"));
-  write_weights("w", LR_K, DT_I64, true, false);
+  write_weights("w", LR_K, MPCC_I64, true, false);
   ck_assert_int_eq(mprt_load_weights(p, file, true), MPCC_ERR_DATA);
   ck_assert_ptr_nonnull(strstr(words.text, "cannot be converted to f32"));
   /* Flat storage and moments are no weights. */
-  write_weights("flat.0", LR_K + 1, DT_F32, true, false);
+  write_weights("flat.0", LR_K + 1, MPCC_F32, true, false);
   ck_assert_int_eq(mprt_load_weights(p, file, true), MPCC_ERR_DATA);
   ck_assert_ptr_nonnull(strstr(words.text, "unexpected tensor 'flat.0'"));
   ck_assert_mem_eq(before, p->segment[MPCC_SEG_STATE].data, n);
   /* Not strict: what is there is taken. */
-  write_weights("w", LR_K, DT_F32, false, true);
+  write_weights("w", LR_K, MPCC_F32, false, true);
   ck_assert_int_eq(mprt_load_weights(p, file, false), MPCC_OK);
   ck_assert_int_eq(words.warnings, 2);
   mprt_tensor w;
@@ -374,13 +374,13 @@ START_TEST(failed_save_keeps_the_file) {
   struct rlimit whole, small;
   size_t n, m;
   snprintf(file, sizeof file, "%s/w.safetensors", dir);
-  ck_assert_int_eq(mprt_save_weights(p, file, DT_F32), MPCC_OK);
+  ck_assert_int_eq(mprt_save_weights(p, file, MPCC_F32), MPCC_OK);
   void *before = ti_read(file, &n);
   getrlimit(RLIMIT_FSIZE, &whole);
   signal(SIGXFSZ, SIG_IGN);
   small = (struct rlimit){32, whole.rlim_max};
   setrlimit(RLIMIT_FSIZE, &small);
-  mpcc_status s = mprt_save_weights(p, file, DT_F64);
+  mpcc_status s = mprt_save_weights(p, file, MPCC_F64);
   setrlimit(RLIMIT_FSIZE, &whole);
   ck_assert_int_eq(s, MPCC_ERR_FILE);
   void *after = ti_read(file, &m);

@@ -119,7 +119,7 @@ START_TEST(wrong_facts_are_named) {
   REFUSED(h->version = 9, "version 9, this runtime reads version 6");
   REFUSED(h->tensors.count = 1u << 30, "tensors are not inside the image");
   REFUSED(h->meta = 0, "facts");
-  REFUSED(tensor[0].dtype = DT_COUNT, "tensor 'flat.0' has an unknown dtype");
+  REFUSED(tensor[0].dtype = MPCC_DTYPE_COUNT, "tensor 'flat.0' has an unknown dtype");
   REFUSED(tensor[0].rank = 9, "tensor 'flat.0': its shape");
   REFUSED(tensor[0].dim[0] = INT64_MAX, "tensor 'flat.0': its shape");
   REFUSED(tensor[0].dim[0] = -6, "tensor 'flat.0': its shape");

@@ -259,8 +259,8 @@ static void lr_train_step(TestImage *t, int64_t k, uint32_t x, uint32_t y, uint3
   uint32_t k_partial = ti_kernel(t, "k_partial", 4, LR_TILES, 0);
   uint32_t k_combine = ti_kernel(t, "k_combine", 6, 1, 0);
   uint32_t k_update = ti_kernel(t, "k_update", 10, 1, 0);
-  char f[] = {'a' + DT_F32, 0}, ff[] = {'a' + DT_F32, 'a' + DT_F32, 0};
-  char ffi[] = {'a' + DT_F32, 'a' + DT_F32, 'a' + DT_I64, 0};
+  char f[] = {'a' + MPCC_F32, 0}, ff[] = {'a' + MPCC_F32, 'a' + MPCC_F32, 0};
+  char ffi[] = {'a' + MPCC_F32, 'a' + MPCC_F32, 'a' + MPCC_I64, 0};
   uint64_t partial = (uint64_t)LR_TILES * (uint64_t)(k + 2) * 4;
   MpccArgRef error = ti_work(0, LR_N * 4), part = ti_work(ti_round(LR_N * 4), partial);
   t->segment_bytes[MPCC_SEG_WORK] = ti_round(LR_N * 4) + partial;
@@ -282,27 +282,29 @@ static void lr_train_step(TestImage *t, int64_t k, uint32_t x, uint32_t y, uint3
 __attribute__((unused)) static void *lr_image(const LrOptions *o, size_t *bytes) {
   TestImage t = {0};
   int64_t k = o->k, n1 = k + 1, x_dim[2] = {LR_N, k}, y_dim = LR_N, table_dim[2] = {LR_ROWS, 1};
-  uint32_t flat = ti_tensor(&t, "flat.0", DT_F32, ROLE_PARAM, MPCC_SEG_STATE, 1, &n1, "");
+  uint32_t flat = ti_tensor(&t, "flat.0", MPCC_F32, ROLE_PARAM, MPCC_SEG_STATE, 1, &n1, "");
   uint32_t w = ti_view(&t, "w", flat, 0, 1, &k), b = ti_view(&t, "b", flat, (uint64_t)k, 0, NULL);
-  uint32_t moment = ti_tensor(&t, "flat.0.momentum_buffer", DT_F32, ROLE_MOMENT, MPCC_SEG_STATE, 1,
-                              &n1, "{\"kind\": \"momentum_buffer\"}");
+  uint32_t moment = ti_tensor(&t, "flat.0.momentum_buffer", MPCC_F32, ROLE_MOMENT, MPCC_SEG_STATE,
+                              1, &n1, "{\"kind\": \"momentum_buffer\"}");
   ti_view(&t, "optim.w.momentum_buffer", moment, 0, 1, &k);
   ti_view(&t, "optim.b.momentum_buffer", moment, (uint64_t)k, 0, NULL);
-  uint32_t taken = ti_tensor(&t, "count.taken", DT_I64, ROLE_COUNTER, MPCC_SEG_STATE, 0, NULL, "");
+  uint32_t taken =
+      ti_tensor(&t, "count.taken", MPCC_I64, ROLE_COUNTER, MPCC_SEG_STATE, 0, NULL, "");
   uint32_t scale = 0;
   if (o->scaler)
-    scale = ti_tensor(&t, "scaler.scale", DT_F32, ROLE_SCALER, MPCC_SEG_STATE, 0, NULL, "");
-  uint32_t copy = ti_tensor(&t, "weight.flat.0", DT_F32, ROLE_WEIGHT, MPCC_SEG_DERIVED, 1, &n1, "");
-  uint32_t grad = ti_tensor(&t, "grad.flat.0", DT_F32, ROLE_GRAD, MPCC_SEG_ACCUM, 1, &n1, "");
+    scale = ti_tensor(&t, "scaler.scale", MPCC_F32, ROLE_SCALER, MPCC_SEG_STATE, 0, NULL, "");
+  uint32_t copy =
+      ti_tensor(&t, "weight.flat.0", MPCC_F32, ROLE_WEIGHT, MPCC_SEG_DERIVED, 1, &n1, "");
+  uint32_t grad = ti_tensor(&t, "grad.flat.0", MPCC_F32, ROLE_GRAD, MPCC_SEG_ACCUM, 1, &n1, "");
   uint32_t x =
-      ti_tensor(&t, "io.x", DT_F32, ROLE_INPUT, MPCC_SEG_IO, 2, x_dim, "{\"field\": \"x\"}");
+      ti_tensor(&t, "io.x", MPCC_F32, ROLE_INPUT, MPCC_SEG_IO, 2, x_dim, "{\"field\": \"x\"}");
   uint32_t y =
-      ti_tensor(&t, "io.y", DT_F32, ROLE_INPUT, MPCC_SEG_IO, 1, &y_dim, "{\"field\": \"y\"}");
-  uint32_t seed = ti_tensor(&t, "io.seed", DT_I64, ROLE_SEED, MPCC_SEG_IO, 0, NULL, "");
-  uint32_t table = ti_tensor(&t, "io.table", DT_F64, ROLE_TABLE, MPCC_SEG_IO, 2, table_dim,
+      ti_tensor(&t, "io.y", MPCC_F32, ROLE_INPUT, MPCC_SEG_IO, 1, &y_dim, "{\"field\": \"y\"}");
+  uint32_t seed = ti_tensor(&t, "io.seed", MPCC_I64, ROLE_SEED, MPCC_SEG_IO, 0, NULL, "");
+  uint32_t table = ti_tensor(&t, "io.table", MPCC_F64, ROLE_TABLE, MPCC_SEG_IO, 2, table_dim,
                              "{\"columns\": \"lr.0\"}");
-  uint32_t loss = ti_tensor(&t, "metric.loss_sum", DT_F32, ROLE_METRIC, MPCC_SEG_IO, 0, NULL, "");
-  char f[] = {'a' + DT_F32, 0}, i[] = {'a' + DT_I64, 0};
+  uint32_t loss = ti_tensor(&t, "metric.loss_sum", MPCC_F32, ROLE_METRIC, MPCC_SEG_IO, 0, NULL, "");
+  char f[] = {'a' + MPCC_F32, 0}, i[] = {'a' + MPCC_I64, 0};
   uint32_t k_init = ti_kernel(&t, "k_init", 3, 1, 0), k_set = ti_kernel(&t, "k_set", 2, 1, 0);
   uint32_t k_scale = ti_kernel(&t, "k_scale", 1, 1, 0);
   ti_function(&t, "init");

@@ -126,7 +126,7 @@ static mpcc_status resume(mprt_program *p) {
   return mprt_resume(p, step);
 }
 static mpcc_status save_weights(mprt_program *p) {
-  return mprt_save_weights(p, file, DT_F16);
+  return mprt_save_weights(p, file, MPCC_F16);
 }
 static mpcc_status load_weights(mprt_program *p) {
   return mprt_load_weights(p, file, true);

@@ -27,8 +27,8 @@ static mprt_program *open_with(const char *symbol, int nargs, int64_t second_at,
   static const int64_t eight = 8;
   TestImage t = {0};
   size_t bytes;
-  uint32_t out = ti_tensor(&t, "out", DT_F32, ROLE_OUTPUT, MPCC_SEG_IO, 1, &eight, "");
-  char f[] = {'a' + DT_F32, 0};
+  uint32_t out = ti_tensor(&t, "out", MPCC_F32, ROLE_OUTPUT, MPCC_SEG_IO, 1, &eight, "");
+  char f[] = {'a' + MPCC_F32, 0};
   t.segment_bytes[MPCC_SEG_WORK] = 256;
   uint32_t fill = ti_kernel(&t, "k_fill8", 1, 1, 0),
            k = ti_kernel(&t, symbol, (uint32_t)nargs, 1, 0);
@@ -113,8 +113,8 @@ START_TEST(bytes_die_after_their_last_reader) {
   static const int64_t eight = 8;
   TestImage t = {0};
   size_t bytes;
-  uint32_t out = ti_tensor(&t, "out", DT_F32, ROLE_OUTPUT, MPCC_SEG_IO, 1, &eight, "");
-  char f[] = {'a' + DT_F32, 0};
+  uint32_t out = ti_tensor(&t, "out", MPCC_F32, ROLE_OUTPUT, MPCC_SEG_IO, 1, &eight, "");
+  char f[] = {'a' + MPCC_F32, 0};
   t.segment_bytes[MPCC_SEG_WORK] = 256;
   uint32_t fill = ti_kernel(&t, "k_fill8", 1, 1, 0), sum = ti_kernel(&t, "k_sum2", 3, 1, 0);
   MpccArgRef a = ti_work(0, F32_8), b = ti_work(64, F32_8), c = ti_work(128, F32_8);

@@ -39,14 +39,14 @@ static inline Array get(const mprt__st_file *f, const char *prefix, const char *
     a.n *= t->dim[i];
   a.v = calloc((size_t)a.n + 1, sizeof *a.v);
   mprt_callbacks cb = {0};
-  if (t->dtype == DT_I64) {
+  if (t->dtype == MPCC_I64) {
     int64_t *ints = malloc((size_t)a.n * sizeof *ints);
-    ck_assert_int_eq(mprt__st_read(f, t, DT_I64, ints, &cb), MPCC_OK);
+    ck_assert_int_eq(mprt__st_read(f, t, MPCC_I64, ints, &cb), MPCC_OK);
     for (int64_t i = 0; i < a.n; i++)
       a.v[i] = (double)ints[i];
     free(ints);
   } else {
-    ck_assert_int_eq(mprt__st_read(f, t, DT_F64, a.v, &cb), MPCC_OK);
+    ck_assert_int_eq(mprt__st_read(f, t, MPCC_F64, a.v, &cb), MPCC_OK);
   }
   return a;
 }

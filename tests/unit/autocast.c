@@ -30,21 +30,28 @@ START_TEST(dtypes_follow_mode_and_policy) {
     const char *mode, *policy, *residual;
     DType conv, norm, attention, add, gelu, logits, mean;
   } row[] = {
-      {"64-true", "cuda", "promote", DT_F64, DT_F64, DT_F64, DT_F64, DT_F64, DT_F64, DT_F64},
-      {"32-true", "cuda", "promote", DT_F32, DT_F32, DT_F32, DT_F32, DT_F32, DT_F32, DT_F32},
-      {"bf16-mixed", "cuda", "promote", DT_BF16, DT_F32, DT_BF16, DT_F32, DT_BF16, DT_F32, DT_F32},
-      {"16-mixed", "cuda", "promote", DT_F16, DT_F32, DT_F16, DT_F32, DT_F16, DT_F32, DT_F32},
+      {"64-true", "cuda", "promote", MPCC_F64, MPCC_F64, MPCC_F64, MPCC_F64, MPCC_F64, MPCC_F64,
+       MPCC_F64},
+      {"32-true", "cuda", "promote", MPCC_F32, MPCC_F32, MPCC_F32, MPCC_F32, MPCC_F32, MPCC_F32,
+       MPCC_F32},
+      {"bf16-mixed", "cuda", "promote", MPCC_BF16, MPCC_F32, MPCC_BF16, MPCC_F32, MPCC_BF16,
+       MPCC_F32, MPCC_F32},
+      {"16-mixed", "cuda", "promote", MPCC_F16, MPCC_F32, MPCC_F16, MPCC_F32, MPCC_F16, MPCC_F32,
+       MPCC_F32},
       /* position embeddings are f32 parameters: they widen the stream, residuals keep it wide */
-      {"bf16-mixed", "cpu", "promote", DT_BF16, DT_F32, DT_BF16, DT_F32, DT_BF16, DT_F32, DT_F32},
-      {"bf16-mixed", "cuda", "low", DT_BF16, DT_F32, DT_BF16, DT_BF16, DT_BF16, DT_F32, DT_BF16},
-      {"16-true", "cuda", "promote", DT_F16, DT_F16, DT_F16, DT_F16, DT_F16, DT_F16, DT_F16},
-      {"bf16-true", "cpu", "promote", DT_BF16, DT_BF16, DT_BF16, DT_BF16, DT_BF16, DT_BF16,
-       DT_BF16},
+      {"bf16-mixed", "cpu", "promote", MPCC_BF16, MPCC_F32, MPCC_BF16, MPCC_F32, MPCC_BF16,
+       MPCC_F32, MPCC_F32},
+      {"bf16-mixed", "cuda", "low", MPCC_BF16, MPCC_F32, MPCC_BF16, MPCC_BF16, MPCC_BF16, MPCC_F32,
+       MPCC_BF16},
+      {"16-true", "cuda", "promote", MPCC_F16, MPCC_F16, MPCC_F16, MPCC_F16, MPCC_F16, MPCC_F16,
+       MPCC_F16},
+      {"bf16-true", "cpu", "promote", MPCC_BF16, MPCC_BF16, MPCC_BF16, MPCC_BF16, MPCC_BF16,
+       MPCC_BF16, MPCC_BF16},
       /* weights are bf16: nothing widens the stream but what the policy says */
-      {"transformer-engine", "cuda", "promote", DT_BF16, DT_F32, DT_BF16, DT_BF16, DT_BF16, DT_F32,
-       DT_BF16},
-      {"transformer-engine", "cpu", "promote", DT_BF16, DT_BF16, DT_BF16, DT_BF16, DT_BF16, DT_F32,
-       DT_BF16},
+      {"transformer-engine", "cuda", "promote", MPCC_BF16, MPCC_F32, MPCC_BF16, MPCC_BF16,
+       MPCC_BF16, MPCC_F32, MPCC_BF16},
+      {"transformer-engine", "cpu", "promote", MPCC_BF16, MPCC_BF16, MPCC_BF16, MPCC_BF16,
+       MPCC_BF16, MPCC_F32, MPCC_BF16},
   };
   Session s = session_open();
   Module *m = typed_vit(&s, row[_i].mode, row[_i].policy, row[_i].residual);
@@ -101,7 +108,7 @@ START_TEST(products_read_fewer_bits) {
              {"medium", "cuda", false, false},
              {"medium", "cpu", true, false},
              {"highest", "cuda", false, true}};
-#define CUT(v) (row[_i].none ? (v) : row[_i].bf16 ? num_round(v, DT_BF16) : num_tf32(v))
+#define CUT(v) (row[_i].none ? (v) : row[_i].bf16 ? num_round(v, MPCC_BF16) : num_tf32(v))
   Session s = session_open();
   Setting set[] = {
       {"mode", "32-true", 0}, {"policy", row[_i].policy, 0}, {"float32_matmul", row[_i].level, 0}};
@@ -170,9 +177,9 @@ static Value *override_forward(Net *n, void *tensors, Value *x, bool train) {
 static Module *override_model(Session *s, const char *mode, const char *region) {
   Setting set[] = {{"mode", mode, 0}};
   Net n = net_begin(s, set, 1);
-  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, 16, 16), 16, 16);
-  Tensor *t[2] = {param(&n, "special.weight", type_of(&n, DT_F32, 2, 16, 16)),
-                  param(&n, "plain.weight", type_of(&n, DT_F32, 2, 16, 16))};
+  Io io = io_tensors(&n, type_of(&n, MPCC_F32, 2, 16, 16), 16, 16);
+  Tensor *t[2] = {param(&n, "special.weight", type_of(&n, MPCC_F32, 2, 16, 16)),
+                  param(&n, "plain.weight", type_of(&n, MPCC_F32, 2, 16, 16))};
   build_tensor_attr(n.b, t[0], attr_s(n.b, "precision", region));
   return net_finish(&n, &io, override_forward, t, t, 2, 0.4);
 }
@@ -184,11 +191,11 @@ START_TEST(precision_of_an_op_wins) {
     int nlinear; /* left after fp8 */
     DType plain;
   } row[] = {
-      {"bf16-mixed", "32-true", DT_F32, 2, DT_BF16},
-      {"32-true", "bf16-mixed", DT_BF16, 2, DT_F32},
-      {"transformer-engine", "bf16-mixed", DT_BF16, 1, DT_BF16},
-      {"transformer-engine", "32-true", DT_F32, 1, DT_F32},
-      {"bf16-mixed", "transformer-engine", DT_BF16, 1, DT_BF16},
+      {"bf16-mixed", "32-true", MPCC_F32, 2, MPCC_BF16},
+      {"32-true", "bf16-mixed", MPCC_BF16, 2, MPCC_F32},
+      {"transformer-engine", "bf16-mixed", MPCC_BF16, 1, MPCC_BF16},
+      {"transformer-engine", "32-true", MPCC_F32, 1, MPCC_F32},
+      {"bf16-mixed", "transformer-engine", MPCC_BF16, 1, MPCC_BF16},
   };
   Session s = session_open();
   Module *m = override_model(&s, row[_i].mode, row[_i].region);
@@ -224,7 +231,7 @@ END_TEST
 /* io.x -> cast a -> cast b -> cast c -> written, all formats: equal values before and after, and
  * a pair goes exactly when its first cast is exact. */
 START_TEST(only_exact_casts_are_cancelled) {
-  static const DType all[] = {DT_F64, DT_F32, DT_BF16, DT_F16};
+  static const DType all[] = {MPCC_F64, MPCC_F32, MPCC_BF16, MPCC_F16};
   for (int k = 0; k < 64; k++) {
     DType dt[3] = {all[k % 4], all[k / 4 % 4], all[k / 16]};
     Session s = session_open();
@@ -289,8 +296,8 @@ START_TEST(parameters_are_cast_whole) {
   Session s = session_open();
   Setting set[] = {{"mode", "bf16-mixed", 0}};
   Net n = net_begin(&s, set, 1);
-  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, 4, 8), 4, 8);
-  Tensor *t = param(&n, "w", type_of(&n, DT_F32, 2, 16, 8));
+  Io io = io_tensors(&n, type_of(&n, MPCC_F32, 2, 4, 8), 4, 8);
+  Tensor *t = param(&n, "w", type_of(&n, MPCC_F32, 2, 16, 8));
   Module *m = net_finish(&n, &io, halves_forward, &t, &t, 1, 0.4);
   apply_until(&s, &m, STAGE_TYPED);
   int ncast = 0;
@@ -300,7 +307,7 @@ START_TEST(parameters_are_cast_whole) {
       const Tensor *of = op_attr(f->op[i]->in[0]->def, "tensor")->u.tensor;
       ncast += of->role == ROLE_PARAM;
     } else if (f->op[i]->code == OP_slice) {
-      ck_assert_int_eq(f->op[i]->out[0]->type->dt, DT_BF16);
+      ck_assert_int_eq(f->op[i]->out[0]->type->dt, MPCC_BF16);
     }
   ck_assert_int_eq(ncast, 1);
   /* and its gradient is one cat of the two, in f32 */
@@ -308,10 +315,10 @@ START_TEST(parameters_are_cast_whole) {
   apply(&s, &m, pass_grad, STAGE_TRAIN);
   f = module_func(m, "train_forward");
   const Op *cat = find_op(f, OP_cat, 0);
-  ck_assert(cat && cat->out[0]->type->dt == DT_F32 && count_op(f, OP_unslice) == 0);
+  ck_assert(cat && cat->out[0]->type->dt == MPCC_F32 && count_op(f, OP_unslice) == 0);
   const Op *write = f->op[f->nop - 1];
   ck_assert(write->in[0] == cat->out[0]);
-  ck_assert_int_eq(cat->in[0]->type->dt, DT_F32);
+  ck_assert_int_eq(cat->in[0]->type->dt, MPCC_F32);
   module_destroy(m);
   session_close(&s);
 }
@@ -328,8 +335,8 @@ START_TEST(weight_gradients_are_made_in_f32) {
   Session s = session_open();
   Setting set[] = {{"mode", "16-mixed", 0}};
   Net n = net_begin(&s, set, 1);
-  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, 4, 8), 4, 8);
-  Tensor *t = param(&n, "w", type_of(&n, DT_F32, 2, 8, 8));
+  Io io = io_tensors(&n, type_of(&n, MPCC_F32, 2, 4, 8), 4, 8);
+  Tensor *t = param(&n, "w", type_of(&n, MPCC_F32, 2, 8, 8));
   Module *m = net_finish(&n, &io, tied_forward, &t, &t, 1, 0.4);
   apply_until(&s, &m, STAGE_TRAIN);
   const Func *f = module_func(m, "train_forward");
@@ -337,8 +344,8 @@ START_TEST(weight_gradients_are_made_in_f32) {
   ck_assert_int_eq(add->code, OP_add);
   for (int i = 0; i < 2; i++) {
     ck_assert_int_eq(add->in[i]->def->code, OP_matmul);
-    ck_assert_int_eq(add->in[i]->type->dt, DT_F32);
-    ck_assert_int_eq(add->in[i]->def->in[0]->type->dt, DT_F16);
+    ck_assert_int_eq(add->in[i]->type->dt, MPCC_F32);
+    ck_assert_int_eq(add->in[i]->def->in[0]->type->dt, MPCC_F16);
   }
   module_destroy(m);
   session_close(&s);
@@ -351,9 +358,9 @@ START_TEST(canon_drops_what_changes_nothing) {
   Session s = session_open();
   Net n = net_begin(&s, NULL, 0);
   Builder *b = n.b;
-  Tensor *x = tensor_of_net(&n, "io.x", type_of(&n, DT_F32, 3, 2, 3, 4), ROLE_INPUT);
-  Tensor *unused = tensor_of_net(&n, "io.unused", type_of(&n, DT_F32, 1, 4), ROLE_INPUT);
-  Tensor *y = tensor_of_net(&n, "output.y", type_of(&n, DT_F32, 3, 4, 2, 3), ROLE_OUTPUT);
+  Tensor *x = tensor_of_net(&n, "io.x", type_of(&n, MPCC_F32, 3, 2, 3, 4), ROLE_INPUT);
+  Tensor *unused = tensor_of_net(&n, "io.unused", type_of(&n, MPCC_F32, 1, 4), ROLE_INPUT);
+  Tensor *y = tensor_of_net(&n, "output.y", type_of(&n, MPCC_F32, 3, 4, 2, 3), ROLE_OUTPUT);
   build_func(b, "predict");
   Value *v = build_read(b, x);
   build1(b, OP_exp, build_read(b, unused)); /* dead */
@@ -420,12 +427,13 @@ START_TEST(convolutions_become_products) {
         (c->size[i] + 2 * c->padding[i] - c->dilation[i] * (c->kernel[i] - 1) - 1) / c->stride[i] +
         1;
   Tensor *x =
-      tensor_of_net(&n, "io.x", type_of(&n, DT_F64, 4, B, C, c->size[0], c->size[1]), ROLE_INPUT);
-  Tensor *w = tensor_of_net(
-      &n, "io.w", type_of(&n, DT_F64, 4, O, C / c->groups, c->kernel[0], c->kernel[1]), ROLE_INPUT);
-  Tensor *bias = tensor_of_net(&n, "io.b", type_of(&n, DT_F64, 1, O), ROLE_INPUT);
+      tensor_of_net(&n, "io.x", type_of(&n, MPCC_F64, 4, B, C, c->size[0], c->size[1]), ROLE_INPUT);
+  Tensor *w = tensor_of_net(&n, "io.w",
+                            type_of(&n, MPCC_F64, 4, O, C / c->groups, c->kernel[0], c->kernel[1]),
+                            ROLE_INPUT);
+  Tensor *bias = tensor_of_net(&n, "io.b", type_of(&n, MPCC_F64, 1, O), ROLE_INPUT);
   Tensor *y =
-      tensor_of_net(&n, "output.y", type_of(&n, DT_F64, 4, B, O, out[0], out[1]), ROLE_OUTPUT);
+      tensor_of_net(&n, "output.y", type_of(&n, MPCC_F64, 4, B, O, out[0], out[1]), ROLE_OUTPUT);
   Attr at[4] = {pair(n.b, "stride", c->stride), pair(n.b, "padding", c->padding),
                 pair(n.b, "dilation", c->dilation), attr_i(n.b, "groups", c->groups)};
   build_func(n.b, "predict");

@@ -34,8 +34,8 @@ static Module *finish(void) {
 }
 
 START_TEST(equal_ops_are_one) {
-  Tensor *x = build_tensor(b, "x", type2(b, DT_F32, 2, 3), ROLE_INPUT, (Loc){0});
-  Tensor *y = build_tensor(b, "y", type2(b, DT_F32, 2, 3), ROLE_INPUT, (Loc){0});
+  Tensor *x = build_tensor(b, "x", type2(b, MPCC_F32, 2, 3), ROLE_INPUT, (Loc){0});
+  Tensor *y = build_tensor(b, "y", type2(b, MPCC_F32, 2, 3), ROLE_INPUT, (Loc){0});
   build_func(b, "f");
   Value *vx = build_read(b, x), *vy = build_read(b, y);
   ck_assert_ptr_eq(build_read(b, x), vx);
@@ -44,13 +44,13 @@ START_TEST(equal_ops_are_one) {
   ck_assert_ptr_eq(build2(b, OP_add, vx, vy), sum);
   ck_assert_ptr_ne(build2(b, OP_add, vy, vx), sum);
   ck_assert_ptr_ne(build2(b, OP_mul, vx, vy), sum);
-  ck_assert_ptr_eq(build_const(b, 1, DT_F32), build_const(b, 1, DT_F32));
-  ck_assert_ptr_ne(build_const(b, 0.0, DT_F32), build_const(b, -0.0, DT_F32));
-  ck_assert_ptr_ne(build_const(b, 1, DT_F32), build_const(b, 1, DT_F16));
+  ck_assert_ptr_eq(build_const(b, 1, MPCC_F32), build_const(b, 1, MPCC_F32));
+  ck_assert_ptr_ne(build_const(b, 0.0, MPCC_F32), build_const(b, -0.0, MPCC_F32));
+  ck_assert_ptr_ne(build_const(b, 1, MPCC_F32), build_const(b, 1, MPCC_F16));
   /* expressions that differ in blanks only */
-  ck_assert_ptr_eq(build_expr(b, "a*2", DT_F32, 1, &vx),
-                   build_expr(b, " (a) * 2.0", DT_F32, 1, &vx));
-  ck_assert_ptr_ne(build_expr(b, "a*2", DT_F32, 1, &vx), build_expr(b, "a*3", DT_F32, 1, &vx));
+  ck_assert_ptr_eq(build_expr(b, "a*2", MPCC_F32, 1, &vx),
+                   build_expr(b, " (a) * 2.0", MPCC_F32, 1, &vx));
+  ck_assert_ptr_ne(build_expr(b, "a*2", MPCC_F32, 1, &vx), build_expr(b, "a*3", MPCC_F32, 1, &vx));
   /* attributes in any order */
   const Attr keep = attr_b(b, "keepdim", true), dims = attr_ints(b, "dims", 1, (int64_t[]){1}),
              other = attr_ints(b, "dims", 1, (int64_t[]){0});
@@ -73,7 +73,7 @@ END_TEST
 
 START_TEST(random_streams_stay_apart) {
   build_func(b, "f");
-  const Type *i64 = type_get(builder_types(b), DT_I64, 0, NULL);
+  const Type *i64 = type_get(builder_types(b), MPCC_I64, 0, NULL);
   Value *seed = build_read(b, build_tensor(b, "io.seed", i64, ROLE_SEED, (Loc){0}));
   Value *in[] = {seed, seed};
   const Attr shape = attr_ints(b, "shape", 1, (int64_t[]){4});
@@ -88,15 +88,15 @@ START_TEST(random_streams_stay_apart) {
 END_TEST
 
 START_TEST(trivial_ops_fold) {
-  Tensor *x = build_tensor(b, "x", type2(b, DT_F32, 6, 4), ROLE_INPUT, (Loc){0});
+  Tensor *x = build_tensor(b, "x", type2(b, MPCC_F32, 6, 4), ROLE_INPUT, (Loc){0});
   build_func(b, "f");
   Value *v = build_read(b, x);
-  const Attr to = attr_dt(b, "to", DT_F32);
+  const Attr to = attr_dt(b, "to", MPCC_F32);
   const Op *cast = build_op(b, OP_cast, 1, &v, 1, &to);
   ck_assert_ptr_eq(cast->out[0], v);
   ck_assert_int_eq(cast->nout, 1);
-  ck_assert_ptr_eq(build_cast(b, v, DT_F32), v);
-  ck_assert_ptr_ne(build_cast(b, v, DT_BF16), v);
+  ck_assert_ptr_eq(build_cast(b, v, MPCC_F32), v);
+  ck_assert_ptr_ne(build_cast(b, v, MPCC_BF16), v);
   ck_assert_ptr_eq(build_reshape(b, v, 2, (int64_t[]){6, 4}), v);
   Value *flat = build_reshape(b, v, 1, (int64_t[]){24});
   ck_assert_ptr_ne(flat, v);
@@ -120,7 +120,7 @@ START_TEST(trivial_ops_fold) {
 END_TEST
 
 START_TEST(exact_building_keeps_everything) {
-  Tensor *x = build_tensor(b, "x", type2(b, DT_F32, 6, 4), ROLE_INPUT, (Loc){0});
+  Tensor *x = build_tensor(b, "x", type2(b, MPCC_F32, 6, 4), ROLE_INPUT, (Loc){0});
   builder_exact(b);
   build_func(b, "f");
   Value *v = build_read(b, x), *w = build_read(b, x);
@@ -137,13 +137,13 @@ START_TEST(sums_to_a_shape) {
     int64_t dim[3];
   } cases[] = {{3, {2, 3, 4}}, {3, {2, 1, 4}}, {2, {3, 4}}, {2, {1, 4}}, {1, {1}}, {0, {0}}};
   build_func(b, "f");
-  const Type *full = type_get(builder_types(b), DT_F32, 3, (int64_t[]){2, 3, 4});
+  const Type *full = type_get(builder_types(b), MPCC_F32, 3, (int64_t[]){2, 3, 4});
   Value *v = build_read(b, build_tensor(b, "x", full, ROLE_INPUT, (Loc){0}));
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-    const Type *like = type_get(builder_types(b), DT_BF16, cases[i].rank, cases[i].dim);
+    const Type *like = type_get(builder_types(b), MPCC_BF16, cases[i].rank, cases[i].dim);
     Value *s = build_sum_to(b, v, like);
     ck_assert(type_same_shape(s->type, like));
-    ck_assert_int_eq(s->type->dt, DT_F32);
+    ck_assert_int_eq(s->type->dt, MPCC_F32);
     ck_assert_int_eq(s == v, i == 0);
   }
   module_destroy(finish());
@@ -153,7 +153,7 @@ END_TEST
 START_TEST(ops_know_where_they_come_from) {
   build_func(b, "f");
   build_at(b, (Loc){1, 2, 3, 4}, "layer.0", "because");
-  Value *c = build_const(b, 2, DT_F32);
+  Value *c = build_const(b, 2, MPCC_F32);
   ck_assert_str_eq(c->def->layer, "layer.0");
   ck_assert_str_eq(c->def->why, "because");
   ck_assert_uint_eq(c->def->loc.col, 3);
@@ -177,7 +177,7 @@ START_TEST(attributes) {
   build_module_attr(b, attr_i(b, "batch", 8));
   build_module_attr(b, attr_s(b, "mode", "32-true"));
   build_module_attr(b, attr_f(b, "clip_val", 0.5));
-  Tensor *t = build_tensor(b, "w", type2(b, DT_F32, 2, 3), ROLE_PARAM, (Loc){0});
+  Tensor *t = build_tensor(b, "w", type2(b, MPCC_F32, 2, 3), ROLE_PARAM, (Loc){0});
   static const char *const keys[] = {"std", "a", "z", "b", "y", "c", "x", "d", "w", "e"};
   for (int i = 0; i < 10; i++)
     build_tensor_attr(b, t, attr_i(b, keys[i], i));
@@ -213,7 +213,7 @@ END_TEST
 
 START_TEST(uses_are_listed_by_position) {
   build_func(b, "f");
-  Value *c = build_const(b, 2, DT_F32);
+  Value *c = build_const(b, 2, MPCC_F32);
   Value *d = build2(b, OP_mul, c, c), *e = build2(b, OP_add, c, d);
   const Func *f = build_current(b);
   const Uses *u = func_uses(f, arena);
@@ -228,7 +228,7 @@ START_TEST(uses_are_listed_by_position) {
 END_TEST
 
 START_TEST(errors_are_sticky) {
-  Tensor *x = build_tensor(b, "x", type2(b, DT_F32, 6, 4), ROLE_INPUT, (Loc){0});
+  Tensor *x = build_tensor(b, "x", type2(b, MPCC_F32, 6, 4), ROLE_INPUT, (Loc){0});
   build_func(b, "f");
   Value *v = build_read(b, x);
   Value *bad = build_reshape(b, v, 1, (int64_t[]){7});
@@ -236,8 +236,8 @@ START_TEST(errors_are_sticky) {
   ck_assert_ptr_nonnull(bad->type);
   const int nop = build_current(b)->nop;
   Value *more = build2(b, OP_add, bad, v);
-  more = build_cast(b, more, DT_F16);
-  more = build_expr(b, "a +", DT_F32, 1, &more);
+  more = build_cast(b, more, MPCC_F16);
+  more = build_expr(b, "a +", MPCC_F32, 1, &more);
   more = build_sum_to(b, more, x->type);
   build_write(b, x, more);
   build_func(b, "g");
@@ -251,7 +251,7 @@ START_TEST(errors_are_sticky) {
 END_TEST
 
 START_TEST(tensors_are_checked) {
-  build_tensor(b, "empty", type2(b, DT_F32, 0, 4), ROLE_INPUT, (Loc){0});
+  build_tensor(b, "empty", type2(b, MPCC_F32, 0, 4), ROLE_INPUT, (Loc){0});
   ck_assert(builder_failed(b));
   ck_assert_str_eq(diag_first(diag)->text, "tensor 'empty' is empty or too large");
   builder_destroy(b);
@@ -259,12 +259,13 @@ START_TEST(tensors_are_checked) {
 END_TEST
 
 START_TEST(views_of_views_are_views_of_the_base) {
-  const Type *t8 = type_get(builder_types(b), DT_F32, 1, (int64_t[]){8}),
-             *t4 = type_get(builder_types(b), DT_F32, 1, (int64_t[]){4});
+  const Type *t8 = type_get(builder_types(b), MPCC_F32, 1, (int64_t[]){8}),
+             *t4 = type_get(builder_types(b), MPCC_F32, 1, (int64_t[]){4});
   Tensor *base = build_tensor(b, "flat", t8, ROLE_PARAM, (Loc){0});
   Tensor *half = build_tensor_view(b, "half", t4, ROLE_PARAM, base, 4, (Loc){0});
-  Tensor *part = build_tensor_view(b, "part", type_get(builder_types(b), DT_F32, 1, (int64_t[]){2}),
-                                   ROLE_PARAM, half, 1, (Loc){0});
+  Tensor *part =
+      build_tensor_view(b, "part", type_get(builder_types(b), MPCC_F32, 1, (int64_t[]){2}),
+                        ROLE_PARAM, half, 1, (Loc){0});
   ck_assert_ptr_eq(part->base, base);
   ck_assert_int_eq(part->base_elem, 5);
   ck_assert_ptr_eq(module_tensor(builder_module(b), "half"), half);
@@ -276,22 +277,22 @@ END_TEST
 /* A module with every kind of attribute, a view before its base's other views, and a group. */
 static Module *sample(void) {
   build_module_attr(b, attr_s(b, "name", "sample"));
-  Tensor *flat = build_tensor(b, "flat", type_get(builder_types(b), DT_F32, 1, (int64_t[]){24}),
+  Tensor *flat = build_tensor(b, "flat", type_get(builder_types(b), MPCC_F32, 1, (int64_t[]){24}),
                               ROLE_PARAM, (Loc){0});
   Tensor *x =
-      build_tensor_view(b, "x", type2(b, DT_F32, 6, 4), ROLE_PARAM, flat, 0, (Loc){1, 2, 3, 4});
+      build_tensor_view(b, "x", type2(b, MPCC_F32, 6, 4), ROLE_PARAM, flat, 0, (Loc){1, 2, 3, 4});
   build_tensor_attr(b, x, attr_s(b, "init", "normal"));
   build_tensor_attr(b, x, attr_f(b, "std", 0.02));
-  Tensor *y = build_tensor(b, "y", type2(b, DT_BF16, 4, 6), ROLE_OUTPUT, (Loc){0});
+  Tensor *y = build_tensor(b, "y", type2(b, MPCC_BF16, 4, 6), ROLE_OUTPUT, (Loc){0});
   build_func(b, "f");
   build_at(b, (Loc){1, 5, 6, 7}, "fc", "why");
   Value *v = build_read(b, x);
-  v = build_expr(b, "gelu(a) * 2", DT_F32, 1, &v);
+  v = build_expr(b, "gelu(a) * 2", MPCC_F32, 1, &v);
   v = build_permute(b, v, (int64_t[]){1, 0});
-  build_write(b, y, build_cast(b, v, DT_BF16));
+  build_write(b, y, build_cast(b, v, MPCC_BF16));
   build_func(b, "g");
   const Attr shape = attr_ints(b, "shape", 2, (int64_t[]){4, 6});
-  Value *three = build_const(b, 3, DT_BF16);
+  Value *three = build_const(b, 3, MPCC_BF16);
   build_write(b, y, build_op(b, OP_expand, 1, &three, 1, &shape)->out[0]);
   return finish();
 }
@@ -332,13 +333,13 @@ END_TEST
 START_TEST(groups_copy_their_bodies) {
   Module *m;
   {
-    Tensor *x = build_tensor(b, "x", type2(b, DT_F32, 6, 4), ROLE_INPUT, (Loc){0});
+    Tensor *x = build_tensor(b, "x", type2(b, MPCC_F32, 6, 4), ROLE_INPUT, (Loc){0});
     build_func(b, "f");
     Value *v = build_read(b, x);
     Access in = {.stride = {4, 1}}, out = {.stride = {4, 1}};
-    Stmt stmt[] = {{.prim = PR_LOAD, .level = LV_ELEM, .dt = DT_F32, .arg = {-1, -1, -1, -1}},
-                   {.prim = PR_NEG, .level = LV_ELEM, .dt = DT_F32, .arg = {0, -1, -1, -1}},
-                   {.prim = PR_STORE, .level = LV_ELEM, .dt = DT_F32, .arg = {1, -1, -1, -1}}};
+    Stmt stmt[] = {{.prim = PR_LOAD, .level = LV_ELEM, .dt = MPCC_F32, .arg = {-1, -1, -1, -1}},
+                   {.prim = PR_NEG, .level = LV_ELEM, .dt = MPCC_F32, .arg = {0, -1, -1, -1}},
+                   {.prim = PR_STORE, .level = LV_ELEM, .dt = MPCC_F32, .arg = {1, -1, -1, -1}}};
     const Body body = {.ndim = 2,
                        .ncol = 1,
                        .dim = {6, 4},
@@ -387,7 +388,7 @@ START_TEST(survives_failed_allocations) {
     Module *m = NULL;
     b = builder_create(strings, diag, STAGE_FORWARD);
     if (b) {
-      const Type *ty = type2(b, DT_F32, 6, 4);
+      const Type *ty = type2(b, MPCC_F32, 6, 4);
       Tensor *x = build_tensor(b, "x", ty, ROLE_INPUT, (Loc){0});
       build_tensor_attr(b, x, attr_s(b, "field", "x"));
       build_module_attr(b, attr_i(b, "batch", 6));
@@ -396,9 +397,9 @@ START_TEST(survives_failed_allocations) {
         build_at(b, (Loc){0}, "layer", "why");
         Value *v = build_read(b, x);
         for (int i = 0; i < 40; i++)
-          v = build_expr(b, i % 2 ? "a * 2" : "silu(a) + b", DT_F32, i % 2 ? 1 : 2,
+          v = build_expr(b, i % 2 ? "a * 2" : "silu(a) + b", MPCC_F32, i % 2 ? 1 : 2,
                          (Value *[]){v, v});
-        v = build_sum_to(b, v, type_get(builder_types(b), DT_F32, 0, NULL));
+        v = build_sum_to(b, v, type_get(builder_types(b), MPCC_F32, 0, NULL));
       }
       Builder *source = b;
       Builder *to = builder_create(strings, diag, STAGE_FORWARD);

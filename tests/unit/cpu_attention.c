@@ -39,7 +39,7 @@ static Group *attention_group(const Case *c, const char *kind) {
   group_int(t, "causal", c->causal);
   group_float(t, "scale", 1.25 / sqrt((double)c->z.D));
   group_float(t, "dropout_p", c->dropout_p);
-  group_dtype(t, "compute", c->dt == DT_F64 ? DT_F64 : DT_F32);
+  group_dtype(t, "compute", c->dt == MPCC_F64 ? MPCC_F64 : MPCC_F32);
   if (c->round)
     group_dtype(t, "round", c->dt);
   return t;
@@ -48,8 +48,8 @@ static Group *attention_group(const Case *c, const char *kind) {
 static void add_random(const Case *c, Group *t) {
   if (c->dropout_p <= 0)
     return;
-  group_in(t, DT_I64, 1, (Access){0});
-  group_in(t, DT_I64, 3, (Access){2});
+  group_in(t, MPCC_I64, 1, (Access){0});
+  group_in(t, MPCC_I64, 3, (Access){2});
   group_param(t, 77);
 }
 
@@ -105,13 +105,13 @@ static void trial_free(Trial *x) {
  * and of sums of `terms` terms of the size of the largest result, each exact to `least` at best. */
 static void compare(const Case *c, const Trial *x, int k, double terms, double least) {
   const Elems *b = &x->out[k];
-  double most = 0, eps = fmax(c->dt == DT_F64 ? 0x1p-52 : 0x1p-23, least);
+  double most = 0, eps = fmax(c->dt == MPCC_F64 ? 0x1p-52 : 0x1p-23, least);
   for (int64_t i = 0; i < b->n; i++)
     most = fmax(most, fabs(b->value[i]));
   if (c->round)
     eps = fmax(eps, dtype_info(c->dt)->eps / 4);
   double slack = eps * (16 + 4 * sqrt(terms)) * fmax(most, 0.25);
-  if (b->dt == DT_F32 && c->dt == DT_F64) /* lse */
+  if (b->dt == MPCC_F32 && c->dt == MPCC_F64) /* lse */
     slack = 0x1p-23 * fmax(most, 1);
   for (int64_t i = 0; i < b->n; i++) {
     double v = elems_get(b, i), want = b->value[i];
@@ -130,8 +130,8 @@ static void compare(const Case *c, const Trial *x, int k, double terms, double l
 static void fill_random(const Case *c, Trial *x, int first) {
   if (c->dropout_p <= 0)
     return;
-  x->in[first] = elems_new(DT_I64, 1);
-  x->in[first + 1] = elems_new(DT_I64, 3);
+  x->in[first] = elems_new(MPCC_I64, 1);
+  x->in[first + 1] = elems_new(MPCC_I64, 3);
   elems_set(&x->in[first], 0, 1234);
   for (int i = 0; i < 3; i++)
     elems_set(&x->in[first + 1], i, i == 2 ? 9 : -1);
@@ -152,7 +152,7 @@ static void check_case(Case c) {
   add_random(&c, f.t);
   fill_random(&c, &f, 3);
   group_out(f.t, c.dt, qn, plain(&c, z.T));
-  group_out(f.t, DT_F32, rows, lse_access(&c));
+  group_out(f.t, MPCC_F32, rows, lse_access(&c));
   trial_run(&c, &f);
   compare(&c, &f, 0, (double)z.S, 0);
   compare(&c, &f, 1, (double)z.S, 0);
@@ -161,7 +161,7 @@ static void check_case(Case c) {
   Trial g = {.t = attention_group(&c, "attention_grad")};
   for (int k = 0; k < 3; k++) {
     int64_t n = k == 2 ? rows : qn;
-    DType dt = k == 2 ? DT_F32 : c.dt;
+    DType dt = k == 2 ? MPCC_F32 : c.dt;
     group_in(g.t, dt, n, k == 2 ? lse_access(&c) : plain(&c, z.T));
     g.in[k] = elems_new(dt, n);
     if (k == 0)
@@ -198,14 +198,14 @@ START_TEST(lengths_and_widths) {
     return;
   const char *level = target_cpu.level[_i / NSIZE];
   Size z = sizes[_i % NSIZE];
-  check_case((Case){level, z, DT_F32, false, false, 0, false});
-  check_case((Case){level, z, DT_F32, true, false, 0, z.T == z.S});
-  check_case((Case){level, z, DT_F64, _i % 2, false, 0, false});
+  check_case((Case){level, z, MPCC_F32, false, false, 0, false});
+  check_case((Case){level, z, MPCC_F32, true, false, 0, z.T == z.S});
+  check_case((Case){level, z, MPCC_F64, _i % 2, false, 0, false});
 }
 END_TEST
 
 START_TEST(dtypes_and_dropout) {
-  static const DType dt[] = {DT_F64, DT_F32, DT_BF16, DT_F16};
+  static const DType dt[] = {MPCC_F64, MPCC_F32, MPCC_BF16, MPCC_F16};
   if (_i / 4 >= run_levels())
     return;
   const char *level = target_cpu.level[_i / 4];
@@ -223,13 +223,13 @@ END_TEST
  * sum is the number of queries. */
 START_TEST(f64_is_exact) {
   const char *level = target_cpu.host_level();
-  Case c = {level, {1, 1, 20, 20, 8}, DT_F64, false, false, 0, false};
+  Case c = {level, {1, 1, 20, 20, 8}, MPCC_F64, false, false, 0, false};
   int64_t n = 160;
   Group *t = attention_group(&c, "attention_grad");
   Elems b[6], out[3];
   MpccArg args[9];
   for (int k = 0; k < 6; k++) {
-    DType dt = k == 2 ? DT_F32 : DT_F64;
+    DType dt = k == 2 ? MPCC_F32 : MPCC_F64;
     group_in(t, dt, k == 2 ? 20 : n, k == 2 ? lse_access(&c) : plain(&c, 20));
     b[k] = elems_new(dt, k == 2 ? 20 : n);
     elems_fill(&b[k], 3 + (uint32_t)k, 1);
@@ -238,8 +238,8 @@ START_TEST(f64_is_exact) {
   for (int64_t i = 0; i < n; i++) /* do */
     elems_set(&b[0], i, 1);
   for (int k = 0; k < 3; k++) {
-    group_out(t, DT_F64, n, plain(&c, 20));
-    out[k] = elems_new(DT_F64, n);
+    group_out(t, MPCC_F64, n, plain(&c, 20));
+    out[k] = elems_new(MPCC_F64, n);
     args[k].p = out[k].data;
   }
   Run r = run_compile(t, level);
@@ -264,13 +264,13 @@ START_TEST(scratch_is_linear) {
   const char *level = target_cpu.host_level();
   int64_t bytes[2];
   for (int i = 0; i < 2; i++) {
-    Case c = {level, {1, 1, 512 << i, 512 << i, 64}, DT_BF16, true, false, 0, false};
+    Case c = {level, {1, 1, 512 << i, 512 << i, 64}, MPCC_BF16, true, false, 0, false};
     Group *t = attention_group(&c, "attention");
     int64_t n = c.z.T * 64;
     for (int k = 0; k < 3; k++)
       group_in(t, c.dt, n, plain(&c, c.z.T));
     group_out(t, c.dt, n, plain(&c, c.z.T));
-    group_out(t, DT_F32, c.z.T, lse_access(&c));
+    group_out(t, MPCC_F32, c.z.T, lse_access(&c));
     Run r = run_compile(t, level);
     bytes[i] = r.scratch_bytes;
     run_free(&r);

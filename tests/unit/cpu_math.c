@@ -77,7 +77,7 @@ static double error_f64(double got, long double want) {
 static double sweep_f32(Prim p, double (*f)(double), double low, double high, uint32_t step,
                         bool absolute, const char *level) {
   static float in[N], out[N];
-  Run r = unary(p, DT_F32, DT_F32, DT_F32, level);
+  Run r = unary(p, MPCC_F32, MPCC_F32, MPCC_F32, level);
   double worst = 0;
   for (uint64_t base = 0; base < UINT64_C(1) << 32;) {
     int n = 0;
@@ -108,7 +108,7 @@ static double sweep_f32(Prim p, double (*f)(double), double low, double high, ui
 static double sweep_f64(Prim p, long double (*f)(long double), double low, double high,
                         const char *level) {
   static double in[N], out[N];
-  Run r = unary(p, DT_F64, DT_F64, DT_F64, level);
+  Run r = unary(p, MPCC_F64, MPCC_F64, MPCC_F64, level);
   double worst = 0;
   uint64_t state = 7;
   for (int round = 0; round < 40; round++) {
@@ -218,8 +218,8 @@ START_TEST(special_values) {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
       for (int k = 0; k < N; k++)
         inf[k] = (float)(in[k] = rows[i].x);
-      Run a = unary(rows[i].p, DT_F64, DT_F64, DT_F64, levels[l]);
-      Run b = unary(rows[i].p, DT_F32, DT_F32, DT_F32, levels[l]);
+      Run a = unary(rows[i].p, MPCC_F64, MPCC_F64, MPCC_F64, levels[l]);
+      Run b = unary(rows[i].p, MPCC_F32, MPCC_F32, MPCC_F32, levels[l]);
       call(&a, out, in);
       call(&b, outf, inf);
       double got[] = {out[0], outf[0]};
@@ -240,7 +240,7 @@ START_TEST(huge_angles) {
     in[i] = num_f32_from_bits(0x46000000u + (uint32_t)i * 59000u);
   for (int l = 0; l < nlevel; l++)
     for (int p = 0; p < 2; p++) {
-      Run r = unary(p ? PR_SIN : PR_COS, DT_F32, DT_F32, DT_F32, levels[l]);
+      Run r = unary(p ? PR_SIN : PR_COS, MPCC_F32, MPCC_F32, MPCC_F32, levels[l]);
       call(&r, out, in);
       for (int i = 0; i < N; i++)
         EXPECT(!isfinite(in[i]) || fabsf(out[i]) <= 1, "%a gives %a", (double)in[i],
@@ -254,7 +254,7 @@ END_TEST
 
 /* Every code of the narrow formats to f32; a copy within the format changes no code. */
 START_TEST(decode_all_codes) {
-  static const DType formats[] = {DT_BF16, DT_F16, DT_E4M3, DT_E5M2, DT_E8M0, DT_E2M1};
+  static const DType formats[] = {MPCC_BF16, MPCC_F16, MPCC_E4M3, MPCC_E5M2, MPCC_E8M0, MPCC_E2M1};
   const uint32_t codes[] = {65536, 65536, 256, 256, 256, 16};
   static uint16_t in[N], same[N];
   static float out[N];
@@ -262,8 +262,8 @@ START_TEST(decode_all_codes) {
     for (int f = 0; f < 6; f++) {
       DType dt = formats[f];
       size_t bytes = dtype_bytes(dt);
-      Run r = unary(PR_COUNT, DT_F32, dt, DT_F32, levels[l]);
-      Run id = unary(PR_COUNT, DT_F32, dt, dt, levels[l]);
+      Run r = unary(PR_COUNT, MPCC_F32, dt, MPCC_F32, levels[l]);
+      Run id = unary(PR_COUNT, MPCC_F32, dt, dt, levels[l]);
       for (uint32_t base = 0; base < codes[f]; base += N) {
         for (uint32_t i = 0; i < N; i++)
           memcpy((char *)in + i * bytes, &(uint16_t){(uint16_t)((base + i) % codes[f])}, bytes);
@@ -287,14 +287,14 @@ END_TEST
 /* f32 bit patterns `step` apart, and their neighbours of every tie, to the narrow formats: the same
  * code as num.h, NaN and subnormals included. */
 START_TEST(encode_sweep) {
-  static const DType formats[] = {DT_BF16, DT_F16, DT_E4M3, DT_E5M2, DT_E8M0, DT_E2M1};
+  static const DType formats[] = {MPCC_BF16, MPCC_F16, MPCC_E4M3, MPCC_E5M2, MPCC_E8M0, MPCC_E2M1};
   static float in[N];
   static uint16_t out[N];
   for (int l = 0; l < nlevel; l++)
     for (int f = 0; f < 6; f++) {
       DType dt = formats[f];
       size_t bytes = dtype_bytes(dt);
-      Run r = unary(PR_COUNT, DT_F32, DT_F32, dt, levels[l]);
+      Run r = unary(PR_COUNT, MPCC_F32, MPCC_F32, dt, levels[l]);
       for (uint64_t base = 0; base < UINT64_C(1) << 32;) {
         for (int i = 0; i < N; i += 4, base += 4096) { /* 2^12 apart hits all ties of f16 */
           in[i] = num_f32_from_bits((uint32_t)base);
@@ -329,15 +329,15 @@ START_TEST(encode_pairs) {
     Group *t = group_new("rows", 2, (int64_t[]){CODES / 64, 64}, 1);
     t->body.panel_rows = 3;
     Access a = {.stride = {64, 1}};
-    group_in(t, DT_BF16, CODES, a);
-    group_in(t, DT_F32, CODES, a);
-    const DType to[] = {DT_E4M3, DT_E5M2, DT_BF16};
+    group_in(t, MPCC_BF16, CODES, a);
+    group_in(t, MPCC_F32, CODES, a);
+    const DType to[] = {MPCC_E4M3, MPCC_E5M2, MPCC_BF16};
     int from[2];
     for (int k = 0; k < 2; k++)
-      from[k] = group_stmt(t, PR_LOAD, DT_F32, k, 0, -1, -1, -1, -1);
+      from[k] = group_stmt(t, PR_LOAD, MPCC_F32, k, 0, -1, -1, -1, -1);
     for (int k = 0; k < 3; k++) {
       group_out(t, to[k], CODES, a);
-      group_stmt(t, PR_STORE, DT_F32, k, 0, from[k / 2], -1, -1, -1);
+      group_stmt(t, PR_STORE, MPCC_F32, k, 0, from[k / 2], -1, -1, -1);
     }
     Run r = run_compile(t, levels[l]);
     MpccArg args[] = {{.p = codes[0]}, {.p = codes[1]}, {.p = rounded}, {.p = x}, {.p = y}};
@@ -350,7 +350,7 @@ START_TEST(encode_pairs) {
       for (int i = 0; i < CODES; i++)
         for (int k = 0; k < 3; k++) {
           uint32_t want = 0, got = k < 2 ? codes[k][i] : rounded[i];
-          num_store(&want, to[k], k < 2 ? num_load(&x[i], DT_BF16) : (double)y[i]);
+          num_store(&want, to[k], k < 2 ? num_load(&x[i], MPCC_BF16) : (double)y[i]);
           uint32_t bits;
           memcpy(&bits, &y[i], 4);
           if (k == 2 && isnan(y[i])) /* a double keeps no signalling NaN */
@@ -367,7 +367,8 @@ END_TEST
 
 /* f64 to narrow formats rounds once. */
 START_TEST(encode_f64) {
-  static const DType formats[] = {DT_F32, DT_BF16, DT_F16, DT_E4M3, DT_E5M2, DT_E8M0, DT_E2M1};
+  static const DType formats[] = {MPCC_F32,  MPCC_BF16, MPCC_F16, MPCC_E4M3,
+                                  MPCC_E5M2, MPCC_E8M0, MPCC_E2M1};
   static double in[N];
   static uint32_t out[N];
   uint64_t state = 3;
@@ -381,7 +382,7 @@ START_TEST(encode_f64) {
     for (int f = 0; f < 7; f++) {
       DType dt = formats[f];
       size_t bytes = dtype_bytes(dt);
-      Run r = unary(PR_COUNT, DT_F64, DT_F64, dt, levels[l]);
+      Run r = unary(PR_COUNT, MPCC_F64, MPCC_F64, dt, levels[l]);
       call(&r, out, in);
       for (int i = 0; i < N; i++) {
         double got = num_load((char *)out + (size_t)i * bytes, dt), want = num_round(in[i], dt);
@@ -395,7 +396,8 @@ END_TEST
 
 /* PR_ROUND inside a body equals the same rounding in num.h. */
 START_TEST(round_statement) {
-  static const DType formats[] = {DT_F32, DT_BF16, DT_F16, DT_E4M3, DT_E5M2, DT_E8M0, DT_E2M1};
+  static const DType formats[] = {MPCC_F32,  MPCC_BF16, MPCC_F16, MPCC_E4M3,
+                                  MPCC_E5M2, MPCC_E8M0, MPCC_E2M1};
   static float in[N], out[N];
   for (int i = 0; i < N; i++)
     in[i] = num_f32_from_bits((uint32_t)i * 262147u);
@@ -404,12 +406,12 @@ START_TEST(round_statement) {
       Group *t = group_new("rows", 1, (int64_t[]){N}, 1);
       t->body.panel_rows = 1;
       Access a = {.stride = {1}};
-      group_in(t, DT_F32, N, a);
-      group_out(t, DT_F32, N, a);
-      int x = group_stmt(t, PR_LOAD, DT_F32, 0, 0, -1, -1, -1, -1);
-      int y = group_stmt(t, PR_ROUND, DT_F32, -1, 0, x, -1, -1, -1);
+      group_in(t, MPCC_F32, N, a);
+      group_out(t, MPCC_F32, N, a);
+      int x = group_stmt(t, PR_LOAD, MPCC_F32, 0, 0, -1, -1, -1, -1);
+      int y = group_stmt(t, PR_ROUND, MPCC_F32, -1, 0, x, -1, -1, -1);
       t->body.stmt[y].rd = (uint8_t)formats[f];
-      group_stmt(t, PR_STORE, DT_F32, 0, 0, y, -1, -1, -1);
+      group_stmt(t, PR_STORE, MPCC_F32, 0, 0, y, -1, -1, -1);
       Run r = run_compile(t, levels[l]);
       call(&r, out, in);
       for (int i = 0; i < N; i++) {
@@ -437,16 +439,16 @@ START_TEST(random_bits) {
     t->body.panel_rows = 1;
     t->body.nparam = 1;
     Access a = {.stride = {1}}, scalar = {0};
-    group_in(t, DT_I64, COUNT, a);
-    group_in(t, DT_I64, 1, scalar);
-    group_in(t, DT_I64, 1, scalar);
-    group_out(t, DT_F32, COUNT, a);
+    group_in(t, MPCC_I64, COUNT, a);
+    group_in(t, MPCC_I64, 1, scalar);
+    group_in(t, MPCC_I64, 1, scalar);
+    group_out(t, MPCC_F32, COUNT, a);
     int s[4];
     for (int k = 0; k < 3; k++)
-      s[k] = group_stmt(t, PR_LOAD, DT_I64, k, 0, -1, -1, -1, -1);
-    s[3] = group_stmt(t, PR_PARAM, DT_I64, 0, 0, -1, -1, -1, -1);
-    int v = group_stmt(t, PR_RAND, DT_F32, -1, 0, s[1], s[2], s[0], s[3]);
-    group_stmt(t, PR_STORE, DT_F32, 0, 0, v, -1, -1, -1);
+      s[k] = group_stmt(t, PR_LOAD, MPCC_I64, k, 0, -1, -1, -1, -1);
+    s[3] = group_stmt(t, PR_PARAM, MPCC_I64, 0, 0, -1, -1, -1, -1);
+    int v = group_stmt(t, PR_RAND, MPCC_F32, -1, 0, s[1], s[2], s[0], s[3]);
+    group_stmt(t, PR_STORE, MPCC_F32, 0, 0, v, -1, -1, -1);
     Run r = run_compile(t, levels[l]);
     MpccArg args[] = {{.p = out}, {.p = element}, {.p = &seed}, {.p = &step}, {.i = stream}};
     r.fn(args, 0, r.ntiles, r.scratch);

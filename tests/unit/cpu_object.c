@@ -23,12 +23,12 @@ static void kernels_new(Kernels *ks) {
     Group *t = group_new("rows", 2, (int64_t[]){4, N / 4}, 1);
     t->body.panel_rows = 1;
     Access a = {.stride = {N / 4, 1}};
-    group_in(t, DT_F32, N, a);
-    group_out(t, DT_F32, N, a);
-    int x = group_stmt(t, PR_LOAD, DT_F32, 0, 0, -1, -1, -1, -1);
-    int c = group_stmt(t, PR_CONST, DT_F32, -1, k + 2, -1, -1, -1, -1);
-    int y = group_stmt(t, PR_MUL, DT_F32, -1, 0, x, c, -1, -1);
-    group_stmt(t, PR_STORE, DT_F32, 0, 0, y, -1, -1, -1);
+    group_in(t, MPCC_F32, N, a);
+    group_out(t, MPCC_F32, N, a);
+    int x = group_stmt(t, PR_LOAD, MPCC_F32, 0, 0, -1, -1, -1, -1);
+    int c = group_stmt(t, PR_CONST, MPCC_F32, -1, k + 2, -1, -1, -1, -1);
+    int y = group_stmt(t, PR_MUL, MPCC_F32, -1, 0, x, c, -1, -1);
+    group_stmt(t, PR_STORE, MPCC_F32, 0, 0, y, -1, -1, -1);
     ks->group[k] = t;
     ks->kernel[k] = (Kernel){.group = &t->op, .symbol = names[k]};
   }

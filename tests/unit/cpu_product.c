@@ -27,15 +27,15 @@ typedef struct {
 static int columns(const char *level, DType compute) {
   TargetCaps caps;
   ck_assert_int_eq(target_cpu.caps(level, &caps), MPCC_OK);
-  return compute == DT_F64    ? caps.panel_cols_f64
-         : compute == DT_BF16 ? caps.panel_cols_bf16
+  return compute == MPCC_F64    ? caps.panel_cols_f64
+         : compute == MPCC_BF16 ? caps.panel_cols_bf16
                               : caps.panel_cols_f32;
 }
 
 /* out = acc, or gelu-like work on acc + bias + residual with two results, over rows [3, M / 3] when
  * M allows, so that row addresses need more than one stride. */
 static void statements(Group *t, const Case *c, int64_t rows0, int64_t rows1) {
-  DType r = c->t.compute == DT_F64 ? DT_F64 : DT_F32;
+  DType r = c->t.compute == MPCC_F64 ? MPCC_F64 : MPCC_F32;
   int64_t M = c->s.M, N = c->s.N;
   int acc = group_stmt(t, PR_ACC, r, 0, 0, -1, -1, -1, -1);
   if (!c->epilogue) {
@@ -45,20 +45,20 @@ static void statements(Group *t, const Case *c, int64_t rows0, int64_t rows1) {
   }
   /* bias[N]; residual stored as [rows1, rows0, N + 1] with an offset */
   group_in(t, r, N, (Access){0, {0, 0, 1}});
-  group_in(t, DT_BF16, M * (N + 1) + 1, (Access){1, {N + 1, rows0 * (N + 1), 1}});
+  group_in(t, MPCC_BF16, M * (N + 1) + 1, (Access){1, {N + 1, rows0 * (N + 1), 1}});
   group_out(t, c->t.out, M * N, (Access){0, {rows1 * N, N, 1}});
-  group_out(t, DT_F16, M * N, (Access){0, {rows1, 1, M}}); /* [N, rows] */
+  group_out(t, MPCC_F16, M * N, (Access){0, {rows1, 1, M}}); /* [N, rows] */
   int bias = group_stmt(t, PR_LOAD, r, 2, 0, -1, -1, -1, -1);
-  int residual = group_stmt(t, PR_LOAD, DT_F32, 3, 0, -1, -1, -1, -1);
-  if (r == DT_F64)
+  int residual = group_stmt(t, PR_LOAD, MPCC_F32, 3, 0, -1, -1, -1, -1);
+  if (r == MPCC_F64)
     residual = group_stmt(t, PR_CVT, r, 0, 0, residual, -1, -1, -1);
   int x = group_stmt(t, PR_ADD, r, 0, 0, acc, bias, -1, -1);
   int zero = group_stmt(t, PR_CONST, r, 0, 0, -1, -1, -1, -1);
-  int below = group_stmt(t, PR_LT, DT_B1, 0, 0, x, zero, -1, -1);
+  int below = group_stmt(t, PR_LT, MPCC_B1, 0, 0, x, zero, -1, -1);
   int y = group_stmt(t, PR_SELECT, r, 0, 0, below, zero, x, -1);
-  int row = group_stmt(t, PR_INDEX, DT_I64, 1, 0, -1, -1, -1, -1);
-  int col = group_stmt(t, PR_INDEX, DT_I64, 2, 0, -1, -1, -1, -1);
-  int sum = group_stmt(t, PR_ADD, DT_I64, 0, 0, row, col, -1, -1);
+  int row = group_stmt(t, PR_INDEX, MPCC_I64, 1, 0, -1, -1, -1, -1);
+  int col = group_stmt(t, PR_INDEX, MPCC_I64, 2, 0, -1, -1, -1, -1);
+  int sum = group_stmt(t, PR_ADD, MPCC_I64, 0, 0, row, col, -1, -1);
   int at = group_stmt(t, PR_CVT, r, 0, 0, sum, -1, -1, -1);
   int tiny = group_stmt(t, PR_CONST, r, 0, 1.0 / 64, -1, -1, -1, -1);
   int z = group_stmt(t, PR_MUL, r, 0, 0, at, tiny, -1, -1);
@@ -82,7 +82,7 @@ static Access a_access(const Case *c, int64_t rows1) {
 
 /* |got - want| within the rounding of results to dt, and of k sums of magnitude up to `size`. */
 static void compare(const Case *c, const Elems *got, const double *want, double size) {
-  double sums = c->t.compute == DT_F64 ? 0x1p-52 : 0x1p-23;
+  double sums = c->t.compute == MPCC_F64 ? 0x1p-52 : 0x1p-23;
   double slack = sums * (8 + sqrt((double)c->s.K)) * size;
   const DTypeInfo *info = dtype_info(got->dt);
   for (int64_t i = 0; i < got->n; i++) {
@@ -97,17 +97,17 @@ static void compare(const Case *c, const Elems *got, const double *want, double 
   }
 }
 
-/* Packs b, rounded to `round` unless that is DT_COUNT, checks it element by element, gives the
- * packed buffer. */
+/* Packs b, rounded to `round` unless that is MPCC_DTYPE_COUNT, checks it element by element, gives
+ * the packed buffer. */
 static Elems pack(const Case *c, const Elems *b, DType round) {
   int64_t N = c->s.N, K = c->s.K;
-  int p = c->t.compute == DT_BF16 ? 2 : 1, cols = columns(c->level, c->t.compute);
+  int p = c->t.compute == MPCC_BF16 ? 2 : 1, cols = columns(c->level, c->t.compute);
   Group *t = group_new("pack", 2, (int64_t[]){N, K}, 2);
   const Type *type = group_packed(t, c->t.compute, N, K, cols, p);
   group_in(t, c->t.b, N * K, (Access){0, {c->tb ? K : 1, c->tb ? 1 : N}});
   group_out_type(t, type, (Access){0});
   group_dtype(t, "compute", c->t.compute);
-  if (round != DT_COUNT)
+  if (round != MPCC_DTYPE_COUNT)
     group_dtype(t, "round", round);
   Run r = run_compile(t, c->level);
   Elems packed = elems_new(c->t.compute, type_elems(type));
@@ -129,11 +129,11 @@ static Elems pack(const Case *c, const Elems *b, DType round) {
 
 static void check_product(Case c) {
   int64_t M = c.s.M, N = c.s.N, K = c.s.K, rows0 = M % 3 ? 1 : 3, rows1 = M / rows0;
-  int p = c.t.compute == DT_BF16 ? 2 : 1, cols = columns(c.level, c.t.compute);
+  int p = c.t.compute == MPCC_BF16 ? 2 : 1, cols = columns(c.level, c.t.compute);
   Elems a = elems_new(c.t.a, M * K * (c.order == A_STRIDED ? 3 : 1)), b = elems_new(c.t.b, N * K);
   elems_fill(&a, 1, 1);
   elems_fill(&b, 2, 1);
-  Elems packed = pack(&c, &b, DT_COUNT);
+  Elems packed = pack(&c, &b, MPCC_DTYPE_COUNT);
   Group *t = group_new("product", 3, (int64_t[]){rows0, rows1, N}, 1);
   group_in(t, c.t.a, a.n, a_access(&c, rows1));
   group_in_type(t, group_packed(t, c.t.compute, N, K, cols, p), (Access){0});
@@ -184,7 +184,7 @@ static void check_product(Case c) {
 static bool can(const char *level, DType compute) {
   TargetCaps caps;
   target_cpu.caps(level, &caps);
-  return compute != DT_BF16 || caps.bf16_dot;
+  return compute != MPCC_BF16 || caps.bf16_dot;
 }
 
 static const Size sizes[] = {
@@ -195,9 +195,9 @@ enum { NSIZE = sizeof sizes / sizeof *sizes };
 
 /* Every size and orientation, one type per compute dtype. */
 START_TEST(all_sizes) {
-  static const Types types[] = {{DT_F32, DT_F32, DT_F32, DT_F32},
-                                {DT_F64, DT_F64, DT_F64, DT_F64},
-                                {DT_BF16, DT_BF16, DT_BF16, DT_BF16}};
+  static const Types types[] = {{MPCC_F32, MPCC_F32, MPCC_F32, MPCC_F32},
+                                {MPCC_F64, MPCC_F64, MPCC_F64, MPCC_F64},
+                                {MPCC_BF16, MPCC_BF16, MPCC_BF16, MPCC_BF16}};
   const char *level = target_cpu.level[_i / 3];
   Types t = types[_i % 3];
   if (_i / 3 >= run_levels() || !can(level, t.compute))
@@ -211,11 +211,11 @@ END_TEST
 /* Every storage dtype, orientation and the statements. */
 START_TEST(all_types) {
   static const Types types[] = {
-      {DT_F32, DT_F32, DT_F32, DT_BF16},  {DT_BF16, DT_BF16, DT_F32, DT_F32},
-      {DT_F16, DT_F16, DT_F32, DT_F16},   {DT_E4M3, DT_E5M2, DT_F32, DT_F32},
-      {DT_E5M2, DT_F16, DT_F32, DT_E4M3}, {DT_F32, DT_F64, DT_F64, DT_F64},
-      {DT_BF16, DT_F32, DT_F64, DT_F32},  {DT_E4M3, DT_BF16, DT_BF16, DT_F32},
-      {DT_F32, DT_E5M2, DT_BF16, DT_BF16}};
+      {MPCC_F32, MPCC_F32, MPCC_F32, MPCC_BF16},  {MPCC_BF16, MPCC_BF16, MPCC_F32, MPCC_F32},
+      {MPCC_F16, MPCC_F16, MPCC_F32, MPCC_F16},   {MPCC_E4M3, MPCC_E5M2, MPCC_F32, MPCC_F32},
+      {MPCC_E5M2, MPCC_F16, MPCC_F32, MPCC_E4M3}, {MPCC_F32, MPCC_F64, MPCC_F64, MPCC_F64},
+      {MPCC_BF16, MPCC_F32, MPCC_F64, MPCC_F32},  {MPCC_E4M3, MPCC_BF16, MPCC_BF16, MPCC_F32},
+      {MPCC_F32, MPCC_E5M2, MPCC_BF16, MPCC_BF16}};
   static const Size some[] = {{33, 70, 45}, {30, 64, 34}};
   const char *level = target_cpu.level[_i];
   if (_i >= run_levels())
@@ -229,24 +229,25 @@ END_TEST
 
 /* Rounding while packing is what packing a rounded copy is. */
 START_TEST(packs_round) {
-  static const DType formats[] = {DT_BF16, DT_F16};
+  static const DType formats[] = {MPCC_BF16, MPCC_F16};
   const char *level = target_cpu.level[_i];
   if (_i >= run_levels())
     return;
   for (int k = 0; k < 16; k++) {
-    DType round = formats[k % 2], compute = round == DT_BF16 && k % 4 > 1 ? DT_BF16 : DT_F32;
+    DType round = formats[k % 2], compute = round == MPCC_BF16 && k % 4 > 1 ? MPCC_BF16 : MPCC_F32;
     if (!can(level, compute))
       continue;
-    Case c = {level, sizes[2 + k / 4 * 3], {DT_F32, DT_F32, compute, DT_F32}, A_ROWS, k / 2 % 2,
-              false};
-    Elems b = elems_new(DT_F32, c.s.N * c.s.K), copy = elems_new(round, b.n);
+    Case c = {
+        level, sizes[2 + k / 4 * 3], {MPCC_F32, MPCC_F32, compute, MPCC_F32}, A_ROWS, k / 2 % 2,
+        false};
+    Elems b = elems_new(MPCC_F32, c.s.N * c.s.K), copy = elems_new(round, b.n);
     elems_fill(&b, 2, 1.0 / 3);
     elems_set(&b, 0, k % 3 ? 0x1.01p-3 : 1e6); /* a tie in bf16; more than float16 has */
     for (int64_t i = 0; i < b.n; i++)
       elems_set(&copy, i, b.value[i]);
     Elems packed = pack(&c, &b, round);
     c.t.b = round;
-    Elems want = pack(&c, &copy, DT_COUNT);
+    Elems want = pack(&c, &copy, MPCC_DTYPE_COUNT);
     ck_assert_int_eq(memcmp(packed.data, want.data, (size_t)want.n * dtype_bytes(compute)), 0);
     elems_free(&b);
     elems_free(&copy);
@@ -261,7 +262,7 @@ END_TEST
 static void check_batch(const char *level, Size z, Types y, bool ta, bool tb) {
   enum { I = 2, J = 3 };
   int64_t M = z.M, N = z.N, K = z.K;
-  DType reg = y.compute == DT_F64 ? DT_F64 : DT_F32;
+  DType reg = y.compute == MPCC_F64 ? MPCC_F64 : MPCC_F32;
   Case c = {level, z, y, ta ? A_TRANSPOSED : A_ROWS, tb, true};
   Elems a = elems_new(y.a, I * J * M * K), b = elems_new(y.b, I * J * N * K + 1);
   elems_fill(&a, 1, 1);
@@ -274,7 +275,7 @@ static void check_batch(const char *level, Size z, Types y, bool ta, bool tb) {
   group_dtype(t, "compute", y.compute);
   group_ints(t, "factor", 2, (int64_t[]){tb ? 1 : N, tb ? K : 1});
   int acc = group_stmt(t, PR_ACC, reg, 0, 0, -1, -1, -1, -1);
-  int j = group_stmt(t, PR_INDEX, DT_I64, 1, 0, -1, -1, -1, -1);
+  int j = group_stmt(t, PR_INDEX, MPCC_I64, 1, 0, -1, -1, -1, -1);
   int at = group_stmt(t, PR_CVT, reg, 0, 0, j, -1, -1, -1);
   int sum = group_stmt(t, PR_ADD, reg, 0, 0, acc, at, -1, -1);
   group_stmt(t, PR_STORE, reg, 0, 0, N % 3 ? sum : acc, -1, -1, -1);
@@ -297,10 +298,10 @@ static void check_batch(const char *level, Size z, Types y, bool ta, bool tb) {
 }
 
 START_TEST(batches) {
-  static const Types types[] = {{DT_F32, DT_F32, DT_F32, DT_F32},
-                                {DT_F64, DT_F64, DT_F64, DT_F64},
-                                {DT_BF16, DT_BF16, DT_F32, DT_BF16},
-                                {DT_F16, DT_E4M3, DT_F32, DT_F16}};
+  static const Types types[] = {{MPCC_F32, MPCC_F32, MPCC_F32, MPCC_F32},
+                                {MPCC_F64, MPCC_F64, MPCC_F64, MPCC_F64},
+                                {MPCC_BF16, MPCC_BF16, MPCC_F32, MPCC_BF16},
+                                {MPCC_F16, MPCC_E4M3, MPCC_F32, MPCC_F16}};
   static const Size some[] = {
       {4, 33, 5}, {70, 65, 67}, {16, 64, 32}, {17, 32, 1100}, {130, 96, 40}};
   const char *level = target_cpu.level[_i];
@@ -317,19 +318,19 @@ END_TEST
 START_TEST(specials_stay_in_their_row) {
   const char *level = target_cpu.host_level();
   int64_t M = 31, N = 40, K = 37;
-  int cols = columns(level, DT_F32);
+  int cols = columns(level, MPCC_F32);
   Group *t = group_new("product", 2, (int64_t[]){M, N}, 1);
-  const Type *packed = group_packed(t, DT_F32, N, K, cols, 1);
-  group_in(t, DT_BF16, M * K, (Access){0, {K, 1}});
+  const Type *packed = group_packed(t, MPCC_F32, N, K, cols, 1);
+  group_in(t, MPCC_BF16, M * K, (Access){0, {K, 1}});
   group_in_type(t, packed, (Access){0});
-  group_out(t, DT_F32, M * N, (Access){0, {N, 1}});
+  group_out(t, MPCC_F32, M * N, (Access){0, {N, 1}});
   group_int(t, "k", K);
-  group_dtype(t, "compute", DT_F32);
-  int acc = group_stmt(t, PR_ACC, DT_F32, 0, 0, -1, -1, -1, -1);
-  group_stmt(t, PR_STORE, DT_F32, 0, 0, acc, -1, -1, -1);
+  group_dtype(t, "compute", MPCC_F32);
+  int acc = group_stmt(t, PR_ACC, MPCC_F32, 0, 0, -1, -1, -1, -1);
+  group_stmt(t, PR_STORE, MPCC_F32, 0, 0, acc, -1, -1, -1);
   Run r = run_compile(t, level);
-  Elems a = elems_new(DT_BF16, M * K), b = elems_new(DT_F32, type_elems(packed));
-  Elems out = elems_new(DT_F32, M * N);
+  Elems a = elems_new(MPCC_BF16, M * K), b = elems_new(MPCC_F32, type_elems(packed));
+  Elems out = elems_new(MPCC_F32, M * N);
   elems_fill(&a, 3, 1);
   elems_fill(&b, 4, 1);
   elems_set(&a, 17 * K + K - 1, NAN);

@@ -81,7 +81,7 @@ static void data_new(Data *d, Group *t) {
     d->in_ref[k] = malloc((size_t)n * sizeof(double));
     for (int64_t i = 0; i < n; i++) {
       char *p = d->in[k].data + (size_t)i * dtype_bytes(dt);
-      num_store(p, dt, dtype_is_float(dt) ? uniform(-2, 2) : dt == DT_B1 ? below(2) : below(100));
+      num_store(p, dt, dtype_is_float(dt) ? uniform(-2, 2) : dt == MPCC_B1 ? below(2) : below(100));
       d->in_ref[k][i] = num_load(p, dt);
     }
   }
@@ -126,7 +126,7 @@ static bool near(double got, double want, DType dt, double noise) {
     return true;
   double scale = fmax(fabs(want), 1);
   double step = dtype_is_float(dt) ? fmax(dtype_info(dt)->eps, 0x1p-23) : 0;
-  if (dt == DT_F64)
+  if (dt == MPCC_F64)
     step = 0x1p-52;
   return fabs(got - want) <=
          1.01 * step * fabs(want) + dtype_info(dt)->min_normal * step + noise * scale;
@@ -211,7 +211,7 @@ static int op2(Group *t, Prim p, int a, int b) {
 }
 
 static int number(Group *t, double v) {
-  return put(t, PR_CONST, DT_F32, -1, v, -1, -1, -1);
+  return put(t, PR_CONST, MPCC_F32, -1, v, -1, -1, -1);
 }
 
 /* Adds operand and its load. */
@@ -222,10 +222,10 @@ static int load(Group *t, DType dt, int64_t elems, Access a) {
 
 static void store(Group *t, DType dt, int64_t elems, Access a, int v) {
   group_out(t, dt, elems, a);
-  put(t, PR_STORE, DT_F32, t->op.nout - 1, 0, v, -1, -1);
+  put(t, PR_STORE, MPCC_F32, t->op.nout - 1, 0, v, -1, -1);
 }
 
-static const DType floats[] = {DT_F32, DT_BF16, DT_F16, DT_E4M3, DT_E5M2};
+static const DType floats[] = {MPCC_F32, MPCC_BF16, MPCC_F16, MPCC_E4M3, MPCC_E5M2};
 static const int sizes[] = {1, 7, 15, 16, 17, 50, 64, 131, 197};
 enum { NSIZE = sizeof sizes / sizeof *sizes };
 
@@ -240,7 +240,7 @@ START_TEST(layer_norm_and_sums) {
       Group *t = group_new("rows", 2, (int64_t[]){rows, cols}, 1);
       t->body.panel_rows = panel;
       int x = load(t, dt, rows * cols, rows_access(cols, 1));
-      int w = load(t, DT_F32, cols, rows_access(0, 1));
+      int w = load(t, MPCC_F32, cols, rows_access(0, 1));
       int inv = number(t, 1.0 / (double)cols);
       int mean = op2(t, PR_MUL, op1(t, PR_RSUM, x), inv);
       int c = op2(t, PR_SUB, x, mean);
@@ -248,11 +248,11 @@ START_TEST(layer_norm_and_sums) {
       int rstd = op2(t, PR_DIV, number(t, 1), op1(t, PR_SQRT, op2(t, PR_ADD, var, number(t, 0.1))));
       int y = op2(t, PR_MUL, op2(t, PR_MUL, c, rstd), w);
       store(t, dt, rows * cols, rows_access(cols, 1), y);
-      store(t, DT_F32, rows, rows_access(1, 0), mean);
-      store(t, DT_F32, 4 * cols, rows_access(cols, 1), op1(t, PR_CSUM, y));
-      store(t, DT_F32, 4, rows_access(1, 0), op1(t, PR_ASUM, y));
-      store(t, DT_F32, 4, rows_access(1, 0), op1(t, PR_AMAX, op1(t, PR_ABS, x)));
-      store(t, DT_F32, 4, rows_access(1, 0), op1(t, PR_ASUM, mean));
+      store(t, MPCC_F32, rows, rows_access(1, 0), mean);
+      store(t, MPCC_F32, 4 * cols, rows_access(cols, 1), op1(t, PR_CSUM, y));
+      store(t, MPCC_F32, 4, rows_access(1, 0), op1(t, PR_ASUM, y));
+      store(t, MPCC_F32, 4, rows_access(1, 0), op1(t, PR_AMAX, op1(t, PR_ABS, x)));
+      store(t, MPCC_F32, 4, rows_access(1, 0), op1(t, PR_ASUM, mean));
       judge(t, 2e-5, "layer_norm");
       group_free(t);
     }
@@ -267,22 +267,23 @@ START_TEST(pairs) {
     Access full = rows_access(cols, 1);
     Group *t = group_new("rows", 2, (int64_t[]){rows, cols}, 1);
     t->body.panel_rows = 4;
-    int x = load(t, DT_BF16, n, full), y = load(t, DT_BF16, n, full), h = load(t, DT_F16, n, full);
-    int q = load(t, DT_E4M3, cols, rows_access(0, 1));
+    int x = load(t, MPCC_BF16, n, full), y = load(t, MPCC_BF16, n, full),
+        h = load(t, MPCC_F16, n, full);
+    int q = load(t, MPCC_E4M3, cols, rows_access(0, 1));
     int z = op2(t, PR_ADD, op2(t, PR_MUL, h, q), op2(t, PR_SUB, x, y));
-    int column = put(t, PR_INDEX, DT_I64, 1, 0, -1, -1, -1);
-    int row = put(t, PR_INDEX, DT_I64, 0, 0, -1, -1, -1);
+    int column = put(t, PR_INDEX, MPCC_I64, 1, 0, -1, -1, -1);
+    int row = put(t, PR_INDEX, MPCC_I64, 0, 0, -1, -1, -1);
     t->body.stmt[column].level = LV_ELEM;
     t->body.stmt[row].level = LV_ROW;
-    int hit = put(t, PR_EQ, DT_B1, -1, 0, column, row, -1);
-    int odd = put(t, PR_LT, DT_B1, -1, 0, row, column, -1);
-    store(t, DT_BF16, n, full, put(t, PR_SELECT, DT_F32, -1, 0, hit, z, x));
-    store(t, DT_BF16, n, full, put(t, PR_SELECT, DT_F32, -1, 0, odd, z, y));
-    store(t, DT_F32, n, full, z);
-    store(t, DT_E5M2, n, full, z);
-    store(t, DT_F32, rows, rows_access(1, 0), op1(t, PR_RSUM, z));
-    store(t, DT_F32, rows, rows_access(1, 0), op1(t, PR_RMAX, z));
-    store(t, DT_F32, 3 * cols, full, op1(t, PR_CSUM, z));
+    int hit = put(t, PR_EQ, MPCC_B1, -1, 0, column, row, -1);
+    int odd = put(t, PR_LT, MPCC_B1, -1, 0, row, column, -1);
+    store(t, MPCC_BF16, n, full, put(t, PR_SELECT, MPCC_F32, -1, 0, hit, z, x));
+    store(t, MPCC_BF16, n, full, put(t, PR_SELECT, MPCC_F32, -1, 0, odd, z, y));
+    store(t, MPCC_F32, n, full, z);
+    store(t, MPCC_E5M2, n, full, z);
+    store(t, MPCC_F32, rows, rows_access(1, 0), op1(t, PR_RSUM, z));
+    store(t, MPCC_F32, rows, rows_access(1, 0), op1(t, PR_RMAX, z));
+    store(t, MPCC_F32, 3 * cols, full, op1(t, PR_CSUM, z));
     judge(t, 2e-5, "pairs");
     group_free(t);
   }
@@ -295,11 +296,11 @@ START_TEST(softmax) {
     int64_t rows = 9, cols = sizes[s];
     Group *t = group_new("rows", 2, (int64_t[]){rows, cols}, 1);
     t->body.panel_rows = 4;
-    int x = load(t, DT_BF16, rows * cols, rows_access(cols, 1));
+    int x = load(t, MPCC_BF16, rows * cols, rows_access(cols, 1));
     int e = op1(t, PR_EXP, op2(t, PR_SUB, x, op1(t, PR_RMAX, x)));
     int p = op2(t, PR_DIV, e, op1(t, PR_RSUM, e));
-    store(t, DT_F32, rows * cols, rows_access(cols, 1), p);
-    store(t, DT_BF16, rows * cols, rows_access(1, rows), op1(t, PR_LOG, p)); /* transposed */
+    store(t, MPCC_F32, rows * cols, rows_access(cols, 1), p);
+    store(t, MPCC_BF16, rows * cols, rows_access(1, rows), op1(t, PR_LOG, p)); /* transposed */
     judge(t, 2e-5, "softmax");
     group_free(t);
   }
@@ -315,23 +316,23 @@ START_TEST(labels) {
       Group *t = group_new("rows", 2, (int64_t[]){rows, cols}, 1);
       t->body.panel_rows = 9;
       int x = load(t, floats[f], rows * cols, rows_access(cols, 1)), zero = number(t, 0);
-      int column = put(t, PR_INDEX, DT_I64, 1, 0, -1, -1, -1);
-      int row = put(t, PR_INDEX, DT_I64, 0, 0, -1, -1, -1);
+      int column = put(t, PR_INDEX, MPCC_I64, 1, 0, -1, -1, -1);
+      int row = put(t, PR_INDEX, MPCC_I64, 0, 0, -1, -1, -1);
       t->body.stmt[column].level = LV_ELEM;
       t->body.stmt[row].level = LV_ROW;
-      int label = op2(t, PR_SUB, row, put(t, PR_CONST, DT_I64, -1, 3, -1, -1, -1));
-      int hit = put(t, PR_EQ, DT_B1, -1, 0, column, label, -1);
+      int label = op2(t, PR_SUB, row, put(t, PR_CONST, MPCC_I64, -1, 3, -1, -1, -1));
+      int hit = put(t, PR_EQ, MPCC_B1, -1, 0, column, label, -1);
       int e = op1(t, PR_EXP, op2(t, PR_SUB, x, op1(t, PR_RMAX, x))), sum = op1(t, PR_RSUM, e);
       int squared = op2(t, PR_MUL, x, x);
-      int own = op1(t, PR_RSUM, put(t, PR_SELECT, DT_F32, -1, 0, hit, x, zero));
-      int square = op1(t, PR_RSUM, put(t, PR_SELECT, DT_F32, -1, 0, hit, squared, zero));
-      int late = op1(t, PR_RSUM, put(t, PR_SELECT, DT_F32, -1, 0, hit, e, zero));
-      int hot = put(t, PR_SELECT, DT_F32, -1, 0, hit, number(t, 1), zero);
+      int own = op1(t, PR_RSUM, put(t, PR_SELECT, MPCC_F32, -1, 0, hit, x, zero));
+      int square = op1(t, PR_RSUM, put(t, PR_SELECT, MPCC_F32, -1, 0, hit, squared, zero));
+      int late = op1(t, PR_RSUM, put(t, PR_SELECT, MPCC_F32, -1, 0, hit, e, zero));
+      int hot = put(t, PR_SELECT, MPCC_F32, -1, 0, hit, number(t, 1), zero);
       store(t, floats[f], rows * cols, rows_access(cols, 1),
             op2(t, PR_SUB, op2(t, PR_DIV, e, sum), hot));
-      store(t, DT_F32, rows, rows_access(1, 0), own);
-      store(t, DT_F32, rows, rows_access(1, 0), late);
-      store(t, DT_F32, 3, rows_access(1, 0), op1(t, PR_ASUM, op2(t, PR_SUB, square, own)));
+      store(t, MPCC_F32, rows, rows_access(1, 0), own);
+      store(t, MPCC_F32, rows, rows_access(1, 0), late);
+      store(t, MPCC_F32, 3, rows_access(1, 0), op1(t, PR_ASUM, op2(t, PR_SUB, square, own)));
       judge(t, 2e-5, "labels");
       group_free(t);
     }
@@ -345,12 +346,12 @@ START_TEST(combine_partials) {
       int64_t rows = sizes[s], cols = sizes[p];
       Group *t = group_new("rows", 2, (int64_t[]){rows, cols}, 1);
       t->body.panel_rows = 100;
-      int x = load(t, DT_F32, rows * cols, rows_access(1, rows));
+      int x = load(t, MPCC_F32, rows * cols, rows_access(1, rows));
       int sum = op1(t, PR_RSUM, x);
-      store(t, DT_BF16, rows, rows_access(1, 0), sum);
-      store(t, DT_F32, rows * cols, rows_access(1, rows), op2(t, PR_SUB, x, sum));
-      store(t, DT_F32, 2, rows_access(1, 0), op1(t, PR_AMIN, op1(t, PR_RMIN, x)));
-      store(t, DT_F32, 2 * cols, rows_access(cols, 1), op1(t, PR_CSUM, x));
+      store(t, MPCC_BF16, rows, rows_access(1, 0), sum);
+      store(t, MPCC_F32, rows * cols, rows_access(1, rows), op2(t, PR_SUB, x, sum));
+      store(t, MPCC_F32, 2, rows_access(1, 0), op1(t, PR_AMIN, op1(t, PR_RMIN, x)));
+      store(t, MPCC_F32, 2 * cols, rows_access(cols, 1), op1(t, PR_CSUM, x));
       judge(t, 2e-5, "combine");
       group_free(t);
     }
@@ -363,19 +364,19 @@ START_TEST(many_dimensions) {
     int64_t a = 3, b = 5, c = 2, d = sizes[s], n = a * b * c * d;
     Group *t = group_new("rows", 4, (int64_t[]){a, b, c, d}, 2);
     t->body.panel_rows = 4;
-    int x = load(t, DT_F16, n, access_of(4, (int64_t[]){c * d, a * c * d, d, 1}));
-    int y = load(t, DT_F32, b * d, access_of(4, (int64_t[]){0, d, 0, 1}));
-    int z = load(t, DT_F32, n, access_of(4, (int64_t[]){1, a, a * b, a * b * c}));
-    int i = put(t, PR_INDEX, DT_I64, 1, 0, -1, -1, -1);
+    int x = load(t, MPCC_F16, n, access_of(4, (int64_t[]){c * d, a * c * d, d, 1}));
+    int y = load(t, MPCC_F32, b * d, access_of(4, (int64_t[]){0, d, 0, 1}));
+    int z = load(t, MPCC_F32, n, access_of(4, (int64_t[]){1, a, a * b, a * b * c}));
+    int i = put(t, PR_INDEX, MPCC_I64, 1, 0, -1, -1, -1);
     t->body.stmt[i].level = LV_ROW;
-    int j = put(t, PR_INDEX, DT_I64, 3, 0, -1, -1, -1);
+    int j = put(t, PR_INDEX, MPCC_I64, 3, 0, -1, -1, -1);
     t->body.stmt[j].level = LV_ELEM;
-    int ij = put(t, PR_CVT, DT_F32, -1, 0, op2(t, PR_ADD, i, j), -1, -1);
+    int ij = put(t, PR_CVT, MPCC_F32, -1, 0, op2(t, PR_ADD, i, j), -1, -1);
     int v = op2(t, PR_ADD, op2(t, PR_MUL, x, y), op2(t, PR_SUB, z, ij));
     int m = op1(t, PR_RMAX, v);
     Access plain = access_of(4, (int64_t[]){b * c * d, c * d, d, 1});
-    store(t, DT_F32, n, plain, op2(t, PR_SUB, v, m));
-    store(t, DT_F32, 4 * c * d, access_of(4, (int64_t[]){c * d, 0, d, 1}), op1(t, PR_CSUM, v));
+    store(t, MPCC_F32, n, plain, op2(t, PR_SUB, v, m));
+    store(t, MPCC_F32, 4 * c * d, access_of(4, (int64_t[]){c * d, 0, d, 1}), op1(t, PR_CSUM, v));
     judge(t, 2e-5, "dimensions");
     group_free(t);
   }
@@ -384,7 +385,7 @@ END_TEST
 
 /* Conversions between all storage dtypes, without arithmetic: exact. */
 START_TEST(casts) {
-  static const DType all[] = {DT_F32, DT_BF16, DT_F16, DT_E4M3, DT_E5M2};
+  static const DType all[] = {MPCC_F32, MPCC_BF16, MPCC_F16, MPCC_E4M3, MPCC_E5M2};
   for (int i = 0; i < 5; i++)
     for (int o = 0; o < 5; o++) {
       int64_t rows = 3, cols = sizes[(i * 5 + o) % NSIZE];
@@ -400,21 +401,22 @@ END_TEST
 
 /* Read along the rows, written along the columns, and the other way round. */
 START_TEST(turned) {
-  static const DType all[] = {DT_F32, DT_BF16, DT_F16, DT_E4M3, DT_E5M2, DT_F64, DT_I32};
+  static const DType all[] = {MPCC_F32,  MPCC_BF16, MPCC_F16, MPCC_E4M3,
+                              MPCC_E5M2, MPCC_F64,  MPCC_I32};
   static const int64_t size[][3] = {{1, 83, 16}, {2, 37, 50}, {3, 16, 33}, {1, 131, 19}};
   enum { N = sizeof all / sizeof *all };
   for (int i = 0; i < N * N; i++) {
     const int64_t *n = size[i % 4];
     DType from = all[i / N], to = all[i % N];
-    if ((from == DT_I32) != (to == DT_I32) || (from == DT_F64) != (to == DT_F64))
+    if ((from == MPCC_I32) != (to == MPCC_I32) || (from == MPCC_F64) != (to == MPCC_F64))
       continue;
     Group *t = group_new("rows", 3, n, 1);
     int64_t all_n = n[0] * n[1] * n[2];
     Access along = {0, {n[1] * n[2], n[2], 1}}, down = {0, {n[1] * n[2], 1, n[1]}};
     t->body.panel_rows = 5 + 40 * (i % 2);
     int x = load(t, from, all_n, i % 3 == 1 ? down : along);
-    if (from == DT_F32) /* both, and a statement between */
-      x = op2(t, PR_MUL, x, load(t, DT_F32, all_n, down));
+    if (from == MPCC_F32) /* both, and a statement between */
+      x = op2(t, PR_MUL, x, load(t, MPCC_F32, all_n, down));
     store(t, to, all_n, i % 3 == 1 ? along : down, x);
     judge(t, 0, "turned");
     group_free(t);
@@ -431,22 +433,23 @@ START_TEST(registers) {
     t->body.panel_rows = 2;
     t->body.nparam = 1;
     t->body.param[0] = 12345;
-    int x = load(t, DT_F64, rows * cols, plain), k = load(t, DT_I64, rows * cols, plain);
-    int k32 = load(t, DT_I32, rows * cols, plain), u8 = load(t, DT_U8, rows * cols, plain);
-    int flag = load(t, DT_B1, rows * cols, plain);
-    int seed = load(t, DT_I64, 1, rows_access(0, 0));
+    int x = load(t, MPCC_F64, rows * cols, plain), k = load(t, MPCC_I64, rows * cols, plain);
+    int k32 = load(t, MPCC_I32, rows * cols, plain), u8 = load(t, MPCC_U8, rows * cols, plain);
+    int flag = load(t, MPCC_B1, rows * cols, plain);
+    int seed = load(t, MPCC_I64, 1, rows_access(0, 0));
     int e = op1(t, PR_EXP, x), sum = op1(t, PR_RSUM, e);
-    store(t, DT_F64, rows * cols, plain, op2(t, PR_DIV, e, sum));
-    int less = put(t, PR_LT, DT_B1, -1, 0, k, k32, -1);
-    int both = put(t, PR_AND, DT_B1, -1, 0, less, put(t, PR_NOT, DT_B1, -1, 0, flag, -1, -1), -1);
-    store(t, DT_B1, rows * cols, plain, both);
-    store(t, DT_I64, rows * cols, plain, put(t, PR_SELECT, DT_I64, -1, 0, both, k, u8));
-    store(t, DT_I32, rows, rows_access(1, 0), op1(t, PR_RMAX, k));
-    store(t, DT_F32, rows * cols, plain, put(t, PR_CVT, DT_F32, -1, 0, k, -1, -1));
-    store(t, DT_BF16, rows * cols, plain, put(t, PR_CVT, DT_F32, -1, 0, flag, -1, -1));
-    int param = put(t, PR_PARAM, DT_I64, 0, 0, -1, -1, -1);
-    int r = group_stmt(t, PR_RAND, DT_F32, -1, 0, seed, k32, k, param);
-    store(t, DT_F32, rows * cols, plain, r);
+    store(t, MPCC_F64, rows * cols, plain, op2(t, PR_DIV, e, sum));
+    int less = put(t, PR_LT, MPCC_B1, -1, 0, k, k32, -1);
+    int both =
+        put(t, PR_AND, MPCC_B1, -1, 0, less, put(t, PR_NOT, MPCC_B1, -1, 0, flag, -1, -1), -1);
+    store(t, MPCC_B1, rows * cols, plain, both);
+    store(t, MPCC_I64, rows * cols, plain, put(t, PR_SELECT, MPCC_I64, -1, 0, both, k, u8));
+    store(t, MPCC_I32, rows, rows_access(1, 0), op1(t, PR_RMAX, k));
+    store(t, MPCC_F32, rows * cols, plain, put(t, PR_CVT, MPCC_F32, -1, 0, k, -1, -1));
+    store(t, MPCC_BF16, rows * cols, plain, put(t, PR_CVT, MPCC_F32, -1, 0, flag, -1, -1));
+    int param = put(t, PR_PARAM, MPCC_I64, 0, 0, -1, -1, -1);
+    int r = group_stmt(t, PR_RAND, MPCC_F32, -1, 0, seed, k32, k, param);
+    store(t, MPCC_F32, rows * cols, plain, r);
     judge(t, 1e-6, "registers"); /* all but exp and cvt of f32 are exact */
     group_free(t);
   }
@@ -460,11 +463,11 @@ START_TEST(in_place) {
     Access plain = rows_access(cols, 1);
     Group *t = group_new("rows", 2, (int64_t[]){rows, cols}, 1);
     t->body.panel_rows = 2;
-    int x = load(t, DT_F32, rows * cols, plain);
+    int x = load(t, MPCC_F32, rows * cols, plain);
     int doubled = op2(t, PR_ADD, x, x);
-    store(t, DT_F32, rows * cols, plain, doubled); /* ready in the first pass */
+    store(t, MPCC_F32, rows * cols, plain, doubled); /* ready in the first pass */
     int c = op2(t, PR_SUB, x, op1(t, PR_RSUM, x));
-    store(t, DT_F32, rows * cols, plain, c);
+    store(t, MPCC_F32, rows * cols, plain, c);
     Data d = {0};
     data_new(&d, t);
     const double *in[] = {d.in_ref[0]};
@@ -486,15 +489,15 @@ END_TEST
 START_TEST(not_a_number) {
   for (int c = 0; c < 2 * nlevel; c++) {
     int64_t rows = 40, cols = 83;
-    DType dt = c % 2 ? DT_BF16 : DT_F32;
+    DType dt = c % 2 ? MPCC_BF16 : MPCC_F32;
     Group *t = group_new("rows", 2, (int64_t[]){rows, cols}, 1);
     t->body.panel_rows = 7;
     int x = load(t, dt, rows * cols, rows_access(cols, 1));
-    store(t, DT_F32, rows, rows_access(1, 0), op1(t, PR_RMAX, x));
-    store(t, DT_F32, rows, rows_access(1, 0), op1(t, PR_RMIN, x));
-    store(t, DT_F32, 6, rows_access(1, 0), op1(t, PR_AMAX, x));
-    int ok = put(t, PR_ISFINITE, DT_B1, -1, 0, x, -1, -1);
-    store(t, DT_B1, rows * cols, rows_access(cols, 1), ok);
+    store(t, MPCC_F32, rows, rows_access(1, 0), op1(t, PR_RMAX, x));
+    store(t, MPCC_F32, rows, rows_access(1, 0), op1(t, PR_RMIN, x));
+    store(t, MPCC_F32, 6, rows_access(1, 0), op1(t, PR_AMAX, x));
+    int ok = put(t, PR_ISFINITE, MPCC_B1, -1, 0, x, -1, -1);
+    store(t, MPCC_B1, rows * cols, rows_access(cols, 1), ok);
     store(t, dt, rows * cols, rows_access(cols, 1), op2(t, PR_MAX, x, number(t, 0)));
     store(t, dt, rows * cols, rows_access(cols, 1), op2(t, PR_MIN, number(t, 0), x));
     Data d = {0};
@@ -525,7 +528,7 @@ START_TEST(index_rows) {
       Group *t = group_new("index", 3, (int64_t[]){a, b, c}, 1);
       group_int(t, "row_stride", stride);
       t->body.panel_rows = 5;
-      group_in(t, f % 2 ? DT_I64 : DT_I32, a * b, access_of(3, (int64_t[]){1, a, 0}));
+      group_in(t, f % 2 ? MPCC_I64 : MPCC_I32, a * b, access_of(3, (int64_t[]){1, a, 0}));
       group_in(t, floats[f], 100 * stride, access_of(3, (int64_t[]){0, 0, 1}));
       Access to = access_of(3, (int64_t[]){b * c, c, 1});
       if (s % 2)
@@ -539,7 +542,7 @@ END_TEST
 
 /* Operands joined along each axis, with zero between. */
 START_TEST(move_parts) {
-  static const DType all[] = {DT_F32, DT_BF16, DT_I64, DT_E4M3, DT_F64};
+  static const DType all[] = {MPCC_F32, MPCC_BF16, MPCC_I64, MPCC_E4M3, MPCC_F64};
   for (int s = 0; s < NSIZE; s++)
     for (int axis = 0; axis < 3; axis++)
       for (int zero = 0; zero < 2; zero++) {
@@ -618,7 +621,7 @@ static Group *random_group(uint64_t seed) {
       v = op1(t, below(2) ? PR_RMAX : PR_RMIN, a);
       break;
     case 3:
-      v = put(t, PR_SELECT, DT_F32, -1, 0, put(t, PR_LT, DT_B1, -1, 0, a, b, -1), b, a);
+      v = put(t, PR_SELECT, MPCC_F32, -1, 0, put(t, PR_LT, MPCC_B1, -1, 0, a, b, -1), b, a);
       break;
     default:
       v = op2(t, binary[below(5)], a, b);
@@ -639,18 +642,18 @@ static Group *random_group(uint64_t seed) {
   for (int k = 0; k < 2; k++) {
     int v = value[count - 1 - k], level = t->body.stmt[v].level;
     if (level == LV_ELEM)
-      store(t, k ? DT_F32 : floats[below(3)], n, access_of(nd, stride), v);
+      store(t, k ? MPCC_F32 : floats[below(3)], n, access_of(nd, stride), v);
     else if (level == LV_ROW)
-      store(t, DT_F32, rows, access_of(nd, row_stride), v);
+      store(t, MPCC_F32, rows, access_of(nd, row_stride), v);
     int64_t panels = gen_tiles(rows, t->body.panel_rows);
     if (level >= LV_ROW) {
-      store(t, DT_F32, panels, rows_access(1, 0), op1(t, below(2) ? PR_ASUM : PR_AMIN, v));
+      store(t, MPCC_F32, panels, rows_access(1, 0), op1(t, below(2) ? PR_ASUM : PR_AMIN, v));
       int64_t cols = n / rows;
       Access sums = access_of(nd, stride);
       for (int d = 0; d < nd - ncol; d++)
         sums.stride[d] = 0;
       sums.stride[0] = cols;
-      store(t, DT_F32, panels * cols, sums, op1(t, PR_CSUM, v));
+      store(t, MPCC_F32, panels * cols, sums, op1(t, PR_CSUM, v));
     }
   }
   return t;

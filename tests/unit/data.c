@@ -279,8 +279,8 @@ static Numbers numbers(void) {
                            .nfield = 2,
                            .scratch_bytes = FEATURES * sizeof(float),
                            .read = numbers_read};
-  n.base.field[0] = (mprt__field){"x", DT_F32, 1, {FEATURES}, FEATURES};
-  n.base.field[1] = (mprt__field){"y", DT_F32, 0, {0}, 1};
+  n.base.field[0] = (mprt__field){"x", MPCC_F32, 1, {FEATURES}, FEATURES};
+  n.base.field[1] = (mprt__field){"y", MPCC_F32, 0, {0}, 1};
   return n;
 }
 

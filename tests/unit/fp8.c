@@ -14,7 +14,7 @@ static double code(double x, double scale, DType dt) {
 
 /* Forward codes in e4m3, gradients in e5m2 (HYBRID) or e4m3; every number recomputed here. */
 START_TEST(numbers_are_products_of_codes) {
-  DType low = _i & 1 ? DT_F16 : DT_BF16, back = _i & 2 ? DT_E4M3 : DT_E5M2;
+  DType low = _i & 1 ? MPCC_F16 : MPCC_BF16, back = _i & 2 ? MPCC_E4M3 : MPCC_E5M2;
   Session s = session_open();
   Setting set[] = {{"mode", _i & 1 ? "transformer-engine-float16" : "transformer-engine", 0},
                    {"fp8_format", _i & 2 ? "E4M3" : "HYBRID", 0},
@@ -32,18 +32,18 @@ START_TEST(numbers_are_products_of_codes) {
   double *x = data_of(e, m, "io.image"), *w = data_of(e, m, "fc.weight");
   x[3] = 5;
   run(e, m, "train_forward");
-  double si[2] = {num_round(1 / scale[0], DT_F32), num_round(1 / scale[1], DT_F32)};
+  double si[2] = {num_round(1 / scale[0], MPCC_F32), num_round(1 / scale[1], MPCC_F32)};
   double sd = 1.0 / 4096, xq[ROWS][IN], wq[OUT][IN], amax[2] = {0, 0};
   for (int r = 0; r < ROWS; r++)
     for (int k = 0; k < IN; k++) {
       double v = num_round(x[r * IN + k], low);
-      xq[r][k] = code(v, scale[0], DT_E4M3);
+      xq[r][k] = code(v, scale[0], MPCC_E4M3);
       amax[0] = fmax(amax[0], fabs(v));
     }
   for (int o = 0; o < OUT; o++)
     for (int k = 0; k < IN; k++) {
       double v = num_round(w[o * IN + k], low);
-      wq[o][k] = code(v, scale[1], DT_E4M3);
+      wq[o][k] = code(v, scale[1], MPCC_E4M3);
       amax[1] = fmax(amax[1], fabs(v));
     }
   const double *got_amax = data_of(e, m, "sum.fp8.forward.amax");
@@ -141,8 +141,8 @@ START_TEST(slots_belong_to_call_sites) {
   Session s = session_open();
   Setting set[] = {{"mode", "transformer-engine", 0}, {"optimizer", "SGD", 0}};
   Net n = net_begin(&s, set, 2);
-  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, 16, 16), 16, 16);
-  Tensor *t = param(&n, "w", type_of(&n, DT_F32, 2, 16, 16));
+  Io io = io_tensors(&n, type_of(&n, MPCC_F32, 2, 16, 16), 16, 16);
+  Tensor *t = param(&n, "w", type_of(&n, MPCC_F32, 2, 16, 16));
   Module *m = net_finish(&n, &io, twice, &t, &t, 1, 0.4);
   apply_until(&s, &m, STAGE_STEP);
   ck_assert_str_eq(tensor_str(module_tensor(m, "fp8.forward.scale"), "slots", ""),
@@ -179,10 +179,10 @@ START_TEST(lightning_leaves_attention_alone) {
   Session s = session_open();
   Setting set[] = {{"mode", "transformer-engine", 0}, {"compat", _i ? "lightning" : "none", 0}};
   Net n = net_begin(&s, set, 2);
-  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, 16, 16), 16, 16);
-  Tensor *t[3] = {param(&n, "attn.in_proj_weight", type_of(&n, DT_F32, 2, 16, 16)),
-                  param(&n, "attn.out_proj.weight", type_of(&n, DT_F32, 2, 16, 16)),
-                  param(&n, "mlp.out_proj.weight", type_of(&n, DT_F32, 2, 16, 16))};
+  Io io = io_tensors(&n, type_of(&n, MPCC_F32, 2, 16, 16), 16, 16);
+  Tensor *t[3] = {param(&n, "attn.in_proj_weight", type_of(&n, MPCC_F32, 2, 16, 16)),
+                  param(&n, "attn.out_proj.weight", type_of(&n, MPCC_F32, 2, 16, 16)),
+                  param(&n, "mlp.out_proj.weight", type_of(&n, MPCC_F32, 2, 16, 16))};
   Module *m = net_finish(&n, &io, projections, t, t, 3, 0.4);
   apply_until(&s, &m, STAGE_TYPED);
   const Func *f = module_func(m, "train_forward");
@@ -204,8 +204,8 @@ START_TEST(gradient_is_quantized_once) {
   ck_assert_int_eq(count_op(f, OP_qmatmul), 3); /* no gradient of the input image */
   const Op *dgrad = find_op(f, OP_qmatmul, 0), *wgrad = find_op(f, OP_qmatmul, 1);
   ck_assert(dgrad->in[0] == wgrad->in[0] && dgrad->in[2] == wgrad->in[2]);
-  ck_assert_int_eq(dgrad->out[0]->type->dt, DT_BF16);
-  ck_assert_int_eq(wgrad->out[0]->type->dt, DT_F32); /* N5 */
+  ck_assert_int_eq(dgrad->out[0]->type->dt, MPCC_BF16);
+  ck_assert_int_eq(wgrad->out[0]->type->dt, MPCC_F32); /* N5 */
   const Op *forward = find_op(f, OP_qlinear, 1);
   ck_assert(dgrad->in[1] == forward->in[1] && wgrad->in[1] == forward->in[0]);
   module_destroy(m);
@@ -229,9 +229,9 @@ START_TEST(padded_samples_do_not_count) {
   Session s = session_open();
   Setting set[] = {{"mode", "transformer-engine", 0}, {"amax_history_len", NULL, 4}};
   Net n = net_begin(&s, set, 2);
-  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, 16, 32), 16, 16);
-  Tensor *t[2] = {param(&n, "pairs.weight", type_of(&n, DT_F32, 2, 16, 16)),
-                  param(&n, "head.weight", type_of(&n, DT_F32, 2, 16, 32))};
+  Io io = io_tensors(&n, type_of(&n, MPCC_F32, 2, 16, 32), 16, 16);
+  Tensor *t[2] = {param(&n, "pairs.weight", type_of(&n, MPCC_F32, 2, 16, 16)),
+                  param(&n, "head.weight", type_of(&n, MPCC_F32, 2, 16, 32))};
   Module *m = net_finish(&n, &io, two_rows, t, t, 2, 0.4);
   PassOpts o = {.caps = &plain_caps, .opt_level = 2};
   PassRun stop = {.stop_after = "step"};
@@ -269,18 +269,19 @@ END_TEST
 /* What code and scales of v stand for in bf16, by the definitions in docs/numerics.md. */
 static double stands_for(double v, double amax, const char *recipe) {
   if (!strcmp(recipe, "Float8CurrentScaling")) {
-    double s = num_round(448 / amax, DT_F32);
-    return num_round(num_round(code(v, s, DT_E4M3) * num_round(1 / s, DT_F32), DT_F32), DT_BF16);
+    double s = num_round(448 / amax, MPCC_F32);
+    return num_round(num_round(code(v, s, MPCC_E4M3) * num_round(1 / s, MPCC_F32), MPCC_F32),
+                     MPCC_BF16);
   }
   double inverse = exp2(ceil(log2(amax / 448)));
-  return num_round(code(v, 1 / inverse, DT_E4M3) * inverse, DT_BF16);
+  return num_round(code(v, 1 / inverse, MPCC_E4M3) * inverse, MPCC_BF16);
 }
 
 /* data[rows, cols] in bf16, or, with a recipe, what its codes stand for: one block in each row. */
 static void want_operand(double *data, int rows, int cols, const char *recipe) {
   double whole = 0;
   for (int i = 0; i < rows * cols; i++)
-    whole = fmax(whole, fabs(data[i] = num_round(data[i], DT_BF16)));
+    whole = fmax(whole, fabs(data[i] = num_round(data[i], MPCC_BF16)));
   for (int r = 0; r < rows && recipe; r++) {
     double most = 0;
     for (int c = 0; c < cols; c++)
@@ -327,8 +328,8 @@ START_TEST(backward_may_be_overridden) {
       ck_assert_msg(got[i] == want[i], "operand %d: %g, want %g", k, got[i], want[i]);
     free(want);
   }
-  ck_assert_int_eq(wgrad->out[0]->type->dt, DT_F32); /* N5 */
-  ck_assert_int_eq(dgrad->in[0]->type->dt, DT_BF16);
+  ck_assert_int_eq(wgrad->out[0]->type->dt, MPCC_F32); /* N5 */
+  ck_assert_int_eq(dgrad->in[0]->type->dt, MPCC_BF16);
   data_of(e, m, "io.image")[5] = INFINITY;
   run(e, m, "train_forward");
   ck_assert(isinf(data_of(e, m, "sum.fp8.forward.amax")[0])); /* N2 */
@@ -376,19 +377,19 @@ START_TEST(attention_records_its_operands) {
                    {"recipe", current ? "Float8CurrentScaling" : "DelayedScaling", 0},
                    {mha ? "fp8_mha" : "fp8_dpa", NULL, 1}};
   Net n = net_begin(&s, set, 3);
-  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, 16, 64), 16, 16);
-  Tensor *t[3] = {param(&n, "qkv.weight", type_of(&n, DT_F32, 2, 96, 32)),
-                  param(&n, "qkv.bias", type_of(&n, DT_F32, 1, 96)),
-                  param(&n, "head.weight", type_of(&n, DT_F32, 2, 16, 64))};
+  Io io = io_tensors(&n, type_of(&n, MPCC_F32, 2, 16, 64), 16, 16);
+  Tensor *t[3] = {param(&n, "qkv.weight", type_of(&n, MPCC_F32, 2, 96, 32)),
+                  param(&n, "qkv.bias", type_of(&n, MPCC_F32, 1, 96)),
+                  param(&n, "head.weight", type_of(&n, MPCC_F32, 2, 16, 64))};
   Module *m = net_finish(&n, &io, attends, t, t, 3, 0.4);
   apply_until(&s, &m, STAGE_TRAIN);
   const Tensor *scale = module_tensor(m, "fp8.forward.scale");
   ck_assert(current ? !scale : !strcmp(tensor_str(scale, "slots", ""), slots[mha]));
   const Func *f = module_func(m, "train_forward");
   const Op *op = find_op(f, OP_attention, 0), *back = find_op(f, OP_attention_grad, 0);
-  ck_assert(op->in[0]->type->dt == DT_E4M3 && op->out[0]->type->dt == DT_BF16);
+  ck_assert(op->in[0]->type->dt == MPCC_E4M3 && op->out[0]->type->dt == MPCC_BF16);
   ck_assert((op->in[3] == op->in[4]) == mha);
-  ck_assert(back->in[0]->type->dt == DT_E5M2 && back->out[0]->type->dt == DT_BF16);
+  ck_assert(back->in[0]->type->dt == MPCC_E5M2 && back->out[0]->type->dt == MPCC_BF16);
   ck_assert_int_eq(find_op(module_func(m, "eval_forward"), OP_attention, 0)->nin, 6);
   Eval *e;
   ck_assert_int_eq(eval_create(m, false, &e), MPCC_OK);

@@ -107,7 +107,7 @@ static Value *with_attention(Net *n, const One *t, Value *a, Value *b) {
                   attr_i(u, "stream", 3)};
   const int64_t dim[3] = {1, 4, 6};
   Value *in[5] = {build_reshape(u, a, 3, dim), build_reshape(u, b, 3, dim), NULL, n->seed,
-                  build_const(u, 2, DT_I64)};
+                  build_const(u, 2, MPCC_I64)};
   in[2] = build_expr(u, "a * b", a->type->dt, 2, in);
   Value *y = build_op(u, OP_attention, dropout ? 5 : 3, in, 5, attr)->out[0];
   return build_reshape(u, y, 2, dim + 1);
@@ -141,7 +141,7 @@ static Value *with_shapes(Net *n, const One *t, Value *a, Value *b) {
   case OP_embedding: { /* rows 0, 1, 2, 3 of b; with every id 1, one row four times */
     Attr count[2] = {attr_ints(u, "shape", 1, (const int64_t[]){4}), attr_i(u, "dim", 0)};
     x = build_op(u, OP_iota, 0, NULL, 2, count)->out[0];
-    x = t->variant ? build_expr(u, "a * 0 + 1", DT_I64, 1, &x) : x;
+    x = t->variant ? build_expr(u, "a * 0 + 1", MPCC_I64, 1, &x) : x;
     return build2(u, OP_mul, a, op_with(n, OP_embedding, x, b, NULL, 0, NULL));
   }
   case OP_softmax:
@@ -161,7 +161,7 @@ static Value *with_shapes(Net *n, const One *t, Value *a, Value *b) {
     return build_reshape(u, build2(u, OP_bmm, c, x), 2, (const int64_t[]){4, 6});
   }
   case OP_row_mask:
-    return build2(u, OP_mul, b, build2(u, OP_row_mask, a, build_const(u, 3, DT_I64)));
+    return build2(u, OP_mul, b, build2(u, OP_row_mask, a, build_const(u, 3, MPCC_I64)));
   default:
     return NULL;
   }
@@ -198,10 +198,10 @@ static Module *one_model(Session *s, One *t) {
   Setting set[] = {{"mode", "64-true", 0}};
   Net n = net_begin(s, set, 1);
   int classes = t->code == OP_matmul ? 3 : 6;
-  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, 4, 5), 4, classes);
-  t->w = param(&n, "w", type_of(&n, DT_F32, 2, 6, 5));
-  t->v = param(&n, "v", type_of(&n, DT_F32, 2, 6, 5));
-  t->bias = param(&n, "bias", type_of(&n, DT_F32, 1, 6));
+  Io io = io_tensors(&n, type_of(&n, MPCC_F32, 2, 4, 5), 4, classes);
+  t->w = param(&n, "w", type_of(&n, MPCC_F32, 2, 6, 5));
+  t->v = param(&n, "v", type_of(&n, MPCC_F32, 2, 6, 5));
+  t->bias = param(&n, "bias", type_of(&n, MPCC_F32, 1, 6));
   Tensor *all[3] = {t->w, t->v, t->bias};
   Module *m = net_finish(&n, &io, one_forward, t, all, 3, 0.9);
   apply_until(s, &m, STAGE_TRAIN);

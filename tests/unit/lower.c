@@ -29,14 +29,19 @@ START_TEST(tensors_and_functions_are_there) {
     Role role;
     DType dt;
     int rank;
-  } want[] = {
-      {"io.image", ROLE_INPUT, DT_F32, 4},         {"io.label", ROLE_INPUT, DT_I64, 1},
-      {"io.valid", ROLE_VALID, DT_I64, 0},         {"io.seed", ROLE_SEED, DT_I64, 0},
-      {"metric.loss_sum", ROLE_METRIC, DT_F32, 0}, {"metric.weight_sum", ROLE_METRIC, DT_F32, 0},
-      {"metric.acc", ROLE_METRIC, DT_F32, 0},      {"count.seen", ROLE_COUNTER, DT_I64, 0},
-      {"count.taken", ROLE_COUNTER, DT_I64, 0},    {"count.skipped", ROLE_COUNTER, DT_I64, 0},
-      {"1.weight", ROLE_PARAM, DT_F32, 2},         {"1.bias", ROLE_PARAM, DT_F32, 1},
-      {"output.logits", ROLE_OUTPUT, DT_F32, 2}};
+  } want[] = {{"io.image", ROLE_INPUT, MPCC_F32, 4},
+              {"io.label", ROLE_INPUT, MPCC_I64, 1},
+              {"io.valid", ROLE_VALID, MPCC_I64, 0},
+              {"io.seed", ROLE_SEED, MPCC_I64, 0},
+              {"metric.loss_sum", ROLE_METRIC, MPCC_F32, 0},
+              {"metric.weight_sum", ROLE_METRIC, MPCC_F32, 0},
+              {"metric.acc", ROLE_METRIC, MPCC_F32, 0},
+              {"count.seen", ROLE_COUNTER, MPCC_I64, 0},
+              {"count.taken", ROLE_COUNTER, MPCC_I64, 0},
+              {"count.skipped", ROLE_COUNTER, MPCC_I64, 0},
+              {"1.weight", ROLE_PARAM, MPCC_F32, 2},
+              {"1.bias", ROLE_PARAM, MPCC_F32, 1},
+              {"output.logits", ROLE_OUTPUT, MPCC_F32, 2}};
   for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
     const Tensor *t = module_tensor(m, want[i].name);
     ck_assert_msg(t && t->role == want[i].role && t->type->dt == want[i].dt &&

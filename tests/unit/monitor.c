@@ -111,7 +111,7 @@ static mprt_program *metrics_program(float *data) {
   for (uint32_t i = 0; i < TENSORS; i++) {
     bool matrix = i < 7;
     t[i] = (MpccTensor){.name = name,
-                        .dtype = DT_F32,
+                        .dtype = MPCC_F32,
                         .segment = MPCC_SEG_IO,
                         .base = i,
                         .role = ROLE_METRIC,

@@ -6,7 +6,7 @@
 #include "mpcc/num.h"
 #include "tests/check_run.h"
 
-static const DType narrow[] = {DT_BF16, DT_F16, DT_E4M3, DT_E5M2};
+static const DType narrow[] = {MPCC_BF16, MPCC_F16, MPCC_E4M3, MPCC_E5M2};
 
 static uint32_t encode(double v, DType d) {
   uint32_t code = 0;
@@ -28,8 +28,8 @@ static double defined(uint32_t code, DType d) {
   const int bias = (1 << (e - 1)) - 1;
   const int exponent = (int)(code >> m) & ((1 << e) - 1), mantissa = (int)code & ((1 << m) - 1);
   const double sign = code >> (m + e) ? -1 : 1;
-  if (d == DT_E4M3 ? exponent == 15 && mantissa == 7 : exponent == (1 << e) - 1)
-    return d == DT_E4M3 || mantissa ? NAN : sign * INFINITY;
+  if (d == MPCC_E4M3 ? exponent == 15 && mantissa == 7 : exponent == (1 << e) - 1)
+    return d == MPCC_E4M3 || mantissa ? NAN : sign * INFINITY;
   return sign * (exponent ? ldexp(1 + ldexp(mantissa, -m), exponent - bias)
                           : ldexp(mantissa, 1 - bias - m));
 }
@@ -61,10 +61,10 @@ END_TEST
 
 START_TEST(nan_keeps_payload_quieted) {
   for (uint32_t c = 0; c < 65536; c++) {
-    if (isnan(decode(c, DT_BF16)))
-      ck_assert_uint_eq(encode(decode(c, DT_BF16), DT_BF16), c | 0x40);
-    if (isnan(decode(c, DT_F16)))
-      ck_assert_uint_eq(encode(decode(c, DT_F16), DT_F16), c | 0x200);
+    if (isnan(decode(c, MPCC_BF16)))
+      ck_assert_uint_eq(encode(decode(c, MPCC_BF16), MPCC_BF16), c | 0x40);
+    if (isnan(decode(c, MPCC_F16)))
+      ck_assert_uint_eq(encode(decode(c, MPCC_F16), MPCC_F16), c | 0x200);
     ck_assert_uint_eq(num_f32_to_bf16(num_bf16_to_f32((uint16_t)c)),
                       isnan(num_bf16_to_f32((uint16_t)c)) ? c | 0x40 : c);
   }
@@ -118,18 +118,18 @@ START_TEST(edges) {
                        {0.0048828125, 0x02},
                        {-0.0, 0x80},
                        {-0x1p-10, 0x80}};
-  CHECK_EDGES(DT_E4M3, e4m3);
+  CHECK_EDGES(MPCC_E4M3, e4m3);
   const Edge e5m2[] = {{0.1, 0x2E},     {1, 0x3C},        {1.125, 0x3C},     {1.375, 0x3E},
                        {4.5, 0x44},     {5, 0x45},        {5.5, 0x46},       {0x1p-16, 0x01},
                        {57344, 0x7B},   {61439, 0x7B},    {61440, 0x7B},     {65536, 0x7B},
                        {1e300, 0x7B},   {INFINITY, 0x7B}, {-INFINITY, 0xFB}, {NAN, 0x7F},
                        {0x1p-14, 0x04}, {0x1p-17, 0x00},  {0x1.8p-16, 0x02}, {0x1.4p-15, 0x02}};
-  CHECK_EDGES(DT_E5M2, e5m2);
+  CHECK_EDGES(MPCC_E5M2, e5m2);
   const Edge e2m1[] = {{0.25, 0},     {0.2500001, 1}, {0.75, 2}, {1.25, 2},       {1.75, 4},
                        {2.5, 4},      {3.5, 6},       {5, 6},    {5.001, 7},      {7, 7},
                        {INFINITY, 7}, {NAN, 7},       {-NAN, 7}, {-INFINITY, 15}, {-0.0, 8},
                        {-1e300, 15},  {-0.3, 9},      {0.5, 1},  {-6, 15}};
-  CHECK_EDGES(DT_E2M1, e2m1);
+  CHECK_EDGES(MPCC_E2M1, e2m1);
   const Edge e8m0[] = {{0, 0x00},
                        {-0.0, 0x00},
                        {0.75, 0x7F},
@@ -147,22 +147,22 @@ START_TEST(edges) {
                        {5e-324, 0x00},
                        {1e300, 0xFE},
                        {0x1.0000000000001p0, 0x80}};
-  CHECK_EDGES(DT_E8M0, e8m0);
+  CHECK_EDGES(MPCC_E8M0, e8m0);
   for (uint32_t c = 0; c < 255; c++) {
-    ck_assert(decode(c, DT_E8M0) == ldexp(1, (int)c - 127));
-    ck_assert_uint_eq(encode(decode(c, DT_E8M0), DT_E8M0), c);
+    ck_assert(decode(c, MPCC_E8M0) == ldexp(1, (int)c - 127));
+    ck_assert_uint_eq(encode(decode(c, MPCC_E8M0), MPCC_E8M0), c);
   }
   static const double e2m1_values[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
   for (uint32_t c = 0; c < 16; c++) {
     double v = c & 8 ? -e2m1_values[c & 7] : e2m1_values[c & 7];
-    ck_assert(decode(c, DT_E2M1) == v && encode(v, DT_E2M1) == c);
+    ck_assert(decode(c, MPCC_E2M1) == v && encode(v, MPCC_E2M1) == c);
   }
-  ck_assert(isnan(decode(0xFF, DT_E8M0)));
+  ck_assert(isnan(decode(0xFF, MPCC_E8M0)));
   const Edge f16[] = {
       {0.1, 0x2E66},    {1.0 / 3, 0x3555}, {0x1p-25, 0x0000}, {0x1.0000000000001p-25, 0x0001},
       {2049, 0x6800},   {65519, 0x7BFF},   {65520, 0x7C00},   {-65520, 0xFC00},
       {5e-324, 0x0000}, {-5e-324, 0x8000}, {1e300, 0x7C00}};
-  CHECK_EDGES(DT_F16, f16);
+  CHECK_EDGES(MPCC_F16, f16);
   const Edge bf16[] = {{0.1, 0x3DCD},
                        {1.0 / 3, 0x3EAB},
                        {257, 0x4380},
@@ -174,16 +174,16 @@ START_TEST(edges) {
                        {0x1p-134, 0x0000},
                        {INFINITY, 0x7F80},
                        {-INFINITY, 0xFF80}};
-  CHECK_EDGES(DT_BF16, bf16);
+  CHECK_EDGES(MPCC_BF16, bf16);
 }
 END_TEST
 
 /* A value that float would first round to a tie: one rounding goes up, two go to even. */
 START_TEST(no_double_rounding) {
-  ck_assert_uint_eq(encode(1 + 0x1p-8 + 0x1p-40, DT_BF16), 0x3F81);
-  ck_assert_uint_eq(encode(1 + 0x1p-11 + 0x1p-40, DT_F16), 0x3C01);
-  ck_assert_uint_eq(encode(1 + 0x1p-4 + 0x1p-40, DT_E4M3), 0x39);
-  ck_assert_uint_eq(encode(1 + 0x1p-3 + 0x1p-40, DT_E5M2), 0x3D);
+  ck_assert_uint_eq(encode(1 + 0x1p-8 + 0x1p-40, MPCC_BF16), 0x3F81);
+  ck_assert_uint_eq(encode(1 + 0x1p-11 + 0x1p-40, MPCC_F16), 0x3C01);
+  ck_assert_uint_eq(encode(1 + 0x1p-4 + 0x1p-40, MPCC_E4M3), 0x39);
+  ck_assert_uint_eq(encode(1 + 0x1p-3 + 0x1p-40, MPCC_E5M2), 0x3D);
 }
 END_TEST
 
@@ -221,7 +221,7 @@ START_TEST(f32_matches_hardware) {
     double v = num_f64_from_bits(bits);
     if (i & 1) /* most doubles are far outside of float's range */
       v = ldexp(1 + (double)(bits >> 12) * 0x1p-52, (int)(bits % 300) - 160);
-    const uint32_t code = num_encode_as(v, num_format(DT_F32), false, 0);
+    const uint32_t code = num_encode_as(v, num_format(MPCC_F32), false, 0);
     if (isnan(v))
       ck_assert(isnan(num_f32_from_bits(code)));
     else
@@ -239,7 +239,7 @@ START_TEST(stochastic) {
   for (size_t i = 0; i < sizeof narrow / sizeof narrow[0]; i++) {
     const DType d = narrow[i];
     const NumFormat f = num_format(d);
-    for (uint32_t c = 0; c + 1 < codes(d) / 2; c += d == DT_BF16 || d == DT_F16 ? 97 : 1) {
+    for (uint32_t c = 0; c + 1 < codes(d) / 2; c += d == MPCC_BF16 || d == MPCC_F16 ? 97 : 1) {
       const double lo = defined(c, d), hi = defined(c + 1, d);
       if (!isfinite(lo) || !isfinite(hi))
         break;
@@ -265,25 +265,25 @@ START_TEST(stochastic) {
 END_TEST
 
 START_TEST(integers) {
-  ck_assert_double_eq(num_round(2.9, DT_I64), 2);
-  ck_assert_double_eq(num_round(-2.9, DT_I32), -2);
-  ck_assert_double_eq(num_round(300, DT_U8), 255);
-  ck_assert_double_eq(num_round(-1, DT_U8), 0);
-  ck_assert_double_eq(num_round(NAN, DT_I32), 0);
-  ck_assert_double_eq(num_round(0.5, DT_B1), 1);
-  ck_assert_double_eq(num_round(1e10, DT_I32), 2147483647);
+  ck_assert_double_eq(num_round(2.9, MPCC_I64), 2);
+  ck_assert_double_eq(num_round(-2.9, MPCC_I32), -2);
+  ck_assert_double_eq(num_round(300, MPCC_U8), 255);
+  ck_assert_double_eq(num_round(-1, MPCC_U8), 0);
+  ck_assert_double_eq(num_round(NAN, MPCC_I32), 0);
+  ck_assert_double_eq(num_round(0.5, MPCC_B1), 1);
+  ck_assert_double_eq(num_round(1e10, MPCC_I32), 2147483647);
   int64_t big = 0;
-  num_store(&big, DT_I64, 1e30);
+  num_store(&big, MPCC_I64, 1e30);
   ck_assert(big == INT64_MAX);
-  num_store(&big, DT_I64, -1e30);
+  num_store(&big, MPCC_I64, -1e30);
   ck_assert(big == INT64_MIN);
   int32_t small = 0;
-  num_store(&small, DT_I32, -7.5);
+  num_store(&small, MPCC_I32, -7.5);
   ck_assert_int_eq(small, -7);
-  ck_assert_double_eq(num_load(&small, DT_I32), -7);
+  ck_assert_double_eq(num_load(&small, MPCC_I32), -7);
   double wide = 0;
-  num_store(&wide, DT_F64, 0.1);
-  ck_assert(wide == 0.1 && num_load(&wide, DT_F64) == 0.1);
+  num_store(&wide, MPCC_F64, 0.1);
+  ck_assert(wide == 0.1 && num_load(&wide, MPCC_F64) == 0.1);
 }
 END_TEST
 

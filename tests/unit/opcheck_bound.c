@@ -13,8 +13,8 @@ enum { EDGES = sizeof edge / sizeof *edge };
 static double number(uint32_t *state, bool edges) {
   *state = *state * 1664525u + 1013904223u;
   if (edges)
-    return num_round(edge[(*state >> 8) % EDGES], DT_F32);
-  return num_round(ldexp((double)(*state >> 8) - 0x1p23, -22), DT_F32);
+    return num_round(edge[(*state >> 8) % EDGES], MPCC_F32);
+  return num_round(ldexp((double)(*state >> 8) - 0x1p23, -22), MPCC_F32);
 }
 
 static bool in_range(Range r, double v) {
@@ -42,9 +42,9 @@ START_TEST(f32_arithmetic_lies_within) {
       double args[3];
       for (int k = 0; k < 3; k++)
         args[k] = number(&state, i & 1);
-      DType to = i & 2 ? DT_BF16 : DT_F32;
+      DType to = i & 2 ? MPCC_BF16 : MPCC_F32;
       double v = num_round(scalar_eval(s, args, true), to);
-      Range r = bound_scalar(s, args, DT_F32, to);
+      Range r = bound_scalar(s, args, MPCC_F32, to);
       ck_assert_msg(in_range(r, v), "%s(%g, %g): %.9g is not in [%.9g, %.9g]%s", o->name, args[0],
                     args[1], v, r.lo, r.hi, r.nan ? " or NaN" : "");
     }
@@ -68,7 +68,7 @@ START_TEST(ranges_are_narrow) {
       double args[3];
       for (int k = 0; k < 3; k++)
         args[k] = 0.5 + fabs(number(&state, false));
-      Range r = bound_scalar(s, args, DT_F32, DT_F32);
+      Range r = bound_scalar(s, args, MPCC_F32, MPCC_F32);
       double unit = 0x1p-23 * fmax(8, fabs(r.hi));
       ck_assert_msg(r.number && !r.nan && r.hi - r.lo <= 32 * unit, "%s(%g, %g): [%.9g, %.9g]",
                     o->name, args[0], args[1], r.lo, r.hi);
@@ -89,7 +89,7 @@ START_TEST(correctly_rounded_operations_are_points) {
     const Scalar *s = body_of(a, d, o);
     for (int i = 0; i < 1000; i++) {
       double args[2] = {fabs(number(&state, false)), 0.5 + fabs(number(&state, false))};
-      Range r = bound_scalar(s, args, DT_F32, DT_F32);
+      Range r = bound_scalar(s, args, MPCC_F32, MPCC_F32);
       ck_assert_msg(r.number && r.lo == r.hi, "%s(%g, %g)", o->name, args[0], args[1]);
       ck_assert_double_eq(r.lo, (double)(float)scalar_eval(s, args, true));
     }

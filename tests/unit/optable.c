@@ -100,7 +100,8 @@ START_TEST(shapes_and_dtypes_are_complete) {
       ck_assert_uint_lt(n, sizeof word);
       memcpy(word, d, n);
       word[n] = 0;
-      ck_assert_msg(dtype_from_text(word) != DT_COUNT, "%s.%s: dtype %s", c->op, c->variant, word);
+      ck_assert_msg(dtype_from_text(word) != MPCC_DTYPE_COUNT, "%s.%s: dtype %s", c->op, c->variant,
+                    word);
       d += n;
     }
     for (const char *s = c->shapes; *s; s += strspn(s, " ")) {

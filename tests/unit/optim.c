@@ -184,12 +184,12 @@ START_TEST(squares_are_wide_in_16_true) {
     const char *optimizer, *attrs, *state;
     DType want;
   } row[] = {
-      {"Adam", "attr group.0.amsgrad=true\n", "optim.w.max_exp_avg_sq", DT_F32},
-      {"AdamW", "", "optim.w.exp_avg", DT_F16},
-      {"RMSprop", "attr group.0.centered=true\n", "optim.w.square_avg", DT_F32},
-      {"RMSprop", "attr group.0.centered=true\n", "optim.w.grad_avg", DT_F16},
-      {"Adagrad", "", "optim.w.sum", DT_F32},
-      {"Lion", "", "optim.w.exp_avg", DT_F16},
+      {"Adam", "attr group.0.amsgrad=true\n", "optim.w.max_exp_avg_sq", MPCC_F32},
+      {"AdamW", "", "optim.w.exp_avg", MPCC_F16},
+      {"RMSprop", "attr group.0.centered=true\n", "optim.w.square_avg", MPCC_F32},
+      {"RMSprop", "attr group.0.centered=true\n", "optim.w.grad_avg", MPCC_F16},
+      {"Adagrad", "", "optim.w.sum", MPCC_F32},
+      {"Lion", "", "optim.w.exp_avg", MPCC_F16},
   };
   for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
     Session s = session_open();

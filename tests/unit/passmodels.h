@@ -107,15 +107,16 @@ typedef struct {
 
 static inline Io io_tensors(Net *n, const Type *image, int batch, int classes) {
   Io io;
-  const Type *i0 = type_of(n, DT_I64, 0), *f0 = type_of(n, DT_F32, 0);
+  const Type *i0 = type_of(n, MPCC_I64, 0), *f0 = type_of(n, MPCC_F32, 0);
   io.image = tensor_of_net(n, "io.image", image, ROLE_INPUT);
-  io.label = tensor_of_net(n, "io.label", type_of(n, DT_I64, 1, batch), ROLE_INPUT);
+  io.label = tensor_of_net(n, "io.label", type_of(n, MPCC_I64, 1, batch), ROLE_INPUT);
   io.valid = tensor_of_net(n, "io.valid", i0, ROLE_VALID);
   io.seed = tensor_of_net(n, "io.seed", i0, ROLE_SEED);
   io.loss = tensor_of_net(n, "metric.loss_sum", f0, ROLE_METRIC);
   io.weight = tensor_of_net(n, "metric.weight_sum", f0, ROLE_METRIC);
   io.correct = tensor_of_net(n, "metric.correct", f0, ROLE_METRIC);
-  io.logits = tensor_of_net(n, "output.logits", type_of(n, DT_F32, 2, batch, classes), ROLE_OUTPUT);
+  io.logits =
+      tensor_of_net(n, "output.logits", type_of(n, MPCC_F32, 2, batch, classes), ROLE_OUTPUT);
   tensor_of_net(n, "count.seen", i0, ROLE_COUNTER);
   tensor_of_net(n, "count.taken", i0, ROLE_COUNTER);
   tensor_of_net(n, "count.skipped", i0, ROLE_COUNTER);
@@ -129,7 +130,7 @@ static inline void loss_and_metrics(Net *n, const Io *io, Value *logits, bool tr
   Builder *b = n->b;
   layer(n, "loss");
   Value *label = build_read(b, io->label), *valid = build_read(b, io->valid);
-  Attr whole[2] = {attr_dt(b, "dtype", DT_F32), attr_i(b, "capacity", logits->type->dim[0])};
+  Attr whole[2] = {attr_dt(b, "dtype", MPCC_F32), attr_i(b, "capacity", logits->type->dim[0])};
   Value *seed = build_op(b, OP_loss_seed, 0, NULL, 2, whole)->out[0];
   Value *in[4] = {logits, label, seed, valid};
   Attr attr[2] = {attr_f(b, "label_smoothing", 0), attr_i(b, "ignore_index", -100)};
@@ -148,14 +149,14 @@ static inline Module *net_finish(Net *n, const Io *io, Forward *f, void *tensors
   Builder *b = n->b;
   build_func(b, "init");
   layer(n, "");
-  Value *seed = build_read(b, io->seed), *before = build_const(b, -1, DT_I64);
+  Value *seed = build_read(b, io->seed), *before = build_const(b, -1, MPCC_I64);
   for (int i = 0; i < nparam; i++) {
     const Type *t = params[i]->type;
     Attr attr[2] = {attr_ints(b, "shape", t->rank, t->dim), attr_i(b, "stream", 100 + i)};
     Value *in[2] = {seed, before};
     Value *u = build_op(b, OP_random, 2, in, 2, attr)->out[0];
     Str text = str_fmt(n->s->strings, "(2 * a - 1) * %.17g", bound);
-    build_write(b, params[i], build_expr(b, text, DT_F32, 1, &u));
+    build_write(b, params[i], build_expr(b, text, MPCC_F32, 1, &u));
   }
   static const char *const names[3] = {"train_forward", "eval_forward", "predict"};
   for (int k = 0; k < 3; k++) {
@@ -191,9 +192,9 @@ static inline Value *one_linear(Net *n, void *tensors, Value *x, bool train) {
 static inline Module *one_layer(Session *s, const Setting *set, int nset, int rows, int in,
                                 int out) {
   Net n = net_begin(s, set, nset);
-  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, rows, in), rows, out);
-  Tensor *t[2] = {param(&n, "fc.weight", type_of(&n, DT_F32, 2, out, in)),
-                  param(&n, "fc.bias", type_of(&n, DT_F32, 1, out))};
+  Io io = io_tensors(&n, type_of(&n, MPCC_F32, 2, rows, in), rows, out);
+  Tensor *t[2] = {param(&n, "fc.weight", type_of(&n, MPCC_F32, 2, out, in)),
+                  param(&n, "fc.bias", type_of(&n, MPCC_F32, 1, out))};
   return net_finish(&n, &io, one_linear, t, t, 2, 0.4);
 }
 
@@ -214,11 +215,11 @@ static inline Value *mlp_forward(Net *n, void *tensors, Value *x, bool train) {
 static inline Module *mlp(Session *s, const Setting *set, int nset, int batch, int in, int hidden,
                           int classes) {
   Net n = net_begin(s, set, nset);
-  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, batch, in), batch, classes);
-  Mlp t = {param(&n, "fc0.weight", type_of(&n, DT_F32, 2, hidden, in)),
-           param(&n, "fc0.bias", type_of(&n, DT_F32, 1, hidden)),
-           param(&n, "fc1.weight", type_of(&n, DT_F32, 2, classes, hidden)),
-           param(&n, "fc1.bias", type_of(&n, DT_F32, 1, classes))};
+  Io io = io_tensors(&n, type_of(&n, MPCC_F32, 2, batch, in), batch, classes);
+  Mlp t = {param(&n, "fc0.weight", type_of(&n, MPCC_F32, 2, hidden, in)),
+           param(&n, "fc0.bias", type_of(&n, MPCC_F32, 1, hidden)),
+           param(&n, "fc1.weight", type_of(&n, MPCC_F32, 2, classes, hidden)),
+           param(&n, "fc1.bias", type_of(&n, MPCC_F32, 1, classes))};
   Tensor *all[] = {t.w0, t.b0, t.w1, t.b1};
   return net_finish(&n, &io, mlp_forward, &t, all, 4, 0.4);
 }
@@ -235,7 +236,7 @@ static inline Value *vit_dropout(Net *n, Value *x, bool train) {
   if (!train)
     return x;
   if (!n->step) {
-    n->step = build_const(n->b, 5, DT_I64);
+    n->step = build_const(n->b, 5, MPCC_I64);
   }
   Attr attr[2] = {attr_f(n->b, "p", 0.25), attr_i(n->b, "stream", n->stream++)};
   return op_with(n, OP_dropout, x, n->seed, n->step, 2, attr);
@@ -283,25 +284,25 @@ static inline Module *vit(Session *s, const Setting *set, int nset) {
   Net n = net_begin(s, set, nset);
   const int B = VIT_BATCH, C = VIT_WIDTH, S = VIT_SIDE, P = VIT_PATCH, H = 12, K = VIT_CLASSES;
   const int T = (S / P) * (S / P);
-  Io io = io_tensors(&n, type_of(&n, DT_F32, 4, B, 1, S, S), B, K);
-  Vit t = {param(&n, "conv_proj.weight", type_of(&n, DT_F32, 4, C, 1, P, P)),
-           param(&n, "conv_proj.bias", type_of(&n, DT_F32, 1, C)),
-           param(&n, "class_token", type_of(&n, DT_F32, 3, 1, 1, C)),
-           param(&n, "pos_embedding", type_of(&n, DT_F32, 3, 1, T + 1, C)),
-           param(&n, "ln_1.weight", type_of(&n, DT_F32, 1, C)),
-           param(&n, "ln_1.bias", type_of(&n, DT_F32, 1, C)),
-           param(&n, "in_proj_weight", type_of(&n, DT_F32, 2, 3 * C, C)),
-           param(&n, "in_proj_bias", type_of(&n, DT_F32, 1, 3 * C)),
-           param(&n, "out_proj.weight", type_of(&n, DT_F32, 2, C, C)),
-           param(&n, "out_proj.bias", type_of(&n, DT_F32, 1, C)),
-           param(&n, "ln_2.weight", type_of(&n, DT_F32, 1, C)),
-           param(&n, "ln_2.bias", type_of(&n, DT_F32, 1, C)),
-           param(&n, "mlp.0.weight", type_of(&n, DT_F32, 2, H, C)),
-           param(&n, "mlp.0.bias", type_of(&n, DT_F32, 1, H)),
-           param(&n, "mlp.3.weight", type_of(&n, DT_F32, 2, C, H)),
-           param(&n, "mlp.3.bias", type_of(&n, DT_F32, 1, C)),
-           param(&n, "head.weight", type_of(&n, DT_F32, 2, K, C)),
-           param(&n, "head.bias", type_of(&n, DT_F32, 1, K))};
+  Io io = io_tensors(&n, type_of(&n, MPCC_F32, 4, B, 1, S, S), B, K);
+  Vit t = {param(&n, "conv_proj.weight", type_of(&n, MPCC_F32, 4, C, 1, P, P)),
+           param(&n, "conv_proj.bias", type_of(&n, MPCC_F32, 1, C)),
+           param(&n, "class_token", type_of(&n, MPCC_F32, 3, 1, 1, C)),
+           param(&n, "pos_embedding", type_of(&n, MPCC_F32, 3, 1, T + 1, C)),
+           param(&n, "ln_1.weight", type_of(&n, MPCC_F32, 1, C)),
+           param(&n, "ln_1.bias", type_of(&n, MPCC_F32, 1, C)),
+           param(&n, "in_proj_weight", type_of(&n, MPCC_F32, 2, 3 * C, C)),
+           param(&n, "in_proj_bias", type_of(&n, MPCC_F32, 1, 3 * C)),
+           param(&n, "out_proj.weight", type_of(&n, MPCC_F32, 2, C, C)),
+           param(&n, "out_proj.bias", type_of(&n, MPCC_F32, 1, C)),
+           param(&n, "ln_2.weight", type_of(&n, MPCC_F32, 1, C)),
+           param(&n, "ln_2.bias", type_of(&n, MPCC_F32, 1, C)),
+           param(&n, "mlp.0.weight", type_of(&n, MPCC_F32, 2, H, C)),
+           param(&n, "mlp.0.bias", type_of(&n, MPCC_F32, 1, H)),
+           param(&n, "mlp.3.weight", type_of(&n, MPCC_F32, 2, C, H)),
+           param(&n, "mlp.3.bias", type_of(&n, MPCC_F32, 1, C)),
+           param(&n, "head.weight", type_of(&n, MPCC_F32, 2, K, C)),
+           param(&n, "head.bias", type_of(&n, MPCC_F32, 1, K))};
   return net_finish(&n, &io, vit_forward, &t, (Tensor **)&t, VIT_PARAMS, 0.7);
 }
 

@@ -84,7 +84,7 @@ START_TEST(attributes_of_all_kinds) {
   build_module_attr(b, attr_s(b, "", ""));
   build_module_attr(b, attr_b(b, "1st", true));
   build_module_attr(b, attr_b(b, "true", false));
-  for (int d = 0; d < DT_COUNT; d++) {
+  for (int d = 0; d < MPCC_DTYPE_COUNT; d++) {
     snprintf(key, sizeof key, "dtype.%d", d);
     build_module_attr(b, attr_dt(b, key, (DType)d));
   }
@@ -117,7 +117,7 @@ START_TEST(names_and_places) {
   uint32_t file = diag_file(s.diag, "specs/a b.yaml", source, strlen(source));
   ck_assert_uint_ne(unused, file);
   Builder *b = builder_create(s.strings, s.diag, STAGE_FORWARD);
-  const Type *ty = type_get(builder_types(b), DT_BF16, 2, (int64_t[]){2, 3});
+  const Type *ty = type_get(builder_types(b), MPCC_BF16, 2, (int64_t[]){2, 3});
   static const char *const names[] = {"work",        "",    "0.weight", "a b", "quote\"",
                                       "caf\xc3\xa9", "x+1", "-",        "1e5", "nan"};
   Tensor *t = NULL;
@@ -127,12 +127,12 @@ START_TEST(names_and_places) {
       build_tensor_attr(b, u, attr_t(b, "of", t));
     t = u;
   }
-  build_tensor_view(b, "view", type_get(builder_types(b), DT_BF16, 0, NULL), ROLE_PARAM, t, 5,
+  build_tensor_view(b, "view", type_get(builder_types(b), MPCC_BF16, 0, NULL), ROLE_PARAM, t, 5,
                     (Loc){0});
   build_func(b, "a function");
   build_at(b, (Loc){file, 2, 3, 0}, str_c(s.strings, "enc\"oder.0"), str_c(s.strings, "why\nnot"));
   Value *x = build_read(b, t);
-  build_write(b, t, build_expr(b, "a * 0.1 + b", DT_BF16, 2, (Value *[]){x, x}));
+  build_write(b, t, build_expr(b, "a * 0.1 + b", MPCC_BF16, 2, (Value *[]){x, x}));
   Module *m = finish(&s, b);
   Text out = round_trip(m, s.diag);
   ck_assert(strstr(out.data, "file 1 \"specs/a b.yaml\"\n") != NULL);

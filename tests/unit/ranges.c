@@ -53,7 +53,7 @@ static void check_counts(DType dt, double amax) {
   free(data);
 }
 
-static const DType dtypes[] = {DT_F64, DT_F32, DT_BF16, DT_F16};
+static const DType dtypes[] = {MPCC_F64, MPCC_F32, MPCC_BF16, MPCC_F16};
 
 START_TEST(counts_are_those_of_rounding) {
   check_counts(dtypes[_i], 0);

@@ -26,7 +26,7 @@ static void check_words(const Vector *v, const char *what, const double *got, DT
     uint64_t room = 0; /* of the widest format */
     num_store(&room, dt, got[i]);
     unsigned code = (unsigned)room;
-    ck_assert_msg(code == want[i] || (dt == DT_F32 && isnan(got[i]) && want[i] == 0x7FC00000),
+    ck_assert_msg(code == want[i] || (dt == MPCC_F32 && isnan(got[i]) && want[i] == 0x7FC00000),
                   "%s %s %s: %s %ld is %x, want %x", v->name, v->to, v->scales, what, i, code,
                   want[i]);
   }
@@ -37,7 +37,7 @@ static void check_vector(FILE *f, const Vector *v) {
   Builder *b = builder_create(s.strings, s.diag, STAGE_FORWARD);
   TypeTable *t = builder_types(b);
   const int64_t dim[2] = {v->rows, v->cols}, block[2] = {v->block[0], v->block[1]};
-  Tensor *x = build_tensor(b, "io.x", type_get(t, DT_F32, 2, dim), ROLE_INPUT, (Loc){0});
+  Tensor *x = build_tensor(b, "io.x", type_get(t, MPCC_F32, 2, dim), ROLE_INPUT, (Loc){0});
   build_func(b, "f");
   DType to = dtype_from_text(v->to);
   Value *in = build_read(b, x);
@@ -67,7 +67,7 @@ static void check_vector(FILE *f, const Vector *v) {
   ck_assert_int_eq(eval_run(e, module_func(m, "f")), MPCC_OK);
   check_words(v, "code", data_of(e, m, "output.0"), to, word + n, n);
   check_words(v, "scale", data_of(e, m, "output.2"), scales->type->dt, word + 2 * n, nscale);
-  check_words(v, "scale of the tensor", data_of(e, m, "output.1"), DT_F32, &v->tensor, 1);
+  check_words(v, "scale of the tensor", data_of(e, m, "output.1"), MPCC_F32, &v->tensor, 1);
   free(word);
   eval_destroy(e);
   module_destroy(m);
@@ -144,7 +144,9 @@ START_TEST(products_are_of_decoded_blocks) {
   const Op *q[4] = {made_by(product->in[0]), made_by(product->in[1]), made_by(wgrad->in[0]),
                     made_by(wgrad->in[1])};
   bool current = _i == 0;
-  int quantized = current ? 3 : q[1]->out[2]->type->dt == DT_E8M0 ? 6 : 5; /* square blocks turn */
+  int quantized = current                               ? 3
+                  : q[1]->out[2]->type->dt == MPCC_E8M0 ? 6
+                                                        : 5; /* square blocks turn */
   ck_assert_int_eq(count_op(f, OP_block_quantize), quantized);
   double *v[4];
   int64_t width[4];
@@ -176,7 +178,7 @@ START_TEST(products_are_of_decoded_blocks) {
   const double *seen = data_of(e, m, "sum.fp8.forward.amax"), *x = data_of(e, m, "io.image");
   double largest = 0;
   for (int i = 0; i < rows * in; i++)
-    largest = fmax(largest, fabs(num_round(x[i], DT_BF16)));
+    largest = fmax(largest, fabs(num_round(x[i], MPCC_BF16)));
   ck_assert(seen[0] == largest && seen[1] > 0 && *data_of(e, m, "sum.fp8.backward.amax") > 0);
   ck_assert(count_op(module_func(m, "eval_forward"), OP_qgrad) == 0);
   ck_assert_int_eq(count_op(module_func(m, "eval_forward"), OP_block_quantize), 2);
@@ -219,9 +221,9 @@ START_TEST(weights_are_derived) {
   ck_assert_int_eq(count_op(module_func(m, "micro_next"), OP_block_quantize), 3);
   ck_assert_int_eq(count_op(module_func(m, "refresh"), OP_block_quantize), 2);
   const Tensor *t = module_tensor(m, "weight.fc.weight.e4m3");
-  ck_assert(t && t->role == ROLE_WEIGHT && t->type->dt == DT_E4M3 && t->type->dim[1] == 64);
+  ck_assert(t && t->role == ROLE_WEIGHT && t->type->dt == MPCC_E4M3 && t->type->dim[1] == 64);
   t = module_tensor(m, "weight.fc.weight.e4m3.block_scale_inv");
-  ck_assert(t && t->type->dt == DT_E8M0 && t->type->dim[0] == 32 && t->type->dim[1] == 2);
+  ck_assert(t && t->type->dt == MPCC_E8M0 && t->type->dim[0] == 32 && t->type->dim[1] == 2);
   ck_assert(!module_func(m, "calibrate"));
   module_destroy(m);
   session_close(&s);
@@ -233,7 +235,7 @@ START_TEST(transform_is_orthogonal) {
   Session s = session_open();
   Builder *b = builder_create(s.strings, s.diag, STAGE_FORWARD);
   const int64_t dim[2] = {32, 16};
-  const Type *t = type_get(builder_types(b), DT_F32, 2, dim);
+  const Type *t = type_get(builder_types(b), MPCC_F32, 2, dim);
   Tensor *x = build_tensor(b, "io.x", t, ROLE_INPUT, (Loc){0});
   Tensor *y = build_tensor(b, "output.y", t, ROLE_OUTPUT, (Loc){0});
   build_func(b, "f");
@@ -281,7 +283,7 @@ static void read_operand(Head *h, int i, const char *name, int rows, DType to) {
   double scale;
   char word[16], out[16];
   Builder *b = h->n.b;
-  const Type *ty = type_of(&h->n, DT_F32, 3, 1, rows, WIDTH);
+  const Type *ty = type_of(&h->n, MPCC_F32, 3, 1, rows, WIDTH);
   ck_assert_int_eq(fscanf(h->f, "%15s %lf", word, &scale), 2);
   ck_assert_str_eq(word, name);
   h->x[i] = malloc((size_t)(rows * WIDTH) * sizeof(double));
@@ -291,7 +293,7 @@ static void read_operand(Head *h, int i, const char *name, int rows, DType to) {
   snprintf(out, sizeof out, "io.%s", name);
   h->in[i] = tensor_of_net(&h->n, out, ty, ROLE_INPUT);
   Attr attr = attr_dt(b, "to", to);
-  Value *in[2] = {build_read(b, h->in[i]), build_const(b, scale, DT_F32)};
+  Value *in[2] = {build_read(b, h->in[i]), build_const(b, scale, MPCC_F32)};
   Op *q = build_op(b, OP_quantize, 2, in, 1, &attr);
   h->codes[i] = q->out[0];
   h->inverse[i] = q->out[1];
@@ -299,7 +301,7 @@ static void read_operand(Head *h, int i, const char *name, int rows, DType to) {
   read_words(h->f, want, rows * WIDTH);
   for (int e = 0; e < rows * WIDTH; e++) {
     uint64_t room = 0;
-    num_store(&room, to, num_round(h->x[i][e] * scale, DT_F32));
+    num_store(&room, to, num_round(h->x[i][e] * scale, MPCC_F32));
     ck_assert_msg((unsigned)room == want[e], "code %d of %s is %x, want %x", e, name,
                   (unsigned)room, want[e]);
   }
@@ -330,10 +332,11 @@ START_TEST(attention_makes_codes) {
   build_func(b, "f");
   static const char *const names[4] = {"q", "k", "v", "g"};
   for (int i = 0; i < 4; i++)
-    read_operand(&h, i, names[i], i == 0 || i == 3 ? QUERIES : KEYS, i == 3 ? DT_E5M2 : DT_E4M3);
+    read_operand(&h, i, names[i], i == 0 || i == 3 ? QUERIES : KEYS,
+                 i == 3 ? MPCC_E5M2 : MPCC_E4M3);
   Attr attr[7] = {attr_i(b, "heads", 1),           attr_f(b, "scale", 0.25),
-                  attr_dt(b, "out", DT_F32),       attr_dt(b, "p_dtype", DT_E4M3),
-                  attr_dt(b, "ds_dtype", DT_E5M2), attr_f(b, "p_scale", 256),
+                  attr_dt(b, "out", MPCC_F32),       attr_dt(b, "p_dtype", MPCC_E4M3),
+                  attr_dt(b, "ds_dtype", MPCC_E5M2), attr_f(b, "p_scale", 256),
                   attr_f(b, "ds_scale", ds_scale)};
   Value *in[6] = {h.codes[0], h.codes[1], h.codes[2], h.inverse[0], h.inverse[1], h.inverse[2]};
   Op *o = build_op(b, OP_attention, 6, in, 7, attr);
@@ -356,23 +359,23 @@ START_TEST(attention_makes_codes) {
   }
   ck_assert_int_eq(eval_run(e, module_func(m, "f")), MPCC_OK);
   /* units of what is shown: a query is 96 / 100, a value 288 / 300 (codes of 100 and of 300) */
-  const double query = 96 * num_round(0.01, DT_F32), one_v = num_round(1.0 / 300, DT_F32);
-  const double value = num_round(300, DT_E4M3) * one_v, one_g = num_round(1.0 / 5000, DT_F32);
+  const double query = 96 * num_round(0.01, MPCC_F32), one_v = num_round(1.0 / 300, MPCC_F32);
+  const double value = num_round(300, MPCC_E4M3) * one_v, one_g = num_round(1.0 / 5000, MPCC_F32);
   unsigned want[QUERIES * KEYS];
   char word[16];
   ck_assert_int_eq(fscanf(h.f, "%15s", word), 1);
   read_words(h.f, want, QUERIES * KEYS);
   for (int i = 0; i < QUERIES * KEYS; i++)
     check_code("P", i / KEYS, i % KEYS,
-               data_of(e, m, "output.o")[i / KEYS * WIDTH + i % KEYS] / value * 256, DT_E4M3,
+               data_of(e, m, "output.o")[i / KEYS * WIDTH + i % KEYS] / value * 256, MPCC_E4M3,
                want[i]);
   ck_assert_int_eq(fscanf(h.f, "%15s", word), 1);
   read_words(h.f, want, QUERIES * KEYS);
   int nonzero = 0;
   for (int i = 0; i < QUERIES * KEYS; i++) {
     double dk = data_of(e, m, "output.dk")[i % KEYS * WIDTH + i / KEYS];
-    check_code("dS", i / KEYS, i % KEYS, dk / (0.25 * query) / (one_g * one_v) * ds_scale, DT_E5M2,
-               want[i]);
+    check_code("dS", i / KEYS, i % KEYS, dk / (0.25 * query) / (one_g * one_v) * ds_scale,
+               MPCC_E5M2, want[i]);
     nonzero += (want[i] & 0x7F) != 0;
   }
   ck_assert_int_gt(nonzero, QUERIES * KEYS / 2);

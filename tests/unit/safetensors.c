@@ -25,12 +25,12 @@ static const int64_t two_three[2] = {2, 3}, six = 6, none = 0;
 static const int64_t counter = 1234567890123;
 
 static size_t sample_items(mprt__st_item *it) {
-  it[0] = (mprt__st_item){"b.half", DT_F32, DT_F16, 1, &six, values};
-  it[1] = (mprt__st_item){"a.weight", DT_F32, DT_F32, 2, two_three, values};
-  it[2] = (mprt__st_item){"count", DT_I64, DT_I64, 0, NULL, &counter};
-  it[3] = (mprt__st_item){"byte", DT_F32, DT_E4M3, 1, &six, values};
-  it[4] = (mprt__st_item){"empty", DT_F32, DT_F32, 1, &none, values};
-  it[5] = (mprt__st_item){"wide", DT_F32, DT_F64, 1, &six, values};
+  it[0] = (mprt__st_item){"b.half", MPCC_F32, MPCC_F16, 1, &six, values};
+  it[1] = (mprt__st_item){"a.weight", MPCC_F32, MPCC_F32, 2, two_three, values};
+  it[2] = (mprt__st_item){"count", MPCC_I64, MPCC_I64, 0, NULL, &counter};
+  it[3] = (mprt__st_item){"byte", MPCC_F32, MPCC_E4M3, 1, &six, values};
+  it[4] = (mprt__st_item){"empty", MPCC_F32, MPCC_F32, 1, &none, values};
+  it[5] = (mprt__st_item){"wide", MPCC_F32, MPCC_F64, 1, &six, values};
   return 6;
 }
 
@@ -50,16 +50,16 @@ START_TEST(round_trip) {
     uint8_t back[64] = {0};
     ck_assert_int_eq(mprt__st_read(&f, t, it[i].dtype, back, &callbacks), MPCC_OK);
     for (int64_t k = 0; k < (it[i].rank ? (it[i].dim[0] ? 6 : 0) : 1); k++) {
-      if (it[i].dtype == DT_I64)
+      if (it[i].dtype == MPCC_I64)
         ck_assert_mem_eq(back, &counter, 8);
       else
-        ck_assert_double_eq(num_load(back + 4 * k, DT_F32),
+        ck_assert_double_eq(num_load(back + 4 * k, MPCC_F32),
                             num_round((double)values[k], it[i].file_dtype));
     }
   }
   ck_assert_ptr_null(mprt__st_find(&f, "nothing"));
   int64_t sink;
-  ck_assert_int_eq(mprt__st_read(&f, mprt__st_find(&f, "count"), DT_F32, &sink, &callbacks),
+  ck_assert_int_eq(mprt__st_read(&f, mprt__st_find(&f, "count"), MPCC_F32, &sink, &callbacks),
                    MPCC_ERR_DATA);
   mprt__st_close(&f);
 }
@@ -96,14 +96,14 @@ START_TEST(large_tensors_convert_in_pieces) {
   float *big = malloc((size_t)n * 4), *back = malloc((size_t)n * 4);
   for (int64_t i = 0; i < n; i++)
     big[i] = (float)(i % 2048) - 1000.0f;
-  mprt__st_item it = {"big", DT_F32, DT_BF16, 1, &n, big};
+  mprt__st_item it = {"big", MPCC_F32, MPCC_BF16, 1, &n, big};
   mprt__st_file f;
   ck_assert_int_eq(mprt__st_write(path, &it, 1, NULL, &callbacks), MPCC_OK);
   ck_assert_int_eq(mprt__st_open(path, &callbacks, &f), MPCC_OK);
   ck_assert_uint_eq(f.tensor[0].bytes, (size_t)n * 2);
-  ck_assert_int_eq(mprt__st_read(&f, &f.tensor[0], DT_F32, back, &callbacks), MPCC_OK);
+  ck_assert_int_eq(mprt__st_read(&f, &f.tensor[0], MPCC_F32, back, &callbacks), MPCC_OK);
   for (int64_t i = 0; i < n; i++)
-    ck_assert_msg((double)back[i] == num_round((double)big[i], DT_BF16), "%lld", (long long)i);
+    ck_assert_msg((double)back[i] == num_round((double)big[i], MPCC_BF16), "%lld", (long long)i);
   mprt__st_close(&f);
   free(big);
   free(back);
@@ -204,7 +204,7 @@ START_TEST(flipped_headers_never_read_outside) {
       for (size_t k = 0; k < f.ntensor; k++) {
         double sink[16];
         ck_assert_uint_le(f.tensor[k].bytes, sizeof sink);
-        if (f.tensor[k].dtype != DT_COUNT)
+        if (f.tensor[k].dtype != MPCC_DTYPE_COUNT)
           ck_assert_int_eq(mprt__st_read(&f, &f.tensor[k], f.tensor[k].dtype, sink, NULL), MPCC_OK);
       }
       mprt__st_close(&f);

@@ -87,10 +87,10 @@ START_TEST(each_step_rounds_to_f32) {
   ck_assert_double_eq(scalar_eval(parse("a + b - a"), args, true), 0);
   ck_assert_double_eq(scalar_eval(parse("a + b - a"), args, false), 0x1p-24);
   ck_assert_double_eq(scalar_eval(parse("0.1"), args, true), (double)0.1f);
-  const Scalar *wide = scalar_typed(arena, parse("a + b - a"), DT_F64);
+  const Scalar *wide = scalar_typed(arena, parse("a + b - a"), MPCC_F64);
   ck_assert_double_eq(scalar_eval(wide, args, true), 0x1p-24);
   const double whole[] = {7, 2, 0};
-  ck_assert_double_eq(scalar_eval(scalar_typed(arena, parse("a / b"), DT_I64), whole, true), 3);
+  ck_assert_double_eq(scalar_eval(scalar_typed(arena, parse("a / b"), MPCC_I64), whole, true), 3);
 }
 END_TEST
 

@@ -33,7 +33,7 @@ static Value *value(const char *type) {
   memcpy(name, type, n);
   name[n] = 0;
   const DType dt = dtype_from_text(name);
-  ck_assert(dt != DT_COUNT);
+  ck_assert(dt != MPCC_DTYPE_COUNT);
   int rank = 0;
   int64_t dim[MAX_RANK];
   for (const char *p = type + n + 1; *p && *p != ']'; p += *p == ',')
@@ -104,11 +104,11 @@ START_TEST(elementwise) {
   check_op(OP_div, "i64[2] i64[2]", 0, NULL, "f32[2]");
   check_op(OP_exp, "i64[2]", 0, NULL, "f32[2]");
   check_op(OP_gelu, "bf16[4,2]", 0, NULL, "bf16[4,2]");
-  const Attr dtype = attr_dt(b, "dtype", DT_F32);
+  const Attr dtype = attr_dt(b, "dtype", MPCC_F32);
   check_op(OP_exp, "bf16[4]", 1, &dtype, "f32[4]");
   const Attr body = attr_s(b, "body", "a < b ? c : 0");
   check_op(OP_expr, "f32[2,1] f32[3] bf16[]", 1, &body, "f32[2,3]");
-  const Attr constant[] = {attr_s(b, "body", "0.5"), attr_dt(b, "dtype", DT_F16)};
+  const Attr constant[] = {attr_s(b, "body", "0.5"), attr_dt(b, "dtype", MPCC_F16)};
   check_op(OP_expr, "", 2, constant, "f16[]");
 }
 END_TEST
@@ -129,9 +129,9 @@ START_TEST(elementwise_errors) {
 END_TEST
 
 START_TEST(structure) {
-  const Attr at[] = {attr_f(b, "value", 2), attr_dt(b, "dtype", DT_F16)};
+  const Attr at[] = {attr_f(b, "value", 2), attr_dt(b, "dtype", MPCC_F16)};
   check_op(OP_const, "", 2, at, "f16[]");
-  Tensor *t = build_tensor(b, "w", type_get(builder_types(b), DT_F32, 1, (int64_t[]){3}),
+  Tensor *t = build_tensor(b, "w", type_get(builder_types(b), MPCC_F32, 1, (int64_t[]){3}),
                            ROLE_PARAM, (Loc){0});
   const Attr to = attr_t(b, "tensor", t);
   check_op(OP_read, "", 1, &to, "f32[3]");
@@ -148,7 +148,7 @@ END_TEST
 START_TEST(products) {
   check_op(OP_linear, "f32[5,7,4] f32[3,4]", 0, NULL, "f32[5,7,3]");
   check_op(OP_linear, "bf16[4] bf16[3,4] f32[3]", 0, NULL, "bf16[3]");
-  const Attr out = attr_dt(b, "out", DT_F32);
+  const Attr out = attr_dt(b, "out", MPCC_F32);
   check_op(OP_linear, "bf16[2,4] bf16[3,4]", 1, &out, "f32[2,3]");
   check_op(OP_matmul, "f32[2,4] f32[4,3]", 0, NULL, "f32[2,3]");
   const Attr t[] = {attr_b(b, "ta", true), attr_b(b, "tb", true), out};
@@ -169,7 +169,7 @@ START_TEST(products) {
               "shapes do not fit: operand 1 of matmul has shape [2, 4, 1], expected 2 dimensions");
   check_error(OP_qlinear, "e4m3[2,4] e4m3[3,4] f32[] f32[]", 0, NULL,
               "qlinear needs attribute 'out', a dtype");
-  const Attr again = attr_dt(b, "out", DT_F32);
+  const Attr again = attr_dt(b, "out", MPCC_F32);
   check_error(OP_qlinear, "f16[2,4] e4m3[3,4] f32[] f32[]", 1, &again,
               "dtypes do not fit: operand 1 of qlinear has dtype f16, expected e4m3, e5m2 or e2m1");
 }
@@ -265,7 +265,7 @@ START_TEST(losses) {
 END_TEST
 
 START_TEST(precision) {
-  const Attr e4m3 = attr_dt(b, "to", DT_E4M3), bf16 = attr_dt(b, "to", DT_BF16);
+  const Attr e4m3 = attr_dt(b, "to", MPCC_E4M3), bf16 = attr_dt(b, "to", MPCC_BF16);
   check_op(OP_cast, "f32[2,3]", 1, &bf16, "bf16[2,3]");
   check_op(OP_quantize, "bf16[2,3] f32[]", 1, &e4m3, "e4m3[2,3] f32[] f32[]");
   check_op(OP_qgrad, "bf16[2,3] f32[]", 1, &e4m3, "bf16[2,3]");

@@ -309,12 +309,12 @@ START_TEST(groups_are_told_apart) {
                    {"group.3.weight_decay", NULL, 0}};
   Session s = session_open();
   Net n = net_begin(&s, set, 5);
-  Io io = io_tensors(&n, type_of(&n, DT_F32, 2, 2, 4), 2, 16);
+  Io io = io_tensors(&n, type_of(&n, MPCC_F32, 2, 2, 4), 2, 16);
   n.group_of_bias = 3;
-  Mlp t = {param(&n, "fc0.weight", type_of(&n, DT_F32, 2, 5, 4)),
-           param(&n, "fc0.bias", type_of(&n, DT_F32, 1, 5)),
-           param(&n, "fc1.weight", type_of(&n, DT_F32, 2, 16, 5)),
-           param(&n, "fc1.bias", type_of(&n, DT_F32, 1, 16))};
+  Mlp t = {param(&n, "fc0.weight", type_of(&n, MPCC_F32, 2, 5, 4)),
+           param(&n, "fc0.bias", type_of(&n, MPCC_F32, 1, 5)),
+           param(&n, "fc1.weight", type_of(&n, MPCC_F32, 2, 16, 5)),
+           param(&n, "fc1.bias", type_of(&n, MPCC_F32, 1, 16))};
   build_tensor_attr(n.b, t.w0, attr_i(n.b, "group", 1));
   build_tensor_attr(n.b, t.w1, attr_i(n.b, "group", 1));
   Tensor *all[] = {t.w0, t.b0, t.w1, t.b1};
@@ -567,7 +567,7 @@ START_TEST(lightning_rolls_every_micro_batch) {
                    {"amax_history_len", NULL, 4}};
   Run r = start(square_mlp, set, 4, false);
   double *scale = data_of(r.e, r.m, "fp8.forward.scale");
-  ck_assert_int_eq(module_tensor(r.m, "fc0.weight")->type->dt, DT_BF16); /* no masters */
+  ck_assert_int_eq(module_tensor(r.m, "fc0.weight")->type->dt, MPCC_BF16); /* no masters */
   data_of(r.e, r.m, "io.image")[0] = 4;
   run(r.e, r.m, "micro_first");
   ck_assert(scale[0] == 112);
@@ -585,7 +585,7 @@ END_TEST
 
 static DType dtype_of(const Run *r, const char *name) {
   const Tensor *t = module_tensor(r->m, name);
-  return t ? t->type->dt : DT_COUNT;
+  return t ? t->type->dt : MPCC_DTYPE_COUNT;
 }
 
 START_TEST(state_has_the_dtypes_of_the_mode) {
@@ -593,17 +593,19 @@ START_TEST(state_has_the_dtypes_of_the_mode) {
     const char *mode, *masters, *compat;
     DType param, grad, exp_avg, exp_avg_sq, weight;
   } row[] = {
-      {"64-true", "none", "none", DT_F64, DT_F64, DT_F64, DT_F64, DT_COUNT},
-      {"32-true", "none", "none", DT_F32, DT_F32, DT_F32, DT_F32, DT_COUNT},
-      {"16-mixed", "none", "none", DT_F32, DT_F32, DT_F32, DT_F32, DT_F16},
-      {"bf16-mixed", "none", "none", DT_F32, DT_F32, DT_F32, DT_F32, DT_BF16},
-      {"16-true", "none", "none", DT_F16, DT_F16, DT_F16, DT_F32, DT_COUNT},
-      {"16-true", "none", "lightning", DT_F16, DT_F16, DT_F16, DT_F16, DT_COUNT},
-      {"bf16-true", "none", "none", DT_BF16, DT_BF16, DT_BF16, DT_BF16, DT_COUNT},
-      {"bf16-true", "float32", "none", DT_F32, DT_F32, DT_F32, DT_F32, DT_BF16},
-      {"transformer-engine", "float32", "none", DT_F32, DT_F32, DT_F32, DT_F32, DT_BF16},
-      {"transformer-engine-float16", "float32", "none", DT_F32, DT_F32, DT_F32, DT_F32, DT_F16},
-      {"transformer-engine", "none", "lightning", DT_BF16, DT_BF16, DT_BF16, DT_BF16, DT_COUNT},
+      {"64-true", "none", "none", MPCC_F64, MPCC_F64, MPCC_F64, MPCC_F64, MPCC_DTYPE_COUNT},
+      {"32-true", "none", "none", MPCC_F32, MPCC_F32, MPCC_F32, MPCC_F32, MPCC_DTYPE_COUNT},
+      {"16-mixed", "none", "none", MPCC_F32, MPCC_F32, MPCC_F32, MPCC_F32, MPCC_F16},
+      {"bf16-mixed", "none", "none", MPCC_F32, MPCC_F32, MPCC_F32, MPCC_F32, MPCC_BF16},
+      {"16-true", "none", "none", MPCC_F16, MPCC_F16, MPCC_F16, MPCC_F32, MPCC_DTYPE_COUNT},
+      {"16-true", "none", "lightning", MPCC_F16, MPCC_F16, MPCC_F16, MPCC_F16, MPCC_DTYPE_COUNT},
+      {"bf16-true", "none", "none", MPCC_BF16, MPCC_BF16, MPCC_BF16, MPCC_BF16, MPCC_DTYPE_COUNT},
+      {"bf16-true", "float32", "none", MPCC_F32, MPCC_F32, MPCC_F32, MPCC_F32, MPCC_BF16},
+      {"transformer-engine", "float32", "none", MPCC_F32, MPCC_F32, MPCC_F32, MPCC_F32, MPCC_BF16},
+      {"transformer-engine-float16", "float32", "none", MPCC_F32, MPCC_F32, MPCC_F32, MPCC_F32,
+       MPCC_F16},
+      {"transformer-engine", "none", "lightning", MPCC_BF16, MPCC_BF16, MPCC_BF16, MPCC_BF16,
+       MPCC_DTYPE_COUNT},
   };
   Setting set[] = {{"mode", row[_i].mode, 0},
                    {"optimizer", "AdamW", 0},
@@ -615,7 +617,7 @@ START_TEST(state_has_the_dtypes_of_the_mode) {
   ck_assert_int_eq(dtype_of(&r, "optim.fc0.bias.exp_avg"), row[_i].exp_avg);
   ck_assert_int_eq(dtype_of(&r, "optim.fc0.bias.exp_avg_sq"), row[_i].exp_avg_sq);
   ck_assert_int_eq(dtype_of(&r, "weight.fc0.bias"), row[_i].weight);
-  ck_assert_int_eq(dtype_of(&r, "metric.loss_sum"), _i == 0 ? DT_F64 : DT_F32);
+  ck_assert_int_eq(dtype_of(&r, "metric.loss_sum"), _i == 0 ? MPCC_F64 : MPCC_F32);
   finish(&r);
 }
 END_TEST
@@ -653,7 +655,7 @@ START_TEST(copies_hold_what_is_read) {
   Run r = start(square_mlp, set, 1, false);
   ck_assert((module_tensor(r.m, "weight.flat.0") != NULL) == (_i == 1));
   const Tensor *t = module_tensor(r.m, "weight.fc0.bias");
-  ck_assert(t && (t->base != NULL) == (_i == 1) && t->type->dt == DT_BF16);
+  ck_assert(t && (t->base != NULL) == (_i == 1) && t->type->dt == MPCC_BF16);
   ck_assert((module_tensor(r.m, "weight.fc0.weight") != NULL) == (_i == 1));
   for (int i = 0; i < 2; i++) {
     double *p = data_of(r.e, r.m, "fc0.bias"), *w = data_of(r.e, r.m, "weight.fc0.bias");

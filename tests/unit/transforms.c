@@ -27,7 +27,7 @@ static void read_case(Case *c, const char *line, char *values) {
   c->line = strdup(line);
   c->list = json_loads(line + at, 0, NULL);
   ck_assert(c->list != NULL);
-  c->field = (mprt__field){"image", DT_U8, 3, {channels, h, w}, channels * h * w, false};
+  c->field = (mprt__field){"image", MPCC_U8, 3, {channels, h, w}, channels * h * w, false};
   c->image = malloc((size_t)c->field.elems);
   for (int64_t i = 0; i < c->field.elems; i++)
     c->image[i] = (uint8_t)strtol(values, &values, 10);
@@ -51,7 +51,7 @@ static void check_sample(const Case *c, DType to, const char *line, char *values
   int64_t n = seen.dim[0] * h * w;
   size_t size = dtype_bytes(to);
   uint8_t *got = malloc((size_t)n * size);
-  double tolerance = to == DT_F64 ? 1e-14 : 2e-6;
+  double tolerance = to == MPCC_F64 ? 1e-14 : 2e-6;
   ck_assert_msg(mprt__transform_apply(t, &work, &r, &c->field, c->image, key, got), "%s",
                 r.message);
   for (int64_t i = 0; i < n; i++) {
@@ -93,12 +93,12 @@ static void check_file(const char *path, DType to, int least) {
 }
 
 START_TEST(as_torchvision) {
-  check_file(SOURCE_DIR "/tests/data/transforms/transforms.want", DT_F32, 40);
+  check_file(SOURCE_DIR "/tests/data/transforms/transforms.want", MPCC_F32, 40);
 }
 END_TEST
 
 START_TEST(in_fp64) {
-  check_file(SOURCE_DIR "/tests/data/transforms/transforms64.want", DT_F64, 12);
+  check_file(SOURCE_DIR "/tests/data/transforms/transforms64.want", MPCC_F64, 12);
 }
 END_TEST
 
@@ -108,10 +108,10 @@ static void apply(const char *list, int64_t h, int64_t w, int64_t want_h, int64_
   TestLog log = {0};
   mprt_callbacks cb = {.log = test_log, .user = &log};
   json_t *json = json_loads(list, 0, NULL);
-  mprt__field f = {"image", DT_U8, 3, {1, 0, 0}, 0, false}, seen; /* sizes that differ */
+  mprt__field f = {"image", MPCC_U8, 3, {1, 0, 0}, 0, false}, seen; /* sizes that differ */
   mprt__transform *t;
   strcpy(message, "");
-  if (mprt__transform_create(&cb, json, &f, DT_F32, &t, &seen) != MPCC_OK) {
+  if (mprt__transform_create(&cb, json, &f, MPCC_F32, &t, &seen) != MPCC_OK) {
     snprintf(message, 300, "%.290s", log.text);
   } else {
     uint8_t *image = calloc(1, (size_t)(h * w));

@@ -8,18 +8,18 @@ static const int64_t d248[] = {2, 4, 8}, d428[] = {4, 2, 8}, big[] = {1 << 20, 1
 START_TEST(equal_types_are_one_pointer) {
   Arena *a = arena_create();
   TypeTable *t = type_table_create(a);
-  const Type *x = type_get(t, DT_BF16, 3, d248);
-  ck_assert_ptr_eq(x, type_get(t, DT_BF16, 3, d248));
-  ck_assert_ptr_ne(x, type_get(t, DT_F16, 3, d248));
-  ck_assert_ptr_ne(x, type_get(t, DT_BF16, 3, d428));
-  ck_assert_ptr_ne(x, type_get(t, DT_BF16, 2, d248));
-  ck_assert_ptr_eq(x, type_with_dtype(t, type_get(t, DT_F32, 3, d248), DT_BF16));
-  ck_assert_ptr_eq(type_get(t, DT_F32, 0, NULL), type_get(t, DT_F32, 0, d248));
+  const Type *x = type_get(t, MPCC_BF16, 3, d248);
+  ck_assert_ptr_eq(x, type_get(t, MPCC_BF16, 3, d248));
+  ck_assert_ptr_ne(x, type_get(t, MPCC_F16, 3, d248));
+  ck_assert_ptr_ne(x, type_get(t, MPCC_BF16, 3, d428));
+  ck_assert_ptr_ne(x, type_get(t, MPCC_BF16, 2, d248));
+  ck_assert_ptr_eq(x, type_with_dtype(t, type_get(t, MPCC_F32, 3, d248), MPCC_BF16));
+  ck_assert_ptr_eq(type_get(t, MPCC_F32, 0, NULL), type_get(t, MPCC_F32, 0, d248));
   static const Type *many[3000];
   for (int64_t i = 0; i < 3000; i++)
-    many[i] = type_get(t, DT_F32, 2, (int64_t[]){i, 3000 - i});
+    many[i] = type_get(t, MPCC_F32, 2, (int64_t[]){i, 3000 - i});
   for (int64_t i = 0; i < 3000; i++)
-    ck_assert_ptr_eq(many[i], type_get(t, DT_F32, 2, (int64_t[]){i, 3000 - i}));
+    ck_assert_ptr_eq(many[i], type_get(t, MPCC_F32, 2, (int64_t[]){i, 3000 - i}));
   arena_destroy(a);
 }
 END_TEST
@@ -27,10 +27,10 @@ END_TEST
 START_TEST(sizes) {
   Arena *a = arena_create();
   TypeTable *t = type_table_create(a);
-  ck_assert_int_eq(type_elems(type_get(t, DT_F32, 0, NULL)), 1);
-  ck_assert_int_eq(type_elems(type_get(t, DT_F32, 3, d248)), 64);
-  ck_assert_int_eq(type_bytes(type_get(t, DT_BF16, 3, d248)), 128);
-  ck_assert_int_eq(type_bytes(type_get(t, DT_F64, 2, big)), INT64_C(1) << 43);
+  ck_assert_int_eq(type_elems(type_get(t, MPCC_F32, 0, NULL)), 1);
+  ck_assert_int_eq(type_elems(type_get(t, MPCC_F32, 3, d248)), 64);
+  ck_assert_int_eq(type_bytes(type_get(t, MPCC_BF16, 3, d248)), 128);
+  ck_assert_int_eq(type_bytes(type_get(t, MPCC_F64, 2, big)), INT64_C(1) << 43);
   arena_destroy(a);
 }
 END_TEST
@@ -51,7 +51,7 @@ START_TEST(broadcasting) {
       {2, 1, -1, {3, 4}, {3}, {0}},
   };
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-    Type x = {.dt = DT_F32, .rank = cases[i].ra}, y = {.dt = DT_I64, .rank = cases[i].rb};
+    Type x = {.dt = MPCC_F32, .rank = cases[i].ra}, y = {.dt = MPCC_I64, .rank = cases[i].rb};
     for (int k = 0; k < 3; k++) {
       x.dim[k] = cases[i].a[k];
       y.dim[k] = cases[i].b[k];
@@ -73,9 +73,9 @@ START_TEST(printing) {
   Arena *a = arena_create();
   TypeTable *t = type_table_create(a);
   Text x = {0};
-  type_print(type_get(t, DT_F32, 0, NULL), &x);
+  type_print(type_get(t, MPCC_F32, 0, NULL), &x);
   text_puts(&x, " ");
-  type_print(type_get(t, DT_E4M3, 3, d248), &x);
+  type_print(type_get(t, MPCC_E4M3, 3, d248), &x);
   ck_assert_str_eq(x.data, "f32[] e4m3[2,4,8]");
   text_fini(&x);
   arena_destroy(a);
@@ -88,8 +88,8 @@ START_TEST(failed_table_still_gives_types) {
     arena_fail_after(n);
     TypeTable *t = type_table_create(a);
     for (int64_t i = 1; i < 5; i++) {
-      const Type *x = type_get(t, DT_F16, 1, &i);
-      ck_assert(x->dt == DT_F16 && x->rank == 1 && x->dim[0] == i);
+      const Type *x = type_get(t, MPCC_F16, 1, &i);
+      ck_assert(x->dt == MPCC_F16 && x->rank == 1 && x->dim[0] == i);
     }
     ck_assert(arena_failed(a));
     arena_fail_after(0);

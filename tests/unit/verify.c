@@ -55,7 +55,7 @@ static void view_overflow(Module *m) {
   m->tensor[1]->base_elem = INT64_MAX;
 }
 static void view_dtype(Module *m) {
-  m->tensor[1]->type = type_with_dtype(m->types, m->tensor[1]->type, DT_BF16);
+  m->tensor[1]->type = type_with_dtype(m->types, m->tensor[1]->type, MPCC_BF16);
 }
 static void view_of_view(Module *m) {
   m->tensor[2]->base = m->tensor[1];
@@ -89,11 +89,11 @@ static void result_type(Module *m) {
 }
 static void result_dtype(Module *m) {
   Value *v = m->func[0]->op[3]->out[0];
-  v->type = type_with_dtype(m->types, v->type, DT_F16);
+  v->type = type_with_dtype(m->types, v->type, MPCC_F16);
 }
 static void read_type(Module *m) {
   Value *v = m->func[0]->op[0]->out[0];
-  v->type = type_with_dtype(m->types, v->type, DT_F16);
+  v->type = type_with_dtype(m->types, v->type, MPCC_F16);
 }
 static void attr_foreign(Module *m) {
   static Tensor foreign;
@@ -123,7 +123,7 @@ static void too_late(Module *m) {
 }
 static void mixed_product(Module *m) {
   m->stage = STAGE_TYPED;
-  m->tensor[2]->type = type_with_dtype(m->types, m->tensor[2]->type, DT_BF16);
+  m->tensor[2]->type = type_with_dtype(m->types, m->tensor[2]->type, MPCC_BF16);
   m->func[0]->op[0]->out[0]->type = m->tensor[2]->type;
 }
 

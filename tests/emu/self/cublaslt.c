@@ -36,12 +36,12 @@ typedef struct {
 } Case;
 
 static DType dtype_of(int type) {
-  return type == CUDA_R_64F       ? DT_F64
-         : type == CUDA_R_32F     ? DT_F32
-         : type == CUDA_R_16F     ? DT_F16
-         : type == CUDA_R_16BF    ? DT_BF16
-         : type == CUDA_R_8F_E4M3 ? DT_E4M3
-                                  : DT_E5M2;
+  return type == CUDA_R_64F       ? MPCC_F64
+         : type == CUDA_R_32F     ? MPCC_F32
+         : type == CUDA_R_16F     ? MPCC_F16
+         : type == CUDA_R_16BF    ? MPCC_BF16
+         : type == CUDA_R_8F_E4M3 ? MPCC_E4M3
+                                  : MPCC_E5M2;
 }
 static size_t bytes_of(int type) {
   return dtype_bytes(dtype_of(type));
@@ -228,11 +228,11 @@ static void check_case(const Case *c) {
   uint8_t *mask_out = malloc((size_t)mask_ld / 8 * (size_t)c->n);
   OK(cu.cuMemcpyDtoH_v2(mask_out, mask_p, (size_t)mask_ld / 8 * (size_t)c->n));
   const double *sv = S.v;
-  const double eps = dtype_of(c->type_d) == DT_F64    ? 1e-14
-                     : dtype_of(c->type_d) == DT_F32  ? 1e-6
-                     : dtype_of(c->type_d) == DT_F16  ? 0x1p-11
-                     : dtype_of(c->type_d) == DT_BF16 ? 0x1p-8
-                     : dtype_of(c->type_d) == DT_E4M3 ? 0x1p-4
+  const double eps = dtype_of(c->type_d) == MPCC_F64    ? 1e-14
+                     : dtype_of(c->type_d) == MPCC_F32  ? 1e-6
+                     : dtype_of(c->type_d) == MPCC_F16  ? 0x1p-11
+                     : dtype_of(c->type_d) == MPCC_BF16 ? 0x1p-8
+                     : dtype_of(c->type_d) == MPCC_E4M3 ? 0x1p-4
                                                       : 0x1p-3;
   const double input_eps = c->compute == CUBLAS_COMPUTE_32F_FAST_TF32 ? 0x1p-9 : 0;
   double amax = 0, *dbias = calloc((size_t)c->m, sizeof *dbias);

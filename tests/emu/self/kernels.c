@@ -168,11 +168,11 @@ static void close_to(double want, double have, double room, const char *what, si
 static void layernorm(uint64_t seed) {
   enum { ROWS = 9, COLS = 333, BLOCKS = 4 };
   Module *m = load("layernorm");
-  Buffer x = filled(DT_BF16, ROWS * COLS, 2, 0.5), g = filled(DT_F32, COLS, 1, 1),
-         b = filled(DT_F32, COLS, 1, 0), y = buffer(DT_BF16, ROWS * COLS),
-         mean = buffer(DT_F32, ROWS), rstd = buffer(DT_F32, ROWS),
-         dy = filled(DT_BF16, ROWS * COLS, 1, 0), dx = buffer(DT_BF16, ROWS * COLS),
-         partial = buffer(DT_F32, BLOCKS * 2 * COLS);
+  Buffer x = filled(MPCC_BF16, ROWS * COLS, 2, 0.5), g = filled(MPCC_F32, COLS, 1, 1),
+         b = filled(MPCC_F32, COLS, 1, 0), y = buffer(MPCC_BF16, ROWS * COLS),
+         mean = buffer(MPCC_F32, ROWS), rstd = buffer(MPCC_F32, ROWS),
+         dy = filled(MPCC_BF16, ROWS * COLS, 1, 0), dx = buffer(MPCC_BF16, ROWS * COLS),
+         partial = buffer(MPCC_F32, BLOCKS * 2 * COLS);
   struct {
     uint64_t x, g, b, y, mean, rstd;
     uint32_t cols;
@@ -225,8 +225,8 @@ static void layernorm(uint64_t seed) {
 static void softmax_xent(uint64_t seed) {
   enum { ROWS = 6, V = 1001 };
   Module *m = load("softmax_xent");
-  Buffer x = filled(DT_BF16, ROWS * V, 6, 0), t = buffer(DT_I32, ROWS), loss = buffer(DT_F32, ROWS),
-         dx = buffer(DT_BF16, ROWS * V);
+  Buffer x = filled(MPCC_BF16, ROWS * V, 6, 0), t = buffer(MPCC_I32, ROWS),
+         loss = buffer(MPCC_F32, ROWS), dx = buffer(MPCC_BF16, ROWS * V);
   for (int r = 0; r < ROWS; r++)
     t.v[r] = r == 2 ? -1 : r * 167;
   upload(&t);
@@ -255,10 +255,10 @@ static void adamw(uint64_t seed) {
   enum { N = 3001 };
   Module *m = load("adamw");
   for (int inf = 0; inf < 2; inf++) {
-    Buffer w = filled(DT_F32, N, 1, 0), copy = constant(DT_BF16, N, 7),
-           g = filled(DT_BF16, N, 100, 0), mm = filled(DT_F32, N, 0.1, 0),
-           v = filled(DT_F32, N, 0.01, 0.01), state = buffer(DT_F32, 3),
-           found = constant(DT_F32, 1, inf);
+    Buffer w = filled(MPCC_F32, N, 1, 0), copy = constant(MPCC_BF16, N, 7),
+           g = filled(MPCC_BF16, N, 100, 0), mm = filled(MPCC_F32, N, 0.1, 0),
+           v = filled(MPCC_F32, N, 0.01, 0.01), state = buffer(MPCC_F32, 3),
+           found = constant(MPCC_F32, 1, inf);
     state.v[0] = 10, state.v[1] = 1e-3, state.v[2] = 1.0 / 64;
     upload(&state);
     struct {
@@ -285,9 +285,9 @@ static void adamw(uint64_t seed) {
 static void quantize(uint64_t seed) {
   enum { ROWS = 70, COLS = 45 };
   Module *m = load("quantize");
-  Buffer x = filled(DT_BF16, ROWS * COLS, 40, 0), q = buffer(DT_E4M3, ROWS * COLS),
-         qt = buffer(DT_E4M3, ROWS * COLS), scale = constant(DT_F32, 1, 13.5),
-         amax = constant(DT_F32, 1, 0);
+  Buffer x = filled(MPCC_BF16, ROWS * COLS, 40, 0), q = buffer(MPCC_E4M3, ROWS * COLS),
+         qt = buffer(MPCC_E4M3, ROWS * COLS), scale = constant(MPCC_F32, 1, 13.5),
+         amax = constant(MPCC_F32, 1, 0);
   struct {
     uint64_t x, q, qt, scale, amax;
     uint32_t rows, cols;
@@ -297,7 +297,7 @@ static void quantize(uint64_t seed) {
   for (size_t r = 0; r < ROWS; r++)
     for (size_t c = 0; c < COLS; c++) {
       const double v = x.v[r * COLS + c];
-      const double want = num_round((double)((float)v * 13.5f), DT_E4M3);
+      const double want = num_round((double)((float)v * 13.5f), MPCC_E4M3);
       close_to(want, got(&q, r * COLS + c), 0, "q", r * COLS + c); /* equal codes */
       close_to(want, got(&qt, c * ROWS + r), 0, "qt", c * ROWS + r);
       top = fabs(v) > top ? fabs(v) : top;
@@ -310,8 +310,8 @@ static void quantize(uint64_t seed) {
 static void gemm(uint64_t seed) {
   enum { M = 70, N = 97, K = 136 };
   Module *m = load("gemm");
-  Buffer a = filled(DT_BF16, M * K, 1, 0), b = filled(DT_BF16, N * K, 1, 0),
-         c = buffer(DT_F32, M * N);
+  Buffer a = filled(MPCC_BF16, M * K, 1, 0), b = filled(MPCC_BF16, N * K, 1, 0),
+         c = buffer(MPCC_F32, M * N);
   struct {
     uint64_t a, b, c;
     uint32_t m, n, k;
@@ -331,8 +331,8 @@ static void gemm(uint64_t seed) {
 static void attention(uint64_t seed) {
   enum { HEADS = 2, T = 100, D = 64 };
   Module *m = load("attention");
-  Buffer q = filled(DT_BF16, HEADS * T * D, 2, 0), k = filled(DT_BF16, HEADS * T * D, 2, 0),
-         v = filled(DT_BF16, HEADS * T * D, 1, 0), o = buffer(DT_BF16, HEADS * T * D);
+  Buffer q = filled(MPCC_BF16, HEADS * T * D, 2, 0), k = filled(MPCC_BF16, HEADS * T * D, 2, 0),
+         v = filled(MPCC_BF16, HEADS * T * D, 1, 0), o = buffer(MPCC_BF16, HEADS * T * D);
   struct {
     uint64_t q, k, v, o;
     uint32_t t;
@@ -363,8 +363,8 @@ static void attention(uint64_t seed) {
 static void convolution(uint64_t seed) {
   enum { N = 2, H = 9, W = 7, CI = 3, CO = 5, S = 2, OH = 5, OW = 4 };
   Module *m = load("convolution");
-  Buffer x = filled(DT_F32, N * H * W * CI, 1, 0), w = filled(DT_F32, CO * 9 * CI, 1, 0),
-         b = filled(DT_F32, CO, 1, 0), y = buffer(DT_F32, N * OH * OW * CO);
+  Buffer x = filled(MPCC_F32, N * H * W * CI, 1, 0), w = filled(MPCC_F32, CO * 9 * CI, 1, 0),
+         b = filled(MPCC_F32, CO, 1, 0), y = buffer(MPCC_F32, N * OH * OW * CO);
   struct {
     uint64_t x, w, b, y;
     int n, h, wd, ci, co, s, oh, ow;
@@ -389,8 +389,8 @@ static void convolution(uint64_t seed) {
 static void gelu_bias(uint64_t seed) {
   enum { ROWS = 13, COLS = 52 };
   Module *m = load("gelu_bias");
-  Buffer x = filled(DT_BF16, ROWS * COLS, 4, 0), b = filled(DT_F32, COLS, 1, 0),
-         y = buffer(DT_BF16, ROWS * COLS);
+  Buffer x = filled(MPCC_BF16, ROWS * COLS, 4, 0), b = filled(MPCC_F32, COLS, 1, 0),
+         y = buffer(MPCC_BF16, ROWS * COLS);
   struct {
     uint64_t x, b, y;
     uint32_t quads, cols;
@@ -408,8 +408,8 @@ static void gelu_bias(uint64_t seed) {
 static void embedding_backward(uint64_t seed) {
   enum { ROWS = 40, V = 7, COLS = 100 };
   Module *m = load("embedding_backward");
-  Buffer index = buffer(DT_I32, ROWS), dy = buffer(DT_F32, ROWS * COLS),
-         dw = constant(DT_F32, V * COLS, 0), count = constant(DT_I32, V, 0);
+  Buffer index = buffer(MPCC_I32, ROWS), dy = buffer(MPCC_F32, ROWS * COLS),
+         dw = constant(MPCC_F32, V * COLS, 0), count = constant(MPCC_I32, V, 0);
   for (int i = 0; i < ROWS; i++)
     index.v[i] = i * i % V;
   for (size_t i = 0; i < ROWS * COLS; i++)
@@ -437,15 +437,15 @@ static void embedding_backward(uint64_t seed) {
 
 static double rounded(int part, double v) {
   return part == 0 ? num_f32_from_bits((num_f32_bits((float)v) + 0x1000) & ~0x1FFFu)
-                   : num_round(v, part == 1   ? DT_F16
-                                  : part == 2 ? DT_E4M3
-                                              : DT_E5M2);
+                   : num_round(v, part == 1   ? MPCC_F16
+                                  : part == 2 ? MPCC_E4M3
+                                              : MPCC_E5M2);
 }
 
 static void products(uint64_t seed) {
   Module *m = load("products");
-  Buffer a = filled(DT_F32, 16 * 32, 2, 0), b = filled(DT_F32, 32 * 8, 2, 0),
-         c = buffer(DT_F32, 4 * 128);
+  Buffer a = filled(MPCC_F32, 16 * 32, 2, 0), b = filled(MPCC_F32, 32 * 8, 2, 0),
+         c = buffer(MPCC_F32, 4 * 128);
   struct {
     uint64_t a, b, c;
   } p = {a.p, b.p, c.p};
@@ -467,7 +467,7 @@ static void products(uint64_t seed) {
 static void pack_and_transpose(Module *m, uint64_t seed) {
   enum { ROWS = 45, COLS = 71 };
   static const uint32_t sizes[] = {7, 300, 1, 129};
-  Buffer from[4], to = buffer(DT_BF16, 437);
+  Buffer from[4], to = buffer(MPCC_BF16, 437);
   struct {
     struct {
       uint64_t from;
@@ -478,15 +478,15 @@ static void pack_and_transpose(Module *m, uint64_t seed) {
   } p = {.to = to.p, .count = 4};
   uint32_t at = 0;
   for (int i = 0; i < 4; i++) {
-    from[i] = filled(DT_F32, sizes[i], 3, 0);
+    from[i] = filled(MPCC_F32, sizes[i], 3, 0);
     p.t[i].from = from[i].p, p.t[i].n = sizes[i], p.t[i].at = at;
     at += sizes[i];
   }
   run(m, "pack", 3, 1, 128, 0, &p, seed);
   for (int i = 0; i < 4; i++)
     for (uint32_t k = 0; k < sizes[i]; k++)
-      close_to(num_round(from[i].v[k], DT_BF16), got(&to, p.t[i].at + k), 0, "pack", k);
-  Buffer x = filled(DT_F32, ROWS * COLS, 1, 0), y = buffer(DT_F32, ROWS * COLS);
+      close_to(num_round(from[i].v[k], MPCC_BF16), got(&to, p.t[i].at + k), 0, "pack", k);
+  Buffer x = filled(MPCC_F32, ROWS * COLS, 1, 0), y = buffer(MPCC_F32, ROWS * COLS);
   struct {
     uint64_t x, y;
     uint32_t rows, cols;
@@ -501,9 +501,9 @@ static void pack_and_transpose(Module *m, uint64_t seed) {
 
 static void pooling(Module *m, uint64_t seed) {
   enum { N = 2, H = 9, W = 6, OH = 5, OW = 3 };
-  Buffer x = filled(DT_F32, N * H * W, 1, 0), y = buffer(DT_F32, N * OH * OW),
-         place = buffer(DT_U8, N * OH * OW), dy = filled(DT_F32, N * OH * OW, 1, 0),
-         dx = buffer(DT_F32, N * H * W);
+  Buffer x = filled(MPCC_F32, N * H * W, 1, 0), y = buffer(MPCC_F32, N * OH * OW),
+         place = buffer(MPCC_U8, N * OH * OW), dy = filled(MPCC_F32, N * OH * OW, 1, 0),
+         dx = buffer(MPCC_F32, N * H * W);
   struct {
     uint64_t x, y, place;
     int n, h, w, oh, ow;
@@ -541,10 +541,10 @@ static void moves(uint64_t seed) {
 static void attention_backward(uint64_t seed) {
   enum { HEADS = 2, T = 11, D = 64, ALL = HEADS * T * D };
   Module *m = load("attention_backward");
-  Buffer q = filled(DT_F32, ALL, 1, 0), k = filled(DT_F32, ALL, 1, 0),
-         v = filled(DT_F32, ALL, 1, 0), g = filled(DT_F32, ALL, 1, 0),
-         logs = buffer(DT_F32, HEADS * T), delta = buffer(DT_F32, HEADS * T),
-         dq = buffer(DT_F32, ALL), dk = buffer(DT_F32, ALL), dv = buffer(DT_F32, ALL);
+  Buffer q = filled(MPCC_F32, ALL, 1, 0), k = filled(MPCC_F32, ALL, 1, 0),
+         v = filled(MPCC_F32, ALL, 1, 0), g = filled(MPCC_F32, ALL, 1, 0),
+         logs = buffer(MPCC_F32, HEADS * T), delta = buffer(MPCC_F32, HEADS * T),
+         dq = buffer(MPCC_F32, ALL), dk = buffer(MPCC_F32, ALL), dv = buffer(MPCC_F32, ALL);
   static double want_q[ALL], want_k[ALL], want_v[ALL];
   memset(want_q, 0, sizeof want_q), memset(want_k, 0, sizeof want_k),
       memset(want_v, 0, sizeof want_v);
@@ -597,9 +597,9 @@ static void attention_backward(uint64_t seed) {
 static void convolution_backward(uint64_t seed) {
   enum { N = 2, H = 7, W = 6, CI = 3, CO = 5, S = 2, OH = 4, OW = 3 };
   Module *m = load("convolution_backward");
-  Buffer x = filled(DT_F32, N * H * W * CI, 1, 0), w = filled(DT_F32, CO * 9 * CI, 1, 0),
-         dy = filled(DT_F32, N * OH * OW * CO, 1, 0), dx = buffer(DT_F32, N * H * W * CI),
-         dw = buffer(DT_F32, CO * 9 * CI);
+  Buffer x = filled(MPCC_F32, N * H * W * CI, 1, 0), w = filled(MPCC_F32, CO * 9 * CI, 1, 0),
+         dy = filled(MPCC_F32, N * OH * OW * CO, 1, 0), dx = buffer(MPCC_F32, N * H * W * CI),
+         dw = buffer(MPCC_F32, CO * 9 * CI);
   struct {
     uint64_t a, b, to;
     int n, h, w, ci, co, s, oh, ow;

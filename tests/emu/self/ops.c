@@ -165,9 +165,9 @@ static uint64_t some_value(Type t, uint64_t *seed, int i) {
 
 /* A number between two neighbours of a narrow type, or as good as: where rounding decides. */
 static uint64_t near_tie(Type t, DType narrow, uint64_t r) {
-  const uint32_t codes = narrow == DT_E4M3   ? 0x7D
-                         : narrow == DT_E5M2 ? 0x7B
-                         : narrow == DT_F16  ? 0x7BFE
+  const uint32_t codes = narrow == MPCC_E4M3   ? 0x7D
+                         : narrow == MPCC_E5M2 ? 0x7B
+                         : narrow == MPCC_F16  ? 0x7BFE
                                              : 0x7F7E,
                  c = (uint32_t)(r % codes);
   const double v = num_decode_as(c, num_format(narrow)),
@@ -187,7 +187,7 @@ static int rounds_of(const Type t[5], int sources) {
                         : 12;
 }
 static uint64_t operand(const Type t[5], int sources, int k, int round, int lane, uint64_t *seed) {
-  static const DType narrow[] = {DT_F16, DT_BF16, DT_E4M3, DT_E5M2};
+  static const DType narrow[] = {MPCC_F16, MPCC_BF16, MPCC_E4M3, MPCC_E5M2};
   const int tuple = round * ACTIVE + lane - lane / 4, all = edges_of(t[1]) * edges_of(t[2]);
   const Type mine = t[1 + k];
   if (sources == 1 && mine.bits <= 16)
@@ -425,7 +425,7 @@ static bool bit_op(const char *op, const Name *p, Type t, const uint64_t in[4], 
 }
 
 static uint32_t narrow(DType d, double v) {
-  return isnan(v) ? (d == DT_E4M3 || d == DT_E5M2 ? 0x7F : 0x7FFF)
+  return isnan(v) ? (d == MPCC_E4M3 || d == MPCC_E5M2 ? 0x7F : 0x7FFF)
                   : num_encode_as(v, num_format(d), false, 0);
 }
 
@@ -435,8 +435,8 @@ static uint32_t narrow_toward_zero(DType d, double v) {
 }
 
 static double wide_float(Type t, uint64_t v) {
-  return t.kind == 'h'  ? num_decode_as((uint32_t)cut(v, 16), num_format(DT_BF16))
-         : t.bits == 16 ? num_decode_as((uint32_t)cut(v, 16), num_format(DT_F16))
+  return t.kind == 'h'  ? num_decode_as((uint32_t)cut(v, 16), num_format(MPCC_BF16))
+         : t.bits == 16 ? num_decode_as((uint32_t)cut(v, 16), num_format(MPCC_F16))
          : t.bits == 32 ? (double)as_f32(v)
                         : as_f64(v);
 }
@@ -444,20 +444,20 @@ static double wide_float(Type t, uint64_t v) {
 static bool packed_cvt(const Name *p, const uint64_t in[4], uint64_t *out) {
   const char *to = p->mod[p->n - 2], *from = p->mod[p->n - 1];
   const double a = (double)as_f32(in[0]), b = (double)as_f32(in[1]);
-  const DType small = strstr(to, "e4m3") || strstr(from, "e4m3") ? DT_E4M3 : DT_E5M2;
-  const double high = num_decode_as((uint32_t)in[0] >> 16, num_format(DT_F16)),
-               low = num_decode_as((uint32_t)in[0] & 0xFFFF, num_format(DT_F16));
+  const DType small = strstr(to, "e4m3") || strstr(from, "e4m3") ? MPCC_E4M3 : MPCC_E5M2;
+  const double high = num_decode_as((uint32_t)in[0] >> 16, num_format(MPCC_F16)),
+               low = num_decode_as((uint32_t)in[0] & 0xFFFF, num_format(MPCC_F16));
   if (strcmp(from, "f32") == 0 && strcmp(to, "f16x2") == 0)
-    *out = narrow(DT_F16, a) << 16 | narrow(DT_F16, b);
+    *out = narrow(MPCC_F16, a) << 16 | narrow(MPCC_F16, b);
   else if (strcmp(from, "f32") == 0 && strcmp(to, "bf16x2") == 0)
-    *out = narrow(DT_BF16, a) << 16 | narrow(DT_BF16, b);
+    *out = narrow(MPCC_BF16, a) << 16 | narrow(MPCC_BF16, b);
   else if (strcmp(from, "f32") == 0)
     *out = narrow(small, a) << 8 | narrow(small, b);
   else if (strcmp(from, "f16x2") == 0)
     *out = narrow(small, high) << 8 | narrow(small, low);
   else
-    *out = narrow(DT_F16, num_decode_as(in[0] >> 8 & 255, num_format(small))) << 16 |
-           narrow(DT_F16, num_decode_as(in[0] & 255, num_format(small)));
+    *out = narrow(MPCC_F16, num_decode_as(in[0] >> 8 & 255, num_format(small))) << 16 |
+           narrow(MPCC_F16, num_decode_as(in[0] & 255, num_format(small)));
   return true;
 }
 
@@ -503,7 +503,7 @@ static bool cvt(const Name *p, const uint64_t in[4], uint64_t *out) {
              : w >= (double)top    ? (uint64_t)top
                                    : (uint64_t)(__int128)w;
     } else if (to.bits == 16) {
-      const DType d = to.kind == 'h' ? DT_BF16 : DT_F16;
+      const DType d = to.kind == 'h' ? MPCC_BF16 : MPCC_F16;
       *out = has(p, "rz") ? narrow_toward_zero(d, w) : narrow(d, w);
     } else if (to.bits == 32) {
       float f = (float)w;

@@ -545,9 +545,9 @@ static Element element(const char *name) {
     const char *name;
     int bits;
     DType type;
-  } rows[] = {{"bf16", 16, DT_BF16}, {"f16", 16, DT_F16},  {"tf32", 32, DT_F32},
-              {"e4m3", 8, DT_E4M3},  {"e5m2", 8, DT_E5M2}, {"f64", 64, DT_F64}};
-  Element e = {"", 0, DT_F32};
+  } rows[] = {{"bf16", 16, MPCC_BF16}, {"f16", 16, MPCC_F16},  {"tf32", 32, MPCC_F32},
+              {"e4m3", 8, MPCC_E4M3},  {"e5m2", 8, MPCC_E5M2}, {"f64", 64, MPCC_F64}};
+  Element e = {"", 0, MPCC_F32};
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
     if (strcmp(rows[i].name, name) == 0) {
       snprintf(e.name, sizeof e.name, "%s", name);
@@ -582,14 +582,14 @@ static void place_b(const Element *e, int lane, int i, int *row, int *column) {
 /* Small integers: every sum is exact, in any order; a NaN and an infinity in some rounds. */
 static double some_element(uint64_t *random, int round, const Element *e) {
   const int64_t v = (int64_t)(emu_random(random) % 13) - 6;
-  if (round >= 4 && emu_random(random) % 67 == 0 && e->type != DT_E4M3)
+  if (round >= 4 && emu_random(random) % 67 == 0 && e->type != MPCC_E4M3)
     return round % 2 ? INFINITY : NAN;
   return (double)v * (e->bits == 64 ? 1.25 : 1);
 }
 
 /* num_store saturates e5m2; here infinity is a value like any other. */
 static void put_element(uint8_t *to, const Element *e, double v) {
-  if (e->type == DT_E5M2 && isinf(v))
+  if (e->type == MPCC_E5M2 && isinf(v))
     *to = 0x7C;
   else
     num_store(to, e->type, v);
@@ -626,7 +626,7 @@ static void mma_round(Run *r, const char *spelled, const char *body, const Eleme
       put_element(to, eb, wide ? b[w][lane & 3][lane >> 2] : b[w][row][column]);
     }
     for (int i = 0; i < n_c; i++, to += wide ? 8 : 4)
-      num_store(to, wide ? DT_F64 : DT_F32,
+      num_store(to, wide ? MPCC_F64 : MPCC_F32,
                 c[w][(lane >> 2) + (i >= 2 ? 8 : 0)][(lane & 3) * 2 + (i & 1)]);
   }
   run_body(r, body, spelled, (uint64_t)round);
@@ -637,7 +637,7 @@ static void mma_round(Run *r, const char *spelled, const char *body, const Eleme
       for (int q = 0; q < k; q++)
         want += a[w][row][q] * b[w][q][column];
       const double got =
-          num_load((uint8_t *)r->out[t] + (wide ? 8 : 4) * i, wide ? DT_F64 : DT_F32);
+          num_load((uint8_t *)r->out[t] + (wide ? 8 : 4) * i, wide ? MPCC_F64 : MPCC_F32);
       MUST(got == want || (isnan(got) && isnan(want)), "%s, round %d, thread %d, %d: %g, want %g",
            spelled, round, t, i, got, want);
     }
