@@ -172,7 +172,7 @@ static void track_samples(Lower *lo, const Node *n, const Op *norm, Tensor *cons
     return;
   Value *in[6] = {over_samples(lo, norm->out[1]), over_samples(lo, norm->out[2]),
                   build_read(b, state[0]),        build_read(b, state[1]),
-                  build_const(b, 1, MPCC_I64),      build_read(b, state[2])};
+                  build_const(b, 1, MPCC_I64),    build_read(b, state[2])};
   Attr at[] = {attr_f(b, "momentum", momentum->f), attr_b(b, "cumulative", false),
                attr_i(b, "places", places)};
   Op *op = lay_emit(lo, n, OP_running_stats, 6, in, 3, at);

@@ -121,7 +121,7 @@ static const char *check_leaf(Verify *v, const Stmt *s, bool product) {
                : "index varies more than its level";
   case PR_PARAM:
     return s->ref >= 0 && s->ref < b->nparam && s->dt == MPCC_I64 ? NULL
-                                                                : "parameter that is not there";
+                                                                  : "parameter that is not there";
   default:
     return "argument of an elementwise body";
   }

@@ -176,8 +176,8 @@ static void explain_rules(const Compilation *c, Text *out) {
   if (mode.mixed || mode.masters)
     text_printf(out, "  N6  %s\n",
                 mode.masters || mode.param == MPCC_F32 ? "the optimizer updates FP32 masters"
-                : lightning                          ? "compat lightning: no FP32 masters"
-                                                     : "master_weights: none");
+                : lightning                            ? "compat lightning: no FP32 masters"
+                                                       : "master_weights: none");
   if (module_int(m, "scaler", 0))
     text_puts(out, "  N7  gradients are scaled; the scale follows GradScaler's rule\n");
   const RecipeInfo *recipe = recipe_named(module_str(m, "recipe", "DelayedScaling"));

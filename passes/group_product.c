@@ -7,7 +7,7 @@
 static int64_t panel_columns(const TargetCaps *c, DType compute) {
   return compute == MPCC_F64    ? c->panel_cols_f64
          : compute == MPCC_BF16 ? c->panel_cols_bf16
-                              : c->panel_cols_f32;
+                                : c->panel_cols_f32;
 }
 
 Buf *product_packed(Fuse *F, const View *b, DType compute) {

@@ -164,7 +164,7 @@ const char *mode_word(DType dt) {
   return dt == MPCC_F64    ? "float64"
          : dt == MPCC_BF16 ? "bfloat16"
          : dt == MPCC_F16  ? "float16"
-                         : "float32";
+                           : "float32";
 }
 
 /* Format of a region that stands for one: what comes out of transforms, the optimizer's state. */

@@ -155,7 +155,7 @@ static Val multiply_add(Gen *g, const Micro *m, Val a, Val b, Val sum) {
 static Val multiply_add_at(Gen *g, const Micro *m, Val at, Val b, Val sum) {
   const char *code = m->c.in == MPCC_F64    ? "vfmadd231pd $1{1to8}, $2, $0"
                      : m->c.in == MPCC_BF16 ? "vdpbf16ps $1{1to16}, $2, $0"
-                                          : "vfmadd231ps $1{1to16}, $2, $0";
+                                            : "vfmadd231ps $1{1to16}, $2, $0";
   static const char constraints[] = "=v,*m,v,0", elementtype[] = "elementtype";
   Ty vec = LLVMTypeOf(sum), param[] = {g->ptr, LLVMTypeOf(b), vec};
   Ty type = LLVMFunctionType(vec, param, 3, 0);

@@ -292,9 +292,9 @@ static NanKind nan_kind(const Rows *r, int i) {
   case PR_CONST:
     return isnan(s->imm) ? NAN_ANY : NAN_PLAIN;
   case PR_LOAD:
-    return r->plan[i].cleaned                       ? NAN_PLAIN
+    return r->plan[i].cleaned                         ? NAN_PLAIN
            : gen_in_dtype(r->op, s->ref) == MPCC_BF16 ? NAN_SHORT
-                                                    : NAN_ANY;
+                                                      : NAN_ANY;
   case PR_ADD:
   case PR_SUB:
   case PR_MUL:

@@ -61,7 +61,7 @@ static inline NumFormat num_format(DType d) {
          : d == MPCC_F16  ? f16
          : d == MPCC_E4M3 ? e4m3
          : d == MPCC_E2M1 ? e2m1
-                        : e5m2;
+                          : e5m2;
 }
 
 /* Code of the NaN that NaN v becomes. */

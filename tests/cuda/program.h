@@ -98,7 +98,7 @@ static inline void feed(mprt_program *p, uint64_t seed) {
       const double u = (double)(state >> 11) * 0x1p-53;
       num_store(to + k * size, d,
                 t->role == ROLE_VALID ? (double)batch
-                : d == MPCC_I64         ? floor(10 * u)
+                : d == MPCC_I64       ? floor(10 * u)
                                       : 4 * u - 2);
     }
   }

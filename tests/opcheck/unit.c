@@ -305,7 +305,7 @@ static const char *mode_text(DType dt) {
   return dt == MPCC_F64    ? "64-true"
          : dt == MPCC_F16  ? "16-true"
          : dt == MPCC_BF16 ? "bf16-true"
-                         : "32-true";
+                           : "32-true";
 }
 
 static Status make(World *w, const Inst *i, Stage stage, Module **out) {

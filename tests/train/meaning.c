@@ -136,7 +136,7 @@ static void feed(const Module *m, Eval *e) {
     double *v = eval_tensor(e, t);
     for (int64_t k = 0; t->role == ROLE_INPUT && k < type_elems(t->type); k++)
       v[k] = t->type->dt == MPCC_I64 ? (double)((k * 7 + 3) % 5)
-                                   : 2 * (double)scalar_rand(3, 0, k, 1) - 1;
+                                     : 2 * (double)scalar_rand(3, 0, k, 1) - 1;
     if (t->role == ROLE_VALID)
       v[0] = 14; /* two of the batch are padding */
     else if (t->role == ROLE_SEED)

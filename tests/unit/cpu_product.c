@@ -29,7 +29,7 @@ static int columns(const char *level, DType compute) {
   ck_assert_int_eq(target_cpu.caps(level, &caps), MPCC_OK);
   return compute == MPCC_F64    ? caps.panel_cols_f64
          : compute == MPCC_BF16 ? caps.panel_cols_bf16
-                              : caps.panel_cols_f32;
+                                : caps.panel_cols_f32;
 }
 
 /* out = acc, or gelu-like work on acc + bias + residual with two results, over rows [3, M / 3] when

@@ -233,7 +233,7 @@ static void check_case(const Case *c) {
                      : dtype_of(c->type_d) == MPCC_F16  ? 0x1p-11
                      : dtype_of(c->type_d) == MPCC_BF16 ? 0x1p-8
                      : dtype_of(c->type_d) == MPCC_E4M3 ? 0x1p-4
-                                                      : 0x1p-3;
+                                                        : 0x1p-3;
   const double input_eps = c->compute == CUBLAS_COMPUTE_32F_FAST_TF32 ? 0x1p-9 : 0;
   double amax = 0, *dbias = calloc((size_t)c->m, sizeof *dbias);
   for (size_t q = 0; q < batch; q++)

@@ -168,7 +168,7 @@ static uint64_t near_tie(Type t, DType narrow, uint64_t r) {
   const uint32_t codes = narrow == MPCC_E4M3   ? 0x7D
                          : narrow == MPCC_E5M2 ? 0x7B
                          : narrow == MPCC_F16  ? 0x7BFE
-                                             : 0x7F7E,
+                                               : 0x7F7E,
                  c = (uint32_t)(r % codes);
   const double v = num_decode_as(c, num_format(narrow)),
                w = num_decode_as(c + 1, num_format(narrow)),
