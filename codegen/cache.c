@@ -107,7 +107,7 @@ void cache_key(const Kernel *k, int n, const Target *t, const char *level, int o
     text_printf(out, "\n%s\n", k->symbol);
     put_body(k->group, out);
     for (int i = 0; i < k->group->nattr; i++)
-      if (strcmp(k->group->attr[i].key, "label"))
+      if (!attr_is_told(&k->group->attr[i]))
         put_attr(&k->group->attr[i], out);
     text_puts(out, "\n");
   }

@@ -58,7 +58,7 @@ static void add_operand(MpccHash *h, const Body *b, const Access *a, const Value
   mpcc_hash_add(h, a->stride, (size_t)b->ndim * sizeof *a->stride);
 }
 
-/* All that a kernel's code depends on; not the values of parameters, the label, or places. Numbers
+/* All that a kernel's code depends on; not the values of parameters, what readers are told, or places. Numbers
  * as they are in memory: there are thousands of groups, and few kernels. */
 static void add_content(MpccHash *h, const Op *op) {
   const Body *b = op->body;
@@ -66,7 +66,7 @@ static void add_content(MpccHash *h, const Op *op) {
   mpcc_hash_add(h, sizes, sizeof sizes);
   mpcc_hash_add(h, b->dim, (size_t)b->ndim * sizeof *b->dim);
   for (int i = 0; i < op->nattr; i++)
-    if (strcmp(op->attr[i].key, "label"))
+    if (!attr_is_told(&op->attr[i]))
       add_attr(h, &op->attr[i]);
   for (int i = 0; i < op->nin; i++)
     add_operand(h, b, &b->in[i], op->in[i]);

@@ -93,6 +93,9 @@ void commands_put(Package *p, const Op *op, MpccCommand c, const char *label, in
   c.layer = package_string(p, op->layer);
   c.source = source_string(p, op->loc);
   c.label = package_string(p, label);
+  c.others = package_string(p, op_str(op, "others", ""));
+  if (!strcmp(op_str(op, "kind", ""), "pack") && op_attr(op, "round"))
+    c.rounds_to = (uint32_t)op_int(op, "round", 0) + 1;
   c.value_dtypes = package_string(p, dtypes);
   text_put(&p->commands, (const char *)&c, sizeof c);
 }

@@ -416,6 +416,9 @@ int64_t op_int(const Op *op, const char *key, int64_t otherwise);
 double op_float(const Op *op, const char *key, double otherwise);
 const char *op_str(const Op *op, const char *key, const char *otherwise);
 const Attr *op_attr(const Op *op, const char *key);
+/* Whether it only tells readers what a group holds: `label`, and with their places the `others` that
+ * were fused with the layer it goes by. */
+bool attr_is_told(const Attr *a);
 int64_t tensor_int(const Tensor *t, const char *key, int64_t otherwise);
 /* Its elements; of a complex one (attribute `complex`: the last axis holds both parts) its pairs. */
 int64_t tensor_numel(const Tensor *t);

@@ -49,6 +49,10 @@ const Attr *op_attr(const Op *op, const char *key) {
   return attr_find(op->attr, op->nattr, key);
 }
 
+bool attr_is_told(const Attr *a) {
+  return !strcmp(a->key, "label") || !strcmp(a->key, "others");
+}
+
 int64_t op_int(const Op *op, const char *key, int64_t otherwise) {
   return int_of(op_attr(op, key), otherwise);
 }

@@ -466,6 +466,9 @@ void emit_node(Fuse *F, Node *n) {
   }
   node_attr(F, n, attr_s(F->b, "kind", kind_text(n->kind)));
   node_attr(F, n, attr_s(F->b, "label", n->label));
+  Str others = node_others(F, n);
+  if (*others)
+    node_attr(F, n, attr_s(F->b, "others", others));
   build_at(F->b, n->op ? n->op->loc : (Loc){0}, n->layer, NULL);
   Op *op = build_op_typed(F->b, OP_group, n->nin, in, n->nattr, n->attr, n->nout, types, &body);
   for (int i = 0; i < n->nout; i++)

@@ -75,7 +75,7 @@ typedef struct {
   int64_t pstride;
 } NodeOut;
 
-enum { NODE_ATTRS = 24 };
+enum { NODE_ATTRS = 24, NODE_HELD = 8 };
 struct Node {
   NodeKind kind;
   int ndim;
@@ -95,7 +95,9 @@ struct Node {
   int nattr;
   Attr attr[NODE_ATTRS];
   const Op *op; /* place and layer */
-  int nop;      /* how many ops it holds */
+  const Op *held[NODE_HELD]; /* ops of layers in it, in order of the program; not all when many */
+  int nheld;
+  int nop; /* how many ops it holds */
   Str layer, label;
   bool recompute, dead;
   bool backward;  /* behind the function's last loss; where recompute is asked for */
@@ -188,6 +190,10 @@ void view_op(Fuse *F, const Op *op);
 /* ---- node.c: building bodies ----------------------------------------------------------------- */
 
 Node *node_create(Fuse *F, NodeKind kind, int ndim, const int64_t *dim);
+/* Notes that n holds op, of one of the model's layers. */
+void node_hold(Node *n, const Op *op);
+/* What n holds of layers other than the one it goes by: "gelu of act at 44:15, log of lg at 45:15". */
+Str node_others(Fuse *F, const Node *n);
 Node *node_rows(Fuse *F, int ndim, const int64_t *dim); /* no reductions over columns: not rigid */
 Node *node_rigid(Fuse *F, int ndim, const int64_t *dim, int ncol);
 Buf *buf_create(Fuse *F, const Type *type);

@@ -361,6 +361,8 @@ static bool join(Fuse *F, Node *p, Node *c, const Common *r, int nr, int ncol, b
   m->op = principal ? p->op : c->op;
   m->layer = principal ? join_layers(F, p->layer, c->layer) : join_layers(F, c->layer, p->layer);
   m->label = join_labels(F, p, c);
+  for (int i = 0; i < p->nheld; i++) /* m has what c holds */
+    node_hold(m, p->held[i]);
   m->nop = p->nop + c->nop;
   m->recompute = p->recompute && c->recompute;
   m->backward = p->backward || c->backward;

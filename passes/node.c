@@ -53,6 +53,34 @@ static Str label_of(Fuse *F, const Op *op) {
   return op_info(op->code)->name;
 }
 
+void node_hold(Node *n, const Op *op) {
+  int at = n->nheld;
+  while (at > 0 && n->held[at - 1]->index >= op->index)
+    if (n->held[--at] == op)
+      return;
+  if (n->nheld == NODE_HELD)
+    return;
+  memmove(n->held + at + 1, n->held + at, (size_t)(n->nheld - at) * sizeof *n->held);
+  n->held[at] = op;
+  n->nheld++;
+}
+
+Str node_others(Fuse *F, const Node *n) {
+  Str text = "";
+  StrTable *strings = builder_strings(F->b);
+  for (int i = 0; i < n->nheld; i++) {
+    const Op *op = n->held[i];
+    bool told = n->layer && !strcmp(op->layer, n->layer);
+    for (int k = 0; k < i; k++)
+      told |= n->held[k]->layer == op->layer && n->held[k]->code == op->code;
+    if (told || !op->loc.file)
+      continue;
+    text = str_fmt(strings, "%s%s%s of %s at %u:%u", text, *text ? ", " : "", label_of(F, op),
+                   op->layer, op->loc.line, op->loc.col);
+  }
+  return text;
+}
+
 Node *node_create(Fuse *F, NodeKind kind, int ndim, const int64_t *dim) {
   Node *n = ARENA_NEW(F->a, Node);
   n->kind = kind;
@@ -63,6 +91,8 @@ Node *node_create(Fuse *F, NodeKind kind, int ndim, const int64_t *dim) {
   n->nop = 1;
   n->layer = F->op ? F->op->layer : NULL;
   n->label = label_of(F, F->op);
+  if (F->op && F->op->layer && *F->op->layer)
+    node_hold(n, F->op);
   n->recompute = F->op && op_int(F->op, "recompute", 0);
   n->backward = F->op && F->op->index > F->loss;
   n->region = F->op && !n->backward ? recompute_region(F->m, F->op->layer) : 0;

@@ -71,16 +71,11 @@ static bool narrow(DType dt) {
   return dtype_info(dt)->max_finite < 1e6;
 }
 
-/* Weights that a product rounds while it packs them: stored wide, with values of 16 bits. */
-static bool rounds_weights(const mprt_program *p, const mprt__scan *s) {
-  return s->command && !strcmp(mprt__string(p, s->command->label), "cast+pack");
-}
-
 /* An infinity in a format of few exponents, or what came of a value near its end. */
-static bool overflowed(const mprt_program *p, const mprt__scan *s) {
+static bool overflowed(const mprt__scan *s) {
   const mprt__largest *l = &s->largest;
   return s->found &&
-         ((rounds_weights(p, s) && !s->is_nan) || (narrow(s->dtype) && !s->is_nan) ||
+         ((narrow(s->dtype) && !s->is_nan) ||
           (l->command && narrow(l->dtype) && l->amax > dtype_info(l->dtype)->max_finite / 2));
 }
 
@@ -116,7 +111,7 @@ static void advise(const mprt_program *p, const mprt__scan *s, FILE *out) {
                ((role == ROLE_PARAM || role == ROLE_MOMENT) && !mprt__get_int(p, "count.taken", 0));
   if (given)
     fputs("  try: start from weights and data that are finite\n", out);
-  else if (overflowed(p, s))
+  else if (overflowed(s))
     advise_range(p, s, out);
   else if (json_is_number(mprt__json_get(p->spec, "trainer.gradient_clip_val")))
     fputs("  try: a smaller learning rate or a longer warmup\n", out);

@@ -311,8 +311,10 @@ static Status check_commands(const mprt_program *p) {
   for (uint32_t i = 0; i < p->ncommand; i++) {
     const MpccCommand *c = &p->command[i];
     if (!is_string(p, c->layer) || !is_string(p, c->source) || !is_string(p, c->label) ||
-        !is_string(p, c->value_dtypes))
+        !is_string(p, c->value_dtypes) || !is_string(p, c->others))
       return bad(p, "command %u names no place", i);
+    if (c->rounds_to > MPCC_DTYPE_COUNT)
+      return bad(p, "command %u rounds to no format", i);
     if (c->first_arg > p->nargref || c->nargs > p->nargref - c->first_arg ||
         c->first_out > c->nargs || c->nout > c->nargs - c->first_out || !command_fits(p, c))
       return bad(p, "command %u (%s, %s) does not fit its arguments", i, mprt__string(p, c->label),

@@ -37,6 +37,8 @@ bool mprt__scan_outputs(void *user, mprt_program *p, const MpccCommand *c) {
     if (!dtype_is_float(dt))
       continue;
     mprt__scan_data(s, p->arg[a].p, (int64_t)(p->argref[a].bytes / dtype_bytes(dt)), dt);
+    if (c->rounds_to) /* stored wider than what it was rounded to */
+      s->dtype = dt = (DType)(c->rounds_to - 1);
     s->command = c;
     /* codes of 8 bits are scaled to the end of their format */
     if (!s->found && *mprt__string(p, c->layer) && dtype_bytes(dt) > 1 &&
@@ -83,8 +85,10 @@ const char *mprt__scan_layer(const mprt_program *p, const mprt__scan *s, size_t 
 
 static void describe_output(const mprt_program *p, const MpccCommand *c, FILE *out) {
   const char *layer = mprt__string(p, c->layer), *label = mprt__string(p, c->label);
+  const char *others = mprt__string(p, c->others);
   if (*layer)
-    fprintf(out, "the output of %s (%s, %s)", layer, label, mprt__string(p, c->source));
+    fprintf(out, "the output of %s (%s, %s%s%s)", layer, label, mprt__string(p, c->source),
+            *others ? "; " : "", others);
   else
     fprintf(out, "the update (%s)", label);
 }
@@ -104,7 +108,8 @@ void mprt__scan_describe(const mprt_program *p, const mprt__scan *s, FILE *out) 
     fprintf(out, "%s (layer %.*s, %s)", s->name, (int)n, layer, place);
   else
     fputs(s->name, out);
-  fprintf(out, "\n  stored as %s, which reaches %.5g; ", dtype_text(s->dtype),
+  fprintf(out, "\n  %s %s, which reaches %.5g; ",
+          s->command && s->command->rounds_to ? "rounded to" : "stored as", dtype_text(s->dtype),
           dtype_info(s->dtype)->max_finite);
   if (s->bad < s->n)
     fprintf(out, "the largest finite magnitude there is %.4g\n", s->amax);

@@ -66,7 +66,7 @@ static bool knows(CudaGen *g, const Op *group, const char *words) {
     for (; at; at = strstr(at + 1, key))
       if ((at == words || at[-1] == ' ') && (at[n] == ' ' || !at[n]))
         break;
-    if (!at && strcmp(key, "kind") && strcmp(key, "label"))
+    if (!at && strcmp(key, "kind") && !attr_is_told(&group->attr[i]))
       return cuda_unsupported(g, "target cuda does not support '%s' of %s yet", key,
                               op_str(group, "kind", ""));
   }

@@ -11,7 +11,7 @@ extern "C" {
 #endif
 
 #define MPCC_IMAGE_MAGIC "MPCCIMG\n"
-enum { MPCC_ABI_VERSION = 6, MPCC_MAX_RANK = 8, MPCC_ALIGN = 64 };
+enum { MPCC_ABI_VERSION = 7, MPCC_MAX_RANK = 8, MPCC_ALIGN = 64 };
 
 /* Segments: each is allocated once at load.
  * state: what a checkpoint is. derived: pure function of state, rebuilt by `refresh`. accum: sums
@@ -73,6 +73,8 @@ typedef struct {
   uint32_t layer, source; /* strings: "encoder.0.mlp.0", "vit.yaml:43:15" */
   uint32_t label;         /* string: what the kernel computes: "linear+bias+gelu" */
   uint32_t value_dtypes;  /* string: one character per out argument index into dtype.def + 'a' */
+  uint32_t others;        /* string: what was fused of other layers: "gelu of act at 44:15"; "" */
+  uint32_t rounds_to;     /* pack: 1 + index into dtype.def of what FP32 masters are rounded to, or 0 */
 } MpccCommand;
 
 /* with: none; a vector added to every row; one f32 that sums are multiplied by; one for each factor.

@@ -82,7 +82,13 @@ says static_out 'of the output of loss' 'overflow: try bf16-mixed, or a smaller 
 # master weights are finite, in float16 they are not: products round them while they pack them
 { head -c $((size - 4)) w.safetensors && printf '\000\120\303\107'; } >wide.safetensors # 1e5
 expect 10 'first non-finite: infinity in 1 of ' run scaled --out copies_out --weights wide.safetensors
-says copies_out 'elements of the output of ' '(cast+pack, ' 'tiny.yaml:' 'overflow: try bf16-mixed'
+says copies_out 'elements of the output of ' '(cast+pack, ' 'tiny.yaml:' 'rounded to f16, which reaches 65504' \
+  'overflow: try bf16-mixed'
+
+# ---- a kernel of several layers names them all -----------------------------------------------------
+sed 's/{name: head, Linear: 16}/&\n    - {name: lg, type: log}/; s/logits: head/logits: lg/' "$here/tiny.yaml" >log.yaml
+expect 10 'first non-finite: NaN' "$mpcc" run log.yaml --quiet --out log_out
+says log_out 'of the output of head (linear+bias+log, log.yaml:23:7; log of lg at 24:7)'
 
 # ---- 8-bit codes saturate, so amaxes tell of infinity [N2] -----------------------------------------
 for recipe in DelayedScaling Float8BlockScaling; do

@@ -116,7 +116,7 @@ static void as_loop(MpccCommand *c, uint32_t n) {
   } while (0)
 
 START_TEST(wrong_facts_are_named) {
-  REFUSED(h->version = 9, "version 9, this runtime reads version 6");
+  REFUSED(h->version = 9, "version 9, this runtime reads version 7");
   REFUSED(h->tensors.count = 1u << 30, "tensors are not inside the image");
   REFUSED(h->meta = 0, "facts");
   REFUSED(tensor[0].dtype = MPCC_DTYPE_COUNT, "tensor 'flat.0' has an unknown dtype");
@@ -136,6 +136,8 @@ START_TEST(wrong_facts_are_named) {
   REFUSED(command[0].kernel = 1000, "does not fit its arguments");
   REFUSED(command[0].op = 7, "does not fit its arguments");
   REFUSED(command[0].nout = 3, "does not fit its arguments");
+  REFUSED(command[0].others = UINT32_MAX, "names no place");
+  REFUSED(command[0].rounds_to = MPCC_DTYPE_COUNT + 1, "rounds to no format");
   REFUSED(command[0].value_dtypes = 0, "does not fit its arguments");
   REFUSED(command[2].bytes = 1 << 20, "does not fit its arguments");
   REFUSED(as_loop(&command[0], 1000), "a loop of function 'init' does not fit");
