@@ -20,6 +20,7 @@ typedef struct {
   int64_t columns;       /* cuda: blocks along y */
   int threads;           /* cuda: of a block */
   int registers, spill_bytes; /* cuda: of a thread, as its compiler says; 0: unknown */
+  int spilled;                /* cuda: how often its compiler ran out of registers so far */
   /* Filled by emit. */
   int object; /* which of the archive's objects it is in */
 } Kernel;

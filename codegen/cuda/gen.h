@@ -6,8 +6,9 @@
 #include "codegen/codegen.h"
 
 enum {
-  CUDA_TILE = 64,   /* rows and columns of a product's tile; columns of a packed panel */
-  CUDA_TURNED = 16, /* panels of kernels with transposed results: whole multiples of rows */
+  CUDA_TILE = 64,       /* rows and columns of a product's tile; columns of a packed panel */
+  CUDA_TURNED = 16,     /* panels of kernels with transposed results: whole multiples of rows */
+  CUDA_RESIDENT = 1024, /* threads of a multiprocessor that hide latency: 64 registers each */
 };
 
 /* One kernel being written. */
@@ -19,6 +20,7 @@ typedef struct {
   bool unsupported; /* the failure is what the target lacks */
   int threads;      /* of a block; filled by the emitter */
   int resident;     /* blocks of a multiprocessor that registers must leave room for; 0: any */
+  int spilled;      /* fewer of them: how often the kernel did not fit so far */
   int64_t blocks;   /* along x: one per panel; along y: columns are split */
   int64_t blocks_y;
   int64_t shared_bytes; /* dynamic shared memory of a block */

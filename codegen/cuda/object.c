@@ -42,6 +42,7 @@ static bool write_program(CudaGen *g, Kernel *k, int n, bool *exact, int *at) {
   *exact = false;
   for (int i = 0; i < n; i++) {
     *at = i;
+    g->spilled = k[i].spilled;
     if (!cuda_kernel(g, k[i].group, k[i].symbol))
       return false;
     k[i].ntiles = g->blocks;
@@ -97,9 +98,21 @@ static Status compile_program(const CudaGen *g, const char *level, Kernel *k, in
   return MPCC_ERR_INTERNAL;
 }
 
-static Status compile(const char *level, Kernel *k, int n, int opt_level, const char *form,
-                      char *error, int *at, void **bytes, size_t *len) {
-  (void)opt_level;
+/* Counts the kernels that did not fit into registers; false: none, or often enough. */
+static bool some_spilled(Kernel *k, int n) {
+  enum { MOST = 3 };
+  bool any = false;
+  for (int i = 0; i < n; i++)
+    if (k[i].spill_bytes && k[i].spilled < MOST) {
+      k[i].spilled++;
+      any = true;
+    }
+  return any;
+}
+
+/* One attempt. */
+static Status try_compile(const char *level, Kernel *k, int n, const char *form, char *error,
+                          int *at, void **bytes, size_t *len) {
   CudaGen g;
   bool exact;
   Status s = MPCC_OK;
@@ -121,6 +134,19 @@ static Status compile(const char *level, Kernel *k, int n, int opt_level, const 
   return s;
 }
 
+static Status compile(const char *level, Kernel *k, int n, int opt_level, const char *form,
+                      char *error, int *at, void **bytes, size_t *len) {
+  (void)opt_level;
+  for (int i = 0; i < n; i++)
+    k[i].spilled = k[i].spill_bytes = 0;
+  Status s = try_compile(level, k, n, form, error, at, bytes, len);
+  while (s == MPCC_OK && some_spilled(k, n)) {
+    free(*bytes);
+    s = try_compile(level, k, n, form, error, at, bytes, len);
+  }
+  return s;
+}
+
 static void compiler(const char *level, int opt_level, Text *out) {
   (void)opt_level;
   char error[256];
@@ -136,12 +162,14 @@ static bool key(const char *level, const Kernel *kernel, int n, Text *out) {
   CudaGen g = {0};
   bool exact, known = false;
   int at;
-  if (k)
-    memcpy(k, kernel, (size_t)n * sizeof *k);
+  for (int i = 0; k && i < n; i++) {
+    k[i] = kernel[i];
+    k[i].spilled = 0; /* the first attempt decides all others */
+  }
   if (k && write_program(&g, k, n, &exact, &at)) {
     known = !g.out.failed;
     nvrtc_options(exact, options);
-    text_puts(out, "cuda 1 "); /* what an object holds */
+    text_puts(out, "cuda 2 "); /* what an object holds */
     compiler(level, 0, out);
     text_printf(out, " %s\n", options);
     for (int i = 0; i < n; i++)

@@ -14,12 +14,10 @@
 #include "codegen/cuda/rows.h"
 
 enum {
-  BLOCK = 256,   /* threads of a block whose rows are narrow */
-  GATHER = 1024, /* the same where it sums columns of many rows and does nothing else */
-  WIDEST = 1024, /* threads of a row */
-  RESIDENT =
-      1024,  /* threads of a multiprocessor that hide the latency of memory: 64 registers each */
-  KEPT = 16, /* columns per thread, when values are kept in registers */
+  BLOCK = 256,    /* threads of a block whose rows are narrow */
+  GATHER = 1024,  /* the same where it sums columns of many rows and does nothing else */
+  WIDEST = 1024,  /* threads of a row */
+  KEPT = 16,      /* columns per thread, when values are kept in registers */
   KEPT_SUMS = 64, /* the same for column sums */
   SPLIT = 4,      /* columns per thread where rows are split over blocks */
 };
@@ -132,7 +130,7 @@ static bool lay_out(Rows *r) {
   r->g->blocks = (r->rows + r->panel - 1) / r->panel;
   r->g->blocks_y = r->split ? (r->cols + r->group * split - 1) / (r->group * split) : 1;
   rows_plan_tiles(r);
-  r->g->resident = RESIDENT / r->g->threads;
+  r->g->resident = CUDA_RESIDENT / r->g->threads;
   return true;
 }
 

@@ -68,11 +68,22 @@ void cuda_indices(const Body *b, int from, int to, const char *flat, Text *out) 
   }
 }
 
+/* Blocks for which registers must leave room. A kernel that did not fit leaves less: without a
+ * number its compiler may have aimed at the most threads there can be and rather spilled a few
+ * words; if it was not that, it gets all registers. */
+static int resident(const CudaGen *g) {
+  if (!g->spilled)
+    return g->resident;
+  if (!g->resident)
+    return g->spilled == 1 && g->threads < CUDA_RESIDENT ? CUDA_RESIDENT / g->threads : 1;
+  return g->resident > g->spilled ? g->resident - g->spilled : 1;
+}
+
 void cuda_head(CudaGen *g, const Op *group, const char *symbol) {
   const char *comma = "";
   text_printf(&g->out, "extern \"C\" __global__ void __launch_bounds__(%d", g->threads);
-  if (g->resident)
-    text_printf(&g->out, ", %d", g->resident);
+  if (resident(g))
+    text_printf(&g->out, ", %d", resident(g));
   text_printf(&g->out, ") %s(", symbol);
   for (int k = 0; k < group->nout; k++, comma = ", ")
     text_printf(&g->out, "%s%s *o%d", comma, cuda_storage(group->out[k]->type->dt), k);
