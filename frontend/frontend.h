@@ -383,6 +383,7 @@ Value *lower_field(Lower *lo, const Source *from, const Type *type, int64_t clas
 /* losses.c: writes metric.loss_sum and metric.weight_sum of the current function. */
 void losses_build(Lower *lo, Tensor *valid, Tensor *loss_sum, Tensor *weight_sum);
 bool loss_has_classes(const LossTerm *t);
+bool loss_has_weights(const LossTerm *t); /* of classes */
 /* Ops that follow are of `precision.regions.PLACE`; its attributes put behind n of an op, at most 2. */
 void lower_enter(Lower *lo, const char *place);
 int lower_place(Lower *lo, Attr *attr, int n);

@@ -37,9 +37,11 @@ static Value *fill_space(Lower *lo, const Node *n, Loc loc, const char *mode, co
   int64_t out[AXES];
   for (int i = 0; i < nd; i++) {
     int64_t size = x->dim[2 + i], most = before[i] > behind[i] ? before[i] : behind[i];
-    int64_t limit = !strcmp(mode, "reflect") ? size - 1 : !strcmp(mode, "circular") ? size : most;
+    int64_t least = before[i] < behind[i] ? before[i] : behind[i];
+    bool round = !strcmp(mode, "circular");
+    int64_t limit = !strcmp(mode, "reflect") ? size - 1 : round ? size : most;
     out[i] = size + before[i] + behind[i];
-    if (most > limit || out[i] < 1 || size + before[i] < 1 || size + behind[i] < 1)
+    if (most > limit || out[i] < 1 || (round && size + least < 1))
       return lay_misfit(lo, n, loc, 0, in, "pads %lld by %lld (%s)", (long long)size,
                         (long long)most, mode);
   }
@@ -210,14 +212,14 @@ Value *layer_ConvTranspose3d(Lower *lo, const Node *n, Value *const *in) {
 
 /* ---- pooling ---- */
 
-/* Number of windows of `window` places along an axis of length `in`. With ceil_mode the last may
- * hang over the end, but must start inside the image or the padding in front of it. */
+/* Number of windows of `window` places along an axis of length `in`. With ceil_mode the last
+ * one may hang over the end, but must start inside the image or the padding in front of it. */
 static int64_t windows(const Node *n, int64_t in, int64_t window, int64_t stride, int64_t padding) {
   bool up = val_get_bool(n->args, "ceil_mode", false);
-  int64_t room = in + 2 * padding - window;
+  int64_t room = in + 2 * padding - window + (up ? stride - 1 : 0);
   if (room < 0)
     return 0;
-  int64_t out = (room + (up ? stride - 1 : 0)) / stride + 1;
+  int64_t out = room / stride + 1;
   return up && (out - 1) * stride >= in + padding ? out - 1 : out;
 }
 

@@ -358,6 +358,11 @@ bool loss_has_classes(const LossTerm *t) {
   return t->kind->op != OP_COUNT;
 }
 
+bool loss_has_weights(const LossTerm *t) {
+  const Val *list = val_get(t->v, "weight");
+  return loss_has_classes(t) && list && list->kind == VAL_LIST;
+}
+
 /* ---- operands ---- */
 
 /* Logits with the classes last: [N, V] and [N, T, V] as they are, torch's [N, V, H, W] permuted. */

@@ -223,13 +223,13 @@ static bool same_sources(const Sources *a, const Sources *b) {
   return same;
 }
 
-/* What `weight_sum` counts already needs no count of its own. */
+/* What `weight_sum` counts already needs no count of its own; class weights weigh the loss alone. */
 static bool counted_by_loss(const Lowering *w) {
   const Spec *s = w->lo->spec;
   const LossTerm *t = &s->loss[0];
   return s->nloss == 1 && w->term->kind->classes && loss_has_classes(t) &&
          same_sources(&t->in, &w->term->in) &&
-         !strcmp(val_get_str(t->v, "reduction", "mean"), "mean") &&
+         !strcmp(val_get_str(t->v, "reduction", "mean"), "mean") && !loss_has_weights(t) &&
          val_get_int(t->v, "ignore_index", -100) == ignored(w);
 }
 

@@ -9,6 +9,14 @@ static View *channels_last(Fuse *F, View *x) {
   return fits ? v : view_copied(F, v, v->dt);
 }
 
+/* Whether two operands of a window step alike from place to place. */
+static bool same_steps(const View *a, const View *b) {
+  for (int d = 1; d + 1 < a->rank; d++)
+    if (a->at.stride[d] != b->at.stride[d])
+      return false;
+  return true;
+}
+
 static void add_operand(Fuse *F, Node *n, const View *v) {
   n->in = fuse_grow(F, n->in, n->nin, &n->cin, sizeof *n->in);
   if (F->status == MPCC_OK)
@@ -47,6 +55,9 @@ static void lower_window(Fuse *F, const Op *op, const char *mode, bool turned) {
   View *in[2] = {NULL};
   for (int i = 0; i < op->nin && i < 2; i++)
     in[i] = channels_last(F, operand(F, i));
+  /* taps of a gradient are read beside it, by one table of offsets: neither may be part of more */
+  for (int i = 0; i < 2 && in[1] && !same_steps(in[0], in[1]); i++)
+    in[i] = view_copied(F, in[i], in[i]->dt);
   Node *n = node_create(F, NODE_WINDOW, ty->rank, dim);
   node_attr(F, n, attr_s(F->b, "mode", mode));
   for (int i = 0; i < op->nin && i < 2; i++)

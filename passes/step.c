@@ -170,7 +170,7 @@ static void declare_state(Step *s) {
     s->tracker = named_or_new(s, "scaler.growth_tracker", MPCC_I64, ROLE_SCALER);
   }
   outlier_declare(s);
-  s->norm_metric = named_or_new(s, "metric.grad_norm", MPCC_F32, ROLE_METRIC);
+  s->norm_metric = named_or_new(s, "metric.grad_norm", s->mode.math, ROLE_METRIC);
   s->scale_metric = named_or_new(s, "metric.scale", MPCC_F32, ROLE_METRIC);
   s->finite_metric = named_or_new(s, "metric.finite", MPCC_F32, ROLE_METRIC);
   int n;
@@ -270,7 +270,7 @@ static Status emit_update(Step *s, Value *const *grad, const Micro *m, bool roll
     roll_both(s, m, false, &now);
   derived_write(s, DERIVED_TRAINED, &now);
   step_at(s, "metrics");
-  build_write(b, s->norm_metric, build_cast(b, clip.norm, MPCC_F32));
+  build_write(b, s->norm_metric, build_cast(b, clip.norm, s->norm_metric->type->dt));
   build_write(b, s->scale_metric, lossscale_scale(s));
   build_write(b, s->finite_metric, build_cast(b, clip.finite, MPCC_F32));
   for (int i = 0; i < s->in->ntensor; i++)

@@ -81,8 +81,11 @@ for mode in ("reflect", "replicate", "circular"):
          lambda t, train, m=mode: F.conv2d(F.pad(t["x"], (2, 2, 1, 1), mode=m), t["y.weight"], t["y.bias"], stride=2))
 case("{name: y, Conv1d: 2, kernel_size: 4, padding: same, padding_mode: reflect, bias: false}",
      {"x": (2, 3, 9), "y.weight": (2, 3, 4)}, lambda t, train: F.conv1d(F.pad(t["x"], (1, 2), mode="reflect"), t["y.weight"]))
+one("{name: y, MaxPool2d: [4, 2], stride: [3, 2], ceil_mode: true}", (2, 3, 3, 5), lambda x: F.max_pool2d(x, (4, 2), (3, 2), ceil_mode=True))
+one("{name: y, AvgPool2d: 4, padding: [0, 1], ceil_mode: true}", (2, 3, 2, 5), lambda x: F.avg_pool2d(x, 4, padding=(0, 1), ceil_mode=True))
 one("{name: y, pad: [-1, 2], mode: circular}", (2, 3, 5), lambda x: F.pad(x, (-1, 2), mode="circular"))
 one("{name: y, pad: [-1, 2], mode: reflect}", (2, 3, 5), lambda x: F.pad(x, (-1, 2), mode="reflect"))
+one("{name: y, pad: [-1, 1, -1, 2], mode: replicate}", (2, 3, 1, 1), lambda x: F.pad(x, (-1, 1, -1, 2), mode="replicate"))
 one("{name: y, pad: [2, -1], mode: replicate}", (2, 3, 5), lambda x: F.pad(x, (2, -1), mode="replicate"))
 one("{name: y, pad: [1, 2, -1, 0, 0, 1], value: 0.5}", (2, 3, 4, 5), lambda x: F.pad(x, (1, 2, -1, 0, 0, 1), value=0.5))
 one("{pad: [1, 0, -1, 2], value: -1.0e30}, {name: y, type: exp}", (2, 3, 4), lambda x: F.pad(x, (1, 0, -1, 2), value=-1e30).exp())

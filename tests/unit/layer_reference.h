@@ -130,6 +130,16 @@ static const struct {
       {"grad.x", -0.15995059819367308},
       {"grad.y.weight", -0.84324657269893799},
      }},
+    {"{name: x, type: Parameter, shape: [2, 3, 3, 5]}, {name: y, MaxPool2d: [4, 2], stride: [3, 2], ceil_mode: true}",
+     -0.30349770110009872, -0.30349770110009872,
+     {
+      {"grad.x", 0.058897146809234691},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 2, 5]}, {name: y, AvgPool2d: 4, padding: [0, 1], ceil_mode: true}",
+     -0.4565702362905158, -0.4565702362905158,
+     {
+      {"grad.x", 0.32689845951584207},
+     }},
     {"{name: x, type: Parameter, shape: [2, 3, 5]}, {name: y, pad: [-1, 2], mode: circular}",
      3.9105539814830523, 3.9105539814830523,
      {
@@ -139,6 +149,11 @@ static const struct {
      5.4854566013407169, 5.4854566013407169,
      {
       {"grad.x", -2.446537478505511},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 1, 1]}, {name: y, pad: [-1, 1, -1, 2], mode: replicate}",
+     0.43222811154879087, 0.43222811154879087,
+     {
+      {"grad.x", -2.2805735722818641},
      }},
     {"{name: x, type: Parameter, shape: [2, 3, 5]}, {name: y, pad: [2, -1], mode: replicate}",
      0.39572116195492857, 0.39572116195492857,

@@ -20,16 +20,16 @@ static void teardown(void) {
 
 /* logits = onehot W^T: with the identity as batch, the gradient of W is that of the logits,
  * transposed. */
-static Module *train_module(const char *loss, const char *mode) {
+static Module *train_module(const char *loss, const char *metrics, const char *mode) {
   char text[1200];
   snprintf(text, sizeof text,
            "mpcc: 1\nname: t\nmodel:\n  inputs: {onehot: {shape: [4]}, image: {shape: [5]}}\n"
            "  layers: [{name: fc, Linear: 5, inputs: onehot, bias: false}]\n"
-           "loss: %s\nmetrics: []\n"
+           "loss: %s\nmetrics: %s\n"
            "data:\n  train: {format: synthetic, shape: [4], classes: 5}\n"
            "  fields: {onehot: image}\n  loader: {batch_size: 4}\n"
            "optimizer: {type: SGD, lr: 0.1}\ntrainer: {max_epochs: 1}\nprecision: %s\n",
-           loss, mode);
+           loss, metrics, mode);
   Spec *spec = spec_text(&s, text);
   Module *m = NULL;
   const char *failed;
@@ -53,7 +53,7 @@ static double scalar(Eval *e, const Module *m, const char *name) {
 }
 
 static void check_case(int i, const char *mode, double tolerance) {
-  Module *m = train_module(losses[i].loss, mode);
+  Module *m = train_module(losses[i].loss, "[]", mode);
   Eval *e;
   double x[16] = {0}, w[20], n = losses[i].valid;
   for (int k = 0; k < 4; k++)
@@ -94,6 +94,29 @@ END_TEST
 START_TEST(low_formats_compute_the_loss_in_fp32) {
   check_case(_i, "bf16-mixed", 0.02);
   check_case(_i, "16-true", 0.004);
+}
+END_TEST
+
+/* What a metric counts are targets, whatever the loss makes of them. */
+START_TEST(metrics_count_targets) {
+  static const struct {
+    const char *loss;
+    double count;
+  } all[] = {{"{type: CrossEntropyLoss}", 4},
+             {"{type: CrossEntropyLoss, weight: [1, 2, 0.5, 1, 3]}", 4},
+             {"{type: CrossEntropyLoss, weight: [1, 2, 0.5, 1, 3], ignore_index: 4}", 3},
+             {"{type: CrossEntropyLoss, reduction: sum}", 4}};
+  double valid = 4;
+  Module *m = train_module(all[_i].loss, "[Accuracy]", "64-true");
+  Eval *e;
+  ck_assert_int_eq(eval_create(m, true, &e), MPCC_OK);
+  put(e, m, "io.label", label, 4);
+  put(e, m, "io.valid", &valid, 1);
+  ck_assert_int_eq(eval_run(e, module_func(m, "train_forward")), MPCC_OK);
+  const char *count = tensor_str(module_tensor(m, "metric.acc"), "count", "");
+  ck_assert_double_eq(scalar(e, m, count), all[_i].count);
+  eval_destroy(e);
+  module_destroy(m);
 }
 END_TEST
 
@@ -187,6 +210,7 @@ int main(void) {
   tcase_add_checked_fixture(t, setup, teardown);
   tcase_add_loop_test(t, values_and_slopes_are_torch_s, 0, sizeof losses / sizeof *losses);
   tcase_add_loop_test(t, low_formats_compute_the_loss_in_fp32, 0, sizeof losses / sizeof *losses);
+  tcase_add_loop_test(t, metrics_count_targets, 0, 4);
   tcase_add_loop_test(t, mistakes_are_located, 0, sizeof refused / sizeof *refused);
   tcase_add_loop_test(t, a_large_vocabulary_has_one_buffer, 0, 8);
   suite_add_tcase(suite, t);

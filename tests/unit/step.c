@@ -97,6 +97,8 @@ START_TEST(train_step_is_first_and_update) {
     }
     ck_assert(scalar_of(&a, "count.taken") == 3 && scalar_of(&a, "count.seen") == 3);
     ck_assert(scalar_of(&a, "metric.grad_norm") > 0);
+    const Tensor *norm = module_tensor(a.m, "metric.grad_norm");
+    ck_assert_int_eq(norm->type->dt, strcmp(modes[_i], "64-true") ? MPCC_F32 : MPCC_F64);
     ck_assert(before != after);
     finish(&a);
     finish(&b);
