@@ -524,11 +524,34 @@ static bool row_level(Pass *p, int pass, bool stores) {
   return true;
 }
 
-/* Indices of the row along the row dimensions, and addresses with these counted in. */
-static void place_group(Rows *r, Group *q, Val row, int u) {
+/* Whether rows of access a that follow each other are as far apart, whatever dimension they cross. */
+static bool rows_even(const Rows *r, const Access *a) {
+  for (int d = 0; d + 1 < r->nrow; d++)
+    if (a->stride[d] != a->stride[d + 1] * r->body.dim[d + 1])
+      return false;
+  return true;
+}
+
+/* Address of the row for access a. LLVM is not told how it came about: that is all the loops over
+ * columns need to know, and loop strength reduction would weigh every way to write it. */
+static Val row_address(Rows *r, const Group *q, const Access *a, DType dt, Val arg, Val row) {
+  Gen *g = r->g;
+  Val at = ll_n(g, 0);
+  bool even = !r->on_rows && r->nrow && rows_even(r, a);
+  if (even)
+    at = ll_mul(g, row, ll_n(g, a->stride[r->nrow - 1]));
+  for (int d = 0; d < r->nrow && !even; d++)
+    if (a->stride[d] && !(r->on_rows && d == r->lane_dim))
+      at = ll_add(g, at, ll_mul(g, q->index[d], ll_n(g, a->stride[d])));
+  return ll_opaque(g, ll_gep(g, ll_mem(g, dt), arg, at));
+}
+
+/* Indices of row u of a group along the row dimensions, and addresses with these counted in. */
+static void place_group(Rows *r, Group *group, Val row, int u) {
   Gen *g = r->g;
   const Body *b = &r->body;
-  Val rest = r->on_rows ? row : ll_add(g, row, ll_n(g, u));
+  Group *q = &group[u];
+  Val here = r->on_rows ? row : ll_add(g, row, ll_n(g, u)), rest = here;
   for (int d = 0; d < b->ndim; d++)
     q->index[d] = ll_n(g, 0);
   for (int d = r->nrow - 1; d >= 0; d--) {
@@ -542,11 +565,14 @@ static void place_group(Rows *r, Group *q, Val row, int u) {
     int n = in ? k : k - b->nin;
     const Access *a = in ? &b->in[n] : &b->out[n];
     DType dt = in ? gen_in_dtype(r->op, n) : gen_out_dtype(r->op, n);
-    Val at = ll_n(g, 0);
-    for (int d = 0; d < r->nrow; d++)
-      if (a->stride[d] && !(r->on_rows && d == r->lane_dim))
-        at = ll_add(g, at, ll_mul(g, q->index[d], ll_n(g, a->stride[d])));
-    Val base = ll_gep(g, ll_mem(g, dt), in ? r->arg_in[n] : r->arg_out[n], at);
+    Val base;
+    if (u && (r->on_rows || rows_even(r, a))) {
+      Val before = in ? group[u - 1].base_in[n] : group[u - 1].base_out[n];
+      int64_t rows = r->on_rows || !r->nrow ? 0 : a->stride[r->nrow - 1];
+      base = ll_gepc(g, ll_mem(g, dt), before, rows);
+    } else {
+      base = row_address(r, q, a, dt, in ? r->arg_in[n] : r->arg_out[n], here);
+    }
     *(in ? &q->base_in[n] : &q->base_out[n]) = base;
   }
 }
@@ -563,7 +589,7 @@ static bool run_groups(Rows *r, Val row, int ngroup, Val count) {
     group[u] =
         (Group){.val = mine, .base_in = mine + b->nstmt, .base_out = mine + b->nstmt + b->nin};
     memcpy(group[u].val, r->all, (size_t)b->nstmt * sizeof *mine);
-    place_group(r, &group[u], row, u);
+    place_group(r, group, row, u);
   }
   Pass p = {.r = r,
             .ngroup = ngroup,
