@@ -21,8 +21,9 @@ typedef struct {
 
 enum {
   CHUNK_UNITS = 512, /* 64 KiB of a panel */
-  AHEAD = 16,        /* k fetched ahead where they are rows apart */
-  AHEAD_LINES = 2,   /* cache lines of each row fetched ahead where k are neighbours */
+  AHEAD = 32,        /* k fetched ahead where they are rows apart */
+  AHEAD_LINES = 4,   /* cache lines of each row fetched ahead where k are neighbours */
+  STORE_AHEAD = 2048 /* bytes: what is written, which the processor would ask for when it is */
 };
 
 static Val element(Pack *p, Val n, Val k) {
@@ -36,6 +37,12 @@ static Val place(Pack *p, Val panel, Val unit, int64_t col) {
   Val row = ll_add(g, ll_mul(g, panel, ll_n(g, p->units)), unit);
   Val at = ll_add(g, ll_mul(g, row, ll_n(g, p->c.cols)), ll_n(g, col));
   return ll_gep(g, p->c.unit, p->to, at);
+}
+
+static void store(Pack *p, Val v, Val to) {
+  Gen *g = p->g;
+  ll_prefetch_store(g, ll_gepc(g, g->i8, to, STORE_AHEAD));
+  ll_store(g, v, to, NULL);
 }
 
 /* Elements as the operand has them, in the compute dtype. */
@@ -54,7 +61,7 @@ static Val columns(Pack *p, Val n, Val k, Val count) {
   Ty mem = ll_mem(g, p->dt);
   /* Rows of a matrix are further apart than prefetchers of the processor follow. */
   if (p->ns == 1)
-    ll_prefetch(g, ll_gepc(g, mem, at, AHEAD * p->ks));
+    ll_prefetch_far(g, ll_gepc(g, mem, at, AHEAD * p->ks));
   Val raw = p->ns == 1 ? ll_load(g, mem, p->c.vl, at, count)
                        : ll_load_strided(g, mem, p->c.vl, at, ll_n(g, p->ns), count);
   Val v = converted(p, raw);
@@ -78,7 +85,7 @@ static void unit_row(Pack *p, Val panel, Val unit, bool pair, int64_t left) {
     Val n = ll_add(g, ll_mul(g, panel, ll_n(g, p->c.cols)), ll_n(g, col));
     Val first = columns(p, n, k, count);
     Val second = pair ? columns(p, n, ll_add(g, k, ll_n(g, 1)), count) : NULL;
-    ll_store(g, micro_interleave(g, &p->c, first, second), to, NULL);
+    store(p, micro_interleave(g, &p->c, first, second), to);
   }
 }
 
@@ -110,13 +117,13 @@ static void transposed_block(Pack *p, Val panel, Val unit, Val col) {
     Val row[MAX_VL], from = LLVMGetParam(fn, 0), to = LLVMGetParam(fn, 1);
     for (int i = 0; i < vl; i++) {
       Val at = ll_gepc(g, ll_mem(g, p->dt), from, i * p->ns);
-      ll_prefetch(g, ll_gepc(g, g->i8, at, AHEAD_LINES * 64));
+      ll_prefetch_far(g, ll_gepc(g, g->i8, at, AHEAD_LINES * 64));
       Val raw = ll_load(g, ll_mem(g, p->dt), vl * p->c.pair, at, NULL);
       row[i] = micro_pairs(g, &p->c, converted(p, raw));
     }
     micro_transpose(g, row, vl);
     for (int i = 0; i < vl; i++)
-      ll_store(g, row[i], ll_gepc(g, p->c.unit, to, (int64_t)i * p->c.cols), NULL);
+      store(p, row[i], ll_gepc(g, p->c.unit, to, (int64_t)i * p->c.cols));
     micro_fn_end(g, &save);
   }
   Val n = ll_add(g, ll_mul(g, panel, ll_n(g, p->c.cols)), col);

@@ -5,7 +5,7 @@
 
 enum {
   AHEAD = 160,     /* vectors of A fetched ahead of their use */
-  AHEAD_LINES = 2, /* cache lines of each row fetched ahead of being transposed */
+  AHEAD_LINES = 4, /* cache lines of each row fetched ahead of being transposed */
 };
 
 static Val a_element(Product *p, Val base, Val row_elems, Val k) {
@@ -160,7 +160,7 @@ static Val interleaved_block(Product *p) {
       row[i] = LLVMConstNull(ll_vec(p->c.unit, vl));
       if (r >= hi)
         continue;
-      ll_prefetch(g, ll_gepc(g, g->i8, at, AHEAD_LINES * 64));
+      ll_prefetch_far(g, ll_gepc(g, g->i8, at, AHEAD_LINES * 64));
       row[i] = micro_units(g, &p->c, p->a_dtype, vl, at, NULL);
     }
     micro_transpose(g, row, vl);
