@@ -152,19 +152,24 @@ static int64_t group_bytes(const Product *p, int64_t k) {
   return p->group_panels * p->c.cols * p->c.unit_bytes * k;
 }
 
+/* Cycles, roughly, until the rows of a tile are there. */
+static double bring_cost(const Product *p, double rows) {
+  double k = (double)p->units;
+  if (p->image.bytes) {
+    double blocks = p->mode == A_IMAGE ? 1 : (double)p->kblocks;
+    return (double)p->image.bytes(p, (int64_t)rows) * blocks / 16;
+  }
+  double a = p->mode == A_DIRECT ? 0.05 : p->mode == A_COLUMNS ? 0.4 : 0.2;
+  double each = p->mode == A_GATHER_COLUMNS ? 60 * k : 0; /* finding the place of each k */
+  return rows * a * k * p->c.unit_bytes + each;
+}
+
 /* Cycles a tile takes, roughly: two vectors of multiplications each; bytes of A come from afar or
  * are copied, which neighbouring tiles share in part; B streams in (sixteen a cycle); start. */
 static double tile_cost(const Product *p, double rows, double cols) {
   double k = (double)p->units, multiply = rows * cols * k / (2 * p->c.vl);
-  if (p->image.bytes) {
-    double blocks = p->mode == A_IMAGE ? 1 : (double)p->kblocks;
-    double image = (double)p->image.bytes(p, (int64_t)rows) * blocks;
-    return multiply + (image + cols * k * p->c.unit_bytes) / 16 + 2000;
-  }
-  double a = p->mode == A_DIRECT ? 0.05 : p->mode == A_COLUMNS ? 0.1 : 0.2;
   double bytes = p->batches ? 4 : 16; /* of B a cycle; packed first, or as it comes */
-  double each = p->mode == A_GATHER_COLUMNS ? 60 * k : 0; /* finding the place of each k */
-  return multiply + (rows * a + cols / bytes) * k * p->c.unit_bytes + each + 2000;
+  return multiply + cols / bytes * k * p->c.unit_bytes + bring_cost(p, rows) + 2000;
 }
 
 /* Time relative to perfect sharing, summed over numbers of threads; few threads count more. */
@@ -193,6 +198,41 @@ static int64_t most_panels(const Product *p) {
   return most < 2 ? 2 : most > limit ? limit : most;
 }
 
+/* How often a thread brings rows for a share of tiles, of which `together` have the same: the pool
+ * hands out half of what is left at a time. */
+static int64_t brings(int64_t share, int64_t together) {
+  int64_t n = 0;
+  for (int64_t at = 0, call; at < share; at += call) {
+    call = (share - at + 1) / 2;
+    n += (at + call - 1) / together - at / together + 1;
+  }
+  return n;
+}
+
+/* Tiles of fewer columns let threads end together: who is done first waits for another's last tile,
+ * a quarter of it where shares are equal. They cost nothing but bringing rows again at the end of a
+ * thread's share, because those of a call that have the same rows are computed as one. */
+static void refine_columns(Product *p) {
+  enum { FINEST = 16 };
+  int64_t tiles = p->row_tiles * p->col_tiles * (p->batches ? p->batches : 1), best = 1;
+  double rows = (double)p->M / (double)p->row_tiles, bring = bring_cost(p, rows) + 2000;
+  double width = (double)(p->ngroup * p->width), least = 0;
+  if (p->all_rows || (p->kblocks > 1 && !p->direct))
+    return;
+  for (int64_t n = 1; n <= FINEST && n * p->col_tiles <= p->ngroup; n *= 2) {
+    double tile = tile_cost(p, rows, width / (double)(n * p->col_tiles)) - bring, score = 0;
+    for (int64_t threads = 2; threads <= MOST_THREADS && threads <= tiles; threads *= 2) {
+      double again = (double)brings(ceil_div(tiles * n, threads), p->col_tiles * n) * bring;
+      score += (double)threads * (again + 0.25 * tile);
+    }
+    if (n == 1 || score < least) {
+      least = score;
+      best = n;
+    }
+  }
+  p->col_tiles *= best;
+}
+
 /* The tiles that do best over 1 to 16 threads: large ones read operands less often, small ones are
  * shared more evenly, and so is a number of tiles that the threads divide. Consecutive tiles of the
  * same rows are computed as one. */
@@ -213,6 +253,7 @@ static void choose_tiles(Product *p) {
         p->row_tiles = rows;
         p->col_tiles = cols;
       }
+  refine_columns(p);
   p->tile_panels = ceil_div(p->split.n, p->row_tiles);
   p->tile_rows = p->tile_panels * p->split.hi;
   int64_t groups = ceil_div(p->ngroup, p->col_tiles);
