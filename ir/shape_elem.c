@@ -27,12 +27,13 @@ static bool broadcast(Infer *x, int *rank, int64_t dim[MAX_RANK]) {
   return true;
 }
 
-/* True when the body makes numbers that integers cannot hold. */
+/* True when the body makes numbers that integers cannot hold: fractions, infinities. */
 static bool leaves_integers(const Scalar *s) {
   for (int i = 0; i < s->nstmt; i++) {
     const Prim p = (Prim)s->stmt[i].prim;
     if (p == PR_DIV || (p >= PR_SQRT && p <= PR_SIN && p != PR_FLOOR) ||
-        (p == PR_CONST && s->stmt[i].imm != floor(s->stmt[i].imm)))
+        (p == PR_CONST &&
+         !(fabs(s->stmt[i].imm) < 0x1p53 && s->stmt[i].imm == floor(s->stmt[i].imm))))
       return true;
   }
   return false;

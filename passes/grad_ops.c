@@ -424,6 +424,40 @@ static void grad_batch_norm(Grad *g, const Op *op, Value *const *dy) {
     grad_give(g, op, i, d->out[i - 1]);
 }
 
+/* One value per channel against x[N, C, S...]. */
+static Value *per_channel(Grad *g, Value *v, int rank) {
+  int64_t dim[MAX_RANK] = {v->type->dim[0], 1, 1, 1, 1, 1, 1, 1};
+  return rank > 2 ? build_reshape(g->b, v, rank - 1, dim) : v;
+}
+
+/* The formula over dy, x, mean, var, w, eps of each operand's gradient; all but x's are summed. */
+static void grad_batch_affine(Grad *g, const Op *op, Value *const *dy) {
+  static const char *const text[5] = {"a * e / sqrt(d + f)", "0 - a * e / sqrt(d + f)",
+                                      "(c - b) * a * e / (2 * (d + f) * sqrt(d + f))",
+                                      "a * ((b - c) / sqrt(d + f))", "a"};
+  if (!dy[0])
+    return;
+  Builder *b = g->b;
+  const int rank = op->in[0]->type->rank;
+  const DType dt = dy[0]->type->dt, wide = dt == MPCC_F64 ? MPCC_F64 : MPCC_F32;
+  Value *in[6] = {dy[0],
+                  fwd(g, op, 0),
+                  per_channel(g, fwd(g, op, 1), rank),
+                  per_channel(g, fwd(g, op, 2), rank),
+                  op->nin > 3 ? per_channel(g, fwd(g, op, 3), rank) : build_const(b, 1, wide),
+                  build_const(b, op_float(op, "eps", 1e-5), wide)};
+  for (int i = 0; i < op->nin; i++) {
+    if (!grad_wants(g, op, i))
+      continue;
+    Value *each = build_expr(b, text[i], i ? wide : dt, 6, in);
+    if (i) {
+      const Type *like = type_with_dtype(builder_types(b), in[2]->type, wide);
+      each = build_reshape(b, build_sum_to(b, each, like), 1, op->in[i]->type->dim);
+    }
+    grad_give(g, op, i, each);
+  }
+}
+
 static void grad_group_norm(Grad *g, const Op *op, Value *const *dy) {
   grad_norm(g, op, dy, OP_group_norm_grad);
 }
