@@ -181,6 +181,7 @@ struct Node {
   Val *args;             /* checked arguments, with `precision` and `init` of every layer */
   Val *init;             /* {tensor name: initialiser}; "" names the tensor of Parameter */
   struct Node *tie;      /* layer whose weight this one uses, or NULL */
+  struct Node *twin;     /* layer of its type whose tensors, all of them, this one uses, or NULL */
   PrecisionRegion region; /* its own precision, of the innermost that says one */
   Str recompute;          /* of this layer alone; NULL as none */
   Val *shape;            /* model inputs: dimensions without the batch */
@@ -339,14 +340,16 @@ typedef struct {
 typedef struct {
   const Spec *spec;
   Builder *b;
-  bool train;  /* the function being built drops out */
+  bool train;  /* the layer being built drops out and takes statistics of the batch */
+  bool learns; /* backward goes through the function being built */
   bool failed; /* a diagnostic was given; the module is abandoned */
   int64_t batch;
   Tensor *seed_tensor, *seen_tensor, *valid_tensor;
   Value *seed, *step;  /* of random numbers; NULL until needed */
   Value **input;       /* by model input */
   Value **value;       /* by node */
-  int *batch_axis;     /* by node: its axis of samples; 0 but between transpose and batch_first: false */
+  int *batch_axis;     /* by node: its axis of samples; -1: it has none, being made of Parameters and
+                        * counts; else 0 but between transpose and batch_first: false */
   Value **imag;        /* by node: imaginary part of a complex result, whose real part is `value` */
   Str part;            /* "re" or "im": of what the ops being built are a part; NULL: of neither */
   bool multiplies, convolves; /* the layer being built: what its float32_matmul, float32_conv mean */
@@ -364,6 +367,8 @@ typedef struct {
 
 /* Names of a layer type's trained tensors, separated by spaces; "" for none, NULL: type unknown. */
 const char *layer_tensors(const char *type);
+/* Whether layers of the type have inputs at all. */
+bool layer_takes_inputs(const char *type);
 /* Whether the type has several results, of which argument `index` chooses one. */
 bool layer_has_parts(const char *type);
 /* Result of a layer over its operands' values; NULL after a diagnostic. */

@@ -116,6 +116,20 @@ void lay_set_batch_axis(Lower *lo, const Node *n, int axis) {
   lo->batch_axis[n->index] = axis;
 }
 
+bool lay_is_batch(const Lower *lo, const Node *n, int axis) {
+  return axis == 0 && lo->batch_axis[n->index] == 0;
+}
+
+/* Whether the result has no axis of samples: a Parameter or a count, and what is made of them. */
+static bool batchless(const Lower *lo, const Node *n) {
+  if (!strcmp(n->type->key, "arange_like"))
+    return true;
+  for (int i = 0; i < n->nin; i++)
+    if (lay_batch_axis(lo, n, i) >= 0)
+      return false;
+  return n->nin > 0 || !val_get_bool(n->args, "expand_batch", false);
+}
+
 Value *lay_batch_back(Lower *lo, const Node *n, Value *y) {
   static const int64_t swapped[3] = {1, 0, 2};
   if (!y || val_get_bool(n->args, "batch_first", true))
@@ -130,7 +144,7 @@ Value *lay_batch_first(Lower *lo, const Node *n, Value *const *in, int i) {
   int axis = lay_batch_axis(lo, n, i);
   if (in[i]->type->rank != 3)
     return lay_misfit(lo, n, n->loc, i, in, "works on %s", first ? "[N, T, C]" : "[T, N, C]");
-  if (axis != !first) {
+  if (axis >= 0 && axis != !first) {
     lay_misfit(lo, n, lay_loc(n, "batch_first"), i, in,
                "works on %s, its input has the batch at axis %d",
                first ? "[N, T, C]" : "[T, N, C] with batch_first: false", axis);
@@ -147,12 +161,14 @@ Value *lay_param(Lower *lo, const Node *n, const char *tensor, int rank, const i
   int naxes = rank + otherwise.complex;
   memcpy(all, dim, (size_t)rank * sizeof *dim);
   all[rank] = 2;
-  if (n->tie && !strcmp(tensor, "weight")) {
-    Value *v = lower_param(lo, n->tie, tensor, naxes, all, otherwise);
+  const Node *owner = n->twin ? n->twin : n->tie && !strcmp(tensor, "weight") ? n->tie : NULL;
+  if (owner) {
+    Value *v = lower_param(lo, owner, tensor, naxes, all, otherwise);
     const Type *want = type_get(builder_types(lo->b), v->type->dt, naxes, all);
     if (!type_same_shape(v->type, want) && !builder_failed(lo->b))
-      lay_misfit(lo, n, n->loc, n->nin, NULL, "has weight %s, that of '%s' is %s",
-                 lay_shape(lo, want), n->tie->name, lay_shape(lo, v->type));
+      lay_misfit(lo, n, n->loc, n->nin, NULL, "has %s %s, that of '%s' is %s",
+                 *tensor ? tensor : "shape", lay_shape(lo, want), owner->name,
+                 lay_shape(lo, v->type));
     return v;
   }
   const Val *given = NULL; /* tensor names may hold dots: no val_get */
@@ -241,6 +257,11 @@ const char *layer_tensors(const char *type) {
   return k < 0 ? NULL : kinds[k].tensors;
 }
 
+bool layer_takes_inputs(const char *type) {
+  int k = kind_of(type);
+  return k < 0 || kinds[k].most > 0;
+}
+
 bool layer_has_parts(const char *type) {
   int k = kind_of(type);
   return k >= 0 && kinds[k].parts;
@@ -251,7 +272,7 @@ static void check_init(Lower *lo, const Node *n) {
   for (int i = 0; n->init && i < n->init->n && !lo->failed && !builder_failed(lo->b); i++) {
     Str tensor = n->init->key[i];
     Str name = *tensor ? str_fmt(builder_strings(lo->b), "%s.%s", n->name, tensor) : n->name;
-    bool tied = n->tie && !strcmp(tensor, "weight");
+    bool tied = n->twin || (n->tie && !strcmp(tensor, "weight"));
     if (!tied && keymap_get(&lo->param_of, key_of(name), -1) < 0)
       lay_error(lo, n->init->item[i]->loc, 102, "layer '%s' (%s) has no tensor '%s' to initialise",
                 n->name, n->type->key, tensor);
@@ -318,7 +339,7 @@ Value *layer_build(Lower *lo, const Node *n) {
       return NULL;
   }
   for (int i = 0; i < n->nin && !kinds[k].turned; i++)
-    if (lay_batch_axis(lo, n, i)) {
+    if (lay_batch_axis(lo, n, i) > 0) {
       lay_misfit(lo, n, n->loc, i, in, "works on [N, ...], its input has the batch at axis %d",
                  lay_batch_axis(lo, n, i));
       diag_hint(d, "transpose it back: {type: transpose, dim0: 0, dim1: %d}",
@@ -328,6 +349,8 @@ Value *layer_build(Lower *lo, const Node *n) {
   build_at(lo->b, n->loc, n->name, NULL);
   lo->part = lo->complex_mode = NULL;
   lo->multiplies = lo->convolves = false;
+  lo->batch_axis[n->index] = batchless(lo, n) ? -1 : 0;
+  lo->train = lo->learns && val_get_bool(n->args, "training", true);
   int first = 0;
   while (first < n->nin && !lay_pair(lo, n, in, first).im)
     first++;
@@ -335,6 +358,7 @@ Value *layer_build(Lower *lo, const Node *n) {
              : kinds[k].build ? kinds[k].build(lo, n, in)
                               : lay_emit1(lo, n, kinds[k].op, 1, in, 0, NULL);
   lo->part = lo->complex_mode = NULL;
+  lo->train = lo->learns;
   check_init(lo, n);
   check_float32(lo, n);
   return v;

@@ -42,9 +42,12 @@ Value *lay_emit1(Lower *lo, const Node *n, OpCode code, int nin, Value *const *i
 int lay_axis(Lower *lo, const Node *n, const char *key, int64_t axis, Value *const *in);
 /* An optional size argument must agree with what was inferred. */
 bool lay_agrees(Lower *lo, const Node *n, const char *key, int64_t size, Value *const *in);
-/* Axis of operand i, or of the result, that counts samples: 0, but for layers TURNED in layers.def. */
+/* Axis of operand i, or of the result, that counts samples: 0, but for layers TURNED in layers.def;
+ * -1 where nothing of the batch flows into it. */
 int lay_batch_axis(const Lower *lo, const Node *n, int i);
 void lay_set_batch_axis(Lower *lo, const Node *n, int axis);
+/* Whether `axis` of operand 0 counts samples, of a layer that keeps them at axis 0. */
+bool lay_is_batch(const Lower *lo, const Node *n, int axis);
 /* Axes 0 and 1 exchanged where the layer says batch_first: false: operand i [T, N, C] as [N, T, C],
  * NULL after a diagnostic; and a result back. */
 Value *lay_batch_first(Lower *lo, const Node *n, Value *const *in, int i);

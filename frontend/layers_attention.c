@@ -74,16 +74,12 @@ static Value *additive(Lower *lo, const Node *n, Value *m, bool seen) {
   return lay_emit1(lo, n, OP_expr, 1, &m, 2, at);
 }
 
-static bool is_param(const Value *v) {
-  return v->def->code == OP_read && op_attr(v->def, "tensor")->u.tensor->role == ROLE_PARAM;
-}
-
-/* Operand i as [N, H, T, S], 1 for any: it is [T, S] (a Parameter), [N, S], [N, T, S] or all four.
- * NULL after a diagnostic. */
+/* Operand i as [N, H, T, S], 1 for any: it is [T, S] (without the batch), [N, S], [N, T, S] or all
+ * four. NULL after a diagnostic. */
 static Value *scores_mask(Lower *lo, const Node *n, Value *const *in, int i, int64_t heads,
                           int64_t queries, int64_t keys) {
   const Type *ty = in[i]->type;
-  bool batch = !is_param(in[i]) && ty->rank > 1 && ty->dim[0] == lo->batch;
+  bool batch = lay_batch_axis(lo, n, i) == 0 && ty->rank > 1 && ty->dim[0] == lo->batch;
   int64_t dim[4] = {1, 1, 1, 1}, want[4] = {lo->batch, heads, queries, keys};
   if (ty->rank < 1 || ty->rank > 4)
     return lay_misfit(lo, n, n->loc, i, in, "takes a mask of up to 4 dimensions");
@@ -172,7 +168,7 @@ static bool hidden(Lower *lo, const Node *n, Value *const *in, const int *at, At
     if (at[r] < 0)
       continue;
     const Type *ty = in[at[r]]->type;
-    if (lay_batch_axis(lo, n, at[r])) {
+    if (lay_batch_axis(lo, n, at[r]) > 0) {
       lay_misfit(lo, n, n->loc, at[r], in, "takes a mask with the batch in front");
       return false;
     }

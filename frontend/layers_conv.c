@@ -261,6 +261,10 @@ static Value *max_pool(Lower *lo, const Node *n, int nd, Value *const *in) {
   return k ? lay_emit1(lo, n, OP_max_pool, 1, in, k, at) : NULL;
 }
 
+Value *layer_MaxPool1d(Lower *lo, const Node *n, Value *const *in) {
+  return max_pool(lo, n, 1, in);
+}
+
 Value *layer_MaxPool2d(Lower *lo, const Node *n, Value *const *in) {
   return max_pool(lo, n, 2, in);
 }
@@ -269,9 +273,9 @@ Value *layer_MaxPool3d(Lower *lo, const Node *n, Value *const *in) {
   return max_pool(lo, n, 3, in);
 }
 
-Value *layer_AvgPool2d(Lower *lo, const Node *n, Value *const *in) {
+static Value *avg_pool(Lower *lo, const Node *n, int nd, Value *const *in) {
   Attr at[10];
-  int k = pool_window(lo, n, 2, in, at);
+  int k = pool_window(lo, n, nd, in, at);
   if (!k)
     return NULL;
   at[k++] = attr_s(lo->b, "rule", "average");
@@ -281,16 +285,74 @@ Value *layer_AvgPool2d(Lower *lo, const Node *n, Value *const *in) {
   return lay_emit1(lo, n, OP_resample, 1, in, k, at);
 }
 
-Value *layer_AdaptiveAvgPool2d(Lower *lo, const Node *n, Value *const *in) {
-  int64_t out[2];
-  if (!wants_space(lo, n, 2, in))
+Value *layer_AvgPool1d(Lower *lo, const Node *n, Value *const *in) {
+  return avg_pool(lo, n, 1, in);
+}
+
+Value *layer_AvgPool2d(Lower *lo, const Node *n, Value *const *in) {
+  return avg_pool(lo, n, 2, in);
+}
+
+Value *layer_AvgPool3d(Lower *lo, const Node *n, Value *const *in) {
+  return avg_pool(lo, n, 3, in);
+}
+
+/* output_size of an adaptive pool; NULL after a diagnostic, else the sizes of the input's axes. */
+static const int64_t *adaptive(Lower *lo, const Node *n, int nd, Value *const *in, int64_t *out) {
+  if (!wants_space(lo, n, nd, in))
     return NULL;
   const int64_t *size = in[0]->type->dim + 2;
-  for (int i = 0; i < 2; i++)
+  for (int i = 0; i < nd; i++)
     out[i] = axis_arg(n, "output_size", i, size[i]);
-  Attr at[] = {attr_s(lo->b, "rule", "adaptive"), attr_ints(lo->b, "extents", 2, size),
-               attr_ints(lo->b, "positions", 2, out)};
+  return size;
+}
+
+static Value *adaptive_avg(Lower *lo, const Node *n, int nd, Value *const *in) {
+  int64_t out[AXES];
+  const int64_t *size = adaptive(lo, n, nd, in, out);
+  if (!size)
+    return NULL;
+  Attr at[] = {attr_s(lo->b, "rule", "adaptive"), attr_ints(lo->b, "extents", nd, size),
+               attr_ints(lo->b, "positions", nd, out)};
   return lay_emit1(lo, n, OP_resample, 1, in, 3, at);
+}
+
+Value *layer_AdaptiveAvgPool1d(Lower *lo, const Node *n, Value *const *in) {
+  return adaptive_avg(lo, n, 1, in);
+}
+
+Value *layer_AdaptiveAvgPool2d(Lower *lo, const Node *n, Value *const *in) {
+  return adaptive_avg(lo, n, 2, in);
+}
+
+Value *layer_AdaptiveAvgPool3d(Lower *lo, const Node *n, Value *const *in) {
+  return adaptive_avg(lo, n, 3, in);
+}
+
+/* Equal windows side by side: parts of unequal size are no static window. */
+static Value *adaptive_max(Lower *lo, const Node *n, int nd, Value *const *in) {
+  int64_t out[AXES], kernel[AXES];
+  const int64_t *size = adaptive(lo, n, nd, in, out);
+  if (!size)
+    return NULL;
+  for (int i = 0; i < nd; i++) {
+    kernel[i] = size[i] / out[i];
+    if (size[i] % out[i])
+      return lay_error(lo, lay_loc(n, "output_size"), 190,
+                       "'%s' (%s) into unequal parts, %lld into %lld, is not supported yet",
+                       n->name, n->type->key, (long long)size[i], (long long)out[i]);
+  }
+  Attr at[] = {attr_ints(lo->b, "extents", nd, size), attr_ints(lo->b, "positions", nd, out),
+               attr_ints(lo->b, "kernel", nd, kernel), attr_ints(lo->b, "stride", nd, kernel)};
+  return lay_emit1(lo, n, OP_max_pool, 1, in, 4, at);
+}
+
+Value *layer_AdaptiveMaxPool1d(Lower *lo, const Node *n, Value *const *in) {
+  return adaptive_max(lo, n, 1, in);
+}
+
+Value *layer_AdaptiveMaxPool2d(Lower *lo, const Node *n, Value *const *in) {
+  return adaptive_max(lo, n, 2, in);
 }
 
 /* ---- interpolation, padding ---- */

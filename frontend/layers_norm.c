@@ -63,6 +63,13 @@ static void track(Lower *lo, const Node *n, const Op *norm, Tensor *const *state
 /* Tensors running_mean, running_var, num_batches_tracked of c channels; false when memory is short.
  */
 static bool running_state(Lower *lo, const Node *n, int64_t c, Tensor *state[3]) {
+  if (n->twin && lo->train) {
+    lay_error(lo, n->loc, 190,
+              "running statistics of '%s' that '%s' moves, too, are not supported yet",
+              n->twin->name, n->name);
+    diag_hint(builder_diag(lo->b), "say training: false, track_running_stats: false, or GroupNorm");
+    return false;
+  }
   state[0] = lower_buffer(lo, n, "running_mean", MPCC_F32, 1, &c, 0);
   state[1] = lower_buffer(lo, n, "running_var", MPCC_F32, 1, &c, 1);
   state[2] = lower_buffer(lo, n, "num_batches_tracked", MPCC_I64, 0, NULL, 0);

@@ -15,6 +15,36 @@ Value *layer_Dropout(Lower *lo, const Node *n, Value *const *in) {
   return lay_emit1(lo, n, OP_dropout, 3, args, 2, at);
 }
 
+/* x / (1 - p) where one random number for the first `kept` axes is not below p, else 0. */
+static Value *drop_whole(Lower *lo, const Node *n, Value *const *in, double p, int kept) {
+  Builder *b = lo->b;
+  const Type *x = in[0]->type;
+  int64_t dim[MAX_RANK];
+  if (!lo->train || p == 0)
+    return in[0];
+  for (int i = 0; i < x->rank; i++)
+    dim[i] = i < kept ? x->dim[i] : 1;
+  Value *from[2] = {lower_seed(lo), lower_step(lo)};
+  Attr at[] = {attr_ints(b, "shape", x->rank, dim), attr_i(b, "stream", lower_stream(lo, n->name))};
+  Value *args[2] = {in[0], build_op(b, OP_random, 2, from, 2, at)->out[0]};
+  Attr text =
+      attr_s(b, "body", str_fmt(builder_strings(b), "b < %.17g ? 0 : a * %.17g", p, 1 / (1 - p)));
+  return lay_emit1(lo, n, OP_expr, 2, args, 1, &text);
+}
+
+/* Whole channels of [N, C, S...]. */
+Value *layer_Dropout2d(Lower *lo, const Node *n, Value *const *in) {
+  if (in[0]->type->rank < 3)
+    return lay_misfit(lo, n, n->loc, 0, in, "works on [N, C, S...]");
+  return drop_whole(lo, n, in, val_get_float(n->args, "p", 0.5), 2);
+}
+
+/* Whole samples, or the whole batch (Huang et al. 2016; torchvision.ops). */
+Value *layer_StochasticDepth(Lower *lo, const Node *n, Value *const *in) {
+  bool row = !strcmp(val_get_str(n->args, "mode", "row"), "row");
+  return drop_whole(lo, n, in, val_get_float(n->args, "p", 0), row);
+}
+
 Value *layer_Identity(Lower *lo, const Node *n, Value *const *in) {
   (void)lo;
   (void)n;
@@ -46,7 +76,8 @@ static Value *fold(Lower *lo, const Node *n, OpCode code, Value *const *in) {
   for (int i = 1; i < n->nin; i++) {
     int rank;
     int64_t dim[MAX_RANK];
-    if (!type_broadcast(v.re->type, in[i]->type, &rank, dim) || dim[0] != lo->batch)
+    if (!type_broadcast(v.re->type, in[i]->type, &rank, dim) ||
+        (dim[0] != lo->batch && lo->batch_axis[n->index] == 0))
       return lay_misfit(lo, n, n->loc, i, in, "meets %s and %s", lay_shape(lo, v.re->type),
                         lay_shape(lo, in[i]->type));
     v = lay_join(lo, n, code, v, scaled(lo, n, lay_pair(lo, n, in, i)));
@@ -84,6 +115,61 @@ __attribute__((format(printf, 4, 5))) static Value *body(Lower *lo, const Node *
 
 Value *layer_LeakyReLU(Lower *lo, const Node *n, Value *const *in) {
   return body(lo, n, in, "a > 0 ? a : %.17g * a", val_get_float(n->args, "negative_slope", 0.01));
+}
+
+/* Between two bounds; comparisons in this order let NaN pass and give 0 at the bounds, as torch. */
+static Value *clamped(Lower *lo, const Node *n, Value *const *in, double least, double most) {
+  return body(lo, n, in, "a <= %.17g ? %.17g : a >= %.17g ? %.17g : a", least, least, most, most);
+}
+
+Value *layer_ReLU6(Lower *lo, const Node *n, Value *const *in) {
+  return clamped(lo, n, in, 0, 6);
+}
+
+Value *layer_Hardtanh(Lower *lo, const Node *n, Value *const *in) {
+  double least = val_get_float(n->args, "min_val", -1), most = val_get_float(n->args, "max_val", 1);
+  if (least >= most)
+    return lay_error(lo, lay_loc(n, "min_val"), 201, "min_val %g must be below max_val %g", least,
+                     most);
+  return clamped(lo, n, in, least, most);
+}
+
+Value *layer_Hardsigmoid(Lower *lo, const Node *n, Value *const *in) {
+  return body(lo, n, in, "a <= -3 ? 0 : a >= 3 ? 1 : (a + 3) / 6");
+}
+
+Value *layer_Softsign(Lower *lo, const Node *n, Value *const *in) {
+  return body(lo, n, in, "a / (1 + abs(a))");
+}
+
+/* Constants of Klambauer et al. 2017 */
+Value *layer_SELU(Lower *lo, const Node *n, Value *const *in) {
+  return body(lo, n, in,
+              "1.0507009873554805 * (a > 0 ? a : 1.6732632423543772 * (exp(min(a, 0)) - 1))");
+}
+
+/* -softplus(-x); from 40 on exp(-x) is below half an eps of x in FP64, too */
+Value *layer_LogSigmoid(Lower *lo, const Node *n, Value *const *in) {
+  Builder *b = lo->b;
+  Value *args[3] = {lay_emit1(lo, n, OP_neg, 1, in, 0, NULL), build_const(b, 1, MPCC_F32),
+                    build_const(b, 40, MPCC_F32)};
+  Value *y = lay_emit1(lo, n, OP_softplus, 3, args, 0, NULL);
+  return lay_emit1(lo, n, OP_neg, 1, &y, 0, NULL);
+}
+
+/* First half of an axis times the sigmoid of the second. */
+Value *layer_GLU(Lower *lo, const Node *n, Value *const *in) {
+  int axis = lay_axis(lo, n, "dim", lay_int(n, "dim"), in);
+  if (axis < 0)
+    return NULL;
+  int64_t size = in[0]->type->dim[axis];
+  if (lay_is_batch(lo, n, axis) || size % 2)
+    return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot halve axis %d%s", axis,
+                      size % 2 ? "" : ", the batch");
+  Value *half[2] = {build_slice(lo->b, in[0], axis, 0, size / 2),
+                    build_slice(lo->b, in[0], axis, size / 2, size)};
+  Attr at = attr_s(lo->b, "body", "a * sigmoid(b)");
+  return lay_emit1(lo, n, OP_expr, 2, half, 1, &at);
 }
 
 /* exp of what is not selected must not overflow: its derivative would be 0 * inf */
@@ -133,7 +219,7 @@ static Value *along(Lower *lo, const Node *n, OpCode code, Value *const *in) {
   int axis = lay_axis(lo, n, "dim", lay_int(n, "dim"), in);
   if (axis < 0)
     return NULL;
-  if (axis == 0)
+  if (lay_is_batch(lo, n, axis))
     return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot work along axis 0, the batch");
   Value *x = lay_axis_last(lo->b, in[0], axis);
   return lay_axis_last(lo->b, lay_emit1(lo, n, code, 1, &x, 0, NULL), axis);
@@ -157,8 +243,9 @@ Value *layer_to(Lower *lo, const Node *n, Value *const *in) {
   static const struct {
     const char *word;
     DType dt;
-  } formats[] = {
-      {"float64", MPCC_F64}, {"float32", MPCC_F32}, {"float16", MPCC_F16}, {"bfloat16", MPCC_BF16}};
+  } formats[] = {{"float64", MPCC_F64}, {"float32", MPCC_F32},
+                 {"float16", MPCC_F16}, {"bfloat16", MPCC_BF16},
+                 {"int32", MPCC_I64},   {"int64", MPCC_I64}}; /* all integers are i64 */
   const char *word = val_get_str(n->args, "dtype", "float32");
   DType dt = MPCC_F32;
   for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
@@ -183,7 +270,7 @@ Value *layer_arange_like(Lower *lo, const Node *n, Value *const *in) {
   int64_t dim[MAX_RANK];
   if (axis < 0)
     return NULL;
-  if (axis == 0)
+  if (axis == 0 && lay_batch_axis(lo, n, 0) == 0)
     return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot count along axis 0, the batch");
   for (int i = 0; i < x->rank; i++)
     dim[i] = i == axis ? x->dim[i] : 1;

@@ -130,7 +130,8 @@ static Value *multiply(Lower *lo, const Node *n, Value *const *in) {
   if (a->type->dim[ra - 1] != b->type->dim[rb - 2] || !type_broadcast(sa, sb, &r, stack))
     return lay_misfit(lo, n, n->loc, 1, in, "multiplies %s and %s", lay_shape(lo, a->type),
                       lay_shape(lo, b->type));
-  if ((rank > 2 ? stack[0] : row ? b->type->dim[1] : a->type->dim[0]) != lo->batch)
+  int64_t front = rank > 2 ? stack[0] : row ? b->type->dim[1] : a->type->dim[0];
+  if (lay_is_batch(lo, n, 0) && front != lo->batch)
     return lay_misfit(lo, n, n->loc, 1, in, "must keep the batch in front: %s and %s",
                       lay_shape(lo, a->type), lay_shape(lo, b->type));
   if (rank >= MAX_RANK)

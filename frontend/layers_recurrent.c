@@ -34,7 +34,7 @@ static Op *loop(Lower *lo, const Node *n, const char *func, int64_t length, bool
 /* Slots of a state: all of them when training goes back through them, or when they are the result.
  */
 static int64_t slots_of(const Lower *lo, int64_t length, bool sequence) {
-  return lo->train || sequence ? length + 1 : 2;
+  return lo->learns || sequence ? length + 1 : 2;
 }
 
 /* States behind each step, in the order of time: [T, ...]. */

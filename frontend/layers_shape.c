@@ -7,7 +7,7 @@ Value *layer_Flatten(Lower *lo, const Node *n, Value *const *in) {
   int to = from < 0 ? -1 : lay_axis(lo, n, "end_dim", val_get_int(n->args, "end_dim", -1), in);
   if (to < 0)
     return NULL;
-  if (from == 0 || to < from)
+  if (lay_is_batch(lo, n, from) || to < from)
     return lay_misfit(lo, n, lay_loc(n, "start_dim"), 0, in, "cannot join axes %d to %d%s", from,
                       to, from ? "" : ": 0 is the batch");
   int64_t dim[MAX_RANK];
@@ -63,7 +63,7 @@ static Value *reduce(Lower *lo, const Node *n, OpCode code, Value *const *in) {
     int at = i < MAX_RANK ? lay_axis(lo, n, "dim", dims->item[i]->i, in) : -1;
     if (at < 0)
       return NULL;
-    if (at == 0)
+    if (lay_is_batch(lo, n, at))
       return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot work over axis 0, the batch");
     for (int k = 0; k < i; k++)
       if (axis[k] == at)
@@ -81,6 +81,62 @@ Value *layer_mean(Lower *lo, const Node *n, Value *const *in) {
 
 Value *layer_sum(Lower *lo, const Node *n, Value *const *in) {
   return reduce(lo, n, OP_sum, in);
+}
+
+/* Largest along one axis, values alone; the gradient goes to the first of equals, as torch.max(x,
+ * dim). One window as long as the axis. */
+Value *layer_max(Lower *lo, const Node *n, Value *const *in) {
+  const Type *x = in[0]->type;
+  int axis = lay_axis(lo, n, "dim", lay_int(n, "dim"), in), rank = x->rank;
+  int64_t perm[MAX_RANK], dim[MAX_RANK], flat[3] = {0, 1, 0}, one = 1;
+  if (axis < 0)
+    return NULL;
+  if (lay_is_batch(lo, n, axis))
+    return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot work over axis 0, the batch");
+  for (int i = 0, k = 0; i < rank; i++) {
+    if (i != axis)
+      perm[k++] = i;
+    flat[1] *= i && i != axis ? x->dim[i] : 1;
+    dim[i] = i == axis ? 1 : x->dim[i];
+  }
+  perm[rank - 1] = axis;
+  flat[0] = axis ? x->dim[0] : 1;
+  flat[2] = x->dim[axis];
+  Value *v = axis < rank - 1 ? build_permute(lo->b, in[0], perm) : in[0];
+  v = build_reshape(lo->b, v, 3, flat);
+  Attr at[] = {attr_ints(lo->b, "extents", 1, &flat[2]), attr_ints(lo->b, "positions", 1, &one),
+               attr_ints(lo->b, "kernel", 1, &flat[2]), attr_ints(lo->b, "stride", 1, &flat[2])};
+  v = lay_emit1(lo, n, OP_max_pool, 1, &v, 4, at);
+  if (!val_get_bool(n->args, "keepdim", false)) {
+    for (int i = axis; i + 1 < rank; i++)
+      dim[i] = dim[i + 1];
+    rank--;
+  }
+  return build_reshape(lo->b, v, rank, dim);
+}
+
+/* What leaves an axis at one end comes in at the other. */
+Value *layer_roll(Lower *lo, const Node *n, Value *const *in) {
+  const Val *shifts = val_get(n->args, "shifts"), *dims = val_get(n->args, "dims");
+  Value *v = in[0];
+  if (shifts->n != dims->n)
+    return lay_error(lo, shifts->loc, 201, "'%s' has %d shifts for %d axes", n->name, shifts->n,
+                     dims->n);
+  for (int i = 0; i < dims->n; i++) {
+    int axis = lay_axis(lo, n, "dims", dims->item[i]->i, in);
+    if (axis < 0)
+      return NULL;
+    if (lay_is_batch(lo, n, axis))
+      return lay_misfit(lo, n, dims->loc, 0, in, "cannot roll axis 0, the batch");
+    int64_t size = v->type->dim[axis], by = (shifts->item[i]->i % size + size) % size;
+    if (!by)
+      continue;
+    Value *part[2] = {build_slice(lo->b, v, axis, size - by, size),
+                      build_slice(lo->b, v, axis, 0, size - by)};
+    Attr at = attr_i(lo->b, "dim", axis);
+    v = lay_emit1(lo, n, OP_cat, 2, part, 1, &at);
+  }
+  return v;
 }
 
 /* Part `index` of an axis that torch.chunk or torch.split cuts: [from, to). */
@@ -109,7 +165,7 @@ static Value *cut(Lower *lo, const Node *n, Value *const *in) {
   int64_t index = lay_int(n, "index"), from, to;
   if (axis < 0)
     return NULL;
-  if (axis == 0)
+  if (lay_is_batch(lo, n, axis))
     return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot cut axis 0, the batch");
   if (!part_of(n, x->dim[axis], index, &from, &to))
     return lay_misfit(lo, n, lay_loc(n, "index"), 0, in,
@@ -126,23 +182,26 @@ Value *layer_split(Lower *lo, const Node *n, Value *const *in) {
   return cut(lo, n, in);
 }
 
-/* The batch stays axis 0: written -1, or its size; one more -1 takes what is left. */
+/* The batch stays axis 0: written -1, or its size; one more -1 takes what is left. What has no
+ * batch takes any shape. */
 static Value *reshape(Lower *lo, const Node *n, Value *const *in) {
   const Val *shape = val_get(n->args, "shape");
-  int64_t dim[MAX_RANK], known = lo->batch, all = type_elems(in[0]->type);
+  const bool batch = lay_is_batch(lo, n, 0);
+  int64_t dim[MAX_RANK], first = batch ? lo->batch : 1, known = first;
+  int64_t all = type_elems(in[0]->type);
   int open = -1;
   if (shape->n < 1 || shape->n > MAX_RANK)
     return lay_misfit(lo, n, shape->loc, 0, in, "makes %d dimensions, at most %d are possible",
                       shape->n, MAX_RANK);
-  if (in[0]->type->dim[0] != lo->batch ||
-      (shape->item[0]->i != -1 && shape->item[0]->i != lo->batch))
+  if (batch && (in[0]->type->dim[0] != lo->batch ||
+                (shape->item[0]->i != -1 && shape->item[0]->i != lo->batch)))
     return lay_misfit(lo, n, shape->loc, 0, in, "must keep axis 0, the batch: write -1 there");
   dim[0] = lo->batch;
-  for (int i = 1; i < shape->n; i++) {
+  for (int i = batch; i < shape->n; i++) {
     dim[i] = shape->item[i]->i;
     if (dim[i] == 0 || dim[i] < -1 || (dim[i] == -1 && open >= 0))
-      return lay_misfit(lo, n, shape->item[i]->loc, 0, in,
-                        "takes sizes from 1 and one -1 besides the batch");
+      return lay_misfit(lo, n, shape->item[i]->loc, 0, in, "takes sizes from 1 and one -1%s",
+                        batch ? " besides the batch" : "");
     if (dim[i] == -1)
       open = i;
     else if (__builtin_mul_overflow(known, dim[i], &known))
@@ -153,8 +212,9 @@ static Value *reshape(Lower *lo, const Node *n, Value *const *in) {
     known *= dim[open];
   }
   if (known != all)
-    return lay_misfit(lo, n, shape->loc, 0, in, "has %lld elements behind axis 0, the batch; its input has %lld",
-                      (long long)(known / lo->batch), (long long)(all / lo->batch));
+    return lay_misfit(lo, n, shape->loc, 0, in, "has %lld elements%s; its input has %lld",
+                      (long long)(known / first), batch ? " behind axis 0, the batch" : "",
+                      (long long)(all / first));
   return build_reshape(lo->b, in[0], shape->n, dim);
 }
 
@@ -192,7 +252,7 @@ Value *layer_squeeze(Lower *lo, const Node *n, Value *const *in) {
   int64_t dim[MAX_RANK];
   if (axis < 0)
     return NULL;
-  if (axis == 0)
+  if (lay_is_batch(lo, n, axis))
     return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot drop axis 0, the batch");
   if (x->dim[axis] != 1) /* as torch */
     return in[0];
@@ -206,7 +266,7 @@ Value *layer_unsqueeze(Lower *lo, const Node *n, Value *const *in) {
   const Type *x = in[0]->type;
   int64_t at = lay_int(n, "dim"), dim[MAX_RANK + 1];
   at += at < 0 ? x->rank + 1 : 0;
-  if (at < 1 || at > x->rank || x->rank == MAX_RANK)
+  if (at < 0 || lay_is_batch(lo, n, (int)at) || at > x->rank || x->rank == MAX_RANK)
     return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot add axis %lld: %s",
                       (long long)lay_int(n, "dim"),
                       at == 0 ? "0 is the batch" : "its input has too few or too many");
@@ -219,7 +279,7 @@ Value *layer_cat(Lower *lo, const Node *n, Value *const *in) {
   int axis = lay_axis(lo, n, "dim", val_get_int(n->args, "dim", 1), in);
   if (axis < 0)
     return NULL;
-  if (axis == 0)
+  if (lay_is_batch(lo, n, axis))
     return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot join along axis 0, the batch");
   for (int i = 1; i < n->nin; i++) {
     bool same = in[i]->type->rank == in[0]->type->rank;
@@ -231,6 +291,14 @@ Value *layer_cat(Lower *lo, const Node *n, Value *const *in) {
   }
   Attr at = attr_i(lo->b, "dim", axis);
   return lay_emit1(lo, n, OP_cat, n->nin, in, 1, &at);
+}
+
+/* 0, 1, ... end - 1, for tables and masks that know no batch. */
+Value *layer_arange(Lower *lo, const Node *n, Value *const *in) {
+  (void)in;
+  int64_t end = lay_int(n, "end");
+  Attr at[] = {attr_ints(lo->b, "shape", 1, &end), attr_i(lo->b, "dim", 0)};
+  return lay_emit1(lo, n, OP_iota, 0, NULL, 2, at);
 }
 
 Value *layer_Parameter(Lower *lo, const Node *n, Value *const *in) {

@@ -123,7 +123,7 @@ Value *lower_param(Lower *lo, const Node *n, const char *tensor, int rank, const
 Tensor *lower_buffer(Lower *lo, const Node *n, const char *tensor, DType dt, int rank,
                      const int64_t *dim, double init) {
   Builder *b = lo->b;
-  Str name = str_fmt(builder_strings(b), "%s.%s", n->name, tensor);
+  Str name = str_fmt(builder_strings(b), "%s.%s", n->twin ? n->twin->name : n->name, tensor);
   for (int i = 0; i < lo->nbuffer; i++)
     if (lo->buffer[i].tensor->name == name)
       return lo->buffer[i].tensor;
@@ -153,7 +153,7 @@ typedef struct {
 static void begin(Lower *lo, const Tensors *t, const char *name, bool train) {
   const Model *m = &lo->spec->model;
   build_func(lo->b, name);
-  lo->train = train;
+  lo->train = lo->learns = train;
   lo->seed = lo->step = NULL;
   for (int i = 0; i < lo->nparam; i++)
     lo->param[i].read = NULL;
@@ -175,7 +175,7 @@ static void begin(Lower *lo, const Tensors *t, const char *name, bool train) {
 
 /* What leaves the model has its samples in front. */
 static void check_front(Lower *lo, const Node *n, Loc loc) {
-  if (lo->failed || builder_failed(lo->b) || !n || !n->type || !lo->batch_axis[n->index])
+  if (lo->failed || builder_failed(lo->b) || !n || !n->type || lo->batch_axis[n->index] <= 0)
     return;
   Diag *d = builder_diag(lo->b);
   diag_error(d, loc, 311, "shapes do not fit: '%s' has the batch at axis %d", n->name,

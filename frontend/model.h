@@ -34,6 +34,8 @@ typedef struct {
   const char *active[MODEL_MAX_DEPTH]; /* blocks being expanded */
   int depth;
   PrecisionRegion region; /* of the innermost use, residual or parallel that names one */
+  Val *freeze, *training; /* of the innermost use that says them, or NULL */
+  Str tie_mine, tie_theirs; /* prefixes of the innermost tied use and of the other one, or NULL */
   bool failed;
 } Expand;
 

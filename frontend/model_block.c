@@ -91,7 +91,24 @@ typedef struct {
   int64_t repeat;    /* -1: not given */
   bool *wrong;       /* set when the block's own layers have mistakes */
   Str recompute;
+  const Yaml *tie;
 } Use;
+
+/* Full prefix of the earlier use that `tie` names, the innermost scope first; NULL behind an error.
+ */
+static Str tied_prefix(Expand *e, const Scope *scope, const Yaml *tie) {
+  Str name = check_str(&e->c, tie, "'tie'");
+  for (const Scope *s = scope; name && s; s = s->outer) {
+    Str prefix = str_fmt(e->c.s, "%s%s.", s->prefix, name);
+    for (int i = 0; i < e->m->nnode; i++)
+      if (!strncmp(e->m->node[i]->name, prefix, strlen(prefix)))
+        return prefix;
+  }
+  if (name)
+    diag_error(e->c.d, tie->loc, 221, "no use before this one is named '%s'", name);
+  e->failed = true;
+  return NULL;
+}
 
 static Node *expand_uses(Expand *e, Scope *scope, const Yaml *y, int index, const Use *u,
                          Node *flow) {
@@ -119,7 +136,13 @@ static Node *expand_uses(Expand *e, Scope *scope, const Yaml *y, int index, cons
     if (rel && bind_params(e, u->with, u->params, u->use, &own)) {
       int before = diag_errors(e->c.d);
       expand_recompute(e, str_fmt(e->c.s, "%s%s", scope->prefix, rel), u->recompute);
-      flow = expand_block(e, scope, u->layers, &own, rel, flow);
+      const Str mine = e->tie_mine, theirs = e->tie_theirs;
+      if (u->tie && u->tie->kind != YAML_NULL && (e->tie_theirs = tied_prefix(e, scope, u->tie)))
+        e->tie_mine = str_fmt(e->c.s, "%s%s.", scope->prefix, rel);
+      if (!e->failed)
+        flow = expand_block(e, scope, u->layers, &own, rel, flow);
+      e->tie_mine = mine;
+      e->tie_theirs = theirs;
       unused_params(e, &own, u->block);
       *u->wrong |= diag_errors(e->c.d) > before;
     } else {
@@ -128,6 +151,12 @@ static Node *expand_uses(Expand *e, Scope *scope, const Yaml *y, int index, cons
     e->c.scope = outer;
   }
   return flow;
+}
+
+/* What the use says of all its layers, else what the one around it does. */
+static Val *inherited(const Val *use, const char *key, Val *outer) {
+  Val *v = (Val *)val_get(use, key);
+  return v && v->origin != ORIGIN_DEFAULT ? v : outer;
 }
 
 Node *expand_use(Expand *e, Scope *scope, const Yaml *y, int index, Node *flow) {
@@ -168,13 +197,19 @@ Node *expand_use(Expand *e, Scope *scope, const Yaml *y, int index, Node *flow) 
            .params = val_get(b, "params"),
            .repeat = val_get_int(v, "repeat", -1),
            .wrong = &e->block_wrong[k],
-           .recompute = val_get_str(v, "recompute", "none")};
+           .recompute = val_get_str(v, "recompute", "none"),
+           .tie = yaml_get(y, "tie")};
+  Val *const freeze = e->freeze, *const training = e->training;
+  e->freeze = inherited(v, "freeze", freeze);
+  e->training = inherited(v, "training", training);
   bool failed = e->failed;
   e->failed = false; /* one repeat with a mistake ends the repeats, earlier mistakes do not */
   e->active[e->depth] = block;
   flow = expand_incoming(e, scope, y, flow);
   flow = expand_uses(e, scope, y, index, &u, flow);
   e->active[e->depth] = NULL;
+  e->freeze = freeze;
+  e->training = training;
   e->failed |= failed;
   return flow;
 }

@@ -147,6 +147,41 @@ static void layer_tie(Expand *e, const Scope *scope, Node *n, const Yaml *y) {
     n->tie = n->tie->tie;
 }
 
+/* `tie:` names an earlier layer of the same type; in a use that is tied, the layer of the other use
+ * at the same place. */
+static void layer_twin(Expand *e, const Scope *scope, Node *n, const Yaml *y) {
+  const char *tensors = layer_tensors(n->type->key);
+  if (y && y->kind != YAML_NULL) {
+    n->twin = scope_resolve(e, scope, y);
+    if (n->twin && (n->twin->type != n->type || !tensors || !*tensors)) {
+      diag_error(e->c.d, y->loc, 103, "'%s' and '%s' cannot share their tensors", n->name,
+                 n->twin->name);
+      diag_hint(e->c.d, "both must be layers of one type that has tensors");
+      e->failed = true;
+      n->twin = NULL;
+    }
+  } else if (e->tie_mine && tensors && *tensors) {
+    Str name = str_fmt(e->c.s, "%s%s", e->tie_theirs, n->name + strlen(e->tie_mine));
+    for (int i = 0; i < e->m->nnode && !n->twin; i++)
+      if (e->m->node[i]->name == name && e->m->node[i]->type == n->type)
+        n->twin = e->m->node[i];
+    if (!n->twin) {
+      diag_error(e->c.d, n->loc, 221, "no layer '%s' (%s) is there for '%s' to be tied to", name,
+                 n->type->key, n->name);
+      e->failed = true;
+    }
+  }
+  while (n->twin && n->twin->twin)
+    n->twin = n->twin->twin;
+}
+
+/* What the innermost use that says so sets for all its layers. */
+static void inherit(Expand *e, Node *n, const char *key, const Val *v) {
+  const Val *own = val_get(n->args, key);
+  if (v && n->args && (!own || own->origin == ORIGIN_DEFAULT))
+    val_set(e->c.a, n->args, str_c(e->c.s, key), (Val *)v);
+}
+
 PrecisionRegion expand_region(Expand *e, const Val *v, Str rule) {
   if (!v || v->kind != VAL_STR)
     return e->region;
@@ -173,7 +208,7 @@ Node *expand_layer(Expand *e, Scope *scope, const Yaml *y, int index, Node *flow
   n->args = check_section(&e->c, str_fmt(e->c.s, "layer %s", type->key), "every layer", args,
                           y->loc, str_fmt(e->c.s, "layer '%s' (%s)", name, type->key));
   e->failed |= diag_errors(e->c.d) > before;
-  if (!strcmp(type->key, "Parameter") && !yaml_get(args, "inputs"))
+  if (!layer_takes_inputs(type->key) && !yaml_get(args, "inputs"))
     n->nin = 0;
   else
     layer_inputs(e, scope, n, yaml_get(args, "inputs"), flow);
@@ -183,6 +218,9 @@ Node *expand_layer(Expand *e, Scope *scope, const Yaml *y, int index, Node *flow
   default_init(e, n);
   if (tie && tie->kind != YAML_NULL)
     layer_tie(e, scope, n, tie);
+  layer_twin(e, scope, n, yaml_get(args, "tie"));
+  inherit(e, n, "freeze", e->freeze);
+  inherit(e, n, "training", e->training);
   n->region = expand_region(e, val_get(n->args, "precision"), str_c(e->c.s, "its own precision"));
   n->recompute = val_get_str(n->args, "recompute", "none");
   n->tuple = layer_has_parts(type->key) && val_get_int(n->args, "index", -1) < 0;

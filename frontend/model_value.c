@@ -36,9 +36,11 @@ static Val *node_value(const Check *c, const Model *m, const Node *n) {
     val_set(c->a, v, str_c(c->s, "init"), *n->init->key[0] ? n->init : n->init->item[0]);
   if (n->tie)
     val_set(c->a, v, str_c(c->s, "tie_weight"), val_str(c->a, n->tie->name, ORIGIN_FILE, n->loc));
-  static const char *const set[] = {"freeze", "pad_to_multiple_of", "float32_matmul",
+  if (n->twin)
+    val_set(c->a, v, str_c(c->s, "tie"), val_str(c->a, n->twin->name, ORIGIN_FILE, n->loc));
+  static const char *const set[] = {"freeze", "training", "pad_to_multiple_of", "float32_matmul",
                                     "float32_conv"};
-  for (int i = 0; i < 4; i++) {
+  for (size_t i = 0; i < sizeof set / sizeof *set; i++) {
     Val *arg = val_get(n->args, set[i]);
     if (arg && arg->origin != ORIGIN_DEFAULT && arg->kind != VAL_NULL)
       val_set(c->a, v, str_c(c->s, set[i]), arg);

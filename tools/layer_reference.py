@@ -139,6 +139,52 @@ for name, f in (("MaxPool2d: 2, stride: 1", lambda x: F.max_pool2d(x, 2, 1)), ("
                 ("AdaptiveAvgPool2d: [2, 3]", lambda x: F.adaptive_avg_pool2d(x, (2, 3)))):
     one("{name: y, %s}" % name, (2, 3, 4, 5), f)
 
+for name, f in (("ReLU6", F.relu6), ("Hardsigmoid", lambda x: F.relu6(x + 3) / 6), # its own slope is 1 / 6 in FP32
+                ("Hardtanh", F.hardtanh), ("SELU", F.selu),
+                ("Softsign", F.softsign), ("LogSigmoid", F.logsigmoid)):
+    one("{name: s, mul: 8.0}, {name: y, type: %s}" % name, (2, 7), lambda x, f=f: f(x * 8)) # both sides of every bend
+one("{name: y, Hardtanh: , min_val: -0.25, max_val: 0.5}", (2, 7), lambda x: F.hardtanh(x, -0.25, 0.5))
+one("{name: y, GLU: 1}", (2, 6, 3), lambda x: F.glu(x, 1))
+one("{name: y, max: 1}", (2, 7, 3), lambda x: x.max(1)[0])
+one("{name: y, max: -1, keepdim: true}", (2, 7), lambda x: x.max(-1, keepdim=True)[0])
+one("{name: y, roll: [2, -1], dims: [1, -1]}", (2, 5, 3, 4), lambda x: x.roll((2, -1), (1, -1)))
+one("{name: d, type: detach}, {name: y, type: mul, inputs: [d, x]}", (2, 5), lambda x: x.detach() * x)
+one("{name: d, Dropout: 0.5, training: false}, {name: e, Dropout2d: 0.5, training: false}, {name: y, StochasticDepth: 0.5, training: false}",
+    (2, 3, 2), lambda x: x)
+one("{name: p, arange: 5}, {name: y, type: mul, inputs: [x, p]}", (2, 5), lambda x: x * torch.arange(5))
+one("{name: r, reshape: [3, 4]}, {name: t, type: transpose, dim0: 0, dim1: 1}, {name: y, reshape: [2, 6]}", (2, 6),
+    lambda x: x.reshape(3, 4).T.reshape(2, 6))
+for name, shape, f in (
+        ("MaxPool1d: 3, stride: 2, padding: 1", (2, 3, 8), lambda x: F.max_pool1d(x, 3, 2, 1)),
+        ("AvgPool1d: 3, padding: 1, ceil_mode: true", (2, 3, 7), lambda x: F.avg_pool1d(x, 3, padding=1, ceil_mode=True)),
+        ("AvgPool3d: [1, 2, 3], stride: 1", (2, 3, 2, 4, 5), lambda x: F.avg_pool3d(x, (1, 2, 3), 1)),
+        ("AdaptiveAvgPool1d: 3", (2, 3, 7), lambda x: F.adaptive_avg_pool1d(x, 3)),
+        ("AdaptiveAvgPool3d: [1, 2, 3]", (2, 3, 2, 4, 5), lambda x: F.adaptive_avg_pool3d(x, (1, 2, 3))),
+        ("AdaptiveMaxPool1d: 2", (2, 3, 6), lambda x: F.adaptive_max_pool1d(x, 2)),
+        ("AdaptiveMaxPool2d: [2, 1]", (2, 3, 4, 5), lambda x: F.adaptive_max_pool2d(x, (2, 1)))):
+    one("{name: y, %s}" % name, shape, f)
+# one layer used twice; statistics of evaluation while training
+case("{name: l, Linear: 3}, {name: y, Linear: 3, tie: l}", {"x": (2, 3), "l.weight": (3, 3), "l.bias": (3,)},
+     lambda t, train: F.linear(F.linear(t["x"], t["l.weight"], t["l.bias"]), t["l.weight"], t["l.bias"]))
+case("{name: y, BatchNorm1d: 3, training: false}", {"x": (2, 3), "y.weight": (3,), "y.bias": (3,)},
+     lambda t, train: F.batch_norm(t["x"], torch.zeros(3).double(), torch.ones(3).double(), t["y.weight"], t["y.bias"]))
+
+
+# a mask of two numbers, of which one is infinite, and a table read by computed indices
+def windowed(t, train):
+    q, k, v = (t[n].unflatten(2, (2, -1)).transpose(1, 2) for n in "qkv")
+    i, j = torch.arange(4)[:, None], torch.arange(4)
+    bias = t["e.weight"][(i - j).clamp(0, 2)].permute(2, 0, 1)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=torch.where((i >= j) & (i - j < 3), bias, float("-inf")))
+    return y.transpose(1, 2).flatten(2)
+
+
+WINDOW = ("{name: j, arange: 4}, {name: i, unsqueeze: 1}, {name: o, expr: 'min(max(i - j, 0), 2) / 1', inputs: {i: i, j: j}}, {to: int64}, "
+          "{name: e, Embedding: 3, embedding_dim: 2}, {name: b, permute: [2, 0, 1]}, "
+          "{name: m, expr: 'i >= j && i - j < 3 ? 0 : -inf', inputs: {i: i, j: j}}, {name: s, type: add, inputs: [m, b]}, "
+          "{name: y, scaled_dot_product_attention: 2, inputs: {query: q, key: k, value: v, attn_mask: s}}")
+case(WINDOW, {"q": (2, 4, 8), "k": (2, 4, 8), "v": (2, 4, 8), "e.weight": (3, 2)}, windowed, given=("q", "k", "v"))
+
 # complex numbers: results and gradients are compared as pairs
 C = Complex
 

@@ -382,6 +382,138 @@ static const struct {
      {
       {"grad.x", -0.86647842666823705},
      }},
+    {"{name: x, type: Parameter, shape: [2, 7]}, {name: s, mul: 8.0}, {name: y, type: ReLU6}",
+     21.781265687359593, 21.781265687359593,
+     {
+      {"grad.x", -3.8784631951465123},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 7]}, {name: s, mul: 8.0}, {name: y, type: Hardsigmoid}",
+     4.0579781523837468, 4.0579781523837468,
+     {
+      {"grad.x", -0.3897108552453209},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 7]}, {name: s, mul: 8.0}, {name: y, type: Hardtanh}",
+     9.4475524475524466, 9.4475524475524466,
+     {
+      {"grad.x", 0},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 7]}, {name: s, mul: 8.0}, {name: y, type: SELU}",
+     34.002882170419333, 34.002882170419333,
+     {
+      {"grad.x", -3.80170234520256},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 7]}, {name: s, mul: 8.0}, {name: y, type: Softsign}",
+     7.9875397128772372, 7.9875397128772372,
+     {
+      {"grad.x", -0.76032764731772995},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 7]}, {name: s, mul: 8.0}, {name: y, type: LogSigmoid}",
+     31.640023707730005, 31.640023707730005,
+     {
+      {"grad.x", -19.132623936629862},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 7]}, {name: y, Hardtanh: , min_val: -0.25, max_val: 0.5}",
+     3.3580375668287754, 3.3580375668287754,
+     {
+      {"grad.x", -0.16282917881319481},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 6, 3]}, {name: y, GLU: 1}",
+     2.1133233957535218, 2.1133233957535218,
+     {
+      {"grad.x", -1.0399448669305253},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 7, 3]}, {name: y, max: 1}",
+     -2.9807545102250401, -2.9807545102250401,
+     {
+      {"grad.x", -0.14918847386379858},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 7]}, {name: y, max: -1, keepdim: true}",
+     -0.28345181292234239, -0.28345181292234239,
+     {
+      {"grad.x", -0.33619527325821036},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 5, 3, 4]}, {name: y, roll: [2, -1], dims: [1, -1]}",
+     6.5159745349555545, 6.5159745349555545,
+     {
+      {"grad.x", 1.6105542808839508},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 5]}, {name: d, type: detach}, {name: y, type: mul, inputs: [d, x]}",
+     -1.8088637134596171, -1.8088637134596171,
+     {
+      {"grad.x", 1.6493256324763483},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 2]}, {name: d, Dropout: 0.5, training: false}, {name: e, Dropout2d: 0.5, training: false}, {name: y, StochasticDepth: 0.5, training: false}",
+     6.3896323456763024, 6.3896323456763024,
+     {
+      {"grad.x", -2.5000793412381821},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 5]}, {name: p, arange: 5}, {name: y, type: mul, inputs: [x, p]}",
+     11.958034972020986, 11.958034972020986,
+     {
+      {"grad.x", -3.7903515066352229},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 6]}, {name: r, reshape: [3, 4]}, {name: t, type: transpose, dim0: 0, dim1: 1}, {name: y, reshape: [2, 6]}",
+     1.344177301220258, 1.344177301220258,
+     {
+      {"grad.x", -1.768424382809997},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 8]}, {name: y, MaxPool1d: 3, stride: 2, padding: 1}",
+     -0.69019392196215401, -0.69019392196215401,
+     {
+      {"grad.x", -1.500601296805093},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 7]}, {name: y, AvgPool1d: 3, padding: 1, ceil_mode: true}",
+     -0.84781252713320643, -0.84781252713320643,
+     {
+      {"grad.x", 1.4996834667164338},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 2, 4, 5]}, {name: y, AvgPool3d: [1, 2, 3], stride: 1}",
+     0.49858965543281258, 0.49858965543281258,
+     {
+      {"grad.x", -0.81967566233300448},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 7]}, {name: y, AdaptiveAvgPool1d: 3}",
+     -1.0720964017667318, -1.0720964017667318,
+     {
+      {"grad.x", 1.5558317806070054},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 2, 4, 5]}, {name: y, AdaptiveAvgPool3d: [1, 2, 3]}",
+     0.49397655291761217, 0.49397655291761217,
+     {
+      {"grad.x", 0.81910185219376008},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 6]}, {name: y, AdaptiveMaxPool1d: 2}",
+     0.36659943453150229, 0.36659943453150229,
+     {
+      {"grad.x", 0.48638075211501769},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 4, 5]}, {name: y, AdaptiveMaxPool2d: [2, 1]}",
+     -1.5936860342454751, -1.5936860342454751,
+     {
+      {"grad.x", 0.27122228420929706},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3]}, {name: l, Linear: 3}, {name: y, Linear: 3, tie: l}",
+     6.6903062198603243, 6.6903062198603243,
+     {
+      {"grad.x", -5.2651406217155801},
+      {"grad.l.weight", -12.145165785019403},
+      {"grad.l.bias", -0.8101607753813691},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3]}, {name: y, BatchNorm1d: 3, training: false}",
+     -1.3499266612002068, -1.3499266612002068,
+     {
+      {"grad.x", 1.5722903414922662},
+      {"grad.y.weight", 0.79492279850138159},
+      {"grad.y.bias", 0.54526392688230807},
+     }},
+    {"{name: q, type: Parameter, shape: [2, 4, 8]}, {name: k, type: Parameter, shape: [2, 4, 8]}, {name: v, type: Parameter, shape: [2, 4, 8]}, {name: j, arange: 4}, {name: i, unsqueeze: 1}, {name: o, expr: 'min(max(i - j, 0), 2) / 1', inputs: {i: i, j: j}}, {to: int64}, {name: e, Embedding: 3, embedding_dim: 2}, {name: b, permute: [2, 0, 1]}, {name: m, expr: 'i >= j && i - j < 3 ? 0 : -inf', inputs: {i: i, j: j}}, {name: s, type: add, inputs: [m, b]}, {name: y, scaled_dot_product_attention: 2, inputs: {query: q, key: k, value: v, attn_mask: s}}",
+     -2.9434576129514034, -2.9434576129514034,
+     {
+      {"grad.q", 0.028391247142831422},
+      {"grad.k", -2.182976574501494},
+      {"grad.v", 5.9440138356896899},
+      {"grad.e.weight", 2.4423864992083399},
+     }},
     {"{name: x, type: Parameter, shape: [2, 7]}, {name: y, type: fft, dim: -1, norm: backward}, {name: pairs, type: view_as_real}",
      6.042837198819484, 6.042837198819484,
      {

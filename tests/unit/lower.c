@@ -276,6 +276,35 @@ START_TEST(depth_is_no_problem) {
 }
 END_TEST
 
+/* Each tensor once; a frozen teacher works as in evaluation. */
+START_TEST(uses_share_freeze_and_evaluate) {
+  static const char text[] = SPEC_HEAD
+      "  blocks: {net: {layers: [Flatten, {name: fc, Linear: 4}, {name: bn, type: BatchNorm1d},"
+      " {Dropout: 0.5}, {use: tail, name: tail}]}, tail: {layers: [{Linear: 2}]}}\n"
+      "  layers: [{use: net, name: teacher, freeze: true, training: false}, {name: t, type: "
+      "Identity},"
+      " {use: tail, name: a}, {name: r, type: ReLU, inputs: t}, {use: tail, name: b, tie: a},"
+      " {type: cat, inputs: [a, b], dim: 1}, {Linear: 3}]" SPEC_TAIL;
+  Module *m = lower(text);
+  ck_assert_int_eq(tensor_int(module_tensor(m, "teacher.fc.weight"), "group", 0), -1);
+  ck_assert_int_eq(tensor_int(module_tensor(m, "teacher.tail.0.weight"), "group", 0), -1);
+  ck_assert_int_eq(tensor_int(module_tensor(m, "a.0.weight"), "group", -1), 0);
+  ck_assert_ptr_null(module_tensor(m, "b.0.weight"));
+  const Func *f = module_func(m, "train_forward");
+  int products = 0;
+  for (int i = 0; i < f->nop; i++) {
+    ck_assert(f->op[i]->code != OP_batch_norm && f->op[i]->code != OP_dropout);
+    products += f->op[i]->code == OP_linear;
+  }
+  ck_assert_int_eq(products, 5);
+  module_destroy(m);
+  ck_assert_ptr_null(spec_text(&s,
+                               SPEC_HEAD "  blocks: {b: {layers: [{Linear: 3}]}}\n"
+                                         "  layers: [Flatten, {use: b, tie: nothing}]" SPEC_TAIL));
+  ck_assert_ptr_nonnull(message(&s, 221));
+}
+END_TEST
+
 int main(void) {
   Suite *suite = suite_create("lower");
   TCase *c = tcase_create("all");
@@ -289,6 +318,7 @@ int main(void) {
   tcase_add_test(c, the_same_spec_gives_the_same_text);
   tcase_add_test(c, empty_init_draws_nothing_that_is_read);
   tcase_add_test(c, depth_is_no_problem);
+  tcase_add_test(c, uses_share_freeze_and_evaluate);
   suite_add_tcase(suite, c);
   return check_run(suite);
 }
