@@ -219,6 +219,13 @@ Status mprt__run(mprt_program *p, const MpccFunction *f, mprt__observer observe,
  * what the observer takes is not. */
 Status mprt__run_timed(mprt_program *p, const MpccFunction *f, mprt__observer observe, void *user,
                        double *seconds);
+/* Hears of every command in order: when it began, in seconds from the first one's beginning, and
+ * what it took, by the clock of a device of its own. */
+typedef struct {
+  void (*took)(void *user, const mprt_program *p, const MpccCommand *c, double begin,
+               double seconds);
+  void *user;
+} mprt__clock;
 
 /* ---- planmode.c: runs that notice wrong plans and wrong kernels ---- */
 

@@ -100,14 +100,21 @@ static Status run_loop(mprt_program *p, const MpccFunction *f, uint32_t r, Watch
   return s;
 }
 
+static void add_seconds(void *user, const mprt_program *p, const MpccCommand *c, double begin,
+                        double seconds) {
+  (void)begin;
+  ((double *)user)[c - p->command] += seconds;
+}
+
 Status mprt__run(mprt_program *p, const MpccFunction *f, mprt__observer observe, void *user) {
   return mprt__run_timed(p, f, observe, user, NULL);
 }
 
 Status mprt__run_timed(mprt_program *p, const MpccFunction *f, mprt__observer observe, void *user,
                        double *seconds) {
+  const mprt__clock clock = {add_seconds, seconds};
   if (p->cuda)
-    return mprt__cuda_run(p, p->cuda, f, observe, user, seconds);
+    return mprt__cuda_run(p, p->cuda, f, observe, user, seconds ? &clock : NULL);
   Watch w = {observe, user, seconds, false};
   Status s = MPCC_OK;
   if (p->plan)

@@ -1,15 +1,19 @@
-/* profiler: {type: chrome-trace}: the commands of a few steps with their times, as trace.json in the
- * form that Perfetto and chrome://tracing read (Trace Event Format, complete events "X", times in
- * microseconds). wait steps are not looked at, warmup ones measured and thrown away. */
+/* profiler: {type: chrome-trace}: the commands of a few steps with their times, as trace.json in
+ * the form that Perfetto and chrome://tracing read (Trace Event Format, complete events "X", times
+ * in microseconds). wait steps are not looked at, warmup ones measured and thrown away. On a GPU
+ * the times are the device's, in a row of their own: these steps run command by command, where
+ * others are one graph, and a step begins when the device has nothing left to do. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/cuda/device.h"
 #include "runtime/fit.h"
 
 typedef struct {
   const char *name, *symbol; /* symbol: NULL for what is no kernel */
   int64_t step;
   double begin, end;
+  bool device; /* by its clock */
 } Event;
 
 struct mprt__trace {
@@ -39,7 +43,8 @@ void mprt__trace_destroy(mprt__trace *t) {
   free(t);
 }
 
-static void put(mprt__trace *t, const char *name, const char *symbol, double begin, double end) {
+static void put(mprt__trace *t, const char *name, const char *symbol, double begin, double end,
+                bool device) {
   if (t->n == t->cap && !t->failed) {
     size_t cap = t->cap ? 2 * t->cap : 1024;
     Event *grown = realloc(t->event, cap * sizeof *grown);
@@ -48,15 +53,26 @@ static void put(mprt__trace *t, const char *name, const char *symbol, double beg
     t->cap = grown ? cap : t->cap;
   }
   if (!t->failed && t->step >= t->warm)
-    t->event[t->n++] = (Event){name, symbol, t->step, begin, end};
+    t->event[t->n++] = (Event){name, symbol, t->step, begin, end, device};
+}
+
+static void put_command(mprt__trace *t, const mprt_program *p, const MpccCommand *c, double begin,
+                        double end, bool device) {
+  const char *symbol = c->op == MPCC_CMD_LAUNCH    ? mprt__string(p, p->kernel[c->kernel].symbol)
+                       : c->op == MPCC_CMD_PRODUCT ? "cuBLASLt"
+                                                   : NULL;
+  put(t, mprt__string(p, c->label), symbol, begin, end, device);
+}
+
+static void note_device(void *user, const mprt_program *p, const MpccCommand *c, double begin,
+                        double seconds) {
+  mprt__trace *t = user;
+  put_command(t, p, c, t->last + begin, t->last + begin + seconds, true);
 }
 
 static bool note(void *user, mprt_program *p, const MpccCommand *c) {
   mprt__trace *t = user;
-  double now = mprt__seconds();
-  bool kernel = c->op == MPCC_CMD_LAUNCH;
-  put(t, mprt__string(p, c->label), kernel ? mprt__string(p, p->kernel[c->kernel].symbol) : NULL,
-      t->last, now);
+  put_command(t, p, c, t->last, mprt__seconds(), false);
   t->last = mprt__seconds();
   return true;
 }
@@ -72,15 +88,18 @@ void mprt__trace_step(mprt__trace *t, int64_t step) {
 
 void mprt__trace_span(mprt__trace *t, const char *name, double begin) {
   if (looks(t))
-    put(t, name, NULL, begin, mprt__seconds());
+    put(t, name, NULL, begin, mprt__seconds(), false);
 }
 
 Status mprt__trace_run(mprt__trace *t, mprt_program *p, const MpccFunction *f) {
   if (!looks(t))
     return mprt__run(p, f, NULL, NULL);
+  const mprt__clock clock = {note_device, t};
+  Status st = p->cuda ? mprt__cuda_wait(p, p->cuda) : MPCC_OK;
   double begin = t->last = mprt__seconds();
-  Status st = mprt__run(p, f, note, t);
-  put(t, mprt__string(p, f->name), NULL, begin, mprt__seconds());
+  if (st == MPCC_OK)
+    st = p->cuda ? mprt__cuda_run(p, p->cuda, f, NULL, NULL, &clock) : mprt__run(p, f, note, t);
+  put(t, mprt__string(p, f->name), NULL, begin, mprt__seconds(), false);
   return st;
 }
 
@@ -109,13 +128,14 @@ Status mprt__trace_write(mprt__trace *t, const mprt_program *p, const char *dir)
     const Event *e = &t->event[i];
     char *name = quoted(e->name && *e->name ? e->name : "copy or fill");
     char *symbol = quoted(e->symbol ? e->symbol : "");
-    char *row = name && symbol
-                    ? mprt__format("%s{\"name\":%s,\"cat\":\"%s\",\"ph\":\"X\",\"ts\":%.3f,\"dur\":%.3f,"
-                                   "\"pid\":1,\"tid\":1,\"args\":{\"step\":%lld,\"kernel\":%s}}",
-                                   i ? ",\n" : "", name, e->symbol ? "kernel" : "step",
-                                   1e6 * (e->begin - t->zero), 1e6 * (e->end - e->begin),
-                                   (long long)e->step + 1, symbol)
-                    : NULL;
+    char *row =
+        name && symbol
+            ? mprt__format("%s{\"name\":%s,\"cat\":\"%s\",\"ph\":\"X\",\"ts\":%.3f,\"dur\":%.3f,"
+                           "\"pid\":1,\"tid\":%d,\"args\":{\"step\":%lld,\"kernel\":%s}}",
+                           i ? ",\n" : "", name, e->symbol ? "kernel" : "step",
+                           1e6 * (e->begin - t->zero), 1e6 * (e->end - e->begin), e->device ? 2 : 1,
+                           (long long)e->step + 1, symbol)
+            : NULL;
     mprt__writer_put(&w, row ? row : "", row ? strlen(row) : 0);
     free(name);
     free(symbol);

@@ -166,6 +166,14 @@ Status mprt__cuda_status(const mprt__cuda *g) {
   return g->failure;
 }
 
+Status mprt__cuda_wait(const mprt_program *p, mprt__cuda *g) {
+  if (g->failure != MPCC_OK)
+    return g->failure;
+  CUDA_TRY(g->api.cuCtxSetCurrent(g->context), "cannot use the device");
+  CUDA_TRY(g->api.cuStreamSynchronize(g->stream), "the device failed");
+  return MPCC_OK;
+}
+
 Status mprt__cuda_clear(const mprt_program *p, mprt__cuda *g, int segment) {
   Status s = mprt__cuda_push(p, g);
   memset(g->fresh, 0, p->ntensor * sizeof *g->fresh);

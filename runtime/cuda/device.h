@@ -19,6 +19,8 @@ Status mprt__cuda_share(const mprt_program *p, mprt__cuda *g, uint32_t tensor, b
 /* Says that the host will write these bytes of a tensor in the mirror, and reads none. */
 void mprt__cuda_will_write(const mprt_program *p, mprt__cuda *g, uint32_t tensor, uint64_t offset,
                            uint64_t bytes);
+/* Until the device has nothing left to do. errors: ERR_RUN */
+Status mprt__cuda_wait(const mprt_program *p, mprt__cuda *g);
 /* Zeroes a segment on the device. */
 Status mprt__cuda_clear(const mprt_program *p, mprt__cuda *g, int segment);
 /* The first failure so far: the context is lost then. */
@@ -28,10 +30,11 @@ Status mprt__cuda_status(const mprt__cuda *g);
 json_t *mprt__cuda_algorithms(const mprt_program *p, const mprt__cuda *g);
 /* Takes those of a checkpoint where device, library and product are the same. */
 void mprt__cuda_recall(const mprt_program *p, mprt__cuda *g, const json_t *algorithms);
-/* mprt__run on the device; returns before it is done. seconds: as mprt__run_timed, and returns when
- * it is done; NULL: nobody asks. */
+/* mprt__run on the device; returns before it is done. clock: hears what each command took, NULL:
+ * nobody asks; with one the commands run one after the other, to the same bits, and it returns when
+ * they are done. */
 Status mprt__cuda_run(mprt_program *p, mprt__cuda *g, const MpccFunction *f, mprt__observer observe,
-                      void *user, double *seconds);
+                      void *user, const mprt__clock *clock);
 /* mprt_run_kernel for kernel i; nkernel: a product. errors: ERR_INPUT, ERR_RUN, ERR_NOMEM */
 Status mprt__cuda_run_kernel(const mprt_program *p, mprt__cuda *g, uint32_t i, const MpccArg *args,
                              const uint64_t *bytes, int n, int nout);

@@ -273,16 +273,15 @@ static bool trial_open(mprt__cuda *g, Trial *t) {
 /* Numbers of [-1, 1) in a dtype, a block of them repeated. */
 static Status fill_random(const mprt_program *p, mprt__cuda *g, CUdeviceptr to, uint64_t bytes,
                           DType d) {
-  static const uint64_t block = RANDOM_BYTES;
+  uint64_t have = bytes < RANDOM_BYTES ? bytes : RANDOM_BYTES;
   uint8_t *random = malloc(RANDOM_BYTES);
   uint64_t state = 88172645463325252u;
   if (!random)
     return mprt__nomem(&p->cb, "products");
-  for (uint64_t i = 0; i + dtype_bytes(d) <= block; i += dtype_bytes(d)) {
+  for (uint64_t i = 0; i + dtype_bytes(d) <= have; i += dtype_bytes(d)) {
     state ^= state << 13, state ^= state >> 7, state ^= state << 17;
     num_store(random + i, d, (double)(int64_t)state * 0x1p-63);
   }
-  uint64_t have = bytes < block ? bytes : block;
   CUresult r = g->api.cuMemcpyHtoDAsync_v2(to, random, have, g->stream);
   for (uint64_t n; r == CUDA_SUCCESS && have < bytes; have += n) {
     n = have < bytes - have ? have : bytes - have;

@@ -99,16 +99,16 @@ Status mprt__cuda_multiply(const mprt_program *p, mprt__cuda *g, const MpccProdu
 /* ---- clock.c --------------------------------------------------------------------------------- */
 
 typedef struct mprt__cuda_clock mprt__cuda_clock;
-/* What commands take is added to `seconds`, per command of the image. *out is to be closed in every
+/* `told` hears of every command, in order, when its times are read. *out is to be closed in every
  * case. errors: ERR_RUN, ERR_NOMEM */
-Status mprt__cuda_clock_open(const mprt_program *p, mprt__cuda *g, double *seconds,
+Status mprt__cuda_clock_open(const mprt_program *p, mprt__cuda *g, const mprt__clock *told,
                              mprt__cuda_clock **out);
 void mprt__cuda_clock_close(mprt__cuda *g, mprt__cuda_clock *c); /* NULL is fine */
 /* Around a command, on the stream. */
 Status mprt__cuda_clock_begin(const mprt_program *p, mprt__cuda *g, mprt__cuda_clock *c);
 Status mprt__cuda_clock_end(const mprt_program *p, mprt__cuda *g, mprt__cuda_clock *c,
                             const MpccCommand *of);
-/* Waits for the commands and adds what they took. */
+/* Waits for the commands and tells what they took. */
 Status mprt__cuda_clock_read(const mprt_program *p, mprt__cuda *g, mprt__cuda_clock *c);
 
 /* ---- graph.c --------------------------------------------------------------------------------- */

@@ -140,9 +140,9 @@ static Status replay(mprt_program *p, mprt__cuda *g, const MpccFunction *f) {
   return MPCC_OK;
 }
 
-static Status run_timed(mprt_program *p, mprt__cuda *g, const MpccFunction *f, Watch *w,
-                        double *seconds) {
-  Status s = mprt__cuda_clock_open(p, g, seconds, &w->clock);
+static Status run_clocked(mprt_program *p, mprt__cuda *g, const MpccFunction *f, Watch *w,
+                          const mprt__clock *clock) {
+  Status s = mprt__cuda_clock_open(p, g, clock, &w->clock);
   if (s == MPCC_OK)
     s = run_commands(p, g, f, w);
   if (s == MPCC_OK)
@@ -152,7 +152,7 @@ static Status run_timed(mprt_program *p, mprt__cuda *g, const MpccFunction *f, W
 }
 
 Status mprt__cuda_run(mprt_program *p, mprt__cuda *g, const MpccFunction *f, mprt__observer observe,
-                      void *user, double *seconds) {
+                      void *user, const mprt__clock *clock) {
   const bool own = f >= p->function && f < p->function + p->nfunction && f->ncommands > 0;
   if (g->failure != MPCC_OK)
     return g->failure;
@@ -161,8 +161,8 @@ Status mprt__cuda_run(mprt_program *p, mprt__cuda *g, const MpccFunction *f, mpr
   if (s != MPCC_OK)
     return s;
   Watch w = {.observe = observe, .user = user};
-  if (seconds)
-    s = run_timed(p, g, f, &w, seconds);
+  if (clock)
+    s = run_clocked(p, g, f, &w, clock);
   else if (own && !observe && !p->options.plan_mode && g->warm[f - p->function])
     s = replay(p, g, f);
   else

@@ -30,6 +30,14 @@ if [ "$mode" = 32-true ]; then
   grep -q 'in kernels, the GPU' timed/profile.txt || fail "no profile of the GPU"
   grep -q '[0-9] x [0-9]* x [0-9]* f32  linear' timed/profile.txt || fail "no products in the profile"
   [ "$(final timed)" = "$(final gpu)" ] || fail "a run that is timed ends in other bits"
+  # a trace has them by the device's clock too, one behind the other, in a row of their own
+  "$mpcc" "$spec" --set 'profiler={type: chrome-trace, wait: 2, active: 2}' --target=cuda --gpu-arch=$arch -o traced
+  gpu ./traced --device cuda --quiet --out trace --max-steps 10 >/dev/null
+  sed -n 's/.*"cat":"kernel".*"ts":\([^,]*\),"dur":\([^,]*\),.*"tid":2,.*"step":\([45]\),.*/\1 \2/p' trace/trace.json |
+    awk '$2 <= 0 || $1 + 0.1 < end { bad++ } { end = $1 + $2; n++ } END { exit bad || n < 40 }' ||
+    fail "no times of the device in a trace"
+  grep -q '"cat":"kernel".*"tid":1' trace/trace.json && fail "kernels by the clock of the host"
+  [ "$(final trace)" = "$(final gpu)" ] || fail "a run that is traced ends in other bits"
   before=$(final part)
   LD_LIBRARY_PATH=$work/none expect 3 'no NVIDIA driver' ./prog --device cuda --max-steps 1
   LD_LIBRARY_PATH=$work/none expect 3 'no NVIDIA driver' "$mpcc" verify "$spec" --target=cuda --gpu-arch=sm_80

@@ -100,7 +100,16 @@ static cublasStatus_t set(void *object, const Attribute *rows, size_t n, int id,
 }
 #define SET(object, rows) set(object, rows, sizeof rows / sizeof *rows, attribute, value, bytes)
 
+/* The head of a call that may fail. */
+#define ENTER()                                                                                    \
+  do {                                                                                             \
+    const int injected_ = emu_library_call(__func__);                                              \
+    if (injected_)                                                                                 \
+      return injected_;                                                                            \
+  } while (0)
+
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle) {
+  ENTER();
   if (!handle)
     return CUBLAS_STATUS_INVALID_VALUE;
   *handle = emu_alloc(sizeof **handle);
@@ -132,6 +141,7 @@ const char *cublasLtGetStatusString(cublasStatus_t status) {
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, int compute_type,
                                         int scale_type) {
+  ENTER();
   if (!desc)
     return CUBLAS_STATUS_INVALID_VALUE;
   cublasLtMatmulDesc_t d = *desc = emu_alloc(sizeof *d);
@@ -148,11 +158,13 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
 }
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, int attribute,
                                               const void *value, size_t bytes) {
+  ENTER();
   return SET(desc, desc_attributes);
 }
 
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, int type, uint64_t rows,
                                           uint64_t cols, int64_t ld) {
+  ENTER();
   if (!layout)
     return CUBLAS_STATUS_INVALID_VALUE;
   cublasLtMatrixLayout_t l = *layout = emu_alloc(sizeof *l);
@@ -169,10 +181,12 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
 }
 cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, int attribute,
                                                 const void *value, size_t bytes) {
+  ENTER();
   return SET(layout, layout_attributes);
 }
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference) {
+  ENTER();
   if (!preference)
     return CUBLAS_STATUS_INVALID_VALUE;
   cublasLtMatmulPreference_t p = *preference = emu_alloc(sizeof *p);
@@ -187,6 +201,7 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
                                                     int attribute, const void *value,
                                                     size_t bytes) {
+  ENTER();
   return SET(preference, pref_attributes);
 }
 
@@ -233,6 +248,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                                               cublasLtMatmulPreference_t preference, int n,
                                               cublasLtMatmulHeuristicResult_t *results,
                                               int *found) {
+  ENTER();
   if (!handle)
     return CUBLAS_STATUS_NOT_INITIALIZED;
   if (!desc || !a || !b || !c || !d || !preference || !results || !found || n < 1)
@@ -264,6 +280,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                               cublasLtMatrixLayout_t c, void *D, cublasLtMatrixLayout_t d,
                               const cublasLtMatmulAlgo_t *algo, void *workspace,
                               size_t workspace_bytes, CUstream stream) {
+  ENTER();
   if (!handle)
     return CUBLAS_STATUS_NOT_INITIALIZED;
   if (!desc || !a || !b || !c || !d || !alpha || !beta)

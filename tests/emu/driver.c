@@ -13,8 +13,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static bool initialized;
 static _Thread_local bool context_is_current;
 
-CUresult driver_enter(const char *name, Needs needs) {
-  pthread_mutex_lock(&lock);
+static CUresult log_call(const char *name) {
   const CUresult injected = fault_of_call(name);
   const char *log = getenv("EMU_LOG");
   if (log && *log) {
@@ -24,6 +23,19 @@ CUresult driver_enter(const char *name, Needs needs) {
       fclose(f);
     }
   }
+  return injected;
+}
+
+int emu_library_call(const char *name) {
+  pthread_mutex_lock(&lock);
+  const CUresult injected = log_call(name);
+  pthread_mutex_unlock(&lock);
+  return injected;
+}
+
+CUresult driver_enter(const char *name, Needs needs) {
+  pthread_mutex_lock(&lock);
+  const CUresult injected = log_call(name);
   if (injected)
     return injected;
   if (needs >= NEEDS_INIT && !initialized)

@@ -167,6 +167,8 @@ emu_library_access(const char *who, uint64_t address, uint64_t bytes, bool write
 __attribute__((visibility("default"))) CUresult emu_library_put(CUstream s, LibraryWork run,
                                                                 const void *args, size_t bytes);
 /* Kernels launched and instructions of single threads run so far. */
+/* Enters a call of the library: EMU_LOG, and the error that EMU_FAIL wants of it; 0: none. */
+__attribute__((visibility("default"))) int emu_library_call(const char *name);
 __attribute__((visibility("default"))) void emu_counts(uint64_t *launches, uint64_t *thread_insns);
 
 /* Ends the context: what every later call answers. */
