@@ -2,6 +2,7 @@
 #include "frontend/layers.h"
 
 #include <float.h>
+#include <string.h>
 
 /* Axes of `normalized_shape`, which must agree with the last ones; 0 after a diagnostic. */
 static int norm_axes(Lower *lo, const Node *n, Value *const *in) {
@@ -76,10 +77,16 @@ static bool running_state(Lower *lo, const Node *n, int64_t c, Tensor *state[3])
   return state[0] && state[1] && state[2];
 }
 
-/* Appends weight and bias of c channels. */
+/* Appends weight and bias of c channels; bias: false leaves zeros there. */
 static int affine_params(Lower *lo, const Node *n, int64_t c, Value **args, int nin) {
   args[nin++] = lay_param(lo, n, "weight", 1, &c, init_constant(1));
-  args[nin++] = lay_param(lo, n, "bias", 1, &c, init_constant(0));
+  if (val_get_bool(n->args, "bias", true)) {
+    args[nin++] = lay_param(lo, n, "bias", 1, &c, init_constant(0));
+  } else {
+    Value *zero = build_const(lo->b, 0, MPCC_F32);
+    Attr shape = attr_ints(lo->b, "shape", 1, &c);
+    args[nin++] = build_op(lo->b, OP_expand, 1, &zero, 1, &shape)->out[0];
+  }
   return nin;
 }
 
@@ -213,6 +220,13 @@ Value *layer_InstanceNorm2d(Lower *lo, const Node *n, Value *const *in) {
   return op->out[0];
 }
 
+/* torch's default: the epsilon of the format that rms_norm computes in. */
+static double epsilon(const Lower *lo, const Node *n) {
+  const char *mode = n->region.mode ? n->region.mode
+                                    : val_get_str(lo->spec->root, "precision.mode", "");
+  return strcmp(mode, "64-true") != 0 ? FLT_EPSILON : DBL_EPSILON;
+}
+
 Value *layer_RMSNorm(Lower *lo, const Node *n, Value *const *in) {
   int axes = norm_axes(lo, n, in), nin = 1;
   if (!axes)
@@ -221,7 +235,7 @@ Value *layer_RMSNorm(Lower *lo, const Node *n, Value *const *in) {
   Value *args[2] = {in[0], NULL};
   if (val_get_bool(n->args, "elementwise_affine", true))
     args[nin++] = lay_param(lo, n, "weight", axes, dim, init_constant(1));
-  Attr at[] = {attr_f(lo->b, "eps", val_get_float(n->args, "eps", FLT_EPSILON)),
+  Attr at[] = {attr_f(lo->b, "eps", val_get_float(n->args, "eps", epsilon(lo, n))),
                attr_i(lo->b, "axes", axes)};
   return lay_emit1(lo, n, OP_rms_norm, nin, args, 2, at);
 }

@@ -49,6 +49,13 @@ case("{name: y, GroupNorm: 3}", {"x": IMG, "y.weight": (6,), "y.bias": (6,)},
      lambda t, train: F.group_norm(t["x"], 3, t["y.weight"], t["y.bias"]))
 case("{name: y, GroupNorm: 2, affine: false, eps: 0.1}", {"x": (2, 6, 7)},
      lambda t, train: F.group_norm(t["x"], 2, eps=0.1))
+case("{name: y, GroupNorm: 3, bias: false}", {"x": IMG, "y.weight": (6,)}, lambda t, train: F.group_norm(t["x"], 3, t["y.weight"]))
+case("{name: y, type: InstanceNorm2d, affine: true, bias: false}", {"x": IMG, "y.weight": (6,)},
+     lambda t, train: F.instance_norm(t["x"], weight=t["y.weight"]))
+case("{name: y, type: BatchNorm2d, bias: false}", {"x": IMG, "y.weight": (6,)},
+     lambda t, train: F.batch_norm(t["x"], t["y.running_mean"], t["y.running_var"], t["y.weight"], None, train, 0.1),
+     {"y.running_mean": torch.zeros(6, dtype=torch.float64), "y.running_var": torch.ones(6, dtype=torch.float64)})
+case("{name: y, type: RMSNorm}", {"x": (2, 6), "y.weight": (6,)}, lambda t, train: F.rms_norm(t["x"], (6,), t["y.weight"]))
 case("{name: y, GroupNorm: 2}", {"x": (2, 6), "y.weight": (6,), "y.bias": (6,)},
      lambda t, train: F.group_norm(t["x"], 2, t["y.weight"], t["y.bias"]))
 case("{name: y, InstanceNorm2d: 6}", {"x": IMG}, lambda t, train: F.instance_norm(t["x"]))

@@ -40,6 +40,7 @@ CASES = [
     (optim.Adam, {}),
     (optim.Adam, dict(betas=(0.8, 0.95), eps=1e-3, weight_decay=0.2)),
     (optim.Adam, dict(amsgrad=True, betas=(0.4, 0.3))),
+    (optim.Adam, dict(decoupled_weight_decay=True, weight_decay=0.2, amsgrad=True)),
     (optim.AdamW, dict(weight_decay=0.05)),
     (optim.AdamW, dict(amsgrad=True, betas=(0.9, 0.5), weight_decay=0.0, maximize=True)),
     (optim.SGD, dict(cycle_momentum=True)),

@@ -19,6 +19,32 @@ static const struct {
      {
       {"grad.x", -4.500864238713814},
      }},
+    {"{name: x, type: Parameter, shape: [2, 6, 4, 5]}, {name: y, GroupNorm: 3, bias: false}",
+     -37.243516236211363, -37.243516236211363,
+     {
+      {"grad.x", -0.062168201147270889},
+      {"grad.y.weight", 34.48455458544592},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 6, 4, 5]}, {name: y, type: InstanceNorm2d, affine: true, bias: false}",
+     -37.083472267967238, -37.083472267967238,
+     {
+      {"grad.x", 0.00061107599341630255},
+      {"grad.y.weight", 34.402979184267203},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 6, 4, 5]}, {name: y, type: BatchNorm2d, bias: false}",
+     -36.990455623581127, -22.095681441324551,
+     {
+      {"grad.x", 0.00059848900763118378},
+      {"grad.y.weight", 34.478350692899298},
+      {"y.running_mean", 0.0039955523996483121},
+      {"y.running_var", 1.1998700367329618},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 6]}, {name: y, type: RMSNorm}",
+     -2.0551752752065267, -2.0551752752065267,
+     {
+      {"grad.x", 0.9960531531830743},
+      {"grad.y.weight", 2.061010476909614},
+     }},
     {"{name: x, type: Parameter, shape: [2, 6]}, {name: y, GroupNorm: 2}",
      -2.3769737928370338, -2.3769737928370338,
      {
