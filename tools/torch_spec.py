@@ -42,6 +42,17 @@ def read(text):
     return numbers(yaml.safe_load(text))
 
 
+def filled(v, own):
+    """v with $name replaced."""
+    if isinstance(v, dict):
+        return {k: filled(x, own) for k, x in v.items()}
+    if isinstance(v, list):
+        return [filled(x, own) for x in v]
+    if isinstance(v, str) and v[:1] == "$":
+        return own[v[1:]]
+    return v.replace("$i", str(own["i"])) if isinstance(v, str) else v
+
+
 def full_form(layer):
     """(type, arguments, all keys) of a layer in any form; type None for residual and parallel."""
     if isinstance(layer, str):
@@ -72,7 +83,7 @@ class Net:
     """The model: modules are made when a layer first runs, in_channels and the like from what it is given."""
 
     def __init__(self, model):
-        self.layers = model["layers"]
+        self.layers, self.blocks = model["layers"], model.get("blocks") or {}
         self.modules, self.frozen, self.training = {}, set(), True
 
     # ---- tensors ----
@@ -96,8 +107,12 @@ class Net:
         return {k: v for k, v in own.items() if v.requires_grad}
 
     def to(self, dtype):
-        for m in self.modules.values():
-            m.to(dtype)
+        if dtype != torch.float64:
+            for m in self.modules.values():
+                for v in m.parameters():
+                    v.data = v.data.to(torch.complex64 if v.is_complex() else dtype)
+                for k, v in m.named_buffers():
+                    v.data = v.data.to(dtype) if v.is_floating_point() else v.data
 
     def load(self, tensors):
         own = self.tensors()
@@ -106,6 +121,7 @@ class Net:
                            f"torch alone {sorted(set(own) - set(tensors))}")
         with torch.no_grad():
             for k, v in own.items():
+                v = torch.view_as_real(v) if v.is_complex() else v
                 if v.shape != tensors[k].shape:
                     raise KeyError(f"{k}: mpcc has {list(tensors[k].shape)}, torch {list(v.shape)}")
                 v.copy_(tensors[k])
@@ -118,14 +134,25 @@ class Net:
         return y
 
     def sequence(self, layers, x, prefix, path=""):
-        """prefix: of scopes with names of their own (blocks); path: of lists in layers."""
+        """prefix: of a block, before all names; path: of lists in layers, before numbers."""
         for i, layer in enumerate(layers):
-            x = self.step(layer, x, i, path)
+            x = self.step(layer, x, i, path, prefix)
         return x
 
-    def step(self, layer, x, index, path=""):
+    def use(self, layer, x, prefix):
+        block = self.blocks[layer["use"]]
+        for i in range(layer.get("repeat", 1)):
+            own = {"i": i, **layer.get("with", {})}
+            name = str(filled(layer["name"], own))
+            x = self.sequence(filled(block["layers"], own), x, f"{prefix}{name}.")
+        return x
+
+    def step(self, layer, x, index, path="", prefix=""):
+        if isinstance(layer, dict) and "use" in layer:
+            return self.use(layer, x, prefix)
         kind, args, keys = full_form(layer)
-        name = keys.get("name") or f"{path}{index}"
+        rel = keys.get("name") or f"{path}{index}"
+        name = prefix + rel
         given = keys.get("inputs")
         named = None
         if isinstance(given, dict):
@@ -136,7 +163,7 @@ class Net:
         if keys.get("freeze"):
             self.frozen.add(name)
         if kind is None:
-            y = self.joined(keys, values[0], f"{path}{index}.")
+            y = self.joined(keys, values[0], f"{path}{index}.", prefix)
         elif kind == "Parameter":
             y = self.module(name, lambda: Tensor(args["shape"])).self
             if args.get("expand_batch"):
@@ -152,20 +179,20 @@ class Net:
             y = self.layer(kind, name, args, values, named)
         if isinstance(y, (tuple, list)):
             for k, part in enumerate(y):
-                self.scope[f"{name}.{k}"] = part
-        self.scope[name] = y
+                self.scope[f"{rel}.{k}"] = part
+        self.scope[rel] = self.scope[name] = y
         return y
 
-    def joined(self, keys, x, path):
+    def joined(self, keys, x, path, prefix):
         body = keys.get("residual")
         if body is not None:
             if isinstance(body, dict):
                 short = body.get("shortcut")
-                f = self.sequence(body["body"], x, "", path)
-                return (self.sequence(short, x, "", path + "shortcut.") if short else x) + f
-            return x + self.sequence(body, x, "", path)
+                f = self.sequence(body["body"], x, prefix, path)
+                return (self.sequence(short, x, prefix, path + "shortcut.") if short else x) + f
+            return x + self.sequence(body, x, prefix, path)
         body = keys["parallel"]
-        ys = [self.sequence(b, x, "", f"{path}{i}.") for i, b in enumerate(body["branches"])]
+        ys = [self.sequence(b, x, prefix, f"{path}{i}.") for i, b in enumerate(body["branches"])]
         if body["combine"] == "cat":
             return torch.cat(ys, body.get("dim", 1))
         y = ys[0]
@@ -181,6 +208,8 @@ class Net:
             kw.pop("in_channels", None)
         if kind.startswith("Conv"):
             return make(getattr(nn, kind), x.shape[1], **kw)
+        if kw.get("dtype") == "complex":
+            kw["dtype"] = torch.complex128
         if kind == "Linear":
             return make(nn.Linear, x.shape[-1], **kw)
         if kind in ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "InstanceNorm2d"):
@@ -332,7 +361,8 @@ FUNCTIONS = {
     "interpolate": resized, "Upsample": resized,
     "fft": lambda v, kw: torch.fft.fft(v[0], **kw), "ifft": lambda v, kw: torch.fft.ifft(v[0], **kw),
     "complex": lambda v, kw: torch.complex(v[0], v[1]), "real": lambda v, kw: v[0].real,
-    "imag": lambda v, kw: v[0].imag, "conj": lambda v, kw: v[0].conj(),
+    "view_as_real": lambda v, kw: torch.view_as_real(v[0].resolve_conj()),
+    "view_as_complex": lambda v, kw: torch.view_as_complex(v[0].contiguous()), "imag": lambda v, kw: v[0].imag, "conj": lambda v, kw: v[0].conj(),
 }
 
 
