@@ -263,7 +263,7 @@ static void choose_tiles(Product *p) {
   p->tile_groups = p->merged == p->col_tiles ? p->ngroup : p->merged * groups;
 }
 
-static ProductNext next_part, next_raw;
+static ProductNext next_part, next_raw, next_result;
 
 /* A panel of B that is not in the second-level cache is fetched while the one before is used. Where
  * B is near, the rows after are when nothing else would. Few rows use a raw B up as fast as it
@@ -307,6 +307,24 @@ static void choose_wayside(Product *p) {
   for (int i = 0; i < m->group; i++)
     for (int64_t l = 0; l < lines; l++)
       m->way.fetch[m->way.nfetch++] = i * m->rs * p->c.unit_bytes + l * 64;
+}
+
+/* Lines of the result a panel ahead, which the panel's calls share. */
+static int64_t result_lines(const Product *p) {
+  return ceil_div(p->split.hi * p->N * p->c.unit_bytes, 64 * p->ngroup);
+}
+
+/* Where k is short and rows of the result are written as a whole, memory keeps up when the lines of
+ * the panel after are asked for all the time: those of a call's own would come too late. */
+static void choose_result(Product *p) {
+  Micro *m = &p->micro;
+  int64_t unroll = micro_unrolled(m), turn = ceil_div(result_lines(p) * unroll, p->units);
+  if (p->next || !p->direct || p->row_at || p->direct_stride != p->N || !rows_first(p) ||
+      p->units < unroll || turn > 2 * unroll)
+    return;
+  p->next = next_result;
+  m->next_lines = (int)(unroll > 2 ? ceil_div(2 * turn, unroll) : turn);
+  m->ahead = false;
 }
 
 /* A body that only stores the sums as they are lets the micro-kernel write them in place, where
@@ -397,6 +415,7 @@ void product_plan(Product *p) {
   choose_raw(p);
   choose_scratch(p);
   choose_wayside(p);
+  choose_result(p);
   p->g->ntiles = p->row_tiles * p->col_tiles;
 }
 
@@ -655,6 +674,17 @@ static Val next_raw(Product *p, const Tile *t, Val panel, Val j, Val b) {
   Val start = ll_gepc(g, ll_mem(g, gen_in_dtype(p->group, 1)),
                       ll_arg_ptr(g, gen_in_slot(p->group, 1)), p->body->in[1].offset);
   return ll_gep(g, g->i8, start, at);
+}
+
+/* The part of the result's rows in the panel after that this call fetches. */
+static Val next_result(Product *p, const Tile *t, Val panel, Val j, Val b) {
+  (void)b;
+  Gen *g = p->g;
+  Val row = split_start(g, &p->split, ll_add(g, panel, ll_n(g, 1)));
+  Val at = ll_add(g, ll_mul(g, row, ll_n(g, p->direct_stride)), ll_n(g, p->body->out[0].offset));
+  Val from = ll_gep(g, p->c.sum, ll_arg_ptr(g, 0), at);
+  Val call = ll_sub(g, j, t->group0);
+  return ll_gep(g, g->i8, from, ll_mul(g, call, ll_n(g, 64 * result_lines(p))));
 }
 
 /* The micro-kernel of a panel of rows and panel j of B, which is at b. */
