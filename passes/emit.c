@@ -394,9 +394,11 @@ static void fill_body(Fuse *F, Node *n, Body *body) {
     body->in[0].stride[n->ndim - 1] = n->kstride;
 }
 
-/* Extents of 1 have no stride, so that equal kernels compare equal. */
+/* Extents of 1 have no stride, so that equal kernels compare equal. Attention has axes of keys behind
+ * those of one query or of one element of a head: there only samples and heads are the same of all. */
 static void clear_unit_strides(Node *n) {
-  for (int d = 0; d < n->ndim; d++)
+  bool attention = n->kind == NODE_ATTENTION || n->kind == NODE_ATTENTION_GRAD;
+  for (int d = 0; d < (attention ? 2 : n->ndim); d++)
     if (n->dim[d] == 1) {
       for (int i = 0; i < n->nin && n->kind != NODE_WINDOW && n->kind != NODE_GEMM; i++)
         n->in[i].at.stride[d] = 0; /* those two read more places than they make */
