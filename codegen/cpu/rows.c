@@ -524,7 +524,7 @@ static bool row_level(Pass *p, int pass, bool stores) {
   return true;
 }
 
-/* Whether rows of access a that follow each other are as far apart, whatever dimension they cross. */
+/* Whether neighbouring rows of access a are equally far apart, whatever dimension they cross. */
 static bool rows_even(const Rows *r, const Access *a) {
   for (int d = 0; d + 1 < r->nrow; d++)
     if (a->stride[d] != a->stride[d + 1] * r->body.dim[d + 1])
