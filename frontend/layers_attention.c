@@ -63,11 +63,32 @@ static bool find_operands(Lower *lo, const Node *n, int known, int at[ROLES]) {
 
 /* ---- masks ---- */
 
+/* Whether an expression of integers chooses a constant that is no truth, as in a >= b ? 0 : -10000,
+ * which was meant to be added. */
+static bool chooses_number(const Value *m) {
+  while (m->def->code == OP_reshape || m->def->code == OP_permute)
+    m = m->def->in[0];
+  const Scalar *s = m->def->scalar;
+  const Stmt *last = s ? &s->stmt[s->result] : NULL;
+  for (int i = 1; last && last->prim == PR_SELECT && i < 3; i++) {
+    const Stmt *chosen = &s->stmt[last->arg[i]];
+    if (chosen->prim == PR_NEG ||
+        (chosen->prim == PR_CONST && chosen->imm != 0 && chosen->imm != 1))
+      return true;
+  }
+  return false;
+}
+
 /* A mask as what is added to scores: numbers as they are, integers as truth (`seen`: true is what
  * is seen, else what is hidden). */
 static Value *additive(Lower *lo, const Node *n, Value *m, bool seen) {
   if (dtype_is_float(m->type->dt))
     return m;
+  if (chooses_number(m))
+    return lay_error(lo, n->loc, 201,
+                     "a mask of '%s' chooses between whole numbers, which are masks of truth: put "
+                     "{to: float32} behind it to have it added to the scores",
+                     n->name);
   /* log(0) is -inf */
   Attr at[] = {attr_s(lo->b, "body", seen ? "a == 0 ? log(a) : 0" : "a == 0 ? 0 : log(a - a)"),
                attr_dt(lo->b, "dtype", MPCC_F32)};

@@ -187,6 +187,26 @@ static const struct {
      "image, key: image, value: image, attn_mask: m}}, {mean: 1}, {Linear: 3}]",
      -311},
     {"[5, 8]",
+     "[{name: i, arange: 5}, {name: j, reshape: [5, 1], inputs: i}, {name: m, expr: \"cvt(a <= b)\", "
+     "inputs: {a: i, b: j}}, {scaled_dot_product_attention: 4, inputs: {query: image, key: image, "
+     "value: image, attn_mask: m}}, {mean: 1}, {Linear: 3}]",
+     27},
+    {"[5, 8]",
+     "[{name: i, arange: 5}, {name: j, reshape: [5, 1], inputs: i}, {name: m, expr: \"a <= b ? 0 : -10000\", "
+     "inputs: {a: i, b: j}}, {scaled_dot_product_attention: 4, inputs: {query: image, key: image, "
+     "value: image, attn_mask: m}}, {mean: 1}, {Linear: 3}]",
+     -201},
+    {"[5, 8]",
+     "[{name: i, arange: 5}, {name: j, reshape: [5, 1], inputs: i}, {name: m, expr: \"a <= b ? 0 : -10000\", "
+     "inputs: {a: i, b: j}}, {name: f, to: float32}, {scaled_dot_product_attention: 4, inputs: {query: image, key: image, "
+     "value: image, attn_mask: f}}, {mean: 1}, {Linear: 3}]",
+     27},
+    {"[5, 8]",
+     "[{name: i, arange: 5}, {name: j, reshape: [5, 1], inputs: i}, {name: m, expr: \"a <= b ? 0 : -inf\", "
+     "inputs: {a: i, b: j}}, {scaled_dot_product_attention: 4, inputs: {query: image, key: image, "
+     "value: image, attn_mask: m}}, {mean: 1}, {Linear: 3}]",
+     27},
+    {"[5, 8]",
      "[{name: k, Linear: 6}, {MultiheadAttention: 8, num_heads: 2, kdim: 6, inputs: {query: image, "
      "key: k, value: k}}, {mean: 1}, {Linear: 3}]",
      54 + 64 + 48 + 48 + 24 + 72 + 27},
