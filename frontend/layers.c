@@ -122,8 +122,6 @@ bool lay_is_batch(const Lower *lo, const Node *n, int axis) {
 
 /* Whether the result has no axis of samples: a Parameter or a count, and what is made of them. */
 static bool batchless(const Lower *lo, const Node *n) {
-  if (!strcmp(n->type->key, "arange_like"))
-    return true;
   for (int i = 0; i < n->nin; i++)
     if (lay_batch_axis(lo, n, i) >= 0)
       return false;

@@ -274,6 +274,7 @@ Value *layer_arange_like(Lower *lo, const Node *n, Value *const *in) {
     return lay_misfit(lo, n, lay_loc(n, "dim"), 0, in, "cannot count along axis 0, the batch");
   for (int i = 0; i < x->rank; i++)
     dim[i] = i == axis ? x->dim[i] : 1;
+  lay_set_batch_axis(lo, n, -1); /* the same for all samples */
   Attr at[] = {attr_ints(lo->b, "shape", x->rank, dim), attr_i(lo->b, "dim", axis)};
   return lay_emit1(lo, n, OP_iota, 0, NULL, 2, at);
 }

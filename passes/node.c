@@ -66,8 +66,7 @@ void node_hold(Node *n, const Op *op) {
 }
 
 Str node_others(Fuse *F, const Node *n) {
-  Str text = "";
-  StrTable *strings = builder_strings(F->b);
+  Text text = {0};
   for (int i = 0; i < n->nheld; i++) {
     const Op *op = n->held[i];
     bool told = n->layer && !strcmp(op->layer, n->layer);
@@ -75,10 +74,14 @@ Str node_others(Fuse *F, const Node *n) {
       told |= n->held[k]->layer == op->layer && n->held[k]->code == op->code;
     if (told || !op->loc.file)
       continue;
-    text = str_fmt(strings, "%s%s%s of %s at %u:%u", text, *text ? ", " : "", label_of(F, op),
-                   op->layer, op->loc.line, op->loc.col);
+    text_printf(&text, "%s%s of %s at %u:%u", text.len ? ", " : "", label_of(F, op), op->layer,
+                op->loc.line, op->loc.col);
   }
-  return text;
+  Str others = text.len ? str_intern(builder_strings(F->b), text.data, text.len) : "";
+  if (text.failed)
+    F->status = MPCC_ERR_NOMEM;
+  text_fini(&text);
+  return others;
 }
 
 Node *node_create(Fuse *F, NodeKind kind, int ndim, const int64_t *dim) {
