@@ -49,11 +49,11 @@ static bool of_kv(const Attention *a, bool out, int k) {
 /* Element `d` of row `row` of operand (result) k, in head h, or hk where k and v have fewer. */
 static void put_place(const Attention *a, bool out, int k, const char *row, const char *d) {
   const Access *x = out ? &a->b->out[k] : &a->b->in[k];
-  text_printf(&a->g->out, "%c%d[(i64)n * %lldll + (i64)%s * %lldll + (i64)(%s) * %lldll",
+  text_printf(&a->g->out, "%c%d[(s64)n * %lldll + (s64)%s * %lldll + (s64)(%s) * %lldll",
               out ? 'o' : 'i', k, (long long)x->stride[0], of_kv(a, out, k) ? "hk" : "h",
               (long long)x->stride[1], row, (long long)x->stride[2]);
   if (d)
-    text_printf(&a->g->out, " + (i64)(%s) * %lldll", d, (long long)x->stride[3]);
+    text_printf(&a->g->out, " + (s64)(%s) * %lldll", d, (long long)x->stride[3]);
   text_puts(&a->g->out, "]");
 }
 
@@ -117,7 +117,7 @@ static void put_keep(const Attention *a, const char *q, const char *s) {
   if (!(a->dropout_p > 0))
     return;
   text_printf(t,
-              "const %s keep = rand_(get_i64(i%d[0]), get_i64(i%d[0]), (((i64)n * %lldll + h) * "
+              "const %s keep = rand_(get_i64(i%d[0]), get_i64(i%d[0]), (((s64)n * %lldll + h) * "
               "%lldll + %s) * %lldll + %s, p0) >= ",
               a->type, a->seed, a->seed + 1, (long long)a->heads, (long long)a->queries, q,
               (long long)a->keys, s);

@@ -27,7 +27,7 @@ template <class E> FN float power(float x) {
 /* What stands beside the operands in a kernel. */
 template <class C> struct Beside {
   const typename C::Mask *mask;
-  i64 seed, step, stream;
+  s64 seed, step, stream;
   u32 n, h;
   /* exponent of P but for the row's share: dot of query and key, scaled and masked */
   FN float score(const Beside &b, float dot, u32 query, u32 key) {
@@ -37,7 +37,7 @@ template <class C> struct Beside {
                    : dot * (C::scale * unit_<typename C::E>);
   }
   FN bool kept(const Beside &b, u32 query, u32 key) {
-    const i64 element = (((i64)b.n * C::HEADS + b.h) * C::QUERIES + query) * C::KEYS + key;
+    const s64 element = (((s64)b.n * C::HEADS + b.h) * C::QUERIES + query) * C::KEYS + key;
     return rand_(b.seed, b.step, element, b.stream) >= C::drop_p;
   }
 };
@@ -139,8 +139,8 @@ FN void next_keys(u32 kv, u32 now, const u16 *k, const u16 *v, u32 first, u32 se
 /* A block has 16 WARPS queries of a head; keys and values come in tiles, the next while one is used. */
 template <class C>
 FN void attention_forward(u16 *o_all, float *lse, const u16 *q_all, const u16 *k_all,
-                          const u16 *v_all, const typename C::Mask *mask, i64 seed, i64 step,
-                          i64 stream) {
+                          const u16 *v_all, const typename C::Mask *mask, s64 seed, s64 step,
+                          s64 stream) {
   typedef typename C::E E;
   constexpr int pad = C::PAD, depth = pad / 16, columns = C::TILE / 8, threads = 32 * C::WARPS;
   constexpr u32 block = 16 * C::WARPS, blocks = (C::QUERIES + block - 1) / block;
@@ -423,7 +423,7 @@ template <class C, bool KEY, bool VALUE> FN void attention_dkv(u16 *dk_all, u16 
 /* blockIdx.y: dQ; dK and dV, or dV alone after dK where the two do not fit in registers. */
 template <class C>
 FN void attention_backward(u16 *dq, u16 *dk, u16 *dv, const u16 *d_o, const u16 *o, const float *lse, const u16 *q,
-                           const u16 *k, const u16 *v, const typename C::Mask *mask, i64 seed, i64 step, i64 stream) {
+                           const u16 *k, const u16 *v, const typename C::Mask *mask, s64 seed, s64 step, s64 stream) {
   constexpr u32 block = 16 * C::WARPS, samples = C::SAMPLES;
   static_assert((2 * block + 4 * C::TILE) * line_<C::PAD> + 8 * C::TILE <= C::SHARED, "");
   const Given<C> given = {d_o, o, lse, q, k, v};

@@ -76,7 +76,7 @@ static void put_index(const Tiles *x, const Access *a, const char *const name[],
   Text *t = &x->g->out;
   const char *plus = "";
   for (int d = 0; d < n; d++, plus = " + ")
-    text_printf(t, "%s(i64)%s * %lldll", plus, name[d], (long long)a->stride[d]);
+    text_printf(t, "%s(s64)%s * %lldll", plus, name[d], (long long)a->stride[d]);
 }
 
 static void put_float(const Tiles *x, const char *name, double v) {
@@ -125,7 +125,7 @@ static void put_config(const Tiles *x, const Access *lse) {
   put_rows(x, "K", false, x->q + 1);
   put_rows(x, "V", false, x->q + 2);
   put_mask(x);
-  text_puts(t, "FN i64 lse(u32 n, u32 h, u32 q) { return ");
+  text_puts(t, "FN s64 lse(u32 n, u32 h, u32 q) { return ");
   if (lse)
     put_index(x, lse, index, 3);
   else

@@ -75,8 +75,8 @@ typedef struct {
   const bool *is_array; /* per statement; NULL: none */
 } CudaBody;
 
-const char *cuda_register(int dt);  /* float, double, i64, bool */
-const char *cuda_storage(DType dt); /* float, double, u16, u8, int, i64 */
+const char *cuda_register(int dt);  /* float, double, s64, bool */
+const char *cuda_storage(DType dt); /* float, double, u16, u8, int, s64 */
 /* v<i> or v<i>[k] */
 void cuda_value(const CudaBody *b, int i, Text *out);
 /* The value of statement i: not reductions, stores. */

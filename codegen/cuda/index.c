@@ -19,7 +19,7 @@ bool cuda_index(CudaGen *g, const Op *group, const char *symbol) {
   text_printf(t, "const u32 e = blockIdx.x * %du + threadIdx.x;\nif (e >= %lldu)\nreturn;\n",
               g->threads, (long long)n);
   cuda_indices(b, 0, b->ndim, "e", t);
-  text_printf(t, "const i64 id = put_i64(get_%s(i0[", dtype_text(group->in[0]->type->dt));
+  text_printf(t, "const s64 id = put_i64(get_%s(i0[", dtype_text(group->in[0]->type->dt));
   cuda_offset(b, &b->in[0], 0, last, t);
   text_puts(t, "]));\no0[");
   cuda_offset(b, &b->out[0], 0, b->ndim, t);

@@ -98,12 +98,12 @@ template <int PAD> FN u32 lane_turned(u32 tile, u32 lane) { return lane_a<PAD>(t
 
 /* Rows of a tensor: strides in elements of sample, head, row and column; `lines`: 16 bytes at a time,
  * when its first element lies so. */
-template <i64 SAMPLE, i64 HEAD, i64 ROW, i64 COLUMN> struct Rows {
+template <s64 SAMPLE, s64 HEAD, s64 ROW, s64 COLUMN> struct Rows {
   static constexpr bool lines = COLUMN == 1 && SAMPLE % 8 == 0 && HEAD % 8 == 0 && ROW % 8 == 0;
   static constexpr bool pairs = COLUMN == 1 && SAMPLE % 2 == 0 && HEAD % 2 == 0 && ROW % 2 == 0;
-  template <class T> FN T *head(T *p, u32 n, u32 h) { return p + (i64)n * SAMPLE + (i64)h * HEAD; }
+  template <class T> FN T *head(T *p, u32 n, u32 h) { return p + (s64)n * SAMPLE + (s64)h * HEAD; }
   template <class T> FN T *at(T *head, u32 row, u32 column) {
-    return head + (i64)row * ROW + (i64)column * COLUMN;
+    return head + (s64)row * ROW + (s64)column * COLUMN;
   }
 };
 

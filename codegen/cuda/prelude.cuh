@@ -1,7 +1,7 @@
 /* Device helpers in front of every CUDA program: number formats bit-equal to mpcc/num.h, elementary
  * functions with the reductions and polynomials of the CPU target (macros POLY_<name> are printed
  * before this text from codegen/coeff.h), reductions over lanes and blocks, Philox. No headers. */
-typedef long long i64;
+typedef long long s64; /* not i64: that is an operand, of kernels that have so many */
 typedef unsigned long long u64;
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -21,22 +21,22 @@ FN float div_(float a, float b) { return __fdiv_rn(a, b); }
 FN double div_(double a, double b) { return __ddiv_rn(a, b); }
 FN float fma_(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 FN double fma_(double a, double b, double c) { return __fma_rn(a, b, c); }
-FN i64 add_(i64 a, i64 b) { return a + b; }
-FN i64 sub_(i64 a, i64 b) { return a - b; }
-FN i64 mul_(i64 a, i64 b) { return a * b; }
-FN i64 div_(i64 a, i64 b) { return b ? a / b : 0; } /* by zero gives zero, as on the CPU */
+FN s64 add_(s64 a, s64 b) { return a + b; }
+FN s64 sub_(s64 a, s64 b) { return a - b; }
+FN s64 mul_(s64 a, s64 b) { return a * b; }
+FN s64 div_(s64 a, s64 b) { return b ? a / b : 0; } /* by zero gives zero, as on the CPU */
 FN float sqrt_(float a) { return __fsqrt_rn(a); }
 FN double sqrt_(double a) { return __dsqrt_rn(a); }
 FN float abs_(float a) { return __int_as_float(__float_as_int(a) & 0x7fffffff); }
 FN double abs_(double a) { return __longlong_as_double(__double_as_longlong(a) & 0x7fffffffffffffffll); }
-FN i64 abs_(i64 a) { return a < 0 ? -a : a; }
+FN s64 abs_(s64 a) { return a < 0 ? -a : a; }
 /* NaN if either is */
 template <class T> FN T max_(T a, T b) { return a != a ? a : b != b ? b : a > b ? a : b; }
 template <class T> FN T min_(T a, T b) { return a != a ? a : b != b ? b : a < b ? a : b; }
 /* NaN is not finite: the comparison is false */
 FN bool isfinite_(float a) { return abs_(a) < __int_as_float(0x7f800000); }
 FN bool isfinite_(double a) { return abs_(a) < __longlong_as_double(0x7ff0000000000000ll); }
-FN bool isfinite_(i64) { return true; }
+FN bool isfinite_(s64) { return true; }
 
 /* ---- number formats ---- */
 
@@ -56,9 +56,9 @@ FN float get_e4m3(u8 v) {
 }
 FN float get_f32(float v) { return v; }
 FN double get_f64(double v) { return v; }
-FN i64 get_i64(i64 v) { return v; }
-FN i64 get_i32(int v) { return v; }
-FN i64 get_u8(u8 v) { return v; }
+FN s64 get_i64(s64 v) { return v; }
+FN s64 get_i32(int v) { return v; }
+FN s64 get_u8(u8 v) { return v; }
 FN bool get_b1(u8 v) { return v != 0; }
 
 /* f64 to f32 rounded to odd: a second rounding to a format at least two bits narrower is then
@@ -68,7 +68,7 @@ FN float odd_(double x) {
   return (double)y != x ? __uint_as_float(__float_as_uint(y) | 1u) : y;
 }
 FN float odd_(float x) { return x; }
-FN float odd_(i64 x) { return __ll2float_rn(x); }
+FN float odd_(s64 x) { return __ll2float_rn(x); }
 FN float odd_(bool x) { return x ? 1.0f : 0.0f; }
 
 template <class T> FN u16 put_bf16(T t) {
@@ -104,28 +104,28 @@ template <class T> FN u8 put_e8m0(T t) { /* up to a power of two */
 }
 FN float put_f32(float v) { return v; }
 FN float put_f32(double v) { return __double2float_rn(v); }
-FN float put_f32(i64 v) { return __ll2float_rn(v); }
+FN float put_f32(s64 v) { return __ll2float_rn(v); }
 FN float put_f32(bool v) { return v ? 1.0f : 0.0f; }
 template <class T> FN double put_f64(T v) { return (double)v; }
-FN i64 put_i64(i64 v) { return v; }
-FN i64 put_i64(bool v) { return v; }
-FN i64 put_i64(float v) { return v != v ? 0 : __float2ll_rz(v); }
-FN i64 put_i64(double v) { return v != v ? 0 : __double2ll_rz(v); }
+FN s64 put_i64(s64 v) { return v; }
+FN s64 put_i64(bool v) { return v; }
+FN s64 put_i64(float v) { return v != v ? 0 : __float2ll_rz(v); }
+FN s64 put_i64(double v) { return v != v ? 0 : __double2ll_rz(v); }
 template <class T> FN int put_i32(T t) {
-  i64 v = put_i64(t);
+  s64 v = put_i64(t);
   return (int)(v < -2147483648ll ? -2147483648ll : v > 2147483647ll ? 2147483647ll : v);
 }
 template <class T> FN u8 put_u8(T t) {
-  i64 v = put_i64(t);
+  s64 v = put_i64(t);
   return (u8)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 template <class T> FN u8 put_b1(T t) { return t != (T)0; }
 
 /* between registers */
-FN i64 cvt_i64(float v) { return put_i64(v); }
-FN i64 cvt_i64(double v) { return put_i64(v); }
-FN i64 cvt_i64(i64 v) { return v; }
-FN i64 cvt_i64(bool v) { return v; }
+FN s64 cvt_i64(float v) { return put_i64(v); }
+FN s64 cvt_i64(double v) { return put_i64(v); }
+FN s64 cvt_i64(s64 v) { return v; }
+FN s64 cvt_i64(bool v) { return v; }
 template <class T> FN float cvt_f32(T v) { return put_f32(v); }
 template <class T> FN double cvt_f64(T v) { return (double)v; }
 template <class T> FN bool cvt_b1(T v) { return v != (T)0; }
@@ -146,7 +146,7 @@ struct F32 {
 };
 struct F64 {
   typedef double T;
-  typedef i64 I;
+  typedef s64 I;
   enum { mbits = 52, bias = 1023 };
   FN I bits(T x) { return __double_as_longlong(x); }
   FN T real(I x) { return __longlong_as_double(x); }
@@ -224,7 +224,7 @@ FN float log_positive(float x) {
 }
 FN double log_positive(double x) {
   bool tiny = x < 0x1p-1022;
-  i64 b = __double_as_longlong(tiny ? mul_(x, 0x1p54) : x) - 0x3fe6a09e667f3bcdll;
+  s64 b = __double_as_longlong(tiny ? mul_(x, 0x1p54) : x) - 0x3fe6a09e667f3bcdll;
   double e = (double)(int)(b >> 52) - (tiny ? 54.0 : 0.0);
   double y = sub_(__longlong_as_double((b & 0xfffffffffffffll) + 0x3fe6a09e667f3bcdll), 1.0);
   double half = mul_(mul_(y, y), 0.5), s = div_(y, add_(y, 2.0)), z = mul_(s, s);
@@ -257,7 +257,7 @@ template <class T> FN T sin_(T x) { return sine(x, 0); }
 template <class T> FN T cos_(T x) { return sine(x, 1); }
 FN float floor_(float x) { float r; asm("cvt.rmi.f32.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
 FN double floor_(double x) { double r; asm("cvt.rmi.f64.f64 %0, %1;" : "=d"(r) : "d"(x)); return r; }
-FN i64 floor_(i64 x) { return x; }
+FN s64 floor_(s64 x) { return x; }
 
 /* As mpcc/num.h has them: 10 bits of mantissa; stochastic rounding with r in [0, 1). */
 FN float quiet_or(float x, u32 bits) {
@@ -291,7 +291,7 @@ FN double sr_bf16_(double x, double r) { return sr_bf16_((float)x, (float)r); }
 FN double sr_f16_(double x, double r) { return sr_f16_((float)x, (float)r); }
 
 /* Word 0 of Philox4x32-10 as uniform in [0, 1) (Salmon et al. 2011, sec. 3.3). */
-FN float rand_(i64 seed, i64 step, i64 element, i64 stream) {
+FN float rand_(s64 seed, s64 step, s64 element, s64 stream) {
   u32 x0 = (u32)element, x1 = (u32)((u64)element >> 32), x2 = (u32)step, x3 = (u32)stream;
   u32 k0 = (u32)seed, k1 = (u32)((u64)seed >> 32);
 #pragma unroll
@@ -316,19 +316,19 @@ struct Min { template <class T> FN T of(T a, T b) { return min_(a, b); } };
 
 FN float shuffle(float v, int o) { return __shfl_xor_sync(0xffffffffu, v, o); }
 FN double shuffle(double v, int o) {
-  i64 b = __double_as_longlong(v);
+  s64 b = __double_as_longlong(v);
   u32 lo = __shfl_xor_sync(0xffffffffu, (u32)b, o), hi = __shfl_xor_sync(0xffffffffu, (u32)((u64)b >> 32), o);
-  return __longlong_as_double((i64)((u64)hi << 32 | lo));
+  return __longlong_as_double((s64)((u64)hi << 32 | lo));
 }
-FN i64 shuffle(i64 v, int o) {
+FN s64 shuffle(s64 v, int o) {
   u32 lo = __shfl_xor_sync(0xffffffffu, (u32)v, o), hi = __shfl_xor_sync(0xffffffffu, (u32)((u64)v >> 32), o);
-  return (i64)((u64)hi << 32 | lo);
+  return (s64)((u64)hi << 32 | lo);
 }
 FN float from_lane(float v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
 FN double from_lane(double v, int lane) {
-  i64 b = __double_as_longlong(v);
+  s64 b = __double_as_longlong(v);
   u32 lo = __shfl_sync(0xffffffffu, (u32)b, lane), hi = __shfl_sync(0xffffffffu, (u32)((u64)b >> 32), lane);
-  return __longlong_as_double((i64)((u64)hi << 32 | lo));
+  return __longlong_as_double((s64)((u64)hi << 32 | lo));
 }
 /* Over WIDTH consecutive lanes (a power of two up to 32); every one of them gets the result. */
 template <class Op, int WIDTH, class T> FN T over_lanes(T v) {
@@ -342,7 +342,7 @@ template <class Op, int WIDTH, class T> FN T over_lanes(T v) {
 FN bool multiple(const void *p, u32 bytes) { return ((u64)p & (bytes - 1)) == 0; }
 template <class E> FN E of_bits(u64 v, E) { return (E)v; }
 FN float of_bits(u64 v, float) { return __uint_as_float((u32)v); }
-FN double of_bits(u64 v, double) { return __longlong_as_double((i64)v); }
+FN double of_bits(u64 v, double) { return __longlong_as_double((s64)v); }
 template <class E> FN u64 to_bits(E v) { return (u64)v; }
 FN u64 to_bits(int v) { return (u32)v; }
 FN u64 to_bits(float v) { return __float_as_uint(v); }

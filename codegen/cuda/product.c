@@ -38,7 +38,7 @@ static void put_matrix(const Product *p) {
   text_puts(t, "return ");
   cuda_offset(p->b, a, 0, last, t);
   text_printf(t,
-              ";\n};\nauto a_get = [&](i64 row, u32 k) {\nreturn (%s)get_%s(i0[row + (i64)k * "
+              ";\n};\nauto a_get = [&](s64 row, u32 k) {\nreturn (%s)get_%s(i0[row + (s64)k * "
               "%lldll]);\n};\n",
               p->type, dtype_text(p->group->in[0]->type->dt), (long long)a->stride[last]);
 }
@@ -82,10 +82,10 @@ static void put_window(const Product *p) {
   text_puts(t, "bool in = true;\n");
   for (int i = 0; i < axes; i++)
     put_axis(p, i);
-  text_printf(t, "return !in ? -1ll : (i64)n_ * %lldll", (long long)strides[0]);
+  text_printf(t, "return !in ? -1ll : (s64)n_ * %lldll", (long long)strides[0]);
   for (int i = 0; i < axes; i++)
-    text_printf(t, " + (i64)at%d * %lldll", i, (long long)strides[1 + i]);
-  text_puts(t, " + (i64)c_;\n};\n");
+    text_printf(t, " + (s64)at%d * %lldll", i, (long long)strides[1 + i]);
+  text_puts(t, " + (s64)c_;\n};\n");
 }
 
 static bool turned(const Product *p) {
@@ -101,7 +101,7 @@ static void put_places(const Product *p) {
   cuda_indices(p->b, 0, last, "row", t);
   text_puts(t, "return ");
   cuda_offset(p->b, &p->b->in[0], 0, last, t);
-  text_printf(t, ";\n};\nauto a_place = [&](i64 row, u32 k) {\nreturn %s;\n};\n",
+  text_printf(t, ";\n};\nauto a_place = [&](s64 row, u32 k) {\nreturn %s;\n};\n",
               turned(p) ? "place(k, (u32)row)" : "place((u32)row, k)");
 }
 
@@ -109,7 +109,7 @@ static void put_image(const Product *p) {
   put_places(p);
   text_printf(
       &p->g->out,
-      "auto a_get = [&](i64 row, u32 k) {\nconst i64 at = a_place(row, k);\nreturn at < 0 ? 0 : "
+      "auto a_get = [&](s64 row, u32 k) {\nconst s64 at = a_place(row, k);\nreturn at < 0 ? 0 : "
       "(%s)get_%s(i0[at]);\n};\n",
       p->type, dtype_text(p->group->in[0]->type->dt));
 }
@@ -125,7 +125,7 @@ static void put_sums(const Product *p) {
   text_printf(t, "const u32 row0 = blockIdx.x * %du, panel = blockIdx.y;\n", TILE);
   text_printf(t, "const u32 mine = threadIdx.x / 4u, my_k = threadIdx.x %% 4u * 4u;\n");
   text_printf(t, "const bool have = row0 + mine < %lldu;\n", (long long)p->rows);
-  text_printf(t, "const i64 at = have ? (i64)a_row(row0 + mine) : 0;\n");
+  text_printf(t, "const s64 at = have ? (s64)a_row(row0 + mine) : 0;\n");
   text_printf(t, "%s acc[4][4] = {};\n", p->type);
   text_printf(t, "for (u32 k0 = 0; k0 < %lldu; k0 += %du) {\n__syncthreads();\n", (long long)p->k,
               TILE_K);
@@ -145,7 +145,7 @@ static void put_sums(const Product *p) {
                 (long long)stride[0], (long long)stride[1]);
   else
     text_printf(t,
-                "b_tile[e / %du][e %% %du] = kb < %lldu ? (%s)get_%s(i1[((i64)panel * %lldll + kb) "
+                "b_tile[e / %du][e %% %du] = kb < %lldu ? (%s)get_%s(i1[((s64)panel * %lldll + kb) "
                 "* %d + e %% %du]) : 0;\n",
                 TILE, TILE, (long long)p->k, p->type, b_dtype, (long long)p->k, TILE, TILE);
   text_printf(t, "}\n__syncthreads();\n#pragma unroll\nfor (int k = 0; k < %d; k++) {\n", TILE_K);
@@ -227,7 +227,7 @@ static void put_bring_b(const Product *p) {
   if (!turned(p)) {
     text_printf(
         t,
-        "copy16(b_to, i1 + (kb < %lldu ? ((i64)panel * %lldll + kb) * %d + column : 0), kb < "
+        "copy16(b_to, i1 + (kb < %lldu ? ((s64)panel * %lldll + kb) * %d + column : 0), kb < "
         "%lldu);\n",
         (long long)p->k, (long long)p->k, TILE, (long long)p->k);
     return;
@@ -237,11 +237,11 @@ static void put_bring_b(const Product *p) {
   text_printf(t, "if (%s) {\n", lines ? "multiple(i1, 16)" : "false");
   text_printf(t, "const bool there = kb < %lldu && col < %lldu;\n", (long long)p->k,
               (long long)p->cols);
-  text_printf(t, "copy16(b_to, there ? i1 + (i64)kb * %lldll + col : i1, there);\n} else {\n",
+  text_printf(t, "copy16(b_to, there ? i1 + (s64)kb * %lldll + col : i1, there);\n} else {\n",
               (long long)stride[0]);
   text_printf(t,
-              "auto b_at = [&](u32 cc) {\nreturn kb < %lldu && cc < %lldu ? i1[(i64)kb * %lldll + "
-              "(i64)cc * %lldll] : 0;\n};\n",
+              "auto b_at = [&](u32 cc) {\nreturn kb < %lldu && cc < %lldu ? i1[(s64)kb * %lldll + "
+              "(s64)cc * %lldll] : 0;\n};\n",
               (long long)p->k, (long long)p->cols, (long long)stride[0], (long long)stride[1]);
   if (chunk(p) == 4)
     put_gather(p, "b_at(col + j)", "");
@@ -273,12 +273,12 @@ static void put_bring(const Product *p) {
   text_printf(t, "const u32 a_to = to + line * A_LINE + part * %du;\n", unit(p));
   text_printf(t,
               "auto a_at = [&](u32 mm, u32 kk) {\nreturn mm < %lldu && kk < %lldu ? "
-              "a_place((i64)a_row(mm), kk) : -1ll;\n};\n",
+              "a_place((s64)a_row(mm), kk) : -1ll;\n};\n",
               (long long)p->rows, (long long)p->k);
   text_puts(
       t,
-      "if (lines) {\nconst i64 at = a_at(m, ka);\ncopy16(a_to, at < 0 ? i0 : i0 + at, at >= 0);\n} "
-      "else {\nauto a_of = [&](i64 at) {\nreturn at < 0 ? 0 : i0[at];\n};\n");
+      "if (lines) {\nconst s64 at = a_at(m, ka);\ncopy16(a_to, at < 0 ? i0 : i0 + at, at >= 0);\n} "
+      "else {\nauto a_of = [&](s64 at) {\nreturn at < 0 ? 0 : i0[at];\n};\n");
   if (chunk(p) == 4)
     put_gather(p, turned(p) ? "a_of(a_at(m + j, ka))" : "a_of(a_at(m, ka + j))", "");
   else
@@ -426,7 +426,7 @@ bool cuda_pack(CudaGen *g, const Op *group, const char *symbol) {
               (long long)to->dim[2], (long long)to->dim[1], (long long)(to->dim[1] * to->dim[2]),
               (long long)to->dim[2], (long long)to->dim[2]);
   text_printf(t,
-              "o0[e] = put_%s(n < %lldu && k < %lldu ? (%s)get_%s(i0[(i64)n * %lldll + (i64)k * "
+              "o0[e] = put_%s(n < %lldu && k < %lldu ? (%s)get_%s(i0[(s64)n * %lldll + (s64)k * "
               "%lldll]) : 0);\n}\n",
               dtype_text(to->dt), (long long)b->dim[0], (long long)b->dim[1],
               to->dt == MPCC_F64 ? "double" : "float", dtype_text(group->in[0]->type->dt),

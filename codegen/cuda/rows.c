@@ -430,7 +430,7 @@ static void put_column_result(Rows *r, int store) {
   text_printf(t, "if (sub == 0 && c < %lldu) {\n", (long long)r->cols);
   cuda_indices(r->b, r->nrow, r->b->ndim, "c", t);
   char panel[64];
-  snprintf(panel, sizeof panel, " + (i64)blockIdx.x * %lldll",
+  snprintf(panel, sizeof panel, " + (s64)blockIdx.x * %lldll",
            r->nrow ? (long long)r->b->out[s->ref].stride[0] : 0LL);
   if (line == 1) {
     cuda_store(&r->text, store, r->nrow, r->b->ndim, panel, t);
@@ -466,7 +466,7 @@ static void put_panel_results(Rows *r) {
     synced = true;
     text_puts(t, "if (threadIdx.x == 0)\n");
     char panel[64];
-    snprintf(panel, sizeof panel, " + (i64)blockIdx.x * %lldll",
+    snprintf(panel, sizeof panel, " + (s64)blockIdx.x * %lldll",
              r->nrow ? (long long)r->b->out[s->ref].stride[0] : 0LL);
     cuda_store(&r->text, i, 0, 0, panel, t);
   }

@@ -19,14 +19,14 @@ bool cuda_scatter(CudaGen *g, const Op *group, const char *symbol) {
   cuda_head(g, group, symbol);
   text_printf(t, "const u32 x%d = blockIdx.x * %du + threadIdx.x;\nif (x%d >= %lldu)\nreturn;\n",
               last, g->threads, last, cols);
-  text_printf(t, "for (i64 r = 0; r < %lldll; r++)\no0[r * %lldll + x%d] = ", rows, cols, last);
+  text_printf(t, "for (s64 r = 0; r < %lldll; r++)\no0[r * %lldll + x%d] = ", rows, cols, last);
   if (group->nin > 2)
     text_printf(t, "i2[r * %lldll + x%d];\n", cols, last);
   else
     text_puts(t, "0;\n");
   text_printf(t, "for (u32 e = 0; e < %lldu; e++) {\n", (long long)n);
   cuda_indices(b, 0, last, "e", t);
-  text_printf(t, "const i64 id = put_i64(get_%s(i0[", dtype_text(group->in[0]->type->dt));
+  text_printf(t, "const s64 id = put_i64(get_%s(i0[", dtype_text(group->in[0]->type->dt));
   cuda_offset(b, &b->in[0], 0, last, t);
   text_puts(t, "]));\n");
   if (op_attr(group, "skip"))

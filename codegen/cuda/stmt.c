@@ -16,7 +16,7 @@ bool cuda_fail(CudaGen *g, const char *fmt, ...) {
 }
 
 const char *cuda_register(int dt) {
-  return dt == MPCC_F64 ? "double" : dt == MPCC_I64 ? "i64" : dt == MPCC_B1 ? "bool" : "float";
+  return dt == MPCC_F64 ? "double" : dt == MPCC_I64 ? "s64" : dt == MPCC_B1 ? "bool" : "float";
 }
 
 const char *cuda_storage(DType dt) {
@@ -26,7 +26,7 @@ const char *cuda_storage(DType dt) {
   case MPCC_F32:
     return "float";
   case MPCC_I64:
-    return "i64";
+    return "s64";
   case MPCC_I32:
     return "int";
   case MPCC_BF16:
@@ -48,7 +48,7 @@ void cuda_offset(const Body *b, const Access *a, int from, int to, Text *out) {
   for (int d = from; d < to; d++) {
     if (!a->stride[d] || b->dim[d] == 1)
       continue;
-    text_printf(out, a->stride[d] == 1 ? "%s(i64)x%d" : "%s(i64)x%d * %lldll", plus, d,
+    text_printf(out, a->stride[d] == 1 ? "%s(s64)x%d" : "%s(s64)x%d * %lldll", plus, d,
                 (long long)a->stride[d]);
     plus = " + ";
   }
@@ -90,7 +90,7 @@ void cuda_head(CudaGen *g, const Op *group, const char *symbol) {
   for (int k = 0; k < group->nin; k++, comma = ", ")
     text_printf(&g->out, "%sconst %s *i%d", comma, cuda_storage(group->in[k]->type->dt), k);
   for (int k = 0; k < group->body->nparam; k++, comma = ", ")
-    text_printf(&g->out, "%si64 p%d", comma, k);
+    text_printf(&g->out, "%ss64 p%d", comma, k);
   text_puts(&g->out, ") {\n");
 }
 
@@ -171,7 +171,7 @@ bool cuda_expression(const CudaBody *b, int i, Text *out) {
     load(b, s, out);
     return true;
   case PR_INDEX:
-    text_printf(out, "(i64)x%d", s->ref);
+    text_printf(out, "(s64)x%d", s->ref);
     return true;
   case PR_PARAM:
     text_printf(out, "p%d", s->ref);

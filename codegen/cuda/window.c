@@ -27,7 +27,7 @@ static void put_tables(Window *w) {
     for (int64_t k = 0; k <= a->to; k++)
       text_printf(t, "%s%lld", k ? ", " : "", (long long)a->start[k]);
     text_puts(t, "};\n");
-    table(w, "i64", "at", i);
+    table(w, "s64", "at", i);
     for (int64_t k = 0; k < n; k++)
       text_printf(t, "%s%lld", k ? ", " : "", (long long)(a->index[k] * stride));
     text_puts(t, n ? "};\n" : "0};\n");
@@ -98,7 +98,7 @@ static void loops(Window *w) {
     const char *s = w->symbol;
     text_printf(t, "for (int e%d = %s_start%d[x%d]; e%d < %s_start%d[x%d + 1]; e%d++) {\n", i, s, i,
                 i + 1, i, s, i, i + 1, i);
-    text_printf(t, "const i64 at%d = %s_at%d[e%d];\n", i, s, i, i);
+    text_printf(t, "const s64 at%d = %s_at%d[e%d];\n", i, s, i, i);
     if (w->mode != WINDOW_SUM)
       text_printf(t, "const int tap%d = %s_tap%d[e%d];\n", i, s, i, i);
     else if (w->weighs)
@@ -132,7 +132,7 @@ static void kernel(Window *w, int64_t n) {
     text_printf(t, "o%d[", k);
     cuda_offset(b, &b->out[k], 0, b->ndim, t);
     text_printf(t, "] = put_%s(%s);\n", dtype_text(w->group->out[k]->type->dt),
-                k ? "(i64)taken" : "sum");
+                k ? "(s64)taken" : "sum");
   }
   text_puts(t, "}\n");
 }
