@@ -169,7 +169,7 @@ static bool key(const char *level, const Kernel *kernel, int n, Text *out) {
   if (k && write_program(&g, k, n, &exact, &at)) {
     known = !g.out.failed;
     nvrtc_options(exact, options);
-    text_puts(out, "cuda 2 "); /* what an object holds */
+    text_puts(out, "cuda 3 "); /* what an object holds */
     compiler(level, 0, out);
     text_printf(out, " %s\n", options);
     for (int i = 0; i < n; i++)

@@ -76,7 +76,8 @@ static int resident(const CudaGen *g) {
     return g->resident;
   if (!g->resident)
     return g->spilled == 1 && g->threads < CUDA_RESIDENT ? CUDA_RESIDENT / g->threads : 1;
-  return g->resident > g->spilled ? g->resident - g->spilled : 1;
+  const int fewer = g->resident * (4 - g->spilled) / 4;
+  return fewer > 1 ? fewer : 1;
 }
 
 void cuda_head(CudaGen *g, const Op *group, const char *symbol) {
