@@ -201,12 +201,13 @@ START_TEST(no_spills) {
     const Kernel *k = &kernel[i];
     const char *label = op_str(k->group, "label", ""), *kind = op_str(k->group, "kind", "");
     ck_assert_msg(k->registers > 0, "%s (%s): no figures", k->symbol, label);
-    if (k->spill_bytes || k->registers > budget(kind, k->group->nin) || k->registers * k->threads > 65536) {
+    const int limit = budget(kind, k->group->nin);
+    if (k->spill_bytes || k->registers > limit || k->registers * k->threads > 65536) {
       printf("%s %s (%s): %d registers, %d threads, %d bytes in memory\n", level, k->symbol, label,
              k->registers, k->threads, k->spill_bytes);
       bad++;
     }
-    roomy += k->registers > USUAL && budget(kind, k->group->nin) == ROOMY;
+    roomy += k->registers > USUAL && limit == ROOMY;
     if (k->registers > most)
       most = k->registers, of = label;
   }
