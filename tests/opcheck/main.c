@@ -135,7 +135,7 @@ int main(int argc, char **argv) {
   watch_crashes();
   const char *level[MOST_LEVELS];
   int nlevel = choose_levels(&a, level);
-  Score score = {.part = a.name != NULL};
+  Score score = {0};
   double start = seconds();
   for (int l = 0; l < nlevel; l++) { /* each with no more instances than the one before */
     a.o.level = level[l];

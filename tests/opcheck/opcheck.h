@@ -146,7 +146,6 @@ void batch_fini(Batch *b);
 
 typedef struct {
   long elements, unequal; /* of 16- and 8-bit values */
-  long own;     /* values in which the other one is not at the interpreter's code; compare_beside */
   double worst; /* of wider ones: largest distance by the largest magnitude of its tensor */
   char where[NAME_MAX_BYTES];
 } Tally;
@@ -203,7 +202,6 @@ typedef struct {
   int packs;                   /* files of pack_write */
   long compared;
   Tally tally; /* a GPU beside the CPU target */
-  bool part;   /* of the cases, asked for by name */
 } Score;
 /* What a crash is blamed on from now on. */
 void watch_crashes(void);
