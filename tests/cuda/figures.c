@@ -48,15 +48,31 @@ static const Case more[] = {
  * resident, half of the most there can be, which hides the latency of kernels bound by memory;
  * kernels bound by arithmetic do with 256 threads (16 KiB registers each: 255 is the most a thread
  * can have). */
-enum { USUAL = 64, ROOMY = 80 }; /* ROOMY: what did not fit, 768 threads; few may */
-
-static int budget(const char *kind, int operands) {
+static int budget(const char *kind) {
   static const char *const arithmetic[] = {"product", "conv", "attention", "attention_grad"};
   for (size_t i = 0; i < sizeof arithmetic / sizeof *arithmetic; i++)
     if (!strcmp(kind, arithmetic[i]))
       return 255;
-  /* an address each: the 98 of a depthwise 7 x 7 convolution, which is no window kernel yet */
-  return operands > 32 ? 255 : ROOMY;
+  return 64;
+}
+
+/* Known to be over their budget and still to be mended; no other kernel may be, nor these further. */
+static const struct {
+  const char *label;
+  int registers;
+} over[] = {
+    {"layer_norm_grad+cast+dropout+sum+quantize", 76},
+    {"add+layer_norm_grad+cast+dropout+sum+quantize", 76},
+    {"dropout+expr+layer_norm_grad+cast+sum", 78},
+    {"conv_gather+batch_affine+expr", 80},
+    {"conv_gather", 253}, /* depthwise 7 x 7: 98 operands, an address each; no window kernel yet */
+};
+
+static bool is_known(const char *label, int registers) {
+  for (size_t i = 0; i < sizeof over / sizeof *over; i++)
+    if (!strcmp(label, over[i].label))
+      return registers <= over[i].registers;
+  return false;
 }
 
 static void on_message(void *user, const mpcc_message *m) {
@@ -195,27 +211,24 @@ START_TEST(no_spills) {
                                 BINARY_DIR "/tests/cuda/figures", "object", planned[0].c.diag,
                                 &object, &bytes),
                    MPCC_OK);
-  int most = 0, bad = 0, roomy = 0;
+  int most = 0, bad = 0;
   const char *of = "";
   for (int i = 0; i < nkernel; i++) {
     const Kernel *k = &kernel[i];
     const char *label = op_str(k->group, "label", ""), *kind = op_str(k->group, "kind", "");
     ck_assert_msg(k->registers > 0, "%s (%s): no figures", k->symbol, label);
-    const int limit = budget(kind, k->group->nin);
-    if (k->spill_bytes || k->registers > limit || k->registers * k->threads > 65536) {
+    const bool wide = k->registers > budget(kind) && !is_known(label, k->registers);
+    if (k->spill_bytes || wide || k->registers * k->threads > 65536) {
       printf("%s %s (%s): %d registers, %d threads, %d bytes in memory\n", level, k->symbol, label,
              k->registers, k->threads, k->spill_bytes);
       bad++;
     }
-    roomy += k->registers > USUAL && limit == ROOMY;
     if (k->registers > most)
       most = k->registers, of = label;
   }
-  printf("%s: %d kernels, most registers %d (%s), %d with more than %d\n", level, nkernel, most, of,
-         roomy, USUAL);
+  printf("%s: %d kernels, most registers %d (%s)\n", level, nkernel, most, of);
   fflush(stdout);
   ck_assert_int_eq(bad, 0);
-  ck_assert_int_le(50 * roomy, nkernel);
   free(object);
   close_all();
 }
