@@ -309,7 +309,8 @@ static const Val *parse_dollar(Expr *e) {
   if (*e->p != '(') {
     fail(e, at, 1, 210, "after '$' comes a name or '('");
     if (e->failed)
-      diag_hint(e->d, "write $$ for a dollar sign");
+      diag_hint(e->d, *e->p == '{' ? "write $name, or $(...) around an expression"
+                                   : "write $$ for a dollar sign");
     return NULL;
   }
   e->p++;

@@ -297,6 +297,26 @@ static bool check_field(Lower *lo, Loc loc, Str name, Str field) {
   return false;
 }
 
+/* Labels of image formats are one class number a sample: a loss that asks for more is told here,
+ * where the place in the spec is known, not when the files are open. */
+static bool check_label(Lower *lo, const Source *from, Str field, const Type *type) {
+  const SchemaRow *row =
+      schema_find("data source", val_get_str(lo->spec->root, "data.train.format", ""));
+  bool label = !strcmp(field, "label") || !strcmp(field, "coarse_label");
+  if (!row || !*row->range || !label || type->rank == 1)
+    return true;
+  Text shape = {0};
+  for (int i = 1; i < type->rank; i++)
+    text_printf(&shape, ", %lld", (long long)type->dim[i]);
+  diag_error(builder_diag(lo->b), from->loc, 311,
+             "shapes do not fit: '%s' is [N], one class a sample; the loss or metric compares it "
+             "with [N%s]",
+             from->name, text_take(builder_arena(lo->b), builder_strings(lo->b), &shape));
+  diag_hint(builder_diag(lo->b), "is a Flatten or a pooling missing before the last layer?");
+  lo->failed = true;
+  return false;
+}
+
 Value *lower_field(Lower *lo, const Source *from, const Type *type, int64_t classes,
                    int64_t ignore) {
   Builder *b = lo->b;
@@ -306,7 +326,7 @@ Value *lower_field(Lower *lo, const Source *from, const Type *type, int64_t clas
   if (!f) {
     Str field = field_of(lo->spec, from->name);
     f = ARENA_NEW(builder_arena(b), LoweredField);
-    if (!f || !check_field(lo, from->loc, from->name, field))
+    if (!f || !check_field(lo, from->loc, from->name, field) || !check_label(lo, from, field, type))
       return build_const(b, 0, type->dt);
     *f = (LoweredField){.name = from->name, .next = lo->field};
     lo->field = f;

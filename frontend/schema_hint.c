@@ -1,13 +1,16 @@
 /* What is said to keys, types and arguments that the schema does not have where they stand. */
 #include "frontend/frontend.h"
 
-/* Keys of one or two sections, for suggestions. Returns their number. */
+enum { FEW_KEYS = 6, FEW_TYPES = 12 }; /* so many are named when none is near */
+
+/* Keys of one or two sections that are supported, for suggestions. Returns their number. */
 static size_t keys_of(const char *section, const char *shared, const char **out, size_t max) {
   int nrow;
   const SchemaRow *rows = schema_rows(&nrow);
   size_t n = 0;
   for (int i = 0; i < nrow && n < max; i++)
-    if (!strcmp(rows[i].section, section) || (shared && !strcmp(rows[i].section, shared)))
+    if (rows[i].type != KT_LATER &&
+        (!strcmp(rows[i].section, section) || (shared && !strcmp(rows[i].section, shared))))
       out[n++] = rows[i].key;
   return n;
 }
@@ -51,7 +54,6 @@ static Str listed(const Check *c, const char *const *names, size_t n) {
 
 void schema_unknown_key(const Check *c, const char *section, const char *shared, const Yaml *key,
                         const char *where) {
-  enum { FEW = 6 };
   const char *known[160];
   size_t n = keys_of(section, shared, known, 160);
   diag_error(c->d, key->loc, 102, "unknown key '%s' in %s", key->text, where);
@@ -67,7 +69,7 @@ void schema_unknown_key(const Check *c, const char *section, const char *shared,
     diag_hint(c->d, *other ? "it is a key of '%s'" : "it is a key of the whole spec", other);
   else if (!strcmp(section, "use"))
     diag_hint(c->d, "parameters of the block stand under 'with'");
-  else if ((n = keys_of(section, NULL, known, 160)) <= FEW && n)
+  else if ((n = keys_of(section, NULL, known, 160)) <= FEW_KEYS && n)
     diag_hint(c->d, "its keys are %s", listed(c, known, n));
 }
 
@@ -81,6 +83,8 @@ void schema_unknown_type(const Check *c, const char *kind, const char *type_key,
     diag_hint(c->d, "%s", instead);
   else if (near)
     diag_hint(c->d, "did you mean '%s'?", near);
+  else if (n <= FEW_TYPES && n)
+    diag_hint(c->d, "there are %s", listed(c, known, n));
 }
 
 Str schema_beside(const Check *c, const SchemaRow *type, const Yaml *args) {

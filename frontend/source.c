@@ -102,6 +102,11 @@ static Status load_parent(Loader *l, const char *path, Yaml *child, const Yaml *
 static Status load(Loader *l, const char *path, const char *text, size_t len, const Yaml *named,
                    Yaml **out) {
   *out = NULL;
+  static const char mark[] = "\xEF\xBB\xBF"; /* Windows' editors write it */
+  if (len >= 3 && !memcmp(text, mark, 3)) {
+    text += 3;
+    len -= 3;
+  }
   l->chain[l->nchain++] = str_c(l->s, path);
   uint32_t file = diag_file(l->d, path, text, len);
   if (named) {

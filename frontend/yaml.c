@@ -23,6 +23,8 @@ typedef struct {
   StrTable *s;
   Diag *d;
   Loc base; /* file, and where line 1 column 1 of the text lies in it */
+  const char *text;
+  size_t len;
   yaml_parser_t yaml;
   bool failed;
   Anchor *anchors;
@@ -50,6 +52,42 @@ static Loc event_loc(const Parser *p, const yaml_event_t *e) {
   return mark_loc(p, &e->start_mark, &e->end_mark);
 }
 
+/* Bytes that continue a code point take no column. */
+static bool starts_column(char c) {
+  return ((unsigned char)c & 0xC0) != 0x80;
+}
+
+/* Where reading stopped. libyaml gives a place in the text to what it could parse, an offset in
+ * bytes to what it could not decode. */
+static Loc problem_loc(const Parser *p) {
+  const yaml_mark_t *mark = &p->yaml.problem_mark;
+  Loc loc = {.file = p->base.file, .line = p->base.line, .col = 1, .len = 1};
+  if (p->yaml.error != YAML_READER_ERROR) {
+    loc.line += (uint32_t)mark->line;
+    loc.col += (uint32_t)mark->column;
+    return loc;
+  }
+  for (size_t i = 0; i < p->yaml.problem_offset && i < p->len; i++)
+    if (p->text[i] == '\n') {
+      loc.line++;
+      loc.col = 1;
+    } else if (starts_column(p->text[i])) {
+      loc.col++;
+    }
+  return loc;
+}
+
+/* Whether the text at the mark is the brace of "${", as other tools name values. */
+static bool at_dollar_brace(const Parser *p, const yaml_mark_t *mark) {
+  const char *c = p->text, *end = p->text + p->len;
+  for (size_t line = 0; line < mark->line && c < end; c++)
+    line += *c == '\n';
+  for (size_t col = 0; col + 1 < mark->column && c < end; col++)
+    for (c++; c < end && !starts_column(*c); c++)
+      ;
+  return mark->column && end - c >= 2 && c[0] == '$' && c[1] == '{';
+}
+
 /* Reads the next event; false (with a diagnostic) on a syntax error. */
 static bool next_event(Parser *p, yaml_event_t *e) {
   if (yaml_parser_parse(&p->yaml, e))
@@ -59,14 +97,13 @@ static bool next_event(Parser *p, yaml_event_t *e) {
     diag_error(p->d, p->base, 199, "out of memory while reading YAML");
     return false;
   }
-  Loc loc = {.file = p->base.file,
-             .line = (uint32_t)p->yaml.problem_mark.line + p->base.line,
-             .col = (uint32_t)p->yaml.problem_mark.column + 1,
-             .len = 1};
+  Loc loc = problem_loc(p);
   diag_error(p->d, loc, 100, "this is not YAML: %s",
              p->yaml.problem ? p->yaml.problem : "unreadable text");
   if (p->yaml.error == YAML_READER_ERROR)
     diag_hint(p->d, "the file must be UTF-8 text");
+  else if (at_dollar_brace(p, &p->yaml.problem_mark))
+    diag_hint(p->d, "write $name, or $(...) around an expression");
   else if (p->yaml.problem && strstr(p->yaml.problem, "cannot start any token"))
     diag_hint(p->d,
               "indent with spaces, not tabs; quote text that begins with a special character");
@@ -313,7 +350,7 @@ static Yaml *parse_stream(Parser *p) {
 Status yaml_parse_at(Arena *a, StrTable *s, Diag *d, Loc base, const char *text, size_t len,
                      Yaml **out) {
   *out = NULL;
-  Parser p = {.a = a, .s = s, .d = d, .base = base};
+  Parser p = {.a = a, .s = s, .d = d, .base = base, .text = text, .len = len};
   if (!yaml_parser_initialize(&p.yaml))
     return MPCC_ERR_NOMEM;
   yaml_parser_set_input_string(&p.yaml, (const unsigned char *)text, len);

@@ -457,5 +457,11 @@ const char *diag_suggest(const char *word, const char *const *names, size_t n) {
   for (size_t i = 0; i < n && !found && len > 1; i++)
     if (!strncasecmp(word, names[i], len))
       found = names[i]; /* what its beginning may stand for: F1 */
+  for (size_t i = 0; i < n && !found && len > 2; i++) {
+    size_t other = strlen(names[i]);
+    if (other > len + 1 && names[i][other - len - 1] == '_' &&
+        !strcasecmp(word, names[i] + other - len))
+      found = names[i]; /* its last word: epochs for max_epochs */
+  }
   return found;
 }

@@ -42,16 +42,15 @@ static void help_passes(Text *t) {
                 stage_name(p[i].gives), p[i].doc);
 }
 
+/* Words of -march and --gpu-arch. A GPU runs the code of its own generation and of older ones. */
 static void help_targets(Text *t) {
-  const Target *cpu = target_by_name("cpu");
-  if (!cpu) {
-    text_puts(t, "this build has no targets\n");
-    return;
-  }
-  const char *host = cpu->host_level();
-  for (int i = 0; i < cpu->nlevel; i++)
-    text_printf(t, "  cpu %-18s needs %s%s\n", cpu->level[i], cpu->level_needs(cpu->level[i]),
+  const Target *cpu = target_by_name("cpu"), *cuda = target_by_name("cuda");
+  const char *host = cpu ? cpu->host_level() : NULL;
+  for (int i = 0; cpu && i < cpu->nlevel; i++)
+    text_printf(t, "  cpu  %-18s needs %s%s\n", cpu->level[i], cpu->level_needs(cpu->level[i]),
                 host && !strcmp(host, cpu->level[i]) ? "   (this machine)" : "");
+  for (int i = 0; cuda && i < cuda->nlevel; i++)
+    text_printf(t, "  cuda %-18s needs a GPU of this generation or a newer one\n", cuda->level[i]);
 }
 
 char *mpcc_help(const char *topic) {

@@ -26,11 +26,13 @@ expect 2 '--save-temps goes with programs' "$mpcc" "$here/tiny.yaml" --emit=ir -
 expect 2 "unknown warning 'nonsense'" "$mpcc" resolve "$here/tiny.yaml" -Wnonsense
 expect 2 "no pass is named 'nonsense'" "$mpcc" explain "$here/tiny.yaml" --print-ir-after=nonsense
 [ ! -e x ] && [ ! -e x.o ] && [ ! -e x.mpir ] || fail "an output in spite of wrong usage"
+expect 2 "--jobs takes a whole number from 1 to 1024, not '0'" "$mpcc" "$here/tiny.yaml" -j 0
 expect 0 'usage: mpcc' "$mpcc" --help
 expect 0 'Linear' "$mpcc" --help=layers
 expect 0 'transformer-engine' "$mpcc" --help=precisions
 expect 0 'autocast' "$mpcc" --help=passes
 expect 0 'x86-64-v3' "$mpcc" --help=targets
+expect 0 'cuda sm_90' "$mpcc" --help=targets
 expect 0 'unknown key' "$mpcc" --help=MPC0102
 expect 0 'Apache License' "$mpcc" --licenses
 expect 0 'carried inside: zlib' "$mpcc" --licenses

@@ -22,10 +22,10 @@ static Module *lower(const char *shape, const char *layers) {
   text_printf(&t,
               "mpcc: 1\nmodel:\n  inputs: {image: {shape: %s%s}}\n  layers: %s\n"
               "loss: CrossEntropyLoss\n"
-              "data:\n  train: {format: synthetic, shape: %s, classes: 3}\n"
+              "data:\n  train: {format: npz, path: x.npz}\n"
               "  loader: {batch_size: 2}\noptimizer: {type: SGD, lr: 0.1}\n"
               "trainer: {max_epochs: 1}\n",
-              shape, integers ? ", dtype: int64" : "", layers, shape);
+              shape, integers ? ", dtype: int64" : "", layers);
   Spec *spec = spec_text(&s, t.data);
   Module *m = NULL;
   if (spec) {
