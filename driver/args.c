@@ -2,6 +2,7 @@
 #include "driver/args.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,9 +11,12 @@
 
 enum { MAX_LEVEL_WORDS = 64 };
 
-int args_usage(const char *fmt, const char *what) {
+int args_usage(const char *fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
   fputs("mpcc: error: ", stderr);
-  fprintf(stderr, fmt, what);
+  vfprintf(stderr, fmt, ap);
+  va_end(ap);
   fputs("\nmpcc: see mpcc --help\n", stderr);
   return 2;
 }
@@ -25,11 +29,12 @@ static bool one_of(const char *value, const char *words) {
   return false;
 }
 
-static int number(const char *value, int lo, int hi, int *out) {
+static int number(int id, const char *value, int lo, int hi, int *out) {
   char *end;
   long v = strtol(value, &end, 10);
   if (end == value || *end || v < lo || v > hi)
-    return args_usage("not a number in range: '%s'", value);
+    return args_usage("--%s takes a whole number from %d to %d, not '%s'", option_table[id].name,
+                      lo, hi, value);
   *out = (int)v;
   return 0;
 }
@@ -42,7 +47,7 @@ static int size(const char *value, uint64_t *out) {
   double v = strtod(value, &end);
   const char *unit = *end ? strchr(units, *end) : NULL;
   if (end == value || *value == '-' || errno || (*end && (!unit || end[1])) || !(v > 0) || v > 1e15)
-    return args_usage("not a size: '%s'", value);
+    return args_usage("--memory takes a size as 512M or 16G, not '%s'", value);
   for (long i = unit ? unit - units + 1 : 0; i > 0; i--)
     v *= 1024;
   *out = (uint64_t)v;
@@ -94,7 +99,8 @@ static int take_diff(Args *a, const char *v) {
 static int take_bound(Args *a, const char *v) {
   char *end;
   a->bound = strtod(v, &end);
-  return end == v || *end || !(a->bound > 0) ? args_usage("not a positive number: '%s'", v) : 0;
+  return end == v || *end || !(a->bound > 0) ? args_usage("--bound takes a number > 0, not '%s'", v)
+                                             : 0;
 }
 
 static int take(Args *a, int id, const char *v) {
@@ -113,7 +119,7 @@ static int take(Args *a, int id, const char *v) {
     return choice(v, "cc");
   case O_OPT:
     o->opt_set = true;
-    return number(v, 0, 3, &o->opt_level);
+    return number(id, v, 0, 3, &o->opt_level);
   case O_NUMERICS:
     o->strict = !strcmp(v, "strict");
     return 0;
@@ -144,7 +150,7 @@ static int take(Args *a, int id, const char *v) {
     return 0;
   case O_MAX_ERRORS:
     o->max_errors_set = true;
-    return number(v, 0, 1000000, &o->max_errors);
+    return number(id, v, 0, 1000000, &o->max_errors);
   case O_DIAG_FORMAT:
     a->json = !strcmp(v, "json");
     return 0;
@@ -152,7 +158,7 @@ static int take(Args *a, int id, const char *v) {
     a->color = !strcmp(v, "always") ? 1 : !strcmp(v, "never") ? 0 : -1;
     return 0;
   case O_JOBS:
-    return number(v, 1, 1024, &o->jobs);
+    return number(id, v, 1, 1024, &o->jobs);
   case O_MEMORY:
     return size(v, &o->memory_bytes);
   case O_DIFF:
@@ -249,7 +255,7 @@ static void target_of_device(Args *a) {
 }
 
 static int not_for(const Args *a, int id) {
-  char text[300], where[150] = "";
+  char where[150] = "";
   const char *command = "compiling";
   bool compiling = option_table[id].only & FOR_COMMAND(COMPILE);
   for (const CommandInfo *c = command_table; c->name; c++) {
@@ -259,10 +265,8 @@ static int not_for(const Args *a, int id) {
     if (option_table[id].only >> c->command & 1)
       snprintf(where + n, sizeof where - n, "%s%s", n ? ", " : "mpcc ", c->name);
   }
-  snprintf(text, sizeof text, "--%s does not go with %s; it belongs to %s%s%s",
-           option_table[id].name, command, compiling ? "compiling" : "",
-           compiling && *where ? ", " : "", where);
-  return args_usage("%s", text);
+  return args_usage("--%s does not go with %s; it belongs to %s%s%s", option_table[id].name,
+                    command, compiling ? "compiling" : "", compiling && *where ? ", " : "", where);
 }
 
 int args_parse(Args *a, int argc, char **argv) {
@@ -308,7 +312,7 @@ int args_parse(Args *a, int argc, char **argv) {
       return bad;
   }
   if (a->options.stop_after && strcmp(a->emit, "ir"))
-    return args_usage("--stop-after gives %s: say --emit=ir", "IR");
+    return args_usage("--stop-after gives IR: say --emit=ir");
   if (a->link && strcmp(a->emit, "exe"))
     return args_usage("--link goes with programs, not with --emit=%s", a->emit);
   if (a->save_temps && strcmp(a->emit, "exe"))

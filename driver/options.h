@@ -37,6 +37,6 @@ extern const Option option_table[O_COUNT];
 extern const CommandInfo command_table[]; /* up to a row without a name */
 
 /* A message of wrong usage on stderr; exit code 2. */
-int args_usage(const char *fmt, const char *what);
+__attribute__((format(printf, 1, 2))) int args_usage(const char *fmt, ...);
 
 #endif

@@ -1,7 +1,9 @@
 /* Command line, signals and exit codes of a training program. */
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,24 +28,32 @@ static const struct {
   const char *name, *arg;
   ArgKind kind;
   const char *doc;
+  int least; /* ARG_NUMBER */
 } options[PO_COUNT] = {
     [PO_DATA] = {"data", "DIR|SPLIT=DIR", ARG_TEXT, "where data is; also SPLIT.KEY=FILE"},
-    [PO_MAX_STEPS] = {"max-steps", "N", ARG_NUMBER, "stop after N steps; schedules stay the spec's"},
-    [PO_MAX_EPOCHS] = {"max-epochs", "N", ARG_NUMBER, "stop after N epochs; schedules stay the spec's"},
-    [PO_RESUME] = {"resume", "[=DIR]", ARG_OPTIONAL, "go on from a checkpoint, by default the newest"},
-    [PO_RESET] = {"reset", "NAME", ARG_TEXT, "with --resume: this layer or tensor (* in patterns) or `optimizer` starts anew"},
+    [PO_MAX_STEPS] = {"max-steps", "N", ARG_NUMBER,
+                      "stop after N steps; schedules stay the spec's"},
+    [PO_MAX_EPOCHS] = {"max-epochs", "N", ARG_NUMBER,
+                       "stop after N epochs; schedules stay the spec's"},
+    [PO_RESUME] = {"resume", "[=DIR]", ARG_OPTIONAL,
+                   "go on from a checkpoint, by default the newest"},
+    [PO_RESET] = {"reset", "NAME", ARG_TEXT,
+                  "with --resume: this layer or tensor (* in patterns) or `optimizer` starts anew"},
     [PO_OUT] = {"out", "DIR", ARG_TEXT, "run folder"},
     [PO_DEVICE] = {"device", "auto|cpu|cuda:N", ARG_TEXT, "where to run"},
     [PO_THREADS] = {"threads", "N", ARG_NUMBER, "threads; results do not depend on it"},
     [PO_SEED] = {"seed", "N", ARG_NUMBER, "seed instead of the spec's"},
-    [PO_LOG_EVERY] = {"log-every", "N", ARG_NUMBER, "log every N steps"},
-    [PO_VALIDATE] = {"validate", NULL, ARG_NONE, "evaluate the weights on val and test, train nothing"},
+    [PO_LOG_EVERY] = {"log-every", "N", ARG_NUMBER, "log every N steps", .least = 1},
+    [PO_VALIDATE] = {"validate", NULL, ARG_NONE,
+                     "evaluate the weights on val and test, train nothing"},
     [PO_WEIGHTS] = {"weights", "FILE", ARG_TEXT, "start from these weights (safetensors)"},
     [PO_PREDICT] = {"predict", "FILE", ARG_TEXT, "write predictions to FILE (.npy), train nothing"},
     [PO_SPLIT] = {"split", "NAME", ARG_TEXT, "what --predict reads: train, val or test (default)"},
     [PO_EXPORT] = {"export", "FILE", ARG_TEXT, "write the weights to FILE (safetensors)"},
-    [PO_EXPORT_DTYPE] = {"weights-dtype", "DTYPE", ARG_TEXT, "weights of --export, --predict, --validate: f32, bf16, f16, f64"},
-    [PO_PROFILE] = {"profile", "STEPS", ARG_NUMBER, "time the kernels of so many steps, then leave"},
+    [PO_EXPORT_DTYPE] = {"weights-dtype", "DTYPE", ARG_TEXT,
+                         "weights of --export, --predict, --validate: f32, bf16, f16, f64"},
+    [PO_PROFILE] = {"profile", "STEPS", ARG_NUMBER, "time the kernels of so many steps, then leave",
+                    .least = 1},
     [PO_INSTRUMENT] = {"instrument", "nan,range,time", ARG_TEXT,
                        "watch training: non-finite values, what formats would hold, kernel times"},
     [PO_PRINT_SPEC] = {"print-spec", NULL, ARG_NONE, "print the spec this program was built from"},
@@ -84,9 +94,12 @@ char *program_options_help(void) {
   return text;
 }
 
-static int usage(const Program *p, const char *fmt, const char *what) {
-  fprintf(stderr, "%s: ", p->name);
-  fprintf(stderr, fmt, what);
+__attribute__((format(printf, 2, 3))) static int usage(const Program *p, const char *fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
+  fprintf(stderr, "%s: error: ", p->name);
+  vfprintf(stderr, fmt, ap);
+  va_end(ap);
   fprintf(stderr, "\n%s: see --help\n", p->name);
   return 2;
 }
@@ -97,8 +110,10 @@ static int take_value(const Program *p, Args *a, int id, const char *value) {
     char *end;
     errno = 0;
     long long v = strtoll(value, &end, 10);
-    if (errno || end == value || *end || (v < 0 && id != PO_SEED))
-      return usage(p, "not a number: '%s'", value);
+    const long long most = id == PO_THREADS ? INT_MAX : LLONG_MAX;
+    if (errno || end == value || *end || v < options[id].least || v > most)
+      return usage(p, "--%s takes a whole number >= %d, not '%s'", options[id].name,
+                   options[id].least, value);
     a->number[id] = v;
   }
   if (id == PO_DATA) {
@@ -126,8 +141,14 @@ static bool is_built_in(const char *name, size_t len) {
 static int parse_args(const Program *p, Args *a, int argc, char **argv) {
   for (int i = 1; i < argc; i++) {
     const char *word = argv[i];
+    if (!strcmp(word, "-h"))
+      word = "--help";
     if (strncmp(word, "--", 2))
-      return usage(p, "unexpected argument '%s'", word);
+      return usage(p,
+                   i > 1 && !strcmp(argv[i - 1], "--resume")
+                       ? "unexpected argument '%s'; a checkpoint to go on from is --resume=DIR"
+                       : "unexpected argument '%s'",
+                   word);
     size_t len = strcspn(word + 2, "=");
     int id = 0;
     while (id < PO_COUNT &&
@@ -295,13 +316,35 @@ static mpcc_status act(const Program *p, mprt_program *rt, const Args *a, Report
   return st;
 }
 
-/* Options that print and leave; -1: none was given. */
 /* auto, cpu, cuda, cuda:N */
 static bool is_device(const char *s) {
   const size_t digits = !strncmp(s, "cuda:", 5) ? strspn(s + 5, "0123456789") : 0;
-  return !strcmp(s, "auto") || !strcmp(s, "cpu") || !strcmp(s, "cuda") || (digits && !s[5 + digits]);
+  return !strcmp(s, "auto") || !strcmp(s, "cpu") || !strcmp(s, "cuda") ||
+         (digits && !s[5 + digits]);
 }
 
+/* Options that do not go together, and words that are none of theirs: the exit code; 0: there are
+ * none. */
+static int check_args(const Program *p, const Args *a) {
+  if (a->given[PO_RESUME] && a->given[PO_WEIGHTS])
+    return usage(p, "--resume and --weights=%s both give the weights", a->text[PO_WEIGHTS]);
+  if (a->given[PO_SPLIT] && !a->given[PO_PREDICT])
+    return usage(p, "--split=%s goes with --predict", a->text[PO_SPLIT]);
+  if (a->given[PO_EXPORT_DTYPE] && !a->given[PO_EXPORT] && !a->given[PO_PREDICT] &&
+      !a->given[PO_VALIDATE])
+    return usage(p, "--weights-dtype=%s goes with --export, --predict or --validate",
+                 a->text[PO_EXPORT_DTYPE]);
+  if (a->given[PO_RESET] && !a->given[PO_RESUME])
+    return usage(p, "--reset=%s goes with --resume", a->text[PO_RESET]);
+  if (a->given[PO_DEVICE] && !is_device(a->text[PO_DEVICE]))
+    return usage(p, "unknown device '%s': auto, cpu or cuda:N", a->text[PO_DEVICE]);
+  if (a->given[PO_EXPORT_DTYPE] && (dtype_from_text(a->text[PO_EXPORT_DTYPE]) == MPCC_DTYPE_COUNT ||
+                                    !dtype_is_float(dtype_from_text(a->text[PO_EXPORT_DTYPE]))))
+    return usage(p, "unknown dtype '%s': f32, bf16, f16 or f64", a->text[PO_EXPORT_DTYPE]);
+  return 0;
+}
+
+/* Options that print and leave: the exit code; -1: none was given. */
 static int answer(const Program *p, const Args *a) {
   if (a->given[PO_HELP]) {
     char *help = program_options_help();
@@ -317,21 +360,6 @@ static int answer(const Program *p, const Args *a) {
     fputs(p->license, stdout);
     return 0;
   }
-  if (a->given[PO_RESUME] && a->given[PO_WEIGHTS])
-    return usage(p, "--resume and --weights=%s both give the weights", a->text[PO_WEIGHTS]);
-  if (a->given[PO_SPLIT] && !a->given[PO_PREDICT])
-    return usage(p, "--split=%s goes with --predict", a->text[PO_SPLIT]);
-  if (a->given[PO_EXPORT_DTYPE] && !a->given[PO_EXPORT] && !a->given[PO_PREDICT] &&
-      !a->given[PO_VALIDATE])
-    return usage(p, "--weights-dtype=%s goes with --export, --predict or --validate",
-                 a->text[PO_EXPORT_DTYPE]);
-  if (a->given[PO_RESET] && !a->given[PO_RESUME])
-    return usage(p, "--reset=%s goes with --resume", a->text[PO_RESET]);
-  if (a->given[PO_DEVICE] && !is_device(a->text[PO_DEVICE]))
-    return usage(p, "unknown device '%s'", a->text[PO_DEVICE]);
-  if (a->given[PO_EXPORT_DTYPE] && (dtype_from_text(a->text[PO_EXPORT_DTYPE]) == MPCC_DTYPE_COUNT ||
-                                    !dtype_is_float(dtype_from_text(a->text[PO_EXPORT_DTYPE]))))
-    return usage(p, "unknown dtype '%s'", a->text[PO_EXPORT_DTYPE]);
   return -1;
 }
 
@@ -411,6 +439,8 @@ int program_main(const Program *p, int argc, char **argv) {
   int code = a.data && a.reset ? parse_args(p, &a, argc, argv) : exit_code(MPCC_ERR_NOMEM);
   if (!code)
     code = answer(p, &a);
+  if (code == -1)
+    code = check_args(p, &a) ? 2 : -1;
   if (code == -1) {
     install_handlers();
     code = run(p, &a);

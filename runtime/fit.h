@@ -109,10 +109,12 @@ double mprt__metric_value(const mprt_program *p, const char *name, double loss);
  * malloc'ed path in *out; *lock, to be closed at the end, keeps other runs out (-1: none).
  * errors: ERR_FILE (also: another run writes there), ERR_NOMEM */
 Status mprt__run_folder(mprt_program *p, int64_t step, char **out, int *lock);
-/* Folder that a bare --resume looks into: the one this run would write, else the newest below
- * runs/NAME, which this run then goes on writing; malloc'ed path of the newest complete checkpoint,
- * NULL: none. */
+/* What a bare --resume takes: the newest complete checkpoint of the folder this run would write, or,
+ * where none is named, of the newest run below runs/NAME that has one, which this run then goes on
+ * writing. Malloc'ed path, NULL: none. */
 char *mprt__resume_default(mprt_program *p);
+/* Where mprt__resume_default looks; malloc'ed, NULL: out of memory. */
+char *mprt__resume_folder(mprt_program *p);
 
 /* ---- scan.c ---- */
 typedef struct {

@@ -13,6 +13,14 @@
 
 enum { MAX_STATE_JSON = 256 << 20, MAX_CHANGES = 20, MAX_VALUE = 60 };
 
+static Status no_checkpoint(mprt_program *p, const char *dir) {
+  char *searched = *dir ? strdup(dir) : mprt__resume_folder(p);
+  Status s = mprt__fail(&p->cb, MPCC_ERR_FILE, "there is no complete checkpoint in %s",
+                        searched ? searched : "the run folder");
+  free(searched);
+  return s;
+}
+
 /* The checkpoint that `dir` means: itself, the newest of a run folder, "" the newest of this
  * program. */
 static Status resolve(mprt_program *p, const char *dir, char **out) {
@@ -29,8 +37,7 @@ static Status resolve(mprt_program *p, const char *dir, char **out) {
   if (!state || !folder)
     s = mprt__nomem(&p->cb, dir);
   else if (!*out)
-    s = mprt__fail(&p->cb, MPCC_ERR_FILE, "there is no complete checkpoint%s%s", *dir ? " in " : "",
-                   dir);
+    s = no_checkpoint(p, dir);
   free(state);
   free(folder);
   return s;

@@ -215,6 +215,11 @@ Status mprt__run_folder(mprt_program *p, int64_t step, char **out, int *lock) {
   return MPCC_OK;
 }
 
+char *mprt__resume_folder(mprt_program *p) {
+  const char *named = named_folder(p);
+  return named ? strdup(named) : mprt__format("runs/%s", program_name(p));
+}
+
 char *mprt__resume_default(mprt_program *p) {
   const char *named = named_folder(p);
   if (named) {

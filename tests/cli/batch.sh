@@ -15,7 +15,7 @@ for memory in 2M 8M 64M; do
 done
 [ "$(sort -n chosen.txt | uniq | wc -l)" = 3 ] || { fail "memory does not decide"; cat chosen.txt; }
 expect 11 'even a batch of 1 needs' "$mpcc" explain "$here/tiny.yaml" $auto --memory 100K
-expect 2 'not a size' "$mpcc" explain "$here/tiny.yaml" $auto --memory 10X
+expect 2 '--memory takes a size' "$mpcc" explain "$here/tiny.yaml" $auto --memory 10X
 expect 3 'knows the memory of the target cpu alone' "$mpcc" explain "$here/tiny.yaml" $auto --target=cuda
 expect 0 '' "$mpcc" check "$here/tiny.yaml" $auto
 [ ! -s err.txt ] || fail "check plans nothing and has nothing to say"

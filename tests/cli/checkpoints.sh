@@ -12,7 +12,7 @@ run --out full --max-steps 20 >/dev/null
 good=full/checkpoints/last
 
 # ---- none, or not complete --------------------------------------------------------------------------
-expect 4 'there is no complete checkpoint' run --out nothing --resume
+expect 4 'there is no complete checkpoint in nothing' run --out nothing --resume
 [ ! -e nothing ] || fail "a run folder in spite of --resume without a checkpoint"
 expect 4 'nowhere' run --out o --resume=nowhere
 mkdir -p empty/checkpoints

@@ -38,7 +38,11 @@ expect 0 'test: loss' run
 expect 2 "unknown option '--frob'" run --frob
 expect 2 "'--precision' is built into this program" run --precision 64-true
 expect 2 "'--batch-size=3' is built into this program" run --batch-size=3
-expect 2 'not a number' run --max-steps many
+expect 2 "--max-steps takes a whole number >= 0, not 'many'" run --max-steps many
+expect 2 "--threads takes a whole number >= 0, not '4294967297'" run --threads 4294967297
+expect 2 "--profile takes a whole number >= 1, not '0'" run --profile 0
+expect 2 "--seed takes a whole number >= 0, not '-1'" run --seed=-1
+expect 2 "a checkpoint to go on from is --resume=DIR" run --resume out
 expect 2 'both give the weights' run --resume --weights w
 expect 2 'goes with --predict' run --split val
 expect 2 'goes with --export, --predict or --validate' run --weights-dtype bf16

@@ -25,6 +25,6 @@ sed 's/- {type: mean, dim: 1}/- {name: f, fft: 1}\n    - {name: size, type: abs}
 expect 0 'mode: ' "$mpcc" sensitivity fft.yaml --formats=e4m3
 grep -q '^f ' out.txt && fail "a transform is a region"
 expect 2 "not 'int3'" "$mpcc" sensitivity "$spec" --formats=bf16,int3
-expect 2 'not a positive number' "$mpcc" sensitivity "$spec" --bound -1
+expect 2 '--bound takes a number > 0' "$mpcc" sensitivity "$spec" --bound -1
 expect 2 'belongs to mpcc sensitivity' "$mpcc" check "$spec" --formats=bf16
 finish
