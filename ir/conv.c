@@ -69,22 +69,25 @@ bool conv_group(const Op *op, ConvGroup *g) {
   const Attr *x = op_attr(op, "x"), *strides = op_attr(op, "strides");
   *g = (ConvGroup){.batch = op_int(op, "batch", 0),
                    .channels = op_int(op, "channels", 0),
-                   .wgrad = op_int(op, "wgrad", 0) != 0};
+                   .wgrad = op_int(op, "wgrad", 0) != 0,
+                   .depth = op_int(op, "depth", 0) != 0};
   if (!conv_window(op, &g->w) || g->batch < 1 || g->channels < 1 || !x || x->kind != AT_INTS ||
       x->u.ints.n != g->w.nd || !strides || strides->kind != AT_INTS ||
       strides->u.ints.n != g->w.nd + 1)
     return false;
   const Attr *factor = op_attr(op, "factor");
-  if (g->wgrad && (!factor || factor->kind != AT_INTS || factor->u.ints.n != 2))
+  const bool lies = g->wgrad || g->depth;
+  if ((g->wgrad && g->depth) ||
+      (lies && (!factor || factor->kind != AT_INTS || factor->u.ints.n != 2)))
     return false;
-  for (int i = 0; i < 2 && g->wgrad; i++)
+  for (int i = 0; i < 2 && lies; i++)
     g->factor[i] = factor->u.ints.v[i];
   for (int i = 0; i < g->w.nd; i++)
     g->x[i] = x->u.ints.v[i];
   for (int i = 0; i <= g->w.nd; i++)
     g->stride[i] = strides->u.ints.v[i];
   g->rows = g->batch * conv_positions(&g->w);
-  g->columns = conv_taps(&g->w) * g->channels;
+  g->columns = conv_taps(&g->w) * (g->depth ? 1 : g->channels);
   return true;
 }
 

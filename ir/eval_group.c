@@ -241,6 +241,9 @@ static double accumulate_conv(const Call *c, const ConvGroup *g, int64_t row, in
     if (g->wgrad)
       sum += num_round(conv_group_at(g, x, t, m), compute) *
              num_round(c->in[1][f->offset + t * g->factor[0] + col * g->factor[1]], compute);
+    else if (g->depth)
+      sum += num_round(conv_group_at(g, x, m, t * g->channels + col), compute) *
+             num_round(c->in[1][f->offset + t * g->factor[0] + col * g->factor[1]], compute);
     else
       sum += num_round(conv_group_at(g, x, m, t), compute) *
              c->in[1][f->offset + packed(c->op->in[1]->type, col, t)];

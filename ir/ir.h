@@ -549,7 +549,8 @@ int64_t conv_positions(const ConvWindow *w);
 bool conv_reads(const ConvWindow *w, const int64_t *in, int64_t position, int64_t tap, int64_t *at);
 
 /* A `conv` group (docs/groups.md): its first operand as a matrix of batch * positions rows and
- * taps * channels columns. */
+ * taps * channels columns; `depth`: of as many columns as there are taps, another matrix for each
+ * channel. */
 typedef struct {
   ConvWindow w;
   int64_t batch, channels;
@@ -557,11 +558,12 @@ typedef struct {
   int64_t stride[1 + CONV_AXES]; /* elements between samples and along each axis; channels are dense */
   int64_t rows, columns;
   bool wgrad; /* the matrix is the transposed factor: its columns are the product's rows */
-  int64_t factor[2]; /* wgrad: of operand 1, between k, between columns */
+  bool depth; /* column c of the product is channel c by itself: k counts taps */
+  int64_t factor[2]; /* wgrad, depth: of operand 1, between k, between columns */
 } ConvGroup;
 /* False when attributes are missing or wrong. */
 bool conv_group(const Op *op, ConvGroup *g);
-/* One element of the matrix; x: the operand's first element. */
+/* One element of the matrix of all channels; x: the operand's first element. */
 double conv_group_at(const ConvGroup *g, const double *x, int64_t row, int64_t column);
 
 /* ---- window.c: static windows ---------------------------------------------------------------- */

@@ -305,6 +305,10 @@ static void check_conv(Verify *v) {
     verify_broken(v, "rows and k are not those of the window");
     return;
   }
+  if (g.depth && b->dim[b->ndim - 1] != g.channels) {
+    verify_broken(v, "columns of a depthwise convolution are its channels");
+    return;
+  }
   Access number = b->in[0];
   number.offset = 0;
   Reach m = reach_dims(b, &number, 0, b->ndim - 1);
@@ -317,7 +321,7 @@ static void check_conv(Verify *v) {
     reach_add(&r, g.stride[1 + i], g.x[i]);
   reach_add(&r, 1, g.channels);
   reach_check(v, r, v->op->in[0]->type, "operand", 0);
-  if (g.wgrad) {
+  if (g.wgrad || g.depth) {
     Reach f = reach_start(b->in[1].offset);
     reach_add(&f, g.factor[0], k);
     reach_add(&f, g.factor[1], b->dim[b->ndim - 1]);

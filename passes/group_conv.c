@@ -1,7 +1,7 @@
 /* Lowering of channels-last convolutions: products whose first operand is gathered by the kernel,
  * so no matrix of patches ever lies in memory (docs/groups.md, kind conv). Depthwise ones
- * (attribute `groups`) multiply no matrices: they are rows of statements over shifted views of x.
- */
+ * (attribute `groups`) multiply no matrices: they are kernels of their own where the target has
+ * such, else rows of statements over shifted views of x. */
 #include "passes/fuse.h"
 
 void group_conv(Fuse *F, const Op *op) {
@@ -16,13 +16,13 @@ static View *gathered(Fuse *F, View *x) {
   return fits ? x : view_copied(F, x, x->dt);
 }
 
-static void window_attrs(Fuse *F, Node *n, const Op *op, const View *x, bool wgrad) {
-  static const char *const keys[] = {"positions", "kernel", "stride", "padding", "dilation", "up"};
-  for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-    const Attr *a = op_attr(op, keys[i]);
-    if (a)
-      node_attr(F, n, attr_ints(F->b, keys[i], a->u.ints.n, a->u.ints.v));
-  }
+static void window_attrs(Fuse *F, Node *n, const ConvWindow *w, const View *x, bool wgrad) {
+  node_attr(F, n, attr_ints(F->b, "positions", w->nd, w->size));
+  node_attr(F, n, attr_ints(F->b, "kernel", w->nd, w->kernel));
+  node_attr(F, n, attr_ints(F->b, "stride", w->nd, w->stride));
+  node_attr(F, n, attr_ints(F->b, "padding", w->nd, w->padding));
+  node_attr(F, n, attr_ints(F->b, "dilation", w->nd, w->dilation));
+  node_attr(F, n, attr_ints(F->b, "up", w->nd, w->up));
   node_attr_i(F, n, "batch", x->dim[0]);
   node_attr_i(F, n, "channels", x->dim[x->rank - 1]);
   node_attr(F, n, attr_ints(F->b, "x", x->rank - 2, x->dim + 1));
@@ -47,7 +47,7 @@ static DType conv_dtype(const TargetCaps *c, DType a, DType b) {
 
 /* One node over [rows of the product, columns]; `at` of operand 0 numbers the rows. b: [N, K],
  * which is packed; of weight gradients [K, N], as it lies. */
-static Node *conv_node(Fuse *F, const Op *op, View *x, View *b, DType compute, int64_t rows,
+static Node *conv_node(Fuse *F, const ConvWindow *w, View *x, View *b, DType compute, int64_t rows,
                        bool wgrad, int *acc) {
   const int64_t dim[2] = {rows, b->dim[wgrad]};
   Access at = {.offset = x->at.offset, .stride = {1}};
@@ -60,7 +60,7 @@ static Node *conv_node(Fuse *F, const Op *op, View *x, View *b, DType compute, i
   }
   if (compute == MPCC_F32 && product_is_tf32(F))
     node_attr_b(F, n, "tf32", true);
-  window_attrs(F, n, op, x, wgrad);
+  window_attrs(F, n, w, x, wgrad);
   return n;
 }
 
@@ -107,6 +107,43 @@ static void depth_gather(Fuse *F, const Op *op, const ConvWindow *w) {
   set_result_buf(F, 0, node_store(F, node, sum, y->dt, ~0u));
 }
 
+/* What v is a zero-padded copy of; w is then the window over that. */
+static const Value *unpadded(const Value *v, ConvWindow *w) {
+  while (v->def->code == OP_unslice) {
+    const int64_t axis = op_int(v->def, "dim", 0) - 1;
+    if (axis < 0 || axis >= w->nd)
+      break;
+    w->padding[axis] += op_int(v->def, "start", 0);
+    v = v->def->in[0];
+  }
+  return v;
+}
+
+/* The same as one kernel, which finds out itself what lies outside of x. */
+static void depth_conv(Fuse *F, const Op *op, const ConvWindow *window) {
+  const Type *y = op->out[0]->type;
+  ConvWindow w = *window;
+  View *x = gathered(F, view_of(F, unpadded(op->in[0], &w))), *taps;
+  const int64_t swap[2] = {1, 0}, channels = y->dim[y->rank - 1], k = conv_taps(&w);
+  taps = matrix(F, operand(F, 1), channels, k);
+  taps = view_copied(F, view_permuted(F, taps, swap), taps->dt); /* [taps, C] */
+  if (fuse_failed(F))
+    return;
+  const int64_t dim[2] = {type_elems(y) / channels, channels};
+  const Access at = {.offset = x->at.offset, .stride = {1}};
+  const DType compute = reg_join(x->dt, taps->dt) == MPCC_F64 ? MPCC_F64 : MPCC_F32;
+  int s;
+  Node *n = product_node(F, NODE_CONV, 2, dim, x->buf, &at, taps->buf, compute, k, &s);
+  if (!fuse_failed(F))
+    n->in[1].at.offset = taps->at.offset;
+  node_attr_b(F, n, "depth", true);
+  node_attr(F, n, attr_ints(F->b, "factor", 2, taps->at.stride));
+  window_attrs(F, n, &w, x, false);
+  if (op->nin > 2)
+    s = node_op2(F, n, PR_ADD, s, node_load_as(F, n, operand(F, 2), node_reg(n, s)));
+  set_result_buf(F, 0, node_store(F, n, s, y->dt, ~0u));
+}
+
 /* Rows are positions, columns taps and channels: [K..., C] is one sum over the rows. */
 static void depth_wgrad(Fuse *F, const Op *op, const ConvWindow *w) {
   const Type *dw = op->out[0]->type;
@@ -142,9 +179,12 @@ static void depth_wgrad(Fuse *F, const Op *op, const ConvWindow *w) {
 
 void group_conv_gather(Fuse *F, const Op *op) {
   ConvWindow window;
+  if (!conv_window(op, &window)) {
+    fuse_error(F, op, "is no window");
+    return;
+  }
   if (op_int(op, "groups", 1) != 1) {
-    if (conv_window(op, &window))
-      depth_gather(F, op, &window);
+    (F->o->caps->depth_windows ? depth_conv : depth_gather)(F, op, &window);
     return;
   }
   const Type *y = op->out[0]->type, *wt = op->in[1]->type;
@@ -152,7 +192,7 @@ void group_conv_gather(Fuse *F, const Op *op) {
   DType compute = conv_dtype(F->o->caps, x->dt, w->dt);
   w = matrix(F, w, wt->dim[0], type_elems(wt) / wt->dim[0]);
   int s;
-  Node *n = conv_node(F, op, x, w, compute, type_elems(y) / y->dim[y->rank - 1], false, &s);
+  Node *n = conv_node(F, &window, x, w, compute, type_elems(y) / y->dim[y->rank - 1], false, &s);
   if (op->nin > 2)
     s = node_op2(F, n, PR_ADD, s, node_load_as(F, n, operand(F, 2), node_reg(n, s)));
   set_result_buf(F, 0, node_store(F, n, s, y->dt, ~0u));
@@ -163,9 +203,12 @@ void group_conv_gather(Fuse *F, const Op *op) {
  * exactly. */
 void group_conv_wgrad(Fuse *F, const Op *op) {
   ConvWindow window;
+  if (!conv_window(op, &window)) {
+    fuse_error(F, op, "is no window");
+    return;
+  }
   if (op_int(op, "groups", 1) != 1) {
-    if (conv_window(op, &window))
-      depth_wgrad(F, op, &window);
+    depth_wgrad(F, op, &window);
     return;
   }
   const Type *dw = op->out[0]->type, *dt = op->in[1]->type;
@@ -176,7 +219,7 @@ void group_conv_wgrad(Fuse *F, const Op *op) {
   int64_t outs = dw->dim[0], rows = type_elems(dw) / outs, back[MAX_DIMS];
   dy = matrix(F, dy, type_elems(dt) / outs, outs);
   int s;
-  Node *n = conv_node(F, op, x, dy, compute, rows, true, &s);
+  Node *n = conv_node(F, &window, x, dy, compute, rows, true, &s);
   View *v = view_whole(F, node_store(F, n, s, dw->dt, ~0u)), *r;
   int64_t dim[MAX_DIMS];
   for (int i = 1; i < dw->rank; i++)

@@ -519,7 +519,7 @@ static void two_axes(ConvGroup *c) {
 bool cpu_conv(Gen *g, const Op *group) {
   Conv v = {.p = {.g = g, .group = group, .body = group->body}};
   Product *p = &v.p;
-  if (!conv_group(group, &v.c) || p->body->ncol != 1)
+  if (!conv_group(group, &v.c) || v.c.depth || p->body->ncol != 1)
     return gen_fail(g, "convolution without a window");
   if (!micro_compute(g, micro_dtype(group), &p->c))
     return false;

@@ -64,6 +64,10 @@ CudaEmit cuda_attention_tiles, cuda_attention_grad_tiles;
 /* Whether tensor cores do this group of kind conv: both factors are bf16, f16 or TF32. */
 bool cuda_conv_on_tiles(const Op *group);
 
+/* ---- depth.c --------------------------------------------------------------------------------- */
+
+CudaEmit cuda_depth; /* a group of kind conv with attribute `depth` */
+
 /* ---- stmt.c: statements as CUDA expressions
  * ------------------------------------------------------------ Values are variables v<i>, or
  * elements v<i>[k] of an array of registers; operand k is i<k>, a pointer to its first element,
@@ -83,6 +87,9 @@ void cuda_value(const CudaBody *b, int i, Text *out);
 bool cuda_expression(const CudaBody *b, int i, Text *out);
 /* Element offset over dimensions [from, to): 0 when nothing varies. */
 void cuda_offset(const Body *b, const Access *a, int from, int to, Text *out);
+/* `width` neighbours along the last dimension, the first of which is a multiple of `width`, lie
+ * side by side, and begin at a multiple of them when element 0 does. */
+bool cuda_side_by_side(const Body *b, const Access *a, int width);
 /* The statement that store i stores: rounding to the format of the result is done by storing. */
 int cuda_stored(const CudaBody *b, int i);
 /* "o<k>[offset] = put_<dtype>(value);" over all dimensions. */

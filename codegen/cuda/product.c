@@ -193,7 +193,8 @@ static bool is_tf32(const Op *group) {
 
 bool cuda_conv_on_tiles(const Op *group) {
   const DType a = group->in[0]->type->dt;
-  return group->nin > 1 && (dtype_is_half(a) || is_tf32(group)) && group->in[1]->type->dt == a;
+  return group->nin > 1 && !op_int(group, "depth", 0) && (dtype_is_half(a) || is_tf32(group)) &&
+         group->in[1]->type->dt == a;
 }
 
 /* Elements in 16 bytes; bytes of one. */
@@ -405,6 +406,8 @@ bool cuda_product(CudaGen *g, const Op *group, const char *symbol) {
 }
 
 bool cuda_conv(CudaGen *g, const Op *group, const char *symbol) {
+  if (op_int(group, "depth", 0))
+    return cuda_depth(g, group, symbol);
   return cuda_conv_on_tiles(group) ? product(g, group, symbol, put_places, true)
                                    : product(g, group, symbol, put_image, false);
 }

@@ -28,25 +28,13 @@ static bool of_elements(const Body *b, const Stmt *s) {
          (s->prim == PR_STORE && b->stmt[s->arg[0]].level == LV_ELEM);
 }
 
-/* `width` neighbours, the first of which is a multiple of `width`, lie side by side, and begin at a
- * multiple of them when element 0 does. */
-static bool side_by_side(const Body *b, const Access *a, int width) {
-  const int last = b->ndim - 1;
-  if (a->stride[last] != 1 || b->dim[last] % width)
-    return false;
-  for (int d = 0; d < last; d++)
-    if (b->dim[d] > 1 && a->stride[d] % width)
-      return false;
-  return true;
-}
-
 int rows_width(const Body *b, const Op *op, int64_t cols, int most) {
   for (int width = most; width > 1; width /= 2) {
     int held = 0;
     bool fits = cols % width == 0;
     for (int i = 0; i < b->nstmt; i++) {
       const Stmt *s = &b->stmt[i];
-      if (!of_elements(b, s) || !side_by_side(b, access_of(b, s), width))
+      if (!of_elements(b, s) || !cuda_side_by_side(b, access_of(b, s), width))
         continue;
       held += width * (dtype_bytes(dtype_of(op, s)) > 4 ? 2 : 1);
       fits = fits && (int)dtype_bytes(dtype_of(op, s)) * width <= MOST_BYTES;
@@ -59,14 +47,15 @@ int rows_width(const Body *b, const Op *op, int64_t cols, int most) {
 
 bool rows_is_wide(const Rows *r, int i) {
   const Stmt *s = &r->b->stmt[i];
-  return r->width > 1 && of_elements(r->b, s) && side_by_side(r->b, access_of(r->b, s), r->width);
+  return r->width > 1 && of_elements(r->b, s) &&
+         cuda_side_by_side(r->b, access_of(r->b, s), r->width);
 }
 
 int rows_line(const Rows *r, int i) {
   const Stmt *s = &r->b->stmt[i];
   int line = MOST_BYTES / (int)dtype_bytes(r->op->out[s->ref]->type->dt);
   line = line < r->width ? line : r->width;
-  while (line > 1 && !side_by_side(r->b, access_of(r->b, s), line))
+  while (line > 1 && !cuda_side_by_side(r->b, access_of(r->b, s), line))
     line /= 2;
   return line;
 }

@@ -56,6 +56,16 @@ void cuda_offset(const Body *b, const Access *a, int from, int to, Text *out) {
     text_puts(out, "0");
 }
 
+bool cuda_side_by_side(const Body *b, const Access *a, int width) {
+  const int last = b->ndim - 1;
+  if (a->stride[last] != 1 || b->dim[last] % width)
+    return false;
+  for (int d = 0; d < last; d++)
+    if (b->dim[d] > 1 && a->stride[d] % width)
+      return false;
+  return true;
+}
+
 void cuda_indices(const Body *b, int from, int to, const char *flat, Text *out) {
   int64_t below = 1;
   for (int d = to; d-- > from; below *= b->dim[d]) {

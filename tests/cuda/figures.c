@@ -64,8 +64,6 @@ static const struct {
     {"layer_norm_grad+cast+dropout+sum+quantize", 76},
     {"add+layer_norm_grad+cast+dropout+sum+quantize", 76},
     {"dropout+expr+layer_norm_grad+cast+sum", 78},
-    {"conv_gather+batch_affine+expr", 80},
-    {"conv_gather", 253}, /* depthwise 7 x 7: 98 operands, an address each; no window kernel yet */
 };
 
 static bool is_known(const char *label, int registers) {
