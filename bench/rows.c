@@ -4,12 +4,15 @@
  *
  * Every round measures copying as many bytes as the kernel touches (each tensor once), the kernel,
  * our exponential and that of the C library's vector part on numbers in the nearest cache.
+ * What DRAM gives is seen where the bytes touched are more than the last-level cache holds. Copies
+ * of glibc.cpu.x86_non_temporal_threshold bytes a thread and more write past the caches.
  * Everything lies on huge pages, as in programs. Printed are medians: GB/s of the kernel and of the
  * copy, millions of elements a second of both exponentials, and the kernel's part of its roof: the
  * copy, and for kernels with n functions like exp an element at most 1/n of the faster exponential.
  * Exponentials read and write numbers of the kernel's dtype; the C library has them in f32 only. */
 #include <dlfcn.h>
 #include <math.h>
+#include <unistd.h>
 
 #include "bench/bench.h"
 
@@ -424,9 +427,9 @@ static void measure(Bench *m, size_t c) {
     double computed = elems * cases[c].exps / fastest;
     part[i] = (least > computed ? least : computed) / ran;
   }
-  printf("%-24s %7.1f %7.1f %7.0f %7.0f  %5.2f\n", cases[c].name, median(rate, m->rounds) / 1e9,
-         median(roof, m->rounds) / 1e9, median(own, m->rounds) / 1e6, median(lib, m->rounds) / 1e6,
-         median(part, m->rounds));
+  printf("%-24s %5lld %7.1f %7.1f %7.0f %7.0f  %5.2f\n", cases[c].name, (long long)bytes >> 20,
+         median(rate, m->rounds) / 1e9, median(roof, m->rounds) / 1e9, median(own, m->rounds) / 1e6,
+         median(lib, m->rounds) / 1e6, median(part, m->rounds));
   fflush(stdout);
   for (int i = 0; i < m->threads; i++)
     free(scratch[i]);
@@ -483,7 +486,9 @@ int main(int argc, char **argv) {
     exp_create(&m.exp[i], i ? MPCC_BF16 : MPCC_F32, level, m.threads, &r[i], scratch[i]);
   printf("%s, %d thread(s), %lld columns, %lld kB a tensor of 8 bytes an element, median of %d\n",
          m.level, m.threads, (long long)cols, (long long)m.kilobytes, m.rounds);
-  printf("%-24s %7s %7s %7s %7s  %5s\n", "kernel", "GB/s", "copy", "exp M/s", "C lib", "roof");
+  printf("last-level cache %ld MB\n", sysconf(_SC_LEVEL3_CACHE_SIZE) >> 20);
+  printf("%-24s %5s %7s %7s %7s %7s  %5s\n", "kernel", "MB", "GB/s", "copy", "exp M/s", "C lib",
+         "roof");
   for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
     if (a >= argc || strstr(cases[c].name, argv[a]))
       measure(&m, c);

@@ -24,9 +24,6 @@ typedef struct {
  * are decoded. */
 enum { HOIST = -1 };
 
-/* How far single passes prefetch: the nearest cache is filled while memory works ahead. */
-enum { AHEAD_BYTES = 1024 };
-
 /* One pass over the columns of 1 (lanes along columns) or several groups. */
 typedef struct {
   Rows *r;
@@ -301,8 +298,7 @@ static void fetch_ahead(Rows *r, Lanes *s, bool out, int k) {
   DType dt = out ? gen_out_dtype(r->op, k) : gen_in_dtype(r->op, k);
   Val at = stmt_address(s, out, k, &stride);
   if (stride == 1 && next)
-    fetch(r, s, dt, ll_gepc(r->g, r->g->i8, at, AHEAD_BYTES),
-          out ? ll_prefetch_store : ll_prefetch);
+    fetch(r, s, dt, ll_gepc(r->g, r->g->i8, at, r->ahead), out ? ll_prefetch_store : ll_prefetch);
 }
 
 /* This pass's share of the rows of the next group: some of the vectors at a column fetch a line or

@@ -54,6 +54,7 @@ typedef struct {
   int together;     /* rows gone through at once: sums across lanes of one wait less alone */
   uint8_t *fetched; /* [npass][nstmt]: rows of the next group that the pass fetches for a load or
                      * store of elements, so that memory works all the time */
+  int64_t ahead;    /* bytes between what a single pass works on and what it fetches */
   int64_t scratch_bytes;
   /* filled while emitting */
   Val *arg_in, *arg_out; /* address of element `offset` of each operand and result */
