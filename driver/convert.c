@@ -194,16 +194,9 @@ static void on_log(void *user, mprt_log_level level, const char *text) {
 }
 
 static int convert_weights(const Args *a, const char *out) {
-  static const struct {
-    const char *word;
-    DType dtype;
-  } dtypes[] = {
-      {"float64", MPCC_F64}, {"float32", MPCC_F32}, {"float16", MPCC_F16}, {"bfloat16", MPCC_BF16}};
-  DType dtype = MPCC_DTYPE_COUNT;
-  for (size_t i = 0; a->dtype && i < sizeof dtypes / sizeof *dtypes; i++)
-    if (!strcmp(dtypes[i].word, a->dtype))
-      dtype = dtypes[i].dtype;
-  if (dtype == MPCC_DTYPE_COUNT || a->ninput != 2)
+  DType dtype = a->dtype ? dtype_from_torch(a->dtype) : MPCC_DTYPE_COUNT;
+  bool known = dtype != MPCC_DTYPE_COUNT && dtype_is_float(dtype) && dtype_bytes(dtype) > 1;
+  if (!known || a->ninput != 2)
     return complain("", MPCC_ERR_USAGE,
                     "weights are converted one file at a time, with --dtype=float64, float32, "
                     "float16 or bfloat16");

@@ -240,17 +240,9 @@ Value *layer_log_softmax(Lower *lo, const Node *n, Value *const *in) {
 /* ---- made from nothing but a shape ---- */
 
 Value *layer_to(Lower *lo, const Node *n, Value *const *in) {
-  static const struct {
-    const char *word;
-    DType dt;
-  } formats[] = {{"float64", MPCC_F64}, {"float32", MPCC_F32},
-                 {"float16", MPCC_F16}, {"bfloat16", MPCC_BF16},
-                 {"int32", MPCC_I64},   {"int64", MPCC_I64}}; /* all integers are i64 */
-  const char *word = val_get_str(n->args, "dtype", "float32");
-  DType dt = MPCC_F32;
-  for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
-    if (!strcmp(word, formats[i].word))
-      dt = formats[i].dt;
+  DType dt = dtype_from_torch(val_get_str(n->args, "dtype", "float32"));
+  if (dt == MPCC_I32)
+    dt = MPCC_I64; /* all integers are i64 */
   /* `by_hand`: autocast keeps it, although all values are f32 so far */
   Attr attr[2] = {attr_b(lo->b, "by_hand", true), attr_dt(lo->b, "to", dt)};
   return lay_emit1(lo, n, OP_cast, 1, in, 2, attr);

@@ -405,9 +405,10 @@ static void region_attrs(Builder *b, const Model *m) {
   }
 }
 
-/* IR's name of a spec's dtype word. */
-static const char *dtype_word(const char *word) {
-  return !strcmp(word, "bfloat16") ? "bf16" : !strcmp(word, "float16") ? "f16" : "f32";
+/* IR's name of a spec's dtype word; f32 where none is said. */
+static const char *ir_dtype(const char *word) {
+  DType d = dtype_from_torch(word);
+  return dtype_text(d == MPCC_DTYPE_COUNT ? MPCC_F32 : d);
 }
 
 /* Fields that the recipe has, under their own names. */
@@ -450,10 +451,10 @@ static void precision_attrs(Builder *b, const Val *p) {
   }
   if (val_get_str(p, "weights_dtype", NULL))
     build_module_attr(b,
-                      attr_s(b, "weights_dtype", dtype_word(val_get_str(p, "weights_dtype", ""))));
+                      attr_s(b, "weights_dtype", ir_dtype(val_get_str(p, "weights_dtype", ""))));
   if (val_get_str(p, "fallback_compute_dtype", NULL))
     build_module_attr(
-        b, attr_s(b, "fallback_dtype", dtype_word(val_get_str(p, "fallback_compute_dtype", ""))));
+        b, attr_s(b, "fallback_dtype", ir_dtype(val_get_str(p, "fallback_compute_dtype", ""))));
   recipe_attrs(b, val_get(p, "recipe"));
   build_module_attr(b, attr_i(b, "scaler", precision_scales(p)));
   if (!precision_scales(p))

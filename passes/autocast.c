@@ -126,7 +126,7 @@ static Status check_off(const Op *op, Value *const *in, DType weight, Diag *d) {
       diag_error(d, op->loc, 433, "'%s' is outside autocast and gets %s and %s",
                  op->layer ? op->layer : "", dtype_text(first->type->dt), dtype_text(dt));
       diag_hint(d, "convert by hand, {to: %s} in front of it, or name a mode instead of off",
-                mode_word(weight));
+                dtype_torch(weight));
       return MPCC_ERR_INPUT;
     }
     first = in[i];

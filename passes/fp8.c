@@ -84,13 +84,13 @@ static void warn_misfit(const Op *op, Diag *d) {
     diag_warning(d, op->loc, "fp8-fallback",
                  "attention of '%s' cannot run in FP8: heads of %" PRId64
                  " elements, not of a multiple of 16; it runs in %s",
-                 op->layer ? op->layer : "", size, mode_word(op->in[0]->type->dt));
+                 op->layer ? op->layer : "", size, dtype_torch(op->in[0]->type->dt));
     diag_hint(d, "width / num_heads must be a multiple of 16; an override silences this");
     return;
   }
   diag_warning(d, op->loc, "fp8-fallback",
                "'%s' cannot run in FP8: %" PRId64 " is not a multiple of 16; it runs in %s",
-               op->layer ? op->layer : "", size, mode_word(op->in[0]->type->dt));
+               op->layer ? op->layer : "", size, dtype_torch(op->in[0]->type->dt));
   if (!strcmp(what, "rows"))
     diag_hint(d, "rows of the product (batch size x sequence length) must be a multiple of 16");
   else if (!strcmp(what, "in_features"))
@@ -104,7 +104,7 @@ static void warn_target(const Op *op, const char *target, Diag *d) {
     return;
   diag_warning(d, op->loc, "fp8-fallback",
                "'%s' does not run in FP8: %s has no units for it; it runs in %s",
-               op->layer ? op->layer : "", target, mode_word(op->in[0]->type->dt));
+               op->layer ? op->layer : "", target, dtype_torch(op->in[0]->type->dt));
   diag_hint(d, "on_unsupported: fallback; emulate runs it in FP8, exactly and slower");
 }
 

@@ -160,13 +160,6 @@ bool mode_of_op(const Module *m, const Mode *whole, const Op *op, Mode *out) {
   return true;
 }
 
-const char *mode_word(DType dt) {
-  return dt == MPCC_F64    ? "float64"
-         : dt == MPCC_BF16 ? "bfloat16"
-         : dt == MPCC_F16  ? "float16"
-                           : "float32";
-}
-
 /* Format of a region that stands for one: what comes out of transforms, the optimizer's state. */
 DType mode_region(const Module *m, const char *key, DType otherwise) {
   const char *name = module_str(m, key, NULL);

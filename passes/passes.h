@@ -87,8 +87,6 @@ bool mode_named(const Module *m, const char *name, Mode *out);
 /* The mode that op follows inside a module of mode `whole`: its attribute `precision` names one, or
  * says "off". false: unknown string. */
 bool mode_of_op(const Module *m, const Mode *whole, const Op *op, Mode *out);
-/* Name of a float format in specs: "bfloat16". */
-const char *mode_word(DType dt);
 /* Low dtype of the mode that module attribute `key` names; `otherwise` without one. */
 DType mode_region(const Module *m, const char *key, DType otherwise);
 /* What the mode's list says of op. */

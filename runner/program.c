@@ -272,11 +272,16 @@ static mpcc_status evaluate_all(const Program *p, mprt_program *rt) {
   return st;
 }
 
+/* Of --weights-dtype, by either name, "bf16" or "bfloat16"; MPCC_DTYPE_COUNT: no format of weights. */
+static DType weights_dtype(const Args *a) {
+  DType d = dtype_from_text(a->text[PO_EXPORT_DTYPE]);
+  d = d == MPCC_DTYPE_COUNT ? dtype_from_torch(a->text[PO_EXPORT_DTYPE]) : d;
+  return d != MPCC_DTYPE_COUNT && dtype_is_float(d) ? d : MPCC_DTYPE_COUNT;
+}
+
 static mpcc_status export_weights(mprt_program *rt, const Args *a) {
-  DType dt = MPCC_F32;
-  if (a->given[PO_EXPORT_DTYPE])
-    dt = dtype_from_text(a->text[PO_EXPORT_DTYPE]);
-  return mprt_save_weights(rt, a->text[PO_EXPORT], dt);
+  return mprt_save_weights(rt, a->text[PO_EXPORT],
+                           a->given[PO_EXPORT_DTYPE] ? weights_dtype(a) : MPCC_F32);
 }
 
 static mpcc_status profile(mprt_program *rt, long long steps, FILE *out) {
@@ -300,7 +305,7 @@ static mpcc_status act(const Program *p, mprt_program *rt, const Args *a, Report
   else
     st = mprt_init(rt);
   if (st == MPCC_OK && a->given[PO_EXPORT_DTYPE] && (a->given[PO_PREDICT] || a->given[PO_VALIDATE]))
-    st = mprt_round_weights(rt, dtype_from_text(a->text[PO_EXPORT_DTYPE]));
+    st = mprt_round_weights(rt, weights_dtype(a));
   if (st == MPCC_OK && a->given[PO_VALIDATE])
     st = evaluate_all(p, rt);
   if (st == MPCC_OK && a->given[PO_PREDICT])
@@ -338,8 +343,7 @@ static int check_args(const Program *p, const Args *a) {
     return usage(p, "--reset=%s goes with --resume", a->text[PO_RESET]);
   if (a->given[PO_DEVICE] && !is_device(a->text[PO_DEVICE]))
     return usage(p, "unknown device '%s': auto, cpu or cuda:N", a->text[PO_DEVICE]);
-  if (a->given[PO_EXPORT_DTYPE] && (dtype_from_text(a->text[PO_EXPORT_DTYPE]) == MPCC_DTYPE_COUNT ||
-                                    !dtype_is_float(dtype_from_text(a->text[PO_EXPORT_DTYPE]))))
+  if (a->given[PO_EXPORT_DTYPE] && weights_dtype(a) == MPCC_DTYPE_COUNT)
     return usage(p, "unknown dtype '%s': f32, bf16, f16 or f64", a->text[PO_EXPORT_DTYPE]);
   return 0;
 }

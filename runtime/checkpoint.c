@@ -31,20 +31,9 @@ static char *hash_text(const uint64_t hash[2]) {
 
 /* ---- what is saved ---- */
 
-/* checkpoint.save_dtype of the spec ("float32", "bfloat16" or our short names); MPCC_DTYPE_COUNT:
- * as they are. */
+/* MPCC_DTYPE_COUNT: as they are. */
 static DType save_dtype(const mprt_program *p) {
-  static const struct {
-    const char *name;
-    DType dtype;
-  } torch[] = {
-      {"float64", MPCC_F64}, {"float32", MPCC_F32}, {"bfloat16", MPCC_BF16}, {"float16", MPCC_F16}};
-  const char *text = mprt__json_string(p->spec, "checkpoint.save_dtype", "");
-  for (size_t i = 0; i < sizeof torch / sizeof *torch; i++)
-    if (!strcmp(text, torch[i].name))
-      return torch[i].dtype;
-  DType d = dtype_from_text(text);
-  return d != MPCC_DTYPE_COUNT && dtype_is_float(d) ? d : MPCC_DTYPE_COUNT;
+  return dtype_from_torch(mprt__json_string(p->spec, "checkpoint.save_dtype", ""));
 }
 
 static Status write_optimizer(const mprt_program *p, const char *path, DType dtype) {

@@ -169,15 +169,9 @@ static void check_fit(Loading *l, int64_t i, const mprt__st_file *f, const mprt_
     seen.dim[1] = t->dim[0];
   }
   l->wrong += mprt__check_shape(p, (uint32_t)i, f, &seen) != MPCC_OK;
-  static const struct {
-    const char *word;
-    DType dt;
-  } words[] = {
-      {"float64", MPCC_F64}, {"float32", MPCC_F32}, {"bfloat16", MPCC_BF16}, {"float16", MPCC_F16}};
-  for (size_t k = 0; want && k < 4; k++)
-    if (!strcmp(words[k].word, want) && dtype_is_float((DType)p->tensor[i].dtype) &&
-        t->dtype != words[k].dt)
-      problem(l, "%s: tensor '%s' is %s, init_from says %s", f->path, t->name,
+  DType wanted = want ? dtype_from_torch(want) : MPCC_DTYPE_COUNT;
+  if (wanted != MPCC_DTYPE_COUNT && dtype_is_float((DType)p->tensor[i].dtype) && t->dtype != wanted)
+    problem(l, "%s: tensor '%s' is %s, init_from says %s", f->path, t->name,
               t->dtype == MPCC_DTYPE_COUNT ? "of another dtype" : dtype_text(t->dtype), want);
 }
 

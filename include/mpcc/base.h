@@ -15,6 +15,7 @@ typedef mpcc_dtype DType;
 
 typedef struct {
   const char *text;        /* "bf16" */
+  const char *torch;       /* "bfloat16" */
   const char *safetensors; /* "BF16" */
   int bits, exponent_bits, mantissa_bits;
   double max_finite, min_normal, eps;
@@ -23,8 +24,8 @@ typedef struct {
 
 static inline const DTypeInfo *dtype_info(DType d) {
   static const DTypeInfo rows[] = {
-#define DTYPE(id, text, st, bits, ebits, mbits, max, minn, eps, cls)                               \
-  {text, st, bits, ebits, mbits, max, minn, eps, #cls[0]},
+#define DTYPE(id, text, torch, st, bits, ebits, mbits, max, minn, eps, cls)                        \
+  {text, torch, st, bits, ebits, mbits, max, minn, eps, #cls[0]},
 #include "dtype.def"
 #undef DTYPE
   };
@@ -43,6 +44,15 @@ static inline bool dtype_is_half(DType d) { return d == MPCC_BF16 || d == MPCC_F
 static inline DType dtype_from_text(const char *text) {
   for (int i = 0; i < MPCC_DTYPE_COUNT; i++)
     if (!strcmp(text, dtype_info((DType)i)->text))
+      return (DType)i;
+  return MPCC_DTYPE_COUNT;
+}
+
+/* PyTorch's name, as specs have it ("bfloat16"), and back; MPCC_DTYPE_COUNT: no format's. */
+static inline const char *dtype_torch(DType d) { return dtype_info(d)->torch; }
+static inline DType dtype_from_torch(const char *word) {
+  for (int i = 0; i < MPCC_DTYPE_COUNT; i++)
+    if (!strcmp(word, dtype_torch((DType)i)))
       return (DType)i;
   return MPCC_DTYPE_COUNT;
 }

@@ -7,7 +7,7 @@ extern "C" {
 #endif
 
 typedef enum {
-#define DTYPE(id, text, st, bits, ebits, mbits, max, minn, eps, cls) MPCC_##id,
+#define DTYPE(id, text, torch, st, bits, ebits, mbits, max, minn, eps, cls) MPCC_##id,
 #include "dtype.def"
 #undef DTYPE
   MPCC_DTYPE_COUNT

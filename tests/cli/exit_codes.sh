@@ -86,11 +86,12 @@ expect 0 'Apache License' ./prog --licenses
 expect 0 'usage:' ./prog --help
 expect 0 'share  launches' ./prog --profile 2
 # predictions and results with weights of another format
-for dtype in bf16 f16 f64; do
+for dtype in bf16 f16 f64 bfloat16; do
   expect 0 '' ./prog --quiet --resume=out --predict $dtype.npy --weights-dtype $dtype
   expect 0 'val: loss' ./prog --quiet --resume=out --validate --weights-dtype $dtype
 done
 ./prog --quiet --resume=out --predict f32.npy
+cmp bf16.npy bfloat16.npy || fail "bfloat16 is not bf16"
 cmp f32.npy f64.npy || fail "FP32 weights are not FP64 weights rounded"
 cmp -s f32.npy bf16.npy && fail "bf16 weights predict the same"
 cmp -s f16.npy bf16.npy && fail "f16 and bf16 weights predict the same"
