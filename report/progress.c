@@ -109,7 +109,9 @@ typedef enum {
   PART_LR = 16,
   PART_RATE = 32,
   PART_EPOCH = 64,
-  PARTS = 127
+  PART_ETA = 128,
+  PART_TOTAL = 256,
+  PARTS = 511
 } Parts;
 
 static void put_line(const mprt_event *e, Parts parts, char *buffer, size_t size) {
@@ -126,7 +128,7 @@ static void put_line(const mprt_event *e, Parts parts, char *buffer, size_t size
   else if (parts & PART_EPOCH)
     PUT("epoch %lld  ", (long long)e->epoch + 1);
   PUT("step %lld", (long long)e->step);
-  if (e->total_steps > 0)
+  if ((parts & PART_TOTAL) && e->total_steps > 0)
     PUT("/%lld (%4.1f%%)", (long long)e->total_steps,
         100.0 * (double)e->step / (double)e->total_steps);
   PUT("  loss %.4g", e->loss);
@@ -148,7 +150,7 @@ static void put_line(const mprt_event *e, Parts parts, char *buffer, size_t size
   }
   if (parts & PART_WAIT)
     PUT("  data %.0f%%", 100 * e->data_wait);
-  if (e->eta_s >= 0) {
+  if ((parts & PART_ETA) && e->eta_s >= 0) {
     int64_t s = (int64_t)(e->eta_s + 0.5);
     PUT("  ETA %lld:%02lld:%02lld", (long long)(s / 3600), (long long)(s / 60 % 60),
         (long long)(s % 60));
@@ -162,7 +164,7 @@ void report_progress_text(const mprt_event *e, char *buffer, size_t size) {
 
 void report_progress_fit(const mprt_event *e, int columns, char *buffer, size_t size) {
   unsigned parts = 0;
-  for (unsigned part = PART_EPOCH; part; part >>= 1) {
+  for (unsigned part = PART_TOTAL; part; part >>= 1) {
     put_line(e, parts | part, buffer, size);
     if (strlen(buffer) <= (size_t)columns)
       parts |= part;
@@ -245,17 +247,22 @@ static void open_files(Report *r, const mprt_event *e) {
   }
 }
 
+/* Says, once until it works again, that `what` could not be kept. */
+static void told_lost(Report *r, bool kept, const char *what, int64_t step) {
+  if (!kept && !r->lost) {
+    char text[4200];
+    snprintf(text, sizeof text, "cannot write %s into %s at step %lld: %s; training goes on", what,
+             r->dir ? r->dir : ".", (long long)step, strerror(errno));
+    report_log(r, MPRT_LOG_WARNING, text);
+  }
+  r->lost = !kept;
+}
+
 static void put_row(Report *r, const mprt_event *e) {
   bool kept = metrics_files_row(&r->files, e);
   if (r->tensorboard && kept)
     kept = tfevents_row(r->tensorboard, e);
-  if (!kept && !r->lost) {
-    char text[4200];
-    snprintf(text, sizeof text, "cannot write metrics into %s at step %lld: %s; training goes on",
-             r->dir ? r->dir : ".", (long long)e->step, strerror(errno));
-    report_log(r, MPRT_LOG_WARNING, text);
-  }
-  r->lost = !kept;
+  told_lost(r, kept, "metrics", e->step);
 }
 
 static void put_page(Report *r) {
@@ -274,10 +281,9 @@ static void put_sample(Report *r, const mprt_event *e) {
   }
   snprintf(path, sizeof path, "%s/samples.txt", r->dir ? r->dir : ".");
   FILE *f = fopen(path, "a");
-  if (f) {
-    fprintf(f, "---- step %lld\n%s\n", (long long)e->step, e->text);
-    fclose(f);
-  }
+  bool kept = f && fprintf(f, "---- step %lld\n%s\n", (long long)e->step, e->text) >= 0;
+  kept &= f && !fclose(f);
+  told_lost(r, kept, "a sample", e->step);
 }
 
 void report_test(Report *r, double loss, int nmetric, const mprt_metric *metric) {
@@ -301,8 +307,13 @@ void report_event(void *report, const mprt_event *e) {
   case MPRT_EVENT_START:
     r->logged_step = e->step;
     open_files(r, e);
-    if (r->terminal && !r->o.quiet && e->path)
+    if (e->path && r->terminal && !r->o.quiet) {
       fprintf(r->o.out, "writes into %s\n", e->path);
+    } else if (e->path) {
+      char text[4200];
+      snprintf(text, sizeof text, "writes into %s", e->path);
+      report_log(r, MPRT_LOG_INFO, text);
+    }
     break;
   case MPRT_EVENT_STEP:
     if (!r->o.quiet)

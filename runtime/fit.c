@@ -41,6 +41,11 @@ static bool drop_last(const mprt_program *p) {
   return mprt__json_bool(p->spec, "data.loader.drop_last", false);
 }
 
+static int64_t in_steps(const mprt__run_facts *r, int64_t epochs) {
+  int64_t steps;
+  return __builtin_mul_overflow(epochs, r->steps_per_epoch, &steps) ? INT64_MAX : steps;
+}
+
 static void settle_facts(Fit *f) {
   mprt_program *p = f->p;
   mprt__run_facts *r = &f->facts;
@@ -55,7 +60,7 @@ static void settle_facts(Fit *f) {
   int64_t spec_epochs = mprt__json_int(p->spec, "trainer.max_epochs", -1);
   if (spec_steps < 0 && spec_epochs < 0)
     spec_epochs = 1000; /* Lightning's default */
-  int64_t by_epochs = spec_epochs >= 0 ? spec_epochs * r->steps_per_epoch : INT64_MAX;
+  int64_t by_epochs = spec_epochs >= 0 ? in_steps(r, spec_epochs) : INT64_MAX;
   r->spec_steps = spec_steps >= 0 ? least(spec_steps, by_epochs) : by_epochs;
   r->epochs = spec_steps >= 0 && spec_epochs < 0 ? 0 : spec_epochs;
   r->last_step = r->spec_steps;
@@ -63,14 +68,13 @@ static void settle_facts(Fit *f) {
     r->last_step = least(r->last_step, r->steps_per_epoch);
   if (p->options.max_steps >= 0 || p->options.max_epochs >= 0) {
     int64_t steps = p->options.max_steps >= 0 ? p->options.max_steps : INT64_MAX;
-    int64_t epochs =
-        p->options.max_epochs >= 0 ? p->options.max_epochs * r->steps_per_epoch : INT64_MAX;
+    int64_t epochs = p->options.max_epochs >= 0 ? in_steps(r, p->options.max_epochs) : INT64_MAX;
     r->last_step = least(steps, epochs);
     if (p->options.max_epochs >= 0)
       r->epochs = p->options.max_epochs;
   }
   int64_t min_steps = mprt__json_int(p->spec, "trainer.min_steps", 0);
-  int64_t min_epochs = mprt__json_int(p->spec, "trainer.min_epochs", 0) * r->steps_per_epoch;
+  int64_t min_epochs = in_steps(r, mprt__json_int(p->spec, "trainer.min_epochs", 0));
   r->min_steps = min_steps > min_epochs ? min_steps : min_epochs;
   r->max_seconds = mprt__json_int(p->spec, "trainer.max_time", -1);
   r->log_every = p->options.log_every > 0
@@ -417,6 +421,10 @@ static Status make_up(Fit *f) {
 static Status loop(Fit *f) {
   mprt_program *p = f->p;
   Status st = make_up(f);
+  if (st == MPCC_OK && f->step && f->step >= f->facts.last_step)
+    mprt__log(&p->cb, MPRT_LOG_INFO,
+              "nothing is left to train: the checkpoint is of step %lld, the run ends at %lld",
+              (long long)f->step, (long long)f->facts.last_step);
   while (st == MPCC_OK && f->step < f->facts.last_step && !f->stop) {
     mprt__step_result r;
     st = one_step(f, &r);
@@ -491,18 +499,12 @@ static Status begin(Fit *f) {
 
 /* `export:` of the spec, when training has come to its end. */
 static Status export_all(Fit *f) {
-  static const struct {
-    const char *name;
-    DType dtype;
-  } dtypes[] = {{"float16", MPCC_F16}, {"bfloat16", MPCC_BF16}, {"float64", MPCC_F64}};
   const json_t *list = mprt__json_get(f->p->spec, "export");
   Status st = MPCC_OK;
   for (size_t i = 0; st == MPCC_OK && i < json_array_size(list); i++) {
     const json_t *e = json_array_get(list, i);
-    const char *name = mprt__json_string(e, "path", ""), *word = mprt__json_string(e, "dtype", "");
-    DType dtype = MPCC_F32;
-    for (size_t k = 0; k < sizeof dtypes / sizeof *dtypes; k++)
-      dtype = strcmp(word, dtypes[k].name) ? dtype : dtypes[k].dtype;
+    const char *name = mprt__json_string(e, "path", "");
+    DType dtype = dtype_from_torch(mprt__json_string(e, "dtype", "float32"));
     char *path = *name == '/' ? mprt__format("%s", name) : mprt__format("%s/%s", f->out_dir, name);
     st = path ? mprt_save_weights(f->p, path, dtype) : mprt__nomem(&f->p->cb, "export");
     if (st == MPCC_OK)

@@ -25,6 +25,9 @@ rm two/checkpoints/step-00000025/DONE
 expect 0 '' run --out two --resume --max-steps 21
 [ -e two/checkpoints/step-00000021/DONE ] || fail "a bare --resume did not go on from step 20"
 
+expect 0 'nothing is left to train: the checkpoint is of step 20, the run ends at 10' \
+  ./prog --threads 1 --out full --resume --max-steps 10
+
 # ---- damaged ----------------------------------------------------------------------------------------
 refused() { # WHAT: the checkpoint in ./bad is refused in one line naming it, and nothing is written
   expect 4 'bad' run --out o --resume=bad

@@ -45,6 +45,7 @@ cmp plain/checkpoints/last/model.safetensors all/checkpoints/last/model.safetens
 expect 0 '' run --out p0 --set logging.progress=none
 grep -q 'step' out.txt && fail "progress in spite of none"
 expect 0 'step 39/39' run --out p1 --set logging.progress=plain
+grep -q ': writes into p1$' err.txt || fail "does not say where it writes"
 expect 0 'step 39/39' run --out p2 --set logging.progress=line
 [ "$(tr -cd '\r' <out.txt | wc -c)" -ge 1 ] || fail "progress: line draws no line"
 
@@ -54,6 +55,8 @@ grep -q -- '---- step 60' lm/samples.txt || fail "no second sample"
 tail -n 1 lm/samples.txt | grep -q '^abcdabcdabcdabcdabcdabcdab$' || { fail "it has not learnt the alphabet"; cat lm/samples.txt; }
 expect 0 '' "$mpcc" run lm.yaml --out half --max-steps 20 --quiet
 expect 0 '' "$mpcc" run lm.yaml --out half --resume --threads 2 --quiet --set logging.sample.temperature=0
+mkdir -p full/samples.txt # cannot be opened
+expect 0 'cannot write a sample into full at step 30' "$mpcc" run lm.yaml --threads 1 --out full
 cmp lm/samples.txt half/samples.txt || fail "samples depend on resuming"
 expect 0 '' "$mpcc" run lm.yaml --out hot1 --quiet --set logging.sample.temperature=50 --threads 1
 expect 0 '' "$mpcc" run lm.yaml --out hot2 --quiet --set logging.sample.temperature=50 --threads 2

@@ -86,7 +86,8 @@ START_TEST(narrow) {
       {79, "epoch 3/10  step 1200/14060 ( 8.5%)  loss 0.412  1 842 samples/s  ETA 0:12:31"},
       {70, "epoch 3/10  step 1200/14060 ( 8.5%)  loss 0.412  |g| 0.93  ETA 0:12:31"},
       {55, "step 1200/14060 ( 8.5%)  loss 0.412  ETA 0:12:31"},
-      {10, "step 1200/"},
+      {29, "step 1200  loss 0.412"},
+      {10, "step 1200 "},
       {0, ""},
   };
   mprt_event e = event();
