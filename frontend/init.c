@@ -253,9 +253,7 @@ static Value *value_of(Builder *b, const Init *init, const Type *type, Value *se
     Str text = str_fmt(builder_strings(b), "%.17g + %.17g * a", init->a, init->b - init->a);
     return build_expr(b, text, MPCC_F32, 1, &u);
   }
-  Value *c = build_const(b, init->a, MPCC_F32);
-  Attr shape = attr_ints(b, "shape", type->rank, type->dim);
-  return type->rank ? build_op(b, OP_expand, 1, &c, 1, &shape)->out[0] : c;
+  return build_filled(b, type_with_dtype(builder_types(b), type, MPCC_F32), init->a);
 }
 
 Value *init_build(Builder *b, const Init *init, const Type *type, Value *seed, Value *step,

@@ -706,6 +706,12 @@ Value *build_const(Builder *b, double v, DType dt) {
   return build_op(b, OP_const, 0, NULL, 2, at)->out[0];
 }
 
+Value *build_filled(Builder *b, const Type *t, double v) {
+  Value *x = build_const(b, v, t->dt);
+  const Attr shape = attr_ints(b, "shape", t->rank, t->dim);
+  return t->rank ? build_op(b, OP_expand, 1, &x, 1, &shape)->out[0] : x;
+}
+
 Value *build_reshape(Builder *b, Value *x, int rank, const int64_t *dim) {
   const Attr at = attr_ints(b, "shape", rank, dim);
   return build_op(b, OP_reshape, 1, &x, 1, &at)->out[0];

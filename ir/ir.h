@@ -502,6 +502,7 @@ Value *build_cast(Builder *b, Value *x, DType dt); /* x itself when it has dt al
  * dtype dt, broadcast shape. */
 Value *build_expr(Builder *b, const char *text, DType dt, int nin, Value *const *in);
 Value *build_const(Builder *b, double v, DType dt); /* rank 0 */
+Value *build_filled(Builder *b, const Type *t, double v);
 Value *build_reshape(Builder *b, Value *x, int rank, const int64_t *dim);
 Value *build_permute(Builder *b, Value *x, const int64_t *perm);
 Value *build_slice(Builder *b, Value *x, int dim, int64_t start, int64_t end);

@@ -31,6 +31,7 @@ void grad_arrays(Grad *g, const Func *f) {
   Arena *a = g->scratch;
   g->needs = ARENA_ARRAY(a, bool, f->nvalue + 1);
   g->of_param = ARENA_ARRAY(a, bool, f->nvalue + 1);
+  g->zeros = ARENA_ARRAY(a, bool, f->nvalue + 1);
   g->gdt = ARENA_ARRAY(a, DType, f->nvalue + 1);
   g->part = ARENA_ARRAY(a, Part *, f->nvalue + 1);
   g->codes = arena_array(a, (size_t)f->nvalue + 1, sizeof *g->codes);
@@ -177,7 +178,7 @@ Value *grad_gather(Grad *g, const Value *v) {
 void grad_op(Grad *g, const Op *op) {
   enum { MAX_OUT = 32 };
   Value *dy[MAX_OUT] = {0};
-  bool any = op_info(op->code)->is_root, wanted = false;
+  bool any = op_info(op->code)->is_root, wanted = false, zeros = false;
   build_at(g->b, op->loc, op->layer,
            str_fmt(builder_strings(g->b), "grad of %s", op_info(op->code)->name));
   for (int k = 0; k < op->nin; k++)
@@ -187,7 +188,10 @@ void grad_op(Grad *g, const Op *op) {
   for (int k = 0; k < op->nout && k < MAX_OUT; k++) {
     dy[k] = grad_gather(g, op->out[k]);
     any |= dy[k] || g->codes[op->out[k]->id][0].codes;
+    zeros |= g->zeros[op->out[k]->id];
   }
+  for (int k = 0; k < op->nin && !any && zeros; k++)
+    g->zeros[op->in[k]->id] |= grad_wants(g, op, k) && grad_passes(g, op, k);
   if (!any)
     return;
   GradFn *rule = grad_rule(op->code);
@@ -198,7 +202,8 @@ void grad_op(Grad *g, const Op *op) {
                op_info(op->code)->name);
 }
 
-/* Writes the gradient of every trained parameter that has one; warns of those without. */
+/* Writes the gradient of every trained parameter that has one; warns of those without. Weight decay
+ * and moments go on for one of zeros, as in torch, and know nothing of a parameter without. */
 static void write_grads(Grad *g, const Module *in, const Func *f, const Mode *m) {
   Builder *b = g->b;
   for (int i = 0; i < in->ntensor; i++) {
@@ -206,6 +211,7 @@ static void write_grads(Grad *g, const Module *in, const Func *f, const Mode *m)
     if (!trained(t))
       continue;
     Value *sum = NULL;
+    bool zeros = false;
     build_at(b, t->loc, str_c(builder_strings(b), ""), NULL);
     for (int k = 0; k < f->nop; k++) {
       const Op *op = f->op[k];
@@ -214,7 +220,10 @@ static void write_grads(Grad *g, const Module *in, const Func *f, const Mode *m)
       Value *x = grad_gather(g, op->out[0]);
       if (x)
         sum = sum ? plus(g, sum, x) : x;
+      zeros |= g->zeros[op->out[0]->id];
     }
+    if (!sum && zeros)
+      sum = build_filled(b, type_with_dtype(builder_types(b), t->type, m->grad), 0);
     if (!sum && diag_errors(g->diag))
       continue; /* it may be the errors' fault */
     if (!sum) {

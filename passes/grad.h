@@ -30,6 +30,7 @@ typedef struct {
   /* by id of the old function's values */
   bool *needs;    /* depends on a trained parameter */
   bool *of_param; /* is one, seen through casts and views */
+  bool *zeros;    /* the loss depends on it, along derivatives that are 0 (floor, times 0) */
   DType *gdt;  /* dtype of its gradient: a parameter's through casts and views [N5], else its own */
   Part **part;
   Codes (*codes)[2]; /* gradient of a quantized product's result, already quantized: in blocks along
@@ -42,6 +43,9 @@ typedef struct {
  */
 typedef void GradFn(Grad *g, const Op *op, Value *const *dy);
 GradFn *grad_rule(OpCode code); /* NULL: the op has none */
+/* Whether op's results depend on operand i other than through comparisons, integers or detach: torch
+ * then has a gradient, be it of zeros. */
+bool grad_passes(Grad *g, const Op *op, int i);
 
 /* What a read or an arg is; NULL for other ops. */
 typedef struct {

@@ -771,6 +771,34 @@ static Value *chain(Grad *g, const Op *op, const Scalar *s, Value *dy, DType dt)
   return v;
 }
 
+/* Argument i of s is read other than by comparisons. */
+static bool depends(Grad *g, const Scalar *s, int i) {
+  bool *on = ARENA_ARRAY(g->scratch, bool, s->nstmt + 1);
+  if (arena_failed(g->scratch))
+    return false;
+  for (int k = 0; k < s->nstmt; k++) {
+    const Stmt *st = &s->stmt[k];
+    const Prim prim = (Prim)st->prim;
+    on[k] = prim == PR_ARG && st->ref == i;
+    if ((prim >= PR_LT && prim <= PR_NOT) || prim == PR_ISFINITE)
+      continue;
+    for (int n = prim == PR_SELECT; n < prim_args(prim); n++)
+      on[k] |= st->arg[n] >= 0 && on[st->arg[n]];
+  }
+  return on[s->result];
+}
+
+bool grad_passes(Grad *g, const Op *op, int i) {
+  const OpInfo *info = op_info(op->code);
+  if (info->kind != OK_ELEM || op->code == OP_cast)
+    return grad_rule(op->code) != NULL;
+  if (!info->deriv)
+    return depends(g, op->scalar, i);
+  bool times;
+  const Scalar *s = derivative(g, op, i, &times);
+  return s && !scalar_is_zero(s);
+}
+
 static void grad_expr(Grad *g, const Op *op, Value *const *dy) {
   if (op->nin > MAX_ARGS) {
     diag_error(g->diag, op->loc, 196, "expression of more than %d operands is not supported yet",
@@ -782,8 +810,10 @@ static void grad_expr(Grad *g, const Op *op, Value *const *dy) {
       continue;
     bool times;
     Scalar *s = derivative(g, op, i, &times);
-    if (!s || scalar_is_zero(s))
+    if (!s || scalar_is_zero(s)) {
+      g->zeros[op->in[i]->id] |= grad_passes(g, op, i);
       continue;
+    }
     const Stmt *last = &s->stmt[s->result];
     if (times && last->prim == PR_CONST && last->imm == 1) {
       grad_give(g, op, i, dy[0]);

@@ -79,12 +79,6 @@ static const Type *with_axis(Grad *g, const Type *t, int64_t n) {
   return type_get(builder_types(g->b), t->dt, t->rank < MAX_RANK ? t->rank + 1 : MAX_RANK, dim);
 }
 
-static Value *zeros(Grad *g, const Type *t) {
-  Value *v = build_const(g->b, 0, t->dt);
-  Attr shape = attr_ints(g->b, "shape", t->rank, t->dim);
-  return t->rank ? build_op(g->b, OP_expand, 1, &v, 1, &shape)->out[0] : v;
-}
-
 /* ---- the reverse body ------------------------------------------------------------------------ */
 
 static Value *new_operand(Loop *l, LoopKind kind, LoopIn in) {
@@ -335,7 +329,7 @@ static void leave(Loop *l) {
       continue;
     const Op *arg = loop_arg(f, op_int(loop_yield(f, i), "arg", 0));
     Value *d = grad_gather(g, arg->out[0]);
-    l->state[i] = state_result(l, l->state[i], d ? d : zeros(g, arg->out[0]->type));
+    l->state[i] = state_result(l, l->state[i], d ? d : build_filled(g->b, arg->out[0]->type, 0));
   }
   for (int i = 0; i < l->scan->nin; i++) {
     const Op *arg = loop_arg(f, i);
@@ -496,7 +490,7 @@ static Value *all_steps(Grad *g, const Loop *l, const Value *v) {
 static Value *reverse_operand(Grad *g, const Loop *l, const LoopIn *in, Value *const *dy) {
   switch (in->from) {
   case FROM_ZERO:
-    return zeros(g, in->type);
+    return build_filled(g->b, in->type, 0);
   case FROM_CAPTURED:
     return grad_value(g, l->scan->in[op_int(in->of, "index", 0)]);
   case FROM_SAVED:
@@ -504,7 +498,7 @@ static Value *reverse_operand(Grad *g, const Loop *l, const LoopIn *in, Value *c
   default: {
     Value *d = dy[op_int(in->of, "index", 0)];
     if (!d)
-      return zeros(g, with_axis(g, in->type, length_of(l)));
+      return build_filled(g->b, with_axis(g, in->type, length_of(l)), 0);
     return loop_kind(in->of) == LOOP_CARRIED ? states(g, l, d, false) : d;
   }
   }

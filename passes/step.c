@@ -29,14 +29,6 @@ void step_at(Step *s, const char *why) {
   build_at(s->b, (Loc){0}, str_c(st, ""), str_c(st, why));
 }
 
-Value *step_filled(Step *s, const Type *t, double value) {
-  Value *v = build_const(s->b, value, t->dt);
-  if (t->rank == 0)
-    return v;
-  Attr shape = attr_ints(s->b, "shape", t->rank, t->dim);
-  return build_op(s->b, OP_expand, 1, &v, 1, &shape)->out[0];
-}
-
 /* ---- groups ---------------------------------------------------------------------------------- */
 
 static const Tensor *grad_of(const Module *m, const Tensor *param) {
@@ -326,7 +318,7 @@ static Status emit_init(Step *s) {
   for (int k = 0; k < s->ngroup; k++)
     for (int j = 0; j < s->nmoment; j++) {
       Tensor *t = s->group[k].moment[j];
-      build_write(b, t, step_filled(s, t->type, optim_moment_start(s, k, j)));
+      build_write(b, t, build_filled(b, t->type, optim_moment_start(s, k, j)));
     }
   init_scalar(s, f, s->seen, 0);
   init_scalar(s, f, s->taken, 0);
@@ -338,10 +330,10 @@ static Status emit_init(Step *s) {
   for (int i = 0; i < s->in->ntensor; i++) {
     Tensor *t = s->tensors[i];
     if (t && t->role == ROLE_AMAX)
-      build_write(b, t, step_filled(s, t->type, 0));
+      build_write(b, t, build_filled(b, t->type, 0));
     if (!t || t->role != ROLE_SCALE)
       continue;
-    build_write(b, t, step_filled(s, t->type, 1));
+    build_write(b, t, build_filled(b, t->type, 1));
   }
   return MPCC_OK;
 }

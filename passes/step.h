@@ -95,7 +95,6 @@ typedef struct {
 double step_group_number(const Step *s, int group, const char *key, double otherwise);
 /* Following ops are the step's own: no layer, the reason given. */
 void step_at(Step *s, const char *why);
-Value *step_filled(Step *s, const Type *t, double value);
 
 /* ---- derived.c ---- */
 void derived_collect(Step *s);
