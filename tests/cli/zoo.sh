@@ -30,9 +30,10 @@ for spec in "$specs"/smoke/*.yaml; do
   esac
   modes="32-true bf16-mixed 16-mixed transformer-engine"
   [ "$name" != fnet ] || modes="64-true $modes"
-  [ "$name" != mobilenet-v2 ] || modes="bf16-mixed transformer-engine" # seventeen shapes of convolutions to compile
+  effort=
+  [ "$name" != mobilenet-v2 ] || effort=-O0 # seventeen shapes of convolutions to compile
   for mode in $modes; do
-    "$mpcc" run "$spec" $data --precision "$mode" --max-steps 2 --out "$name-$mode" >out.txt 2>err.txt ||
+    "$mpcc" run "$spec" $data $effort --precision "$mode" --max-steps 2 --out "$name-$mode" >out.txt 2>err.txt ||
       { fail "$name $mode"; tail -3 err.txt; }
     grep -q 'loss [0-9]' out.txt err.txt || fail "$name $mode: no loss"
   done

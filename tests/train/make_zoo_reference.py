@@ -26,6 +26,9 @@ MODELS = {
     "resnet18": (zoo.resnet18, (3, 32, 32), 16, 0.0005, None, {"width": 8}),
     "unet": (zoo.unet, (1, 28, 28), 4, 0.05, None, {"width": 4}),
     "gpt2-nano": (zoo.gpt2, (32,), 4, 0.1, 1.0, {"n_layer": 2, "n_embd": 32, "n_head": 2}),
+    "mobilenet-v2": (zoo.mobilenet, (3, 32, 32), 16, 0.0001, None, {"label_smoothing": 0.1}),
+    "convnext-tiny": (zoo.convnext, (3, 64, 64), 4, 0.05, 1.0, {"width": 8, "label_smoothing": 0.1}),
+    "t5-tiny": (zoo.t5, (32,), 4, 1.0, 1.0, {"d": 32, "heads": 2, "hd": 16, "ff": 64, "depth": 1}),
     "llama-tiny": (zoo.llama, (32,), 4, 0.1, 1.0, {"d": 32, "depth": 2, "heads": 4, "kv": 2, "ff": 88}),
 }
 
@@ -96,7 +99,7 @@ def run(name, mode):
             if name == "unet":
                 loss = F.mse_loss(out, x)
             else:
-                loss = F.cross_entropy(out.flatten(0, -2), y.flatten())
+                loss = F.cross_entropy(out.flatten(0, -2), y.flatten(), label_smoothing=sizes.get("label_smoothing", 0.0))
         optimizer = optimizer or torch.optim.SGD(p.all.values(), lr=lr, momentum=0.9)
         optimizer.zero_grad()
         loss.backward()

@@ -11,9 +11,9 @@ def linear(p, name, x, n, bias=True):
     return F.linear(x, p(name + ".weight", n, x.shape[-1]), p(name + ".bias", n) if bias else None)
 
 
-def conv(p, name, x, c, k, stride=1, padding=0, bias=False):
-    return F.conv2d(x, p(name + ".weight", c, x.shape[1], k, k), p(name + ".bias", c) if bias else None,
-                    stride=stride, padding=padding)
+def conv(p, name, x, c, k, stride=1, padding=0, bias=False, groups=1):
+    return F.conv2d(x, p(name + ".weight", c, x.shape[1] // groups, k, k), p(name + ".bias", c) if bias else None,
+                    stride=stride, padding=padding, groups=groups)
 
 
 def batch_norm(p, name, x):
@@ -22,13 +22,13 @@ def batch_norm(p, name, x):
                         p(name + ".weight", c), p(name + ".bias", c), True, 0.1, 1e-5)
 
 
-def layer_norm(p, name, x):
+def layer_norm(p, name, x, eps=1e-5):
     d = x.shape[-1]
-    return F.layer_norm(x, (d,), p(name + ".weight", d), p(name + ".bias", d), 1e-5)
+    return F.layer_norm(x, (d,), p(name + ".weight", d), p(name + ".bias", d), eps)
 
 
-def rms_norm(p, name, x):
-    return F.rms_norm(x, (x.shape[-1],), p(name + ".weight", x.shape[-1]), 1e-5)
+def rms_norm(p, name, x, eps=1e-5):
+    return F.rms_norm(x, (x.shape[-1],), p(name + ".weight", x.shape[-1]), eps)
 
 
 def lenet5(p, x, s):
@@ -117,3 +117,89 @@ def llama(p, tokens, s):
         y = F.silu(linear(p, b + "mlp.gate_proj", y, s["ff"], False)) * linear(p, b + "mlp.up_proj", y, s["ff"], False)
         x = x + linear(p, b + "mlp.down_proj", y, d, False)
     return linear(p, "lm_head", rms_norm(p, "model.norm", x), 256, False)
+
+
+def mobilenet(p, x, s):
+    """Inverted residuals under torchvision's names: one block of each width, two of the second."""
+    def norm(name, conv_name, x, c, k, stride=1, groups=1):
+        return batch_norm(p, name, conv(p, conv_name, x, c, k, stride, k // 2, groups=groups))
+
+    def inside(b, x, e, c, stride):
+        x = F.relu6(norm(b + "conv.0.1", b + "conv.0.0", x, e, 1))
+        x = F.relu6(norm(b + "conv.1.1", b + "conv.1.0", x, e, 3, stride, e))
+        return norm(b + "conv.3", b + "conv.2", x, c, 1)
+
+    x = F.relu6(norm("features.0.1", "features.0.0", x, 32, 3, 2))
+    x = F.relu6(norm("features.1.conv.0.1", "features.1.conv.0.0", x, 32, 3, 1, 32))
+    x = norm("features.1.conv.2", "features.1.conv.1", x, 16, 1)
+    x = inside("features.2.", x, 96, 24, 2)
+    x = x + inside("features.3.", x, 144, 24, 1)
+    for i, (e, c, stride) in enumerate([(144, 32, 2), (192, 64, 2), (384, 96, 1), (576, 160, 2), (960, 320, 1)]):
+        x = inside(f"features.{4 + i}.", x, e, c, stride)
+    x = F.relu6(norm("features.9.1", "features.9.0", x, 1280, 1))
+    return linear(p, "classifier.1", F.adaptive_avg_pool2d(x, 1).flatten(1), 10)
+
+
+def convnext(p, x, s):
+    """One block in the first and in the last stage."""
+    def norm(name, x):
+        return layer_norm(p, name, x.permute(0, 2, 3, 1), 1e-6).permute(0, 3, 1, 2)
+
+    def block(b, x):
+        c = x.shape[1]
+        y = conv(p, b + "block.0", x, c, 7, 1, 3, True, c).permute(0, 2, 3, 1)
+        y = F.gelu(linear(p, b + "block.3", layer_norm(p, b + "block.2", y, 1e-6), 4 * c))
+        return x + linear(p, b + "block.5", y, c).permute(0, 3, 1, 2) * p(b + "layer_scale", c, 1, 1)
+
+    w = s["width"]
+    x = block("features.1.0.", norm("features.0.1", conv(p, "features.0.0", x, w, 4, 4, bias=True)))
+    for i in (1, 2, 3):
+        x = conv(p, f"features.{2 * i}.1", norm(f"features.{2 * i}.0", x), w << i, 2, 2, bias=True)
+    x = F.adaptive_avg_pool2d(block("features.7.0.", x), 1).flatten(1)
+    return linear(p, "classifier.2", layer_norm(p, "classifier.0", x, 1e-6), 10)
+
+
+def buckets(n, directions):
+    """Hugging Face's relative_position_bucket of 32 buckets that end at 128, [n, n]."""
+    apart = torch.arange(n)[None] - torch.arange(n)[:, None]
+    many = 32 // directions
+    first = (apart > 0).long() * many if directions == 2 else 0
+    apart = apart.abs() if directions == 2 else (-apart).clamp(min=0)
+    near = many // 2
+    far = near + (torch.log(apart.double() / near) / torch.log(torch.tensor(128 / near).double()) * (many - near)).floor()
+    return first + torch.where(apart < near, apart, far.clamp(max=many - 1).long())
+
+
+def t5(p, tokens, s):
+    d, wide = s["d"], s["heads"] * s["hd"]
+
+    def attend(b, x, source, bias):
+        q, k, v = (heads(linear(p, f"{b}.{y}", z, wide, False), s["heads"]) for y, z in (("q", x), ("k", source), ("v", source)))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        return linear(p, b + ".o", y.transpose(1, 2).flatten(2), d, False)
+
+    def feed(b, x):
+        y = F.relu(linear(p, b + ".DenseReluDense.wi", rms_norm(p, b + ".layer_norm", x, 1e-6), s["ff"], False))
+        return x + linear(p, b + ".DenseReluDense.wo", y, d, False)
+
+    def bias(part, directions):
+        table = p(f"{part}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", 32, s["heads"])
+        return F.embedding(buckets(tokens.shape[1], directions), table).permute(2, 0, 1)
+
+    def self_attend(b, x, bias):
+        y = rms_norm(p, b + ".layer_norm", x, 1e-6)
+        return x + attend(b + ".SelfAttention", y, y, bias)
+
+    encoder_bias, decoder_bias = bias("encoder", 2), bias("decoder", 1)
+    decoder_bias = decoder_bias.masked_fill(torch.ones_like(decoder_bias, dtype=torch.bool).triu(1), -torch.inf)
+    table = p("shared.weight", 288, d)
+    x = y = F.embedding(tokens, table)
+    for i in range(s["depth"]):
+        x = feed(f"encoder.block.{i}.layer.1", self_attend(f"encoder.block.{i}.layer.0", x, encoder_bias))
+    x = rms_norm(p, "encoder.final_layer_norm", x, 1e-6)
+    for i in range(s["depth"]):
+        b = f"decoder.block.{i}.layer."
+        y = self_attend(b + "0", y, decoder_bias)
+        y = y + attend(b + "1.EncDecAttention", rms_norm(p, b + "1.layer_norm", y, 1e-6), x, None)
+        y = feed(b + "2", y)
+    return F.linear(rms_norm(p, "decoder.final_layer_norm", y, 1e-6) * d ** -0.5, table)
