@@ -119,7 +119,13 @@ typedef struct {
   const char *arg, *otherwise, *range, *doc; /* otherwise: YAML text of the default, NULL: required */
 } SchemaRow;
 const SchemaRow *schema_rows(int *n);
-const SchemaRow *schema_find(const char *section, const char *key); /* NULL when absent */
+/* schema_table.c: finds rows by name; without one (NULL), by looking at all. */
+typedef struct SchemaIndex SchemaIndex;
+SchemaIndex *schema_index(Arena *a); /* NULL when memory is short */
+const SchemaRow *schema_find(const SchemaIndex *x, const char *section,
+                             const char *key); /* NULL when absent */
+/* The first row of a section, the next one after `after`; NULL: no more. */
+const SchemaRow *schema_next(const SchemaIndex *x, const char *section, const SchemaRow *after);
 
 /* What checking needs; borrowed. */
 typedef struct {
@@ -127,7 +133,10 @@ typedef struct {
   StrTable *s;
   Diag *d;
   const ParamScope *scope; /* of $expressions */
+  SchemaIndex *rows;       /* may be NULL */
 } Check;
+/* The default of a row as a tree, to be read only; NULL after a diagnostic. */
+Yaml *schema_otherwise(const Check *c, const SchemaRow *row);
 
 /* schema_hint.c. What to write instead of a key or word of other tools (elsewhere.def); NULL when it
  * is none of those. */

@@ -162,7 +162,7 @@ static void put_choices(Writer *w, const SchemaRow *r) {
     put_ref(w, section);
     if (key) {
       text_puts(w->out, ",");
-      put_value(w, schema_find(section, key));
+      put_value(w, schema_find(NULL, section, key));
     }
     break;
   case KT_VARIANT:
@@ -258,7 +258,7 @@ static void put_type(Writer *w, const SchemaRow *type) {
   const char *kind = type->section, *type_key = strcmp(kind, "data source") ? "type" : "format";
   snprintf(arguments, sizeof arguments, "%s %s", kind, type->key);
   snprintf(every, sizeof every, "every %s", kind);
-  const SchemaRow *main_row = *type->arg ? schema_find(arguments, type->arg) : NULL;
+  const SchemaRow *main_row = *type->arg ? schema_find(NULL, arguments, type->arg) : NULL;
   put_name(w, arguments);
   text_printf(w->out, "\":{\"type\":\"object\",\"properties\":{\"%s\":{\"const\":\"%s\"}", type_key,
               type->key);

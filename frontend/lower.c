@@ -282,7 +282,7 @@ static Str field_of(const Spec *s, Str name) {
  * are asked when the files are open. */
 static bool check_field(Lower *lo, Loc loc, Str name, Str field) {
   Str format = val_get_str(lo->spec->root, "data.train.format", "");
-  const SchemaRow *row = schema_find("data source", format);
+  const SchemaRow *row = schema_find(NULL, "data source", format);
   size_t len = strlen(field);
   if (!row || !*row->range)
     return true;
@@ -301,7 +301,7 @@ static bool check_field(Lower *lo, Loc loc, Str name, Str field) {
  * where the place in the spec is known, not when the files are open. */
 static bool check_label(Lower *lo, const Source *from, Str field, const Type *type) {
   const SchemaRow *row =
-      schema_find("data source", val_get_str(lo->spec->root, "data.train.format", ""));
+      schema_find(NULL, "data source", val_get_str(lo->spec->root, "data.train.format", ""));
   bool label = !strcmp(field, "label") || !strcmp(field, "coarse_label");
   if (!row || !*row->range || !label || type->rank == 1)
     return true;

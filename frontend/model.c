@@ -34,8 +34,10 @@ static Node *join(Expand *e, Scope *scope, const Yaml *y, int index, const char 
   if (!name)
     return in[0];
   Node *n = ARENA_NEW(e->c.a, Node);
-  *n = (Node){
-      .type = schema_find("layer", type), .name = name, .auto_name = auto_name, .loc = y->loc};
+  *n = (Node){.type = schema_find(e->c.rows, "layer", type),
+              .name = name,
+              .auto_name = auto_name,
+              .loc = y->loc};
   n->region = e->region;
   if (!expand_append(e, n))
     return in[0];
@@ -117,8 +119,8 @@ static Node *expand_item(Expand *e, Scope *scope, const Yaml *y, int index, Node
     const Yaml *p = yaml_get(y, "precision"), *name = yaml_get(y, "name");
     const PrecisionRegion outer = e->region;
     if (p && p->kind == YAML_SCALAR) {
-      const Val *v =
-          check_value(&e->c, schema_find(structure[i].key, "precision"), p, "'precision'");
+      const Val *v = check_value(&e->c, schema_find(e->c.rows, structure[i].key, "precision"), p,
+                                 "'precision'");
       Str rule = name && name->kind == YAML_SCALAR
                      ? str_fmt(e->c.s, "precision of %s '%s'", structure[i].key, name->text)
                      : str_fmt(e->c.s, "precision of a %s", structure[i].key);
@@ -186,7 +188,8 @@ static void add_regions(Expand *e, const Yaml *y) {
   }
   for (int i = 0; i < y->n; i++) {
     const YamlPair *p = &y->u.pair[i];
-    Val *mode = check_value(&e->c, schema_find("use", "recompute"), p->value, "'recompute'");
+    Val *mode =
+        check_value(&e->c, schema_find(e->c.rows, "use", "recompute"), p->value, "'recompute'");
     if (mode && !names_layers(m, p->key->text)) {
       diag_error(e->c.d, p->key->loc, 221, "no layer is named '%s'", p->key->text);
       model_suggest(&e->c, m, p->key->text);

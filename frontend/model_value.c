@@ -29,7 +29,7 @@ static Val *node_value(const Check *c, const Model *m, const Node *n) {
   for (int i = 0; i < n->args->n; i++) {
     Val *arg = n->args->item[i];
     bool says = arg && (arg->kind != VAL_NULL || arg->origin == ORIGIN_FILE);
-    if (says && schema_find(section, n->args->key[i]))
+    if (says && schema_find(c->rows, section, n->args->key[i]))
       val_set(c->a, v, n->args->key[i], arg);
   }
   if (n->init && n->init->n)

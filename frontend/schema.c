@@ -7,26 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const SchemaRow rows[] = {
-#define KEY(section, key, type, arg, otherwise, range, doc)                                        \
-  {section, key, KT_##type, arg, otherwise, range, doc},
-#include "frontend/schema.def"
-#undef KEY
-};
-enum { NROWS = sizeof rows / sizeof *rows };
-
-const SchemaRow *schema_rows(int *n) {
-  *n = NROWS;
-  return rows;
-}
-
-const SchemaRow *schema_find(const char *section, const char *key) {
-  for (int i = 0; i < NROWS; i++)
-    if (!strcmp(rows[i].section, section) && !strcmp(rows[i].key, key))
-      return &rows[i];
-  return NULL;
-}
-
 static void later(const Check *c, Loc loc, const char *word, const char *where) {
   diag_error(c->d, loc, 190, "'%s' in %s is not supported yet", word, where);
 }
@@ -400,9 +380,8 @@ static Val *check_items(const Check *c, const SchemaRow *row, const Yaml *y) {
  * the key or NULL. */
 static const char *split_arg(const Check *c, const char *arg, Str *section) {
   *section = str_c(c->s, arg);
-  for (int i = 0; i < NROWS; i++)
-    if (!strcmp(rows[i].section, arg))
-      return NULL;
+  if (schema_next(c->rows, arg, NULL))
+    return NULL;
   const char *space = strrchr(arg, ' ');
   if (space)
     *section = str_intern(c->s, arg, (size_t)(space - arg));
@@ -468,14 +447,10 @@ static void mark_default(Val *v) {
 }
 
 static Val *default_value(const Check *c, const SchemaRow *row, const char *where) {
-  Yaml *y = NULL;
-  Loc none = {0};
-  Val *v = NULL;
-  if (row->type != KT_RAW && row->type != KT_LATER &&
-      yaml_parse_at(c->a, c->s, c->d, none, row->otherwise, strlen(row->otherwise), &y) == MPCC_OK)
-    v = check_value(c, row, y, where);
+  const Yaml *y = row->type != KT_RAW && row->type != KT_LATER ? schema_otherwise(c, row) : NULL;
+  Val *v = y ? check_value(c, row, y, where) : NULL;
   if (!v)
-    v = val_new(c->a, VAL_NULL, ORIGIN_DEFAULT, none);
+    v = val_new(c->a, VAL_NULL, ORIGIN_DEFAULT, (Loc){0});
   mark_default(v);
   return v;
 }
@@ -490,9 +465,10 @@ static bool says_default(const SchemaRow *row, const Yaml *y) {
                                      read_float(row->otherwise, &otherwise) && given == otherwise));
 }
 
-static const SchemaRow *row_of(const char *section, const char *shared, const char *key) {
-  const SchemaRow *row = schema_find(section, key);
-  return row || !shared ? row : schema_find(shared, key);
+static const SchemaRow *row_of(const Check *c, const char *section, const char *shared,
+                               const char *key) {
+  const SchemaRow *row = schema_find(c->rows, section, key);
+  return row || !shared ? row : schema_find(c->rows, shared, key);
 }
 
 Val *check_section(const Check *c, const char *section, const char *shared, const Yaml *y, Loc loc,
@@ -504,7 +480,7 @@ Val *check_section(const Check *c, const char *section, const char *shared, cons
   bool unknown = false;
   for (int i = 0; y && i < y->n; i++) {
     const Yaml *key = y->u.pair[i].key;
-    const SchemaRow *row = row_of(section, shared, key->text);
+    const SchemaRow *row = row_of(c, section, shared, key->text);
     if (!strncmp(key->text, "x-", 2))
       continue;
     unknown |= !row || row->type == KT_TYPE;
@@ -520,10 +496,14 @@ Val *check_section(const Check *c, const char *section, const char *shared, cons
   }
   /* the missing key may be the unknown one, misspelt: one error for one cause */
   Val *map = val_new(c->a, VAL_MAP, unknown ? ORIGIN_IMPLIED : ORIGIN_FILE, loc);
-  for (int i = 0; i < NROWS; i++) {
-    const SchemaRow *row = &rows[i];
-    if ((strcmp(row->section, section) && (!shared || strcmp(row->section, shared))) ||
-        row->type == KT_LATER || row->type == KT_TYPE || row->type == KT_IDLE)
+  const SchemaRow *own = schema_next(c->rows, section, NULL), *row;
+  const SchemaRow *both = shared ? schema_next(c->rows, shared, NULL) : NULL;
+  while ((row = own && (!both || own < both) ? own : both)) { /* in the table's order */
+    if (row == own)
+      own = schema_next(c->rows, section, own);
+    else
+      both = schema_next(c->rows, shared, both);
+    if (row->type == KT_LATER || row->type == KT_TYPE || row->type == KT_IDLE)
       continue;
     const Yaml *given = yaml_get(y, row->key);
     Val *v = NULL;
@@ -552,7 +532,7 @@ static const YamlPair *type_pair(const Check *c, const char *kind, const char *t
       return &y->u.pair[i];
   for (int i = 0; i < y->n; i++) {
     const YamlPair *p = &y->u.pair[i];
-    if (!schema_find(kind, p->key->text))
+    if (!schema_find(c->rows, kind, p->key->text))
       continue;
     if (found) {
       diag_error(c->d, p->key->loc, 191, "two types in one %s: '%s' and '%s'", what,
@@ -566,7 +546,7 @@ static const YamlPair *type_pair(const Check *c, const char *kind, const char *t
   Str shared = str_fmt(c->s, "every %s", kind);
   for (int i = 0; i < y->n; i++) {
     const Yaml *key = y->u.pair[i].key;
-    if (schema_find(shared, key->text) || !strncmp(key->text, "x-", 2))
+    if (schema_find(c->rows, shared, key->text) || !strncmp(key->text, "x-", 2))
       continue;
     schema_unknown_type(c, kind, type_key, key->loc, key->text, what);
     return NULL;
@@ -580,7 +560,7 @@ static const YamlPair *type_pair(const Check *c, const char *kind, const char *t
 static bool main_argument(const Check *c, const char *kind, const SchemaRow *type,
                           const Yaml *value) {
   const SchemaRow *arg =
-      *type->arg ? schema_find(str_fmt(c->s, "%s %s", kind, type->key), type->arg) : NULL;
+      *type->arg ? schema_find(c->rows, str_fmt(c->s, "%s %s", kind, type->key), type->arg) : NULL;
   if (value->kind == YAML_MAP && (!arg || arg->type < KT_WORDS)) {
     diag_error(c->d, value->loc, 201, "arguments of '%s' stand beside it, not under it", type->key);
     diag_hint(c->d, "write %s", schema_beside(c, type, value));
@@ -616,7 +596,7 @@ bool check_type(const Check *c, const char *kind, const char *type_key, const Ya
   }
   if (!name)
     return false;
-  *type = schema_find(kind, name);
+  *type = schema_find(c->rows, kind, name);
   if (!*type) {
     schema_unknown_type(c, kind, type_key, at, name, what);
     return false;

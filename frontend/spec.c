@@ -580,7 +580,7 @@ Status spec_parse(Arena *a, StrTable *strings, Diag *d, const SpecSource *src, S
     return st;
   }
   ParamScope *scope = ARENA_NEW(a, ParamScope);
-  s->c = (Check){.a = a, .s = strings, .d = d, .scope = scope};
+  s->c = (Check){.a = a, .s = strings, .d = d, .scope = scope, .rows = schema_index(a)};
   s->defines = src->ndefine > 0;
   read_params(&s->c, yaml_get(root, "params"), scope);
   check_all(s, src, root);

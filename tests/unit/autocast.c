@@ -74,7 +74,7 @@ END_TEST
 
 /* Every word that the schema takes is a list that the passes know, under its own name. */
 START_TEST(every_policy_has_a_list) {
-  const char *word = schema_find("precision", "policy")->arg;
+  const char *word = schema_find(NULL, "precision", "policy")->arg;
   int n = 0;
   while (*word) {
     char name[64];

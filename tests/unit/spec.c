@@ -344,7 +344,7 @@ START_TEST(schema_rows_are_sound) {
     ck_assert_msg(*row[i].doc, "no doc: %s %s", row[i].section, row[i].key);
     if (row[i].type == KT_TYPE) {
       if (*row[i].arg)
-        ck_assert_msg(schema_find(str_fmt(s.strings, "%s %s", row[i].section, row[i].key),
+        ck_assert_msg(schema_find(NULL, str_fmt(s.strings, "%s %s", row[i].section, row[i].key),
                                   row[i].arg) != NULL,
                       "main of %s", row[i].key);
       if (!strcmp(row[i].section, "layer"))
@@ -363,6 +363,23 @@ START_TEST(schema_rows_are_sound) {
     ck_assert_msg((v && diag_errors(s.diag) == before) || needs || !strcmp(row[i].key, "loader"),
                   "default of %s %s", row[i].section, row[i].key);
   }
+}
+END_TEST
+
+/* With an index the same rows are found as by looking at all, sections in the table's order. */
+START_TEST(schema_rows_are_found) {
+  int n;
+  const SchemaRow *row = schema_rows(&n);
+  SchemaIndex *x = schema_index(s.arena);
+  for (int i = 0; i < n; i++) {
+    ck_assert_ptr_eq(schema_find(x, row[i].section, row[i].key), &row[i]);
+    ck_assert_ptr_eq(schema_find(NULL, row[i].section, row[i].key), &row[i]);
+    ck_assert_ptr_eq(schema_next(x, row[i].section, &row[i]),
+                     schema_next(NULL, row[i].section, &row[i]));
+    ck_assert_ptr_eq(schema_next(x, row[i].section, NULL), schema_next(NULL, row[i].section, NULL));
+  }
+  ck_assert_ptr_null(schema_find(x, "layer", "no such key"));
+  ck_assert_ptr_null(schema_next(x, "no such section", NULL));
 }
 END_TEST
 
@@ -454,6 +471,7 @@ int main(void) {
   tcase_add_test(c, warmup_becomes_a_chain);
   tcase_add_test(c, limits_of_one_are_none);
   tcase_add_test(c, schema_rows_are_sound);
+  tcase_add_test(c, schema_rows_are_found);
   tcase_add_test(c, all_errors_in_one_run);
   tcase_add_test(c, damaged_specs_do_not_crash);
   tcase_add_test(c, running_out_of_memory_is_said);
