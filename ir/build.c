@@ -5,11 +5,16 @@
 #include <assert.h>
 #include <string.h>
 
+typedef struct {
+  Op *op; /* NULL: free */
+  uint64_t hash;
+} Numbered;
+
 typedef struct FuncState {
   Func *func;
   int op_cap;
   int nslot, nnumbered; /* hash table of numbered ops: power of two, at most half full */
-  Op **slot;
+  Numbered *slot;
   struct FuncState *next;
 } FuncState;
 
@@ -160,13 +165,11 @@ static void *grown(Arena *a, void *list, int n, int *cap, size_t size) {
 
 /* ---- attributes ------------------------------------------------------------------------------ */
 
-/* Deep copy into the module; tensors are looked up in `tensors` (by index) unless that is NULL. */
+/* Deep copy into the module; tensors are looked up in `tensors` (by index) unless that is NULL.
+ * Texts are the session's already. */
 static Attr copy_attr(Builder *b, const Attr *from, Tensor *const *tensors) {
   Attr at = *from;
-  at.key = str_c(b->m->strings, from->key);
-  if (at.kind == AT_STR) {
-    at.u.s = str_c(b->m->strings, from->u.s);
-  } else if (at.kind == AT_INTS) {
+  if (at.kind == AT_INTS) {
     int64_t *v = ARENA_ARRAY(b->m->arena, int64_t, from->u.ints.n);
     if (from->u.ints.n && !arena_failed(b->m->arena))
       memcpy(v, from->u.ints.v, (size_t)from->u.ints.n * sizeof *v);
@@ -234,7 +237,7 @@ Attr attr_dt(Builder *b, const char *key, DType v) {
 }
 
 Attr attr_ints(Builder *b, const char *key, int n, const int64_t *v) {
-  const Attr borrowed = {.key = key, .kind = AT_INTS, .u.ints = {n, v}};
+  const Attr borrowed = {.key = str_c(b->m->strings, key), .kind = AT_INTS, .u.ints = {n, v}};
   return copy_attr(b, &borrowed, NULL);
 }
 
@@ -269,11 +272,11 @@ static bool type_fits(const Type *ty) {
   return true;
 }
 
-Tensor *build_tensor_view(Builder *b, const char *name, const Type *type, Role role, Tensor *base,
+static Tensor *add_tensor(Builder *b, Str name, const Type *type, Role role, Tensor *base,
                           int64_t base_elem, Loc loc) {
   Module *m = b->m;
   Tensor *t = ARENA_NEW(m->arena, Tensor);
-  *t = (Tensor){.name = str_c(m->strings, name),
+  *t = (Tensor){.name = name,
                 .type = type_get(m->types, type->dt, type->rank, type->dim),
                 .role = role,
                 .base = base,
@@ -295,6 +298,11 @@ Tensor *build_tensor_view(Builder *b, const char *name, const Type *type, Role r
   m->tensor = list;
   m->tensor[m->ntensor++] = t;
   return t;
+}
+
+Tensor *build_tensor_view(Builder *b, const char *name, const Type *type, Role role, Tensor *base,
+                          int64_t base_elem, Loc loc) {
+  return add_tensor(b, str_c(b->m->strings, name), type, role, base, base_elem, loc);
 }
 
 Tensor *build_tensor(Builder *b, const char *name, const Type *type, Role role, Loc loc) {
@@ -360,8 +368,8 @@ Func *build_current(Builder *b) {
 
 void build_at(Builder *b, Loc loc, Str layer, Str why) {
   b->loc = loc;
-  b->layer = layer ? str_c(b->m->strings, layer) : "";
-  b->why = why ? str_c(b->m->strings, why) : NULL;
+  b->layer = layer ? layer : "";
+  b->why = why;
 }
 
 void build_like(Builder *b, const Op *op) {
@@ -375,12 +383,6 @@ static uint64_t mix(uint64_t h, uint64_t v) {
   return h ^ h >> 29;
 }
 
-static uint64_t hash_text(uint64_t h, const char *s) {
-  while (*s)
-    h = mix(h, (unsigned char)*s++);
-  return h;
-}
-
 /* Of what same_op compares. No addresses: the table looks the same in every run. */
 static uint64_t hash_op(const Op *op) {
   uint64_t h = (uint64_t)op->code;
@@ -388,9 +390,9 @@ static uint64_t hash_op(const Op *op) {
     h = mix(h, (uint64_t)op->in[i]->id);
   for (int i = 0; i < op->nattr; i++) {
     const Attr *at = &op->attr[i];
-    h = hash_text(h, at->key);
+    h = mix(h, str_hash(at->key));
     if (at->kind == AT_STR)
-      h = hash_text(h, at->u.s);
+      h = mix(h, str_hash(at->u.s));
     else if (at->kind == AT_TENSOR)
       h = mix(h, (uint64_t)at->u.tensor->index);
     else if (at->kind == AT_INTS)
@@ -414,29 +416,36 @@ static bool same_op(const Op *x, const Op *y) {
   return true;
 }
 
-static Op **find_slot(Op **slot, int nslot, const Op *op) {
-  uint64_t at = hash_op(op);
-  for (;; at++) {
-    Op **s = &slot[at & (uint64_t)(nslot - 1)];
-    if (!*s || same_op(*s, op))
-      return s;
-  }
+static Numbered *free_slot(Numbered *slot, int nslot, uint64_t hash) {
+  while (slot[hash & (uint64_t)(nslot - 1)].op)
+    hash++;
+  return &slot[hash & (uint64_t)(nslot - 1)];
 }
 
-static void add_numbered(Builder *b, Op *op) {
+/* The earlier op that equals op; NULL: there is none. */
+static Op *find_numbered(const FuncState *s, const Op *op, uint64_t hash) {
+  for (uint64_t at = hash; s->nslot; at++) {
+    const Numbered *n = &s->slot[at & (uint64_t)(s->nslot - 1)];
+    if (!n->op || (n->hash == hash && same_op(n->op, op)))
+      return n->op;
+  }
+  return NULL;
+}
+
+static void add_numbered(Builder *b, Op *op, uint64_t hash) {
   FuncState *s = b->current;
   if ((s->nnumbered + 1) * 2 > s->nslot) {
     int nslot = s->nslot ? s->nslot * 2 : 64;
-    Op **slot = ARENA_ARRAY(b->scratch, Op *, nslot);
+    Numbered *slot = ARENA_ARRAY(b->scratch, Numbered, nslot);
     if (arena_failed(b->scratch))
       return;
     for (int i = 0; i < s->nslot; i++)
-      if (s->slot[i])
-        *find_slot(slot, nslot, s->slot[i]) = s->slot[i];
+      if (s->slot[i].op)
+        *free_slot(slot, nslot, s->slot[i].hash) = s->slot[i];
     s->slot = slot;
     s->nslot = nslot;
   }
-  *find_slot(s->slot, s->nslot, op) = op;
+  *free_slot(s->slot, s->nslot, hash) = (Numbered){op, hash};
   s->nnumbered++;
 }
 
@@ -518,7 +527,7 @@ static Op *draft_op(Builder *b, OpCode code, int nin, Value *const *in, int natt
   return op;
 }
 
-/* Gives the drafted op its results and appends it. */
+/* Gives the drafted op its results, whose types are the module's, and appends it. */
 static Op *append_op(Builder *b, Op *op, int nout, const Type *const *types) {
   Arena *a = b->m->arena;
   Func *f = b->current->func;
@@ -532,7 +541,7 @@ static Op *append_op(Builder *b, Op *op, int nout, const Type *const *types) {
     values[i] = (Value){
         .def = op,
         .out = i,
-        .type = type_get(b->m->types, types[i]->dt, types[i]->rank, types[i]->dim),
+        .type = types[i],
         .id = f->nvalue++,
         .offset = -1,
     };
@@ -576,7 +585,11 @@ Op *build_op_typed(Builder *b, OpCode code, int nin, Value *const *in, int nattr
     if (!op->scalar)
       return fail_op(b, nout, MPCC_ERR_INPUT);
   }
-  return append_op(b, op, nout, types);
+  op = append_op(b, op, nout, types);
+  for (int i = 0; i < op->nout; i++) /* they may be another module's */
+    op->out[i]->type =
+        type_get(b->m->types, op->out[i]->type->dt, op->out[i]->type->rank, op->out[i]->type->dim);
+  return op;
 }
 
 /* Value that the drafted op, whose result has type `type`, merely repeats; NULL if none. May
@@ -634,21 +647,19 @@ static Op *build_inferred(Builder *b, OpCode code, int nin, Value *const *in, in
     return fail_op(b, 0, status);
   if (!results_fit(b, code, nout, types))
     return fail_op(b, 0, MPCC_ERR_INPUT);
-  if (!b->exact) {
-    Value *same = nout == 1 ? fold(op, types[0]) : NULL;
-    if (same)
-      return alias_op(b, op, same);
-    if (is_numbered(op) && b->current->nslot) {
-      Op *earlier = *find_slot(b->current->slot, b->current->nslot, op);
-      if (earlier)
-        return earlier;
-    }
-  }
+  Value *same = !b->exact && nout == 1 ? fold(op, types[0]) : NULL;
+  if (same)
+    return alias_op(b, op, same);
+  const bool numbered = !b->exact && is_numbered(op);
+  const uint64_t hash = numbered ? hash_op(op) : 0;
+  Op *earlier = numbered ? find_numbered(b->current, op, hash) : NULL;
+  if (earlier)
+    return earlier;
   if (code == OP_expr || op_is_scalar(code))
     op->scalar = builder_scalar(b, code, op->nin, op->nattr, op->attr);
   op = append_op(b, op, nout, types);
-  if (!b->exact && !builder_failed(b) && is_numbered(op))
-    add_numbered(b, op);
+  if (numbered && !builder_failed(b))
+    add_numbered(b, op, hash);
   return op;
 }
 
@@ -775,7 +786,7 @@ Tensor **build_copy_tensors(Builder *b, const Module *from) {
   /* A view may come before its base: all first, then the references. */
   for (int i = 0; i < from->ntensor; i++) {
     const Tensor *t = from->tensor[i];
-    map[i] = build_tensor(b, t->name, t->type, t->role, t->loc);
+    map[i] = add_tensor(b, t->name, t->type, t->role, NULL, 0, t->loc);
   }
   for (int i = 0; i < from->ntensor; i++) {
     const Tensor *t = from->tensor[i];

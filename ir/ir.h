@@ -48,6 +48,7 @@ typedef struct StrTable StrTable;
 StrTable *str_table_create(Arena *a);
 Str str_intern(StrTable *t, const char *text, size_t len);
 Str str_c(StrTable *t, const char *text); /* zero-terminated text */
+uint64_t str_hash(Str s);                 /* of its bytes; s came from a StrTable */
 Str str_fmt(StrTable *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 Str str_vfmt(StrTable *t, const char *fmt, va_list ap);
 bool str_table_failed(const StrTable *t); /* its arena failed: some Str may be "" instead */
@@ -307,6 +308,7 @@ typedef enum {
 const char *role_name(Role r);
 
 typedef enum { AT_INT, AT_FLOAT, AT_BOOL, AT_STR, AT_DTYPE, AT_INTS, AT_TENSOR } AttrKind;
+/* Texts in it are of the session's StrTable, as attr_* make them. */
 typedef struct {
   Str key;
   AttrKind kind;
@@ -483,7 +485,7 @@ void build_yield(Builder *b, int64_t index, LoopKind kind, Value *v, int64_t arg
 Op *build_scan(Builder *b, const char *func, int64_t length, bool reverse, int nin,
                Value *const *in, int nattr, const Attr *attr);
 
-/* Place, layer and reason given to the ops that follow, until changed. */
+/* Place, layer and reason (interned; NULL: none) given to the ops that follow, until changed. */
 void build_at(Builder *b, Loc loc, Str layer, Str why);
 void build_like(Builder *b, const Op *op); /* loc and layer of op, why kept NULL */
 

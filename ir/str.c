@@ -6,17 +6,29 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What lies in front of each text of the table. */
+typedef struct {
+  uint64_t hash, len;
+} StrHead;
+
 struct StrTable {
   Arena *arena;
   size_t count, cap; /* cap: power of two, at least twice count */
   struct StrSlot {
     Str text;
-    size_t len;
     uint64_t hash;
   } * slot;
 };
 
-/* Eight bytes at a time, every pass interns every name again; the order of slots shows nowhere. */
+static const StrHead *head_of(Str s) {
+  return (const StrHead *)(const void *)s - 1;
+}
+
+uint64_t str_hash(Str s) {
+  return head_of(s)->hash;
+}
+
+/* Eight bytes at a time; the order of slots shows nowhere. */
 static uint64_t hash_bytes(const char *s, size_t len) {
   uint64_t h = len;
   for (; len > 0; s += 8) {
@@ -66,13 +78,18 @@ Str str_intern(StrTable *t, const char *text, size_t len) {
   uint64_t hash = hash_bytes(text, len);
   size_t at = hash & (t->cap - 1);
   for (; t->slot[at].text; at = (at + 1) & (t->cap - 1))
-    if (t->slot[at].hash == hash && t->slot[at].len == len && !memcmp(t->slot[at].text, text, len))
+    if (t->slot[at].hash == hash && head_of(t->slot[at].text)->len == len &&
+        !memcmp(t->slot[at].text, text, len))
       return t->slot[at].text;
-  char *copy = arena_array(t->arena, len + 1, 1);
+  if (len > SIZE_MAX - sizeof(StrHead) - 1)
+    arena_fail(t->arena);
+  StrHead *head = arena_alloc(t->arena, sizeof *head + len + 1);
   if (arena_failed(t->arena))
     return "";
+  *head = (StrHead){hash, len};
+  char *copy = (char *)(head + 1);
   memcpy(copy, text, len);
-  t->slot[at] = (struct StrSlot){copy, len, hash};
+  t->slot[at] = (struct StrSlot){copy, hash};
   if (++t->count * 2 > t->cap && !grow(t))
     return "";
   return copy;

@@ -6,6 +6,7 @@
 
 typedef struct TypeNode {
   Type type;
+  uint64_t hash;
   struct TypeNode *next;
 } TypeNode;
 
@@ -25,7 +26,7 @@ TypeTable *type_table_create(Arena *a) {
 const Type *type_get(TypeTable *t, DType dt, int rank, const int64_t *dim) {
   assert(rank >= 0 && rank <= MAX_RANK);
   Type ty = {.dt = dt, .rank = rank};
-  uint64_t hash = (uint64_t)dt * 31 + (uint64_t)rank;
+  uint64_t hash = ((uint64_t)dt * 31 + (uint64_t)rank) * UINT64_C(0x9E3779B97F4A7C15);
   for (int i = 0; i < rank; i++) {
     ty.dim[i] = dim[i];
     hash = (hash ^ (uint64_t)dim[i]) * UINT64_C(0x9E3779B97F4A7C15);
@@ -34,10 +35,11 @@ const Type *type_get(TypeTable *t, DType dt, int rank, const int64_t *dim) {
   /* A failed table may share scratch memory with others: only add, never walk it. */
   if (!arena_failed(t->arena))
     for (TypeNode *n = *head; n; n = n->next)
-      if (n->type.dt == dt && type_same_shape(&n->type, &ty))
+      if (n->hash == hash && n->type.dt == dt && type_same_shape(&n->type, &ty))
         return &n->type;
   TypeNode *n = ARENA_NEW(t->arena, TypeNode);
   n->type = ty;
+  n->hash = hash;
   if (!arena_failed(t->arena)) {
     n->next = *head;
     *head = n;

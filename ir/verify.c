@@ -60,7 +60,7 @@ static void check_attrs(Verify *v, const char *of, const Attr *attr, int n) {
     if (attr[i].kind == AT_DTYPE && (uint64_t)attr[i].u.i >= MPCC_DTYPE_COUNT)
       verify_broken(v, "%sattribute '%s' is no dtype", of, attr[i].key);
     for (int k = 0; k < i; k++)
-      if (!strcmp(attr[k].key, attr[i].key))
+      if (attr[k].key == attr[i].key)
         verify_broken(v, "%sattribute '%s' is given twice", of, attr[i].key);
   }
 }
@@ -73,26 +73,26 @@ static void check_tensor(Verify *v, const Tensor *t, int i) {
   check_attrs(v, "tensor ", t->attr, t->nattr);
 }
 
-static int by_name(const void *a, const void *b) {
-  const Tensor *x = *(const Tensor *const *)a, *y = *(const Tensor *const *)b;
-  int order = strcmp(x->name, y->name);
-  return order ? order : x->index - y->index;
-}
-
 static void check_names(Verify *v) {
   const Module *m = v->m;
-  const Tensor **sorted = calloc((size_t)m->ntensor + 1, sizeof *sorted);
-  if (!sorted) {
+  size_t cap = 64;
+  while (cap < (size_t)m->ntensor * 2)
+    cap *= 2;
+  Str *seen = calloc(cap, sizeof *seen);
+  if (!seen) {
     verify_broken(v, "out of memory");
     return;
   }
-  for (int i = 0; i < m->ntensor; i++)
-    sorted[i] = m->tensor[i];
-  qsort(sorted, (size_t)m->ntensor, sizeof *sorted, by_name);
-  for (int i = 1; i < m->ntensor; i++)
-    if (!strcmp(sorted[i]->name, sorted[i - 1]->name))
-      verify_broken(v, "two tensors are named '%s'", sorted[i]->name);
-  free(sorted);
+  for (int i = 0; i < m->ntensor; i++) {
+    const Str name = m->tensor[i]->name;
+    size_t at = str_hash(name) & (cap - 1);
+    while (seen[at] && seen[at] != name)
+      at = (at + 1) & (cap - 1);
+    if (seen[at])
+      verify_broken(v, "two tensors are named '%s'", name);
+    seen[at] = name;
+  }
+  free(seen);
 }
 
 /* ---- structure of a function ----------------------------------------------------------------- */
@@ -146,6 +146,7 @@ static const struct {
     {"kind", AT_STR},       {"tensor", AT_TENSOR}, {"func", AT_STR},      {"length", AT_INT},
     {"index", AT_INT},      {"arg", AT_INT},       {"slots", AT_INT},
 };
+enum { NKINDS = sizeof attr_kinds / sizeof *attr_kinds };
 
 static bool kind_fits(AttrKind want, AttrKind is) {
   return is == want || (want == AT_FLOAT && is == AT_INT) || (want == AT_BOOL && is == AT_INT);
@@ -156,11 +157,9 @@ static bool check_attr_kinds(Verify *v) {
   int before = diag_errors(v->d);
   check_attrs(v, "", op->attr, op->nattr);
   for (int i = 0; i < op->nattr; i++)
-    for (size_t k = 0; k < sizeof attr_kinds / sizeof *attr_kinds; k++)
-      if (*op->attr[i].key == *attr_kinds[k].key && !strcmp(op->attr[i].key, attr_kinds[k].key) &&
-          !kind_fits(attr_kinds[k].kind, op->attr[i].kind)) {
+    for (int k = 0; k < NKINDS; k++)
+      if (op->attr[i].key == v->kind_key[k] && !kind_fits(attr_kinds[k].kind, op->attr[i].kind))
         verify_broken(v, "attribute '%s' has the wrong kind of value", op->attr[i].key);
-      }
   return diag_errors(v->d) == before;
 }
 
@@ -230,12 +229,12 @@ static void check_stage(Verify *v) {
   const Op *op = v->op;
   const OpInfo *info = op_info(op->code);
   Stage s = v->m->stage;
-  const char *tail = strrchr(info->name, '_');
+  const char *tail = s < STAGE_TRAIN ? strrchr(info->name, '_') : NULL;
   bool ok = s < STAGE_KERNELS || info->kind == OK_NONE;
   for (size_t i = 0; i < sizeof stage_ops / sizeof *stage_ops; i++)
     ok &= stage_ops[i].op != op->code || (s >= stage_ops[i].first && s <= stage_ops[i].last);
   /* <op>_grad exists for the ops that grad_<op> turns into one op. */
-  ok &= s >= STAGE_TRAIN || !tail || strcmp(tail, "_grad");
+  ok &= !tail || strcmp(tail, "_grad");
   if (!ok)
     verify_broken(v, "not legal in stage %s", stage_name(s));
   /* From `typed` on a product reads operands of one dtype: no kernel mixes them. */
@@ -329,7 +328,10 @@ static void check_func(Verify *v, Builder *shapes) {
 }
 
 Status module_verify(const Module *m, Diag *d) {
-  Verify v = {.m = m, .d = d};
+  Str kind_key[NKINDS];
+  for (int i = 0; i < NKINDS; i++)
+    kind_key[i] = str_c(m->strings, attr_kinds[i].key);
+  Verify v = {.m = m, .d = d, .kind_key = kind_key};
   int before = diag_errors(d);
   /* Shape rules intern their types through a builder: this one makes nothing. */
   Builder *shapes = builder_create(m->strings, d, m->stage);

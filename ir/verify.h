@@ -11,6 +11,7 @@ typedef struct {
   const Op *op;  /* NULL between ops */
   bool *yielded, *varies; /* by value id, while places are checked; varies: in a body */
   bool short_memory;
+  const Str *kind_key; /* keys of verify.c's attr_kinds, interned: `==` compares */
 } Verify;
 
 /* One broken rule, placed at the current op. */

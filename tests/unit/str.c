@@ -22,6 +22,7 @@ START_TEST(equal_text_is_one_pointer) {
     ck_assert_ptr_eq(str_c(t, text), s[i]);
     ck_assert_ptr_eq(str_intern(t, text, strlen(text)), s[i]);
     ck_assert_ptr_ne(s[i], s[(i + 1) % N]);
+    ck_assert(str_hash(s[i]) != str_hash(s[(i + 1) % N]));
   }
   ck_assert_ptr_ne(str_intern(t, "ab", 1), str_intern(t, "ab", 2));
   ck_assert_str_eq(str_fmt(t, "%s", ""), "");
