@@ -75,7 +75,7 @@ typedef struct {
   int64_t pstride;
 } NodeOut;
 
-enum { NODE_ATTRS = 24, NODE_HELD = 8 };
+enum { NODE_HELD = 8 };
 struct Node {
   NodeKind kind;
   int ndim;
@@ -92,8 +92,8 @@ struct Node {
   Access *lin; /* affine functions of the indices, for element numbers */
   int64_t *param;
   int64_t kstride; /* products: of A */
-  int nattr;
-  Attr attr[NODE_ATTRS];
+  int nattr, cattr;
+  Attr *attr;
   const Op *op; /* place and layer */
   const Op *held[NODE_HELD]; /* ops of layers in it, in order of the program; not all when many */
   int nheld;

@@ -185,22 +185,27 @@ int graph_schedule(Fuse *F, Node **order) {
   return k;
 }
 
-/* Is there a way from p to c through another node? Positions bound the search. */
+/* Is there a way from p to c through another node? Positions bound the search. The operand nearest
+ * to p comes first: where there is a way, the longest leaps find it in a few steps, else a search
+ * from backward would walk through all layers between. */
 static bool way(const Node *p, const Node *c, bool direct, int stamp) {
-  for (int k = 0; k < c->nin; k++) {
-    Node *x = c->in[k].buf->def;
-    if (!x || x->pos < p->pos || x->mark == stamp)
-      continue;
-    if (x == p) {
-      if (!direct)
+  for (;;) {
+    Node *next = NULL;
+    for (int k = 0; k < c->nin; k++) {
+      Node *x = c->in[k].buf->def;
+      if (!x || x->pos < p->pos || x->mark == stamp)
+        continue;
+      if (x != p)
+        next = next && next->pos <= x->pos ? next : x;
+      else if (!direct)
         return true;
-      continue;
     }
-    x->mark = stamp;
-    if (way(p, x, false, stamp))
+    if (!next)
+      return false;
+    next->mark = stamp;
+    if (way(p, next, false, stamp))
       return true;
   }
-  return false;
 }
 
 bool graph_reaches(Fuse *F, const Node *p, const Node *c, bool direct) {

@@ -338,8 +338,8 @@ static bool join(Fuse *F, Node *p, Node *c, const Common *r, int nr, int ncol, b
   m->panels = p->panels ? p->panels : c->panels;
   if (node_is_product(p)) {
     m->kstride = p->kstride;
-    m->nattr = p->nattr;
-    memcpy(m->attr, p->attr, sizeof m->attr);
+    m->nattr = p->nattr, m->cattr = p->cattr;
+    m->attr = p->attr; /* p is gone then */
   }
   Joiner j = {F, m, pmap};
   if (!copy_stmts(&j, p, p, NULL, r, nr, true))
@@ -502,10 +502,9 @@ static bool merge_combines(Fuse *F, const Buf *x, const Buf *y) {
 
 static bool step_combines(Fuse *F, Node *n) {
   for (int a = 0; a < n->nout; a++)
-    for (int b = a + 1; b < n->nout; b++) {
+    for (int b = a + 1; n->out[a].part && n->out[a].buf->nuser == 1 && b < n->nout; b++) {
       const Buf *x = n->out[a].buf, *y = n->out[b].buf;
-      if (n->out[a].part && n->out[b].part && x->nuser == 1 && y->nuser == 1 &&
-          merge_combines(F, x, y))
+      if (n->out[b].part && y->nuser == 1 && merge_combines(F, x, y))
         return true;
     }
   return false;

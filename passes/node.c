@@ -319,10 +319,9 @@ Buf *node_store(Fuse *F, Node *n, int stmt, DType dt, unsigned keep) {
 }
 
 void node_attr(Fuse *F, Node *n, Attr attr) {
-  if (n->nattr < NODE_ATTRS)
+  n->attr = fuse_grow(F, n->attr, n->nattr, &n->cattr, sizeof *n->attr);
+  if (F->status == MPCC_OK)
     n->attr[n->nattr++] = attr;
-  else
-    F->status = MPCC_ERR_INTERNAL;
 }
 
 void node_attr_i(Fuse *F, Node *n, const char *key, int64_t v) {

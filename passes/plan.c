@@ -432,29 +432,43 @@ static void sort_blocks(Block **x, int n, Block **space) {
   memcpy(x, space, (size_t)n * sizeof *x);
 }
 
+/* What placing the next blocks asks of those that have their place, side by side: all are looked at
+ * each time. */
+typedef struct {
+  int first, last;
+  int64_t offset, end;
+} Placed;
+
 /* Smallest gap between placed blocks that live when b does, lowest among equals. */
-static void place_block(Block *b, Block **placed, int n) {
+static void place_block(Block *b, const Placed *placed, int n) {
   int64_t best = -1, best_gap = 0, end = 0;
   for (int i = 0; i < n; i++) { /* placed: by offset */
-    if (placed[i]->first > b->last || placed[i]->last < b->first)
+    if (placed[i].first > b->last || placed[i].last < b->first)
       continue;
-    int64_t gap = placed[i]->offset - end;
+    int64_t gap = placed[i].offset - end;
     if (gap >= b->bytes && (best < 0 || gap < best_gap)) {
       best = end;
       best_gap = gap;
     }
-    if (placed[i]->offset + placed[i]->bytes > end)
-      end = placed[i]->offset + placed[i]->bytes;
+    if (placed[i].end > end)
+      end = placed[i].end;
   }
   b->offset = best < 0 ? end : best;
 }
 
-/* Adds b to the n placed ones, which are in the order of their offsets. */
-static void add_placed(Block **placed, int *n, Block *b) {
-  int k = (*n)++;
-  for (; k > 0 && placed[k - 1]->offset > b->offset; k--)
-    placed[k] = placed[k - 1];
-  placed[k] = b;
+/* Adds b to the n placed ones, which are in the order of their offsets, behind its equals. */
+static void add_placed(Placed *placed, int *n, const Block *b) {
+  int lo = 0, hi = *n;
+  while (lo < hi) {
+    int mid = lo + (hi - lo) / 2;
+    if (placed[mid].offset > b->offset)
+      hi = mid;
+    else
+      lo = mid + 1;
+  }
+  memmove(placed + lo + 1, placed + lo, (size_t)(*n - lo) * sizeof *placed);
+  placed[lo] = (Placed){b->first, b->last, b->offset, b->offset + b->bytes};
+  ++*n;
 }
 
 static int64_t place_blocks(Plan *p) {
@@ -463,7 +477,7 @@ static int64_t place_blocks(Plan *p) {
     most += 1 + p->block[i]->npart;
   Block **order = ARENA_ARRAY(p->a, Block *, p->nblock + 1);
   Block **space = ARENA_ARRAY(p->a, Block *, p->nblock + 1);
-  Block **placed = ARENA_ARRAY(p->a, Block *, most);
+  Placed *placed = ARENA_ARRAY(p->a, Placed, most);
   int64_t peak = 0;
   if (arena_failed(p->a))
     return 0;
