@@ -187,27 +187,32 @@ static Status describe(const mprt_program *p, mprt__cuda *g, Plan *plan) {
   return s;
 }
 
-static Status multiply(const mprt_program *p, mprt__cuda *g, Plan *plan, const Operands *o,
-                       const cublasLtMatmulAlgo_t *algo, size_t workspace, const char *label) {
+/* Asks for a product whose operands are set. */
+static cublasStatus_t put_product(mprt__cuda *g, Plan *plan, const Operands *o,
+                                  const cublasLtMatmulAlgo_t *algo, size_t workspace) {
   static const float one = 1, zero = 0;
   static const double one_wide = 1, zero_wide = 0;
   const bool wide = plan->m.a_dtype == MPCC_F64, device = plan->m.with == MPCC_WITH_ALPHA;
   const void *alpha = wide ? (const void *)&one_wide : &one;
   const void *beta = wide ? (const void *)&zero_wide : &zero;
   void *at[3], *room = workspace ? (void *)(uintptr_t)g->products->workspace : NULL;
-  Status s = set_operands(p, g, plan, o);
-  if (s != MPCC_OK)
-    return s;
   for (int i = 0; i < 3; i++)
     at[i] = (void *)(uintptr_t)o->operand[i];
   if (device) {
     alpha = (const void *)(uintptr_t)o->operand[3];
     beta = (const void *)(uintptr_t)(g->products->workspace + WORKSPACE);
   }
-  TRY_LT(g->products->api.cublasLtMatmul(g->products->handle, plan->desc, alpha, at[2], plan->first,
+  return g->products->api.cublasLtMatmul(g->products->handle, plan->desc, alpha, at[2], plan->first,
                                          at[1], plan->second, beta, at[0], plan->result, at[0],
-                                         plan->result, algo, room, workspace, g->stream),
-         label);
+                                         plan->result, algo, room, workspace, g->stream);
+}
+
+static Status multiply(const mprt_program *p, mprt__cuda *g, Plan *plan, const Operands *o,
+                       const char *label) {
+  const Status s = set_operands(p, g, plan, o);
+  if (s != MPCC_OK)
+    return s;
+  TRY_LT(put_product(g, plan, o, &plan->algo, plan->workspace), label);
   return MPCC_OK;
 }
 
@@ -293,36 +298,38 @@ static Status fill_random(const mprt_program *p, mprt__cuda *g, CUdeviceptr to, 
   return r == CUDA_SUCCESS ? MPCC_OK : mprt__cuda_failed(p, g, r, "cannot try products");
 }
 
-/* Milliseconds of one offer, and the beginning of its result. */
+/* Milliseconds of one offer, and the beginning of its result. *refused: the library does not do,
+ * for these operands, what it offered. */
 static Status try_offer(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t,
                         const Operands *o, const cublasLtMatmulHeuristicResult_t *offer,
-                        uint8_t *result, uint64_t bytes, float *best) {
-  Status s = multiply(p, g, plan, o, &offer->algo, offer->workspaceSize, "cannot try a product");
+                        uint8_t *result, uint64_t bytes, float *best, cublasStatus_t *refused) {
   *best = 0;
-  for (int i = 0; s == MPCC_OK && i < REPEATS; i++) {
+  *refused = put_product(g, plan, o, &offer->algo, offer->workspaceSize);
+  for (int i = 0; !*refused && i < REPEATS; i++) {
     float ms = 0;
     CUDA_TRY(g->api.cuEventRecord(t->begin, g->stream), "cannot time a product");
-    s = multiply(p, g, plan, o, &offer->algo, offer->workspaceSize, "cannot try a product");
-    if (s != MPCC_OK)
-      return s;
+    *refused = put_product(g, plan, o, &offer->algo, offer->workspaceSize);
     CUDA_TRY(g->api.cuEventRecord(t->end, g->stream), "cannot time a product");
     CUDA_TRY(g->api.cuEventSynchronize(t->end), "cannot time a product");
     CUDA_TRY(g->api.cuEventElapsedTime_v2(&ms, t->begin, t->end), "cannot time a product");
     *best = i == 0 || ms < *best ? ms : *best;
   }
-  if (s != MPCC_OK)
-    return s;
+  if (*refused)
+    return MPCC_OK;
   CUDA_TRY(g->api.cuMemcpyDtoHAsync_v2(result, o->operand[0], bytes, g->stream),
            "cannot read a product");
   CUDA_TRY(g->api.cuStreamSynchronize(g->stream), "cannot read a product");
   return MPCC_OK;
 }
 
+/* Takes the fastest of those that give the bits of the first. An offer behind it that the library
+ * then refuses is none; the first must work, since another has other bits. */
 static Status choose(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t,
                      const cublasLtMatmulHeuristicResult_t *offer, int count) {
   Operands o;
   uint64_t bytes[5];
   float best = 0, ms;
+  cublasStatus_t refused;
   Status s = MPCC_OK;
   bytes_of(&plan->m, bytes);
   for (int i = 0; i < 5; i++) {
@@ -336,13 +343,17 @@ static Status choose(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t,
   for (int i = 3; s == MPCC_OK && i < 5; i++)
     s = fill_random(p, g, o.operand[i], i == 3 && bias ? bytes[3] : sizeof(float),
                     i == 3 && bias ? (DType)plan->m.d_dtype : MPCC_F32);
+  if (s == MPCC_OK)
+    s = set_operands(p, g, plan, &o);
   const uint64_t compared = bytes[0] < COMPARED ? bytes[0] : COMPARED;
   for (int i = 0; s == MPCC_OK && i < count; i++) {
     /* parts of k need workspace; a 16-bit result may hide that their sums have another order */
     if (i && (offer[0].workspaceSize || offer[i].workspaceSize))
       continue;
-    s = try_offer(p, g, plan, t, &o, &offer[i], i ? t->got : t->want, compared, &ms);
-    if (s != MPCC_OK || (i && (ms >= best || memcmp(t->want, t->got, compared))))
+    s = try_offer(p, g, plan, t, &o, &offer[i], i ? t->got : t->want, compared, &ms, &refused);
+    if (!i && refused)
+      return library_failed(p, g, refused, "cannot try a product");
+    if (s != MPCC_OK || refused || (i && (ms >= best || memcmp(t->want, t->got, compared))))
       continue;
     best = ms;
     plan->algo = offer[i].algo;
@@ -486,7 +497,7 @@ Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccComman
   Operands o = {{0}};
   for (uint32_t i = 0; i < mpcc_product_operands(plan->m.with); i++)
     o.operand[i] = mprt__cuda_address(p, g, &p->argref[c->first_arg + i], t);
-  return multiply(p, g, plan, &o, &plan->algo, plan->workspace, mprt__string(p, c->label));
+  return multiply(p, g, plan, &o, mprt__string(p, c->label));
 }
 
 Status mprt__cuda_multiply(const mprt_program *p, mprt__cuda *g, const MpccProduct *m,
@@ -498,7 +509,7 @@ Status mprt__cuda_multiply(const mprt_program *p, mprt__cuda *g, const MpccProdu
     if (memcmp(&plan->m, m, sizeof *m))
       continue;
     memcpy(o.operand, operand, mpcc_product_operands(m->with) * sizeof *operand);
-    return multiply(p, g, plan, &o, &plan->algo, plan->workspace, "a product");
+    return multiply(p, g, plan, &o, "a product");
   }
   return mprt__fail(&p->cb, MPCC_ERR_INPUT, "this program has no such product");
 }

@@ -1,6 +1,7 @@
 /* Products by cuBLASLt beside kernels of mpcc's own: the same training within the rounding between
  * a product and what follows it; codes of 8 bits as they are and, on sm_80, decoded; the same bits
- * whatever algorithm timing takes. */
+ * whatever algorithm timing takes; an offer that is refused when it is tried ends nothing while
+ * another works. */
 #include <unistd.h>
 
 #include "tests/cuda/program.h"
@@ -71,6 +72,47 @@ START_TEST(library_beside_own) {
 }
 END_TEST
 
+/* Calls of cublasLtMatmul that are refused: each offer is asked for once, then timed three times.
+ */
+static const struct {
+  const char *refused;
+  bool opens;
+} refusals[] = {
+    {"cublasLtMatmul:1:15", false}, /* the first */
+    {"cublasLtMatmul:3:15", false},
+    {"cublasLtMatmul:5:15", true}, /* the second, when it is asked for and when it is timed */
+    {"cublasLtMatmul:6:13", true},
+};
+
+START_TEST(an_offer_is_refused) {
+  mpcc_status s = MPCC_OK;
+  size_t bytes;
+  double loss[STEPS], want[STEPS];
+  void *image = compile_for("sm_90", "tests/cli/tiny.yaml", "32-true", NULL, false, false, &bytes);
+  setenv("EMU_FAIL", refusals[_i].refused, 1);
+  mprt_options o;
+  mprt_options_default(&o);
+  o.device = "cuda";
+  mprt_program *p = NULL, *plain;
+  s = mprt_open(image, bytes, &o, NULL, &p);
+  unsetenv("EMU_FAIL");
+  ck_assert_int_eq(s == MPCC_OK, refusals[_i].opens);
+  if (refusals[_i].opens) {
+    ck_assert_int_eq(mprt_init(p), MPCC_OK);
+    plain = open_on(image, bytes, "cuda", false);
+    train(plain, want);
+    train(p, loss);
+    same_state(p, plain);
+    mprt_close(plain);
+  }
+  mprt_close(p);
+  free(image);
+}
+END_TEST
+
 int main(void) {
-  return run_cases("products", library_beside_own, (int)(sizeof cases / sizeof *cases));
+  const int code = run_cases("products", library_beside_own, (int)(sizeof cases / sizeof *cases));
+  return code ? code
+              : run_cases("refusals", an_offer_is_refused,
+                          (int)(sizeof refusals / sizeof *refusals));
 }

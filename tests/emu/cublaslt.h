@@ -67,8 +67,8 @@ int lt_bias_type(const Problem *p); /* of the bias, when the descriptor does not
 cublasStatus_t lt_check(const Problem *p, const char **why);
 CUresult lt_compute(const void *problem);
 
-enum { LT_ALGOS = 3 };
-/* Workspace of algorithm i: the last two split K, in a fixed order. */
+enum { LT_ALGOS = 4 };
+/* Workspace of algorithm i: the last two split K, in a fixed order; the first two are one. */
 size_t lt_workspace(int algo);
 
 #define CUDA_SYM(name, args)

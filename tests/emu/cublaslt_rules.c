@@ -48,7 +48,7 @@ bool lt_is_fp8(int type) {
 }
 
 size_t lt_workspace(int algo) {
-  return algo == 1 ? 64 << 10 : algo == 2 ? 1 << 20 : 0;
+  return algo == 2 ? 64 << 10 : algo == 3 ? 1 << 20 : 0;
 }
 
 static bool short_ld(const struct cublasLtMatrixLayoutOpaque *l) {
