@@ -87,9 +87,24 @@ static bool only_gathers(const Body *b) {
   return has_column_sums(b) && b->nstmt <= FEW;
 }
 
+static bool has_random(const Body *b) {
+  for (int i = 0; i < b->nstmt; i++)
+    if (b->stmt[i].prim == PR_RAND)
+      return true;
+  return false;
+}
+
+/* Columns that a thread takes at a time at most. What several passes keep, sums of columns and
+ * random numbers in the making are in registers for each of them: the first alone leaves room for
+ * four, all of them for two. */
+static int columns_at_once(const Body *b) {
+  const bool passes = has_row_reduction(b);
+  return passes && has_column_sums(b) && has_random(b) ? 2 : passes ? 4 : 8;
+}
+
 /* Threads of a row: a power of two, each with four columns or as many as it takes at a time. */
 static int threads_of_row(const Rows *r) {
-  const int each = r->width > 4 ? r->width : 4;
+  const int least = columns_at_once(r->b) < 4 ? 2 : 4, each = r->width > least ? r->width : least;
   const int64_t threads = power_of_two_from((r->cols + each - 1) / each);
   return threads > WIDEST ? WIDEST : (int)threads;
 }
@@ -102,8 +117,7 @@ static bool lay_out(Rows *r) {
   if (r->rows >= INT32_MAX || r->cols >= INT32_MAX)
     return cuda_fail(r->g, "more than 2^31 rows or columns");
   r->panel = b->panel_rows > 0 && b->panel_rows < r->rows ? b->panel_rows : r->rows;
-  /* what several passes keep is held once for each column of a thread */
-  r->width = rows_width(b, r->op, r->cols, has_row_reduction(b) ? 4 : 8);
+  r->width = rows_width(b, r->op, r->cols, columns_at_once(b));
   const bool sums = has_column_sums(b);
   const int split = r->width > SPLIT ? r->width : SPLIT;
   const int block = only_gathers(b) && r->panel >= GATHER / 8 ? GATHER : BLOCK;
