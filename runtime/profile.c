@@ -31,8 +31,8 @@ double *mprt__profile_seconds(mprt__profile *f) {
 
 typedef struct {
   const MpccCommand *of; /* the first */
-  uint32_t launches;
-  double seconds;
+  uint32_t launches, layers;
+  double seconds, bytes; /* bytes: all arguments of a step, each once a launch */
 } Line;
 
 static int slower(const void *a, const void *b) {
@@ -72,6 +72,21 @@ static void name_of(const mprt_program *p, const MpccCommand *c, char name[80]) 
   }
 }
 
+static double bytes_of(const mprt_program *p, const MpccCommand *c) {
+  double bytes = 0;
+  for (uint32_t i = 0; i < c->nargs; i++)
+    bytes += (double)p->argref[c->first_arg + i].bytes; /* of integers 0 */
+  return bytes;
+}
+
+/* No command alike before c belongs to its layer. */
+static bool is_new_layer(const mprt_program *p, const MpccCommand *first, const MpccCommand *c) {
+  for (const MpccCommand *b = first; b < c; b++)
+    if (b->layer == c->layer && alike(p, b, c))
+      return false;
+  return *mprt__string(p, c->layer);
+}
+
 /* Commands that are alike make one line. */
 static size_t gather(const mprt_program *p, const mprt__profile *t, Line *line) {
   size_t n = 0;
@@ -85,7 +100,9 @@ static size_t gather(const mprt_program *p, const mprt__profile *t, Line *line) 
     if (k == n)
       line[n++] = (Line){.of = c};
     line[k].seconds += t->seconds[i];
+    line[k].bytes += bytes_of(p, c);
     line[k].launches++;
+    line[k].layers += is_new_layer(p, line[k].of, c);
   }
   qsort(line, n, sizeof *line, slower);
   return n;
@@ -98,14 +115,19 @@ static char *render(const mprt_program *p, const Line *line, size_t n, int64_t s
   char where[40] = "the GPU";
   if (!p->cuda)
     snprintf(where, sizeof where, "%d threads", mprt__pool_threads(p->pool));
-  char *text = mprt__format("a step: %.3f ms in kernels, %s\n      ms  share  launches  kernel\n",
+  char *text = mprt__format("a step: %.3f ms in kernels, %s\n"
+                            "      ms  share  launches   GB/s  kernel, what it computes, layers\n",
                             1e3 * total / (double)steps, where);
   for (size_t i = 0; i < n && text; i++) {
-    char name[80];
-    name_of(p, line[i].of, name);
-    char *more = mprt__format("%s%8.3f  %4.1f%%  %8u  %s  %s\n", text,
-                              1e3 * line[i].seconds / (double)steps, 100 * line[i].seconds / total,
-                              line[i].launches, name, mprt__string(p, line[i].of->label));
+    const Line *l = &line[i];
+    char name[80], others[24] = "";
+    name_of(p, l->of, name);
+    if (l->layers > 1)
+      snprintf(others, sizeof others, " and %u more", l->layers - 1);
+    char *more = mprt__format("%s%8.3f  %4.1f%%  %8u  %5.1f  %s  %s  %s%s\n", text,
+                              1e3 * l->seconds / (double)steps, 100 * l->seconds / total,
+                              l->launches, 1e-9 * l->bytes * (double)steps / l->seconds, name,
+                              mprt__string(p, l->of->label), mprt__string(p, l->of->layer), others);
     free(text);
     text = more;
   }

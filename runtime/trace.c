@@ -10,7 +10,7 @@
 #include "runtime/fit.h"
 
 typedef struct {
-  const char *name, *symbol; /* symbol: NULL for what is no kernel */
+  const char *name, *symbol, *layer; /* symbol: NULL for what is no kernel */
   int64_t step;
   double begin, end;
   bool device; /* by its clock */
@@ -43,8 +43,7 @@ void mprt__trace_destroy(mprt__trace *t) {
   free(t);
 }
 
-static void put(mprt__trace *t, const char *name, const char *symbol, double begin, double end,
-                bool device) {
+static void put(mprt__trace *t, Event e) {
   if (t->n == t->cap && !t->failed) {
     size_t cap = t->cap ? 2 * t->cap : 1024;
     Event *grown = realloc(t->event, cap * sizeof *grown);
@@ -52,8 +51,9 @@ static void put(mprt__trace *t, const char *name, const char *symbol, double beg
     t->event = grown ? grown : t->event;
     t->cap = grown ? cap : t->cap;
   }
+  e.step = t->step;
   if (!t->failed && t->step >= t->warm)
-    t->event[t->n++] = (Event){name, symbol, t->step, begin, end, device};
+    t->event[t->n++] = e;
 }
 
 static void put_command(mprt__trace *t, const mprt_program *p, const MpccCommand *c, double begin,
@@ -61,7 +61,12 @@ static void put_command(mprt__trace *t, const mprt_program *p, const MpccCommand
   const char *symbol = c->op == MPCC_CMD_LAUNCH    ? mprt__string(p, p->kernel[c->kernel].symbol)
                        : c->op == MPCC_CMD_PRODUCT ? "cuBLASLt"
                                                    : NULL;
-  put(t, mprt__string(p, c->label), symbol, begin, end, device);
+  put(t, (Event){.name = mprt__string(p, c->label),
+                 .symbol = symbol,
+                 .layer = mprt__string(p, c->layer),
+                 .begin = begin,
+                 .end = end,
+                 .device = device});
 }
 
 static void note_device(void *user, const mprt_program *p, const MpccCommand *c, double begin,
@@ -88,7 +93,7 @@ void mprt__trace_step(mprt__trace *t, int64_t step) {
 
 void mprt__trace_span(mprt__trace *t, const char *name, double begin) {
   if (looks(t))
-    put(t, name, NULL, begin, mprt__seconds(), false);
+    put(t, (Event){.name = name, .begin = begin, .end = mprt__seconds()});
 }
 
 Status mprt__trace_run(mprt__trace *t, mprt_program *p, const MpccFunction *f) {
@@ -99,16 +104,21 @@ Status mprt__trace_run(mprt__trace *t, mprt_program *p, const MpccFunction *f) {
   double begin = t->last = mprt__seconds();
   if (st == MPCC_OK)
     st = p->cuda ? mprt__cuda_run(p, p->cuda, f, NULL, NULL, &clock) : mprt__run(p, f, note, t);
-  put(t, mprt__string(p, f->name), NULL, begin, mprt__seconds(), false);
+  put(t, (Event){.name = mprt__string(p, f->name), .begin = begin, .end = mprt__seconds()});
   return st;
 }
 
-/* A JSON string; NULL when memory is short. */
-static char *quoted(const char *s) {
-  json_t *v = json_string(s);
-  char *text = v ? json_dumps(v, JSON_ENCODE_ANY) : NULL;
-  json_decref(v);
-  return text;
+/* NULL when memory is short. */
+static char *row_of(const mprt__trace *t, const Event *e) {
+  json_t *o = json_pack("{s:s, s:s, s:s, s:f, s:f, s:i, s:i, s:{s:I, s:s, s:s}}", "name",
+                        e->name && *e->name ? e->name : "copy or fill", "cat",
+                        e->symbol ? "kernel" : "step", "ph", "X", "ts", 1e6 * (e->begin - t->zero),
+                        "dur", 1e6 * (e->end - e->begin), "pid", 1, "tid", e->device ? 2 : 1, "args",
+                        "step", (json_int_t)e->step + 1, "kernel", e->symbol ? e->symbol : "",
+                        "layer", e->layer ? e->layer : "");
+  char *row = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
+  json_decref(o);
+  return row;
 }
 
 Status mprt__trace_write(mprt__trace *t, const mprt_program *p, const char *dir) {
@@ -124,28 +134,20 @@ Status mprt__trace_write(mprt__trace *t, const mprt_program *p, const char *dir)
   mprt__writer_open(&w, path);
   const char *head = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
   mprt__writer_put(&w, head, strlen(head));
-  for (size_t i = 0; i < t->n; i++) {
-    const Event *e = &t->event[i];
-    char *name = quoted(e->name && *e->name ? e->name : "copy or fill");
-    char *symbol = quoted(e->symbol ? e->symbol : "");
-    char *row =
-        name && symbol
-            ? mprt__format("%s{\"name\":%s,\"cat\":\"%s\",\"ph\":\"X\",\"ts\":%.3f,\"dur\":%.3f,"
-                           "\"pid\":1,\"tid\":%d,\"args\":{\"step\":%lld,\"kernel\":%s}}",
-                           i ? ",\n" : "", name, e->symbol ? "kernel" : "step",
-                           1e6 * (e->begin - t->zero), 1e6 * (e->end - e->begin), e->device ? 2 : 1,
-                           (long long)e->step + 1, symbol)
-            : NULL;
+  bool whole = true;
+  for (size_t i = 0; i < t->n && whole; i++) {
+    char *row = row_of(t, &t->event[i]);
+    whole = row;
+    mprt__writer_put(&w, ",\n", i ? 2 : 0);
     mprt__writer_put(&w, row ? row : "", row ? strlen(row) : 0);
-    free(name);
-    free(symbol);
     free(row);
   }
   mprt__writer_put(&w, "\n]}\n", 4);
   int error = mprt__writer_close(&w);
   Status st = error ? mprt__fail(&p->cb, MPCC_ERR_FILE, "cannot write %s: %s", path, strerror(error))
-                    : MPCC_OK;
-  if (!error)
+            : whole ? MPCC_OK
+                    : mprt__nomem(&p->cb, "trace");
+  if (st == MPCC_OK)
     mprt__log(&p->cb, MPRT_LOG_INFO, "%s has steps %lld to %lld", path, (long long)t->warm + 1,
               (long long)t->end);
   free(path);

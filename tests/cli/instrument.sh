@@ -11,6 +11,8 @@ head -1 watched/ranges.csv | grep -q '^layer,kernel,output,place,dtype,elements,
 [ "$(grep -c ',8,' watched/ranges.csv)" -gt 40 ] || fail "not a row for each result"
 grep -q '^mlp.0,.*tiny.yaml:[0-9]*:[0-9]*,f16,' watched/ranges.csv || fail "no row for mlp.0 in f16"
 grep -q 'ms in kernels' watched/profile.txt || fail "no profile"
+grep -q '^ *[0-9.]* *[0-9.]*% *[0-9]* *[0-9.]* *product_.* linear.* mlp.0' watched/profile.txt ||
+  fail "no line of mlp.0's product"
 [ ! -e plain/ranges.csv ] || fail "ranges without being asked"
 # A program built to watch does so, unless told otherwise.
 "$mpcc" "$spec" -march=native --instrument=range -o prog

@@ -39,6 +39,7 @@ expect 0 'a row for each target' run --out all --resume --validate --set 'metric
 # two steps were recorded, kernels of both
 [ "$(grep -o '"step":[0-9]*' all/trace.json | sort -u | tr '\n' ' ')" = '"step":5 "step":6 ' ] || fail "other steps"
 [ "$(grep -c '"cat":"kernel"' all/trace.json)" -ge 40 ] || fail "too few kernels"
+grep -q '"name":"linear[^"]*","cat":"kernel".*"layer":"mlp.0"}' all/trace.json || fail "kernels without layers"
 cmp plain/checkpoints/last/model.safetensors all/checkpoints/last/model.safetensors ||
   fail "watching changes what is learnt"
 
