@@ -128,16 +128,22 @@ static void bring_panel(Product *p, const Tile *t, Val panel, Val to) {
   ll_endif(g, &more);
 }
 
-/* Windows of one tap: the panel after, or the first in the k block after. */
+/* The panel after: of the same tap, of the next, or for windows of one tap the first in the k block
+ * after. */
 static Val panel_after(Product *p, const Tile *t, Val panel, Val *bytes) {
   Conv *v = (Conv *)p;
   Gen *g = p->g;
-  Val after = ll_add(g, panel, ll_n(g, 1)), k0 = ll_add(g, t->k0, t->kc);
+  Val after = ll_add(g, panel, ll_n(g, 1));
   Val more = ll_icmp(g, LLVMIntSLT, after, t->panel1);
-  Val end = split_start(g, &p->split, ll_add(g, ll_sel(g, more, after, t->panel0), ll_n(g, 1)));
+  after = ll_sel(g, more, after, t->panel0);
+  Val tap = ll_udiv(g, after, p->split.period), in = ll_urem(g, after, p->split.period);
+  Val end = split_start(g, &p->split, ll_add(g, in, ll_n(g, 1)));
   int64_t size = (int64_t)dtype_bytes(p->a_dtype);
   *bytes = ll_sub(g, ll_mul(g, end, ll_n(g, size)), ll_n(g, 1)); /* of its last channel */
-  return ll_sel(g, ll_or(g, more, t->last), table_of(v, t->k0), table_of(v, k0));
+  Val table = table_of(v, t->k0);
+  if (tables(v) == 2)
+    table = ll_sel(g, ll_or(g, more, t->last), table, table_of(v, ll_add(g, t->k0, t->kc)));
+  return ll_gep(g, g->i64, table, ll_mul(g, tap, ll_n(g, p->kblock)));
 }
 
 bool conv_plan_panels(Conv *v) {
@@ -157,6 +163,6 @@ bool conv_plan_panels(Conv *v) {
   p->kblocks = ceil_div(p->units, p->kblock);
   p->a_offset = round_up(zeros_offset(v) + ch * (int64_t)dtype_bytes(p->a_dtype) + 64, 64);
   p->bring_panel = bring_panel;
-  p->panel_after = tables(v) == 2 ? panel_after : NULL;
+  p->panel_after = panel_after;
   return true;
 }
