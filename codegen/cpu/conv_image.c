@@ -173,6 +173,74 @@ static Val image_base(Conv *v, const Tile *t) {
   return ll_gepc(g, v->p.c.unit, t->a, m->origin[0] * m->line + m->origin[1] * m->pixel + m->tap);
 }
 
+/* ---- what the tile or k block after reads ---------------------------------------------------- */
+
+/* Bytes from the first image to the first line that the window at position `row` reads and those
+ * before it do not. */
+static Val fresh_line(Conv *v, Val row) {
+  Gen *g = v->p.g;
+  const ConvWindow *w = &v->c.w;
+  int64_t fresh = v->image.origin[0] + v->image.span[0] - w->stride[0];
+  Val line = ll_udiv(g, row, w->size[1]), n = ll_udiv(g, line, w->size[0]);
+  Val y = ll_mul(g, ll_urem(g, line, w->size[0]), ll_n(g, w->stride[0]));
+  y = ll_add(g, y, ll_n(g, fresh > 0 ? fresh : 0));
+  Val at = ll_mul(g, n, ll_n(g, v->c.stride[0]));
+  at = ll_add(g, at, ll_mul(g, y, ll_n(g, v->c.stride[1])));
+  return ll_mul(g, at, ll_n(g, (int64_t)dtype_bytes(v->p.a_dtype)));
+}
+
+static Val calls_of(Product *p, const Tile *t) {
+  Gen *g = p->g;
+  return ll_mul(g, ll_sub(g, t->group1, t->group0), ll_sub(g, t->panel1, t->panel0));
+}
+
+static void add_run(Product *p, Val at, Val bytes) {
+  Gen *g = p->g;
+  ProductLater *l = &p->image.later;
+  Val each = LLVMBuildUDiv(g->b, bytes, ll_mul(g, l->calls, l->turns), "");
+  l->at[l->n] = at;
+  l->step[l->n++] = ll_add(g, each, ll_n(g, 1));
+}
+
+/* The image from position row0 to row1, and with b the rows of the second factor: of a k block. */
+static void plan_later(Product *p, const Tile *t, Val row0, Val row1, bool b) {
+  Conv *v = (Conv *)p;
+  Gen *g = p->g;
+  ProductLater *l = &p->image.later;
+  Val all = ll_n(g, v->c.batch * conv_positions(&v->c.w)), calls = calls_of(p, t);
+  row0 = ll_umin(g, row0, all);
+  row1 = ll_umin(g, row1, all);
+  *l = (ProductLater){.turns = ll_udiv(g, t->kc, micro_unrolled(&p->micro))};
+  l->calls =
+      b ? ll_lshr(g, ll_add(g, calls, ll_n(g, 1)), 1) : ll_mul(g, calls, ll_n(g, p->kblocks));
+  Val from = fresh_line(v, row0);
+  add_run(p, ll_gep(g, g->i8, t->a, from), ll_sub(g, fresh_line(v, row1), from));
+  if (!b)
+    return;
+  DType dt = gen_in_dtype(p->group, 1);
+  Ty mem = ll_mem(g, dt);
+  Val first = ll_gepc(g, mem, ll_arg_ptr(g, gen_in_slot(p->group, 1)), p->body->in[1].offset);
+  Val bytes = ll_mul(g, ll_sub(g, row1, row0), ll_n(g, p->b_ks * (int64_t)dtype_bytes(dt)));
+  add_run(p, ll_gep(g, mem, first, ll_mul(g, row0, ll_n(g, p->b_ks))), bytes);
+}
+
+static Next next_later(Product *p, const Tile *t, Val panel, Val j, Val b) {
+  (void)b;
+  Gen *g = p->g;
+  const ProductLater *l = &p->image.later;
+  Val column = ll_mul(g, ll_sub(g, j, t->group0), ll_sub(g, t->panel1, t->panel0));
+  Val call = ll_add(g, column, ll_sub(g, panel, t->panel0)), at = l->at[0], step = l->step[0];
+  if (p->mode == A_IMAGE && p->kblocks > 1)
+    call = ll_add(g, call, ll_mul(g, ll_udiv(g, t->k0, p->kblock), calls_of(p, t)));
+  if (l->n == 2) {
+    Val second = ll_icmp(g, LLVMIntSGE, call, l->calls);
+    call = ll_sel(g, second, ll_sub(g, call, l->calls), call);
+    at = ll_sel(g, second, l->at[1], at);
+    step = ll_sel(g, second, l->step[1], step);
+  }
+  return (Next){ll_gep(g, g->i8, at, ll_mul(g, call, ll_mul(g, step, l->turns))), step};
+}
+
 /* ---- forward and input gradients ------------------------------------------------------------- */
 
 static Val image_at(Product *p, const Tile *t, Val panel) {
@@ -195,22 +263,22 @@ static Val image_at(Product *p, const Tile *t, Val panel) {
 }
 
 /* The lines that this call fetches of every window of the panel after. */
-static Val next_lines(Product *p, const Tile *t, Val panel, Val j, Val b) {
+static Next next_lines(Product *p, const Tile *t, Val panel, Val j, Val b) {
   (void)panel, (void)b;
   Gen *g = p->g;
   int64_t bytes = p->micro.way.nfetch / p->micro.group * 64;
   Val first = ll_mul(g, ll_sub(g, j, t->group0), ll_n(g, bytes));
-  return ll_gep(g, g->i8, image_base((Conv *)p, t), first);
+  return (Next){ll_gep(g, g->i8, image_base((Conv *)p, t), first), NULL};
 }
 
 /* The windows of the panel after, which follow those of this one in memory. */
-static Val next_windows(Product *p, const Tile *t, Val panel, Val j, Val b) {
+static Next next_windows(Product *p, const Tile *t, Val panel, Val j, Val b) {
   (void)j, (void)b;
   Conv *v = (Conv *)p;
   Gen *g = p->g;
   Val row = split_start(g, &p->split, ll_add(g, panel, ll_n(g, 1)));
   Val at = window_offset(v, ll_umin(g, row, ll_n(g, p->M - 1)), NULL);
-  return ll_gep(g, g->i8, image_base(v, t), at);
+  return (Next){ll_gep(g, g->i8, image_base(v, t), at), NULL};
 }
 
 /* Rows that share a pointer: of the groups that divide a line of positions the one that makes the
@@ -264,6 +332,8 @@ bool conv_plan_image(Conv *v) {
   p->image.apart = walk.rs != ch;
   if (conv_taps(w) == 1 && !m->copied)
     p->image.next = p->image.apart ? next_lines : next_windows;
+  if (m->copied)
+    p->image.next_later = next_later;
   return true;
 }
 
@@ -335,6 +405,8 @@ bool conv_plan_columns(Conv *v) {
   }
   p->image.bytes = block_bytes;
   p->image.at = columns_at;
+  if (p->kblocks > 1)
+    p->image.next_later = next_later;
   return true;
 }
 
@@ -365,10 +437,15 @@ void conv_bring_image(Product *p, const Tile *t) {
   Gen *g = p->g;
   Val one = ll_n(g, 1);
   if (p->mode == A_IMAGE_COLUMNS) {
+    Val k1 = ll_add(g, t->k0, t->kc);
+    if (p->next == next_later)
+      plan_later(p, t, k1, ll_add(g, k1, ll_n(g, p->kblock)), true);
     if (v->image.copied)
       copy_lines(v, t, t->k0, ll_sub(g, ll_add(g, t->k0, t->kc), one));
     return;
   }
+  if (p->next == next_later)
+    plan_later(p, t, t->row1, ll_sub(g, ll_add(g, t->row1, t->row1), t->row0), false);
   If first = ll_if(g, ll_icmp(g, LLVMIntEQ, t->k0, ll_n(g, 0)));
   if (v->image.copied)
     copy_lines(v, t, t->row0, ll_sub(g, t->row1, one));

@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_MR = 28, MAX_NV = 8, MAX_GROUPS = 8, PARAMS = 10, LINE = 64 };
+enum { MAX_MR = 28, MAX_NV = 8, MAX_GROUPS = 8, PARAMS = 11, LINE = 64 };
 
 DType micro_dtype(const Op *group) {
   const char *word = op_str(group, "compute", NULL);
@@ -268,7 +268,17 @@ int micro_lines(const Micro *m) {
   return unroll > 2 ? m->next_lines * unroll / 2 : m->next_lines;
 }
 
-static void fetch_next(Gen *g, const Micro *m, State *s) {
+/* What a call gives that lives outside all loops; NULL what the kernel has not. */
+typedef struct {
+  Val fn, c, turns, next, next_step, rows, c_rows, places_at;
+} Given;
+
+static void fetch_next(Gen *g, const Micro *m, const Given *call, State *s) {
+  if (call->next_step) {
+    ll_prefetch_far(g, s->next);
+    s->next = ll_gep(g, g->i8, s->next, call->next_step);
+    return;
+  }
   if (!m->next || !m->next_lines)
     return;
   for (int line = 0; line < micro_lines(m); line++)
@@ -283,9 +293,9 @@ static void fetch_place(Gen *g, const Micro *m, State *s, Val at) {
   s->places = ll_opaque(g, ll_gepc(g, g->ptr, s->places, 1));
 }
 
-static void innermost(Gen *g, const Micro *m, State *s, int unroll, Val places_at) {
-  fetch_next(g, m, s);
-  fetch_place(g, m, s, places_at);
+static void innermost(Gen *g, const Micro *m, const Given *call, State *s, int unroll) {
+  fetch_next(g, m, call, s);
+  fetch_place(g, m, s, call->places_at);
   for (int u = 0; u < unroll; u++)
     step(g, m, s, u);
   advance(g, m, s, unroll * m->ks, unroll * m->bs);
@@ -323,18 +333,33 @@ static void turns_end(Gen *g, const Micro *m, Val fn, Turns *t, int64_t step, St
   LLVMPositionBuilderAtEnd(g->b, done);
 }
 
-/* What a call gives that lives outside all loops; NULL what the kernel has not. */
-typedef struct {
-  Val fn, c, turns, next, rows, c_rows, places_at;
-} Given;
+/* The share of C that turn `turn` of the outermost loop asks for; behind the last row or group what
+ * is there is asked for. */
+static void ask_share(Gen *g, const Micro *m, const Given *call, Val turn) {
+  int all = m->c_rows ? pointers(m) : m->mr, lines = m->c_rows ? m->group : 1;
+  int each = (int)ceil_div(all, m->ahead_turns);
+  for (int k = 0; k < each; k++) {
+    Val i = ll_add(g, ll_mul(g, turn, ll_n(g, each)), ll_n(g, k)), at = call->c;
+    i = ll_umin(g, i, ll_n(g, all - 1));
+    if (m->c_rows)
+      at = ll_gep(g, g->i8, at, ll_load(g, g->i64, 1, ll_gep(g, g->i64, call->c_rows, i), NULL));
+    else
+      at = ll_gep(g, m->c.sum, at, ll_mul(g, i, ll_n(g, m->cs)));
+    for (int l = 0; l < lines; l++)
+      for (int j = 0; j < m->nv; j++)
+        ll_prefetch_store(g, ll_gepc(g, m->c.sum, at, l * m->cs + (int64_t)j * m->c.vl));
+  }
+}
 
 /* Loop `level` (0: the innermost) and what is inside; s is the state before and then after. */
 static void nest(Gen *g, const Micro *m, const Given *call, int level, State *s) {
   int unroll = level == 0 ? micro_unrolled(m) : 1;
   Val n = level == m->nloop ? call->turns : ll_n(g, level ? m->loop[level - 1].turns : m->run);
   Turns t = turns_begin(g, m, call->fn, n, s);
+  if (level == m->nloop && m->ahead && m->ahead_turns > 1)
+    ask_share(g, m, call, ll_sub(g, t.all, t.left));
   if (level == 0) {
-    innermost(g, m, s, unroll, call->places_at);
+    innermost(g, m, call, s, unroll);
   } else {
     nest(g, m, call, level - 1, s);
     advance(g, m, s, m->loop[level - 1].a, m->loop[level - 1].b);
@@ -375,7 +400,7 @@ static int64_t wayside(Gen *g, const Micro *m, const Given *call, State *s) {
   to = to ? ll_gep(g, g->i8, call->c, to) : NULL;
   for (int64_t u = 0; u < k; u++) {
     if (u % unroll == 0)
-      fetch_next(g, m, s);
+      fetch_next(g, m, call, s);
     for (; fetched * k < (u + 1) * w->nfetch; fetched++)
       ll_prefetch(g, ll_gepc(g, g->i8, from, w->fetch[fetched]));
     for (; cleared * k < (u + 1) * w->nclear; cleared++)
@@ -423,7 +448,7 @@ static void first_sums(Gen *g, const Micro *m, Val fn, const Place *c, State *s)
     LLVMBuildBr(g->b, start);
     LLVMPositionBuilderAtEnd(g->b, none);
   }
-  for (int i = 0; m->ahead && i < m->mr; i++)
+  for (int i = 0; m->ahead && m->ahead_turns <= 1 && i < m->mr; i++)
     for (int j = 0; j < m->nv; j++)
       ll_prefetch_store(g, c_address(g, m, c, i, j));
   if (m->add) {
@@ -445,6 +470,7 @@ static void micro_body(Gen *g, const Micro *m, Val fn) {
   unsigned at = m->add ? 5 : 4;
   Given call = {.fn = fn, .c = LLVMGetParam(fn, 2), .turns = LLVMGetParam(fn, 3)};
   call.next = m->next ? LLVMGetParam(fn, at++) : NULL;
+  call.next_step = m->next_step ? LLVMGetParam(fn, at++) : NULL;
   call.rows = m->group ? LLVMGetParam(fn, at++) : NULL;
   call.c_rows = m->c_rows ? LLVMGetParam(fn, at++) : NULL;
   State s = {.a = {a}, .b = LLVMGetParam(fn, 1), .next = call.next};
@@ -467,11 +493,12 @@ static void micro_body(Gen *g, const Micro *m, Val fn) {
 
 /* Micro-kernels of a module are told apart by everything that makes their code. */
 static void micro_name(const Micro *m, char *name, size_t size) {
-  int n = snprintf(name, size, "micro_%s_%dx%d_a%lld_%lld_b%lld_%lld_c%lld%s%s%s_p%d_g%d%s%s",
+  int n = snprintf(name, size, "micro_%s_%dx%d_a%lld_%lld_b%lld_%lld_c%lld%s%s_t%d_p%d%s_g%d%s%s",
                    dtype_text(m->c.in), m->mr, m->nv, (long long)m->rs, (long long)m->ks,
                    (long long)m->bs, (long long)m->bp, (long long)m->cs, m->odd ? "_odd" : "",
-                   m->add ? "_add" : "", m->ahead ? "_ahead" : "", m->next ? m->next_lines : 0,
-                   m->group, m->c_rows ? "s" : "", m->places ? "_places" : "");
+                   m->add ? "_add" : "", m->ahead ? 1 + (int)m->ahead_turns : 0,
+                   m->next ? m->next_lines : 0, m->next_step ? "_step" : "", m->group,
+                   m->c_rows ? "s" : "", m->places ? "_places" : "");
   if (m->nloop || has_way(m))
     n += snprintf(name + n, size - (size_t)n, "_r%lld", (long long)m->run);
   for (int i = 0; i < m->nloop; i++)
@@ -492,6 +519,8 @@ static Val micro_get(Gen *g, const Micro *m, Ty *type) {
     param[nparam++] = g->i1;
   if (m->next)
     param[nparam++] = g->ptr;
+  if (m->next_step)
+    param[nparam++] = g->i64;
   if (m->group)
     param[nparam++] = g->ptr;
   if (m->c_rows)
@@ -521,6 +550,8 @@ void micro_call(Gen *g, const Micro *m, Val a, Val b, Val c, Val kc, Val add) {
     arg[n++] = add;
   if (m->next)
     arg[n++] = m->next;
+  if (m->next_step)
+    arg[n++] = m->next_step;
   if (m->group)
     arg[n++] = m->rows;
   if (m->c_rows)

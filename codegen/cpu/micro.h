@@ -64,9 +64,14 @@ typedef struct {
   int64_t cs;     /* C: between rows */
   bool odd;       /* kc may be odd */
   bool ahead;     /* C is asked for before the first k */
+  /* More than 1: instead a share of C in each of so many turns of the outermost loop: a burst stops
+   * the multiplications. */
+  int64_t ahead_turns;
   bool add;       /* the call says whether sums start from C; else from zero */
   Val next;       /* memory that is needed next, prefetched as the kernel goes along; NULL: none */
   int next_lines; /* cache lines of it per two k (odd: per k); 0: those of `way` */
+  Val next_step;  /* NULL, or bytes instead of lines: as far it goes on, a line each turn of the
+                   * innermost loop, to the second-level cache */
   /* Pointers, one for each turn of the innermost loop: what lies so many bytes behind is fetched.
    * NULL: none. */
   Val places, places_at;

@@ -376,6 +376,7 @@ static void choose_scratch(Product *p) {
     m->nloop = walk->nloop;
     m->run = walk->run;
     memcpy(m->loop, walk->loop, sizeof m->loop);
+    m->ahead_turns = m->nloop && !m->add ? p->kblock / p->image.turn : 0;
     p->image.rows_offset = round_up(p->image.bytes(p, p->tile_rows), 64);
     int64_t offsets = walk->group ? (p->tile_rows + p->split.hi) / walk->group : 0;
     p->image.sums_offset = p->image.rows_offset + offsets * 8;
@@ -416,6 +417,8 @@ void product_plan(Product *p) {
   choose_scratch(p);
   choose_wayside(p);
   choose_result(p);
+  if (!p->next)
+    p->next = p->image.next_later;
   p->g->ntiles = p->row_tiles * p->col_tiles;
 }
 
@@ -603,7 +606,7 @@ static Val a_of_panel(Product *p, const Tile *t, Val panel) {
 }
 
 /* What group j of B is followed by, from the part on that this call fetches. */
-static Val next_part(Product *p, const Tile *t, Val panel, Val j, Val b) {
+static Next next_part(Product *p, const Tile *t, Val panel, Val j, Val b) {
   Gen *g = p->g;
   Val packed = ll_arg_ptr(g, gen_in_slot(p->group, 1));
   Val start = ll_add(g, ll_mul(g, t->group0, ll_n(g, p->b_units * p->c.cols)),
@@ -615,7 +618,7 @@ static Val next_part(Product *p, const Tile *t, Val panel, Val j, Val b) {
   Val part = ll_mul(g, turns, ll_n(g, 64 * micro_lines(&p->micro)));
   Val whole = ll_mul(g, t->kc, ll_n(g, p->c.cols * p->c.unit_bytes));
   Val at = ll_umin(g, ll_mul(g, ll_sub(g, panel, t->panel0), part), ll_sub(g, whole, part));
-  return ll_gep(g, g->i8, next, at);
+  return (Next){ll_gep(g, g->i8, next, at), NULL};
 }
 
 static void zeros(Product *p, Val to, int64_t n) {
@@ -661,7 +664,7 @@ static Val sums_of_panel(Product *p, const Tile *t, Val panel, Val j) {
 }
 
 /* What comes after the k block of a raw B, from the part on that this call fetches. */
-static Val next_raw(Product *p, const Tile *t, Val panel, Val j, Val b) {
+static Next next_raw(Product *p, const Tile *t, Val panel, Val j, Val b) {
   (void)b;
   Gen *g = p->g;
   int64_t row = p->b_ks * (int64_t)dtype_bytes(gen_in_dtype(p->group, 1));
@@ -673,25 +676,27 @@ static Val next_raw(Product *p, const Tile *t, Val panel, Val j, Val b) {
   at = ll_umin(g, at, ll_sub(g, ll_n(g, p->K * row), part));
   Val start = ll_gepc(g, ll_mem(g, gen_in_dtype(p->group, 1)),
                       ll_arg_ptr(g, gen_in_slot(p->group, 1)), p->body->in[1].offset);
-  return ll_gep(g, g->i8, start, at);
+  return (Next){ll_gep(g, g->i8, start, at), NULL};
 }
 
 /* The part of the result's rows in the panel after that this call fetches. */
-static Val next_result(Product *p, const Tile *t, Val panel, Val j, Val b) {
+static Next next_result(Product *p, const Tile *t, Val panel, Val j, Val b) {
   (void)b;
   Gen *g = p->g;
   Val row = split_start(g, &p->split, ll_add(g, panel, ll_n(g, 1)));
   Val at = ll_add(g, ll_mul(g, row, ll_n(g, p->direct_stride)), ll_n(g, p->body->out[0].offset));
   Val from = ll_gep(g, p->c.sum, ll_arg_ptr(g, 0), at);
   Val call = ll_sub(g, j, t->group0);
-  return ll_gep(g, g->i8, from, ll_mul(g, call, ll_n(g, 64 * result_lines(p))));
+  return (Next){ll_gep(g, g->i8, from, ll_mul(g, call, ll_n(g, 64 * result_lines(p)))), NULL};
 }
 
 /* The micro-kernel of a panel of rows and panel j of B, which is at b. */
 static Micro micro_of_panel(Product *p, const Tile *t, Val panel, Val j, Val b) {
   Gen *g = p->g;
   Micro m = p->micro;
-  m.next = p->next ? p->next(p, t, panel, j, b) : NULL;
+  Next next = p->next ? p->next(p, t, panel, j, b) : (Next){0};
+  m.next = next.at;
+  m.next_step = next.step;
   if (m.group) {
     Val row = ll_sub(g, split_start(g, &p->split, panel), t->row0);
     Val at = ll_mul(g, ll_udiv(g, row, m.group), ll_n(g, 8));

@@ -25,9 +25,21 @@ typedef enum {
 typedef struct Product Product;
 typedef struct Tile Tile;
 
-/* What a micro-kernel call fetches for a later one: memory from there on. The call multiplies panel
- * `panel` of rows and panel j of B, which is at b. */
-typedef Val ProductNext(Product *p, const Tile *t, Val panel, Val j, Val b);
+/* What a micro-kernel call fetches for a later one: memory from there on, and its `next_step` or
+ * NULL. The call multiplies panel `panel` of rows and panel j of B, which is at b. */
+typedef struct {
+  Val at, step;
+} Next;
+typedef Next ProductNext(Product *p, const Tile *t, Val panel, Val j, Val b);
+
+/* Runs of memory that the tile or k block after reads, fetched by the calls of this one in equal
+ * shares. With two runs the first half of the calls fetches the first. */
+typedef struct {
+  int n;
+  Val at[2], step[2]; /* step: bytes for a turn of a micro-kernel's innermost loop */
+  Val turns;          /* of a call */
+  Val calls;          /* that share a run */
+} ProductLater;
 
 /* How A_IMAGE and A_IMAGE_COLUMNS read: the micro-kernel's strides, groups of rows and loops, and
  * where things are. */
@@ -42,6 +54,9 @@ typedef struct {
   ProductNext *next; /* a panel's rows are read once: where those after it begin, which lie side by
                       * side, or with `apart` what `micro.way` fetches is relative to */
   bool apart;
+  /* What the tile or k block after reads, where nothing else is fetched; NULL: it is near. */
+  ProductNext *next_later;
+  ProductLater later;
   Val (*at)(Product *p, const Tile *t, Val panel); /* what a panel's rows are relative to */
 } ProductImage;
 
