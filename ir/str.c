@@ -20,6 +20,12 @@ struct StrTable {
   } * slot;
 };
 
+/* What a failed table gives. */
+static const struct {
+  StrHead head;
+  char text[sizeof(StrHead)];
+} empty;
+
 static const StrHead *head_of(Str s) {
   return (const StrHead *)(const void *)s - 1;
 }
@@ -74,7 +80,7 @@ static bool grow(StrTable *t) {
 Str str_intern(StrTable *t, const char *text, size_t len) {
   /* After a failure the table may lie in scratch memory: leave it alone. */
   if (arena_failed(t->arena))
-    return "";
+    return empty.text;
   uint64_t hash = hash_bytes(text, len);
   size_t at = hash & (t->cap - 1);
   for (; t->slot[at].text; at = (at + 1) & (t->cap - 1))
@@ -85,13 +91,13 @@ Str str_intern(StrTable *t, const char *text, size_t len) {
     arena_fail(t->arena);
   StrHead *head = arena_alloc(t->arena, sizeof *head + len + 1);
   if (arena_failed(t->arena))
-    return "";
+    return empty.text;
   *head = (StrHead){hash, len};
   char *copy = (char *)(head + 1);
   memcpy(copy, text, len);
   t->slot[at] = (struct StrSlot){copy, hash};
   if (++t->count * 2 > t->cap && !grow(t))
-    return "";
+    return empty.text;
   return copy;
 }
 
