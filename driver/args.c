@@ -114,6 +114,7 @@ static int take(Args *a, int id, const char *v) {
     *(const char **)((char *)a + row->to) = v;
   switch (id) {
   case O_EMIT:
+    a->emit[a->nemit++] = v;
     return choice(v, "exe|lib|c-header|obj|asm|llvm-ir|cuda|ptx|cubin|ir|plan|dot|svg|image");
   case O_LINK:
     return choice(v, "cc");
@@ -220,6 +221,7 @@ static int allocate(Args *a, int argc) {
   a->options.level = a->list[3];
   a->options.target = a->list[4];
   a->options.arch = a->list[5];
+  a->emit = a->list[6];
   return 0;
 }
 
@@ -269,10 +271,25 @@ static int not_for(const Args *a, int id) {
                     command, compiling ? "compiling" : "", compiling && *where ? ", " : "", where);
 }
 
+static int check_emit(Args *a) {
+  if (!a->nemit)
+    a->emit[a->nemit++] = "exe";
+  if (a->nemit > 1 && a->output)
+    return args_usage("-o names one output, --emit asks for %d", a->nemit);
+  for (int i = 0; i < a->nemit; i++) {
+    if (a->options.stop_after && strcmp(a->emit[i], "ir"))
+      return args_usage("--stop-after gives IR: say --emit=ir");
+    if (a->link && strcmp(a->emit[i], "exe"))
+      return args_usage("--link goes with programs, not with --emit=%s", a->emit[i]);
+    if (a->save_temps && strcmp(a->emit[i], "exe"))
+      return args_usage("--save-temps goes with programs, not with --emit=%s", a->emit[i]);
+  }
+  return 0;
+}
+
 int args_parse(Args *a, int argc, char **argv) {
   memset(a, 0, sizeof *a);
   a->color = -1;
-  a->emit = "exe";
   int bad = allocate(a, argc), at = 1;
   if (bad)
     return bad;
@@ -311,12 +328,9 @@ int args_parse(Args *a, int argc, char **argv) {
     if (bad)
       return bad;
   }
-  if (a->options.stop_after && strcmp(a->emit, "ir"))
-    return args_usage("--stop-after gives IR: say --emit=ir");
-  if (a->link && strcmp(a->emit, "exe"))
-    return args_usage("--link goes with programs, not with --emit=%s", a->emit);
-  if (a->save_temps && strcmp(a->emit, "exe"))
-    return args_usage("--save-temps goes with programs, not with --emit=%s", a->emit);
+  bad = check_emit(a);
+  if (bad)
+    return bad;
   target_of_device(a);
   if (!(a->bound > 0))
     a->bound = 0.05;

@@ -12,14 +12,15 @@ typedef enum {
   CMD_COMPARE, CMD_SENSITIVITY, CMD_GRAPH, CMD_SCHEMA
 } Command;
 
-enum { ARGS_NLIST = 6 }; /* options that are lists */
+enum { ARGS_NLIST = 7 }; /* options that are lists */
 
 typedef struct {
   Command command;
   const char **input; /* spec files, in order */
   int ninput;
   const char *output;      /* -o; NULL: the spec's name */
-  const char *emit;        /* "exe" ... */
+  const char **emit;       /* "exe" ..., in order; at least one */
+  int nemit;
   const char *link;        /* "cc" or NULL */
   const char *diff[2];     /* explain: two modes, or NULL */
   const char *precisions, *html; /* of compare; NULL: not given */

@@ -20,10 +20,13 @@
 typedef struct {
   const Args *args;
   const char *input;
+  bool again; /* the spec is compiled once more: its warnings were said */
 } Context;
 
 static void on_message(void *user, const mpcc_message *m) {
   const Context *c = user;
+  if (c->again && m->severity != MPCC_ERROR)
+    return;
   fputs(c->args->json ? m->json : m->text, stderr);
   fputc('\n', stderr);
 }
@@ -69,40 +72,51 @@ static int read_input(const char *path, char **text, size_t *len) {
 }
 
 /* Output name: the spec's file name without folder and extension. */
-static void default_output(const char *input, const char *suffix, char *out, size_t size) {
+static void default_output(const char *prefix, const char *input, const char *suffix, char *out,
+                           size_t size) {
   const char *slash = strrchr(input, '/'), *base = slash ? slash + 1 : input;
   const char *dot = strrchr(base, '.');
   int n = dot && dot != base ? (int)(dot - base) : (int)strlen(base);
-  snprintf(out, size, "%.*s%s", n, base, suffix);
+  snprintf(out, size, "%s%.*s%s", prefix, n, base, suffix);
 }
 
-static const struct {
+typedef struct {
   const char *emit;
   mpcc_output kind;
-  const char *suffix;
-} kinds[] = {{"exe", MPCC_OUT_IMAGE, ""},          {"image", MPCC_OUT_IMAGE, ".mpcimg"},
-             {"obj", MPCC_OUT_OBJECT, ".o"},       {"asm", MPCC_OUT_ASM, ".s"},
-             {"llvm-ir", MPCC_OUT_LLVM_IR, ".ll"}, {"cuda", MPCC_OUT_CUDA, ".cu"},
-             {"ptx", MPCC_OUT_PTX, ".ptx"},        {"cubin", MPCC_OUT_CUBIN, ".cubin"},
-             {"ir", MPCC_OUT_IR, ".mpir"},         {"plan", MPCC_OUT_PLAN, ".plan"},
-             {"dot", MPCC_OUT_DOT, ".dot"},        {"svg", MPCC_OUT_SVG, ".svg"},
-             {"lib", MPCC_OUT_IMAGE, ".a"},        {"c-header", MPCC_OUT_C_HEADER, ".h"}};
+  const char *suffix, *prefix; /* of the output's name where none is given; NULL: no prefix */
+} Kind;
 
-static int write_result(const Args *a, const char *input, const char *emit, const char *suffix,
-                        const void *out, size_t bytes) {
+static const Kind kinds[] = {
+    {"exe", MPCC_OUT_IMAGE, ""},          {"image", MPCC_OUT_IMAGE, ".mpcimg"},
+    {"obj", MPCC_OUT_OBJECT, ".o"},       {"asm", MPCC_OUT_ASM, ".s"},
+    {"llvm-ir", MPCC_OUT_LLVM_IR, ".ll"}, {"cuda", MPCC_OUT_CUDA, ".cu"},
+    {"ptx", MPCC_OUT_PTX, ".ptx"},        {"cubin", MPCC_OUT_CUBIN, ".cubin"},
+    {"ir", MPCC_OUT_IR, ".mpir"},         {"plan", MPCC_OUT_PLAN, ".plan"},
+    {"dot", MPCC_OUT_DOT, ".dot"},        {"svg", MPCC_OUT_SVG, ".svg"},
+    {"lib", MPCC_OUT_IMAGE, ".a", "lib"}, {"c-header", MPCC_OUT_C_HEADER, ".h"}};
+
+static const Kind *kind_named(const char *emit) {
+  const Kind *k = kinds;
+  while (strcmp(k->emit, emit))
+    k++;
+  return k;
+}
+
+static int write_result(const Args *a, const char *input, const Kind *kind, const void *out,
+                        size_t bytes) {
   char name[4096];
   const char *path = a->output;
   if (!path) {
-    default_output(input, suffix, name, sizeof name);
+    default_output(kind->prefix ? kind->prefix : "", input, kind->suffix, name, sizeof name);
     path = name;
   }
   if (!strcmp(path, input)) {
     fprintf(stderr, "mpcc: error: output '%s' is the input; use -o\n", path);
     return 2;
   }
-  if (!strcmp(emit, "lib"))
+  if (!strcmp(kind->emit, "lib"))
     return link_library(path, out, bytes, a->verbose);
-  if (strcmp(emit, "exe"))
+  if (strcmp(kind->emit, "exe"))
     return write_file(path, out, bytes, 0);
   if (a->link)
     return link_with_cc(path, out, bytes, a->verbose);
@@ -117,16 +131,15 @@ static int save_temps(const Args *a, const char *input, const char *text, size_t
   mpcc_callbacks silent = {0};
   mpcc_session *s = mpcc_session_create(&a->options, &silent);
   int code = s ? 0 : 11;
-  default_output(a->output ? a->output : input, "", base, sizeof base);
+  default_output("", a->output ? a->output : input, "", base, sizeof base);
   if (a->output && strcmp(a->output, "-"))
     snprintf(base, sizeof base, "%s", a->output);
   for (size_t i = 0; i < sizeof kept / sizeof *kept && !code; i++) {
-    size_t k = 0, bytes = 0;
+    const Kind *kind = kind_named(kept[i]);
     void *out = NULL;
-    while (strcmp(kinds[k].emit, kept[i]))
-      k++;
-    code = exit_code(mpcc_compile(s, input, text, len, kinds[k].kind, &out, &bytes));
-    snprintf(path, sizeof path, "%s%s", base, kinds[k].suffix);
+    size_t bytes = 0;
+    code = exit_code(mpcc_compile(s, input, text, len, kind->kind, &out, &bytes));
+    snprintf(path, sizeof path, "%s%s", base, kind->suffix);
     if (!code)
       code = write_file(path, out, bytes, 0);
     free(out);
@@ -141,21 +154,18 @@ static const char *picture(const Args *a) {
   return dot && (!strcmp(dot, ".dot") || !strcmp(dot, ".gv")) ? "dot" : "svg";
 }
 
-static int compile_one(const Args *a, mpcc_session *s, const char *input, const char *text,
-                       size_t len) {
-  const char *emit = a->command == CMD_EXPLAIN ? "plan" : a->command == CMD_GRAPH ? picture(a) : a->emit;
-  size_t k = 0;
-  while (strcmp(kinds[k].emit, emit))
-    k++;
+static int compile_one(const Args *a, mpcc_session *s, const char *emit, const char *input,
+                       const char *text, size_t len) {
+  const Kind *kind = kind_named(emit);
   void *out = NULL;
   size_t bytes = 0;
-  mpcc_output kind = a->command == CMD_CHECK ? MPCC_OUT_CHECK : kinds[k].kind;
-  mpcc_status st = mpcc_compile(s, input, text, len, kind, &out, &bytes);
+  mpcc_output what = a->command == CMD_CHECK ? MPCC_OUT_CHECK : kind->kind;
+  mpcc_status st = mpcc_compile(s, input, text, len, what, &out, &bytes);
   int code = exit_code(st);
   if (st == MPCC_OK && a->command == CMD_EXPLAIN)
     code = write_file(a->output ? a->output : "-", out, bytes, 0);
   else if (st == MPCC_OK && (a->command == CMD_COMPILE || a->command == CMD_GRAPH))
-    code = write_result(a, input, emit, kinds[k].suffix, out, bytes);
+    code = write_result(a, input, kind, out, bytes);
   if (st == MPCC_OK && !code && a->save_temps && a->command == CMD_COMPILE)
     code = save_temps(a, input, text, len);
   free(out);
@@ -193,7 +203,7 @@ static int one_input(Args *a, const char *input) {
   int code = read_input(input, &text, &len);
   if (code)
     return code;
-  Context context = {a, input};
+  Context context = {a, input, false};
   mpcc_callbacks cb = {on_message, on_dump, &context};
   mpcc_session *s = mpcc_session_create(&a->options, &cb);
   if (!s)
@@ -210,8 +220,13 @@ static int one_input(Args *a, const char *input) {
     code = explain_diff(a, s, input, text, len);
   else if (a->command == CMD_VERIFY)
     code = verify_spec(s, a->options.ntarget ? a->options.target[0] : "cpu", input, text, len);
+  else if (a->command == CMD_EXPLAIN || a->command == CMD_GRAPH)
+    code = compile_one(a, s, a->command == CMD_EXPLAIN ? "plan" : picture(a), input, text, len);
   else
-    code = compile_one(a, s, input, text, len);
+    for (int i = 0; i < a->nemit && !code; i++) {
+      context.again = i > 0;
+      code = compile_one(a, s, a->emit[i], input, text, len);
+    }
   mpcc_session_destroy(s);
   free(text);
   return code;

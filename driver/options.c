@@ -12,8 +12,8 @@ const Option option_table[O_COUNT] = {
                   .to = TO(output)},
     [O_EMIT] = {"emit", NULL, V_VALUE, "KIND",
                 "exe (default), lib, c-header, obj, asm, llvm-ir, cuda, ptx, cubin, ir, plan, dot, "
-                "svg, image",
-                FOR_COMMAND(COMPILE), .to = TO(emit)},
+                "svg, image; several without -o",
+                FOR_COMMAND(COMPILE)},
     [O_OPT] = {"optimize", "O", V_VALUE, "0..3", "effort of the code generator, default 2"},
     [O_NUMERICS] = {"numerics", NULL, V_VALUE, "fused|strict",
                     "strict rounds at every op boundary, as op-by-op execution does"},

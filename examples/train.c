@@ -35,10 +35,16 @@ static void on_log(void *user, mprt_log_level level, const char *text) {
     fprintf(stderr, "%s\n", text);
 }
 
+/* Between -2 and 2. Constants: Knuth, The Art of Computer Programming, vol. 2, sec. 3.3.4. */
+static float uniform(uint64_t *seed) {
+  *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+  return (float)(*seed >> 40) * 0x1p-22f - 2.0f;
+}
+
 /* Writes a batch into the tensors that training reads, [batch, 2] and [batch]; false when there are
  * no such. On a GPU these are the host's copies: asking for them tells that they are about to be
  * written. */
-static bool fill(mprt_program *program, unsigned *seed, int64_t *batch) {
+static bool fill(mprt_program *program, uint64_t *seed, int64_t *batch) {
   mprt_tensor point, label;
   if (!mprt_find(program, "io.point", &point) || !mprt_find(program, "io.label", &label))
     return false;
@@ -46,8 +52,8 @@ static bool fill(mprt_program *program, unsigned *seed, int64_t *batch) {
   int64_t *l = label.data;
   *batch = label.dim[0];
   for (int64_t i = 0; i < *batch; i++) {
-    p[2 * i] = 4.0f * (float)rand_r(seed) / (float)RAND_MAX - 2.0f;
-    p[2 * i + 1] = 4.0f * (float)rand_r(seed) / (float)RAND_MAX - 2.0f;
+    p[2 * i] = uniform(seed);
+    p[2 * i + 1] = uniform(seed);
     float r = hypotf(p[2 * i], p[2 * i + 1]);
     l[i] = r > 0.7f && r < 1.4f;
   }
@@ -79,7 +85,7 @@ int main(int argc, char **argv) {
 
   /* 3. the loop is the host's */
   double loss = 0, mean = 0;
-  unsigned seed = 1;
+  uint64_t seed = 1;
   int64_t batch = 0;
   for (int step = 1; status == MPCC_OK && step <= 400; step++) {
     if (!fill(program, &seed, &batch))

@@ -11,7 +11,7 @@ flags() { # what pkg-config prints of a package in the tree as it was installed
   (pcfiledir=$lib/pkgconfig && eval "$(grep -E '^[a-z]+=' "$pcfiledir/$1.pc")" &&
     eval "echo $(sed -n 's/^Cflags: //p; s/^Libs: //p' "$pcfiledir/$1.pc" | tr '\n' ' ')")
 }
-cc -std=gnu17 -Wall -Wextra -Werror "$source/examples/train.c" -o host $(flags mpcc) || fail "the host does not build"
+cc -std=c17 -Wall -Wextra -Werror "$source/examples/train.c" -o host $(flags mpcc) || fail "the host does not build"
 learnt() { # both examples: the last mean loss is well below the first
   awk '/mean loss/ { n++; if (n == 1) a = $NF; b = $NF } END { exit !(n == 4 && b < 0.6 * a) }' out.txt ||
     { fail "$1: not learnt"; cat out.txt; }

@@ -16,6 +16,11 @@ for precision in 32-true transformer-engine; do
   [ "$(cut -d' ' -f3 static.txt)" -ge 12 ] || { fail "$precision: not learnt"; cat static.txt; }
 done
 expect 0 'test: loss' "$mpcc" run $tiny --weights weights.safetensors --validate --precision 32-true
+# both in one call, under the names that the documentation has
+cp "$here/tiny.yaml" two.yaml
+expect 0 '' "$mpcc" two.yaml -march=native --emit=lib --emit=c-header
+[ -s libtwo.a ] && [ -s two.h ] || fail "no libtwo.a or no two.h"
+expect 2 '-o names one output, --emit asks for 2' "$mpcc" two.yaml --emit=lib --emit=c-header -o x
 # the header is C++ too, and nothing is left behind
 c++ -std=c++17 -fsyntax-only -x c++ -I . -I "$include" tiny.h || fail "the header is no C++"
 mkdir 'odd "folder'
