@@ -10,6 +10,9 @@ import jsonschema
 import yaml
 
 
+DAMAGED = 3 # of so many specs: each takes seconds
+
+
 def best(validator, spec):
     error = jsonschema.exceptions.best_match(validator.iter_errors(spec))
     return f"{'/'.join(map(str, error.absolute_path))}: {error.message[:200]}" if error else None
@@ -19,16 +22,18 @@ def main():
     schema = json.load(open(sys.argv[1]))
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
-    bad = 0
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    bad = damaged = 0
     paths = sorted(glob.glob(sys.argv[2] + "/**/*.yaml", recursive=True))
     for path in paths:
-        spec = yaml.safe_load(open(path))
+        spec = yaml.load(open(path), loader)
         why = best(validator, spec)
         if why:
             print(f"{path}: {why}")
             bad += 1
-        if "layers" not in spec.get("model", {}) or "extends" in spec:
+        if "layers" not in spec.get("model", {}) or "extends" in spec or damaged == DAMAGED:
             continue
+        damaged += 1
         for edit in (lambda s: s.update(traner={}), lambda s: s["trainer"].update(max_epochs=[1]),
                      lambda s: s["model"]["layers"].append({"Liner": 3}),
                      lambda s: s.update(optimizer={"type": "SDG"}), lambda s: s.pop("model")):
