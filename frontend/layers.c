@@ -197,22 +197,17 @@ static const struct {
   int least, most;
   const char *tensors;
   bool parts, turned;
+  int space; /* axes behind [N, C]; 0: any */
 } kinds[] = {
 #define LAYER(type, least, most, tensors)                                                          \
-  {#type, layer_##type, OP_COUNT, least, most, tensors, false, false},
+  {#type, layer_##type, OP_COUNT, least, most, tensors, .parts = false},
 #define TURNED(type, least, most, tensors)                                                         \
-  {#type, layer_##type, OP_COUNT, least, most, tensors, false, true},
-#define PARTS(type, least, most) {#type, layer_##type, OP_COUNT, least, most, "", true, false},
-#define POINTWISE(type, op) {#type, NULL, OP_##op, 1, 1, "", false, false},
-#define EACH(type)
-#define PAIR(type)
+  {#type, layer_##type, OP_COUNT, least, most, tensors, .turned = true},
+#define SPACED(family, axes, tensors)                                                              \
+  {#family #axes "d", layer_##family, OP_COUNT, 1, 1, tensors, .space = axes},
+#define PARTS(type, least, most) {#type, layer_##type, OP_COUNT, least, most, "", .parts = true},
+#define POINTWISE(type, op) {#type, NULL, OP_##op, 1, 1, "", .parts = false},
 #include "frontend/layers.def"
-#undef LAYER
-#undef TURNED
-#undef PARTS
-#undef POINTWISE
-#undef EACH
-#undef PAIR
 };
 
 /* What a layer does with complex operands. */
@@ -221,19 +216,9 @@ static const struct {
   const char *type;
   Parts parts;
 } complex_kinds[] = {
-#define LAYER(type, least, most, tensors)
-#define TURNED(type, least, most, tensors)
-#define PARTS(type, least, most)
-#define POINTWISE(type, op)
 #define EACH(type) {#type, COMPLEX_EACH},
 #define PAIR(type) {#type, COMPLEX_PAIR},
 #include "frontend/layers.def"
-#undef LAYER
-#undef TURNED
-#undef PARTS
-#undef POINTWISE
-#undef EACH
-#undef PAIR
 };
 
 static Parts parts_of(const char *type) {
@@ -253,6 +238,10 @@ static int kind_of(const char *type) {
 const char *layer_tensors(const char *type) {
   int k = kind_of(type);
   return k < 0 ? NULL : kinds[k].tensors;
+}
+
+int lay_space(const Node *n) {
+  return kinds[kind_of(n->type->key)].space;
 }
 
 bool layer_takes_inputs(const char *type) {

@@ -8,21 +8,14 @@
 typedef Value *LayerFn(Lower *lo, const Node *n, Value *const *in);
 #define LAYER(type, least, most, tensors) LayerFn layer_##type;
 #define TURNED(type, least, most, tensors) LayerFn layer_##type;
+#define SPACED(family, axes, tensors) LayerFn layer_##family;
 #define PARTS(type, least, most) LayerFn layer_##type;
-#define POINTWISE(type, op)
-#define EACH(type)
-#define PAIR(type)
 #include "frontend/layers.def"
-#undef LAYER
-#undef TURNED
-#undef PARTS
-#undef POINTWISE
-#undef EACH
-#undef PAIR
 
 /* ---- layers.c ---- */
 
 int64_t lay_int(const Node *n, const char *key); /* a checked argument, 0 when null */
+int lay_space(const Node *n);                    /* axes behind [N, C] of a layer that is SPACED */
 Loc lay_loc(const Node *n, const char *key);     /* of the argument, else of the layer */
 Str lay_shape(Lower *lo, const Type *ty);        /* "[N, 1024]" */
 /* A misfit of shapes at loc, "shapes do not fit: 'layer' ...", with a note where operand i comes

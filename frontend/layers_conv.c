@@ -19,7 +19,8 @@ static const char *axes_text(int nd) {
   return text[nd - 1];
 }
 
-static bool wants_space(Lower *lo, const Node *n, int nd, Value *const *in) {
+static bool wants_space(Lower *lo, const Node *n, Value *const *in) {
+  const int nd = lay_space(n);
   if (in[0]->type->rank == 2 + nd)
     return true;
   lay_misfit(lo, n, n->loc, 0, in, "works on %s", axes_text(nd));
@@ -59,9 +60,9 @@ typedef struct {
 
 /* What all windows have: sizes, steps (pools: their size, where none is given), dilation, padding
  * on both sides, which convolutions settle later. */
-static Space window_of(const Node *n, int nd) {
-  Space s = {.nd = nd};
-  for (int i = 0; i < nd; i++) {
+static Space window_of(const Node *n) {
+  Space s = {.nd = lay_space(n)};
+  for (int i = 0; i < s.nd; i++) {
     s.kernel[i] = axis_arg(n, "kernel_size", i, 1);
     s.stride[i] = axis_arg(n, "stride", i, s.kernel[i]);
     s.dilation[i] = axis_arg(n, "dilation", i, 1);
@@ -142,9 +143,9 @@ static Value *convolve(Lower *lo, const Node *n, const Space *s, bool transposed
   return lay_emit1(lo, n, OP_conv, bias ? 3 : 2, args, nat, at);
 }
 
-static Value *conv(Lower *lo, const Node *n, int nd, Value *const *in) {
-  Space s = window_of(n, nd);
-  if (!wants_space(lo, n, nd, in))
+Value *layer_Conv(Lower *lo, const Node *n, Value *const *in) {
+  Space s = window_of(n);
+  if (!wants_space(lo, n, in))
     return NULL;
   int64_t c = in[0]->type->dim[1], o = lay_int(n, "out_channels");
   if (!lay_agrees(lo, n, "in_channels", c, in) || !groups_divide(lo, n, c, o, in))
@@ -162,28 +163,16 @@ static Value *conv(Lower *lo, const Node *n, int nd, Value *const *in) {
   return x ? convolve(lo, n, &s, false, dim, &x) : NULL;
 }
 
-Value *layer_Conv1d(Lower *lo, const Node *n, Value *const *in) {
-  return conv(lo, n, 1, in);
-}
-
-Value *layer_Conv2d(Lower *lo, const Node *n, Value *const *in) {
-  return conv(lo, n, 2, in);
-}
-
-Value *layer_Conv3d(Lower *lo, const Node *n, Value *const *in) {
-  return conv(lo, n, 3, in);
-}
-
-static Value *conv_transpose(Lower *lo, const Node *n, int nd, Value *const *in) {
-  Space s = window_of(n, nd);
-  if (!wants_space(lo, n, nd, in))
+Value *layer_ConvTranspose(Lower *lo, const Node *n, Value *const *in) {
+  Space s = window_of(n);
+  if (!wants_space(lo, n, in))
     return NULL;
   int64_t c = in[0]->type->dim[1], o = lay_int(n, "out_channels");
   if (!lay_agrees(lo, n, "in_channels", c, in) || !groups_divide(lo, n, c, o, in))
     return NULL;
   int64_t dim[2 + AXES] = {c, o / lay_int(n, "groups")};
   memcpy(dim + 2, s.kernel, sizeof s.kernel);
-  for (int i = 0; i < nd; i++) {
+  for (int i = 0; i < s.nd; i++) {
     int64_t extra = axis_arg(n, "output_padding", i, 0);
     if (extra >= s.stride[i] && extra >= s.dilation[i])
       return lay_error(lo, lay_loc(n, "output_padding"), 201,
@@ -196,18 +185,6 @@ static Value *conv_transpose(Lower *lo, const Node *n, int nd, Value *const *in)
                         "has a padding of %lld, which leaves nothing", (long long)s.padding[i]);
   }
   return convolve(lo, n, &s, true, dim, in);
-}
-
-Value *layer_ConvTranspose1d(Lower *lo, const Node *n, Value *const *in) {
-  return conv_transpose(lo, n, 1, in);
-}
-
-Value *layer_ConvTranspose2d(Lower *lo, const Node *n, Value *const *in) {
-  return conv_transpose(lo, n, 2, in);
-}
-
-Value *layer_ConvTranspose3d(Lower *lo, const Node *n, Value *const *in) {
-  return conv_transpose(lo, n, 3, in);
 }
 
 /* ---- pooling ---- */
@@ -224,11 +201,12 @@ static int64_t windows(const Node *n, int64_t in, int64_t window, int64_t stride
 }
 
 /* Attributes of the window of a pooling layer; 0 after a diagnostic. */
-static int pool_window(Lower *lo, const Node *n, int nd, Value *const *in, Attr *at) {
-  const Space s = window_of(n, nd);
+static int pool_window(Lower *lo, const Node *n, Value *const *in, Attr *at) {
+  const int nd = lay_space(n);
+  const Space s = window_of(n);
   const int64_t *size = in[0]->type->dim + 2;
   int64_t out[AXES];
-  if (!wants_space(lo, n, nd, in))
+  if (!wants_space(lo, n, in))
     return 0;
   for (int i = 0; i < nd; i++) {
     int64_t window = s.dilation[i] * (s.kernel[i] - 1) + 1;
@@ -255,27 +233,15 @@ static int pool_window(Lower *lo, const Node *n, int nd, Value *const *in, Attr 
   return 6;
 }
 
-static Value *max_pool(Lower *lo, const Node *n, int nd, Value *const *in) {
+Value *layer_MaxPool(Lower *lo, const Node *n, Value *const *in) {
   Attr at[8];
-  int k = pool_window(lo, n, nd, in, at);
+  int k = pool_window(lo, n, in, at);
   return k ? lay_emit1(lo, n, OP_max_pool, 1, in, k, at) : NULL;
 }
 
-Value *layer_MaxPool1d(Lower *lo, const Node *n, Value *const *in) {
-  return max_pool(lo, n, 1, in);
-}
-
-Value *layer_MaxPool2d(Lower *lo, const Node *n, Value *const *in) {
-  return max_pool(lo, n, 2, in);
-}
-
-Value *layer_MaxPool3d(Lower *lo, const Node *n, Value *const *in) {
-  return max_pool(lo, n, 3, in);
-}
-
-static Value *avg_pool(Lower *lo, const Node *n, int nd, Value *const *in) {
+Value *layer_AvgPool(Lower *lo, const Node *n, Value *const *in) {
   Attr at[10];
-  int k = pool_window(lo, n, nd, in, at);
+  int k = pool_window(lo, n, in, at);
   if (!k)
     return NULL;
   at[k++] = attr_s(lo->b, "rule", "average");
@@ -285,21 +251,10 @@ static Value *avg_pool(Lower *lo, const Node *n, int nd, Value *const *in) {
   return lay_emit1(lo, n, OP_resample, 1, in, k, at);
 }
 
-Value *layer_AvgPool1d(Lower *lo, const Node *n, Value *const *in) {
-  return avg_pool(lo, n, 1, in);
-}
-
-Value *layer_AvgPool2d(Lower *lo, const Node *n, Value *const *in) {
-  return avg_pool(lo, n, 2, in);
-}
-
-Value *layer_AvgPool3d(Lower *lo, const Node *n, Value *const *in) {
-  return avg_pool(lo, n, 3, in);
-}
-
 /* output_size of an adaptive pool; NULL after a diagnostic, else the sizes of the input's axes. */
-static const int64_t *adaptive(Lower *lo, const Node *n, int nd, Value *const *in, int64_t *out) {
-  if (!wants_space(lo, n, nd, in))
+static const int64_t *adaptive(Lower *lo, const Node *n, Value *const *in, int64_t *out) {
+  const int nd = lay_space(n);
+  if (!wants_space(lo, n, in))
     return NULL;
   const int64_t *size = in[0]->type->dim + 2;
   for (int i = 0; i < nd; i++)
@@ -307,9 +262,10 @@ static const int64_t *adaptive(Lower *lo, const Node *n, int nd, Value *const *i
   return size;
 }
 
-static Value *adaptive_avg(Lower *lo, const Node *n, int nd, Value *const *in) {
+Value *layer_AdaptiveAvgPool(Lower *lo, const Node *n, Value *const *in) {
+  const int nd = lay_space(n);
   int64_t out[AXES];
-  const int64_t *size = adaptive(lo, n, nd, in, out);
+  const int64_t *size = adaptive(lo, n, in, out);
   if (!size)
     return NULL;
   Attr at[] = {attr_s(lo->b, "rule", "adaptive"), attr_ints(lo->b, "extents", nd, size),
@@ -317,22 +273,11 @@ static Value *adaptive_avg(Lower *lo, const Node *n, int nd, Value *const *in) {
   return lay_emit1(lo, n, OP_resample, 1, in, 3, at);
 }
 
-Value *layer_AdaptiveAvgPool1d(Lower *lo, const Node *n, Value *const *in) {
-  return adaptive_avg(lo, n, 1, in);
-}
-
-Value *layer_AdaptiveAvgPool2d(Lower *lo, const Node *n, Value *const *in) {
-  return adaptive_avg(lo, n, 2, in);
-}
-
-Value *layer_AdaptiveAvgPool3d(Lower *lo, const Node *n, Value *const *in) {
-  return adaptive_avg(lo, n, 3, in);
-}
-
 /* Equal windows side by side: parts of unequal size are no static window. */
-static Value *adaptive_max(Lower *lo, const Node *n, int nd, Value *const *in) {
+Value *layer_AdaptiveMaxPool(Lower *lo, const Node *n, Value *const *in) {
+  const int nd = lay_space(n);
   int64_t out[AXES], kernel[AXES];
-  const int64_t *size = adaptive(lo, n, nd, in, out);
+  const int64_t *size = adaptive(lo, n, in, out);
   if (!size)
     return NULL;
   for (int i = 0; i < nd; i++) {
@@ -345,14 +290,6 @@ static Value *adaptive_max(Lower *lo, const Node *n, int nd, Value *const *in) {
   Attr at[] = {attr_ints(lo->b, "extents", nd, size), attr_ints(lo->b, "positions", nd, out),
                attr_ints(lo->b, "kernel", nd, kernel), attr_ints(lo->b, "stride", nd, kernel)};
   return lay_emit1(lo, n, OP_max_pool, 1, in, 4, at);
-}
-
-Value *layer_AdaptiveMaxPool1d(Lower *lo, const Node *n, Value *const *in) {
-  return adaptive_max(lo, n, 1, in);
-}
-
-Value *layer_AdaptiveMaxPool2d(Lower *lo, const Node *n, Value *const *in) {
-  return adaptive_max(lo, n, 2, in);
 }
 
 /* ---- interpolation, padding ---- */
