@@ -10,7 +10,8 @@
  * write FP32 weight gradients without rounding first and uses are summed in FP32 [N4, N5].
  * Slices that tile a value give its gradient as one cat, not as a sum of padded pieces.
  * Stage laid to train. Writes grad.<parameter> (role grad, attr of) and, with FP8, the largest
- * magnitudes of quantized gradients to sum.fp8.backward.amax [N8]. Rules per op: grad_ops.c. */
+ * magnitudes of quantized gradients to sum.fp8.backward.amax [N8]. Rules per op: grad_ops.c,
+ * grad_product.c, grad_expr.c, grad_scan.c. */
 #include "passes/grad.h"
 
 static bool trained(const Tensor *t) {

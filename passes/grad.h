@@ -1,4 +1,4 @@
-/* Private to grad.c, grad_ops.c and grad_scan.c: reverse mode over one function. */
+/* Private to grad*.c: reverse mode over one function. */
 #ifndef MPCC_PASSES_GRAD_H
 #define MPCC_PASSES_GRAD_H
 
@@ -43,8 +43,20 @@ typedef struct {
  */
 typedef void GradFn(Grad *g, const Op *op, Value *const *dy);
 GradFn *grad_rule(OpCode code); /* NULL: the op has none */
-/* Whether op's results depend on operand i other than through comparisons, integers or detach: torch
- * then has a gradient, be it of zeros. */
+#define RULE_G(name) GradFn grad_##name;
+#define RULE_B(name) GradFn grad_##name;
+#define RULE_R(name) GradFn grad_##name;
+#define RULE_Z(name)
+#define OP(name, nin, nout, shape, cuda, cpu, grad, kind, doc) RULE_##grad(name)
+#include "ir/ops.def"
+#undef OP
+#undef RULE_G
+#undef RULE_B
+#undef RULE_R
+#undef RULE_Z
+GradFn grad_expr; /* of elementwise ops */
+/* Whether op's results depend on operand i other than through comparisons, integers or detach:
+ * torch then has a gradient, be it of zeros. */
 bool grad_passes(Grad *g, const Op *op, int i);
 
 /* What a read or an arg is; NULL for other ops. */
@@ -64,13 +76,21 @@ void grad_add(Grad *g, const Value *v, Value *dv);
 /* What op's results have gives to its operands. */
 void grad_op(Grad *g, const Op *op);
 
+/* ---- grad_ops.c: what rules share ---- */
+
+/* Operand i and result i of the forward op, where the backward is built. */
+Value *grad_forward(Grad *g, const Op *op, int i);
+Value *grad_result(Grad *g, const Op *op, int i);
+Value *grad_rows(Grad *g, Value *x); /* [..., C] as [R, C] */
+Value *grad_shaped(Grad *g, Value *x, const Type *t);
+Value *grad_row_sum(Grad *g, Value *x); /* over the last axis, which stays as 1; f32 or wider */
+
 /* ---- grad_scan.c ---- */
 
 /* Copies the body of a scan of `train` (NULL: there is none), with what its backward reads as
  * further results, and makes the body of the reverse scan. */
 void loop_differentiate(Grad *g, const Func *train, const Func *body);
 Value *loop_value(Grad *g, const Value *v); /* grad_value inside a body */
-GradFn grad_scan;
 
 bool grad_wants(const Grad *g, const Op *op, int i);
 DType grad_dtype(const Grad *g, const Op *op, int i); /* of operand i's gradient */
