@@ -475,6 +475,8 @@ Val *check_section(const Check *c, const char *section, const char *shared, cons
                    const char *where) {
   if (y && y->kind != YAML_MAP) {
     diag_error(c->d, y->loc, 201, "%s takes a map, not %s", where, yaml_kind_text(y));
+    if (y->kind == YAML_SCALAR && schema_find(c->rows, section, "type"))
+      diag_hint(c->d, "write {type: %s}", y->text);
     return NULL;
   }
   bool unknown = false;

@@ -74,7 +74,8 @@ void mprt__trace_step(mprt__trace *t, int64_t step); /* begins step `step`, from
 /* Something that began then and ends now; name: lives as long as the trace. */
 void mprt__trace_span(mprt__trace *t, const char *name, double begin);
 Status mprt__trace_run(mprt__trace *t, mprt_program *p, const MpccFunction *f);
-/* Writes DIR/trace.json when the last step was recorded, once. errors: ERR_FILE, ERR_NOMEM */
+/* Writes DIR/trace.json or DIR/profile.txt when the last step was recorded, once. errors: ERR_FILE,
+ * ERR_NOMEM */
 Status mprt__trace_write(mprt__trace *t, const mprt_program *p, const char *dir);
 
 /* ---- sample.c ---- */
@@ -148,8 +149,9 @@ typedef struct mprt__profile mprt__profile;
 mprt__profile *mprt__profile_create(const mprt_program *p); /* NULL: memory */
 void mprt__profile_destroy(mprt__profile *f);               /* NULL is fine */
 double *mprt__profile_seconds(mprt__profile *f);            /* for mprt__run_timed */
-/* A table of what was taken in so many steps; malloc'ed, NULL: memory. */
-char *mprt__profile_text(const mprt__profile *f, const mprt_program *p, int64_t steps);
+/* DIR/profile.txt, a table of what was taken in so many steps. errors: ERR_FILE, ERR_NOMEM */
+Status mprt__profile_write(const mprt__profile *f, const mprt_program *p, int64_t steps,
+                           const char *dir);
 
 /* ---- diverged.c ---- */
 /* Steps stay non-finite: writes OUT/diverged/ (state before the step, the batch), replays the batch

@@ -117,15 +117,7 @@ Status mprt__instrument_report(mprt__instrument *i, mprt_program *p, const char 
   Status st = MPCC_OK;
   if (i && i->ranges)
     st = mprt__ranges_report(i->ranges, p, out_dir);
-  if (st == MPCC_OK && i && i->profile && i->steps) {
-    char *path = mprt__format("%s/profile.txt", out_dir);
-    char *text = mprt__profile_text(i->profile, p, i->steps);
-    st = path && text ? mprt__file_write(path, text, strlen(text), &p->cb)
-                      : mprt__nomem(&p->cb, "profile");
-    if (st == MPCC_OK)
-      mprt__log(&p->cb, MPRT_LOG_INFO, "%.*s (%s)", (int)strcspn(text, "\n"), text, path);
-    free(path);
-    free(text);
-  }
+  if (st == MPCC_OK && i && i->profile && i->steps)
+    st = mprt__profile_write(i->profile, p, i->steps, out_dir);
   return st;
 }

@@ -134,11 +134,24 @@ static char *render(const mprt_program *p, const Line *line, size_t n, int64_t s
   return text;
 }
 
-char *mprt__profile_text(const mprt__profile *t, const mprt_program *p, int64_t steps) {
+/* malloc'ed; NULL: memory. */
+static char *text_of(const mprt__profile *t, const mprt_program *p, int64_t steps) {
   Line *line = calloc((size_t)p->ncommand + 1, sizeof *line);
   char *text = line ? render(p, line, gather(p, t, line), steps) : NULL;
   free(line);
   return text;
+}
+
+Status mprt__profile_write(const mprt__profile *t, const mprt_program *p, int64_t steps,
+                           const char *dir) {
+  char *path = mprt__format("%s/profile.txt", dir), *text = text_of(t, p, steps);
+  Status st = path && text ? mprt__file_write(path, text, strlen(text), &p->cb)
+                           : mprt__nomem(&p->cb, "profile");
+  if (st == MPCC_OK)
+    mprt__log(&p->cb, MPRT_LOG_INFO, "%.*s (%s)", (int)strcspn(text, "\n"), text, path);
+  free(path);
+  free(text);
+  return st;
 }
 
 mpcc_status mprt_profile(mprt_program *p, int64_t steps, char **text) {
@@ -154,7 +167,7 @@ mpcc_status mprt_profile(mprt_program *p, int64_t steps, char **text) {
     st = mprt__run_timed(p, f, NULL, NULL, t->seconds);
   }
   if (st == MPCC_OK) {
-    *text = mprt__profile_text(t, p, steps);
+    *text = text_of(t, p, steps);
     if (!*text)
       st = mprt__nomem(&p->cb, "profile");
   }

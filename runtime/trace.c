@@ -1,4 +1,5 @@
-/* profiler: {type: chrome-trace}: the commands of a few steps with their times, as trace.json in
+/* profiler: {type: simple}: profile.txt, kernels by the time they took in a few steps.
+ * profiler: {type: chrome-trace}: the commands of these steps with their times, as trace.json in
  * the form that Perfetto and chrome://tracing read (Trace Event Format, complete events "X", times
  * in microseconds). wait steps are not looked at, warmup ones measured and thrown away. On a GPU
  * the times are the device's, in a row of their own: these steps run command by command, where
@@ -22,6 +23,7 @@ struct mprt__trace {
   double zero, last;
   size_t n, cap;
   Event *event;
+  mprt__profile *profile; /* type: simple, which keeps no events; NULL: chrome-trace */
   bool failed, written;
 };
 
@@ -34,12 +36,16 @@ mprt__trace *mprt__trace_create(const mprt_program *p, int64_t step) {
   t->warm = t->first + mprt__json_int(o, "warmup", 1);
   t->end = t->warm + mprt__json_int(o, "active", 1);
   t->zero = mprt__seconds();
+  if (!strcmp(mprt__json_string(o, "type", ""), "simple"))
+    t->failed = !(t->profile = mprt__profile_create(p));
   return t;
 }
 
 void mprt__trace_destroy(mprt__trace *t) {
-  if (t)
-    free(t->event);
+  if (!t)
+    return;
+  mprt__profile_destroy(t->profile);
+  free(t->event);
   free(t);
 }
 
@@ -92,13 +98,16 @@ void mprt__trace_step(mprt__trace *t, int64_t step) {
 }
 
 void mprt__trace_span(mprt__trace *t, const char *name, double begin) {
-  if (looks(t))
+  if (looks(t) && !t->profile)
     put(t, (Event){.name = name, .begin = begin, .end = mprt__seconds()});
 }
 
 Status mprt__trace_run(mprt__trace *t, mprt_program *p, const MpccFunction *f) {
   if (!looks(t))
     return mprt__run(p, f, NULL, NULL);
+  if (t->profile)
+    return mprt__run_timed(p, f, NULL, NULL,
+                           t->step < t->warm ? NULL : mprt__profile_seconds(t->profile));
   const mprt__clock clock = {note_device, t};
   Status st = p->cuda ? mprt__cuda_wait(p, p->cuda) : MPCC_OK;
   double begin = t->last = mprt__seconds();
@@ -121,15 +130,10 @@ static char *row_of(const mprt__trace *t, const Event *e) {
   return row;
 }
 
-Status mprt__trace_write(mprt__trace *t, const mprt_program *p, const char *dir) {
-  if (!t || t->written || t->step + 1 < t->end)
-    return MPCC_OK;
-  t->written = true;
+static Status write_events(const mprt__trace *t, const mprt_program *p, const char *dir) {
   char *path = mprt__format("%s/trace.json", dir);
-  if (!path || t->failed) {
-    free(path);
+  if (!path)
     return mprt__nomem(&p->cb, "trace");
-  }
   mprt__writer w;
   mprt__writer_open(&w, path);
   const char *head = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
@@ -152,4 +156,14 @@ Status mprt__trace_write(mprt__trace *t, const mprt_program *p, const char *dir)
               (long long)t->end);
   free(path);
   return st;
+}
+
+Status mprt__trace_write(mprt__trace *t, const mprt_program *p, const char *dir) {
+  if (!t || t->written || t->step + 1 < t->end)
+    return MPCC_OK;
+  t->written = true;
+  if (t->failed)
+    return mprt__nomem(&p->cb, "profiler");
+  return t->profile ? mprt__profile_write(t->profile, p, t->end - t->warm, dir)
+                    : write_events(t, p, dir);
 }

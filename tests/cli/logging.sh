@@ -40,6 +40,10 @@ expect 0 'a row for each target' run --out all --resume --validate --set 'metric
 [ "$(grep -o '"step":[0-9]*' all/trace.json | sort -u | tr '\n' ' ')" = '"step":5 "step":6 ' ] || fail "other steps"
 [ "$(grep -c '"cat":"kernel"' all/trace.json)" -ge 40 ] || fail "too few kernels"
 grep -q '"name":"linear[^"]*","cat":"kernel".*"layer":"mlp.0"}' all/trace.json || fail "kernels without layers"
+expect 0 '' run --out simple --max-steps 20 --set 'profiler={type: simple, wait: 3, warmup: 1, active: 2}'
+grep -q 'a step: .* ms in kernels.*(simple/profile.txt)' err.txt || fail "does not say where the profile is"
+grep -q '^ *[0-9.]* *[0-9.]*% *1 *[0-9.]* *product_.* mlp.0$' simple/profile.txt || fail "no line of mlp.0"
+ls simple | grep -q 'trace.json' && fail "a trace nobody asked for"
 cmp plain/checkpoints/last/model.safetensors all/checkpoints/last/model.safetensors ||
   fail "watching changes what is learnt"
 
