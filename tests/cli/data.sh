@@ -128,6 +128,6 @@ if [ "$(id -u)" != 0 ]; then
   chmod 0 images
   bad 'cannot read images' 'Permission denied'
 fi
-expect 4 '' sh -c './prog --threads 1 --out run >/dev/full'
-expect 4 '' sh -c './prog --quiet --validate --threads 1 >/dev/full'
+expect 4 'cannot write standard output' sh -c './prog --threads 1 --out run >/dev/full'
+expect 4 'cannot write standard output' sh -c './prog --quiet --validate --threads 1 >/dev/full'
 finish

@@ -8,8 +8,8 @@
  *   <pass>     CASE.mpir     that pass alone, module_print
  *
  * CASE.want holds the printed module, or the kernels, or CASE.err every diagnostic as text when it
- * fails; CASE.warn, where it exists, the diagnostics of a case that succeeds. Words in the first
- * line of the input (a comment) are options: `strict`, `no_reuse`, `no_fp8`, `library_fp8`,
+ * fails; CASE.warn the diagnostics of a case that succeeds, which has none without it. Words in the
+ * first line of the input (a comment) are options: `strict`, `no_reuse`, `no_fp8`, `library_fp8`,
  * `bf16_dot`, `precision=MODE`, `set=PATH=VALUE`. GOLDEN_UPDATE=1 in the environment writes the
  * expected files instead. */
 #include <dirent.h>
@@ -250,7 +250,7 @@ static bool check(const Case *c, bool done, const Module *m, const Text *text, c
   if (done) {
     ok = same_as_file(c, "want", text);
     ok &= !m || reads_back(c, text);
-    if (case_file_exists(c, "warn"))
+    if (said.len || case_file_exists(c, "warn"))
       ok &= same_as_file(c, "warn", &said);
   } else {
     ok = same_as_file(c, "err", &said);
