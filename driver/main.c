@@ -285,7 +285,9 @@ int main(int argc, char **argv) {
     }
   }
   args_free(&a);
-  if (fflush(stdout) && !code)
+  if (fflush(stdout) && !code) {
+    fprintf(stderr, "mpcc: error: cannot write standard output: %s\n", strerror(errno));
     code = 4;
+  }
   return code;
 }

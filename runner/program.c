@@ -451,7 +451,9 @@ int program_main(const Program *p, int argc, char **argv) {
   }
   free(a.data);
   free(a.reset);
-  if (fflush(stdout) || ferror(stdout))
-    code = code ? code : 4;
-  return code;
+  bool lost = fflush(stdout) != 0;
+  if (lost || ferror(stdout))
+    fprintf(stderr, "%s: error: cannot write standard output%s%s\n", p->name, lost ? ": " : "",
+            lost ? strerror(errno) : "");
+  return (lost || ferror(stdout)) && !code ? 4 : code;
 }
