@@ -367,6 +367,20 @@ static AttentionSize attention_size(const Call *c, int next, Strided *mask) {
   return z;
 }
 
+Access attention_result(const Op *group, int k, int *value) {
+  const Attr *joined = op_attr(group, "joined");
+  Access at = {0};
+  *value = joined ? 0 : k;
+  if (!joined || !k)
+    return k < group->nout ? group->body->out[k] : at;
+  if (joined->kind != AT_INTS || joined->u.ints.n != 10)
+    return at;
+  const int64_t *v = joined->u.ints.v + 5 * (k - 1);
+  at.offset = group->body->out[0].offset + v[0];
+  memcpy(at.stride, v + 1, 4 * sizeof *v);
+  return at;
+}
+
 static Strided result(const Call *c, int k) {
   return (Strided){NULL, k < c->op->nout ? c->out[k] : NULL,
                    k < c->op->nout ? c->op->body->out[k] : (Access){0}};
@@ -385,8 +399,11 @@ static Status group_attention_grad(const Call *c) {
   AttentionSize z = attention_size(c, 6, &mask);
   for (int k = 0; k < 6; k++)
     from[k] = operand(c, k);
-  for (int k = 0; k < 3; k++)
-    grad[k] = result(c, k);
+  for (int k = 0; k < 3; k++) {
+    int value;
+    const Access at = attention_result(c->op, k, &value);
+    grad[k] = (Strided){NULL, value < c->op->nout ? c->out[value] : NULL, at};
+  }
   return eval_attention_grad(&z, from, grad);
 }
 

@@ -569,6 +569,10 @@ bool conv_group(const Op *op, ConvGroup *g);
 /* One element of the matrix of all channels; x: the operand's first element. */
 double conv_group_at(const ConvGroup *g, const double *x, int64_t row, int64_t column);
 
+/* Result k (dq, dk, dv) of an `attention_grad` group: its access, and in *value which of the
+ * group's values that is of: with attribute `joined` all are parts of the first. */
+Access attention_result(const Op *group, int k, int *value);
+
 /* ---- window.c: static windows ---------------------------------------------------------------- */
 
 /* One axis: place o of what is made reads places index[e] of what is read, e in [start[o],

@@ -21,6 +21,7 @@ typedef struct {
   bool raw_factors;     /* products take a second factor as it lies, one for each batch */
   bool half_tiles;      /* convolutions multiply two bf16 or two f16 factors as they are */
   bool depth_windows;   /* depthwise convolutions are kernels of kind conv */
+  bool joined_grads;    /* gradients of attention are written where their concatenation is wanted */
   bool tf32;            /* products of FP32 factors that are TF32 already say so: attr tf32 */
   int panel_bytes_rows; /* rows kernels: aim of bytes touched by one panel */
   int partials;         /* most partial results of a rows kernel, one a panel; 0: 64 */

@@ -385,8 +385,11 @@ static void check_attention(Verify *v, int q, int nout) {
   int random = op_float(op, "dropout_p", 0) > 0 ? 2 : 0, mask = op_int(op, "mask", 0) != 0;
   int scales = !op_attr(op, "p_dtype") ? 0 : q ? 4 : 3;
   int64_t heads = b->ndim > 1 ? b->dim[1] : 1, kv = op_int(op, "kv_heads", heads);
-  if (b->ndim != 4 || b->nin != q + 3 + mask + random + scales || kv < 1 || heads % kv || b->nout != nout ||
-      keys < 1 || b->nstmt || (random && !b->nparam)) {
+  const Attr *joined = q ? op_attr(op, "joined") : NULL;
+  const bool is_joined = joined && joined->kind == AT_INTS && joined->u.ints.n == 10;
+  if (b->ndim != 4 || b->nin != q + 3 + mask + random + scales || kv < 1 || heads % kv ||
+      (joined && !is_joined) || b->nout != (joined ? 1 : nout) || keys < 1 || b->nstmt ||
+      (random && !b->nparam)) {
     verify_broken(v, "operands, results or attributes of attention are incomplete");
     return;
   }
@@ -407,9 +410,11 @@ static void check_attention(Verify *v, int q, int nout) {
   for (int k = 0; k < nout; k++) {
     if (q == 0 && k == 1)
       out_bounds(v, k, 0, 3);
-    else
-      check_heads(v, &b->out[k], op->out[k]->type, k ? kv : heads, k ? keys : b->dim[2], "result",
-                  k);
+    else {
+      int value = k;
+      const Access at = q ? attention_result(op, k, &value) : b->out[k];
+      check_heads(v, &at, op->out[value]->type, k ? kv : heads, k ? keys : b->dim[2], "result", k);
+    }
   }
 }
 

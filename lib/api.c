@@ -343,8 +343,10 @@ static const char *without_units(const Compilation *c, const char *word, const T
 /* What fuse and plan may know of the target, as the options want it. */
 static Status caps_of(const Compilation *c, const Target *t, const char *level, TargetCaps *caps) {
   Status st = t->caps(level, caps);
-  if (c->o->own_products) /* all targets alike: none rounds while it packs */
+  if (c->o->own_products) { /* all targets alike: none rounds while it packs, or joins results */
     caps->library_products = caps->library_fp8 = caps->rounding_packs = false;
+    caps->joined_grads = false;
+  }
   return st;
 }
 

@@ -150,6 +150,27 @@ static int64_t axis_of(const Op *op) {
   return axis < 0 ? axis + op->out[0]->type->rank : axis;
 }
 
+/* The value of which the operands are the slices along `axis`, one behind the other: it is what
+ * they are concatenated to. NULL: there is none. */
+static Buf *cut_from(Fuse *F, const Op *op, int64_t axis) {
+  const Type *ty = op->out[0]->type;
+  Buf *b = view_of(F, op->in[0])->buf;
+  if (!b || b->type != ty)
+    return NULL;
+  const View *whole = view_whole(F, b);
+  int64_t at = 0;
+  for (int i = 0; i < op->nin; at += op->in[i++]->type->dim[axis]) {
+    const View *v = view_of(F, op->in[i]);
+    if (v->buf != b || v->dt != ty->dt || v->rank != ty->rank ||
+        v->at.offset != at * whole->at.stride[axis])
+      return NULL;
+    for (int d = 0; d < ty->rank; d++)
+      if (v->dim[d] > 1 && v->at.stride[d] != whole->at.stride[d])
+        return NULL;
+  }
+  return b;
+}
+
 void group_cat(Fuse *F, const Op *op) {
   int64_t axis = axis_of(op), at = 0;
   int64_t *starts = ARENA_ARRAY(F->a, int64_t, op->nin + 1);
@@ -158,6 +179,11 @@ void group_cat(Fuse *F, const Op *op) {
     return;
   if (given) {
     move(F, op, axis, given->u.ints.v, true);
+    return;
+  }
+  Buf *whole = cut_from(F, op, axis);
+  if (whole) {
+    set_result(F, 0, view_whole(F, whole));
     return;
   }
   for (int i = 0; i < op->nin; i++) {
@@ -306,9 +332,56 @@ void group_attention(Fuse *F, const Op *op) {
   set_result_buf(F, 1, node_store_at(F, n, 0, op->out[1]->type, &lse));
 }
 
+/* The one op that concatenates the three results along their last dimension, or NULL. */
+static const Op *joining(const Fuse *F, const Op *op) {
+  for (int i = 0; i < F->f->nop; i++) {
+    const Op *c = F->f->op[i];
+    int part[3] = {0}, rank = op->out[0]->type->rank;
+    if (c->code != OP_cat || c->nin != 3 || op_attr(c, "starts") || axis_of(c) != rank - 1)
+      continue;
+    for (int k = 0; k < 3; k++)
+      for (int j = 0; j < 3; j++)
+        part[j] += c->in[k] == op->out[j];
+    if (part[0] == 1 && part[1] == 1 && part[2] == 1)
+      return c;
+  }
+  return NULL;
+}
+
+/* Results are parts of one value [N, T, ...], which lies as `cat` wants it. */
+static void joined_results(Fuse *F, const Op *op, const Op *cat, Node *n) {
+  const Type *ty = cat->out[0]->type;
+  const int64_t t = n->dim[2], width = ty->dim[2];
+  int64_t joined[10], start[3] = {0}, at = 0;
+  for (int k = 0; k < 3; k++)
+    for (int j = 0; j < 3; j++)
+      if (cat->in[k] == op->out[j]) {
+        start[j] = at;
+        at += op->out[j]->type->dim[2];
+      }
+  for (int k = 1; k < 3; k++) {
+    const int64_t part[5] = {start[k] - start[0], t * width, n->dim[3], width, 1};
+    memcpy(joined + 5 * (k - 1), part, sizeof part);
+  }
+  node_attr(F, n, attr_ints(F->b, "joined", 10, joined));
+  const Access first = {start[0], {t * width, n->dim[3], width, 1}};
+  Buf *b = node_store_at(F, n, 0, ty, &first);
+  for (int k = 0; k < 3 && !fuse_failed(F); k++) {
+    View *v = view_whole(F, b);
+    v->dim[2] = op->out[k]->type->dim[2];
+    v->at.offset = start[k];
+    set_result(F, k, v);
+  }
+}
+
 void group_attention_grad(Fuse *F, const Op *op) {
   Node *n = attention_node(F, op, NODE_ATTENTION_GRAD, 3);
   int64_t h = n->dim[1], t = n->dim[2], d = n->dim[3], s = op->in[4]->type->dim[1];
+  const Op *cat = F->o->caps->joined_grads ? joining(F, op) : NULL;
+  if (cat) {
+    joined_results(F, op, cat, n);
+    return;
+  }
   for (int i = 0; i < 3; i++) {
     Access at = heads_store(i ? s : t, i ? op_int(op, "kv_heads", h) : h, d);
     set_result_buf(F, i, node_store_at(F, n, 0, op->out[i]->type, &at));

@@ -46,12 +46,25 @@ static bool of_kv(const Attention *a, bool out, int k) {
   return out ? a->kv > 1 && k > 0 : k == a->kv || k == a->kv + 1;
 }
 
+Access cuda_attention_result(const Op *group, int k, int *value) {
+  Access at = attention_result(group, k, value);
+  if (*value != k)
+    at.offset -= group->body->out[0].offset;
+  return at;
+}
+
 /* Element `d` of row `row` of operand (result) k, in head h, or hk where k and v have fewer. */
 static void put_place(const Attention *a, bool out, int k, const char *row, const char *d) {
-  const Access *x = out ? &a->b->out[k] : &a->b->in[k];
+  int value = k;
+  const Access given = !out        ? a->b->in[k]
+                       : a->kv > 1 ? cuda_attention_result(a->group, k, &value)
+                                   : a->b->out[k];
+  const Access *x = &given;
   text_printf(&a->g->out, "%c%d[(s64)n * %lldll + (s64)%s * %lldll + (s64)(%s) * %lldll",
-              out ? 'o' : 'i', k, (long long)x->stride[0], of_kv(a, out, k) ? "hk" : "h",
+              out ? 'o' : 'i', value, (long long)x->stride[0], of_kv(a, out, k) ? "hk" : "h",
               (long long)x->stride[1], row, (long long)x->stride[2]);
+  if (out && value != k && x->offset)
+    text_printf(&a->g->out, " + %lldll", (long long)x->offset);
   if (d)
     text_printf(&a->g->out, " + (s64)(%s) * %lldll", d, (long long)x->stride[3]);
   text_puts(&a->g->out, "]");
@@ -66,7 +79,8 @@ static void put_get(const Attention *a, int k, const char *row, const char *d) {
 static void put_store(const Attention *a, int k, const char *row, const char *d,
                       const char *value) {
   put_place(a, true, k, row, d);
-  text_printf(&a->g->out, " = put_%s(%s);\n", dtype_text(a->group->out[k]->type->dt), value);
+  const DType dt = a->group->out[k < a->group->nout ? k : 0]->type->dt;
+  text_printf(&a->g->out, " = put_%s(%s);\n", dtype_text(dt), value);
 }
 
 /* Rows [first, first + 32) of operand k into shared `tile`, zero behind `length`. */

@@ -67,7 +67,9 @@ static void choose(Tiles *x, int64_t rows, int64_t others, int most) {
 /* ---- the configuration ----------------------------------------------------------------------- */
 
 static void put_rows(const Tiles *x, const char *name, bool out, int k) {
-  const int64_t *s = out ? x->b->out[k].stride : x->b->in[k].stride;
+  int value;
+  const Access at = out ? attention_result(x->group, k, &value) : x->b->in[k];
+  const int64_t *s = at.stride;
   text_printf(&x->g->out, "typedef Rows<%lldll, %lldll, %lldll, %lldll> %s;\n", (long long)s[0],
               (long long)s[1], (long long)s[2], (long long)s[3], name);
 }
@@ -169,7 +171,7 @@ bool cuda_attention_tiles(CudaGen *g, const Op *group, const char *symbol) {
 bool cuda_attention_grad_tiles(CudaGen *g, const Op *group, const char *symbol) {
   Tiles x = {0};
   Text *t = &g->out;
-  if (!init(&x, g, group, symbol, 3) || group->nout != 3)
+  if (!init(&x, g, group, symbol, 3) || group->nout != (op_attr(group, "joined") ? 1 : 3))
     return cuda_fail(g, "attention_grad with other operands or results than expected");
   const int64_t queries = x.b->dim[2], most = queries > x.keys ? queries : x.keys;
   choose(&x, most, most, x.pad <= 128 ? 32 : 16);
@@ -187,7 +189,13 @@ bool cuda_attention_grad_tiles(CudaGen *g, const Op *group, const char *symbol) 
   put_rows(&x, "DV", true, 2);
   text_puts(t, "};\n");
   cuda_head(g, group, symbol);
-  text_printf(t, "attention_backward<%s_is>(o0, o1, o2, i0, i1, i2, i3, i4, i5", symbol);
+  text_printf(t, "attention_backward<%s_is>(o0", symbol);
+  for (int k = 1; k < 3; k++) {
+    int value;
+    const Access at = cuda_attention_result(group, k, &value);
+    text_printf(t, value == k ? ", o%d" : ", o%d + %lldll", value, (long long)at.offset);
+  }
+  text_puts(t, ", i0, i1, i2, i3, i4, i5");
   put_beside(&x);
   text_puts(t, ");\n}\n");
   return true;

@@ -57,6 +57,8 @@ bool cuda_kernel(CudaGen *g, const Op *group, const char *symbol);
 /* Whether tensor cores do this group of kind attention or attention_grad: 16-bit operands and none
  * of strict numerics' roundings. */
 bool cuda_attention_on_tiles(const Op *group);
+/* attention_result, from where the kernel's argument points; offset 0 unless it is joined. */
+Access cuda_attention_result(const Op *group, int k, int *value);
 CudaEmit cuda_attention_tiles, cuda_attention_grad_tiles;
 
 /* ---- product.c ------------------------------------------------------------------------------- */

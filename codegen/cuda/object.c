@@ -190,7 +190,7 @@ static Status caps(const char *level, TargetCaps *out) {
   out->vector_bytes = 16;
   out->panel_cols_f64 = out->panel_cols_f32 = out->panel_cols_bf16 = CUDA_TILE;
   out->k_pair_bf16 = 1;
-  out->half_tiles = out->tf32 = out->depth_windows = true;
+  out->half_tiles = out->tf32 = out->depth_windows = out->joined_grads = true;
   out->panel_bytes_rows = 16 << 10;
   out->partials = 4 * 132; /* four blocks for each multiprocessor of an H200 */
   out->turned_rows = CUDA_TURNED;
