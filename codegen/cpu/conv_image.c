@@ -189,56 +189,30 @@ static Val fresh_line(Conv *v, Val row) {
   return ll_mul(g, at, ll_n(g, (int64_t)dtype_bytes(v->p.a_dtype)));
 }
 
-static Val calls_of(Product *p, const Tile *t) {
-  Gen *g = p->g;
-  return ll_mul(g, ll_sub(g, t->group1, t->group0), ll_sub(g, t->panel1, t->panel0));
-}
-
-static void add_run(Product *p, Val at, Val bytes) {
-  Gen *g = p->g;
-  ProductLater *l = &p->image.later;
-  Val each = LLVMBuildUDiv(g->b, bytes, ll_mul(g, l->calls, l->turns), "");
-  l->at[l->n] = at;
-  l->step[l->n++] = ll_add(g, each, ll_n(g, 1));
-}
-
-/* The image from position row0 to row1, and with b the rows of the second factor: of a k block. */
-static void plan_later(Product *p, const Tile *t, Val row0, Val row1, bool b) {
+/* The image that the tile after copies. */
+static void later_tile(Product *p, const Tile *t) {
   Conv *v = (Conv *)p;
   Gen *g = p->g;
-  ProductLater *l = &p->image.later;
-  Val all = ll_n(g, v->c.batch * conv_positions(&v->c.w)), calls = calls_of(p, t);
-  row0 = ll_umin(g, row0, all);
-  row1 = ll_umin(g, row1, all);
-  *l = (ProductLater){.turns = ll_udiv(g, t->kc, micro_unrolled(&p->micro))};
-  l->calls =
-      b ? ll_lshr(g, ll_add(g, calls, ll_n(g, 1)), 1) : ll_mul(g, calls, ll_n(g, p->kblocks));
-  Val from = fresh_line(v, row0);
-  add_run(p, ll_gep(g, g->i8, t->a, from), ll_sub(g, fresh_line(v, row1), from));
-  if (!b)
-    return;
-  DType dt = gen_in_dtype(p->group, 1);
-  Ty mem = ll_mem(g, dt);
-  Val first = ll_gepc(g, mem, ll_arg_ptr(g, gen_in_slot(p->group, 1)), p->body->in[1].offset);
-  Val bytes = ll_mul(g, ll_sub(g, row1, row0), ll_n(g, p->b_ks * (int64_t)dtype_bytes(dt)));
-  add_run(p, ll_gep(g, mem, first, ll_mul(g, row0, ll_n(g, p->b_ks))), bytes);
+  Val end = ll_umin(g, ll_sub(g, ll_add(g, t->row1, t->row1), t->row0), ll_n(g, p->M));
+  Val from = fresh_line(v, t->row1), to = fresh_line(v, end);
+  product_later_begin(p, t);
+  product_later(p, ll_gep(g, g->i8, t->a, from), ll_sub(g, to, from),
+                ll_mul(g, product_calls(p, t), ll_n(g, p->kblocks)));
 }
 
-static Next next_later(Product *p, const Tile *t, Val panel, Val j, Val b) {
-  (void)b;
+/* The image and the rows of B that the k block after reads, by shares of the calls as large as
+ * theirs of the bytes. */
+static void later_block(Product *p, const Tile *t) {
+  Conv *v = (Conv *)p;
   Gen *g = p->g;
-  const ProductLater *l = &p->image.later;
-  Val column = ll_mul(g, ll_sub(g, j, t->group0), ll_sub(g, t->panel1, t->panel0));
-  Val call = ll_add(g, column, ll_sub(g, panel, t->panel0)), at = l->at[0], step = l->step[0];
-  if (p->mode == A_IMAGE && p->kblocks > 1)
-    call = ll_add(g, call, ll_mul(g, ll_udiv(g, t->k0, p->kblock), calls_of(p, t)));
-  if (l->n == 2) {
-    Val second = ll_icmp(g, LLVMIntSGE, call, l->calls);
-    call = ll_sel(g, second, ll_sub(g, call, l->calls), call);
-    at = ll_sel(g, second, l->at[1], at);
-    step = ll_sel(g, second, l->step[1], step);
-  }
-  return (Next){ll_gep(g, g->i8, at, ll_mul(g, call, ll_mul(g, step, l->turns))), step};
+  Val k1 = ll_add(g, t->k0, t->kc), calls = product_calls(p, t), bytes;
+  Val k2 = ll_umin(g, ll_add(g, k1, ll_n(g, p->kblock)), ll_n(g, p->units));
+  Val from = fresh_line(v, k1), image = ll_sub(g, fresh_line(v, k2), from);
+  Val b = product_raw_after(p, t, &bytes), all = ll_add(g, ll_add(g, image, bytes), ll_n(g, 1));
+  Val share = LLVMBuildUDiv(g->b, ll_mul(g, calls, image), all, "");
+  product_later_begin(p, t);
+  product_later(p, ll_gep(g, g->i8, t->a, from), image, share);
+  product_later(p, b, bytes, ll_sub(g, calls, share));
 }
 
 /* ---- forward and input gradients ------------------------------------------------------------- */
@@ -332,8 +306,7 @@ bool conv_plan_image(Conv *v) {
   p->image.apart = walk.rs != ch;
   if (conv_taps(w) == 1 && !m->copied)
     p->image.next = p->image.apart ? next_lines : next_windows;
-  if (m->copied)
-    p->image.next_later = next_later;
+  p->comes_later = m->copied;
   return true;
 }
 
@@ -405,8 +378,7 @@ bool conv_plan_columns(Conv *v) {
   }
   p->image.bytes = block_bytes;
   p->image.at = columns_at;
-  if (p->kblocks > 1)
-    p->image.next_later = next_later;
+  p->comes_later = p->kblocks > 1;
   return true;
 }
 
@@ -437,15 +409,14 @@ void conv_bring_image(Product *p, const Tile *t) {
   Gen *g = p->g;
   Val one = ll_n(g, 1);
   if (p->mode == A_IMAGE_COLUMNS) {
-    Val k1 = ll_add(g, t->k0, t->kc);
-    if (p->next == next_later)
-      plan_later(p, t, k1, ll_add(g, k1, ll_n(g, p->kblock)), true);
+    if (p->next == product_next_later)
+      later_block(p, t);
     if (v->image.copied)
       copy_lines(v, t, t->k0, ll_sub(g, ll_add(g, t->k0, t->kc), one));
     return;
   }
-  if (p->next == next_later)
-    plan_later(p, t, t->row1, ll_sub(g, ll_add(g, t->row1, t->row1), t->row0), false);
+  if (p->next == product_next_later)
+    later_tile(p, t);
   If first = ll_if(g, ll_icmp(g, LLVMIntEQ, t->k0, ll_n(g, 0)));
   if (v->image.copied)
     copy_lines(v, t, t->row0, ll_sub(g, t->row1, one));

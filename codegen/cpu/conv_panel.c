@@ -72,6 +72,11 @@ void conv_bring_places(Product *p, const Tile *t) {
   Conv *v = (Conv *)p;
   Gen *g = p->g;
   int64_t bytes = v->c.channels * (int64_t)dtype_bytes(p->a_dtype);
+  if (p->next == product_next_later) {
+    Val later, b = product_raw_after(p, t, &later);
+    product_later_begin(p, t);
+    product_later(p, b, later, product_calls(p, t));
+  }
   Loop z = ll_loop(g, ll_n(g, 0), ll_n(g, bytes), 32);
   ll_store(g, LLVMConstNull(ll_vec(g->i8, 32)),
            ll_gep(g, g->i8, ll_gepc(g, g->i8, g->scratch, zeros_offset(v)), z.i), NULL);
@@ -164,5 +169,7 @@ bool conv_plan_panels(Conv *v) {
   p->a_offset = round_up(zeros_offset(v) + ch * (int64_t)dtype_bytes(p->a_dtype) + 64, 64);
   p->bring_panel = bring_panel;
   p->panel_after = panel_after;
+  /* More sums than that push out what is fetched before it is used. */
+  p->comes_later = p->kblocks > 1 && p->M * p->N * p->c.unit_bytes <= B_BYTES;
   return true;
 }

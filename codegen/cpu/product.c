@@ -263,18 +263,15 @@ static void choose_tiles(Product *p) {
   p->tile_groups = p->merged == p->col_tiles ? p->ngroup : p->merged * groups;
 }
 
-static ProductNext next_part, next_raw, next_result;
+static ProductNext next_part, next_result;
 
 /* A panel of B that is not in the second-level cache is fetched while the one before is used. Where
- * B is near, the rows after are when nothing else would. Few rows use a raw B up as fast as it
- * comes: the k block after is fetched. */
+ * B is near, the rows after are when nothing else would. */
 static void choose_prefetch(Product *p) {
-  enum { RAW_ROWS = 160 };
   int64_t bytes = p->ngroup * group_bytes(p, p->units);
   int lines = (int)ceil_div(4, p->tile_panels);
   if (p->raw) {
-    bool follow = p->b_ns == 1 && p->b_ks == p->N && p->kblocks > 1;
-    p->next = follow && p->M <= RAW_ROWS && p->all_rows ? next_raw : NULL;
+    p->next = NULL;
   } else if (p->group_panels == 1 && p->image.next && !p->image.apart && bytes <= FAR_BYTES) {
     int64_t rows = p->split.hi * p->image.walk.rs * p->c.unit_bytes;
     p->next = p->image.next;
@@ -417,8 +414,8 @@ void product_plan(Product *p) {
   choose_scratch(p);
   choose_wayside(p);
   choose_result(p);
-  if (!p->next)
-    p->next = p->image.next_later;
+  if (!p->next && p->comes_later)
+    p->next = product_next_later;
   p->g->ntiles = p->row_tiles * p->col_tiles;
 }
 
@@ -663,20 +660,53 @@ static Val sums_of_panel(Product *p, const Tile *t, Val panel, Val j) {
   return ll_gep(g, p->c.sum, sums, at);
 }
 
-/* What comes after the k block of a raw B, from the part on that this call fetches. */
-static Next next_raw(Product *p, const Tile *t, Val panel, Val j, Val b) {
+Val product_calls(Product *p, const Tile *t) {
+  Gen *g = p->g;
+  return ll_mul(g, ll_sub(g, t->group1, t->group0), ll_sub(g, t->panel1, t->panel0));
+}
+
+void product_later_begin(Product *p, const Tile *t) {
+  p->later = (ProductLater){.turns = ll_udiv(p->g, t->kc, micro_unrolled(&p->micro))};
+}
+
+/* More than a line each turn does not come anyway: the processor's own prefetching brings the rest.
+ */
+void product_later(Product *p, Val at, Val bytes, Val calls) {
+  Gen *g = p->g;
+  ProductLater *l = &p->later;
+  Val one = ll_n(g, 1), some = ll_sel(g, ll_icmp(g, LLVMIntSGT, calls, one), calls, one);
+  Val each = LLVMBuildUDiv(g->b, bytes, ll_mul(g, some, l->turns), "");
+  l->at[l->n] = at;
+  l->calls[l->n] = calls;
+  l->step[l->n++] = ll_umin(g, ll_add(g, each, one), ll_n(g, 64));
+}
+
+Val product_raw_after(Product *p, const Tile *t, Val *bytes) {
+  Gen *g = p->g;
+  DType dt = gen_in_dtype(p->group, 1);
+  Ty mem = ll_mem(g, dt);
+  Val k1 = ll_add(g, t->k0, t->kc), left = ll_sub(g, ll_n(g, p->units), k1);
+  Val kc = ll_umin(g, ll_n(g, p->kblock), left);
+  *bytes = ll_mul(g, kc, ll_n(g, p->b_ks * (int64_t)dtype_bytes(dt)));
+  Val first = ll_gepc(g, mem, ll_arg_ptr(g, gen_in_slot(p->group, 1)), p->body->in[1].offset);
+  return ll_gep(g, mem, first, ll_mul(g, k1, ll_n(g, p->b_ks)));
+}
+
+Next product_next_later(Product *p, const Tile *t, Val panel, Val j, Val b) {
   (void)b;
   Gen *g = p->g;
-  int64_t row = p->b_ks * (int64_t)dtype_bytes(gen_in_dtype(p->group, 1));
-  Val turns = ll_udiv(g, t->kc, micro_unrolled(&p->micro));
-  Val part = ll_mul(g, turns, ll_n(g, 64 * micro_lines(&p->micro)));
-  Val rows = ll_sub(g, t->panel1, t->panel0);
-  Val call = ll_add(g, ll_mul(g, ll_sub(g, j, t->group0), rows), ll_sub(g, panel, t->panel0));
-  Val at = ll_add(g, ll_mul(g, ll_add(g, t->k0, t->kc), ll_n(g, row)), ll_mul(g, call, part));
-  at = ll_umin(g, at, ll_sub(g, ll_n(g, p->K * row), part));
-  Val start = ll_gepc(g, ll_mem(g, gen_in_dtype(p->group, 1)),
-                      ll_arg_ptr(g, gen_in_slot(p->group, 1)), p->body->in[1].offset);
-  return (Next){ll_gep(g, g->i8, start, at), NULL};
+  const ProductLater *l = &p->later;
+  Val column = ll_mul(g, ll_sub(g, j, t->group0), ll_sub(g, t->panel1, t->panel0));
+  Val call = ll_add(g, column, ll_sub(g, panel, t->panel0)), at = l->at[0], step = l->step[0];
+  if (p->mode == A_IMAGE && p->kblocks > 1)
+    call = ll_add(g, call, ll_mul(g, ll_udiv(g, t->k0, p->kblock), product_calls(p, t)));
+  if (l->n == 2) {
+    Val second = ll_icmp(g, LLVMIntSGE, call, l->calls[0]);
+    call = ll_sel(g, second, ll_sub(g, call, l->calls[0]), call);
+    at = ll_sel(g, second, l->at[1], at);
+    step = ll_sel(g, second, l->step[1], step);
+  }
+  return (Next){ll_gep(g, g->i8, at, ll_mul(g, call, ll_mul(g, step, l->turns))), step};
 }
 
 /* The part of the result's rows in the panel after that this call fetches. */

@@ -32,13 +32,12 @@ typedef struct {
 } Next;
 typedef Next ProductNext(Product *p, const Tile *t, Val panel, Val j, Val b);
 
-/* Runs of memory that the tile or k block after reads, fetched by the calls of this one in equal
- * shares. With two runs the first half of the calls fetches the first. */
+/* Runs of memory that the tile or k block after reads, fetched by the calls of this one: so many of
+ * them share the first evenly, the rest the second. */
 typedef struct {
   int n;
-  Val at[2], step[2]; /* step: bytes for a turn of a micro-kernel's innermost loop */
-  Val turns;          /* of a call */
-  Val calls;          /* that share a run */
+  Val at[2], calls[2], step[2]; /* step: bytes a turn of a micro-kernel's innermost loop */
+  Val turns;                    /* of a call */
 } ProductLater;
 
 /* How A_IMAGE and A_IMAGE_COLUMNS read: the micro-kernel's strides, groups of rows and loops, and
@@ -54,9 +53,6 @@ typedef struct {
   ProductNext *next; /* a panel's rows are read once: where those after it begin, which lie side by
                       * side, or with `apart` what `micro.way` fetches is relative to */
   bool apart;
-  /* What the tile or k block after reads, where nothing else is fetched; NULL: it is near. */
-  ProductNext *next_later;
-  ProductLater later;
   Val (*at)(Product *p, const Tile *t, Val panel); /* what a panel's rows are relative to */
 } ProductImage;
 
@@ -91,7 +87,9 @@ struct Product {
   AMode mode;
   ProductImage image; /* of these modes */
   Micro micro;
-  ProductNext *next; /* with micro.next_lines */
+  ProductNext *next; /* with micro.next_lines, or product_next_later */
+  bool comes_later;  /* the kind fetches what tiles or k blocks after read where nothing else is */
+  ProductLater later;
   Split split;       /* rows into micro panels */
   int group_panels;  /* packed panels one micro-kernel call covers */
   int64_t width;     /* their columns */
@@ -135,6 +133,13 @@ static inline int product_row_dims(const Product *p) {
 }
 /* Elements of access a to row m (flat, row-major over the row dimensions), without offset. */
 Val product_row(Product *p, const Access *a, Val m);
+/* What is fetched later, where next is product_next_later: planned anew for each k block. */
+ProductNext product_next_later;
+Val product_calls(Product *p, const Tile *t); /* of micro-kernels in the k block */
+void product_later_begin(Product *p, const Tile *t);
+void product_later(Product *p, Val at, Val bytes, Val calls);
+/* Rows of a raw B in the k block after: so many bytes, from there on. */
+Val product_raw_after(Product *p, const Tile *t, Val *bytes);
 /* Loops over tiles and k blocks; `bring` emits what brings A of one k block into scratch. */
 typedef void ProductBring(Product *p, const Tile *t);
 bool product_emit(Product *p, Val a, ProductBring *bring);
