@@ -98,6 +98,10 @@ static int find_kernel(const KernelTable *t, uint64_t hash) {
 }
 
 int kernel_index(const KernelTable *t, const Op *group) {
+  const Module *m = group->func ? group->func->module : NULL;
+  for (int f = 0; t->of && m == t->module && f < m->nfunc; f++)
+    if (m->func[f] == group->func)
+      return t->of[f][group->index];
   return find_kernel(t, content_hash(group));
 }
 
@@ -191,21 +195,29 @@ enum { SYMBOL_BYTES = 48 }; /* "<kind>_<16 hex digits>" */
 
 Status codegen_kernels(const Module *m, Arena *a, KernelTable *out) {
   int groups = 0;
-  *out = (KernelTable){0, NULL};
+  *out = (KernelTable){0};
   for (int f = 0; f < m->nfunc; f++)
     for (int i = 0; i < m->func[f]->nop; i++)
       groups += m->func[f]->op[i]->code == OP_group;
   out->kernel = ARENA_ARRAY(a, Kernel, groups + 1);
+  out->module = m;
+  out->of = ARENA_ARRAY(a, int *, m->nfunc + 1);
+  for (int f = 0; f < m->nfunc && !arena_failed(a); f++)
+    out->of[f] = ARENA_ARRAY(a, int, m->func[f]->nop + 1);
   if (arena_failed(a))
     return MPCC_ERR_NOMEM;
   for (int f = 0; f < m->nfunc; f++)
     for (int i = 0; i < m->func[f]->nop; i++) {
       const Op *op = m->func[f]->op[i];
+      int *of = &out->of[f][i];
+      *of = -1;
       if (op->code != OP_group || codegen_is_copies(op) || codegen_is_product(op))
         continue;
       uint64_t hash = content_hash(op);
-      if (find_kernel(out, hash) >= 0)
+      *of = find_kernel(out, hash);
+      if (*of >= 0)
         continue;
+      *of = out->n;
       char *name = arena_alloc(a, SYMBOL_BYTES);
       if (arena_failed(a))
         return MPCC_ERR_NOMEM;

@@ -53,12 +53,12 @@ const Target *target_by_name(const char *name); /* NULL when unknown */
 extern const Target target_cpu; /* codegen/cpu/object.c; absent without MPCC_LLVM */
 extern const Target target_cuda; /* codegen/cuda/object.c; compiling needs NVRTC at run time */
 
-
-/* Kernels of a planned module, duplicates merged; kernel_of[op index in function order] through
- * kernel_index(). Arena-allocated. */
+/* Kernels of a planned module, duplicates merged. Arena-allocated. */
 typedef struct {
   int n;
   Kernel *kernel;
+  const Module *module;
+  int **of; /* kernel of op i of function f: of[f][i], -1 none */
 } KernelTable;
 Status codegen_kernels(const Module *m, Arena *a, KernelTable *out);
 /* A `move` of many contiguous pieces of its result's dtype: package writes it as one copy command a
@@ -75,7 +75,7 @@ typedef struct {
   int64_t start, size;
 } MovePart;
 int codegen_move_parts(const Op *group, MovePart *part);
-/* By content; -1: there is none. */
+/* Of a group of the table's module, or of another's by content; -1: there is none. */
 int kernel_index(const KernelTable *t, const Op *group);
 
 /* ---- emit.c: all kernels of a program -------------------------------------------------------- */
@@ -111,7 +111,8 @@ typedef struct {
   const void *object;
   size_t object_bytes;
 } Code;
-/* Image with descriptor, kernels and code. meta: JSON text. Frees nothing; *image is malloc'ed. */
+/* Image with descriptor, kernels and code. meta: JSON text. Frees nothing; *image is malloc'ed,
+ * with a zero byte behind it. */
 Status package_image(const Module *m, const KernelTable *kernels, const Code *codes, int ncode,
                      const char *meta, const Diag *files, void **image, size_t *bytes);
 

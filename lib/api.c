@@ -410,8 +410,7 @@ static Status append_image(Compilation *c, const Target *t, const char *level,
                           : package_image(c->module, kernels, &code, 1, meta.data, c->diag, &image,
                                           &image_bytes);
   if (st == MPCC_OK)
-    st = blob_append(blob, image, image_bytes);
-  free(image);
+    st = blob_take(blob, image, image_bytes);
   text_fini(&meta);
   return st;
 }

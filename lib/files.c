@@ -18,6 +18,16 @@ Status blob_append(Blob *b, const void *data, size_t len) {
   return MPCC_OK;
 }
 
+Status blob_take(Blob *b, void *data, size_t len) {
+  if (!b->data) {
+    *b = (Blob){data, len};
+    return MPCC_OK;
+  }
+  Status st = blob_append(b, data, len);
+  free(data);
+  return st;
+}
+
 Status lib_read_file(const char *path, char **text, size_t *len) {
   *text = NULL;
   *len = 0;

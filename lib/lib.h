@@ -117,6 +117,8 @@ typedef struct {
 } Blob;
 /* Appends at the next multiple of 64 bytes, zero terminated beside the length. */
 Status blob_append(Blob *b, const void *data, size_t len);
+/* The same for malloc'ed data with a zero byte behind it, which is the blob's or freed then. */
+Status blob_take(Blob *b, void *data, size_t len);
 /* The text as malloc'ed bytes, zero terminated beside their number; t is empty then. errors: ERR_NOMEM */
 Status lib_take_text(Text *t, void **out, size_t *bytes);
 /* Whole file, malloc'ed and zero terminated. errors: ERR_FILE, ERR_NOMEM */
