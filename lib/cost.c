@@ -100,11 +100,11 @@ LayerCost *cost_layers(const Module *m, const char *func, Arena *a, int *n) {
   for (int i = 0; i < groups && !arena_failed(a); i++) {
     const Op *op = group[i].op;
     const char *name = op->layer && *op->layer ? op->layer : "-";
-    int k = 0;
-    while (k < *n && strcmp(layer[k].name, name))
-      k++;
-    if (k == *n)
-      layer[(*n)++].name = name;
+    int k = *n - 1; /* names are interned; a layer's kernels come close to each other */
+    while (k >= 0 && layer[k].name != name)
+      k--;
+    if (k < 0)
+      layer[k = (*n)++].name = name;
     double times = (double)group[i].times;
     double compute = times * compute_cycles(m, op);
     double memory = times * (double)cost_bytes(op) / MEMORY_BYTES_A_CYCLE;

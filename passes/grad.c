@@ -207,6 +207,17 @@ void grad_op(Grad *g, const Op *op) {
  * and moments go on for one of zeros, as in torch, and know nothing of a parameter without. */
 static void write_grads(Grad *g, const Module *in, const Func *f, const Mode *m) {
   Builder *b = g->b;
+  /* Reads of each tensor in program order, as op number + 1; 0 ends a chain. */
+  int *first = ARENA_ARRAY(g->scratch, int, in->ntensor + 1);
+  int *next = ARENA_ARRAY(g->scratch, int, f->nop + 1);
+  if (arena_failed(g->scratch))
+    return;
+  for (int k = f->nop - 1; k >= 0; k--)
+    if (f->op[k]->code == OP_read) {
+      int *head = &first[op_attr(f->op[k], "tensor")->u.tensor->index];
+      next[k] = *head;
+      *head = k + 1;
+    }
   for (int i = 0; i < in->ntensor; i++) {
     const Tensor *t = in->tensor[i];
     if (!trained(t))
@@ -214,10 +225,8 @@ static void write_grads(Grad *g, const Module *in, const Func *f, const Mode *m)
     Value *sum = NULL;
     bool zeros = false;
     build_at(b, t->loc, str_c(builder_strings(b), ""), NULL);
-    for (int k = 0; k < f->nop; k++) {
-      const Op *op = f->op[k];
-      if (op->code != OP_read || op_attr(op, "tensor")->u.tensor != t)
-        continue;
+    for (int k = first[i]; k; k = next[k - 1]) {
+      const Op *op = f->op[k - 1];
       Value *x = grad_gather(g, op->out[0]);
       if (x)
         sum = sum ? plus(g, sum, x) : x;

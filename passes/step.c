@@ -31,14 +31,16 @@ void step_at(Step *s, const char *why) {
 
 /* ---- groups ---------------------------------------------------------------------------------- */
 
-static const Tensor *grad_of(const Module *m, const Tensor *param) {
-  for (int i = 0; i < m->ntensor; i++) {
+/* The gradient of each parameter, by its index; NULL: none. */
+static const Tensor **find_grads(const Module *m, Arena *a) {
+  const Tensor **grad = ARENA_ARRAY(a, const Tensor *, m->ntensor + 1);
+  for (int i = m->ntensor - 1; i >= 0 && !arena_failed(a); i--) {
     const Tensor *t = m->tensor[i];
     const Attr *of = t->role == ROLE_GRAD ? attr_find(t->attr, t->nattr, "of") : NULL;
-    if (of && of->kind == AT_TENSOR && of->u.tensor == param)
-      return t;
+    if (of && of->kind == AT_TENSOR)
+      grad[of->u.tensor->index] = t;
   }
-  return NULL;
+  return grad;
 }
 
 static Group *group_at(Step *s, int index) {
@@ -58,10 +60,11 @@ static int by_index(const Group *a, const Group *b) {
 /* Parameters with a gradient, by attr `group`; groups in order of their number. */
 static void collect_groups(Step *s) {
   const Module *in = s->in;
+  const Tensor **grads = find_grads(in, s->scratch);
   s->group = ARENA_ARRAY(s->scratch, Group, in->ntensor + 1);
   for (int i = 0; i < in->ntensor && !arena_failed(s->scratch); i++) {
     const Tensor *t = in->tensor[i];
-    const Tensor *grad = t->role == ROLE_PARAM ? grad_of(in, t) : NULL;
+    const Tensor *grad = t->role == ROLE_PARAM ? grads[i] : NULL;
     if (!grad)
       continue;
     Group *g = group_at(s, (int)tensor_int(t, "group", 0));
