@@ -64,6 +64,7 @@ void text_put(Text *t, const char *s, size_t len);
 void text_puts(Text *t, const char *s);
 void text_printf(Text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void text_vprintf(Text *t, const char *fmt, va_list ap);
+void text_int(Text *t, int64_t v); /* decimal */
 /* Shortest decimal that reads back to the same double ("0.1", "1e-05", "inf", "nan"). */
 void text_double(Text *t, double v);
 /* JSON string literal, with quotes; bytes that are not UTF-8 become U+FFFD. */

@@ -23,8 +23,8 @@ Tensor *module_tensor(const Module *m, const char *name) {
 }
 
 const Attr *attr_find(const Attr *attr, int n, const char *key) {
-  for (int i = 0; i < n; i++)
-    if (!strcmp(attr[i].key, key))
+  for (int i = 0; i < n; i++) /* most keys differ in their first byte: no call for those */
+    if (*attr[i].key == *key && !strcmp(attr[i].key, key))
       return &attr[i];
   return NULL;
 }

@@ -106,6 +106,13 @@ Str str_c(StrTable *t, const char *text) {
 }
 
 Str str_vfmt(StrTable *t, const char *fmt, va_list ap) {
+  char brief[160];
+  va_list again;
+  va_copy(again, ap);
+  int n = vsnprintf(brief, sizeof brief, fmt, again);
+  va_end(again);
+  if (n >= 0 && (size_t)n < sizeof brief)
+    return str_intern(t, brief, (size_t)n);
   Text x = {0};
   text_vprintf(&x, fmt, ap);
   if (x.failed)
@@ -183,6 +190,18 @@ void text_printf(Text *t, const char *fmt, ...) {
   va_end(ap);
 }
 
+void text_int(Text *t, int64_t v) {
+  char s[24];
+  size_t at = sizeof s;
+  uint64_t u = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
+  do
+    s[--at] = (char)('0' + u % 10);
+  while (u /= 10);
+  if (v < 0)
+    s[--at] = '-';
+  text_put(t, s + at, sizeof s - at);
+}
+
 void text_double(Text *t, double v) {
   if (isnan(v)) {
     text_puts(t, signbit(v) ? "-nan" : "nan");
@@ -220,6 +239,13 @@ size_t utf8_length(const unsigned char *s) {
 void text_json(Text *t, const char *s) {
   text_puts(t, "\"");
   while (*s) {
+    size_t plain = 0; /* bytes that stand for themselves */
+    while (s[plain] >= 0x20 && s[plain] < 0x7F && s[plain] != '"' && s[plain] != '\\')
+      plain++;
+    text_put(t, s, plain);
+    s += plain;
+    if (!*s)
+      break;
     const unsigned char c = (unsigned char)*s;
     const size_t n = utf8_length((const unsigned char *)s);
     if (c == '"' || c == '\\')

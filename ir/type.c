@@ -81,7 +81,9 @@ bool type_broadcast(const Type *a, const Type *b, int *rank, int64_t dim[MAX_RAN
 void type_print(const Type *ty, Text *out) {
   text_puts(out, dtype_text(ty->dt));
   text_puts(out, "[");
-  for (int i = 0; i < ty->rank; i++)
-    text_printf(out, "%s%lld", i ? "," : "", (long long)ty->dim[i]);
+  for (int i = 0; i < ty->rank; i++) {
+    text_puts(out, i ? "," : "");
+    text_int(out, ty->dim[i]);
+  }
   text_puts(out, "]");
 }

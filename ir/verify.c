@@ -146,7 +146,21 @@ static const struct {
     {"kind", AT_STR},       {"tensor", AT_TENSOR}, {"func", AT_STR},      {"length", AT_INT},
     {"index", AT_INT},      {"arg", AT_INT},       {"slots", AT_INT},
 };
-enum { NKINDS = sizeof attr_kinds / sizeof *attr_kinds };
+enum { NKINDS = sizeof attr_kinds / sizeof *attr_kinds, NSLOTS = 128 };
+_Static_assert(NKINDS * 2 < NSLOTS, "kind_slot ends at an empty one");
+
+/* attr_kinds by interned key. */
+struct KindSlot {
+  Str key; /* NULL: empty */
+  AttrKind kind;
+};
+
+static KindSlot *kind_slot(KindSlot *slots, Str key) {
+  size_t at = str_hash(key) % NSLOTS;
+  while (slots[at].key && slots[at].key != key)
+    at = (at + 1) % NSLOTS;
+  return &slots[at];
+}
 
 static bool kind_fits(AttrKind want, AttrKind is) {
   return is == want || (want == AT_FLOAT && is == AT_INT) || (want == AT_BOOL && is == AT_INT);
@@ -156,10 +170,11 @@ static bool check_attr_kinds(Verify *v) {
   const Op *op = v->op;
   int before = diag_errors(v->d);
   check_attrs(v, "", op->attr, op->nattr);
-  for (int i = 0; i < op->nattr; i++)
-    for (int k = 0; k < NKINDS; k++)
-      if (op->attr[i].key == v->kind_key[k] && !kind_fits(attr_kinds[k].kind, op->attr[i].kind))
-        verify_broken(v, "attribute '%s' has the wrong kind of value", op->attr[i].key);
+  for (int i = 0; i < op->nattr; i++) {
+    const KindSlot *k = kind_slot(v->kinds, op->attr[i].key);
+    if (k->key && !kind_fits(k->kind, op->attr[i].kind))
+      verify_broken(v, "attribute '%s' has the wrong kind of value", op->attr[i].key);
+  }
   return diag_errors(v->d) == before;
 }
 
@@ -328,10 +343,14 @@ static void check_func(Verify *v, Builder *shapes) {
 }
 
 Status module_verify(const Module *m, Diag *d) {
-  Str kind_key[NKINDS];
-  for (int i = 0; i < NKINDS; i++)
-    kind_key[i] = str_c(m->strings, attr_kinds[i].key);
-  Verify v = {.m = m, .d = d, .kind_key = kind_key};
+  KindSlot kinds[NSLOTS] = {0};
+  for (int i = 0; i < NKINDS; i++) {
+    Str key = str_c(m->strings, attr_kinds[i].key);
+    if (str_table_failed(m->strings))
+      return MPCC_ERR_NOMEM;
+    *kind_slot(kinds, key) = (KindSlot){key, attr_kinds[i].kind};
+  }
+  Verify v = {.m = m, .d = d, .kinds = kinds};
   int before = diag_errors(d);
   /* Shape rules intern their types through a builder: this one makes nothing. */
   Builder *shapes = builder_create(m->strings, d, m->stage);

@@ -4,6 +4,8 @@
 
 #include "ir/ir.h"
 
+typedef struct KindSlot KindSlot;
+
 typedef struct {
   const Module *m;
   Diag *d;
@@ -11,7 +13,7 @@ typedef struct {
   const Op *op;  /* NULL between ops */
   bool *yielded, *varies; /* by value id, while places are checked; varies: in a body */
   bool short_memory;
-  const Str *kind_key; /* keys of verify.c's attr_kinds, interned: `==` compares */
+  KindSlot *kinds; /* what verify.c knows of shared attributes */
 } Verify;
 
 /* One broken rule, placed at the current op. */

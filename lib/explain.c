@@ -17,8 +17,10 @@ static const char *shown_layer(const Op *op) {
 
 static void put_shape(Text *out, const Type *t) {
   text_puts(out, "[");
-  for (int i = 0; i < t->rank; i++)
-    text_printf(out, "%s%lld", i ? "," : "", (long long)t->dim[i]);
+  for (int i = 0; i < t->rank; i++) {
+    text_puts(out, i ? "," : "");
+    text_int(out, t->dim[i]);
+  }
   text_puts(out, "]");
 }
 

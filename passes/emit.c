@@ -359,7 +359,10 @@ static const Type *result_type(Fuse *F, const Node *n, const NodeOut *o) {
 }
 
 static void fill_body(Fuse *F, Node *n, Body *body) {
-  Emit e = {F, n, n->ndim - n->ncol, NULL, 0, 0, ARENA_ARRAY(F->a, int, n->nstmt + 1)};
+  const int room = n->nstmt + n->nout + 4;
+  Emit e = {.F = F, .n = n, .nrow = n->ndim - n->ncol, .cap = room};
+  e.stmt = ARENA_ARRAY(F->a, Stmt, room);
+  e.map = ARENA_ARRAY(F->a, int, n->nstmt + 1);
   if (arena_failed(F->a))
     return;
   if (node_has_body(n)) {

@@ -3,13 +3,17 @@
 
 #include "passes/fuse.h"
 
+static void add_user(Fuse *F, Buf *b, Node *n) {
+  b->user = fuse_grow(F, b->user, b->nuser, &b->cuser, sizeof *b->user);
+  if (F->status == MPCC_OK)
+    b->user[b->nuser++] = n;
+}
+
 void graph_add_user(Fuse *F, Buf *b, Node *n) {
   for (int i = 0; i < b->nuser; i++)
     if (b->user[i] == n)
       return;
-  b->user = fuse_grow(F, b->user, b->nuser, &b->cuser, sizeof *b->user);
-  if (F->status == MPCC_OK)
-    b->user[b->nuser++] = n;
+  add_user(F, b, n);
 }
 
 static bool loads(const Node *n, const Buf *b) {
@@ -31,8 +35,11 @@ void graph_users(Fuse *F) {
   for (int i = 0; i < F->nbuf; i++)
     F->buf[i]->nuser = 0;
   for (int i = 0; i < F->nnode; i++)
-    for (int k = 0; !F->node[i]->dead && k < F->node[i]->nin; k++)
-      graph_add_user(F, F->node[i]->in[k].buf, F->node[i]);
+    for (int k = 0; !F->node[i]->dead && k < F->node[i]->nin; k++) {
+      Buf *b = F->node[i]->in[k].buf;
+      if (!b->nuser || b->user[b->nuser - 1] != F->node[i]) /* it came last or not at all */
+        add_user(F, b, F->node[i]);
+    }
 }
 
 /* Nodes that nothing needs go, and results that nothing reads. */

@@ -119,6 +119,25 @@ START_TEST(doubles) {
 }
 END_TEST
 
+START_TEST(integers) {
+  static const struct {
+    int64_t v;
+    const char *text;
+  } row[] = {{0, "0"},
+             {7, "7"},
+             {-10, "-10"},
+             {1234567890123, "1234567890123"},
+             {INT64_MAX, "9223372036854775807"},
+             {INT64_MIN, "-9223372036854775808"}};
+  for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+    Text t = {0};
+    text_int(&t, row[i].v);
+    ck_assert_str_eq(t.data, row[i].text);
+    text_fini(&t);
+  }
+}
+END_TEST
+
 START_TEST(json) {
   Text t = {0};
   text_json(&t, "a\"b\\c\n\t\x01\xC3\xA9/");
@@ -142,6 +161,7 @@ int main(void) {
   tcase_add_test(t, text_grows);
   tcase_add_test(t, text_failure_is_sticky);
   tcase_add_test(t, doubles);
+  tcase_add_test(t, integers);
   tcase_add_test(t, json);
   suite_add_tcase(s, t);
   return check_run(s);
