@@ -182,10 +182,11 @@ static void put_copies(Package *p, const Op *op) {
 MpccProduct codegen_product(const Op *op) {
   const Body *b = op->body;
   const char *with = op_str(op, "with", "");
-  return (MpccProduct){.with = !strcmp(with, "bias")     ? MPCC_WITH_BIAS
-                               : !strcmp(with, "alpha")  ? MPCC_WITH_ALPHA
-                               : !strcmp(with, "scales") ? MPCC_WITH_SCALES
-                                                         : MPCC_WITH_NONE,
+  return (MpccProduct){.with = !strcmp(with, "bias")          ? MPCC_WITH_BIAS
+                               : !strcmp(with, "alpha")       ? MPCC_WITH_ALPHA
+                               : !strcmp(with, "scales")      ? MPCC_WITH_SCALES
+                               : !strcmp(with, "scales_bias") ? MPCC_WITH_SCALES_BIAS
+                                                              : MPCC_WITH_NONE,
                        .rows = b->dim[0],
                        .cols = b->dim[1],
                        .k = op_int(op, "k", 0),

@@ -308,9 +308,10 @@ static Status group_gemm(const Call *c) {
   const Body *b = c->op->body;
   const int64_t k = op_int(c->op, "k", 0);
   const char *with = op_str(c->op, "with", "");
-  const bool bias = !strcmp(with, "bias");
+  /* which operand is added */
+  const int bias = !strcmp(with, "bias") ? 2 : !strcmp(with, "scales_bias") ? 4 : 0;
   double factor = 1;
-  for (int i = 2; i < b->nin && !bias; i++)
+  for (int i = 2; i < (bias ? bias : b->nin); i++)
     factor *= c->in[i][b->in[i].offset];
   for (int64_t row = 0; row < b->dim[0]; row++)
     for (int64_t col = 0; col < b->dim[1]; col++) {
@@ -319,7 +320,9 @@ static Status group_gemm(const Call *c) {
       double sum = 0;
       for (int64_t t = 0; t < k; t++)
         sum += x[t * b->in[0].stride[1]] * y[t * b->in[1].stride[0]];
-      sum = bias ? sum + c->in[2][b->in[2].offset + col * b->in[2].stride[1]] : sum * factor;
+      sum *= factor;
+      if (bias)
+        sum += c->in[bias][b->in[bias].offset + col * b->in[bias].stride[1]];
       c->out[0][b->out[0].offset + row * b->out[0].stride[0] + col * b->out[0].stride[1]] = sum;
     }
   return MPCC_OK;

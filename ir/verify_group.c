@@ -350,7 +350,10 @@ static void check_gemm(Verify *v) {
   const Body *b = v->op->body;
   const int64_t k = op_int(v->op, "k", 0);
   const char *with = op_str(v->op, "with", "");
-  const int nin = !strcmp(with, "") ? 2 : !strcmp(with, "scales") ? 4 : 3;
+  const int nin = !strcmp(with, "")              ? 2
+                  : !strcmp(with, "scales")      ? 4
+                  : !strcmp(with, "scales_bias") ? 5
+                                                 : 3;
   if (b->nin != nin || b->nout != 1 || b->ndim != 2 || b->nstmt || k < 1) {
     verify_broken(v,
                   "gemm has two factors and what `with` says, rows and columns, and attribute k");

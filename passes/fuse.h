@@ -249,6 +249,10 @@ Buf *product_packed(Fuse *F, const View *b, DType compute);
 Node *product_node(Fuse *F, NodeKind kind, int ndim, const int64_t *dim, Buf *a, const Access *at,
                    Buf *b, DType compute, int64_t k, int *acc);
 
+/* y + b [N] where y is what a library makes of codes, read here alone: it adds b before it rounds.
+ * False: the op being lowered is no such sum. */
+bool product_takes_bias(Fuse *F, const Op *op);
+
 /* Whether the two factors of the op being lowered are FP32 that was rounded to TF32, and the target
  * multiplies that faster. */
 bool product_is_tf32(const Fuse *F);

@@ -59,6 +59,8 @@ void group_elem(Fuse *F, const Op *op) {
     F->view[op->out[0]->id] = operand(F, 0);
     return;
   }
+  if (product_takes_bias(F, op))
+    return;
   DType reg = reg_join(ty->dt, MPCC_F32);
   if (reg_of(ty->dt) == MPCC_I64)
     reg = MPCC_F64;

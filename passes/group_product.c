@@ -196,6 +196,44 @@ static bool by_library(Fuse *F, View *a, View *b, View *bias, View *s0, View *s1
   return true;
 }
 
+/* Whether v, and what it is a view of, are read once each. */
+static bool read_once(const Fuse *F, const Value *v) {
+  for (;; v = v->def->in[0]) {
+    int n = 0;
+    for (int i = 0; i < F->f->nop; i++)
+      for (int k = 0; k < F->f->op[i]->nin; k++)
+        n += F->f->op[i]->in[k] == v;
+    if (n != 1)
+      return false;
+    if (op_info(v->def->code)->kind != OK_VIEW)
+      return true;
+  }
+}
+
+bool product_takes_bias(Fuse *F, const Op *op) {
+  const Type *ty = op->out[0]->type;
+  for (int i = 0; i < 2 && op->code == OP_add && !F->o->strict; i++) {
+    View *y = view_of(F, op->in[i]), *b = view_of(F, op->in[1 - i]);
+    Node *n = y->buf ? y->buf->def : NULL;
+    const Attr *with = n && n->kind == NODE_GEMM ? attr_find(n->attr, n->nattr, "with") : NULL;
+    if (!with || strcmp(with->u.s, "scales") || !b->buf || b->buf->def || b->rank != 1 ||
+        b->dim[0] != n->dim[1] || b->at.stride[0] != 1 || b->dt != ty->dt || y->dt != ty->dt ||
+        !dtype_is_half(ty->dt) || y->rank < 1 || y->dim[y->rank - 1] != n->dim[1] ||
+        !view_contiguous(y) || view_elems(y) != type_elems(y->buf->type) ||
+        view_elems(y) != type_elems(ty) || !read_once(F, op->in[i]))
+      continue;
+    const Access at = {.offset = b->at.offset, .stride = {0, 1}};
+    node_in(F, n, b->buf, &at);
+    for (int k = 0; k < n->nattr; k++)
+      if (&n->attr[k] == with)
+        n->attr[k] = attr_s(F->b, "with", "scales_bias");
+    n->label = "qlinear+bias";
+    set_result(F, 0, y);
+    return true;
+  }
+  return false;
+}
+
 /* ---- ops ------------------------------------------------------------------------------------- */
 
 static void finish(Fuse *F, Node *n, int r) {

@@ -77,10 +77,10 @@ typedef struct {
   uint32_t rounds_to;     /* pack: 1 + index into dtype.def of what FP32 masters are rounded to, or 0 */
 } MpccCommand;
 
-/* with: none; a vector added to every row; one f32 that sums are multiplied by; one for each factor.
- * tf32: factors in FP32 have TF32 values. Strides and sizes in elements; D is row-major and dense.
- * dtypes: numbers of dtype.def. */
-enum { MPCC_WITH_NONE, MPCC_WITH_BIAS, MPCC_WITH_ALPHA, MPCC_WITH_SCALES };
+/* with: none; a vector added to every row; one f32 that sums are multiplied by; one for each
+ * factor; those and then a vector. tf32: factors in FP32 have TF32 values. Strides and sizes in
+ * elements; D is row-major and dense. dtypes: numbers of dtype.def. */
+enum { MPCC_WITH_NONE, MPCC_WITH_BIAS, MPCC_WITH_ALPHA, MPCC_WITH_SCALES, MPCC_WITH_SCALES_BIAS };
 typedef struct {
   int64_t with, rows, cols, k;
   int64_t a_row, a_k, b_k, b_col;
@@ -88,8 +88,16 @@ typedef struct {
   int64_t tf32;
 } MpccProduct;
 enum { MPCC_PRODUCT_INTS = 12 };
+/* Which operand, D first, is the vector; 0: none. */
+static inline uint32_t mpcc_product_bias(int64_t with) {
+  return with == MPCC_WITH_SCALES_BIAS ? 5 : with == MPCC_WITH_BIAS ? 3 : 0;
+}
+enum { MPCC_PRODUCT_OPERANDS = 6 }; /* most */
 static inline uint32_t mpcc_product_operands(int64_t with) {
-  return with == MPCC_WITH_SCALES ? 5 : with == MPCC_WITH_NONE ? 3 : 4;
+  return with == MPCC_WITH_SCALES_BIAS ? 6
+         : with == MPCC_WITH_SCALES    ? 5
+         : with == MPCC_WITH_NONE      ? 3
+                                       : 4;
 }
 
 /* Argument: address segment + offset, or an integer constant (segment = MPCC_ARG_INT). bytes: how

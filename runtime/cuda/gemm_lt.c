@@ -40,7 +40,7 @@ struct mprt__products {
 };
 
 typedef struct {
-  CUdeviceptr operand[5]; /* D, A, B, what `with` says */
+  CUdeviceptr operand[MPCC_PRODUCT_OPERANDS]; /* D, A, B, what `with` says */
 } Operands;
 
 #define TRY_LT(call, doing)                                                                        \
@@ -98,8 +98,9 @@ static uint32_t alignment(uint64_t address) {
 /* In the slot of inputs that is aligned worst. */
 static void alignments(const mprt_program *p, const mprt__cuda *g, const MpccCommand *c,
                        uint32_t align[4]) {
+  const uint32_t bias = mpcc_product_bias(product_of(p, c).with);
   for (uint32_t i = 0; i < 4; i++) {
-    const MpccArgRef *a = &p->argref[c->first_arg + i];
+    const MpccArgRef *a = &p->argref[c->first_arg + (i == 3 && bias ? bias : i)];
     if (a->segment == MPCC_ARG_INT) {
       align[i] = ALIGNED;
       continue;
@@ -141,14 +142,18 @@ static Status set(const mprt_program *p, mprt__cuda *g, Plan *plan, int attribut
 /* Addresses that are part of the descriptor: the library looks at their alignment, and takes them
  * when a product is put on the stream. */
 static Status set_operands(const mprt_program *p, mprt__cuda *g, Plan *plan, const Operands *o) {
+  const int64_t with = plan->m.with;
+  const uint32_t at = mpcc_product_bias(with);
+  const bool scales = with == MPCC_WITH_SCALES || with == MPCC_WITH_SCALES_BIAS;
   const void *first = (const void *)(uintptr_t)o->operand[3];
   const void *second = (const void *)(uintptr_t)o->operand[4];
+  const void *bias = (const void *)(uintptr_t)o->operand[at];
   Status s = MPCC_OK;
-  if (plan->m.with == MPCC_WITH_BIAS)
-    s = set(p, g, plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &first, sizeof first);
-  if (plan->m.with == MPCC_WITH_SCALES)
+  if (at)
+    s = set(p, g, plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+  if (s == MPCC_OK && scales)
     s = set(p, g, plan, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &first, sizeof first);
-  if (s == MPCC_OK && plan->m.with == MPCC_WITH_SCALES)
+  if (s == MPCC_OK && scales)
     s = set(p, g, plan, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &second, sizeof second);
   return s;
 }
@@ -176,7 +181,7 @@ static Status describe(const mprt_program *p, mprt__cuda *g, Plan *plan) {
     s = set(p, g, plan, CUBLASLT_MATMUL_DESC_TRANSA, &trans_first, sizeof trans_first);
   if (s == MPCC_OK)
     s = set(p, g, plan, CUBLASLT_MATMUL_DESC_TRANSB, &trans_second, sizeof trans_second);
-  if (s == MPCC_OK && m->with == MPCC_WITH_BIAS) {
+  if (s == MPCC_OK && mpcc_product_bias(m->with)) {
     const uint32_t epilogue = CUBLASLT_EPILOGUE_BIAS;
     s = set(p, g, plan, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
   }
@@ -221,8 +226,8 @@ static Status multiply(const mprt_program *p, mprt__cuda *g, Plan *plan, const O
 
 /* Memory to try algorithms in, for the time of opening a program. */
 typedef struct {
-  CUdeviceptr operand[5];
-  uint64_t bytes[5];
+  CUdeviceptr operand[MPCC_PRODUCT_OPERANDS];
+  uint64_t bytes[MPCC_PRODUCT_OPERANDS];
   CUevent begin, end;
   uint8_t *want, *got;
 } Trial;
@@ -231,16 +236,17 @@ static uint64_t span(int64_t n, int64_t step, int64_t m, int64_t other, int64_t 
   return (uint64_t)((n - 1) * step + (m - 1) * other + 1) * dtype_bytes((DType)dtype);
 }
 
-static void bytes_of(const MpccProduct *m, uint64_t bytes[5]) {
+static void bytes_of(const MpccProduct *m, uint64_t bytes[MPCC_PRODUCT_OPERANDS]) {
   bytes[0] = span(m->rows, m->cols, m->cols, 1, m->d_dtype);
   bytes[1] = span(m->rows, m->a_row, m->k, m->a_k, m->a_dtype);
   bytes[2] = span(m->k, m->b_k, m->cols, m->b_col, m->b_dtype);
-  bytes[3] = (uint64_t)m->cols * sizeof(double); /* a bias at most */
-  bytes[4] = sizeof(float);
+  for (uint32_t i = 3; i < MPCC_PRODUCT_OPERANDS; i++)
+    bytes[i] = i == mpcc_product_bias(m->with) ? (uint64_t)m->cols * dtype_bytes((DType)m->d_dtype)
+                                               : sizeof(float);
 }
 
 static void trial_close(mprt__cuda *g, Trial *t) {
-  for (int i = 0; i < 5; i++)
+  for (int i = 0; i < MPCC_PRODUCT_OPERANDS; i++)
     if (t->operand[i])
       g->api.cuMemFree_v2(t->operand[i]);
   if (t->begin)
@@ -255,13 +261,13 @@ static void trial_close(mprt__cuda *g, Trial *t) {
 static bool trial_open(mprt__cuda *g, Trial *t) {
   *t = (Trial){.bytes = {0}};
   for (uint32_t i = 0; i < g->products->nplan; i++) {
-    uint64_t bytes[5];
+    uint64_t bytes[MPCC_PRODUCT_OPERANDS];
     bytes_of(&g->products->plan[i].m, bytes);
-    for (int k = 0; k < 5; k++)
+    for (int k = 0; k < MPCC_PRODUCT_OPERANDS; k++)
       t->bytes[k] = bytes[k] > t->bytes[k] ? bytes[k] : t->bytes[k];
   }
   bool ok = true;
-  for (int k = 0; ok && k < 5; k++)
+  for (int k = 0; ok && k < MPCC_PRODUCT_OPERANDS; k++)
     ok = g->api.cuMemAlloc_v2(&t->operand[k], t->bytes[k] + ALIGNED) == CUDA_SUCCESS;
   t->want = ok ? malloc(COMPARED) : NULL;
   t->got = ok ? malloc(COMPARED) : NULL;
@@ -327,22 +333,23 @@ static Status try_offer(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial 
 static Status choose(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t,
                      const cublasLtMatmulHeuristicResult_t *offer, int count) {
   Operands o;
-  uint64_t bytes[5];
+  uint64_t bytes[MPCC_PRODUCT_OPERANDS];
   float best = 0, ms;
   cublasStatus_t refused;
   Status s = MPCC_OK;
   bytes_of(&plan->m, bytes);
-  for (int i = 0; i < 5; i++) {
-    const uint32_t align = i < 4 ? plan->align[i] : ALIGNED;
+  const int bias = (int)mpcc_product_bias(plan->m.with);
+  for (int i = 0; i < MPCC_PRODUCT_OPERANDS; i++) {
+    const uint32_t align = i < 3                    ? plan->align[i]
+                           : i == (bias ? bias : 3) ? plan->align[3]
+                                                    : ALIGNED;
     o.operand[i] = t->operand[i] + (align < ALIGNED ? align : 0);
   }
   s = fill_random(p, g, o.operand[1], bytes[1], (DType)plan->m.a_dtype);
   if (s == MPCC_OK)
     s = fill_random(p, g, o.operand[2], bytes[2], (DType)plan->m.b_dtype);
-  const bool bias = plan->m.with == MPCC_WITH_BIAS;
-  for (int i = 3; s == MPCC_OK && i < 5; i++)
-    s = fill_random(p, g, o.operand[i], i == 3 && bias ? bytes[3] : sizeof(float),
-                    i == 3 && bias ? (DType)plan->m.d_dtype : MPCC_F32);
+  for (int i = 3; s == MPCC_OK && i < MPCC_PRODUCT_OPERANDS; i++)
+    s = fill_random(p, g, o.operand[i], bytes[i], i == bias ? (DType)plan->m.d_dtype : MPCC_F32);
   if (s == MPCC_OK)
     s = set_operands(p, g, plan, &o);
   const uint64_t compared = bytes[0] < COMPARED ? bytes[0] : COMPARED;
@@ -437,8 +444,9 @@ static Status make_plans(const mprt_program *p, mprt__cuda *g) {
   for (uint32_t i = 0; s == MPCC_OK && i < x->nplan; i++) {
     s = describe(p, g, &x->plan[i]);
     /* the alignment of addresses in the descriptor is part of the question */
-    const Operands o = {{0, 0, 0, t.operand[3] ? t.operand[3] : x->workspace,
-                         t.operand[4] ? t.operand[4] : x->workspace}};
+    Operands o = {{0}};
+    for (int k = 3; k < MPCC_PRODUCT_OPERANDS; k++)
+      o.operand[k] = t.operand[k] ? t.operand[k] : x->workspace;
     if (s == MPCC_OK)
       s = set_operands(p, g, &x->plan[i], &o);
     if (s == MPCC_OK)

@@ -24,11 +24,12 @@ static Status copy_in(const mprt_program *p, mprt__cuda *g, const MpccArg *args,
 /* The last arguments say which, those in front of them are its operands. */
 static Status product(const mprt_program *p, mprt__cuda *g, const uint64_t *value, int n) {
   MpccProduct m;
-  CUdeviceptr operand[5] = {0};
+  CUdeviceptr operand[MPCC_PRODUCT_OPERANDS] = {0};
   int64_t ints[MPCC_PRODUCT_INTS];
   const int operands = n - MPCC_PRODUCT_INTS;
-  if (operands < 3 || operands > 5)
-    return mprt__fail(&p->cb, MPCC_ERR_INPUT, "a product has 3 to 5 operands");
+  if (operands < 3 || operands > MPCC_PRODUCT_OPERANDS)
+    return mprt__fail(&p->cb, MPCC_ERR_INPUT, "a product has 3 to %d operands",
+                      MPCC_PRODUCT_OPERANDS);
   for (int i = 0; i < MPCC_PRODUCT_INTS; i++)
     ints[i] = (int64_t)value[operands + i];
   memcpy(&m, ints, sizeof m);
