@@ -5,7 +5,9 @@ compared by tools/torch_walk.
 """
 import fnmatch
 import math
+import re
 
+import numpy as np
 import torch
 import yaml
 from torch import nn
@@ -17,11 +19,12 @@ FIRST = {"Linear": "out_features", "Embedding": "num_embeddings", "GroupNorm": "
          "BatchNorm1d": "num_features", "BatchNorm2d": "num_features", "BatchNorm3d": "num_features",
          "InstanceNorm2d": "num_features", "LayerNorm": "normalized_shape", "RMSNorm": "normalized_shape",
          "LeakyReLU": "negative_slope", "PReLU": "num_parameters", "ELU": "alpha", "Softmax": "dim", "softmax": "dim",
-         "log_softmax": "dim", "expr": "expr", "Upsample": "size", "cat": "dim"}
+         "log_softmax": "dim", "expr": "expr", "Upsample": "size", "cat": "dim", "ConvLSTM": "out_channels", "Dropout2d": "p"}
+FIRST.update({f"Adaptive{t}Pool{n}d": "output_size" for n in (1, 2, 3) for t in ("Avg", "Max")})
 FIRST.update({f"{t}{n}d": k for n in (1, 2, 3) for t, k in
               (("Conv", "out_channels"), ("ConvTranspose", "out_channels"), ("MaxPool", "kernel_size"),
                ("AvgPool", "kernel_size"))})
-COMMON = ("name", "type", "inputs", "freeze", "tie_weight", "init")
+COMMON = ("name", "type", "inputs", "freeze", "tie_weight", "init", "training", "precision")
 
 
 def numbers(v):
@@ -69,14 +72,15 @@ def full_form(layer):
 
 
 def expression(text, values):
-    """The grammar of `expr` is Python's but for a ? b : c, which is not used here."""
+    """The grammar of `expr` is Python's but for c ? a : b, which is used here outside parentheses alone."""
     def tensor(v):
         return v if torch.is_tensor(v) else torch.tensor(v, dtype=next(iter(values.values())).dtype)
     two = lambda f: lambda a, b: f(tensor(a), tensor(b))
     known = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt,
              "abs": torch.abs, "max": two(torch.maximum), "min": two(torch.minimum), "erf": torch.erf,
-             "floor": torch.floor, "sin": torch.sin, "cos": torch.cos, "pow": two(torch.pow)}
-    return eval(text, {"__builtins__": {}}, {**known, **values})
+             "where": lambda c, a, b: torch.where(c, tensor(a), tensor(b)), "floor": torch.floor, "sin": torch.sin, "cos": torch.cos, "pow": two(torch.pow)}
+    choice = re.fullmatch(r"(.+) \? (.+) : (.+)", text)
+    return eval("where({}, {}, {})".format(*choice.groups()) if choice else text, {"__builtins__": {}}, {**known, **values})
 
 
 class Net:
@@ -84,13 +88,14 @@ class Net:
 
     def __init__(self, model):
         self.layers, self.blocks = model["layers"], model.get("blocks") or {}
-        self.modules, self.frozen, self.training = {}, set(), True
+        self.seed, self.at, self.streams = 0, 0, {}  # of random numbers: steps seen, {layer: stream}
+        self.modules, self.frozen, self.training, self.evaluated, self.mixed = {}, set(), True, False, False
 
     # ---- tensors ----
     def module(self, name, make):
         if name not in self.modules:
             self.modules[name] = make()
-        self.modules[name].train(self.training)
+        self.modules[name].train(self.training and not self.evaluated)
         return self.modules[name]
 
     def tensors(self):
@@ -162,6 +167,19 @@ class Net:
             values = [x] if given is None else [self.scope[v] for v in ([given] if isinstance(given, str) else given)]
         if keys.get("freeze"):
             self.frozen.add(name)
+        self.evaluated = keys.get("training") is False
+        if self.mixed and keys.get("precision"):  # 32-true
+            with torch.autocast("cpu", enabled=False):
+                y = self.result(kind, args, keys, [v.float() if v.is_floating_point() else v for v in values], named, name, index, path, prefix)
+        else:
+            y = self.result(kind, args, keys, values, named, name, index, path, prefix)
+        if isinstance(y, (tuple, list)):
+            for k, part in enumerate(y):
+                self.scope[f"{rel}.{k}"] = part
+        self.scope[rel] = self.scope[name] = y
+        return y
+
+    def result(self, kind, args, keys, values, named, name, index, path, prefix):
         if kind is None:
             y = self.joined(keys, values[0], f"{path}{index}.", prefix)
         elif kind == "Parameter":
@@ -177,10 +195,6 @@ class Net:
                 y = F.linear(values[0], w, b if torch.is_tensor(b) else None)
         else:
             y = self.layer(kind, name, args, values, named)
-        if isinstance(y, (tuple, list)):
-            for k, part in enumerate(y):
-                self.scope[f"{rel}.{k}"] = part
-        self.scope[rel] = self.scope[name] = y
         return y
 
     def joined(self, keys, x, path, prefix):
@@ -221,6 +235,18 @@ class Net:
             return make(getattr(nn, kind), **kw)
         if kind in ("LSTM", "GRU"):
             return self.recurrent(kind, name, kw, values)
+        if kind in ("Dropout", "Dropout2d", "StochasticDepth"):
+            p = kw.get("p", 0.5)
+            if not p or not self.training or self.evaluated:
+                return x
+            axes = {"Dropout": x.dim(), "Dropout2d": 2}.get(kind, 1)
+            shape = list(x.shape[:axes]) if kw.get("mode") != "batch" else [1]
+            keep = philox(self.seed, self.at, self.streams.get(name, 0), math.prod(shape)) >= p
+            return x * keep.reshape(shape + [1] * (x.dim() - len(shape))).to(x.dtype) / (1 - p)
+        if kind == "Hardsigmoid":  # the slope of torch's own is 1 / 6 as a float, in double too
+            return F.relu6(x + 3) / 6
+        if kind == "ConvLSTM":
+            return self.module(name, lambda: ConvLSTM(x.shape, **kw))(x)
         if kind == "MultiheadAttention":
             return self.multihead(name, kw, values, named)
         if kind == "scaled_dot_product_attention":
@@ -265,6 +291,50 @@ class Net:
             hide = torch.full((t, s), -math.inf, dtype=q.dtype).triu(1)
             mask = hide if mask is None else mask + hide
         return m(q, k, val, attn_mask=mask, key_padding_mask=padding, need_weights=False)[0]
+
+
+def philox(seed, step, stream, n):
+    """include/mpcc/philox.h: n numbers of [0, 1), as ir/scalar.c takes them of element, step and stream."""
+    x = [np.arange(n, dtype=np.uint64)] + [np.full(n, v, np.uint64) for v in (0, step, stream)]
+    k, low = [seed & 0xFFFFFFFF, seed >> 32], np.uint64(0xFFFFFFFF)
+    for _ in range(10):
+        p, q = x[0] * np.uint64(0xD2511F53), x[2] * np.uint64(0xCD9E8D57)
+        x = [q >> np.uint64(32) ^ x[1] ^ np.uint64(k[0]), q & low, p >> np.uint64(32) ^ x[3] ^ np.uint64(k[1]), p & low]
+        k = [(k[0] + 0x9E3779B9) % 2 ** 32, (k[1] + 0xBB67AE85) % 2 ** 32]
+    return torch.tensor((x[0] >> np.uint64(8)).astype(np.float64) * 2.0 ** -24)
+
+
+class ConvLSTM(nn.Module):
+    """Shi et al. 2015, equation 3, over [N, T, C, H, W]; gates i, f, g, o along the channels."""
+
+    def __init__(self, shape, out_channels, kernel_size, bias=True, peephole=False, output="sequence"):
+        super().__init__()
+        self.c, self.output = out_channels, output
+        k = [kernel_size] * 2 if isinstance(kernel_size, int) else list(kernel_size)
+        put = lambda name, *s: setattr(self, name, nn.Parameter(torch.randn(s) * 0.2))
+        put("weight_ih", 4 * self.c, shape[2], *k)
+        put("weight_hh", 4 * self.c, self.c, *k)
+        self.bias = None
+        if bias:
+            put("bias", 4 * self.c)
+        for gate in "ifo" if peephole else "":
+            put("weight_c" + gate, self.c, *shape[3:])
+        self.peephole = peephole
+
+    def forward(self, x):
+        h = x.new_zeros(len(x), self.c, *x.shape[3:])
+        c, ys = h, []
+        for t in range(x.shape[1]):
+            z = F.conv2d(x[:, t], self.weight_ih, self.bias, padding="same") + F.conv2d(h, self.weight_hh, padding="same")
+            i, f, g, o = z.chunk(4, 1)
+            if self.peephole:
+                i, f = i + self.weight_ci * c, f + self.weight_cf * c
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            if self.peephole:
+                o = o + self.weight_co * c
+            h = o.sigmoid() * c.tanh()
+            ys.append(h)
+        return torch.stack(ys, 1) if self.output == "sequence" else h if self.output == "h_n" else c
 
 
 class Tensor(nn.Module):
@@ -359,6 +429,8 @@ FUNCTIONS = {
     "select": lambda v, kw: v[0].select(kw["dim"], kw["index"]), "mean": lambda v, kw: v[0].mean(**kw),
     "sum": lambda v, kw: v[0].sum(**kw), "pad": lambda v, kw: F.pad(v[0], **kw), "arange_like": counted,
     "interpolate": resized, "Upsample": resized,
+    "max": lambda v, kw: v[0].max(**kw).values, "detach": lambda v, kw: v[0].detach(),
+    "roll": lambda v, kw: v[0].roll(**kw),
     "fft": lambda v, kw: torch.fft.fft(v[0], **kw), "ifft": lambda v, kw: torch.fft.ifft(v[0], **kw),
     "complex": lambda v, kw: torch.complex(v[0], v[1]), "real": lambda v, kw: v[0].real,
     "view_as_real": lambda v, kw: torch.view_as_real(v[0].resolve_conj()),
@@ -431,7 +503,7 @@ def optimizer_of(spec, named):
         mine = [k for k, v in rest.items()
                 if (match is None or any(fnmatch.fnmatchcase(k, m) for m in match)) and (ndim is None or v.dim() == ndim)]
         out.append({"params": [rest.pop(k) for k in mine], **g})
-    out.append({"params": list(rest.values())})
+    out.append({"params": list(rest.values()), "rest": True})
     out = [g for g in out if g["params"]]
     for g in out:
         g.pop("match", None)
@@ -450,6 +522,8 @@ class Lion(torch.optim.Optimizer):
     def step(self):
         for g in self.param_groups:
             for p in g["params"]:
+                if p.grad is None:
+                    continue
                 grad = -p.grad if g["maximize"] else p.grad
                 m = self.state[p].setdefault("m", torch.zeros_like(p))
                 b1, b2 = g["betas"]

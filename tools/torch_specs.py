@@ -13,13 +13,19 @@ def flow(v):
     return json.dumps(v)
 
 
+def yaml_of(sections):
+    return "".join(f"{k}: {flow(v)}\n" for k, v in sections.items())
+
+
 class TorchWalk(Walk):
     """Walk's specs, and wider ones whose layers are tried in torch as they are chosen."""
 
     pointwise = [x for x in Walk.pointwise if "Dropout" not in x]
 
-    def __init__(self, seed):
+    def __init__(self, seed, mode):
         super().__init__(seed)
+        self.drops = False
+        self.mode, self.mixed = mode, mode.endswith("mixed")
         self.g = np.random.default_rng(seed)
         self.fields, self.inputs, self.outputs, self.metrics, self.net = {}, {}, None, [], None
         self.blocks, self.complex, self.packed, self.wider = {}, False, self.r.random() < 0.3, self.r.random() < 0.3
@@ -84,6 +90,9 @@ class TorchWalk(Walk):
         except Exception:  # torch says why in words of its own
             self.net.modules = before
             return False
+        kind = layer.get("type") or next(iter(layer))
+        if self.mixed and kind.startswith(("Linear", "Conv", "Batch", "Layer", "RMS", "Tanh", "softmax")) and self.maybe(0.15):
+            layer = {**layer, "precision": "32-true"}
         self.layers.append(flow(layer))
         self.x = y
         return True
@@ -94,7 +103,17 @@ class TorchWalk(Walk):
                          {"type": "LeakyReLU", **self.some(negative_slope=self.number(-0.3, 0.5))},
                          {"type": "ELU", **self.some(alpha=self.number(0.2, 2))},
                          {"type": "Softplus", **self.some(beta=self.number(0.3, 3), threshold=self.number(-1, 5))},
+                         {"type": "ReLU6"}, {"type": "Hardsigmoid"}, {"type": "Softsign"}, {"type": "SELU"}, {"type": "LogSigmoid"},
+                         {"type": "Hardtanh", **self.some(min_val=self.number(-2, 0), max_val=self.number(0.1, 2))},
+                         {"type": "GLU", "dim": self.pick(*range(1, self.x.dim()))},
+                         self.dropped(), {"type": "Dropout", "p": 0.0}, {"type": "Dropout", "p": 0.4, "training": False},
                          {"type": "PReLU", **self.some(num_parameters=self.x.shape[1] if self.x.dim() > 1 else 1)})
+
+    def dropped(self):
+        self.drops = True
+        p = self.number(0.1, 0.8)
+        return self.pick({"Dropout": p}, {"type": "StochasticDepth", "p": p, **self.some(mode="batch")},
+                         *[{"type": "Dropout2d", "p": p}] * (self.x.dim() == 4))
 
     def window(self, nd, low, high):
         return self.r.randint(low, high) if self.maybe() else [self.r.randint(low, high) for _ in range(nd)]
@@ -135,17 +154,21 @@ class TorchWalk(Walk):
         args.update(self.some(momentum=self.pick(self.number(0, 1), 0.0, 1.0), track_running_stats=self.maybe()))
         if kind.startswith("Batch") and self.maybe(0.15):
             args["momentum"] = None
+        if kind.startswith("Batch") and args.get("track_running_stats", True) and self.maybe(0.15):
+            args["training"] = False
         return {"type": kind, **args}
 
     def pool(self, nd):
-        kind = self.pick("MaxPool", "AvgPool", "Adaptive") if nd == 2 else "MaxPool"
+        kind = self.pick("MaxPool", "AvgPool", "Adaptive")
         if kind == "Adaptive":
-            return {"AdaptiveAvgPool2d": self.pick(self.window(2, 1, 5), [None, self.r.randint(1, 4)])}
+            size = self.window(nd, 1, 5)
+            which = f"Adaptive{self.pick('Avg', 'Max') if nd < 3 else 'Avg'}Pool{nd}d"
+            return {which: [None, self.r.randint(1, 4)] if nd == 2 and "Avg" in which and self.maybe(0.3) else size}
         args = self.some(stride=self.window(nd, 1, 4), padding=self.window(nd, 0, 2), ceil_mode=self.maybe(0.7))
         if kind == "MaxPool":
             return {f"MaxPool{nd}d": self.window(nd, 1, 4), **args, **self.some(dilation=self.window(nd, 1, 2))}
-        return {"AvgPool2d": self.window(2, 1, 4), **args,
-                **self.some(count_include_pad=self.maybe(), divisor_override=self.r.randint(1, 7) if self.maybe(.3) else None)}
+        return {f"AvgPool{nd}d": self.window(nd, 1, 4), **args,
+                **self.some(count_include_pad=self.maybe(), divisor_override=self.r.randint(1, 7) if nd > 1 and self.maybe(.3) else None)}
 
     def resize(self, nd):
         modes = {1: ["linear"], 2: ["bilinear", "bicubic"], 3: ["trilinear"]}[nd] + ["nearest", "nearest-exact", "area"]
@@ -184,7 +207,10 @@ class TorchWalk(Walk):
             {"type": self.pick("softmax", "log_softmax", "Softmax"), "dim": axis},
             {"expr": self.pick("a * sigmoid(a)", "a / (1 + abs(a))", "tanh(a) + 0.1 * a", "max(a, 0.1 * a)",
                                "sqrt(a * a + 1)", "log(1 + exp(a))", "min(a, 1) - 0.3", "exp(-(a * a))", "sin(a) + cos(a)",
-                               "erf(a)", "-a * 0.7 + a * a * 0.01")},
+                               "erf(a)", "-a * 0.7 + a * a * 0.01", "floor(3 * a) * 0.3", "a > 0 ? a : 0.2 * a", "a + 0 * a")},
+            {"type": "expr", "expr": "u > v ? u * 0.5 : v + 0.1", "inputs": {"u": self.last(), "v": self.last()}},
+            {"type": "max", "dim": axis, **self.some(keepdim=self.maybe())},
+            {"type": "roll", "shifts": [self.r.randint(-3, 3)], "dims": [axis]},
             {"type": "expr", "expr": "u * 0.5 + v * tanh(u)", "inputs": {"u": self.last(), "v": self.last()}},
             {"type": self.pick("add", "sub", "mul"), "inputs": [self.last(), self.last()], **self.some(alpha=None)},
             {"type": "sum", "dim": axis, "keepdim": True}, {"type": "mean", "dim": axis, "keepdim": True},
@@ -327,10 +353,12 @@ class TorchWalk(Walk):
     def recurrent(self):
         kind = self.pick("LSTM", "GRU")
         h = self.pick(3, 5, 8)
-        args = self.some(num_layers=self.r.randint(1, 2), bias=self.maybe(), bidirectional=self.maybe())
+        args = self.some(num_layers=self.r.randint(1, 3), bias=self.maybe(), bidirectional=self.maybe())
         if kind == "LSTM":
             args.update(self.some(proj_size=self.r.randint(1, h - 1) if self.maybe(.4) else None))
-        args.update(self.some(output=self.pick("sequence", "h_n")))
+        args.update(self.some(output=self.pick("sequence", "h_n", *["c_n"] * (kind == "LSTM"))))
+        if self.maybe(0.2):
+            args["dropout"] = 0.0
         x, n = self.last(), self.name()
         self.named = -1
         if self.maybe(0.3):
@@ -345,6 +373,18 @@ class TorchWalk(Walk):
                            {"name": n + k, "type": "reshape", "shape": [-1, many, width]}]
             return layers + [{kind: h, **args, "inputs": [x] + [n + k for k, _ in states]}]
         return [{kind: h, **args}]
+
+    def pictures(self):
+        """ConvLSTM over [N, T, C, H, W]."""
+        return [{"ConvLSTM": self.r.randint(1, 4), "kernel_size": self.window(2, 1, 3),
+                 **self.some(bias=self.maybe(), peephole=self.maybe(0.7), output=self.pick("sequence", "h_n", "c_n"))}]
+
+    def stopped(self):
+        x, n = self.last(), self.name()
+        self.named = -1
+        c = self.x.shape[-1]
+        return [{"name": n, "Linear": c}, {"type": "Tanh"}, {"name": n + "d", "type": "detach"},
+                {"type": self.pick("add", "mul"), "inputs": self.pick([x, n + "d"], [n, n + "d"])}]
 
     def tied(self):
         c = self.x.shape[-1]
@@ -364,6 +404,7 @@ class TorchWalk(Walk):
 
     def fourier(self):
         k, n = self.r.randrange(1, self.x.dim()), self.name()
+        self.complex |= self.mode.endswith("6-true")
         return [{"type": "fft", "dim": self.pick(k, k - self.x.dim()), **self.some(norm=self.pick("ortho", "forward", "backward"), n=self.r.randint(2, 9))},
                 self.pick({"type": "real"}, {"type": "imag"}, {"type": "abs"})]
 
@@ -382,14 +423,15 @@ class TorchWalk(Walk):
     def propose(self):
         d = self.x.dim()
         common = [lambda: [self.activation()], lambda: [self.norm()], lambda: [self.arithmetic()], self.moved,
-                  lambda: [self.branches()], self.tied, self.frozen, self.fourier, self.block, self.numbers_in_pairs,
+                  lambda: [self.branches()], self.tied, self.frozen, self.fourier, self.block, self.numbers_in_pairs, self.stopped,
                   lambda: [{"Linear": self.r.randint(2, 70 if self.wider else 12), **self.some(bias=self.maybe())}]]
         if d in (3, 4, 5):
             nd = d - 2
             space = [lambda: [self.convolution(nd)], lambda: [self.resize(nd)], lambda: [self.padded(nd)]]
-            if nd > 1:
-                space.append(lambda: [self.pool(nd)])
+            space.append(lambda: [self.pool(nd)])
             common += 2 * space
+        if d == 5:
+            common += 3 * [self.pictures]
         if d == 3:
             common += 3 * [self.attended, self.recurrent, self.products]
         return self.r.choice(common)()
@@ -544,11 +586,14 @@ class TorchWalk(Walk):
         out = {"type": kind, "lr": lr / 10 if kind == "Lion" else lr, **common, **args}
         if self.maybe(0.25) and any(v.dim() == 1 for v in self.trained()):
             names = [k for k, v in self.net.parameters().items()] if self.maybe() else []
-            which = {"match": self.r.sample(names, 1)} if names else {"match_ndim": 1}
-            out["param_groups"] = [{**which, **self.pick({"weight_decay": 0.0}, {"lr": lr / 3}, {"lr": lr / 2, "weight_decay": 0.1})}]
+            what = lambda: self.pick({"weight_decay": 0.0}, {"lr": lr / 3}, {"lr": lr / 2, "weight_decay": 0.1},
+                                     *[{"betas": beta()}] * ("betas" in args), *[{"momentum": 0.5}] * ("momentum" in args and "nesterov" not in args))
+            few = self.r.sample(names, min(len(names), self.r.randint(1, 3)))
+            groups = [{"match": [k]} for k in few] or [{"match_ndim": 1}, *[{"match_ndim": 2}] * (self.maybe() and any(v.dim() == 2 for v in self.trained()))]
+            out["param_groups"] = [{**which, **what()} for which in groups]
         return out
 
-    def scheduler(self, kind=None):
+    def scheduler(self, kind=None, momentum=False):
         r = self.r
         kind = kind or self.pick("ConstantLR", "LinearLR", "CosineAnnealingLR", "StepLR", "MultiStepLR", "ExponentialLR",
                                  "PolynomialLR", "CosineAnnealingWarmRestarts", "OneCycleLR", "SequentialLR", "ReduceLROnPlateau")
@@ -562,7 +607,8 @@ class TorchWalk(Walk):
             "ExponentialLR": lambda: {"gamma": self.number(0.3, 1.1)},
             "PolynomialLR": lambda: self.some(total_iters=few(), power=self.number(0.5, 2)),
             "CosineAnnealingWarmRestarts": lambda: {"T_0": few(), **self.some(T_mult=r.randint(1, 2), eta_min=1e-4)},
-            "OneCycleLR": lambda: {"max_lr": 0.01, "total_steps": r.randint(7, 12), "cycle_momentum": False,
+            "OneCycleLR": lambda: {"max_lr": 0.01, "total_steps": r.randint(7, 12), "cycle_momentum": momentum,
+                                   **(self.some(base_momentum=self.number(0.3, 0.8), max_momentum=self.number(0.81, 0.99)) if momentum else {}),
                                    **self.some(pct_start=self.number(0.2, 0.6), anneal_strategy=self.pick("cos", "linear"), div_factor=self.number(2, 25),
                                                three_phase=self.maybe())},
             "ReduceLROnPlateau": lambda: {"monitor": "val/loss", "factor": self.number(0.1, 0.9), "patience": r.randint(0, 1),
@@ -581,9 +627,26 @@ class TorchWalk(Walk):
         if self.maybe(0.3):
             trainer["gradient_clip_val"] = self.number(0.05, 1)
             trainer.update(self.some(gradient_clip_algorithm=self.pick("norm", *[] if self.complex else ["value"])))
-        if self.maybe(0.3):
+        if self.maybe(0.3) and not self.drops:  # which numbers a micro-batch draws is not told
             trainer["accumulate_grad_batches"] = r.randint(2, 3)
-        scheduler = self.scheduler() if self.maybe(0.4) else None
+        optimizer = self.optimizer()
+        moved = optimizer["type"] in ("Adam", "AdamW") or optimizer["type"] == "SGD" and optimizer.get("momentum", 0) > 0
+        if any(set(g) & {"betas", "momentum"} for g in optimizer.get("param_groups", [])):
+            moved = False
+        scheduler = self.scheduler(momentum=moved and self.maybe()) if self.maybe(0.4) else None
+        more = {}
+        if self.maybe(0.2):
+            more["ema"] = {"decay": self.number(0.1, 0.99), **self.some(every_n_steps=r.randint(1, 3))}
+        if self.maybe(0.2):
+            trainer["max_steps"] += 6
+            more["early_stopping"] = {"monitor": "val/loss", "patience": r.randint(1, 2), **self.some(
+                mode=self.pick("min", "max"), min_delta=self.number(0, 0.1))}
+        scaler = ""
+        if self.mode == "16-mixed":
+            scaler = {"init_scale": self.pick(64.0, 1024.0), **self.some(growth_interval=r.randint(1, 3), growth_factor=self.number(1.5, 4))}
+            if self.maybe(0.4):  # the first step overflows, the ones behind it do not
+                scaler.update(init_scale=2.0 ** 50, backoff_factor=2.0 ** -42)
+            scaler = ", grad_scaler: " + flow(scaler)
         if scheduler and scheduler["type"] != "ReduceLROnPlateau" and self.maybe(0.2):
             scheduler["interval"] = "epoch"
         lines = "\n".join(f"    - {x}" for x in self.layers)
@@ -601,11 +664,11 @@ data:
   train: {self.files()}
   val: {self.files()}
   loader: {flow({"batch_size": self.batch, **self.some(drop_last=self.maybe())})}
-optimizer: {flow(self.optimizer())}
+optimizer: {flow(optimizer)}
 {"scheduler: " + flow(scheduler) if scheduler else ""}
 trainer: {flow(trainer)}
 {"metrics: " + flow(self.metrics) if self.metrics else ""}
-precision: {{mode: 64-true, policy: cpu}}
+{yaml_of(more)}precision: {{mode: {self.mode}, policy: cpu{scaler}}}
 """
 
     def any_spec(self):
