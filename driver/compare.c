@@ -142,7 +142,7 @@ static int lines_of(const Column *c, int n, Line *line) {
                                    [STEP] = {.name = "step, ms", .format = "%.2f"},
                                    [SPEED] = {.name = "speed", .format = "%.2fx"},
                                    [MEMORY] = {.name = "memory, MiB", .format = "%.1f"},
-                                   [SHARE] = {.name = "of the first", .format = "%.2f"},
+                                   [SHARE] = {.name = "memory ratio", .format = "%.2f"},
                                    [LOSS] = {.name = "train loss", .format = "%.4f"}};
   int count = FIXED;
   memcpy(line, head, sizeof head);

@@ -79,7 +79,7 @@ static const char *const exit_codes[][2] = {
 };
 
 static const char *const environment[][2] = {
-    {"NO_COLOR", "no colour in messages, whatever it holds; --color says otherwise"},
+    {"NO_COLOR", "no colour in messages, unless it is empty; --color says otherwise"},
     {"XDG_CACHE_HOME", "the kernel cache is mpcc/ in it; default ~/.cache"},
     {"TMPDIR", "where --link=cc puts its objects; default /tmp"},
     {"MPCC_NVRTC, CUDA_HOME", "where the compiler of CUDA text is looked for"},

@@ -255,7 +255,7 @@ typedef enum {
   OP_COUNT
 } OpCode;
 
-/* Autocast policy of an op: style.md section 6. */
+/* Autocast policy of an op: a column of ops.def for each policy of the spec. */
 typedef enum { POL_LOW, POL_F32, POL_F32OUT, POL_WIDEST, POL_SAME, POL_STATE } Policy;
 /* How fuse treats an op. ELEM: pointwise with broadcasting. VIEW: no kernel when the access is
  * affine. ROWS/PRODUCT/ATTENTION/INDEX/MOVE/PACK: lowered by group_<op>. NONE: read, write, group. */
@@ -324,7 +324,7 @@ typedef struct {
 
 /* A global tensor. `base` non-NULL: a view of elements [base_elem, base_elem + elems) of the flat
  * tensor `base`, which has the same dtype (parameters of one optimizer group lie in one flat tensor,
- * so the optimizer is one kernel; design.md section 3). Only bases have storage. */
+ * so the optimizer is one kernel). Only bases have storage. */
 struct Tensor {
   Str name;
   const Type *type;

@@ -35,7 +35,7 @@ typedef struct {
 static inline DType target_product_dtype(const TargetCaps *c, DType a, DType b) {
   if (a == MPCC_F64 || b == MPCC_F64)
     return MPCC_F64;
-  /* e4m3 and e5m2 values are exact in bf16; f16 values are not (cpu.md section 2). */
+  /* e4m3 and e5m2 values are exact in bf16; f16 values are not. */
   if (c->bf16_dot && (a == MPCC_BF16 || dtype_is_fp8(a)) && (b == MPCC_BF16 || dtype_is_fp8(b)))
     return MPCC_BF16;
   return MPCC_F32;

@@ -21,7 +21,7 @@ typedef struct {
   void *watch_user;
 } Program;
 
-/* Parses argv[1..] and does what it says; returns the exit code of spec.md section 1. */
+/* Parses argv[1..] and does what it says; returns the exit code (mpcc/status.h). */
 int program_main(const Program *p, int argc, char **argv);
 /* The options as --help prints them, one per line with leading spaces; malloc'ed. */
 char *program_options_help(void);

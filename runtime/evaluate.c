@@ -49,9 +49,9 @@ Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split,
   if (!f)
     return mprt__fail(&p->cb, MPCC_ERR_INPUT, "the program has no eval_step");
   mprt__loader *l;
-  Status st = split_loader(p, d, split, &l);
+  Status st = mprt__metrics_open(p);
   if (st == MPCC_OK)
-    st = mprt__metrics_open(p);
+    st = split_loader(p, d, split, &l);
   if (st != MPCC_OK)
     return st;
   st = mprt__ema_swap(p, "val");

@@ -159,6 +159,9 @@ mpcc_status mprt_profile(mprt_program *p, int64_t steps, char **text) {
   const MpccFunction *f = mprt__function(p, "train_step");
   if (!f)
     return mprt__fail(&p->cb, MPCC_ERR_INPUT, "the program has no train_step");
+  if (steps < 1)
+    return mprt__fail(&p->cb, MPCC_ERR_USAGE, "a profile is of 1 step or more, not %lld",
+                      (long long)steps);
   mprt__profile *t = mprt__profile_create(p);
   Status st = t ? MPCC_OK : mprt__nomem(&p->cb, "profile");
   for (int64_t i = -1; st == MPCC_OK && i < steps; i++) { /* the first one warms up */

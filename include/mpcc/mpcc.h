@@ -36,7 +36,7 @@ typedef struct {
   const char *precision;            /* --precision */
   const char *const *define, *const *set, *const *include;
   int ndefine, nset, ninclude;
-  const char *const *warning;       /* "no-NAME", "error" */
+  const char *const *warning;       /* "NAME", "no-NAME", "error" */
   int nwarning;
   int max_errors;                   /* 0: no limit; 20 when max_errors_set is false */
   bool max_errors_set;
@@ -49,7 +49,7 @@ typedef struct {
   const char *const *arch;          /* --gpu-arch: "sm_90"; NULL: all that are known */
   int narch;
   bool own_products;                /* --gpu-products=own: no vendor library */
-  int opt_level;                    /* -O; default 2 when zero-initialised means opt_set is false */
+  int opt_level;                    /* -O: 0 to 3; 2 when opt_set is false */
   bool opt_set;
   int jobs;                         /* 0: number of cpus */
   const char *cache_dir;            /* NULL: $XDG_CACHE_HOME/mpcc or ~/.cache/mpcc */

@@ -2,7 +2,10 @@
  * Never prints, exits or installs handlers; words go to the log callback.
  *
  * Life of a program: mprt_open -> (mprt_init | mprt_resume | mprt_load_weights) -> mprt_fit,
- * or, driven by a host: mprt_feed, mprt_train_step, mprt_eval_step, ... -> mprt_close. */
+ * or, driven by a host: mprt_feed, mprt_train_batch, mprt_run, ... -> mprt_close.
+ *
+ * Functions that return a status say why in the log callback. ERR_NOMEM, and on a GPU ERR_RUN, may
+ * come from any of them. */
 #ifndef MPCC_RUNTIME_H
 #define MPCC_RUNTIME_H
 
@@ -31,7 +34,7 @@ typedef struct {
   const double *matrix;
 } mprt_metric;
 
-/* One logged training step, evaluation, or end of run. Strings live during the callback only. */
+/* What happened in mprt_fit. Strings live during the callback only. */
 typedef enum {
   MPRT_EVENT_START,      /* before the first step; total_steps known */
   MPRT_EVENT_STEP,       /* after every step (cheap); `logged` on log_every_n_steps */
@@ -53,7 +56,7 @@ typedef struct {
   const mprt_metric *metric;
   double lr;                      /* of parameter group 0 */
   double samples_per_s, data_wait; /* data_wait: share of wall time, 0..1 */
-  double eta_s;
+  double eta_s;                   /* seconds left; < 0: not known yet */
   int64_t memory_bytes;           /* segments allocated */
   const char *split, *path, *text;
 } mprt_event;
@@ -109,18 +112,20 @@ uint64_t mprt_memory_limit(void);
 /* Checks the image (all offsets, counts, version), maps code, allocates every segment, fills the
  * table and runs nothing. `image`, at a multiple of 64 bytes, may hold several images (each at the
  * next multiple of 64 behind the one before): the first whose code runs here is taken. It must stay
- * valid until mprt_close; options and callbacks are copied, not the strings they point to. On failure
- * *out is NULL and the words went to cb->log. A program serves one thread at a time.
+ * valid until mprt_close; options, with their strings, and callbacks are copied. On failure *out is
+ * NULL and the words went to cb->log. A program serves one thread at a time.
  * errors  ERR_INPUT (not an image), ERR_TARGET (no code level runs here: names the feature),
  *         ERR_NOMEM */
 mpcc_status mprt_open(const void *image, size_t bytes, const mprt_options *o,
                       const mprt_callbacks *cb, mprt_program **out);
 void mprt_close(mprt_program *p); /* NULL is fine */
 
-/* Runs `init` (streams of the seed) and `refresh`. */
+/* Initial weights: runs `init` (streams of the seed), the spec's init_from, and `refresh`. errors:
+ * those of mprt_load_weights where the spec starts from a file */
 mpcc_status mprt_init(mprt_program *p);
 /* Parameters by name from a safetensors file, converted to master precision; strict: every
- * parameter present, no tensor left over. Then `refresh`. */
+ * parameter present, no tensor left over. Then `refresh`. errors: ERR_FILE, ERR_DATA (not
+ * safetensors, other names or shapes) */
 mpcc_status mprt_load_weights(mprt_program *p, const char *path, bool strict);
 /* The model's parameters and buffers (those of the EMA where the spec exports them) as safetensors
  * in `dtype`, logical torch shapes. errors: ERR_FILE, ERR_USAGE (no float), ERR_NOMEM */
@@ -134,23 +139,26 @@ mpcc_status mprt_round_weights(mprt_program *p, mpcc_dtype dtype);
 mpcc_status mprt_convert_weights(const char *from, const char *to, mpcc_dtype dtype,
                                  const mprt_callbacks *cb);
 
-/* Whole checkpoint folder: model.safetensors, optimizer.safetensors, state.json, DONE last. */
+/* Whole checkpoint folder: model.safetensors, optimizer.safetensors, state.json, DONE last; written
+ * under another name and renamed. errors: ERR_FILE */
 mpcc_status mprt_save_checkpoint(mprt_program *p, const char *dir);
-/* State of a checkpoint folder, to the same bits; names what does not fit this program.
+/* State of a checkpoint folder, to the same bits; names what does not fit this program. dir: the
+ * folder, a run folder for its newest complete checkpoint, or "" for the newest of this program's own.
  * errors: ERR_FILE, ERR_DATA */
 mpcc_status mprt_resume(mprt_program *p, const char *dir);
 
 /* The training loop of the spec: data, steps, evaluation, checkpoints, metrics files.
- * Returns OK, ERR_DIVERGED, ERR_INTERRUPTED, ERR_REQUEUE, or an error. */
+ * Returns OK, ERR_DIVERGED, ERR_INTERRUPTED, ERR_REQUEUE, or an error: ERR_FILE, ERR_DATA. */
 mpcc_status mprt_fit(mprt_program *p);
 /* Mean loss and metrics over a split of the spec's data, with the weights as they are. loss may be NULL;
- * metric: room for mprt_metric_count() of them, or NULL; matrices live until the next evaluation. */
+ * metric: room for mprt_metric_count() of them, or NULL; matrices live until the next evaluation.
+ * errors: ERR_FILE, ERR_DATA (no such split), ERR_INPUT (the image has no eval_step) */
 int mprt_metric_count(const mprt_program *p);
 mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, mprt_metric *metric);
 /* Whether the spec has data for the split. */
 bool mprt_has_split(const mprt_program *p, const char *split);
 /* Predictions of the split (or the file given by --data) as .npy, [samples, ...]: f64 in 64-true,
- * else f32. */
+ * else f32. errors: ERR_FILE, ERR_DATA, ERR_INPUT (the image has no predict) */
 mpcc_status mprt_predict(mprt_program *p, const char *split, const char *npy_path);
 
 /* ---- driven by a host ---- */
@@ -186,7 +194,7 @@ mpcc_status mprt_run(mprt_program *p, const char *function);
 mpcc_status mprt_run_kernel(mprt_program *p, const char *symbol, const MpccArg *args,
                             const uint64_t *bytes, int n, int nout);
 /* One optimizer step on the batches already in the io tensors when accumulation is 1; updates the
- * table row and counters. */
+ * table row and counters. errors: ERR_USAGE (accumulation) */
 mpcc_status mprt_train_step(mprt_program *p);
 /* The same on a batch whose first `samples` samples are real; *loss (may be NULL): their mean loss. The
  * first step of an FP8 program calibrates its scales on the batch. errors: ERR_USAGE (accumulation) */
@@ -198,10 +206,11 @@ const char *mprt_spec_text_at(const mprt_program *p, const char *path, const cha
 bool mprt_spec_flag_at(const mprt_program *p, const char *path, bool otherwise);
 const char *mprt_plan_text(const mprt_program *p);
 /* Times the kernels of `steps` training steps on the batch in the io tensors; the parameters move
- * on. *text: a table, malloc'ed, NULL on failure. */
+ * on. *text: a table, malloc'ed, NULL on failure. errors: ERR_USAGE (steps < 1), ERR_INPUT (the image
+ * has no train_step) */
 mpcc_status mprt_profile(mprt_program *p, int64_t steps, char **text);
 const char *mprt_meta(const mprt_program *p); /* JSON text of the image */
-int64_t mprt_segment_bytes(const mprt_program *p, int segment);
+int64_t mprt_segment_bytes(const mprt_program *p, int segment); /* MPCC_SEG_* of abi.h; else 0 */
 
 #ifdef __cplusplus
 }

@@ -7,7 +7,8 @@
 extern "C" {
 #endif
 
-/* ROW(enumerator, text, exit code of the driver, exit code of a program): spec.md section 1. */
+/* ROW(enumerator, text, exit code of the driver, exit code of a program); the manual page
+ * has the codes in words. */
 #define MPCC_STATUS_ROWS(ROW)                                                                      \
   ROW(OK, "ok", 0, 0)                                                                              \
   ROW(ERR_INPUT, "the spec or IR text is wrong", 1, 1)                                             \
