@@ -273,23 +273,57 @@ Value *layer_AdaptiveAvgPool(Lower *lo, const Node *n, Value *const *in) {
   return lay_emit1(lo, n, OP_resample, 1, in, 3, at);
 }
 
-/* Equal windows side by side: parts of unequal size are no static window. */
+/* Windows side by side, of kernel[i] places along axis i. */
+static Value *largest(Lower *lo, const Node *n, Value *x, const int64_t *kernel) {
+  const int nd = lay_space(n);
+  const int64_t *size = x->type->dim + 2;
+  int64_t out[AXES];
+  for (int i = 0; i < nd; i++)
+    out[i] = size[i] / kernel[i];
+  Attr at[] = {attr_ints(lo->b, "extents", nd, size), attr_ints(lo->b, "positions", nd, out),
+               attr_ints(lo->b, "kernel", nd, kernel), attr_ints(lo->b, "stride", nd, kernel)};
+  return lay_emit1(lo, n, OP_max_pool, 1, &x, 4, at);
+}
+
+enum { MOST_PARTS = 256 };
+
+/* Axis i alone, in `parts` parts of unequal size that may overlap: each by itself. */
+static Value *unequal(Lower *lo, const Node *n, Value *x, int i, int64_t parts) {
+  const int64_t size = x->type->dim[2 + i];
+  Value *part[MOST_PARTS];
+  int64_t kernel[AXES] = {1, 1, 1};
+  for (int64_t k = 0; k < parts && !builder_failed(lo->b); k++) {
+    const int64_t start = k * size / parts, end = ((k + 1) * size + parts - 1) / parts;
+    kernel[i] = end - start;
+    part[k] = largest(lo, n, build_slice(lo->b, x, 2 + i, start, end), kernel);
+  }
+  const Attr dim = attr_i(lo->b, "dim", 2 + i);
+  return builder_failed(lo->b) ? NULL : lay_emit1(lo, n, OP_cat, (int)parts, part, 1, &dim);
+}
+
+/* Unequal parts axis by axis, the last one first: of equal entries the first in row-major order then
+ * has the gradient, as in torch. */
 Value *layer_AdaptiveMaxPool(Lower *lo, const Node *n, Value *const *in) {
   const int nd = lay_space(n);
   int64_t out[AXES], kernel[AXES];
   const int64_t *size = adaptive(lo, n, in, out);
+  bool equal = true;
   if (!size)
     return NULL;
   for (int i = 0; i < nd; i++) {
     kernel[i] = size[i] / out[i];
-    if (size[i] % out[i])
+    equal &= size[i] % out[i] == 0;
+    if (size[i] % out[i] && out[i] > MOST_PARTS)
       return lay_error(lo, lay_loc(n, "output_size"), 190,
-                       "'%s' (%s) into unequal parts, %lld into %lld, is not supported yet",
-                       n->name, n->type->key, (long long)size[i], (long long)out[i]);
+                       "'%s' (%s) into more than %d unequal parts is not supported yet", n->name,
+                       n->type->key, MOST_PARTS);
   }
-  Attr at[] = {attr_ints(lo->b, "extents", nd, size), attr_ints(lo->b, "positions", nd, out),
-               attr_ints(lo->b, "kernel", nd, kernel), attr_ints(lo->b, "stride", nd, kernel)};
-  return lay_emit1(lo, n, OP_max_pool, 1, in, 4, at);
+  if (equal)
+    return largest(lo, n, in[0], kernel);
+  Value *x = in[0];
+  for (int i = nd - 1; i >= 0 && x; i--)
+    x = out[i] == x->type->dim[2 + i] ? x : unequal(lo, n, x, i, out[i]);
+  return x;
 }
 
 /* ---- interpolation, padding ---- */

@@ -168,6 +168,8 @@ for name, shape, f in (
         ("AdaptiveAvgPool1d: 3", (2, 3, 7), lambda x: F.adaptive_avg_pool1d(x, 3)),
         ("AdaptiveAvgPool3d: [1, 2, 3]", (2, 3, 2, 4, 5), lambda x: F.adaptive_avg_pool3d(x, (1, 2, 3))),
         ("AdaptiveMaxPool1d: 2", (2, 3, 6), lambda x: F.adaptive_max_pool1d(x, 2)),
+        ("AdaptiveMaxPool1d: 3", (2, 3, 7), lambda x: F.adaptive_max_pool1d(x, 3)),
+        ("AdaptiveMaxPool2d: [3, 4]", (2, 3, 5, 6), lambda x: F.adaptive_max_pool2d(x, (3, 4))),
         ("AdaptiveMaxPool2d: [2, 1]", (2, 3, 4, 5), lambda x: F.adaptive_max_pool2d(x, (2, 1)))):
     one("{name: y, %s}" % name, shape, f)
 # one layer used twice; statistics of evaluation while training

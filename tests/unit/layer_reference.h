@@ -513,6 +513,16 @@ static const struct {
      {
       {"grad.x", 0.48638075211501769},
      }},
+    {"{name: x, type: Parameter, shape: [2, 3, 7]}, {name: y, AdaptiveMaxPool1d: 3}",
+     -1.1627213944896262, -1.1627213944896262,
+     {
+      {"grad.x", 0.91481545427599409},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 5, 6]}, {name: y, AdaptiveMaxPool2d: [3, 4]}",
+     -2.4513638209941893, -2.4513638209941893,
+     {
+      {"grad.x", -3.2013700585129161},
+     }},
     {"{name: x, type: Parameter, shape: [2, 3, 4, 5]}, {name: y, AdaptiveMaxPool2d: [2, 1]}",
      -1.5936860342454751, -1.5936860342454751,
      {

@@ -267,7 +267,8 @@ static const struct {
     {"[2, 4]", "[{max: 0}]", -311},
     {"[2, 4]", "[{roll: 1, dims: 0}]", -311},
     {"[2, 4]", "[{roll: [1, 2], dims: 1}]", -201},
-    {"[2, 5, 4]", "[{AdaptiveMaxPool2d: [2, 2]}]", -190},
+    {"[2, 5, 4]", "[{AdaptiveMaxPool2d: [2, 2]}, Flatten, {Linear: 3}]", 27},
+    {"[2, 600]", "[{AdaptiveMaxPool1d: 257}]", -190},
     {"[2, 8]", "[{AdaptiveMaxPool1d: 2}, {MaxPool1d: 2}, Flatten, {Linear: 3}]", 9},
     /* what has no batch takes any shape, until the batch meets it */
     {"[6]",
