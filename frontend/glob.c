@@ -16,7 +16,6 @@ static const char *closing(const char *p) {
 }
 
 typedef struct {
-  Arena *a;
   StrTable *s;
   Str *v;
   int n;
@@ -54,7 +53,7 @@ static void expand(Patterns *out, const char *text) {
 }
 
 int glob_expand(Arena *a, StrTable *s, const char *glob, Str **out) {
-  Patterns p = {.a = a, .s = s, .v = ARENA_ARRAY(a, Str, GLOB_MAX_PATTERNS)};
+  Patterns p = {.s = s, .v = ARENA_ARRAY(a, Str, GLOB_MAX_PATTERNS)};
   *out = p.v;
   int braces = 0;
   for (const char *c = glob; *c; c++)

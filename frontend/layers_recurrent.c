@@ -110,7 +110,7 @@ static Value *gru_cell(Lower *lo, const Node *n, Value *x, Value *y, Value *h, i
 /* ---- LSTM and GRU ---- */
 
 typedef struct {
-  bool lstm, bias, bidirectional, sequence;
+  bool lstm, bias, bidirectional;
   int64_t hidden, width, layers, gates, batch, length; /* width: of h */
   Value *h0, *c0;                                      /* given initial states, or NULL */
   Value *h_n[64], *c_n[64];

@@ -29,7 +29,6 @@ struct LossKind {
 
 struct Lowering {
   Lower *lo;
-  const LossTerm *term;
   Value *valid; /* i64[] */
 };
 

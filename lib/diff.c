@@ -14,7 +14,7 @@ typedef struct {
   Text forward; /* one line an op */
   MemoryUse use;
   LayerCost *layer;
-  int nlayer, kernels;
+  int nlayer;
   int64_t total[TOTALS];
 } Side;
 

@@ -372,23 +372,14 @@ Val ll_sitof(Gen *g, Val v, Ty elem) {
   return LLVMBuildSIToFP(g->b, v, ll_like(v, elem), "");
 }
 
-/* Halves a vector with f until one lane is left. */
-static Val fold_lanes(Gen *g, Val v, Val (*f)(Gen *, Val, Val)) {
-  for (int n = ll_lanes(v) / 2; n >= 1; n /= 2)
-    v = f(g, ll_slice(g, v, 0, n), ll_slice(g, v, n, n));
-  return v;
-}
-
+/* Halves the vector until one lane is left. */
 Val ll_hsum(Gen *g, Val v) {
-  return fold_lanes(g, v, LLVMGetTypeKind(ll_elem(v)) == LLVMIntegerTypeKind ? ll_add : ll_fadd);
-}
-
-Val ll_hmax(Gen *g, Val v) {
-  return fold_lanes(g, v, ll_fmax);
-}
-
-Val ll_hmin(Gen *g, Val v) {
-  return fold_lanes(g, v, ll_fmin);
+  bool whole = LLVMGetTypeKind(ll_elem(v)) == LLVMIntegerTypeKind;
+  for (int n = ll_lanes(v) / 2; n >= 1; n /= 2) {
+    Val low = ll_slice(g, v, 0, n), high = ll_slice(g, v, n, n);
+    v = whole ? ll_add(g, low, high) : ll_fadd(g, low, high);
+  }
+  return v;
 }
 
 /* ---- memory ---- */

@@ -106,8 +106,6 @@ Val ll_sitof(Gen *g, Val v, Ty elem);
 Val ll_call(Gen *g, const char *name, Ty over, int n, Val *args);
 /* Across lanes, in a fixed order. */
 Val ll_hsum(Gen *g, Val v);
-Val ll_hmax(Gen *g, Val v); /* NaN when any lane is */
-Val ll_hmin(Gen *g, Val v);
 
 /* ---- memory ----------------------------------------------------------------------------------------
  * count: number of valid leading lanes, an i64 (constant or not) in 1..lanes, or NULL for all. Memory

@@ -8,23 +8,18 @@
 #include "runtime/data/arrays.h"
 
 static const struct {
-  const char *text;
   int bytes;
   DType dtype; /* what samples have */
 } stores[] = {
-    [MPRT__STORE_U8] = {"u8", 1, MPCC_U8},    [MPRT__STORE_I8] = {"i8", 1, MPCC_I64},
-    [MPRT__STORE_U16] = {"u16", 2, MPCC_I64}, [MPRT__STORE_I16] = {"i16", 2, MPCC_I64},
-    [MPRT__STORE_U32] = {"u32", 4, MPCC_I64}, [MPRT__STORE_I32] = {"i32", 4, MPCC_I64},
-    [MPRT__STORE_I64] = {"i64", 8, MPCC_I64}, [MPRT__STORE_F16] = {"f16", 2, MPCC_F16},
-    [MPRT__STORE_F32] = {"f32", 4, MPCC_F32}, [MPRT__STORE_F64] = {"f64", 8, MPCC_F64},
+    [MPRT__STORE_U8] = {1, MPCC_U8},   [MPRT__STORE_I8] = {1, MPCC_I64},
+    [MPRT__STORE_U16] = {2, MPCC_I64}, [MPRT__STORE_I16] = {2, MPCC_I64},
+    [MPRT__STORE_U32] = {4, MPCC_I64}, [MPRT__STORE_I32] = {4, MPCC_I64},
+    [MPRT__STORE_I64] = {8, MPCC_I64}, [MPRT__STORE_F16] = {2, MPCC_F16},
+    [MPRT__STORE_F32] = {4, MPCC_F32}, [MPRT__STORE_F64] = {8, MPCC_F64},
 };
 
 int mprt__store_bytes(mprt__store s) {
   return stores[s].bytes;
-}
-
-DType mprt__store_dtype(mprt__store s) {
-  return stores[s].dtype;
 }
 
 static void arrays_destroy(mprt__dataset *d) {

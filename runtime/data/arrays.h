@@ -19,7 +19,6 @@ typedef enum {
   MPRT__STORE_F64
 } mprt__store;
 int mprt__store_bytes(mprt__store s);
-DType mprt__store_dtype(mprt__store s);
 
 /* Bytes that pieces lie in: memory (owned), or a file when memory is NULL. */
 typedef struct {
