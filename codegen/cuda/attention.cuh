@@ -228,20 +228,29 @@ template <class E, int N, int D> FN void lift(Lift &x, const float (*s)[4], floa
   x.factor = factor;
 }
 
-/* Sum of dO O of a row, by four lanes; all lanes of the warp call it. d_o: the row in shared memory. */
+/* Sum of dO O of a row, by four lanes; all lanes of the warp call it, the four for rows in the
+ * order of row_of_place. d_o: the row in shared memory, zero behind WIDTH. */
 template <class C> FN float row_delta(u32 d_o, const u16 *o, u32 row) {
   typedef typename C::E E;
-  const bool pairs = C::O::pairs && C::WIDTH % 2 == 0 && multiple(o, 4), there = row < C::QUERIES;
+  const bool quads = C::O::quads && C::WIDTH % 4 == 0 && multiple(o, 8), there = row < C::QUERIES;
   float sum = 0;
-#pragma unroll 4
-  for (u32 d = 2 * (threadIdx.x % 4u); d < C::WIDTH; d += 8) {
-    u32 a, b = 0;
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(a) : "r"(d_o + 2 * d) : "memory");
-    if (there && pairs)
-      b = *(const u32 *)C::O::at(o, row, d);
-    else if (there)
-      b = *C::O::at(o, row, d) | (d + 1 < C::WIDTH ? (u32)*C::O::at(o, row, d + 1) << 16 : 0u);
-    sum = fma_(E::low(a), E::low(b), fma_(E::high(a), E::high(b), sum));
+#pragma unroll 2
+  for (u32 d = 4 * (threadIdx.x % 4u); d < C::WIDTH; d += 16) {
+    u32 a[2], b[2] = {0, 0};
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];"
+                 : "=r"(a[0]), "=r"(a[1])
+                 : "r"(d_o + 2 * d)
+                 : "memory");
+    if (there && quads)
+      get_words<8>(b, C::O::at(o, row, d));
+    else if (there) {
+#pragma unroll
+      for (u32 i = 0; i < 4; i++)
+        b[i / 2] |= d + i < C::WIDTH ? (u32)*C::O::at(o, row, d + i) << i % 2 * 16 : 0u;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+      sum = fma_(E::low(a[i]), E::low(b[i]), fma_(E::high(a[i]), E::high(b[i]), sum));
   }
   return over_lanes<Sum, 4>(sum);
 }
@@ -281,7 +290,9 @@ template <class C> FN void attention_dq(u16 *dq_all, const Given<C> &x, Beside<C
     if (first == 0) {
 #pragma unroll
       for (int r = 0; r < 2; r++) {
-        delta[r] = row_delta<C>(o_tile + mine + (g + 8 * r) * line_<pad>, o, row + g + 8 * r);
+        const u32 other = row_of_place(g) + 8 * r;
+        const float sum = row_delta<C>(o_tile + mine + other * line_<pad>, o, row + other);
+        delta[r] = __shfl_sync(0xffffffffu, sum, 4 * place_of_row(g));
         norm[r] = norm_of<C>(x.lse, n, h, row + g + 8 * r);
       }
       if (held) {
@@ -364,7 +375,7 @@ template <class C, bool KEY, bool VALUE> FN void attention_dkv(u16 *dk_all, u16 
     const u16 *o = C::O::head(x.o, n, h);
 #pragma unroll 1
     for (u32 base = 0; base < C::TILE; base += threads / 4) {
-      const u32 r = base + threadIdx.x / 4u, there = r < C::TILE ? r : 0;
+      const u32 r = base + threadIdx.x / 32u * 8u + row_of_place(g), there = r < C::TILE ? r : 0;
       const float sum = row_delta<C>(o_tile + there * line_<pad>, o, first + there);
       if (r < C::TILE && t == 0) {
         delta[r] = sum;

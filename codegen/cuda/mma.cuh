@@ -100,12 +100,23 @@ template <int PAD> FN u32 lane_turned(u32 tile, u32 lane) { return lane_a<PAD>(t
  * when its first element lies so. */
 template <s64 SAMPLE, s64 HEAD, s64 ROW, s64 COLUMN> struct Rows {
   static constexpr bool lines = COLUMN == 1 && SAMPLE % 8 == 0 && HEAD % 8 == 0 && ROW % 8 == 0;
+  static constexpr bool quads = COLUMN == 1 && SAMPLE % 4 == 0 && HEAD % 4 == 0 && ROW % 4 == 0;
   static constexpr bool pairs = COLUMN == 1 && SAMPLE % 2 == 0 && HEAD % 2 == 0 && ROW % 2 == 0;
   template <class T> FN T *head(T *p, u32 n, u32 h) { return p + (s64)n * SAMPLE + (s64)h * HEAD; }
   template <class T> FN T *at(T *head, u32 row, u32 column) {
     return head + (s64)row * ROW + (s64)column * COLUMN;
   }
 };
+
+/* Of eight rows, the one that comes in place x: 0 2 4 6 1 3 5 7, and x of a row. Lines are 4 words
+ * and a multiple of 8 long, so that 32 bytes of four rows in two places after another lie in
+ * different banks. */
+FN u32 row_of_place(u32 x) {
+  return x < 4 ? 2 * x : 2 * x - 7;
+}
+FN u32 place_of_row(u32 r) {
+  return r / 2 + r % 2 * 4;
+}
 
 /* COUNT rows from `first` of WIDTH columns into a tile, zero behind `length` and WIDTH; by THREADS
  * threads, done after copies_end, copies_wait and a barrier. */
@@ -114,7 +125,12 @@ FN void tile_in(u32 tile, const u16 *head, u32 first, u32 length) {
   const bool lines = R::lines && WIDTH % 8 == 0 && multiple(head, 16);
 #pragma unroll 2
   for (u32 e = threadIdx.x; e < COUNT * (PAD / 8); e += THREADS) {
-    const u32 r = e / (PAD / 8), c = e % (PAD / 8) * 8, to = tile + r * line_<PAD> + c * 2;
+    const u32 line = e / (PAD / 8), c = e % (PAD / 8) * 8;
+    /* eight threads fill short lines that lie in different banks */
+    const u32 r = PAD == 16   ? (line & ~7u) | row_of_place(line & 7u)
+                  : PAD == 32 ? (line & ~7u) | place_of_row(line & 7u)
+                              : line;
+    const u32 to = tile + r * line_<PAD> + c * 2;
     const bool there = first + r < length && c < WIDTH;
     if (lines) {
       copy16(to, there ? R::at(head, first + r, c) : head, there);
@@ -194,6 +210,25 @@ FN void times_columns(float (*c)[4], const float (*w)[4], u32 at, float power) {
 template <class E, class R, int N, int WIDTH>
 FN void tile_out(u16 *head, const float (*c)[4], u32 row, u32 length, u32 t, float x, float y) {
   const bool pairs = R::pairs && WIDTH % 2 == 0 && multiple(head, 4);
+  if (R::quads && WIDTH % 16 == 0 && N % 2 == 0 && N <= 12 && multiple(head, 8)) {
+    /* neighbours exchange halves of two blocks, so that four lanes write 32 bytes of a row; wider
+     * heads have no registers for it */
+    const bool odd = t & 1;
+#pragma unroll
+    for (int i = 0; i < N; i += 2)
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        const float f = r ? y : x;
+        const u32 a = E::pack(c[i][2 * r] * f, c[i][2 * r + 1] * f);
+        const u32 b = E::pack(c[i + 1][2 * r] * f, c[i + 1][2 * r + 1] * f);
+        const u32 other = __shfl_xor_sync(0xffffffffu, odd ? a : b, 1);
+        const u32 v[2] = {odd ? other : a, odd ? b : other};
+        const u32 at = row + 8 * r, d = 8 * (i + odd) + 2 * (t & 2u);
+        if (at < length && d < WIDTH)
+          put_words<8>(R::at(head, at, d), v);
+      }
+    return;
+  }
 #pragma unroll
   for (int i = 0; i < N; i++)
 #pragma unroll
