@@ -27,4 +27,5 @@ grep -q 'stored as f16' err.txt || fail "no format of it"
 sed 's/    - {name: conv_proj.*/    - {name: turned, type: transpose, dim0: 2, dim1: 3}\n    - {name: big, type: expr, expr: "a * 1e30 * 1e30"}\n&/' "$spec" >big.yaml
 expect 0 'elements of the output of big (' "$mpcc" run big.yaml --quiet --max-steps 1 --out big --instrument=nan
 expect 2 "not 'speed'" train --out never --instrument=nan,speed
+expect 2 "not 'tome'" train --out never --instrument=nan,tome
 finish
