@@ -89,6 +89,9 @@ static void copy(Conv *v, Val to, Val from, int64_t n) {
   Gen *g = v->p.g;
   int64_t one = conv_lanes(v), turn = UNROLLED * one, most = n / turn * turn;
   if (most) {
+    /* Loops around this one are many: strength reduction would try them all for each address. */
+    to = ll_opaque(g, to);
+    from = from ? ll_opaque(g, from) : NULL;
     Loop l = ll_loop(g, ll_n(g, 0), ll_n(g, most), turn);
     for (int i = 0; i < UNROLLED; i++)
       conv_copy_vector(v, to, from, ll_add(g, l.i, ll_n(g, i * one)), NULL);
