@@ -11,7 +11,7 @@ extern "C" {
 #endif
 
 #define MPCC_IMAGE_MAGIC "MPCCIMG\n"
-enum { MPCC_ABI_VERSION = 7, MPCC_MAX_RANK = 8, MPCC_ALIGN = 64 };
+enum { MPCC_ABI_VERSION = 8, MPCC_MAX_RANK = 8, MPCC_ALIGN = 64 };
 
 /* Segments: each is allocated once at load.
  * state: what a checkpoint is. derived: pure function of state, rebuilt by `refresh`. accum: sums

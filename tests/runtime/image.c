@@ -116,7 +116,7 @@ static void as_loop(MpccCommand *c, uint32_t n) {
   } while (0)
 
 START_TEST(wrong_facts_are_named) {
-  REFUSED(h->version = 9, "version 9, this runtime reads version 7");
+  REFUSED(h->version = 9, "version 9, this runtime reads version 8");
   REFUSED(h->tensors.count = 1u << 30, "tensors are not inside the image");
   REFUSED(h->meta = 0, "facts");
   REFUSED(tensor[0].dtype = MPCC_DTYPE_COUNT, "tensor 'flat.0' has an unknown dtype");
