@@ -637,7 +637,7 @@ class TorchWalk(Walk):
         more = {}
         if self.maybe(0.2):
             more["ema"] = {"decay": self.number(0.1, 0.99), **self.some(every_n_steps=r.randint(1, 3))}
-        if self.maybe(0.2):
+        if self.maybe(0.2) and self.mode == "64-true":  # ties of losses are anybody's choice
             trainer["max_steps"] += 6
             more["early_stopping"] = {"monitor": "val/loss", "patience": r.randint(1, 2), **self.some(
                 mode=self.pick("min", "max"), min_delta=self.number(0, 0.1))}
