@@ -205,6 +205,8 @@ static void install_handlers(void) {
   a.sa_handler = on_terminate;
   sigaction(SIGTERM, &a, NULL);
   sigaction(SIGUSR1, &a, NULL);
+  a.sa_handler = SIG_IGN; /* training goes on when whoever reads the output is gone */
+  sigaction(SIGPIPE, &a, NULL);
 }
 
 /* ---- what a program can do ------------------------------------------------------------------- */

@@ -95,7 +95,7 @@ set -e
 # ---- a pipe and a terminal ------------------------------------------------------------------------------
 ./prog --threads 1 --out pipe --max-steps 30 --log-every 10 >pipe.txt 2>pipe_err.txt
 [ "$(grep -c '^epoch [0-9]*/150  step [0-9]*/30 ' pipe.txt)" = 3 ] || { fail "not one line per 10 steps:"; cat pipe.txt; }
-[ ! -s pipe_err.txt ] || { fail "words on standard error"; cat pipe_err.txt; }
+[ "$(cat pipe_err.txt)" = './prog: writes into pipe' ] || { fail "other words on standard error"; cat pipe_err.txt; }
 tr -d '\n' <pipe.txt | grep -q "$(printf '[\r\033]')" && fail "terminal codes on a pipe"
 grep -q '  loss [0-9.]*  lr [0-9.e-]*  |g| [0-9.]*  .* samples/s  .*  data [0-9]*%  ETA 0:00:0' pipe.txt ||
   { fail "another progress line:"; head -1 pipe.txt; }
@@ -123,4 +123,14 @@ wait_for_steps told 0
 kill -INT $pid
 wait $pid || true
 grep -q 'stopped after step [0-9]*, saved in told; --resume goes on' err.txt || { fail "Ctrl-C says nothing"; cat err.txt; }
+# ---- whoever reads the output goes away: training does not ------------------------------------------
+(
+  set +e
+  ./prog --threads 1 --out headed 2>err.txt
+  echo $? >code
+) | head -n 1 >/dev/null
+[ "$(cat code)" = 4 ] || fail "exit code $(cat code) of a run without a reader"
+grep -q 'cannot write standard output' err.txt || fail "does not say that output was lost"
+[ "$(final headed)" = "$want" ] || fail "a run without a reader learns something else"
+
 finish
