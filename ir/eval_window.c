@@ -41,7 +41,7 @@ static bool next_entry(const WindowTables *t, const int64_t *place, int64_t *e) 
 }
 
 static double window_at(const Run *r, WindowMode mode, const int64_t *place, int64_t base,
-                        int64_t base2, int64_t channel, int64_t *taken) {
+                        int64_t base2, int64_t *taken) {
   const WindowTables *t = r->t;
   int64_t e[CONV_AXES];
   double sum = mode == WINDOW_MAX ? -INFINITY : 0;
@@ -66,8 +66,6 @@ static double window_at(const Run *r, WindowMode mode, const int64_t *place, int
         *taken = tap, sum = x;
     } else if (mode == WINDOW_MAX_GRAD) {
       sum += r->second[at2] == (double)tap ? x : 0;
-    } else if (mode == WINDOW_WEIGH) {
-      sum += x * r->second[tap * r->other.n + channel * r->other.c];
     } else {
       sum += x * weight;
     }
@@ -89,8 +87,8 @@ static void run(const Run *r, WindowMode mode, int64_t batch, int64_t channels) 
           rest /= t->axis[i].to;
           to += place[i] * r->to.axis[i];
         }
-        int64_t base2 = mode == WINDOW_WEIGH ? 0 : n * r->other.n + c * r->other.c;
-        r->y[to] = window_at(r, mode, place, n * r->from.n + c * r->from.c, base2, c, &taken);
+        int64_t base2 = n * r->other.n + c * r->other.c;
+        r->y[to] = window_at(r, mode, place, n * r->from.n + c * r->from.c, base2, &taken);
         if (r->tap)
           r->tap[to] = (double)taken;
       }
@@ -112,12 +110,6 @@ static Status op_run(const Call *c, WindowMode mode, bool turned) {
   r.other = r.from;
   r.second = c->op->nin > 1 ? c->in[1] : NULL;
   r.tap = mode == WINDOW_MAX ? c->out[1] : NULL;
-  if (mode == WINDOW_WEIGH) { /* [C, 1, K...] */
-    int64_t taps = 1;
-    for (int i = 0; i < t.nd; i++)
-      taps *= t.kernel[i];
-    r.other = (Side){.n = 1, .c = taps};
-  }
   run(&r, mode, x->dim[0], x->dim[1]);
   window_tables_fini(&t);
   return MPCC_OK;

@@ -588,7 +588,7 @@ typedef struct {
   WindowAxis axis[CONV_AXES];
   int64_t kernel[CONV_AXES]; /* tap (k0, k1) has number k0 * kernel[1] + k1 */
 } WindowTables;
-typedef enum { WINDOW_MAX, WINDOW_MAX_GRAD, WINDOW_SUM, WINDOW_WEIGH, WINDOW_MODES } WindowMode;
+typedef enum { WINDOW_MAX, WINDOW_MAX_GRAD, WINDOW_SUM, WINDOW_MODES } WindowMode;
 /* Axes of an op or group with ints `extents` (of the input) and `positions` (of the result); 0: it has
  * no window. */
 int window_axes(const Op *op);

@@ -490,7 +490,7 @@ static void check_window(Verify *v) {
   WindowMode mode = window_mode(op);
   int nd = window_axes(op);
   bool turned = op_int(op, "turned", 0);
-  int nin = mode == WINDOW_MAX_GRAD || mode == WINDOW_WEIGH ? 2 : 1;
+  int nin = mode == WINDOW_MAX_GRAD ? 2 : 1;
   const Attr *from = op_attr(op, turned ? "positions" : "extents");
   const Attr *to = op_attr(op, turned ? "extents" : "positions");
   if (mode == WINDOW_MODES || !nd || b->ndim != nd + 2 || b->nin != nin || b->nstmt ||
@@ -503,8 +503,6 @@ static void check_window(Verify *v) {
       verify_broken(v, "axis %d of %lld makes %lld", i, (long long)to->u.ints.v[i],
                     (long long)b->dim[1 + i]);
   for (int k = 0; k < b->nin; k++) {
-    if (k == 1 && mode == WINDOW_WEIGH)
-      continue;
     Reach r = reach_start(b->in[k].offset);
     for (int d = 0; d < b->ndim; d++)
       reach_add(&r, b->in[k].stride[d], d == 0 || d > nd ? b->dim[d] : from->u.ints.v[d - 1]);

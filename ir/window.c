@@ -1,5 +1,5 @@
 /* Static windows: which places of an input each place of a result reads along one axis, with what
- * weight, and by which tap. Pooling, interpolation, padding and depthwise convolution are such
+ * weight, and by which tap. Pooling, interpolation and padding are such
  * tables, one per axis; a gradient is the same table turned round. Sources of the rules:
  * torch.nn.functional avg_pool2d, adaptive_avg_pool2d, interpolate (places and weights computed in
  * double). */
@@ -257,7 +257,7 @@ void window_tables_fini(WindowTables *t) {
 }
 
 WindowMode window_mode(const Op *op) {
-  static const char *const words[WINDOW_MODES] = {"max", "max_grad", "sum", "weigh"};
+  static const char *const words[WINDOW_MODES] = {"max", "max_grad", "sum"};
   const char *word = op_str(op, "mode", "");
   int k = 0;
   while (k < WINDOW_MODES && strcmp(words[k], word) != 0)

@@ -220,7 +220,7 @@ bool cpu_window(Gen *g, const Op *group) {
   w.dt = gen_in_dtype(group, 0);
   w.reg = ll_reg_dtype(w.dt);
   w.lanes = g->level->vector_bytes / (w.reg == MPCC_F64 ? 8 : 4);
-  if (w.mode == WINDOW_MODES || w.mode == WINDOW_WEIGH)
+  if (w.mode == WINDOW_MODES)
     return gen_fail(g, "windows of this mode are not emitted");
   if (w.mode == WINDOW_MAX_GRAD && !same_places(b, b->ndim))
     return gen_fail(g, "taps lie in another order than their gradient");

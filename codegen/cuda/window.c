@@ -140,7 +140,7 @@ static void kernel(Window *w, int64_t n) {
 bool cuda_window(CudaGen *g, const Op *group, const char *symbol) {
   const Body *b = group->body;
   Window w = {.g = g, .group = group, .body = b, .symbol = symbol, .mode = window_mode(group)};
-  if (w.mode == WINDOW_MODES || w.mode == WINDOW_WEIGH)
+  if (w.mode == WINDOW_MODES)
     return cuda_unsupported(g, "target cuda does not have windows of this mode yet");
   w.reg = cuda_register(group->in[0]->type->dt);
   int64_t n = 1;
