@@ -1,8 +1,7 @@
 /* Static windows: which places of an input each place of a result reads along one axis, with what
- * weight, and by which tap. Pooling, interpolation and padding are such
- * tables, one per axis; a gradient is the same table turned round. Sources of the rules:
- * torch.nn.functional avg_pool2d, adaptive_avg_pool2d, interpolate (places and weights computed in
- * double). */
+ * weight, and by which tap. Pooling, interpolation and padding are such tables, one per axis; a
+ * gradient is the same table turned round. Sources of the rules: torch.nn.functional avg_pool2d,
+ * adaptive_avg_pool2d, interpolate (places and weights computed in double). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
