@@ -184,7 +184,7 @@ START_TEST(attributes) {
   build_tensor_attr(b, t, attr_f(b, "std", 0.02));
   build_func(b, "f");
   const int64_t dims[] = {1};
-  const Attr local[] = {{"keepdim", AT_BOOL, {.i = 0}}, {"dims", AT_INTS, {.ints = {1, dims}}}};
+  const Attr local[] = {attr_b(b, "keepdim", false), attr_ints(b, "dims", 1, dims)};
   Value *v = build_read(b, t);
   const Op *op = build_op(b, OP_sum, 1, &v, 2, local);
   Module *m = finish();
