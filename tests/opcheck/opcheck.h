@@ -146,7 +146,6 @@ void batch_fini(Batch *b);
 
 typedef struct {
   long elements, unequal; /* of 16- and 8-bit values */
-  long below;   /* of them differ, by less than sums in FP32 do (tally.c); not in `unequal` */
   double worst; /* of wider ones: largest distance by the largest magnitude of its tensor */
   char where[NAME_MAX_BYTES];
 } Tally;

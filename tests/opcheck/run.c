@@ -64,10 +64,9 @@ void together_fini(Together *t) {
 /* ---- the end --------------------------------------------------------------------------------- */
 
 static void print_tally(const char *of, const Tally *t) {
-  printf("%s: %ld of %ld codes of 16 and 8 bits differ, %ld more by less than FP32 sums do; wider "
-         "results by at most %.2g of their "
+  printf("%s: %ld of %ld codes of 16 and 8 bits differ; wider results by at most %.2g of their "
          "largest%s%s\n",
-         of, t->unequal, t->elements, t->below, t->worst, *t->where ? ": " : "", t->where);
+         of, t->unequal, t->elements, t->worst, *t->where ? ": " : "", t->where);
 }
 
 static void json_tally(FILE *f, const char *of, const Tally *t) {

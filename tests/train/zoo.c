@@ -13,6 +13,10 @@ static const struct {
   int ndefine;
   const char *set[4];
   int nset;
+  /* ReLU6s that roundings switch, and shifts before a norm that takes them off again: what of these
+   * is zero but for roundings has no distance, and FP32 moves the first gradients of PyTorch itself
+   * by 5e-6. */
+  bool delicate;
 } models[] = {
     {"lenet5",
      {0},
@@ -38,7 +42,8 @@ static const struct {
      {"size=32", "batch=16", "num_classes=10", "dropout=0", "r32=0", "r64=0", "r96=0", "r160=0"},
      8,
      {"optimizer={type: SGD, lr: 0.0001, momentum: 0.9}"},
-     1},
+     1,
+     true},
     {"convnext-tiny",
      {"size=64", "batch=4", "num_classes=10", "width=8", "d1=1", "d2=0", "d3=0", "d4=1", "drop=0"},
      9,
@@ -152,6 +157,7 @@ static double distance(const double *a, const double *b) {
 typedef struct {
   const char *model;
   int mode;
+  bool delicate;
   const mprt__st_file *want;
 } Judge;
 
@@ -175,12 +181,11 @@ static double largest(const mprt__st_file *want, const char *kind, int which) {
 }
 
 /* kind: "param." or "buffer."; which: its record, gradient of step 1 or last value; prefix: of the
- * program's tensor. What is zero but for roundings (a shift before a norm that takes it off again)
- * has no distance. */
+ * program's tensor */
 static Spread spread(const Judge *j, mprt_program *p, const char *kind, int which,
                      const char *prefix) {
   Spread s = {0, 0, 0};
-  const double zero = 1e-12 * largest(j->want, kind, which);
+  const double zero = j->delicate ? 1e-12 * largest(j->want, kind, which) : 0;
   int n = 0;
   for (size_t i = 0; i < j->want->ntensor; i++) {
     const char *key = j->want->tensor[i].name, *name = key + strlen(kind);
@@ -210,9 +215,9 @@ static Spread spread(const Judge *j, mprt_program *p, const char *kind, int whic
  * move the stored run itself, below `factor` times its own distance from the 64-true run; no tensor
  * is four times as far.
  * - 64-true: sums of up to a few thousand terms in another order, through some twenty layers.
- * - 32-true: the same; no gradient of step 1 further than 1e-5, or than four times the stored run's
- *   mean. A run no less exact than the stored one is within twice its distance (triangle
- *   inequality).
+ * - 32-true: the same; no gradient of step 1 further than 1e-5 (of delicate models: or than four
+ *   times the stored run's mean). A run no less exact than the stored one is within twice its
+ *   distance (triangle inequality).
  * - bf16-mixed: one eps; else nearer to the stored run than that is to the exact one: the same
  *   roundings at the same places, or independent errors would add to more. */
 static const struct { double least, factor; } bounds[MODES] = {{1e-12, 0}, {1e-5, 2}, {0x1p-7, 1}};
@@ -222,7 +227,7 @@ static void check(const Judge *j, const char *what, Spread s, bool first) {
   printf("%-10s %-10s %-10s mean %-8.2g worst %-8.2g own %.2g\n", j->model, mode, what, s.mean,
          s.worst, s.own);
   double bound = bounds[j->mode].factor * s.own, least = bounds[j->mode].least;
-  const double sure = fmax(least, 4 * s.own);
+  const double sure = j->delicate ? fmax(least, 4 * s.own) : least;
   bound = bound < least ? least : bound;
   ck_assert_msg(s.mean <= bound && s.worst <= 4 * bound && (!first || s.worst <= sure),
                 "%s %s: %s differ by %g (worst %g), more than %g", j->model, mode, what, s.mean,
@@ -274,7 +279,7 @@ START_TEST(agrees) {
   mprt__st_file want;
   snprintf(name, sizeof name, "zoo-%s", models[m].name);
   open_file(name, &want);
-  Judge j = {models[m].name, _i % MODES, &want};
+  Judge j = {models[m].name, _i % MODES, models[m].delicate, &want};
   size_t bytes;
   void *image = compile(m, j.mode, &bytes);
   mprt_options o;
