@@ -10,9 +10,6 @@ import jsonschema
 import yaml
 
 
-DAMAGED = 3 # of so many specs: each takes seconds
-
-
 def best(validator, spec):
     error = jsonschema.exceptions.best_match(validator.iter_errors(spec))
     return f"{'/'.join(map(str, error.absolute_path))}: {error.message[:200]}" if error else None
@@ -23,7 +20,7 @@ def main():
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    bad = damaged = 0
+    bad = 0
     paths = sorted(glob.glob(sys.argv[2] + "/**/*.yaml", recursive=True))
     for path in paths:
         spec = yaml.load(open(path), loader)
@@ -31,9 +28,8 @@ def main():
         if why:
             print(f"{path}: {why}")
             bad += 1
-        if "layers" not in spec.get("model", {}) or "extends" in spec or damaged == DAMAGED:
+        if "layers" not in spec.get("model", {}) or "extends" in spec:
             continue
-        damaged += 1
         for edit in (lambda s: s.update(traner={}), lambda s: s["trainer"].update(max_epochs=[1]),
                      lambda s: s["model"]["layers"].append({"Liner": 3}),
                      lambda s: s.update(optimizer={"type": "SDG"}), lambda s: s.pop("model")):
