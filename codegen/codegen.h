@@ -80,13 +80,19 @@ int kernel_index(const KernelTable *t, const Op *group);
 
 /* ---- emit.c: all kernels of a program -------------------------------------------------------- */
 
-/* Compiles n kernels in `jobs` threads, through the cache in cache_dir unless it is NULL. Gives an
- * MpccArchive of their objects, or for other forms their texts one behind the other (malloc'ed).
+/* How to compile for which level of a target. */
+typedef struct {
+  const Target *target;
+  const char *level;
+  const char *form; /* "object", or a text that the target can give: "asm", "ptx", ... */
+  int opt_level, jobs; /* threads that compile */
+  const char *cache_dir; /* NULL: no cache */
+} EmitOpts;
+/* Compiles n kernels. Gives an MpccArchive of their objects, or for other forms their texts one
+ * behind the other (malloc'ed).
  * errors  ERR_TARGET (unknown level; a kernel the target does not have), ERR_INTERNAL (a kernel, at
  *         its place), ERR_NOMEM */
-Status codegen_emit(const Target *t, const char *level, Kernel *kernels, int n, int opt_level,
-                    int jobs, const char *cache_dir, const char *form, Diag *d, void **bytes,
-                    size_t *len);
+Status codegen_emit(const EmitOpts *o, Kernel *kernels, int n, Diag *d, void **bytes, size_t *len);
 
 /* MpccArchive of n parts, malloc'ed; false when memory is short. */
 bool codegen_archive(const void *const *part, const size_t *part_bytes, int n, void **bytes,

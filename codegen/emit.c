@@ -19,27 +19,27 @@ typedef struct {
 } Piece;
 
 typedef struct {
-  const Target *target;
-  const char *level, *form, *cache_dir;
+  const EmitOpts *o;
   bool is_object;
   Kernel *kernel;
   Piece *piece;
-  int n, opt_level; /* n: pieces */
+  int n; /* pieces */
   atomic_int next;
 } Job;
 
 static void compile_piece(Job *job, Piece *p) {
+  const EmitOpts *o = job->o;
   Kernel *k = &job->kernel[p->first];
   Text key = {0};
-  bool cached = job->cache_dir && job->is_object;
+  bool cached = o->cache_dir && job->is_object;
   if (cached)
-    cache_key(k, p->n, job->target, job->level, job->opt_level, &key);
+    cache_key(k, p->n, o->target, o->level, o->opt_level, &key);
   cached = cached && !key.failed;
-  if (!cached || !cache_get(job->cache_dir, &key, k, p->n, &p->bytes, &p->len)) {
-    p->status = job->target->compile(job->level, k, p->n, job->opt_level, job->form, p->error,
-                                     &p->at, &p->bytes, &p->len);
+  if (!cached || !cache_get(o->cache_dir, &key, k, p->n, &p->bytes, &p->len)) {
+    p->status = o->target->compile(o->level, k, p->n, o->opt_level, o->form, p->error, &p->at,
+                                   &p->bytes, &p->len);
     if (cached && p->status == MPCC_OK)
-      cache_put(job->cache_dir, &key, k, p->n, p->bytes, p->len);
+      cache_put(o->cache_dir, &key, k, p->n, p->bytes, p->len);
   }
   text_fini(&key);
 }
@@ -51,11 +51,11 @@ static void *worker(void *user) {
   return NULL;
 }
 
-static void run_jobs(Job *job, int jobs) {
+static void run_jobs(Job *job) {
   enum { MAX_JOBS = 64 };
   pthread_t thread[MAX_JOBS];
   int started = 0;
-  jobs = jobs < job->n ? jobs : job->n;
+  const int jobs = job->o->jobs < job->n ? job->o->jobs : job->n;
   while (started < jobs - 1 && started < MAX_JOBS &&
          !pthread_create(&thread[started], NULL, worker, job))
     started++;
@@ -142,35 +142,28 @@ static bool has_level(const Target *t, const char *level) {
   return false;
 }
 
-Status codegen_emit(const Target *t, const char *level, Kernel *kernels, int n, int opt_level,
-                    int jobs, const char *cache_dir, const char *form, Diag *d, void **bytes,
-                    size_t *len) {
+Status codegen_emit(const EmitOpts *o, Kernel *kernels, int n, Diag *d, void **bytes, size_t *len) {
+  const Target *t = o->target;
   *bytes = NULL;
   *len = 0;
-  if (!has_level(t, level)) {
-    diag_error(d, (Loc){0}, 901, "target %s has no level '%s'", t->name, level);
+  if (!has_level(t, o->level)) {
+    diag_error(d, (Loc){0}, 901, "target %s has no level '%s'", t->name, o->level);
     return MPCC_ERR_TARGET;
   }
   /* pieces do not depend on jobs: the same bytes on any machine */
-  Job job = {.target = t,
-             .level = level,
-             .form = form,
-             .is_object = !strcmp(form, "object"),
-             .kernel = kernels,
-             .opt_level = opt_level,
-             .cache_dir = cache_dir};
+  Job job = {.o = o, .is_object = !strcmp(o->form, "object"), .kernel = kernels};
   job.piece = calloc((size_t)n + 1, sizeof *job.piece);
   if (!job.piece)
     return MPCC_ERR_NOMEM;
   for (int first = 0; first < n; job.n++) {
     Piece *p = &job.piece[job.n];
     p->first = first;
-    p->n = t->together ? t->together(&kernels[first], n - first, form) : 1;
+    p->n = t->together ? t->together(&kernels[first], n - first, o->form) : 1;
     for (int i = 0; i < p->n; i++)
       kernels[first + i].object = job.n;
     first += p->n;
   }
-  run_jobs(&job, jobs);
+  run_jobs(&job);
   Status s = collect(&job, d, bytes, len);
   for (int i = 0; i < job.n; i++)
     free(job.piece[i].bytes);

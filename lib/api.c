@@ -432,11 +432,15 @@ static Status emit_level(Compilation *c, const Target *t, const char *level, con
   void *object = NULL;
   size_t bytes = 0;
   char cache[4096];
-  const char *dir = c->o->no_cache ? NULL : lib_cache_dir(c->o->cache_dir, cache, sizeof cache);
-  int jobs = c->o->jobs > 0 ? c->o->jobs : (int)sysconf(_SC_NPROCESSORS_ONLN);
+  const EmitOpts opts = {
+      .target = t,
+      .level = level,
+      .form = form ? form : "object",
+      .opt_level = c->o->opt_level,
+      .jobs = c->o->jobs > 0 ? c->o->jobs : (int)sysconf(_SC_NPROCESSORS_ONLN),
+      .cache_dir = c->o->no_cache ? NULL : lib_cache_dir(c->o->cache_dir, cache, sizeof cache)};
   if (st == MPCC_OK)
-    st = codegen_emit(t, level, kernels.kernel, kernels.n, c->o->opt_level, jobs, dir,
-                      form ? form : "object", c->diag, &object, &bytes);
+    st = codegen_emit(&opts, kernels.kernel, kernels.n, c->diag, &object, &bytes);
   if (st == MPCC_OK)
     st = form ? blob_append(blob, object, bytes)
               : append_image(c, t, level, &kernels, object, bytes, blob);

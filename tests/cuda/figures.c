@@ -188,10 +188,8 @@ START_TEST(no_spills) {
   void *object = NULL;
   size_t bytes;
   plan_all(level);
-  ck_assert_int_eq(codegen_emit(&target_cuda, level, kernel, nkernel, 2, JOBS,
-                                BINARY_DIR "/tests/cuda/figures", "object", planned[0].c.diag,
-                                &object, &bytes),
-                   MPCC_OK);
+  const EmitOpts o = {&target_cuda, level, "object", 2, JOBS, BINARY_DIR "/tests/cuda/figures"};
+  ck_assert_int_eq(codegen_emit(&o, kernel, nkernel, planned[0].c.diag, &object, &bytes), MPCC_OK);
   int most = 0, bad = 0;
   const char *of = "";
   for (int i = 0; i < nkernel; i++) {

@@ -147,8 +147,8 @@ Status batch_plan(World *w, const Unit *const *units, int n, const BatchOpts *o,
 
 static Status emit(World *w, const BatchOpts *o, KernelTable *t, const char *form, void **bytes,
                    size_t *len) {
-  return codegen_emit(target_of(o->level), o->level, t->kernel, t->n, 2, 2, o->cache, form, w->diag,
-                      bytes, len);
+  const EmitOpts e = {target_of(o->level), o->level, form, 2, 2, o->cache};
+  return codegen_emit(&e, t->kernel, t->n, w->diag, bytes, len);
 }
 
 Status batch_writes(World *w, const Unit *const *units, int n, const BatchOpts *o) {

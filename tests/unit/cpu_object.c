@@ -81,7 +81,8 @@ static void clean(void) {
 static Status emit(Kernels *ks, const char *cache, const char *form, int jobs, void **bytes,
                    size_t *len) {
   Words w = words_new();
-  Status s = codegen_emit(&target_cpu, "x86-64-v3", ks->kernel, 3, 2, jobs, cache, form, w.diag, bytes, len);
+  const EmitOpts o = {&target_cpu, "x86-64-v3", form, 2, jobs, cache};
+  Status s = codegen_emit(&o, ks->kernel, 3, w.diag, bytes, len);
   ck_assert_int_eq(diag_errors(w.diag), s != MPCC_OK);
   arena_destroy(w.arena);
   return s;
@@ -289,14 +290,12 @@ START_TEST(errors_are_words) {
   Words w = words_new();
   void *bytes = &ks;
   size_t len = 1;
-  ck_assert_int_eq(
-      codegen_emit(&target_cpu, "x86-64-v9", ks.kernel, 3, 2, 1, NULL, "object", w.diag, &bytes, &len),
-      MPCC_ERR_TARGET);
+  EmitOpts o = {&target_cpu, "x86-64-v9", "object", 2, 2, NULL};
+  ck_assert_int_eq(codegen_emit(&o, ks.kernel, 3, w.diag, &bytes, &len), MPCC_ERR_TARGET);
   ck_assert(!bytes && !len && diag_errors(w.diag) == 1);
   ks.group[1]->op.attr[0].u.s = "weather";
-  ck_assert_int_eq(
-      codegen_emit(&target_cpu, "x86-64-v3", ks.kernel, 3, 2, 2, NULL, "object", w.diag, &bytes, &len),
-      MPCC_ERR_INTERNAL);
+  o.level = "x86-64-v3";
+  ck_assert_int_eq(codegen_emit(&o, ks.kernel, 3, w.diag, &bytes, &len), MPCC_ERR_INTERNAL);
   const DiagMessage *m = diag_first(w.diag)->next;
   ck_assert(strstr(m->text, "weather") && strstr(m->text, "rows_b"));
   arena_destroy(w.arena);
