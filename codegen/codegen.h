@@ -84,8 +84,8 @@ int kernel_index(const KernelTable *t, const Op *group);
 typedef struct {
   const Target *target;
   const char *level;
-  const char *form; /* "object", or a text that the target can give: "asm", "ptx", ... */
-  int opt_level, jobs; /* threads that compile */
+  const char *form;      /* "object", or a text that the target can give: "asm", "ptx", ... */
+  int opt_level, jobs;   /* threads that compile */
   const char *cache_dir; /* NULL: no cache */
 } EmitOpts;
 /* Compiles n kernels. Gives an MpccArchive of their objects, or for other forms their texts one

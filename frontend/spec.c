@@ -466,15 +466,15 @@ static void check_logging(const Check *c, const Val *root, const Model *m) {
 }
 
 /* Numbers `eps` that round to 0 in the format of a mode's parameters and states, `half` being the
- * largest that does. */
-static void warn_underflow(const Check *c, const Val *v, const char *mode, const char *format,
-                           double half) {
+ * largest that does. One that nobody wrote is at `at`: for the groups of an optimizer, which take it
+ * over, the optimizer. */
+static void warn_underflow(const Check *c, const Val *v, Loc at, const char *mode,
+                           const char *format, double half) {
   for (int i = 0; v && (v->kind == VAL_MAP || v->kind == VAL_LIST) && i < v->n; i++) {
     const Val *x = v->item[i];
     bool eps = v->kind == VAL_MAP && !strcmp(v->key[i], "eps") && x && x->kind == VAL_FLOAT;
     if (eps && x->f > 0 && x->f <= half) {
-      Loc loc = x->loc.file ? x->loc : v->loc;
-      diag_warning(c->d, loc, "constant-underflow", "eps %g becomes 0 in %s, the format of mode %s",
+      diag_warning(c->d, x->loc.file ? x->loc : at, "constant-underflow", "eps %g becomes 0 in %s, the format of mode %s",
                    x->f, format, mode);
       if (x->f > 0x1p-150)
         diag_hint(c->d, "computed in FP32 here; elsewhere a zero denominator may follow: try %s",
@@ -482,7 +482,8 @@ static void warn_underflow(const Check *c, const Val *v, const char *mode, const
       else
         diag_hint(c->d, "a zero denominator may follow: try 1e-8");
     } else if (x && !eps) {
-      warn_underflow(c, x, mode, format, half);
+      const bool part = v->kind == VAL_MAP && x->kind == VAL_MAP;
+      warn_underflow(c, x, part ? x->loc : at, mode, format, half);
     }
   }
 }
@@ -552,12 +553,13 @@ static void check_all(Spec *s, const SpecSource *src, const Yaml *root) {
         c, precision, src->precision ? option_value(c, "--precision", src->precision) : NULL);
     const char *mode = val_get_str(precision, "mode", "");
     bool masters = !strcmp(val_get_str(precision, "master_weights", ""), "float32");
+    const Loc where = optimizer ? optimizer->loc : (Loc){0};
     if (!strcmp(mode, "16-true") && !masters)
-      warn_underflow(c, optimizer, mode, "float16", 0x1p-25);
+      warn_underflow(c, optimizer, where, mode, "float16", 0x1p-25);
     else if (!strcmp(mode, "bf16-true") && !masters)
-      warn_underflow(c, optimizer, mode, "bfloat16", 0x1p-134);
+      warn_underflow(c, optimizer, where, mode, "bfloat16", 0x1p-134);
     else if (strcmp(mode, "64-true") != 0)
-      warn_underflow(c, optimizer, mode, "float32", 0x1p-150);
+      warn_underflow(c, optimizer, where, mode, "float32", 0x1p-150);
     if (s->model_ok)
       precision_overrides(c, precision, &s->model);
   }
