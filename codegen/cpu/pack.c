@@ -115,9 +115,11 @@ static void transposed_block(Pack *p, Val panel, Val unit, Val col) {
   Val fn = micro_fn(g, "transposed_block", 2, param, &save);
   if (fn) {
     Val row[MAX_VL], from = LLVMGetParam(fn, 0), to = LLVMGetParam(fn, 1);
+    const int64_t row_bytes = vl * p->c.pair * (int64_t)dtype_bytes(p->dt);
     for (int i = 0; i < vl; i++) {
       Val at = ll_gepc(g, ll_mem(g, p->dt), from, i * p->ns);
-      ll_prefetch_far(g, ll_gepc(g, g->i8, at, AHEAD_LINES * 64));
+      for (int64_t byte = 0; byte < row_bytes; byte += 64)
+        ll_prefetch_far(g, ll_gepc(g, g->i8, at, AHEAD_LINES * 64 + byte));
       Val raw = ll_load(g, ll_mem(g, p->dt), vl * p->c.pair, at, NULL);
       row[i] = micro_pairs(g, &p->c, converted(p, raw));
     }
