@@ -333,6 +333,8 @@ Value *lower_field(Lower *lo, const Source *from, const Type *type, int64_t clas
     f->tensor = build_tensor(b, str_fmt(builder_strings(b), "io.%s", from->name), type, ROLE_INPUT,
                              from->loc);
     build_tensor_attr(b, f->tensor, attr_s(b, "field", field));
+    if (dtype_is_float(type->dt))
+      build_tensor_attr(b, f->tensor, attr_i(b, "target", 1)); /* transforms leave its values */
     if (classes) {
       build_tensor_attr(b, f->tensor, attr_i(b, "classes", classes));
       build_tensor_attr(b, f->tensor, attr_i(b, "ignore_index", ignore));

@@ -45,6 +45,11 @@ static void show_name(const char *name, char *out, size_t size) {
     *p = ',';
 }
 
+static const json_t *transforms_of(const mprt_program *p, const char *split) {
+  return mprt__json_get(p->spec,
+                        strcmp(split, "train") ? "data.transforms.eval" : "data.transforms.train");
+}
+
 static Status bind_one(mprt_program *p, const mprt__dataset *d, const char *split, int64_t batch,
                        int64_t i, mprt__binding *b) {
   const MpccTensor *t = &p->tensor[i];
@@ -62,12 +67,11 @@ static Status bind_one(mprt_program *p, const mprt__dataset *d, const char *spli
   if (!t->rank || t->dim[0] != batch)
     return mprt__fail(&p->cb, MPCC_ERR_INPUT, "input %s has no batch of %lld samples", name,
                       (long long)batch);
-  const char *key = strcmp(split, "train") ? "data.transforms.eval" : "data.transforms.train";
   const mprt__field *source = &d->field[f];
   *b = (mprt__binding){.tensor = i, .field = f, .elems = mprt__tensor_elems(t) / batch};
   mprt__field seen;
-  Status st = mprt__transform_create(&p->cb, mprt__json_get(p->spec, key), source, (DType)t->dtype,
-                                     &b->transform, &seen);
+  Status st = mprt__transform_create(&p->cb, transforms_of(p, split), source, (DType)t->dtype,
+                                     mprt__attr_int(p, i, "target", 0), &b->transform, &seen);
   if (st != MPCC_OK)
     return st;
   for (int k = 0; k < seen.rank; k++)
@@ -91,6 +95,27 @@ static Status bind_one(mprt_program *p, const mprt__dataset *d, const char *spli
   return MPCC_OK;
 }
 
+/* Transforms are for images: a list that nothing takes is told, ToTensor (the default) aside. */
+static Status check_transforms(mprt_program *p, const char *split, const mprt__binding *b, int n) {
+  const json_t *list = transforms_of(p, split), *v;
+  const char *type = NULL;
+  size_t k;
+  json_array_foreach(list, k, v) {
+    const char *word = json_is_string(v) ? json_string_value(v) : mprt__json_string(v, "type", "");
+    type = !type && strcmp(word, "ToTensor") ? word : type;
+  }
+  for (int i = 0; type && i < n; i++)
+    if (mprt__transform_image(b[i].transform))
+      return MPCC_OK;
+  if (!type)
+    return MPCC_OK;
+  return mprt__fail(
+      &p->cb, MPCC_ERR_DATA,
+      "data.%s: transform %s finds no image; images are bytes [H, W] or [C, H, W] and "
+      "floats [C, H, W] that the model reads as floats",
+      split, type);
+}
+
 Status mprt__bind(mprt_program *p, const mprt__dataset *d, const char *split, int64_t batch,
                   mprt__binding *b, int *n) {
   Status st = MPCC_OK;
@@ -103,7 +128,7 @@ Status mprt__bind(mprt_program *p, const mprt__dataset *d, const char *split, in
     b[*n].transform = NULL;
     st = bind_one(p, d, split, batch, i, &b[(*n)++]);
   }
-  return st;
+  return st == MPCC_OK ? check_transforms(p, split, b, *n) : st;
 }
 
 void mprt__unbind(mprt__binding *b, int n) {

@@ -131,11 +131,14 @@ typedef struct {
   size_t bytes[MPRT__WORK_BUFFERS];
 } mprt__transform_work;
 void mprt__transform_work_fini(mprt__transform_work *w);
-/* list: array of transforms of the spec, or NULL; they apply to images, u8 fields of rank 2 and 3.
- * seen: the field as it comes out; sizes that differ by sample are 0. errors: ERR_DATA, ERR_NOMEM,
- * *out = NULL then */
+/* list: array of transforms of the spec, or NULL: ToTensor; they apply to images: u8 fields of rank
+ * 2 and 3, float fields of rank 3 that are inputs of the model, no targets of its loss. seen: the
+ * field as it comes out; sizes that differ by sample are 0. errors: ERR_DATA, ERR_NOMEM, *out =
+ * NULL then */
 Status mprt__transform_create(const mprt_callbacks *cb, const json_t *list, const mprt__field *f,
-                              DType to, mprt__transform **out, mprt__field *seen);
+                              DType to, bool target, mprt__transform **out, mprt__field *seen);
+/* Whether the list applies to the field. */
+bool mprt__transform_image(const mprt__transform *t);
 /* Shape that every sample must have where `seen` has sizes of 0. */
 void mprt__transform_expect(mprt__transform *t, int rank, const int64_t *dim);
 void mprt__transform_destroy(mprt__transform *t); /* NULL is fine */

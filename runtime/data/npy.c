@@ -78,12 +78,12 @@ static bool take_shape(Text *t, Header *h) {
   return true;
 }
 
-/* "<f4": byte order, kind, size. */
+/* "<f4": byte order, kind, size. Booleans are the numbers 0 and 1, no bytes of images. */
 static bool read_descr(const char *d, Header *h) {
   static const struct {
     const char *text;
     mprt__store store;
-  } kinds[] = {{"b1", MPRT__STORE_U8},  {"u1", MPRT__STORE_U8},  {"i1", MPRT__STORE_I8},
+  } kinds[] = {{"b1", MPRT__STORE_I8},  {"u1", MPRT__STORE_U8},  {"i1", MPRT__STORE_I8},
                {"u2", MPRT__STORE_U16}, {"i2", MPRT__STORE_I16}, {"u4", MPRT__STORE_U32},
                {"i4", MPRT__STORE_I32}, {"u8", MPRT__STORE_I64}, {"i8", MPRT__STORE_I64},
                {"f2", MPRT__STORE_F16}, {"f4", MPRT__STORE_F32}, {"f8", MPRT__STORE_F64}};

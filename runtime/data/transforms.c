@@ -1,5 +1,6 @@
 /* Transforms of torchvision, in the order of the spec: what comes before ToTensor works on bytes as
- * Pillow does, what comes after on floats as torch does. ToTensor and Normalize map one byte of a
+ * Pillow does, what comes after on floats as torch does; images that are floats already are torch's
+ * from the start. ToTensor and Normalize map one byte of a
  * channel to one number, so that where nothing but they stand at the end they are one table per
  * channel. Arithmetic of floats is FP32 as torchvision's: x / 255, then (x - mean) / std; FP64
  * where the model reads FP64 (regions.transforms: 64-true), as torchvision's under that default
@@ -57,6 +58,7 @@ struct Step {
 
 struct mprt__transform {
   DType from, to;
+  bool image;       /* the list applies to the field */
   mprt__field seen; /* what comes out; sizes of 0 are not known */
   int64_t channels;
   int nstep;
@@ -313,18 +315,17 @@ static DType math_of(const mprt__transform *t) {
   return t->to == MPCC_F64 ? MPCC_F64 : MPCC_F32;
 }
 
-/* The image as floats; false after an error. */
+/* The image in the format of the arithmetic, in the work; false after an error. */
 static bool make_floats(Run *run) {
   Image *im = &run->im;
+  DType dt = im->dt;
   const uint8_t *from = im->data;
-  if (im->dt != MPCC_U8)
-    return true;
   im->dt = math_of(run->t);
   uint8_t *to = next_image(run, im->h, im->w);
   if (!to)
     return false;
   for (int64_t i = 0; i < im->c * im->h * im->w; i++)
-    num_store(to + (size_t)i * pixel(im), im->dt, from[i]);
+    num_store(to + (size_t)i * pixel(im), im->dt, num_load(from + (size_t)i * dtype_bytes(dt), dt));
   take_image(run, to, im->h, im->w);
   return true;
 }
@@ -339,7 +340,7 @@ static double map_f64(const Step *s, int64_t c, double v) {
 
 static bool do_values(const Step *s, Run *run) {
   int64_t plane = run->im.h * run->im.w;
-  if (!make_floats(run))
+  if (run->im.dt == MPCC_U8 && !make_floats(run))
     return false;
   float *narrow = (float *)run->im.data;
   double *wide = (double *)run->im.data;
@@ -458,6 +459,10 @@ static Status parse_step(Step *s, const json_t *v, uint32_t number, const mprt_c
   return mprt__fail(cb, MPCC_ERR_DATA, "this program cannot do transform '%s'", type);
 }
 
+static bool is_to_tensor(const Step *s) {
+  return s->kind && !s->kind->geometry && !s->nvalue;
+}
+
 /* Sizes behind a step. */
 static void step_sizes(const Step *s, mprt__field *f) {
   int64_t *h = &f->dim[f->rank - 2], *w = &f->dim[f->rank - 1];
@@ -469,7 +474,8 @@ static void step_sizes(const Step *s, mprt__field *f) {
   }
 }
 
-/* Steps of the list; an empty list is ToTensor, as DataLoader users expect of images. */
+/* Steps of the list; without a list they are ToTensor, as the spec's default is. Floats pass
+ * ToTensor as they are. */
 static Status parse_list(mprt__transform *t, const json_t *list, const mprt_callbacks *cb) {
   size_t n = json_array_size(list);
   Status st = MPCC_OK;
@@ -483,8 +489,9 @@ static Status parse_list(mprt__transform *t, const json_t *list, const mprt_call
                       (long long)t->channels);
     if (st == MPCC_OK)
       step_sizes(s, &t->seen);
+    t->nstep -= t->from != MPCC_U8 && is_to_tensor(s);
   }
-  if (!n)
+  if (!list && t->from == MPCC_U8)
     t->step[t->nstep++] = (Step){.kind = &kinds[6]};
   return st;
 }
@@ -516,8 +523,16 @@ static Status make_table(mprt__transform *t, const mprt_callbacks *cb) {
   return MPCC_OK;
 }
 
+/* Bytes of rank 2 and 3, and floats of rank 3 that are no targets. */
+static bool is_image(const mprt__transform *t, const mprt__field *f, bool target) {
+  if (!dtype_is_float(t->to) || t->channels > MAX_CHANNELS)
+    return false;
+  return f->dtype == MPCC_U8 ? f->rank == 2 || f->rank == 3
+                             : dtype_is_float(f->dtype) && f->rank == 3 && !f->columns && !target;
+}
+
 Status mprt__transform_create(const mprt_callbacks *cb, const json_t *list, const mprt__field *f,
-                              DType to, mprt__transform **out, mprt__field *seen) {
+                              DType to, bool target, mprt__transform **out, mprt__field *seen) {
   *out = NULL;
   *seen = *f;
   mprt__transform *t = calloc(1, sizeof *t);
@@ -528,10 +543,10 @@ Status mprt__transform_create(const mprt_callbacks *cb, const json_t *list, cons
   t->seen = *f;
   t->channels = f->rank == 3 ? f->dim[0] : 1;
   Status st = MPCC_OK;
-  if (f->dtype == MPCC_U8 && dtype_is_float(to) && t->channels <= MAX_CHANNELS &&
-      (f->rank == 2 || f->rank == 3)) {
+  t->image = is_image(t, f, target);
+  if (t->image) {
     st = parse_list(t, list, cb);
-    if (st == MPCC_OK)
+    if (st == MPCC_OK && t->from == MPCC_U8)
       st = make_table(t, cb);
   }
   if (st != MPCC_OK) {
@@ -552,6 +567,10 @@ void mprt__transform_destroy(mprt__transform *t) {
   if (t)
     free(t->table);
   free(t);
+}
+
+bool mprt__transform_image(const mprt__transform *t) {
+  return t->image;
 }
 
 DType mprt__transform_dtype(const mprt__transform *t) {
@@ -621,7 +640,9 @@ bool mprt__transform_apply(const mprt__transform *t, mprt__transform_work *w, mp
              .work = w,
              .r = r,
              .key = key,
-             .im = {t->channels, size[0], size[1], MPCC_U8, (uint8_t *)from}};
+             .im = {t->channels, size[0], size[1], t->from, (uint8_t *)from}};
+  if (t->from != MPCC_U8 && !make_floats(&run))
+    return false;
   for (int i = 0; i < t->nstep; i++)
     if (!t->step[i].kind->apply(&t->step[i], &run))
       return false;

@@ -110,6 +110,41 @@ expect 0 '' "$mpcc" run npz.yaml --quiet --out n --data train.path="$readers/sto
 expect 4 "data.train has no field 'z'" "$mpcc" run --set data.fields.label=z npz.yaml --quiet --out n
 expect 2 "data.train has no file 'images'; it has path" "$mpcc" run npz.yaml --quiet --out n --data train.images=x
 
+# Bytes as they are without transforms, booleans as 0 and 1; transforms that find no image are told.
+array() { # FILE DESCR BYTES: 2 samples of [2, 2]
+  { printf '\223NUMPY\001\000\166\000'
+    printf '%-117s\n' "{'descr': '$2', 'fortran_order': False, 'shape': (2, 2, 2), }"
+    printf "$3"; } >"$1"
+}
+array bytes.npy '|u1' '\000\001\001\000\001\001\000\001'
+array truth.npy '|b1' '\000\001\001\000\001\001\000\001'
+array words.npy '<i2' '\000\000\001\000\001\000\000\000\001\000\001\000\000\000\001\000'
+array real.npy '<f2' '\000\000\000\074\000\074\000\000\000\074\000\074\000\000\000\074'
+cat >bytes.yaml <<'EOF'
+mpcc: 1
+name: bytes
+params: {x: bytes}
+model:
+  inputs: {x: {shape: [2, 2]}}
+  outputs: {same: x2}
+  layers: [{name: x2, type: Identity}, {name: fc, Linear: 2}]
+loss: {type: MSELoss, inputs: {input: fc, target: x}}
+data:
+  train: {format: npy, files: {x: $x.npy}}
+  test: {format: npy, files: {x: $x.npy}}
+  transforms: []
+  loader: {batch_size: 2}
+optimizer: {type: SGD, lr: 0.1}
+trainer: {max_steps: 1}
+EOF
+for x in real words truth bytes; do
+  expect 0 '' "$mpcc" run -D x=$x bytes.yaml --predict $x.out --quiet
+  cmp -s $x.out real.out || fail "$x.npy is not read as the numbers that it holds"
+done
+sed 's/transforms: .*/transforms: [ToTensor, {type: Normalize, mean: 1.0, std: 2.0}]/' bytes.yaml >float.yaml
+expect 4 'data.test: transform Normalize finds no image' "$mpcc" run -D x=real float.yaml --predict no.out --quiet
+expect 0 '' "$mpcc" run float.yaml --predict yes.out --quiet
+
 # ---- tokens -------------------------------------------------------------------------------------------
 cat >tokens.yaml <<'EOF'
 mpcc: 1

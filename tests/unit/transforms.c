@@ -33,15 +33,22 @@ static void read_case(Case *c, const char *line, char *values) {
     c->image[i] = (uint8_t)strtol(values, &values, 10);
 }
 
-static void check_sample(const Case *c, DType to, const char *line, char *values) {
+/* The case with bytes, or with the floats that ToTensor makes of them. */
+static void check_sample(const Case *given, bool floats, DType to, const char *line, char *values) {
+  Case copy = *given, *c = &copy;
+  float *image = malloc((size_t)c->field.elems * sizeof *image);
+  for (int64_t i = 0; i < c->field.elems; i++)
+    image[i] = (float)c->image[i] / 255.0f;
+  c->field.dtype = floats ? MPCC_F32 : MPCC_U8;
   int sample, h, w;
   ck_assert_int_eq(sscanf(line, "sample %d %d %d", &sample, &h, &w), 3);
   TestLog log = {0};
   mprt_callbacks cb = {.log = test_log, .user = &log};
   mprt__transform *t;
   mprt__field seen;
-  ck_assert_msg(mprt__transform_create(&cb, c->list, &c->field, to, &t, &seen) == MPCC_OK, "%s: %s",
-                c->line, log.text);
+  ck_assert_msg(mprt__transform_create(&cb, c->list, &c->field, to, false, &t, &seen) == MPCC_OK,
+                "%s: %s", c->line, log.text);
+  ck_assert(mprt__transform_image(t));
   ck_assert_int_eq(seen.dim[0], c->field.dim[0]);
   ck_assert_msg(seen.dim[1] == h && seen.dim[2] == w, "%s: %d x %d, torchvision has %d x %d",
                 c->line, (int)seen.dim[1], (int)seen.dim[2], h, w);
@@ -52,8 +59,9 @@ static void check_sample(const Case *c, DType to, const char *line, char *values
   size_t size = dtype_bytes(to);
   uint8_t *got = malloc((size_t)n * size);
   double tolerance = to == MPCC_F64 ? 1e-14 : 2e-6;
-  ck_assert_msg(mprt__transform_apply(t, &work, &r, &c->field, c->image, key, got), "%s",
-                r.message);
+  ck_assert_msg(
+      mprt__transform_apply(t, &work, &r, &c->field, floats ? (void *)image : c->image, key, got),
+      "%s", r.message);
   for (int64_t i = 0; i < n; i++) {
     double want = strtod(values, &values), is = num_load(got + (size_t)i * size, to);
     ck_assert_msg(fabs(is - want) <= tolerance * (1 + fabs(want)),
@@ -61,8 +69,14 @@ static void check_sample(const Case *c, DType to, const char *line, char *values
                   is, want);
   }
   free(got);
+  free(image);
   mprt__transform_work_fini(&work);
   mprt__transform_destroy(t);
+}
+
+static bool begins_with_to_tensor(const Case *c) {
+  const json_t *type = json_object_get(json_array_get(c->list, 0), "type");
+  return json_is_string(type) && !strcmp(json_string_value(type), "ToTensor");
 }
 
 static void check_file(const char *path, DType to, int least) {
@@ -71,19 +85,26 @@ static void check_file(const char *path, DType to, int least) {
   char *line = NULL, *values = NULL;
   size_t cap = 0, values_cap = 0;
   Case c = {0};
-  int cases = 0, samples = 0;
+  int cases = 0, samples = 0, floats = 0;
   while (getline(&line, &cap, f) > 0) {
     ck_assert(getline(&values, &values_cap, f) > 0);
     if (!strncmp(line, "case", 4)) {
       read_case(&c, line, values);
       cases++;
     } else {
-      check_sample(&c, to, line, values);
+      char *again = strdup(values);
+      check_sample(&c, false, to, line, values);
+      if (begins_with_to_tensor(&c) && to == MPCC_F32) {
+        check_sample(&c, true, to, line, again);
+        floats++;
+      }
+      free(again);
       samples++;
     }
   }
   ck_assert_int_ge(cases, least);
   ck_assert_int_ge(samples, cases);
+  ck_assert_int_ge(floats, to == MPCC_F32 ? 10 : 0);
   json_decref(c.list);
   free(c.image);
   free(c.line);
@@ -111,7 +132,7 @@ static void apply(const char *list, int64_t h, int64_t w, int64_t want_h, int64_
   mprt__field f = {"image", MPCC_U8, 3, {1, 0, 0}, 0, false}, seen; /* sizes that differ */
   mprt__transform *t;
   strcpy(message, "");
-  if (mprt__transform_create(&cb, json, &f, MPCC_F32, &t, &seen) != MPCC_OK) {
+  if (mprt__transform_create(&cb, json, &f, MPCC_F32, false, &t, &seen) != MPCC_OK) {
     snprintf(message, 300, "%.290s", log.text);
   } else {
     uint8_t *image = calloc(1, (size_t)(h * w));
@@ -128,6 +149,34 @@ static void apply(const char *list, int64_t h, int64_t w, int64_t want_h, int64_
   }
   json_decref(json);
 }
+
+/* What the list does to a field of other kinds: nothing. */
+START_TEST(no_images) {
+  static const struct {
+    mprt__field field;
+    bool target, image;
+  } cases[] = {
+      {{"x", MPCC_F32, 3, {3, 2, 2}, 12, false}, false, true},
+      {{"x", MPCC_F32, 3, {3, 2, 2}, 12, false}, true, false},
+      {{"x", MPCC_F32, 2, {6, 2}, 12, false}, false, false},
+      {{"x", MPCC_I64, 3, {3, 2, 2}, 12, false}, false, false},
+      {{"x", MPCC_U8, 2, {6, 2}, 12, false}, false, true},
+      {{"x", MPCC_U8, 1, {12}, 12, false}, false, false},
+  };
+  TestLog log = {0};
+  mprt_callbacks cb = {.log = test_log, .user = &log};
+  json_t *list = json_loads("[{\"type\": \"Normalize\", \"mean\": 1, \"std\": 2}]", 0, NULL);
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    mprt__transform *t;
+    mprt__field seen;
+    ck_assert(mprt__transform_create(&cb, list, &cases[i].field, MPCC_F32, cases[i].target, &t,
+                                     &seen) == MPCC_OK);
+    ck_assert_msg(mprt__transform_image(t) == cases[i].image, "case %zu", i);
+    mprt__transform_destroy(t);
+  }
+  json_decref(list);
+}
+END_TEST
 
 START_TEST(sizes) {
   char m[300];
@@ -156,6 +205,7 @@ int main(void) {
   TCase *tc = tcase_create("transforms");
   tcase_add_test(tc, as_torchvision);
   tcase_add_test(tc, in_fp64);
+  tcase_add_test(tc, no_images);
   tcase_add_test(tc, sizes);
   suite_add_tcase(s, tc);
   return check_run(s);
