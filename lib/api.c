@@ -473,15 +473,29 @@ static Status choose_goals(Compilation *c, Goal *goal, int *n) {
   return st;
 }
 
+/* What people read is of one target, of its best level: goal[0]. target NULL: of the first. */
+static Status choose_form(Compilation *c, const char *form, const char *target, Goal *goal, int n) {
+  for (int i = 0; i < n; i++)
+    if (!target || !strcmp(goal[i].target->name, target)) {
+      goal[0] = goal[i];
+      return MPCC_OK;
+    }
+  diag_error(c->diag, (Loc){0}, 508, "%s is a form of target %s, which is not asked for", form,
+             target);
+  diag_hint(c->diag, "add --target=%s", target);
+  return MPCC_ERR_USAGE;
+}
+
 /* One image per level, one behind the other: mprt_open takes the first that runs. */
-static Status emit_all(Compilation *c, const char *form, Blob *blob) {
+static Status emit_all(Compilation *c, const char *form, const char *target, Blob *blob) {
   Goal goal[2 * (LIB_MAX_LEVELS + 1)];
   int n = 0;
   Status st = choose_goals(c, goal, &n);
+  if (st == MPCC_OK && form && n)
+    st = choose_form(c, form, target, goal, n);
   if (st != MPCC_OK)
     return st;
-  if (form)
-    n = 1;
+  n = form && n ? 1 : n;
   TargetCaps caps;
   Text train = {0};
   if (n)
@@ -584,9 +598,15 @@ static Status emit_text(Compilation *c, mpcc_output kind, void **out, size_t *by
 }
 
 static Status compile_kind(Compilation *c, mpcc_output kind, void **out, size_t *bytes) {
-  static const char *const forms[] = {
-      [MPCC_OUT_OBJECT] = "object", [MPCC_OUT_ASM] = "asm", [MPCC_OUT_LLVM_IR] = "llvm-ir",
-      [MPCC_OUT_CUDA] = "cuda",     [MPCC_OUT_PTX] = "ptx", [MPCC_OUT_CUBIN] = "cubin"};
+  static const struct {
+    const char *form, *target;
+  } forms[] = {[MPCC_OUT_IMAGE] = {NULL, NULL},
+               [MPCC_OUT_OBJECT] = {"object", NULL},
+               [MPCC_OUT_ASM] = {"asm", "cpu"},
+               [MPCC_OUT_LLVM_IR] = {"llvm-ir", "cpu"},
+               [MPCC_OUT_CUDA] = {"cuda", "cuda"},
+               [MPCC_OUT_PTX] = {"ptx", "cuda"},
+               [MPCC_OUT_CUBIN] = {"cubin", "cuda"}};
   if (kind == MPCC_OUT_CHECK) { /* through the step: most errors of a spec show by then */
     Status st = c->module->stage < STAGE_SAVED ? compilation_passes(c, NULL, "save") : MPCC_OK;
     return st == MPCC_OK ? check_targets(c) : st;
@@ -598,7 +618,7 @@ static Status compile_kind(Compilation *c, mpcc_output kind, void **out, size_t 
   if (kind == MPCC_OUT_DOT || kind == MPCC_OUT_SVG || kind == MPCC_OUT_C_HEADER)
     return emit_text(c, kind, out, bytes);
   Blob blob = {0};
-  Status st = emit_all(c, kind == MPCC_OUT_IMAGE ? NULL : forms[kind], &blob);
+  Status st = emit_all(c, forms[kind].form, forms[kind].target, &blob);
   *out = blob.data;
   *bytes = blob.len;
   return st;

@@ -9,6 +9,16 @@ expect 0 '' "$mpcc" check "$tiny"
 expect 1 '[MPC0102]' "$mpcc" check "$tiny" --set trainer.max_epoch=1
 expect 2 'unknown option' "$mpcc" --frob
 expect 2 "unknown word 'elf'" "$mpcc" "$tiny" --emit=elf
+for form in cuda ptx cubin; do
+  expect 2 "$form is a form of target cuda, which is not asked for" "$mpcc" "$tiny" --emit=$form -o none
+done
+for form in asm llvm-ir; do
+  expect 2 "$form is a form of target cpu, which is not asked for" "$mpcc" "$tiny" --target=cuda --emit=$form -o none
+  "$mpcc" "$tiny" -march=native --emit=$form -o one.txt
+  "$mpcc" "$tiny" -march=native --target=cuda,cpu --emit=$form -o two.txt
+  cmp -s one.txt two.txt || fail "--emit=$form is not the CPU's where the program has a GPU's kernels, too"
+done
+[ ! -e none ] || fail "an output of another target"
 expect 3 'knows the memory of the target cpu alone' "$mpcc" "$tiny" --target=cuda --set data.loader.batch_size=auto
 expect 4 'cannot read' "$mpcc" absent.yaml
 # a module whose loss nobody writes: no spec gives one
