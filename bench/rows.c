@@ -4,19 +4,21 @@
  *
  * Every round measures copying as many bytes as the kernel touches (each tensor once), the kernel,
  * our exponential and that of the C library's vector part on numbers in the nearest cache.
- * What DRAM gives is seen where the bytes touched are more than the last-level cache holds. Copies
- * of glibc.cpu.x86_non_temporal_threshold bytes a thread and more write past the caches.
+ * Kernels of few bytes run several times in a row, and so do copies: both find their bytes in the
+ * nearest cache that holds these. What DRAM gives is seen where the bytes touched are more than the
+ * last-level cache holds. Copies of glibc.cpu.x86_non_temporal_threshold bytes a thread and more
+ * write past the caches.
  * Everything lies on huge pages, as in programs. Printed are medians: GB/s of the kernel and of the
  * copy, millions of elements a second of both exponentials, and the kernel's part of its roof: the
  * copy, and for kernels with n functions like exp an element at most 1/n of the faster exponential.
  * Exponentials read and write numbers of the kernel's dtype; the C library has them in f32 only. */
+#include <cpuid.h>
 #include <dlfcn.h>
 #include <math.h>
-#include <unistd.h>
 
 #include "bench/bench.h"
 
-enum { MAX_OPERANDS = 12, EXP_ELEMS = 4096, EXP_TURNS = 64 };
+enum { MAX_OPERANDS = 12, EXP_ELEMS = 4096, EXP_TURNS = 64, MIN_BYTES = 8 << 20 };
 
 static int64_t cols = 768;
 
@@ -260,12 +262,14 @@ static const struct {
 typedef struct {
   char *to, *from;
   int64_t bytes;
+  int turns; /* times in a row */
 } Copy;
 
 static void copy_job(void *user, int thread, int threads) {
   const Copy *c = user;
   int64_t first = c->bytes * thread / threads, end = c->bytes * (thread + 1) / threads;
-  memcpy(c->to + first, c->from + first, (size_t)(end - first));
+  for (int i = 0; i < c->turns; i++)
+    memcpy(c->to + first, c->from + first, (size_t)(end - first));
 }
 
 typedef struct {
@@ -274,13 +278,15 @@ typedef struct {
   void **scratch;
   void *library; /* the C library's vector exp, by vector bytes; NULL: there is none */
   int vector_bytes;
+  int turns; /* times in a row */
   void *in[MAX_THREADS], *out[MAX_THREADS];
 } Kernels;
 
 static void kernel_job(void *user, int thread, int threads) {
   const Kernels *w = user;
   int64_t n = w->run->ntiles;
-  w->run->fn(w->args, n * thread / threads, n * (thread + 1) / threads, w->scratch[thread]);
+  for (int i = 0; i < w->turns; i++)
+    w->run->fn(w->args, n * thread / threads, n * (thread + 1) / threads, w->scratch[thread]);
 }
 
 static void exp_job(void *user, int thread, int threads) {
@@ -402,7 +408,7 @@ static void measure(Bench *m, size_t c) {
   for (; n < b.t->op.nout + b.t->op.nin; n++)
     args[n].p =
         n < b.t->op.nout && b.in_place[n] ? memory[b.t->op.nout + b.in_place[n] - 1] : memory[n];
-  Copy copy = {tensor(MPCC_U8, bytes / 2), tensor(MPCC_U8, bytes / 2), bytes / 2};
+  Copy copy = {tensor(MPCC_U8, bytes / 2), tensor(MPCC_U8, bytes / 2), bytes / 2, 1};
   memset(copy.from, 1, (size_t)copy.bytes);
   memset(copy.to, 1, (size_t)copy.bytes);
   void *scratch[MAX_THREADS];
@@ -411,10 +417,11 @@ static void measure(Bench *m, size_t c) {
   Kernels w = {.run = &r, .args = args, .scratch = scratch};
   double rate[MAX_ROUNDS], roof[MAX_ROUNDS], own[MAX_ROUNDS], lib[MAX_ROUNDS], part[MAX_ROUNDS];
   const Kernels *exp = &m->exp[cases[c].dt == MPCC_BF16];
+  copy.turns = w.turns = bytes < MIN_BYTES ? (int)(MIN_BYTES / bytes) : 1;
   double elems = (double)b.rows * (double)cols, exps = (double)EXP_ELEMS * EXP_TURNS * m->threads;
   for (int i = -1; i < m->rounds; i++) {
-    double copied = job_seconds(m->threads, copy_job, &copy);
-    double ran = job_seconds(m->threads, kernel_job, &w);
+    double copied = job_seconds(m->threads, copy_job, &copy) / copy.turns;
+    double ran = job_seconds(m->threads, kernel_job, &w) / w.turns;
     double ours = job_seconds(m->threads, exp_job, (void *)exp);
     double theirs = exp->library ? job_seconds(m->threads, library_job, (void *)exp) : INFINITY;
     if (i < 0)
@@ -439,6 +446,17 @@ static void measure(Bench *m, size_t c) {
     free(memory[--n]);
   run_free(&r);
   group_free(b.t);
+}
+
+/* Bytes of the third-level cache that a core shares with its neighbours; 0: unknown. The processor is
+ * asked (leaf 4 of Intel, 8000001Dh of AMD), because the C library adds up those of a whole package,
+ * of which a core reaches one alone. */
+static int64_t last_level_cache(void) {
+  unsigned leaf = __get_cpuid_max(0x80000000, NULL) >= 0x8000001d ? 0x8000001d : 4, a, b, c, d;
+  for (unsigned i = 0; __get_cpuid_count(leaf, i, &a, &b, &c, &d) && a & 31; i++)
+    if ((a >> 5 & 7) == 3)
+      return (int64_t)((b >> 22) + 1) * ((b >> 12 & 1023) + 1) * ((b & 4095) + 1) * (c + 1ll);
+  return 0;
 }
 
 static void usage(const char *name) {
@@ -486,7 +504,7 @@ int main(int argc, char **argv) {
     exp_create(&m.exp[i], i ? MPCC_BF16 : MPCC_F32, level, m.threads, &r[i], scratch[i]);
   printf("%s, %d thread(s), %lld columns, %lld kB a tensor of 8 bytes an element, median of %d\n",
          m.level, m.threads, (long long)cols, (long long)m.kilobytes, m.rounds);
-  printf("last-level cache %ld MB\n", sysconf(_SC_LEVEL3_CACHE_SIZE) >> 20);
+  printf("last-level cache %lld MB\n", (long long)last_level_cache() >> 20);
   printf("%-24s %5s %7s %7s %7s %7s  %5s\n", "kernel", "MB", "GB/s", "copy", "exp M/s", "C lib",
          "roof");
   for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
