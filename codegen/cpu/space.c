@@ -402,6 +402,25 @@ static int64_t spill_bytes(const Rows *r, int i) {
   return r->cols * lanes * (int64_t)dtype_bytes((DType)r->body.stmt[i].dt);
 }
 
+/* Decoding takes the ports that arithmetic wants, memory has its own: loads of few bits are kept
+ * decoded. */
+static bool is_narrow(const Rows *r, int i) {
+  const Stmt *s = &r->body.stmt[i];
+  return s->prim == PR_LOAD && s->level == LV_ELEM && s->rd != STMT_RAW && !r->plan[i].hoisted &&
+         (r->lanes == 1 || r->body.in[s->ref].stride[r->lane_dim] == 1) &&
+         dtype_bytes(gen_in_dtype(r->op, s->ref)) <= 2;
+}
+
+/* Whether what a row leaves in scratch when its narrow loads are kept, too, lies in the nearest
+ * cache beside the row itself: else they come from further away than the row. */
+static bool keeps_narrow(const Rows *r) {
+  int64_t bytes = 0;
+  for (int i = 0; i < r->body.nstmt; i++)
+    if (r->plan[i].hoisted || r->body.stmt[i].prim == PR_CSUM || is_narrow(r, i))
+      bytes += spill_bytes(r, i);
+  return bytes <= MAX_CHEAP_SPILL_BYTES;
+}
+
 /* Values worth a round trip through scratch when a later pass wants them again. */
 static bool worth_keeping(const Rows *r, int i) {
   const Stmt *s = &r->body.stmt[i];
@@ -412,9 +431,7 @@ static bool worth_keeping(const Rows *r, int i) {
   if (s->rd == STMT_RAW || r->plan[i].hoisted)
     return false;
   int64_t stride = r->lanes > 1 ? r->body.in[s->ref].stride[r->lane_dim] : 1;
-  /* decoding takes the ports that arithmetic wants, memory has its own */
-  bool narrow = stride == 1 && dtype_bytes(gen_in_dtype(r->op, s->ref)) <= 2;
-  return (stride != 0 && stride != 1) || (narrow && spill_bytes(r, i) <= MAX_CHEAP_SPILL_BYTES);
+  return (stride != 0 && stride != 1) || (is_narrow(r, i) && keeps_narrow(r));
 }
 
 static void need(Rows *r, int pass, int i) {
