@@ -28,6 +28,7 @@ enum { HOIST = -1 };
 typedef struct {
   Rows *r;
   int pass, ngroup, q; /* q: the group at hand */
+  int k;               /* the vector at hand in an unrolled loop */
   Group *group;
   Val count;           /* valid lanes of the group when the lanes are rows */
   Acc *acc;            /* variables of row reductions: [nstmt][ROWS_MAX_UNROLL] */
@@ -292,10 +293,15 @@ static void fetch(Rows *r, const Lanes *s, DType dt, Val at, void (*how)(Gen *, 
     how(r->g, ll_gepc(r->g, r->g->i8, at, b));
 }
 
-/* Single passes look a distance ahead. */
-static void fetch_ahead(Rows *r, Lanes *s, bool out, int k) {
+/* Single passes look a distance ahead; vectors of an unrolled loop that lie in one line fetch it
+ * once. */
+static void fetch_ahead(Pass *p, Lanes *s, bool out, int k) {
+  Rows *r = p->r;
   int64_t next = (out ? r->body.out : r->body.in)[k].stride[r->nrow - 1], stride;
   DType dt = out ? gen_out_dtype(r->op, k) : gen_in_dtype(r->op, k);
+  int64_t bytes = s->lanes * (int64_t)dtype_bytes(dt);
+  if (bytes < 64 && p->k % (64 / bytes))
+    return;
   Val at = stmt_address(s, out, k, &stride);
   if (stride == 1 && next)
     fetch(r, s, dt, ll_gepc(r->g, r->g->i8, at, r->ahead), out ? ll_prefetch_store : ll_prefetch);
@@ -337,7 +343,7 @@ static void prefetch(Pass *p, Lanes *s) {
     if (!rows_is_stream(r, i))
       continue;
     if (r->npass == 1) {
-      fetch_ahead(r, s, out, st->ref);
+      fetch_ahead(p, s, out, st->ref);
       continue;
     }
     int from = 0;
@@ -381,6 +387,7 @@ static bool element(Pass *p, Group *q, int u, Val inner, Val count, bool paired)
 
 /* One vector of each row; k: number of the vector in an unrolled loop. */
 static bool elements(Pass *p, int k, Val inner, Val count, bool paired) {
+  p->k = k;
   for (p->q = 0; p->q < p->ngroup; p->q++)
     if (!element(p, &p->group[p->q], k * p->r->together + p->q, inner, count, paired))
       return false;
