@@ -23,16 +23,16 @@ DType ll_reg_dtype(DType storage) {
 /* An e4m3 code shifted into a half has the same fields but bias 15 instead of 7: times 2^8. Going
  * through half keeps subnormals exact without FP32 subnormal arithmetic. */
 static Val decode_e4m3(Gen *g, Val raw) {
-  Val z = ll_zext(g, raw, g->i16);
-  Ty t = LLVMTypeOf(z);
-  Val sign = ll_shl(g, ll_and(g, z, ll_i(t, 0x80)), 8);
-  Val magnitude = ll_and(g, z, ll_i(t, 0x7f));
-  Val half = ll_bits(g, ll_or(g, sign, ll_shl(g, magnitude, 7)), g->f16);
+  /* sign-extended: the shift puts the sign into both upper bits */
+  Val half = ll_shl(g, ll_sext(g, raw, g->i16), 7);
+  half = ll_bits(g, ll_and(g, half, ll_i(LLVMTypeOf(half), 0xbfff)), g->f16);
   Val f = LLVMBuildFMul(g->b, ll_fext(g, half, g->f32), ll_f(ll_like(raw, g->f32), 256), "");
-  Val nan = ll_bits(
-      g, ll_or(g, ll_shl(g, ll_zext(g, sign, g->i32), 16), ll_i(ll_like(raw, g->i32), 0x7fc00000)),
-      g->f32);
-  return ll_sel(g, ll_icmp(g, LLVMIntEQ, magnitude, ll_i(t, 0x7f)), nan, f);
+  Val bits = ll_bits(g, f, g->i32);
+  Ty t = LLVMTypeOf(bits);
+  Val nan = ll_or(g, ll_and(g, bits, ll_i(t, 0x80000000)), ll_i(t, 0x7fc00000));
+  Val magnitude = ll_and(g, raw, ll_i(LLVMTypeOf(raw), 0x7f));
+  Val is_nan = ll_icmp(g, LLVMIntEQ, magnitude, ll_i(LLVMTypeOf(raw), 0x7f));
+  return ll_bits(g, ll_sel(g, is_nan, nan, bits), g->f32);
 }
 
 /* Exponent field e as a power of two: 0 is the subnormal 2^-127, 0xFF NaN. */
