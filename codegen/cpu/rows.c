@@ -37,146 +37,6 @@ typedef struct {
   Val index[MAX_DIMS]; /* column dimensions */
 } Pass;
 
-static Acc *slot(Acc *list, int i, int u) {
-  return &list[i * ROWS_MAX_UNROLL + u];
-}
-
-/* ---- reductions ---- */
-
-/* No sign bit is set in the f32 value of statement i: as integers such numbers have the same order,
- * and NaN comes last. */
-static bool is_magnitude(const Rows *r, int i) {
-  const Stmt *s = &r->body.stmt[i];
-  if (s->dt != MPCC_F32)
-    return false;
-  if (s->prim == PR_CONST)
-    return s->imm >= 0 && !signbit(s->imm);
-  if (s->prim == PR_SELECT)
-    return is_magnitude(r, s->arg[1]) && is_magnitude(r, s->arg[2]);
-  return s->prim == PR_ABS;
-}
-
-static bool is_max_of_magnitudes(const Rows *r, int i) {
-  const Stmt *s = &r->body.stmt[i];
-  return (s->prim == PR_RMAX || s->prim == PR_AMAX) && is_magnitude(r, s->arg[0]);
-}
-
-/* The load whose magnitudes raw reduction i compares. */
-static int raw_load(const Rows *r, int i) {
-  return r->body.stmt[r->body.stmt[i].arg[0]].arg[0];
-}
-
-static Val neutral(Rows *r, int i, int lanes) {
-  const Stmt *s = &r->body.stmt[i];
-  if (r->plan[i].raw)
-    return ll_i(ll_vec(r->g->i16, lanes), 0);
-  Ty t = ll_vec(ll_reg(r->g, (DType)s->dt), lanes);
-  bool max = s->prim == PR_RMAX || s->prim == PR_AMAX;
-  bool min = s->prim == PR_RMIN || s->prim == PR_AMIN;
-  if (is_max_of_magnitudes(r, i))
-    return ll_f(t, 0);
-  if (s->dt == MPCC_I64)
-    return ll_i(t, max ? INT64_MIN : min ? INT64_MAX : 0);
-  return ll_f(t, max ? -INFINITY : min ? INFINITY : 0);
-}
-
-static Val combine(Rows *r, int i, Val a, Val b) {
-  Gen *g = r->g;
-  const Stmt *s = &r->body.stmt[i];
-  bool max = s->prim == PR_RMAX || s->prim == PR_AMAX;
-  bool min = s->prim == PR_RMIN || s->prim == PR_AMIN;
-  if (r->plan[i].raw)
-    return ll_sel(g, ll_icmp(g, LLVMIntUGT, a, b), a, b);
-  if (is_max_of_magnitudes(r, i)) {
-    Val x = ll_bits(g, a, g->i32), y = ll_bits(g, b, g->i32);
-    return ll_bits(g, ll_sel(g, ll_icmp(g, LLVMIntSGT, x, y), x, y), g->f32);
-  }
-  if (s->dt == MPCC_I64 && (max || min))
-    return ll_sel(g, ll_icmp(g, max ? LLVMIntSGT : LLVMIntSLT, a, b), a, b);
-  if (s->dt == MPCC_I64)
-    return ll_add(g, a, b);
-  return max ? ll_fmax(g, a, b) : min ? ll_fmin(g, a, b) : ll_fadd(g, a, b);
-}
-
-/* Reductions that keep NaN apart (Acc). */
-static bool is_float_extreme(const Rows *r, int i) {
-  const Stmt *s = &r->body.stmt[i];
-  return s->prim != PR_RSUM && s->prim != PR_ASUM && s->prim != PR_CSUM && s->dt != MPCC_I64 &&
-         r->g->level->avx512 && !is_max_of_magnitudes(r, i);
-}
-
-static Val combine_ordered(Rows *r, int i, Val a, Val b) {
-  const Stmt *s = &r->body.stmt[i];
-  return ll_fextreme(r->g, a, b, s->prim == PR_RMIN || s->prim == PR_AMIN);
-}
-
-static Acc acc_start(Rows *r, int i, int lanes) {
-  Gen *g = r->g;
-  Acc a = {.sum = ll_var(g, neutral(r, i, lanes))};
-  bool pairs = lanes > r->lanes && r->lanes > 1;
-  if (is_float_extreme(r, i))
-    a.ordered = ll_var(g, ll_i(ll_vec(g->i1, pairs ? lanes / 2 : lanes), -1));
-  return a;
-}
-
-static Val across_lanes(Rows *r, int i, Val v) {
-  bool apart = is_float_extreme(r, i);
-  for (int n = ll_lanes(v) / 2; n >= 1; n /= 2)
-    v = (apart ? combine_ordered : combine)(r, i, ll_slice(r->g, v, 0, n), ll_slice(r->g, v, n, n));
-  return v;
-}
-
-/* The result of what `combined` gave; lane by lane unless `across`. */
-static Val acc_result(Rows *r, int i, Acc a, bool across) {
-  Gen *g = r->g;
-  Val v = across ? across_lanes(r, i, a.sum) : a.sum, ordered = a.ordered;
-  if (r->plan[i].raw)
-    return ll_decode(g, gen_in_dtype(r->op, r->body.stmt[raw_load(r, i)].ref), v);
-  if (!ordered)
-    return v;
-  int bits = ll_lanes(ordered);
-  if (across && bits > 1) {
-    Ty t = LLVMIntTypeInContext(g->ctx, (unsigned)bits);
-    ordered = ll_icmp(g, LLVMIntEQ, LLVMBuildBitCast(g->b, ordered, t, ""), ll_i(t, -1));
-  }
-  return ll_sel(g, ordered, v, ll_f(LLVMTypeOf(v), NAN));
-}
-
-/* a = a combined with v of so many lanes, invalid lanes left out. */
-static void accumulate(Rows *r, int i, Acc a, Val v, int lanes, Val count) {
-  Gen *g = r->g;
-  Val sum = ll_var_get(g, a.sum);
-  v = ll_splat(g, v, lanes);
-  if (count && lanes > 1)
-    v = ll_sel(g, ll_mask(g, lanes, count), v, neutral(r, i, lanes));
-  for (; lanes < ll_lanes(sum); lanes *= 2) /* rest of a row that is gone through in pairs */
-    v = ll_join(g, v, neutral(r, i, lanes));
-  ll_var_set(g, a.sum, a.ordered ? combine_ordered(r, i, v, sum) : combine(r, i, sum, v));
-  if (!a.ordered)
-    return;
-  Val before = ll_var_get(g, a.ordered);
-  int n = ll_lanes(before);
-  bool pairs = n < ll_lanes(v);
-  Val low = pairs ? ll_slice(g, v, 0, n) : v, high = pairs ? ll_slice(g, v, n, n) : v;
-  ll_var_set(g, a.ordered, ll_and(g, before, ll_fcmp(g, LLVMRealORD, low, high)));
-}
-
-/* Values of variables first, first + step ... together. */
-static Acc combined(Rows *r, int i, Acc *vars, int first, int step) {
-  Gen *g = r->g;
-  Acc v = {0};
-  for (int u = first; u < ROWS_MAX_UNROLL; u += step) {
-    const Acc *a = slot(vars, i, u);
-    if (!a->sum)
-      continue;
-    Val x = ll_var_get(g, a->sum), ordered = a->ordered ? ll_var_get(g, a->ordered) : NULL;
-    bool first_one = !v.sum;
-    v.sum = first_one ? x : ordered ? combine_ordered(r, i, v.sum, x) : combine(r, i, v.sum, x);
-    v.ordered = first_one || !ordered ? ordered : ll_and(g, v.ordered, ordered);
-  }
-  return v;
-}
-
 /* ---- scratch ---- */
 
 static Val column_number(Pass *p, Val inner) {
@@ -214,15 +74,15 @@ static void column_sum(Pass *p, int i, Val v, int lanes, Val column, Val count) 
   if (r->on_rows) {
     v = ll_splat(g, v, r->lanes);
     if (count)
-      v = ll_sel(g, ll_mask(g, r->lanes, count), v, neutral(r, i, r->lanes));
-    v = across_lanes(r, i, v);
+      v = ll_sel(g, ll_mask(g, r->lanes, count), v, rows_neutral(r, i, r->lanes));
+    v = rows_across_lanes(r, i, v);
     count = NULL;
   } else {
     v = ll_splat(g, v, lanes);
   }
   bool first = r->on_rows || p->q == 0, last = r->on_rows || p->q == p->ngroup - 1;
   Val sum = first ? ll_load(g, t, ll_lanes(v), at, count) : p->held[i];
-  p->held[i] = combine(r, i, sum, v);
+  p->held[i] = rows_combine(r, i, sum, v);
   if (last)
     ll_store(g, p->held[i], at, count);
 }
@@ -250,7 +110,7 @@ static Val reduced(Pass *p, Lanes *s, int i) {
   Rows *r = p->r;
   if (!r->plan[i].raw)
     return s->val[r->body.stmt[i].arg[0]];
-  Val x = s->raw[raw_load(r, i)];
+  Val x = s->raw[rows_raw_load(r, i)];
   return ll_and(r->g, x, ll_i(LLVMTypeOf(x), 0x7fff));
 }
 
@@ -268,11 +128,12 @@ static bool finish_element(Pass *p, Lanes *s, int i, int u, Val column) {
   Rows *r = p->r;
   const Stmt *st = &r->body.stmt[i];
   if (prim_is_row_reduction(st->prim))
-    accumulate(r, i, *slot(p->acc, i, u), reduced(p, s, i), s->lanes, r->on_rows ? NULL : s->count);
+    rows_accumulate(r, i, *rows_acc(p->acc, i, u), reduced(p, s, i), s->lanes,
+                    r->on_rows ? NULL : s->count);
   else if (st->prim == PR_CSUM)
     column_sum(p, i, s->val[st->arg[0]], s->lanes, column, s->count);
   else if (prim_is_reduction(st->prim))
-    accumulate(r, i, *slot(r->sums, i, u), reduced(p, s, i), s->lanes, s->count);
+    rows_accumulate(r, i, *rows_acc(r->sums, i, u), reduced(p, s, i), s->lanes, s->count);
   else if (!emit(r, s, i))
     return false;
   if (p->pass == HOIST || r->plan[i].spill == p->pass)
@@ -451,15 +312,16 @@ static bool run_pass(Pass *p) {
   for (int i = 0; i < r->body.nstmt; i++)
     if (prim_is_row_reduction(r->body.stmt[i].prim) && r->plan[i].pass == p->pass)
       for (int u = 0; u < nacc; u++)
-        *slot(p->acc, i, u) = acc_start(r, i, rows_acc_lanes(r));
+        *rows_acc(p->acc, i, u) = rows_acc_start(r, i, rows_acc_lanes(r));
   if (!nest(p, r->nrow))
     return false;
   for (int i = 0; i < r->body.nstmt; i++) {
-    if (!slot(p->acc, i, 0)->sum)
+    if (!rows_acc(p->acc, i, 0)->sum)
       continue;
     int step = r->on_rows ? ROWS_MAX_UNROLL : r->together;
     for (int q = 0; q < p->ngroup; q++)
-      p->group[q].val[i] = acc_result(r, i, combined(r, i, p->acc, q, step), !r->on_rows);
+      p->group[q].val[i] =
+          rows_acc_result(r, i, rows_acc_combined(r, i, p->acc, q, step), !r->on_rows);
   }
   return true;
 }
@@ -519,7 +381,7 @@ static bool row_level(Pass *p, int pass, bool stores) {
       if (picked)
         continue;
       if (panel_sum)
-        accumulate(r, i, *slot(r->sums, i, u), q->val[st->arg[0]], s.lanes, p->count);
+        rows_accumulate(r, i, *rows_acc(r->sums, i, u), q->val[st->arg[0]], s.lanes, p->count);
       else if (!emit(r, &s, i))
         return false;
     }
@@ -674,7 +536,7 @@ static void start_panel_sums(Rows *r) {
     int n = r->plan[i].pass >= 0 ? r->unroll[r->plan[i].pass] : 1;
     n = r->on_rows ? r->unroll[0] : n * r->together;
     for (int u = 0; u < n; u++)
-      *slot(r->sums, i, u) = acc_start(r, i, vector ? rows_acc_lanes(r) : 1);
+      *rows_acc(r->sums, i, u) = rows_acc_start(r, i, vector ? rows_acc_lanes(r) : 1);
   }
 }
 
@@ -744,7 +606,7 @@ static bool store_partials(Rows *r, Val panel) {
     } else {
       Val v = r->all[from];
       if (prim_is_reduction(b->stmt[from].prim))
-        v = acc_result(r, from, combined(r, from, r->sums, 0, 1), true);
+        v = rows_acc_result(r, from, rows_acc_combined(r, from, r->sums, 0, 1), true);
       ll_put(g, dt, v, base[k], NULL);
     }
   }

@@ -1,4 +1,4 @@
-/* Private to the rows emitter: space.c decides (dimensions, lanes, passes), rows.c emits. */
+/* Private to the rows emitter: space.c decides (dimensions, lanes, passes), the others emit. */
 #ifndef MPCC_CPU_ROWS_H
 #define MPCC_CPU_ROWS_H
 
@@ -80,6 +80,23 @@ static inline bool prim_is_reduction(int p) {
 static inline bool prim_is_row_reduction(int p) {
   return p == PR_RSUM || p == PR_RMAX || p == PR_RMIN;
 }
+
+/* rows_sum.c. Reductions: i is the statement. Variables of one lie in a list
+ * [nstmt][ROWS_MAX_UNROLL] by the vector of an unrolled loop (and row) that each serves. */
+static inline Acc *rows_acc(Acc *list, int i, int u) {
+  return &list[i * ROWS_MAX_UNROLL + u];
+}
+Val rows_neutral(Rows *r, int i, int lanes);
+Val rows_combine(Rows *r, int i, Val a, Val b);
+Val rows_across_lanes(Rows *r, int i, Val v); /* all lanes of v combined */
+Acc rows_acc_start(Rows *r, int i, int lanes);
+/* a = a combined with v of so many lanes, of which those past count (NULL: none) are left out. */
+void rows_accumulate(Rows *r, int i, Acc a, Val v, int lanes, Val count);
+/* Values of variables first, first + step ... of the list together. */
+Acc rows_acc_combined(Rows *r, int i, Acc *list, int first, int step);
+/* The result of what rows_acc_combined gave; lane by lane unless `across`. */
+Val rows_acc_result(Rows *r, int i, Acc a, bool across);
+int rows_raw_load(const Rows *r, int i); /* whose magnitudes a raw reduction compares */
 
 /* rows.c. rows_begin emits what holds for the whole call; rows_panel emits one panel: rows
  * [first, end), number `panel`. */
