@@ -71,10 +71,10 @@ static inline Peak *peak_of(const CpuLevel *level, DType compute) {
   return level->avx512 ? peak_f32 : peak_avx2_f32;
 }
 
-/* Multiply-adds as the micro-kernel of products has them, on operands that stay in the nearest
- * cache: 14 rows of A, four of five broadcast from memory by the multiplications themselves, by two
- * vectors of B. What no product of such tiles passes where another thread shares the core. Only
- * AVX-512 has the form. */
+/* Multiply-adds as the micro-kernel of products has them with x86-64-v4, on operands that stay in
+ * the nearest cache: 14 rows of A, four of five broadcast from memory by the multiplications
+ * themselves, by two vectors of B. What no product of such tiles passes where another thread shares
+ * the core. Only AVX-512 has the form. */
 enum { BARE_ROWS = 14, BARE_K = 96, BARE_STRIDE = 16 };
 #define BARE_LOOP(vector, lanes, init, broadcast, op, fold)                                        \
   vector s[BARE_ROWS][2], b[2], x;                                                                 \

@@ -19,6 +19,7 @@ typedef struct {
   const char *needs;    /* cpu feature words of MpccCode.needs */
   int vector_bytes;
   bool avx512, bf16;    /* bf16: vdpbf16ps */
+  bool folds; /* micro-kernels save instructions where they can, rather than loads; AVX-512 */
 } CpuLevel;
 
 /* One kernel under construction: its LLVM module and the state of the function being written.

@@ -172,10 +172,11 @@ enum { AHEAD = 24 };
 
 /* Rows whose elements are broadcast by the multiplications themselves, once per vector, instead of
  * by an instruction of their own that all vectors share: fewer instructions per multiplication,
- * more loads. Four rows of five keep both below what a core with a busy sibling thread can do. Only
- * AVX-512 has the form. */
+ * more loads. Four rows of five keep both below what a core with a busy sibling thread can do.
+ * Where loads are the limit (14 rows: 27 of the 28 that fit beside the multiplications, instead of
+ * 16), every miss in the nearest cache would be felt. Only AVX-512 has the form. */
 static bool folds(const Gen *g, const Micro *m) {
-  return g->level->avx512 && m->nv == 2 && m->mr >= 5;
+  return g->level->folds && m->nv == 2 && m->mr >= 5;
 }
 
 typedef struct {
