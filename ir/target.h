@@ -19,6 +19,7 @@ typedef struct {
   int k_pair_bf16;
   bool rounding_packs;  /* packs round FP32 to 16 bits: products need no copies of parameters */
   bool raw_factors;     /* products take a second factor as it lies, one for each batch */
+  int raw_rows;         /* products of at most so many rows take a parameter as it lies, rounding to bf16 */
   bool half_tiles;      /* convolutions multiply two bf16 or two f16 factors as they are */
   bool depth_windows;   /* depthwise convolutions are kernels of kind conv */
   bool joined_grads;    /* gradients of attention are written where their concatenation is wanted */

@@ -59,6 +59,27 @@ Node *product_node(Fuse *F, NodeKind kind, int ndim, const int64_t *dim, Buf *a,
   return n;
 }
 
+/* Whether the function is the body of a loop, where what each turn packs is packed again. */
+static bool is_body(const Fuse *F) {
+  for (int i = 0; i < F->f->nop; i++)
+    if (F->f->op[i]->code == OP_arg)
+      return true;
+  return false;
+}
+
+/* Whether a product of so many rows reads b [N, K] as it lies: a parameter too large to be packed on
+ * the way, which the packed copy would bring through memory twice more. */
+static bool reads_raw(const Fuse *F, const View *b, int64_t rows, DType compute) {
+  enum { LEAST_ROWS = 32, LEAST_ELEMS = 1 << 16 };
+  const TargetCaps *c = F->o->caps;
+  const Buf *from = b->buf->master ? b->buf->master : b->buf;
+  const int64_t *s = b->at.stride;
+  return rows >= LEAST_ROWS && rows <= c->raw_rows && b->rank == 2 && !from->def &&
+         view_elems(b) >= LEAST_ELEMS && (s[0] == 1 || s[1] == 1) && compute != MPCC_F64 &&
+         (from == b->buf || b->dt == compute) &&
+         (compute != MPCC_BF16 || b->dim[1] % c->k_pair_bf16 == 0 || s[0] == 1) && !is_body(F);
+}
+
 /* a [rows..., K] times b [N, K]: node over [rows..., N]; *acc is its sum. */
 static Node *product(Fuse *F, View *a, View *b, int *acc) {
   if (!a->buf)
@@ -76,9 +97,17 @@ static Node *product(Fuse *F, View *a, View *b, int *acc) {
   dim[nrow + shift] = b->dim[0];
   Access at = a->at;
   at.stride[nrow] = 0;
-  Node *n = product_node(F, NODE_PRODUCT, nrow + shift + 1, dim, a->buf, &at,
-                         product_packed(F, b, compute), compute, b->dim[1], acc);
+  const bool raw = reads_raw(F, b, view_elems(a) / a->dim[nrow], compute);
+  Buf *factor = !raw             ? product_packed(F, b, compute)
+                : b->buf->master ? b->buf->master
+                                 : b->buf;
+  Node *n = product_node(F, NODE_PRODUCT, nrow + shift + 1, dim, a->buf, &at, factor, compute,
+                         b->dim[1], acc);
   n->kstride = a->at.stride[nrow];
+  if (raw && !fuse_failed(F)) {
+    n->in[1].at.offset = b->at.offset;
+    node_attr(F, n, attr_ints(F->b, "factor", 2, (int64_t[]){b->at.stride[1], b->at.stride[0]}));
+  }
   return n;
 }
 

@@ -70,6 +70,7 @@ enum {
   COPYING_THREADS = 4, /* and where each copies the same image */
   MOST_PANELS = 8,     /* micro panels of a tile, */
   MOST_GATHERED = 24,  /* and where runs of rows are gathered for each k, or B is packed for each */
+  MOST_ONCE = 512,     /* rows of a tile, where B is packed for all */
   MOST_SEEN = 64,      /* and where they are windows of an image */
   FEW_ROWS = 8,        /* not worth interleaving */
   A_BYTES = 384 << 10, /* copy of A: a part of the second-level cache, which may be shared */
@@ -109,9 +110,12 @@ static void choose_mode(Product *p) {
     p->mode = A_DIRECT;
 }
 
-/* k in blocks of equal length, whole vectors when there are several. */
+/* k in blocks of equal length, whole vectors when there are several. All rows of a raw B's product
+ * stay in the second-level cache. */
 static void choose_blocks(Product *p) {
-  int64_t most = PRODUCT_K_BYTES / p->c.unit_bytes;
+  enum { ROWS_BYTES = 512 << 10 };
+  int64_t bytes = p->once ? ROWS_BYTES / p->M : PRODUCT_K_BYTES;
+  int64_t most = (bytes < PRODUCT_K_BYTES ? bytes : PRODUCT_K_BYTES) / p->c.unit_bytes;
   p->kblocks = ceil_div(p->units, most);
   p->kblock = p->kblocks == 1 ? p->units : round_up(ceil_div(p->units, p->kblocks), p->c.vl);
   p->kblocks = ceil_div(p->units, p->kblock);
@@ -187,6 +191,8 @@ static double tile_score(const Product *p, int64_t row_tiles, int64_t col_tiles)
 /* Micro panels whose part of A fits where it belongs. */
 static int64_t most_panels(const Product *p) {
   int64_t row_bytes = p->kblock * p->c.unit_bytes, most = 2;
+  if (p->once)
+    return p->split.n;
   if (p->image.bytes) {
     while (most < MOST_SEEN && p->image.bytes(p, (most + 1) * p->split.hi) <= A_BYTES)
       most++;
@@ -348,8 +354,8 @@ static void choose_raw(Product *p) {
   enum { FEW = 64 };
   if (!p->raw)
     return;
-  p->in_place =
-      p->M <= FEW && p->b_ns == 1 && p->N % p->width == 0 && gen_in_dtype(p->group, 1) == p->c.in;
+  p->in_place = p->M <= FEW && p->b_ns == 1 && p->N % p->width == 0 && p->c.pair == 1 &&
+                gen_in_dtype(p->group, 1) == p->c.in;
   if (p->in_place)
     p->micro.bs = p->b_ks;
 }
@@ -443,6 +449,8 @@ static bool plan_product(Product *p) {
   p->M = 1;
   for (int d = p->batch_dims; d < product_row_dims(p); d++)
     p->M *= p->body->dim[d];
+  p->once = p->raw && p->batch_dims == 0 && p->M <= MOST_ONCE;
+  p->whole = p->once;
   p->N = p->body->dim[product_row_dims(p)];
   p->K = op_int(p->group, "k", 0);
   p->units = ceil_div(p->K, p->c.pair);
@@ -737,75 +745,6 @@ static Micro micro_of_panel(Product *p, const Tile *t, Val panel, Val j, Val b) 
   return m;
 }
 
-/* One vector of columns of a raw B at one k to scratch, of which `left` are there. */
-static void pack_vector(Product *p, Val from, Val to, int64_t left) {
-  enum { AHEAD = 16 };
-  Gen *g = p->g;
-  DType dt = gen_in_dtype(p->group, 1);
-  Ty mem = ll_mem(g, dt);
-  Val count = left < p->c.vl ? ll_n(g, left) : NULL, v;
-  if (p->b_ns == 1) {
-    ll_prefetch(g, ll_gepc(g, mem, from, AHEAD * p->b_ks));
-    v = micro_units(g, &p->c, dt, p->c.vl, from, count);
-  } else {
-    Val raw = ll_load_strided(g, mem, p->c.vl, from, ll_n(g, p->b_ns), count);
-    v = micro_convert(g, &p->c, ll_decode(g, dt, raw));
-  }
-  ll_store(g, v, to, NULL);
-}
-
-/* A vector of columns times as many k, which are neighbours in memory, through registers. */
-static void turn_block(Product *p, Val from, Val to) {
-  enum { MAX_VL = 16 };
-  Gen *g = p->g;
-  DType dt = gen_in_dtype(p->group, 1);
-  Ty param[] = {g->ptr, g->ptr}, type = LLVMFunctionType(g->none, param, 2, 0);
-  FnSave save;
-  Val fn = micro_fn(g, "turned_block", 2, param, &save);
-  if (fn) {
-    Val row[MAX_VL], x = LLVMGetParam(fn, 0), y = LLVMGetParam(fn, 1);
-    for (int i = 0; i < p->c.vl; i++)
-      row[i] = micro_units(g, &p->c, dt, p->c.vl, ll_gepc(g, ll_mem(g, dt), x, i * p->b_ns), NULL);
-    micro_transpose(g, row, p->c.vl);
-    for (int i = 0; i < p->c.vl; i++)
-      ll_store(g, row[i], ll_gepc(g, p->c.unit, y, (int64_t)i * p->c.cols), NULL);
-    micro_fn_end(g, &save);
-  }
-  Val arg[] = {from, to};
-  LLVMBuildCall2(g->b, type, LLVMGetNamedFunction(g->mod, "turned_block"), arg, 2, "");
-}
-
-/* Columns [col0, col1) of a panel of a raw B for k in [k0, k1), to scratch. */
-static void pack_rows(Product *p, Val from, Val to, Val k0, Val k1, int64_t col0, int64_t col1) {
-  Gen *g = p->g;
-  Ty mem = ll_mem(g, gen_in_dtype(p->group, 1));
-  Loop k = ll_loop(g, k0, k1, 1);
-  Val at = ll_gep(g, mem, from, ll_mul(g, k.i, ll_n(g, p->b_ks)));
-  Val row = ll_gep(g, p->c.unit, to, ll_mul(g, k.i, ll_n(g, p->c.cols)));
-  for (int64_t col = col0; col < col1; col += p->c.vl)
-    pack_vector(p, ll_gepc(g, mem, at, col * p->b_ns), ll_gepc(g, p->c.unit, row, col), col1 - col);
-  ll_loop_end(g, &k);
-}
-
-/* A panel of a raw B, `left` columns of it at most, for kc k, to scratch. */
-static void pack_panel(Product *p, Val from, Val to, Val kc, int64_t left) {
-  Gen *g = p->g;
-  Ty mem = ll_mem(g, gen_in_dtype(p->group, 1));
-  int64_t cols = left < p->width ? left : p->width;
-  int64_t turned = p->b_ks == 1 && p->b_ns != 1 ? cols / p->c.vl * p->c.vl : 0;
-  Val whole = turned ? ll_and(g, kc, ll_n(g, -(int64_t)p->c.vl)) : ll_n(g, 0);
-  for (int64_t col = 0; col < turned; col += p->c.vl) {
-    Loop k = ll_loop(g, ll_n(g, 0), whole, p->c.vl);
-    Val row = ll_gep(g, p->c.unit, to, ll_mul(g, k.i, ll_n(g, p->c.cols)));
-    turn_block(p, ll_gep(g, mem, ll_gepc(g, mem, from, col * p->b_ns), k.i),
-               ll_gepc(g, p->c.unit, row, col));
-    ll_loop_end(g, &k);
-  }
-  pack_rows(p, from, to, whole, kc, 0, cols);
-  if (turned && turned < cols)
-    pack_rows(p, from, to, ll_n(g, 0), whole, turned, cols);
-}
-
 /* Where panel j of a raw B is packed: beside the others of the tile, or where each is in turn. */
 static Val packed_place(Product *p, const Tile *t, Val j) {
   Gen *g = p->g;
@@ -821,7 +760,8 @@ static Val raw_panel(Product *p, const Tile *t, Val j) {
   Gen *g = p->g;
   Ty mem = ll_mem(g, gen_in_dtype(p->group, 1));
   Val to = packed_place(p, t, j);
-  Val at = ll_add(g, ll_mul(g, t->k0, ll_n(g, p->b_ks)), ll_mul(g, j, ll_n(g, p->width * p->b_ns)));
+  Val at = ll_add(g, ll_mul(g, t->k0, ll_n(g, p->b_ks * p->c.pair)),
+                  ll_mul(g, j, ll_n(g, p->width * p->b_ns)));
   Val from = ll_gep(
       g, mem, ll_arg_ptr(g, gen_in_slot(p->group, 1)),
       ll_add(g, ll_add(g, at, product_batch(p, &p->body->in[1])), ll_n(g, p->body->in[1].offset)));
@@ -834,7 +774,7 @@ static Val raw_panel(Product *p, const Tile *t, Val j) {
   for (int tail = 0; tail <= (rest != 0); tail++) {
     if (tail)
       ll_else(g, &full);
-    pack_panel(p, from, to, t->kc, tail ? rest : p->width);
+    product_pack(p, t, from, to, tail ? rest : p->width);
   }
   if (rest)
     ll_endif(g, &full);

@@ -77,6 +77,7 @@ struct Product {
   bool
       raw; /* B is not packed: [k, N] of any strides, a panel of a k block packed when it is used */
   bool in_place; /* or not even then */
+  bool once;     /* raw, and one for all rows, which are those of one tile */
   int64_t b_ks, b_ns,
       b_offset; /* raw: elements between k, between columns; bytes: panel in scratch */
   bool zero;    /* sums over no k at all */
@@ -143,6 +144,8 @@ Val product_raw_after(Product *p, const Tile *t, Val *bytes);
 /* Loops over tiles and k blocks; `bring` emits what brings A of one k block into scratch. */
 typedef void ProductBring(Product *p, const Tile *t);
 bool product_emit(Product *p, Val a, ProductBring *bring);
+/* A panel of a raw B at `from`, `left` columns of it at most, for the k block of t, to scratch. */
+void product_pack(Product *p, const Tile *t, Val from, Val to, int64_t left);
 ProductBring product_bring; /* A_DIRECT, A_ROWS, A_INTERLEAVED, A_COLUMNS */
 
 #endif

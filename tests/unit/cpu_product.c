@@ -257,10 +257,10 @@ START_TEST(packs_round) {
 }
 END_TEST
 
-/* Second factors as they lie, one for each of 2 x 3 products: c[i, j] = a[i, j] b[i, j] plus the
+/* Second factors as they lie, one for each of I x J products: c[i, j] = a[i, j] b[i, j] plus the
  * number of the product, stored as [j, rows, i, columns]. */
-static void check_batch(const char *level, Size z, Types y, bool ta, bool tb) {
-  enum { I = 2, J = 3 };
+static void check_batch(const char *level, Size z, Types y, bool ta, bool tb, int64_t I,
+                        int64_t J) {
   int64_t M = z.M, N = z.N, K = z.K;
   DType reg = y.compute == MPCC_F64 ? MPCC_F64 : MPCC_F32;
   Case c = {level, z, y, ta ? A_TRANSPOSED : A_ROWS, tb, true};
@@ -310,7 +310,23 @@ START_TEST(batches) {
   for (size_t k = 0; k < sizeof types / sizeof *types; k++)
     for (size_t s = 0; s < sizeof some / sizeof *some; s++)
       for (int o = s == 1 ? 0 : (int)(k + s) % 4, n = s == 1 ? 4 : 1; n > 0; n--, o++)
-        check_batch(level, some[s], types[k], o % 2, o / 2 % 2);
+        check_batch(level, some[s], types[k], o % 2, o / 2 % 2, 2, 3);
+}
+END_TEST
+
+/* One second factor for all rows, rounded on its way where bf16 are multiplied: a parameter. */
+START_TEST(raw_factor) {
+  static const Types types[] = {{MPCC_F32, MPCC_F32, MPCC_F32, MPCC_F32},
+                                {MPCC_BF16, MPCC_F32, MPCC_BF16, MPCC_BF16},
+                                {MPCC_BF16, MPCC_F32, MPCC_BF16, MPCC_F32}};
+  static const Size some[] = {{33, 65, 67}, {48, 96, 64}, {320, 64, 1100}, {100, 71, 2049}};
+  const char *level = target_cpu.level[_i];
+  if (_i >= run_levels())
+    return;
+  for (size_t k = 0; k < sizeof types / sizeof *types; k++)
+    for (size_t s = 0; s < sizeof some / sizeof *some; s++)
+      for (int o = 0; o < 4 && can(level, types[k].compute); o++)
+        check_batch(level, some[s], types[k], o % 2, o / 2, 1, 1);
 }
 END_TEST
 
@@ -356,5 +372,9 @@ int main(void) {
   tcase_add_loop_test(t, batches, 0, 3);
   tcase_add_test(t, specials_stay_in_their_row);
   suite_add_tcase(s, t);
+  TCase *raw = tcase_create("raw");
+  tcase_set_timeout(raw, 300);
+  tcase_add_loop_test(raw, raw_factor, 0, 3);
+  suite_add_tcase(s, raw);
   return check_run(s);
 }
