@@ -1,6 +1,9 @@
 /* Attention on tensor cores, behind mma.cuh. A configuration C, written by attention_mma.c, says
  * what a kernel is for:
- *   E                    format of q, k, v, o and their gradients
+ *   E                    what fragments hold: format of q, k, v, or Decoded where they are codes
+ *   R                    format of o and the gradients of q, k, v
+ *   T TO                 elements of q, k, v and of o's gradient: u16, or codes' format
+ *   P S p_scale ds_scale formats of the codes of P and dS, what these are multiplied by before
  *   SAMPLES HEADS SHARING  heads of q; how many of them read one head of k and v
  *   QUERIES KEYS WIDTH   rows and columns of a head; PAD: WIDTH up to a multiple of 16
  *   CAUSAL MASK DROP     key <= query; something is added to the scores; dropout
@@ -13,13 +16,16 @@
  * FlashAttention-2. No atomics; the order of a sum depends on shapes alone. */
 
 /* Scores are exponents: of 2 for bf16, by the device's approximation (2 ulp), of e for f16, whose
- * results show more of it. */
-template <class E> constexpr float unit_ = E::narrow ? 1.0f : 1.4426950408889634f;
-template <class E> constexpr float natural_ = E::narrow ? 1.0f : 0.69314718055994531f;
+ * results show more of it, and for codes, of which a last place more or less may make another. */
+template <class E> constexpr bool plain_ = true;
+template <> constexpr bool plain_<Decoded> = false;
+template <class E> constexpr bool fine_ = E::narrow || !plain_<E>;
+template <class E> constexpr float unit_ = fine_<E> ? 1.0f : 1.4426950408889634f;
+template <class E> constexpr float natural_ = fine_<E> ? 1.0f : 0.69314718055994531f;
 /* P goes on as P times this. */
 template <class E> constexpr float p_lift_ = E::narrow ? 4096.0f : 1.0f;
 template <class E> FN float power(float x) {
-  if (!E::narrow)
+  if (!fine_<E>)
     return exp2_(x);
   return x == -__int_as_float(0x7f800000) ? 0.0f : exp_(x);
 }
@@ -28,13 +34,14 @@ template <class E> FN float power(float x) {
 template <class C> struct Beside {
   const typename C::Mask *mask;
   s64 seed, step, stream;
+  float unit; /* of sums of codes: the inverse scales of q and k; else 1 */
   u32 n, h;
   /* exponent of P but for the row's share: dot of query and key, scaled and masked */
   FN float score(const Beside &b, float dot, u32 query, u32 key) {
     if (query >= C::QUERIES || key >= C::KEYS || (C::CAUSAL && key > query))
       return -__int_as_float(0x7f800000);
-    return C::MASK ? fma_(dot, C::scale * unit_<typename C::E>, C::added(b.mask, b.n, b.h, query, key) * unit_<typename C::E>)
-                   : dot * (C::scale * unit_<typename C::E>);
+    return C::MASK ? fma_(dot, b.unit * C::scale * unit_<typename C::E>, C::added(b.mask, b.n, b.h, query, key) * unit_<typename C::E>)
+                   : dot * (b.unit * C::scale * unit_<typename C::E>);
   }
   FN bool kept(const Beside &b, u32 query, u32 key) {
     const s64 element = (((s64)b.n * C::HEADS + b.h) * C::QUERIES + query) * C::KEYS + key;
@@ -51,7 +58,7 @@ template <class C, int N, bool TURNED> FN void scores(float (*s)[4], const Besid
   if (!C::MASK && query + queries <= C::QUERIES && key + keys <= C::KEYS && (!C::CAUSAL || key + keys <= query + 1)) {
 #pragma unroll
     for (int i = 0; i < 4 * N; i++)
-      s[i / 4][i % 4] *= C::scale * unit_<typename C::E>;
+      s[i / 4][i % 4] *= b.unit * C::scale * unit_<typename C::E>;
     return;
   }
 #pragma unroll
@@ -114,19 +121,26 @@ template <class E, int N, int D> FN void softmax_tile(Softmax &x, float (*s)[4],
   }
 }
 
-/* A tile of keys from `first` on, and behind it the values of the same keys. */
-template <class C> FN void keys_in(u32 to, const u16 *k, const u16 *v, u32 first) {
+/* Inverse scales of codes; 1 where there are none. */
+struct Units {
+  float q, k, v, d_o;
+};
+
+/* A tile of keys from `first` on, and behind it the VALUES of the same keys. */
+template <class C, bool VALUES = true>
+FN void keys_in(u32 to, const typename C::T *k, const typename C::T *v, u32 first) {
   constexpr int pad = C::PAD, threads = 32 * C::WARPS;
   tile_in<typename C::K, C::TILE, C::WIDTH, pad, threads>(to, k, first, C::KEYS);
-  tile_in<typename C::V, C::TILE, C::WIDTH, pad, threads>(to + C::TILE * line_<pad>, v, first, C::KEYS);
+  if (VALUES)
+    tile_in<typename C::V, C::TILE, C::WIDTH, pad, threads>(to + C::TILE * line_<pad>, v, first, C::KEYS);
   copies_end();
 }
 
 /* Waits for the tiles of `first`, at kv + now; those that follow are on their way to the other place. */
-template <class C>
-FN void next_keys(u32 kv, u32 now, const u16 *k, const u16 *v, u32 first, u32 seen) {
+template <class C, bool VALUES = true>
+FN void next_keys(u32 kv, u32 now, const typename C::T *k, const typename C::T *v, u32 first, u32 seen) {
   if (first + C::TILE < seen) {
-    keys_in<C>(kv + (now ^ 2 * C::TILE * line_<C::PAD>), k, v, first + C::TILE);
+    keys_in<C, VALUES>(kv + (now ^ 2 * C::TILE * line_<C::PAD>), k, v, first + C::TILE);
     copies_wait<1>();
   } else {
     copies_wait<0>();
@@ -138,10 +152,11 @@ FN void next_keys(u32 kv, u32 now, const u16 *k, const u16 *v, u32 first, u32 se
 
 /* A block has 16 WARPS queries of a head; keys and values come in tiles, the next while one is used. */
 template <class C>
-FN void attention_forward(u16 *o_all, float *lse, const u16 *q_all, const u16 *k_all,
-                          const u16 *v_all, const typename C::Mask *mask, s64 seed, s64 step,
-                          s64 stream) {
+FN void attention_forward(u16 *o_all, float *lse, const typename C::T *q_all, const typename C::T *k_all,
+                          const typename C::T *v_all, const typename C::Mask *mask, s64 seed, s64 step,
+                          s64 stream, Units units) {
   typedef typename C::E E;
+  constexpr bool codes = !plain_<E>;
   constexpr int pad = C::PAD, depth = pad / 16, columns = C::TILE / 8, threads = 32 * C::WARPS;
   constexpr u32 block = 16 * C::WARPS, blocks = (C::QUERIES + block - 1) / block;
   constexpr u32 tile_bytes = C::TILE * line_<pad>, q_bytes = block * line_<pad>;
@@ -152,12 +167,12 @@ FN void attention_forward(u16 *o_all, float *lse, const u16 *q_all, const u16 *k
   const u32 head = blockIdx.x / blocks, n = head / C::HEADS, h = head % C::HEADS, hk = h / C::SHARING;
   /* the blocks with most keys first */
   const u32 q0 = (blocks - 1 - blockIdx.x % blocks) * block, row = q0 + warp * 16 + g;
-  const Beside<C> beside = {mask, seed, step, stream, n, h};
-  const u16 *q = C::Q::head(q_all, n, h), *k = C::K::head(k_all, n, hk), *v = C::V::head(v_all, n, hk);
+  const Beside<C> beside = {mask, seed, step, stream, units.q * units.k, n, h};
+  const typename C::T *q = C::Q::head(q_all, n, h), *k = C::K::head(k_all, n, hk), *v = C::V::head(v_all, n, hk);
   const u32 q_tile = shared_at(room), kv = q_tile + q_bytes;
   const u32 seen = C::CAUSAL && q0 + block < C::KEYS ? q0 + block : C::KEYS;
   tile_in<typename C::Q, block, C::WIDTH, pad, threads>(q_tile, q, q0, C::QUERIES);
-  keys_in<C>(kv, k, v, 0);
+  keys_in<C, !codes>(kv, k, v, 0);
   Softmax x;
   x.peak[0] = x.peak[1] = -__int_as_float(0x7f800000);
   x.sum[0] = x.sum[1] = 0;
@@ -165,19 +180,26 @@ FN void attention_forward(u16 *o_all, float *lse, const u16 *q_all, const u16 *k
   clear<pad / 8>(acc);
   u32 qf[held ? depth : 1][4];
   const u32 q_at = lane_a<pad>(q_tile + warp * 16 * line_<pad>, lane);
-  u32 now = 0;
-  for (u32 first = 0; first < seen; first += C::TILE, now ^= 2 * tile_bytes) {
-    next_keys<C>(kv, now, k, v, first, seen);
-    if (held && first == 0)
-      rows_a<held ? depth : 1>(qf, q_at);
-    float s[columns][4];
+  auto tile_scores = [&](float(*s)[4], u32 now, u32 first) {
     clear<columns>(s);
     if (held)
       times_rows<E, columns, held ? depth : 1, pad>(s, qf, lane_b<pad>(kv + now, lane));
     else
       times_rows<E, columns, depth, pad>(s, q_at, lane_b<pad>(kv + now, lane));
     scores<C, columns, false>(s, beside, q0 + warp * 16, first);
-    softmax_tile<E, columns, pad / 8>(x, s, acc);
+  };
+  u32 now = 0;
+  for (u32 first = 0; first < seen; first += C::TILE, now ^= 2 * tile_bytes) {
+    next_keys<C, !codes>(kv, now, k, v, first, seen);
+    if (held && first == 0)
+      rows_a<held ? depth : 1>(qf, q_at);
+    float s[columns][4];
+    tile_scores(s, now, first);
+    softmax_tile<E, columns, codes ? 0 : pad / 8>(x, s, acc);
+    if (codes) {
+      __syncthreads();
+      continue;
+    }
     if (C::DROP)
       drop<columns>(s, kept_bits<C, columns, false>(beside, q0 + warp * 16, first), 1.0f);
     times_columns<E, pad / 8, columns / 2, pad>(acc, s, lane_turned<pad>(kv + now + tile_bytes, lane), p_lift_<E>);
@@ -187,21 +209,58 @@ FN void attention_forward(u16 *o_all, float *lse, const u16 *q_all, const u16 *k
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     x.sum[r] = over_lanes<Sum, 4>(x.sum[r]);
-    share[r] = x.sum[r] == 0 ? 0.0f : C::keep / (x.sum[r] * p_lift_<E>);
+    share[r] = x.sum[r] == 0 ? 0.0f : codes ? C::p_scale / x.sum[r] : C::keep / (x.sum[r] * p_lift_<E>);
     if (lse && t == 0 && row + 8 * r < C::QUERIES)
       lse[C::lse(n, h, row + 8 * r)] = fma_(x.peak[r], natural_<E>, log_(x.sum[r]));
   }
-  tile_out<E, typename C::O, pad / 8, C::WIDTH>(C::O::head(o_all, n, h), acc, row, C::QUERIES, t, share[0], share[1]);
+  if (codes) {
+    /* P is rounded, so its row's sum must be known: a second walk over the keys */
+    keys_in<C>(kv, k, v, 0);
+    now = 0;
+    for (u32 first = 0; first < seen; first += C::TILE, now ^= 2 * tile_bytes) {
+      next_keys<C>(kv, now, k, v, first, seen);
+      float s[columns][4];
+      tile_scores(s, now, first);
+#pragma unroll
+      for (int i = 0; i < 4 * columns; i++) {
+        const int r = i % 4 / 2;
+        const float base = x.peak[r] == -__int_as_float(0x7f800000) ? 0.0f : x.peak[r];
+        s[i / 4][i % 4] = C::P::round(power<E>(s[i / 4][i % 4] - base) * share[r]);
+      }
+      if (C::DROP)
+        drop<columns>(s, kept_bits<C, columns, false>(beside, q0 + warp * 16, first), 1.0f);
+      times_columns_exact<E, pad / 8, columns / 2, pad>(acc, s, lane_turned<pad>(kv + now + tile_bytes, lane));
+      __syncthreads();
+    }
+    share[0] = share[1] = units.v * (C::keep / C::p_scale);
+  }
+  tile_out<typename C::R, typename C::O, pad / 8, C::WIDTH>(C::O::head(o_all, n, h), acc, row, C::QUERIES, t, share[0],
+                                                            share[1]);
 }
 
 /* ---- backward: dS = P (dP - delta), delta = sum of dO O; dQ = scale dS K, dK = scale dS^T Q, dV = P^T
  * dO. Blocks of queries make dQ, blocks of keys dK and dV, P again each from lse ---- */
 
 template <class C> struct Given {
-  const u16 *d_o, *o;
+  const typename C::TO *d_o;
+  const u16 *o;
   const float *lse;
-  const u16 *q, *k, *v;
+  const typename C::T *q, *k, *v;
+  Units units;
 };
+
+/* Of codes, dO O is wanted in units of dP's other factor, v. */
+template <class C> FN float delta_unit(const Given<C> &x) {
+  return plain_<typename C::E> ? 1.0f : min_(1 / x.units.v, 3.40282347e38f);
+}
+/* Of sums of codes of dS with codes whose unit is not in it yet. */
+template <class C> FN float ds_unit(const Given<C> &x) {
+  return x.units.d_o * x.units.v * (C::scale / C::ds_scale);
+}
+/* The code of dS as a number; what nobody sees stays 0. */
+template <class C> FN float ds_code(float p, float dp, float delta) {
+  return p == 0 ? 0.0f : C::S::round(C::ds_scale * p * (dp - delta));
+}
 
 /* dS goes on as s times a power of two that follows the largest one a warp has met: f16 has too few
  * exponents for it as it is. */
@@ -232,6 +291,7 @@ template <class E, int N, int D> FN void lift(Lift &x, const float (*s)[4], floa
  * order of row_of_place. d_o: the row in shared memory, zero behind WIDTH. */
 template <class C> FN float row_delta(u32 d_o, const u16 *o, u32 row) {
   typedef typename C::E E;
+  typedef typename C::R R;
   const bool quads = C::O::quads && C::WIDTH % 4 == 0 && multiple(o, 8), there = row < C::QUERIES;
   float sum = 0;
 #pragma unroll 2
@@ -250,7 +310,7 @@ template <class C> FN float row_delta(u32 d_o, const u16 *o, u32 row) {
     }
 #pragma unroll
     for (int i = 0; i < 2; i++)
-      sum = fma_(E::low(a[i]), E::low(b[i]), fma_(E::high(a[i]), E::high(b[i]), sum));
+      sum = fma_(E::low(a[i]), R::low(b[i]), fma_(E::high(a[i]), R::high(b[i]), sum));
   }
   return over_lanes<Sum, 4>(sum);
 }
@@ -263,6 +323,7 @@ template <class C> FN float norm_of(const float *lse, u32 n, u32 h, u32 row) {
 
 template <class C> FN void attention_dq(u16 *dq_all, const Given<C> &x, Beside<C> beside) {
   typedef typename C::E E;
+  constexpr bool codes = !plain_<E>;
   constexpr int pad = C::PAD, depth = pad / 16, columns = C::TILE / 8, threads = 32 * C::WARPS;
   constexpr u32 block = 16 * C::WARPS, blocks = (C::QUERIES + block - 1) / block;
   constexpr u32 tile_bytes = C::TILE * line_<pad>, own_bytes = block * line_<pad>;
@@ -273,7 +334,8 @@ template <class C> FN void attention_dq(u16 *dq_all, const Given<C> &x, Beside<C
   const u32 q0 = (blocks - 1 - blockIdx.x % blocks) * block, row = q0 + warp * 16;
   beside.n = n;
   beside.h = h;
-  const u16 *k = C::K::head(x.k, n, hk), *v = C::V::head(x.v, n, hk), *o = C::O::head(x.o, n, h);
+  const typename C::T *k = C::K::head(x.k, n, hk), *v = C::V::head(x.v, n, hk);
+  const u16 *o = C::O::head(x.o, n, h);
   const u32 q_tile = shared_at(room), o_tile = q_tile + own_bytes, kv = o_tile + own_bytes;
   const u32 seen = C::CAUSAL && q0 + block < C::KEYS ? q0 + block : C::KEYS;
   tile_in<typename C::Q, block, C::WIDTH, pad, threads>(q_tile, C::Q::head(x.q, n, h), q0, C::QUERIES);
@@ -292,7 +354,7 @@ template <class C> FN void attention_dq(u16 *dq_all, const Given<C> &x, Beside<C
       for (int r = 0; r < 2; r++) {
         const u32 other = row_of_place(g) + 8 * r;
         const float sum = row_delta<C>(o_tile + mine + other * line_<pad>, o, row + other);
-        delta[r] = __shfl_sync(0xffffffffu, sum, 4 * place_of_row(g));
+        delta[r] = __shfl_sync(0xffffffffu, sum, 4 * place_of_row(g)) * delta_unit(x);
         norm[r] = norm_of<C>(x.lse, n, h, row + g + 8 * r);
       }
       if (held) {
@@ -317,19 +379,26 @@ template <class C> FN void attention_dq(u16 *dq_all, const Given<C> &x, Beside<C
 #pragma unroll
     for (int i = 0; i < 4 * columns; i++) {
       const int r = i % 4 / 2;
-      s[i / 4][i % 4] = power<E>(s[i / 4][i % 4] - norm[r]) * (dp[i / 4][i % 4] - delta[r]);
+      const float p = power<E>(s[i / 4][i % 4] - norm[r]), d = dp[i / 4][i % 4];
+      s[i / 4][i % 4] = codes ? ds_code<C>(p, d, delta[r]) : p * (d - delta[r]);
     }
-    lift<E, columns, pad / 8>(up, s, acc);
-    times_columns<E, pad / 8, columns / 2, pad>(acc, s, lane_turned<pad>(kv + now, lane), up.factor);
+    if (codes) {
+      times_columns_exact<E, pad / 8, columns / 2, pad>(acc, s, lane_turned<pad>(kv + now, lane));
+    } else {
+      lift<E, columns, pad / 8>(up, s, acc);
+      times_columns<E, pad / 8, columns / 2, pad>(acc, s, lane_turned<pad>(kv + now, lane), up.factor);
+    }
     __syncthreads();
   }
-  tile_out<E, typename C::DQ, pad / 8, C::WIDTH>(C::DQ::head(dq_all, n, h), acc, row + g, C::QUERIES, t,
-                                                 C::scale * inverse(up.factor), C::scale * inverse(up.factor));
+  const float whole = codes ? ds_unit(x) * x.units.k : C::scale * inverse(up.factor);
+  tile_out<typename C::R, typename C::DQ, pad / 8, C::WIDTH>(C::DQ::head(dq_all, n, h), acc, row + g, C::QUERIES, t, whole,
+                                                             whole);
 }
 
 /* KEY, VALUE: what is made, dK, dV or both. */
 template <class C, bool KEY, bool VALUE> FN void attention_dkv(u16 *dk_all, u16 *dv_all, const Given<C> &x, Beside<C> beside) {
   typedef typename C::E E;
+  constexpr bool codes = !plain_<E>;
   constexpr int pad = C::PAD, depth = pad / 16, columns = C::TILE / 8, threads = 32 * C::WARPS;
   constexpr u32 block = 16 * C::WARPS, blocks = (C::KEYS + block - 1) / block;
   constexpr u32 tile_bytes = C::TILE * line_<pad>, own_bytes = block * line_<pad>;
@@ -378,7 +447,7 @@ template <class C, bool KEY, bool VALUE> FN void attention_dkv(u16 *dk_all, u16 
       const u32 r = base + threadIdx.x / 32u * 8u + row_of_place(g), there = r < C::TILE ? r : 0;
       const float sum = row_delta<C>(o_tile + there * line_<pad>, o, first + there);
       if (r < C::TILE && t == 0) {
-        delta[r] = sum;
+        delta[r] = sum * delta_unit(x);
         norm[r] = norm_of<C>(x.lse, n, h, first + r);
       }
     }
@@ -410,35 +479,45 @@ template <class C, bool KEY, bool VALUE> FN void attention_dkv(u16 *dk_all, u16 
     for (int j = 0; j < 4 * columns; j++) {
       const u32 c = j / 4 * 8 + 2 * t + j % 2;
       s[j / 4][j % 4] = power<E>(s[j / 4][j % 4] - norm[c]);
-      if (KEY)
-        dp[KEY ? j / 4 : 0][j % 4] = s[j / 4][j % 4] * (dp[KEY ? j / 4 : 0][j % 4] - delta[c]);
+      if (KEY) {
+        const float p = s[j / 4][j % 4], d = dp[KEY ? j / 4 : 0][j % 4];
+        dp[KEY ? j / 4 : 0][j % 4] = codes ? ds_code<C>(p, d, delta[c]) : p * (d - delta[c]);
+      }
+      if (codes && VALUE)
+        s[j / 4][j % 4] = C::P::round(s[j / 4][j % 4] * C::p_scale);
     }
-    if (KEY) {
+    if (codes && KEY) {
+      times_columns_exact<E, KEY ? pad / 8 : 0, columns / 2, pad>(dk, dp, lane_turned<pad>(q_tile, lane));
+    } else if (KEY) {
       lift<E, KEY ? columns : 0, KEY ? pad / 8 : 0>(up, dp, dk);
       times_columns<E, KEY ? pad / 8 : 0, columns / 2, pad>(dk, dp, lane_turned<pad>(q_tile, lane), up.factor);
     }
     if (C::DROP && VALUE)
       drop<columns>(s, kept, 1.0f);
-    if (VALUE)
+    if (codes && VALUE)
+      times_columns_exact<E, VALUE ? pad / 8 : 0, columns / 2, pad>(dv, s, lane_turned<pad>(o_tile, lane));
+    else if (VALUE)
       times_columns<E, VALUE ? pad / 8 : 0, columns / 2, pad>(dv, s, lane_turned<pad>(o_tile, lane), p_lift_<E>);
     __syncthreads();
   }
   copies_wait<0>();
-  const float scale = C::scale * inverse(up.factor), whole = C::keep * inverse(p_lift_<E>);
+  const float scale = codes ? ds_unit(x) * x.units.q : C::scale * inverse(up.factor);
+  const float whole = codes ? x.units.d_o * (C::keep / C::p_scale) : C::keep * inverse(p_lift_<E>);
   if (KEY)
-    tile_out<E, typename C::DK, KEY ? pad / 8 : 0, C::WIDTH>(C::DK::head(dk_all, n, hk), dk, row + g, C::KEYS, t, scale, scale);
+    tile_out<typename C::R, typename C::DK, KEY ? pad / 8 : 0, C::WIDTH>(C::DK::head(dk_all, n, hk), dk, row + g, C::KEYS, t, scale, scale);
   if (VALUE)
-    tile_out<E, typename C::DV, VALUE ? pad / 8 : 0, C::WIDTH>(C::DV::head(dv_all, n, hk), dv, row + g, C::KEYS, t, whole, whole);
+    tile_out<typename C::R, typename C::DV, VALUE ? pad / 8 : 0, C::WIDTH>(C::DV::head(dv_all, n, hk), dv, row + g, C::KEYS, t, whole, whole);
 }
 
 /* blockIdx.y: dQ; dK and dV, or dV alone after dK where the two do not fit in registers. */
 template <class C>
-FN void attention_backward(u16 *dq, u16 *dk, u16 *dv, const u16 *d_o, const u16 *o, const float *lse, const u16 *q,
-                           const u16 *k, const u16 *v, const typename C::Mask *mask, s64 seed, s64 step, s64 stream) {
+FN void attention_backward(u16 *dq, u16 *dk, u16 *dv, const typename C::TO *d_o, const u16 *o, const float *lse,
+                           const typename C::T *q, const typename C::T *k, const typename C::T *v,
+                           const typename C::Mask *mask, s64 seed, s64 step, s64 stream, Units units) {
   constexpr u32 block = 16 * C::WARPS, samples = C::SAMPLES;
   static_assert((2 * block + 4 * C::TILE) * line_<C::PAD> + 8 * C::TILE <= C::SHARED, "");
-  const Given<C> given = {d_o, o, lse, q, k, v};
-  const Beside<C> beside = {mask, seed, step, stream, 0, 0};
+  const Given<C> given = {d_o, o, lse, q, k, v, units};
+  const Beside<C> beside = {mask, seed, step, stream, units.q * units.k, 0, 0};
   if (blockIdx.y == 0) {
     if (blockIdx.x < samples * C::HEADS * ((C::QUERIES + block - 1) / block))
       attention_dq<C>(dq, given, beside);

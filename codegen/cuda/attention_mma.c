@@ -1,4 +1,5 @@
-/* cuda_attention_tiles, cuda_attention_grad_tiles: attention of 16-bit operands on tensor cores.
+/* cuda_attention_tiles, cuda_attention_grad_tiles: attention of 16-bit operands, and of codes, on
+ * tensor cores.
  * The kernels are templates (attention.cuh); what is written here is their configuration: sizes,
  * places, tiles. */
 #include <math.h>
@@ -16,18 +17,28 @@ typedef struct {
   const char *symbol;
   int q;          /* operand; k and v are behind it */
   int mask, seed; /* operands; -1: none; the step is behind the seed */
+  int scales;     /* operands: inverse scales of codes of q, k, v (, do); -1: none */
   int64_t keys, heads, width, pad, kv_heads;
   int warps, tile;
 } Tiles;
 
+static bool is_code(DType dt) {
+  return dt == MPCC_E4M3 || dt == MPCC_E5M2;
+}
+
+/* q, k and v are alike; so are o and what comes out, in 16 bits. */
 bool cuda_attention_on_tiles(const Op *group) {
   const int q = group->nin >= 6 && !strcmp(op_str(group, "kind", ""), "attention_grad") ? 3 : 0;
   if (group->nin < q + 3 || group->body->ndim != 4 || op_attr(group, "round"))
     return false;
-  const DType dt = group->in[q]->type->dt;
+  const DType dt = group->out[0]->type->dt, from = group->in[q]->type->dt;
   bool same = dt == MPCC_BF16 || dt == MPCC_F16;
-  for (int k = 0; k < q + 3; k++)
-    same = same && (group->in[k]->type->dt == dt || (q && k == 2));
+  same = same && (op_attr(group, "p_dtype") ? is_code(from) : from == dt);
+  for (int k = q; k < q + 3; k++)
+    same = same && group->in[k]->type->dt == from;
+  if (q) /* its gradient may be codes of the other format */
+    same = same && group->in[1]->type->dt == dt &&
+           (is_code(from) ? is_code(group->in[0]->type->dt) : group->in[0]->type->dt == dt);
   for (int k = 0; k < group->nout; k++)
     same = same && (group->out[k]->type->dt == dt || (!q && k == 1));
   return same && group->body->dim[3] <= 256;
@@ -40,7 +51,9 @@ static int64_t round_up(int64_t n, int64_t to) {
 static bool init(Tiles *x, CudaGen *g, const Op *group, const char *symbol, int q) {
   const Body *b = group->body;
   const bool mask = op_int(group, "mask", 0), dropout = op_float(group, "dropout_p", 0) > 0;
-  if (group->nin != q + 3 + mask + 2 * dropout || group->nout > 3)
+  const int scales = q + 3 + mask + 2 * dropout;
+  const bool codes = op_attr(group, "p_dtype") != NULL;
+  if (group->nin != scales + (!codes ? 0 : q ? 4 : 3) || group->nout > 3)
     return cuda_fail(g, "attention with other operands or results than expected");
   *x = (Tiles){.g = g,
                .group = group,
@@ -49,6 +62,7 @@ static bool init(Tiles *x, CudaGen *g, const Op *group, const char *symbol, int 
                .q = q,
                .mask = mask ? q + 3 : -1,
                .seed = dropout ? q + 3 + mask : -1,
+               .scales = codes ? scales : -1,
                .keys = op_int(group, "keys", b->dim[2]),
                .heads = b->dim[1],
                .width = b->dim[3],
@@ -103,13 +117,35 @@ static void put_mask(const Tiles *x) {
   text_puts(t, "]); }\n");
 }
 
+/* Formats of fragments, results and elements as they lie. */
+static void put_formats(const Tiles *x) {
+  static const char *const formats[] = {"E4M3", "E5M2"};
+  const Op *group = x->group;
+  const char *result = group->out[0]->type->dt == MPCC_F16 ? "F16" : "BF16";
+  Text *t = &x->g->out;
+  if (x->scales < 0) {
+    text_printf(t, "typedef %s E;\ntypedef E R;\ntypedef u16 T;\ntypedef u16 TO;\n", result);
+    text_puts(t, "typedef E4M3 P;\ntypedef E5M2 S;\n");
+  } else {
+    const DType p = (DType)op_int(group, "p_dtype", MPCC_E4M3);
+    const DType s = (DType)op_int(group, "ds_dtype", MPCC_E5M2);
+    text_printf(t, "typedef Decoded E;\ntypedef %s R;\ntypedef %s T;\ntypedef %s TO;\n", result,
+                formats[group->in[x->q]->type->dt == MPCC_E5M2],
+                formats[group->in[0]->type->dt == MPCC_E5M2]);
+    text_printf(t, "typedef %s P;\ntypedef %s S;\n", formats[p == MPCC_E5M2],
+                formats[s == MPCC_E5M2]);
+  }
+  put_float(x, "p_scale", op_float(group, "p_scale", 1));
+  put_float(x, "ds_scale", op_float(group, "ds_scale", 1));
+}
+
 /* lse: its access, over [N, H, T]; NULL: nobody reads it. */
 static void put_config(const Tiles *x, const Access *lse) {
   static const char *const index[] = {"n", "h", "q"};
   const double p = op_float(x->group, "dropout_p", 0);
   Text *t = &x->g->out;
-  text_printf(t, "struct %s_is {\ntypedef %s E;\n", x->symbol,
-              x->group->in[x->q]->type->dt == MPCC_F16 ? "F16" : "BF16");
+  text_printf(t, "struct %s_is {\n", x->symbol);
+  put_formats(x);
   text_printf(t,
               "enum { SAMPLES = %lld, HEADS = %lld, SHARING = %lld, QUERIES = %lld, KEYS = %lld, "
               "WIDTH = %lld, PAD "
@@ -135,7 +171,15 @@ static void put_config(const Tiles *x, const Access *lse) {
   text_puts(t, "; }\n");
 }
 
-/* Arguments behind the tensors: mask, seed, step, stream. */
+/* Operand k as elements of `type`. */
+static void put_elements(const Tiles *x, int k, const char *type) {
+  if (x->scales < 0)
+    text_printf(&x->g->out, ", i%d", k);
+  else
+    text_printf(&x->g->out, ", (const %s_is::%s *)i%d", x->symbol, type, k);
+}
+
+/* Arguments behind the tensors: mask, seed, step, stream, units. */
 static void put_beside(const Tiles *x) {
   Text *t = &x->g->out;
   text_printf(t, x->mask >= 0 ? ", i%d" : ", 0", x->mask);
@@ -143,7 +187,16 @@ static void put_beside(const Tiles *x) {
     text_printf(t, ", get_i64(i%d[0]), get_i64(i%d[0])", x->seed, x->seed + 1);
   else
     text_puts(t, ", 0, 0");
-  text_puts(t, x->b->nparam ? ", p0" : ", 0");
+  text_puts(t, x->b->nparam ? ", p0, " : ", 0, ");
+  text_puts(t, "Units{");
+  for (int k = 0; k < 4; k++) {
+    text_puts(t, k ? ", " : "");
+    if (x->scales < 0 || (k == 3 && !x->q))
+      text_puts(t, "1.0f");
+    else
+      text_printf(t, "get_f32(i%d[0])", x->scales + k);
+  }
+  text_puts(t, "}");
 }
 
 bool cuda_attention_tiles(CudaGen *g, const Op *group, const char *symbol) {
@@ -161,8 +214,9 @@ bool cuda_attention_tiles(CudaGen *g, const Op *group, const char *symbol) {
   put_rows(&x, "O", true, 0);
   text_puts(t, "};\n");
   cuda_head(g, group, symbol);
-  text_printf(t, "attention_forward<%s_is>(o0, %s, i0, i1, i2", symbol,
-              group->nout > 1 ? "o1" : "0");
+  text_printf(t, "attention_forward<%s_is>(o0, %s", symbol, group->nout > 1 ? "o1" : "0");
+  for (int k = 0; k < 3; k++)
+    put_elements(&x, k, "T");
   put_beside(&x);
   text_puts(t, ");\n}\n");
   return true;
@@ -195,7 +249,10 @@ bool cuda_attention_grad_tiles(CudaGen *g, const Op *group, const char *symbol) 
     const Access at = cuda_attention_result(group, k, &value);
     text_printf(t, value == k ? ", o%d" : ", o%d + %lldll", value, (long long)at.offset);
   }
-  text_puts(t, ", i0, i1, i2, i3, i4, i5");
+  put_elements(&x, 0, "TO");
+  text_puts(t, ", i1, i2");
+  for (int k = 3; k < 6; k++)
+    put_elements(&x, k, "T");
   put_beside(&x);
   text_puts(t, ");\n}\n");
   return true;

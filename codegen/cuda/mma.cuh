@@ -43,6 +43,20 @@ struct F16 {
   }
 };
 
+/* Codes of 8 bits: exact in bf16, so decoded on their way into a tile; read as they lie they are
+ * a byte each. */
+struct Decoded : BF16 {};
+struct E4M3 {
+  u8 code;
+  FN float get(u32 v) { return get_e4m3((u8)v); }
+  FN float round(float v) { return get_e4m3(put_e4m3(v)); }
+};
+struct E5M2 {
+  u8 code;
+  FN float get(u32 v) { return get_e5m2((u8)v); }
+  FN float round(float v) { return get_e5m2(put_e5m2(v)); }
+};
+
 /* FP32 words of which the low 13 bits are zero. Fragments of mma.sync.m16n8k8: A register q has row
  * g + 8 (q % 2), column t + 4 (q / 2); B register q row t + 4 q, column g; C as above. */
 struct TF32 {
@@ -147,6 +161,31 @@ FN void tile_in(u32 tile, const u16 *head, u32 first, u32 length) {
   }
 }
 
+/* The same of codes, as the bf16 they stand for; done after a barrier. */
+template <class R, int COUNT, int WIDTH, int PAD, int THREADS, class T>
+FN void tile_in(u32 tile, const T *head, u32 first, u32 length) {
+  const bool lines = R::lines && WIDTH % 8 == 0 && multiple(head, 8);
+#pragma unroll 2
+  for (u32 e = threadIdx.x; e < COUNT * (PAD / 8); e += THREADS) {
+    const u32 r = e / (PAD / 8), c = e % (PAD / 8) * 8;
+    const bool there = first + r < length && c < WIDTH;
+    u32 w[2] = {0, 0}, v[4];
+    if (there && lines) {
+      get_words<8>(w, R::at(head, first + r, c));
+    } else if (there) {
+#pragma unroll
+      for (u32 i = 0; i < 8; i++)
+        w[i / 4] |= c + i < WIDTH ? (u32)R::at(head, first + r, c + i)->code << i % 4 * 8 : 0u;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const u32 two = w[i / 2] >> i % 2 * 16;
+      v[i] = BF16::pack(T::get(two & 255u), T::get(two >> 8 & 255u));
+    }
+    store16(tile + r * line_<PAD> + c * 2, v);
+  }
+}
+
 /* ---- products of a warp: 16 rows ---- */
 
 template <int N> FN void clear(float (*c)[4]) {
@@ -203,6 +242,23 @@ FN void times_columns(float (*c)[4], const float (*w)[4], u32 at, float power) {
       E::mma(c[2 * n + 1], high, b[2], b[3]);
       E::mma(c[2 * n], low, b[0], b[1]);
       E::mma(c[2 * n + 1], low, b[2], b[3]);
+    }
+  }
+}
+/* The same with w that is exact in 16 bits: codes, decoded. */
+template <class E, int N, int K, int PAD> FN void times_columns_exact(float (*c)[4], const float (*w)[4], u32 at) {
+#pragma unroll
+  for (int k = 0; k < K; k++) {
+    u32 a[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      a[i] = E::pack(w[2 * k + i / 2][i % 2 * 2], w[2 * k + i / 2][i % 2 * 2 + 1]);
+#pragma unroll
+    for (int n = 0; n < N / 2; n++) {
+      u32 b[4];
+      matrices_turned(b, at + 16 * k * line_<PAD> + 32 * n);
+      E::mma(c[2 * n], a, b[0], b[1]);
+      E::mma(c[2 * n + 1], a, b[2], b[3]);
     }
   }
 }

@@ -39,6 +39,7 @@ typedef struct {
 /* What the models of specs/ do not show in the usual modes. */
 static const Case more[] = {
     {"tests/cuda/vit.yaml", "transformer-engine"},
+    {"specs/gpt2-nano.yaml", "transformer-engine", "precision.recipe.fp8_dpa=true"},
     {"tests/cli/cnn.yaml", "64-true"},
     {"specs/gpt2-nano.yaml", "16-mixed"},
     {"specs/fashion-resnet.yaml", "32-true", "precision.float32_conv=high"},
