@@ -269,7 +269,12 @@ static void choose_tiles(Product *p) {
   p->tile_groups = p->merged == p->col_tiles ? p->ngroup : p->merged * groups;
 }
 
-static ProductNext next_part, next_result;
+static ProductNext next_part, next_result, next_raw;
+
+/* Panels of a raw B that lie one after the other in memory. */
+static bool raw_in_a_row(const Product *p) {
+  return p->once && p->kblocks == 1 && p->b_ks == 1 && p->b_ns == p->K;
+}
 
 /* A panel of B that is not in the second-level cache is fetched while the one before is used. Where
  * B is near, the rows after are when nothing else would. */
@@ -277,7 +282,8 @@ static void choose_prefetch(Product *p) {
   int64_t bytes = p->ngroup * group_bytes(p, p->units);
   int lines = (int)ceil_div(4, p->tile_panels);
   if (p->raw) {
-    p->next = NULL;
+    p->next = raw_in_a_row(p) ? next_raw : NULL;
+    lines = 0;
   } else if (p->group_panels == 1 && p->image.next && !p->image.apart && bytes <= FAR_BYTES) {
     int64_t rows = p->split.hi * p->image.walk.rs * p->c.unit_bytes;
     p->next = p->image.next;
@@ -715,6 +721,20 @@ Next product_next_later(Product *p, const Tile *t, Val panel, Val j, Val b) {
     step = ll_sel(g, second, l->step[1], step);
   }
   return (Next){ll_gep(g, g->i8, at, ll_mul(g, call, ll_mul(g, step, l->turns))), step};
+}
+
+/* The part of the raw panel after j that this call fetches to the second-level cache. */
+static Next next_raw(Product *p, const Tile *t, Val panel, Val j, Val b) {
+  (void)b;
+  Gen *g = p->g;
+  int64_t turns = ceil_div(p->units, micro_unrolled(&p->micro));
+  int64_t bytes = p->width * p->K * (int64_t)dtype_bytes(gen_in_dtype(p->group, 1));
+  int64_t step = ceil_div(bytes, turns * p->split.n);
+  Val from = ll_gepc(g, ll_mem(g, gen_in_dtype(p->group, 1)),
+                     ll_arg_ptr(g, gen_in_slot(p->group, 1)), p->body->in[1].offset);
+  Val at = ll_add(g, ll_mul(g, ll_add(g, j, ll_n(g, 1)), ll_n(g, bytes)),
+                  ll_mul(g, ll_sub(g, panel, t->panel0), ll_n(g, step * turns)));
+  return (Next){ll_gep(g, g->i8, from, at), ll_n(g, step)};
 }
 
 /* The part of the result's rows in the panel after that this call fetches. */
