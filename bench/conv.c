@@ -2,11 +2,12 @@
  * ResNet-18 (32 x 32 images, batch 32) and ResNet-50 (224 x 224, batch 4), each forward, as input
  * gradient and as weight gradient.
  *
- *   bench_conv [-t THREADS] [-r ROUNDS] [-l LEVEL] [-f WORDS]
+ *   bench_conv [-d f32|bf16] [-t THREADS] [-r ROUNDS] [-l LEVEL] [-f WORDS]
  *
  * Every round measures the peak, then packing plus convolution. Printed are medians of GFLOP/s, of
  * the ratio and of the share of packing, and the ratio of all weighted by their operations and by
- * how often the net has them. -f: only lines that contain WORDS. */
+ * how often the net has them. -d: dtype of factors and results, but weight gradients are f32. -f:
+ * only lines that contain WORDS. */
 #include "codegen/cpu/micro.h"
 #include "bench/bench.h"
 
@@ -40,24 +41,25 @@ typedef struct {
   int64_t pair[8][2], strides[3], factor[2]; /* factor: of dy */
 } Sizes;
 
-static Group *pack_group(const Sizes *z, Pass p, int64_t packed) {
+static Group *pack_group(const Sizes *z, Pass p, DType dt, int64_t packed) {
   Group *t = group_new("pack", 2, (int64_t[]){z->columns, z->k}, 2);
   Access by_k = {0, {z->k, 1}}, by_n = {0, {1, z->columns}};
-  group_in(t, MPCC_F32, z->columns * z->k, p == FORWARD ? by_k : by_n);
-  group_out(t, MPCC_F32, packed, (Access){0});
-  group_dtype(t, "compute", MPCC_F32);
+  group_in(t, dt, z->columns * z->k, p == FORWARD ? by_k : by_n);
+  group_out(t, dt, packed, (Access){0});
+  group_dtype(t, "compute", dt);
   return t;
 }
 
-static Group *conv_group_of(const Shape *s, Pass p, Sizes *z, int64_t packed, int64_t image) {
+static Group *conv_group_of(const Shape *s, Pass p, DType dt, Sizes *z, int64_t packed,
+                            int64_t image) {
   Group *t = group_new("conv", 2, (int64_t[]){z->rows, z->columns}, 1);
   static const char *const keys[] = {"positions", "kernel", "stride", "padding",
                                      "dilation",  "up",     "x"};
-  group_in(t, MPCC_F32, image, (Access){0, {1, 0}});
-  group_in(t, MPCC_F32, p == WGRAD ? z->columns * z->k : packed, (Access){0});
-  group_out(t, MPCC_F32, z->rows * z->columns, (Access){0, {z->columns, 1}});
+  group_in(t, dt, image, (Access){0, {1, 0}});
+  group_in(t, dt, p == WGRAD ? z->columns * z->k : packed, (Access){0});
+  group_out(t, p == WGRAD ? MPCC_F32 : dt, z->rows * z->columns, (Access){0, {z->columns, 1}});
   group_int(t, "k", z->k);
-  group_dtype(t, "compute", MPCC_F32);
+  group_dtype(t, "compute", dt);
   group_int(t, "batch", s->batch);
   group_int(t, "channels", p == DGRAD ? s->o : s->c);
   for (int i = 0; i < 7; i++)
@@ -105,24 +107,25 @@ static const char *name_of(const Shape *s, Pass p, char *name, size_t size) {
   return name;
 }
 
-static double measure(const Shape *s, Pass p, const char *level, int threads, int rounds,
+static double measure(const Shape *s, Pass p, DType dt, const char *level, int threads, int rounds,
                       double *flop) {
   const CpuLevel *l = cpu_level(level);
   Sizes z = sizes_of(s, p);
-  int64_t cols = l->vector_bytes / 2, packed = ceil_div(z.columns, cols) * cols * z.k;
+  int64_t cols = l->vector_bytes / 2, k = round_up(z.k, dt == MPCC_BF16 ? 2 : 1);
+  int64_t packed = ceil_div(z.columns, cols) * cols * k;
   int64_t image = s->batch * z.strides[0];
-  Group *pg = pack_group(&z, p, packed), *cg = conv_group_of(s, p, &z, packed, image);
+  Group *pg = pack_group(&z, p, dt, packed), *cg = conv_group_of(s, p, dt, &z, packed, image);
   Run pr = run_compile(pg, level), cr = run_compile(cg, level);
-  void *x = tensor(MPCC_F32, image), *b = tensor(MPCC_F32, z.columns * z.k);
-  void *panels = tensor(MPCC_F32, packed), *y = tensor(MPCC_F32, z.rows * z.columns);
+  void *x = tensor(dt, image), *b = tensor(dt, z.columns * z.k);
+  void *panels = tensor(dt, packed), *y = tensor(MPCC_F32, z.rows * z.columns);
   BenchPool *pool = pool_for(threads, &pr, &cr);
-  fill(x, MPCC_F32, image);
-  fill(b, MPCC_F32, z.columns * z.k);
+  fill(x, dt, image);
+  fill(b, dt, z.columns * z.k);
   MpccArg pack_args[] = {{panels}, {b}}, args[] = {{y}, {x}, {p == WGRAD ? b : panels}};
   double rate[MAX_ROUNDS], ratio[MAX_ROUNDS], share[MAX_ROUNDS];
   Sizes f = sizes_of(s, FORWARD);
   *flop = 2.0 * (double)f.rows * (double)f.columns * (double)f.k;
-  Peak *peak = peak_of(l, MPCC_F32);
+  Peak *peak = peak_of(l, dt);
   for (int r = -1; r < rounds; r++) {
     double top = peak_rate(peak, threads);
     double pack = p == WGRAD ? 0 : launch(&pr, pack_args, pool),
@@ -152,24 +155,30 @@ static double measure(const Shape *s, Pass p, const char *level, int threads, in
 int main(int argc, char **argv) {
   int threads = 1, rounds = 7;
   const char *words = "";
+  DType dt = MPCC_F32;
   const char *level = run_levels() ? cpu_level_names[run_levels() - 1] : NULL;
   for (int i = 1; i + 1 < argc && argv[i][0] == '-'; i += 2) {
     if (argv[i][1] == 't')
       threads = atoi(argv[i + 1]);
     else if (argv[i][1] == 'r')
       rounds = atoi(argv[i + 1]);
+    else if (argv[i][1] == 'd')
+      dt = dtype_from_text(argv[i + 1]);
     else if (argv[i][1] == 'l')
       level = argv[i + 1];
     else if (argv[i][1] == 'f')
       words = argv[i + 1];
   }
-  if (!level || !cpu_level(level) || threads < 1 || threads > MAX_THREADS || rounds < 1 ||
-      rounds > MAX_ROUNDS) {
-    fprintf(stderr, "usage: %s [-t THREADS] [-r ROUNDS] [-l LEVEL] [-f WORDS]\n", argv[0]);
+  if (!level || !cpu_level(level) || (dt != MPCC_F32 && dt != MPCC_BF16) ||
+      (dt == MPCC_BF16 && !cpu_level(level)->bf16) || threads < 1 || threads > MAX_THREADS ||
+      rounds < 1 || rounds > MAX_ROUNDS) {
+    fprintf(stderr, "usage: %s [-d f32|bf16] [-t THREADS] [-r ROUNDS] [-l LEVEL] [-f WORDS]\n",
+            argv[0]);
     return 2;
   }
   double all = 0, ideal = 0, worst = 1;
-  printf("level %s, %d thread(s), median of %d rounds\n", level, threads, rounds);
+  printf("level %s, %s, %d thread(s), median of %d rounds\n", level, dtype_text(dt), threads,
+         rounds);
   for (int i = 0; i < NSHAPE; i++)
     for (int p = 0; p < PASSES; p++) {
       if (p == DGRAD && shapes[i].c == 3)
@@ -177,7 +186,7 @@ int main(int argc, char **argv) {
       char name[80];
       if (!strstr(name_of(&shapes[i], (Pass)p, name, sizeof name), words))
         continue;
-      double flop, r = measure(&shapes[i], (Pass)p, level, threads, rounds, &flop);
+      double flop, r = measure(&shapes[i], (Pass)p, dt, level, threads, rounds, &flop);
       all += shapes[i].count * flop / r;
       ideal += shapes[i].count * flop;
       worst = r < worst ? r : worst;
