@@ -198,9 +198,7 @@ void group_conv_gather(Fuse *F, const Op *op) {
   set_result_buf(F, 0, node_store(F, n, s, y->dt, ~0u));
 }
 
-/* The product is made as [taps, C, O]: rows are what the gathered operand has contiguous. bf16
- * pairs would run along positions, which no operand has contiguous: operands are decoded to f32,
- * exactly. */
+/* The product is made as [taps, C, O]: rows are what the gathered operand has contiguous. */
 void group_conv_wgrad(Fuse *F, const Op *op) {
   ConvWindow window;
   if (!conv_window(op, &window)) {
@@ -214,8 +212,6 @@ void group_conv_wgrad(Fuse *F, const Op *op) {
   const Type *dw = op->out[0]->type, *dt = op->in[1]->type;
   View *x = gathered(F, operand(F, 0)), *dy = operand(F, 1);
   DType compute = target_product_dtype(F->o->caps, x->dt, dy->dt);
-  if (compute == MPCC_BF16)
-    compute = MPCC_F32;
   int64_t outs = dw->dim[0], rows = type_elems(dw) / outs, back[MAX_DIMS];
   dy = matrix(F, dy, type_elems(dt) / outs, outs);
   int s;

@@ -480,14 +480,28 @@ static void plan_positions(Conv *v) {
   p->kblocks = ceil_div(p->units, p->kblock);
 }
 
+/* Multiplies bf16 as f32, which changes nothing when factors are no wider in memory. */
+static bool decode_factors(Product *p) {
+  for (int k = 0; k < 2; k++) {
+    DType dt = gen_in_dtype(p->group, k);
+    if (dt != MPCC_BF16 && !dtype_is_fp8(dt))
+      return gen_fail(p->g, "weight gradient that rounds factors of few channels");
+  }
+  return micro_compute(p->g, MPCC_F32, &p->c);
+}
+
 /* How a weight gradient reads: panels where many columns pay for copying each, or where the pixels
- * of an image in place are apart and each is read once; else the image, else what can be. */
+ * of an image in place are apart, or each would be in two pairs, and each is read once; else the
+ * image, else what can be. Neither has pairs of few channels on lines of odd length: they are
+ * decoded to f32. */
 static ProductBring *plan_weights(Conv *v) {
   enum { MANY_COLUMNS = 256 };
   Product *p = &v->p;
   const ConvWindow *w = &v->c.w;
   int last = w->nd - 1;
-  bool panels = p->N >= MANY_COLUMNS || (w->kernel[last] == 1 && w->stride[last] > 1);
+  bool once = w->kernel[last] == 1 && (w->stride[last] > 1 || p->c.pair > 1);
+  bool panels = p->N >= MANY_COLUMNS || once;
+  p->units = ceil_div(p->K, p->c.pair);
   if ((panels || !conv_plan_columns(v)) && conv_plan_panels(v)) {
     p->mode = A_PANELS;
     return conv_bring_places;
@@ -496,6 +510,8 @@ static ProductBring *plan_weights(Conv *v) {
     p->mode = A_IMAGE_COLUMNS;
     return conv_bring_image;
   }
+  if (p->c.pair > 1)
+    return decode_factors(p) ? plan_weights(v) : NULL;
   plan_positions(v);
   p->mode = A_GATHER_COLUMNS;
   return bring_columns;
@@ -535,8 +551,8 @@ bool cpu_conv(Gen *g, const Op *group) {
   p->raw = v.c.wgrad;
   p->b_ks = v.c.factor[0];
   p->b_ns = v.c.factor[1];
-  if (v.c.wgrad && (p->c.pair > 1 || (p->M > 1 && product_row_stride(p, &p->body->in[0]) != 1)))
-    return gen_fail(g, "weight gradient of a convolution in pairs of k or rows out of order");
+  if (v.c.wgrad && p->M > 1 && product_row_stride(p, &p->body->in[0]) != 1)
+    return gen_fail(g, "weight gradient of a convolution with rows out of order");
   Val x = ll_gepc(g, ll_mem(g, p->a_dtype), ll_arg_ptr(g, gen_in_slot(group, 0)),
                   p->body->in[0].offset);
   if (has_phases(&v))
@@ -545,6 +561,8 @@ bool cpu_conv(Gen *g, const Op *group) {
   ProductBring *bring = conv_bring_image;
   if (v.c.wgrad) {
     bring = plan_weights(&v);
+    if (!bring)
+      return false;
   } else if (conv_plan_image(&v)) {
     p->mode = A_IMAGE;
   } else {

@@ -8,6 +8,7 @@
  * of a sample, then those of the next. Axis 0 numbers lines, axis 1 pixels. */
 typedef struct {
   bool copied;                 /* it lies in scratch, with zeros around it; else in place */
+  bool pairs;                  /* there beside each pixel that of the next position */
   int64_t origin[2];           /* the lowest place that is read */
   int64_t span[2];             /* places from the first to the last tap of a window */
   int64_t lines, wide;         /* of a sample; pixels of a line */

@@ -8,7 +8,10 @@
  * once instead of once per tap.
  *
  * Weight gradients go through the same image the other way: rows are (tap, channel), k runs over
- * the positions of a line, then over lines, then over samples. Panels of rows stay within a run. */
+ * the positions of a line, then over lines, then over samples. Panels of rows stay within a run.
+ * Pairs in k are of neighbouring positions, which no image has beside each other: a unit of the
+ * copy holds an element and that of the next position, so that the copy has twice the elements and
+ * every other position is the beginning of a pair. */
 #include "codegen/cpu/conv.h"
 
 enum {
@@ -31,9 +34,11 @@ static bool make_image(Conv *v) {
   const ConvWindow *w = &v->c.w;
   ConvImage *m = &v->image;
   int64_t pair = v->p.c.pair, tap[2];
-  if (w->nd != 2 || v->c.channels % pair || product_row_stride(&v->p, &v->p.body->in[0]) != 1)
+  bool pairs = v->c.wgrad && pair > 1; /* of positions */
+  if (w->nd != 2 || product_row_stride(&v->p, &v->p.body->in[0]) != 1 ||
+      (pairs ? w->size[1] : v->c.channels) % pair)
     return false;
-  *m = (ConvImage){.copied = v->p.a_dtype != v->p.c.in};
+  *m = (ConvImage){.pairs = pairs, .copied = pairs || v->p.a_dtype != v->p.c.in};
   for (int i = 0; i < 2; i++) {
     int64_t reach = (w->kernel[i] - 1) * w->dilation[i];
     if (w->up[i] != 1)
@@ -47,7 +52,8 @@ static bool make_image(Conv *v) {
     m->copied |= v->c.stride[1 + i] % pair != 0;
   }
   m->copied |= v->c.stride[0] % pair != 0;
-  m->pixel = (m->copied ? v->c.channels : v->c.stride[2]) / pair;
+  m->wide -= pairs ? w->stride[1] : 0; /* the last position begins no pair */
+  m->pixel = pairs ? v->c.channels : (m->copied ? v->c.channels : v->c.stride[2]) / pair;
   m->line = m->copied ? m->wide * m->pixel : v->c.stride[1] / pair;
   m->sample = m->copied ? m->lines * m->line : v->c.stride[0] / pair;
   m->tap = tap[0] * m->line + tap[1] * m->pixel;
@@ -116,8 +122,77 @@ static void copy_pixels(Conv *v, Val to, Val line, int64_t from, int64_t n) {
   ll_loop_end(g, &l);
 }
 
-/* Line `line` of the lines of all samples to `to`. */
-static void copy_line(Conv *v, Val x, Val line, Val to) {
+/* A vector of pairs to `to`, both `at` on; first, second: NULL where these are zero. */
+static void copy_pair(Conv *v, Val to, Val first, Val second, Val at, Val count) {
+  Gen *g = v->p.g;
+  const Compute *c = &v->p.c;
+  Ty mem = ll_mem(g, v->p.a_dtype);
+  Val half[2] = {first, second};
+  for (int i = 0; i < 2; i++)
+    half[i] = half[i]
+                  ? micro_elements(g, c, v->p.a_dtype, c->vl, ll_gep(g, mem, half[i], at), count)
+                  : LLVMConstNull(ll_vec(ll_mem(g, c->in), c->vl));
+  ll_store(g, micro_interleave(g, c, half[0], half[1]), ll_gep(g, c->unit, to, at), count);
+}
+
+/* n pairs, a constant; pointers as above. */
+static void copy_pairs(Conv *v, Val to, Val first, Val second, int64_t n) {
+  enum { UNROLLED = 4 };
+  Gen *g = v->p.g;
+  int64_t one = v->p.c.vl, turn = UNROLLED * one, most = n / turn * turn;
+  if (most) {
+    to = ll_opaque(g, to);
+    first = first ? ll_opaque(g, first) : NULL;
+    second = second ? ll_opaque(g, second) : NULL;
+    Loop l = ll_loop(g, ll_n(g, 0), ll_n(g, most), turn);
+    for (int i = 0; i < UNROLLED; i++)
+      copy_pair(v, to, first, second, ll_add(g, l.i, ll_n(g, i * one)), NULL);
+    ll_loop_end(g, &l);
+  }
+  for (int64_t i = most; i < n; i += one)
+    copy_pair(v, to, first, second, ll_n(g, i), n - i < one ? ll_n(g, n - i) : NULL);
+}
+
+/* Pixels [from, from + n) of the line at `line` in memory, each beside that of the next position,
+ * to `to`; first, second: whether these lie inside of the image. */
+static void pair_pixels(Conv *v, Val to, Val line, int64_t from, int64_t n, bool first,
+                        bool second) {
+  Gen *g = v->p.g;
+  int64_t ch = v->c.channels, step = v->c.stride[2], next = v->c.w.stride[1];
+  Ty mem = ll_mem(g, v->p.a_dtype);
+  Val a = first ? ll_gepc(g, mem, line, from * step) : NULL;
+  Val b = second ? ll_gepc(g, mem, line, (from + next) * step) : NULL;
+  if (step == ch || n == 1) {
+    copy_pairs(v, to, a, b, n * ch);
+    return;
+  }
+  Loop l = ll_loop(g, ll_n(g, 0), ll_n(g, n), 1);
+  Val at = ll_mul(g, l.i, ll_n(g, step));
+  copy_pairs(v, ll_gep(g, v->p.c.unit, to, ll_mul(g, l.i, ll_n(g, ch))),
+             a ? ll_gep(g, mem, a, at) : NULL, b ? ll_gep(g, mem, b, at) : NULL, ch);
+  ll_loop_end(g, &l);
+}
+
+static bool in_line(const Conv *v, int64_t place) {
+  return place >= 0 && place < v->c.x[1];
+}
+
+/* The line at `line` in memory as pairs, in parts that lie inside or outside alike. */
+static void pair_line(Conv *v, Val line, Val to) {
+  const ConvImage *m = &v->image;
+  int64_t next = v->c.w.stride[1], first = m->origin[1];
+  for (int64_t at = 0, end; at < m->wide; at = end) {
+    bool a = in_line(v, first + at), b = in_line(v, first + at + next);
+    for (end = at + 1; end < m->wide && in_line(v, first + end) == a; end++)
+      if (in_line(v, first + end + next) != b)
+        break;
+    pair_pixels(v, ll_gepc(v->p.g, v->p.c.unit, to, at * m->pixel), line, first + at, end - at, a,
+                b);
+  }
+}
+
+/* The line at `line` in memory with the zeros around it. */
+static void pad_line(Conv *v, Val line, Val to) {
   Gen *g = v->p.g;
   const ConvImage *m = &v->image;
   int64_t ch = v->c.channels, size = v->c.x[1], from = m->origin[1] < 0 ? 0 : m->origin[1];
@@ -125,18 +200,28 @@ static void copy_line(Conv *v, Val x, Val line, Val to) {
   int64_t n = (end < size ? end : size) - from;
   left = left < m->wide ? left : m->wide;
   n = n < 0 ? 0 : n;
+  copy(v, to, NULL, left * ch);
+  if (n)
+    copy_pixels(v, conv_element(v, to, ll_n(g, left * ch)), line, from, n);
+  copy(v, conv_element(v, to, ll_n(g, (left + n) * ch)), NULL, (m->wide - left - n) * ch);
+}
+
+/* Line `line` of the lines of all samples to `to`. */
+static void copy_line(Conv *v, Val x, Val line, Val to) {
+  Gen *g = v->p.g;
+  const ConvImage *m = &v->image;
   Val sample = ll_udiv(g, line, m->lines);
   Val y = ll_add(g, ll_urem(g, line, m->lines), ll_n(g, m->origin[0]));
   If inside = ll_if(g, ll_icmp(g, LLVMIntULT, y, ll_n(g, v->c.x[0]))); /* negative: huge */
   Val at =
       ll_add(g, ll_mul(g, sample, ll_n(g, v->c.stride[0])), ll_mul(g, y, ll_n(g, v->c.stride[1])));
-  copy(v, to, NULL, left * ch);
-  if (n)
-    copy_pixels(v, conv_element(v, to, ll_n(g, left * ch)),
-                ll_gep(g, ll_mem(g, v->p.a_dtype), x, at), from, n);
-  copy(v, conv_element(v, to, ll_n(g, (left + n) * ch)), NULL, (m->wide - left - n) * ch);
+  Val from = ll_gep(g, ll_mem(g, v->p.a_dtype), x, at);
+  if (m->pairs)
+    pair_line(v, from, to);
+  else
+    pad_line(v, from, to);
   ll_else(g, &inside);
-  copy(v, to, NULL, m->wide * ch);
+  copy(v, to, NULL, m->line * v->p.c.pair);
   ll_endif(g, &inside);
 }
 
@@ -208,9 +293,10 @@ static void later_tile(Product *p, const Tile *t) {
 static void later_block(Product *p, const Tile *t) {
   Conv *v = (Conv *)p;
   Gen *g = p->g;
-  Val k1 = ll_add(g, t->k0, t->kc), calls = product_calls(p, t), bytes;
+  Val k1 = ll_add(g, t->k0, t->kc), calls = product_calls(p, t), bytes, pair = ll_n(g, p->c.pair);
   Val k2 = ll_umin(g, ll_add(g, k1, ll_n(g, p->kblock)), ll_n(g, p->units));
-  Val from = fresh_line(v, k1), image = ll_sub(g, fresh_line(v, k2), from);
+  Val from = fresh_line(v, ll_mul(g, k1, pair));
+  Val image = ll_sub(g, fresh_line(v, ll_mul(g, k2, pair)), from);
   Val b = product_raw_after(p, t, &bytes), all = ll_add(g, ll_add(g, image, bytes), ll_n(g, 1));
   Val share = LLVMBuildUDiv(g->b, ll_mul(g, calls, image), all, "");
   product_later_begin(p, t);
@@ -318,7 +404,7 @@ bool conv_plan_image(Conv *v) {
 static int64_t block_bytes(const Product *p, int64_t rows) {
   (void)rows;
   const Conv *v = (const Conv *)p;
-  return lines_bytes(v, ceil_div(p->kblock, v->c.w.size[1]));
+  return lines_bytes(v, ceil_div(p->kblock * p->c.pair, v->c.w.size[1]));
 }
 
 static Val columns_at(Product *p, const Tile *t, Val panel) {
@@ -337,7 +423,7 @@ static Val columns_at(Product *p, const Tile *t, Val panel) {
   at = ll_add(g, at, ll_mul(g, y, ll_n(g, w->dilation[0] * m->line)));
   Val base = image_base(v, t);
   if (!m->copied)
-    base = ll_gep(g, g->i8, base, window_offset(v, t->k0, NULL));
+    base = ll_gep(g, g->i8, base, window_offset(v, t->k0, NULL)); /* never of pairs */
   return ll_gep(g, p->c.unit, base, at);
 }
 
@@ -345,20 +431,20 @@ static Val columns_at(Product *p, const Tile *t, Val panel) {
 static bool plan_lines(Conv *v) {
   Product *p = &v->p;
   const ConvWindow *w = &v->c.w;
-  int64_t per = w->size[0] * w->size[1], best = 0;
+  int64_t run = w->size[1] / p->c.pair, per = w->size[0] * run, best = 0;
   for (int64_t n = 1; n <= w->size[0] * v->c.batch && n * w->size[1] <= POSITIONS; n++)
     if ((w->size[0] % n == 0 || n % w->size[0] == 0) && lines_bytes(v, n) <= COLUMN_BYTES)
       best = n;
-  p->kblock = best * w->size[1];
-  if (!best || (p->kblock < LEAST_POSITIONS && p->kblock < p->units))
+  p->kblock = best * run;
+  if (!best || (best * w->size[1] < LEAST_POSITIONS && p->kblock < p->units))
     return false;
   p->kblocks = ceil_div(p->units, p->kblock);
   const ConvImage *m = &v->image;
   Micro *walk = &p->image.walk;
-  *walk = (Micro){.rs = 1, .ks = w->stride[1] * m->pixel, .run = w->size[1]};
+  *walk = (Micro){.rs = 1, .ks = p->c.pair * w->stride[1] * m->pixel, .run = run};
   int64_t line = w->stride[0] * m->line;
-  walk->loop[walk->nloop++] = (MicroLoop){w->size[0], line - w->size[1] * walk->ks, 0};
-  p->image.turn = w->size[1];
+  walk->loop[walk->nloop++] = (MicroLoop){w->size[0], line - run * walk->ks, 0};
+  p->image.turn = run;
   if (p->kblock > per) {
     walk->loop[walk->nloop++] = (MicroLoop){v->c.batch, m->sample - w->size[0] * line, 0};
     p->image.turn = per;
@@ -410,12 +496,13 @@ static void row_offsets(Conv *v, const Tile *t) {
 void conv_bring_image(Product *p, const Tile *t) {
   Conv *v = (Conv *)p;
   Gen *g = p->g;
-  Val one = ll_n(g, 1);
+  Val one = ll_n(g, 1), pair = ll_n(g, p->c.pair);
   if (p->mode == A_IMAGE_COLUMNS) {
     if (p->next == product_next_later)
       later_block(p, t);
     if (v->image.copied)
-      copy_lines(v, t, t->k0, ll_sub(g, ll_add(g, t->k0, t->kc), one));
+      copy_lines(v, t, ll_mul(g, t->k0, pair),
+                 ll_sub(g, ll_mul(g, ll_add(g, t->k0, t->kc), pair), one));
     return;
   }
   if (p->next == product_next_later)

@@ -4,12 +4,13 @@
  * first channel there, or zeros in scratch where the tap hangs over the edge or falls between the
  * inputs that a window spreads. A micro panel is some channels of one tap: one vector load and
  * store for each k bring it into [k][rows] in the nearest cache, where it is multiplied by all of
- * B's columns. Works for any number of axes, strides and storage dtypes. */
+ * B's columns; of pairs in k, vectors of two positions are interleaved. Works for any number of
+ * axes, strides and storage dtypes. */
 #include "codegen/cpu/conv.h"
 
 enum {
   LEAST_ROWS = 8,          /* of a tap: fewer make low panels */
-  POSITIONS = 512,         /* of a k block, at most */
+  UNITS = 512,             /* of a k block, at most */
   TABLE_BYTES = 128 << 10, /* of places, at most */
   B_BYTES = 768 << 10,     /* of a k block of B: a part of the second-level cache */
 };
@@ -20,8 +21,13 @@ static int tables(const Conv *v) {
   return conv_taps(&v->c.w) == 1 ? 2 : 1;
 }
 
+/* Positions of a k block. */
+static int64_t block_places(const Conv *v) {
+  return v->p.kblock * v->p.c.pair;
+}
+
 static int64_t zeros_offset(const Conv *v) {
-  return round_up(tables(v) * conv_taps(&v->c.w) * v->p.kblock * 8, 64);
+  return round_up(tables(v) * conv_taps(&v->c.w) * block_places(v) * 8, 64);
 }
 
 /* The table of the k block that begins at k0. */
@@ -30,7 +36,11 @@ static Val table_of(Conv *v, Val k0) {
   if (tables(v) == 1)
     return g->scratch;
   Val odd = ll_urem(g, ll_udiv(g, k0, v->p.kblock), 2);
-  return ll_gep(g, g->i64, g->scratch, ll_mul(g, odd, ll_n(g, v->p.kblock)));
+  return ll_gep(g, g->i64, g->scratch, ll_mul(g, odd, ll_n(g, block_places(v))));
+}
+
+static Val zeros_at(const Conv *v) {
+  return ll_gepc(v->p.g, v->p.g->i8, v->p.g->scratch, zeros_offset(v));
 }
 
 /* Where tap `tap` of position s lies. */
@@ -51,19 +61,22 @@ static Val place_of(Conv *v, Val x, const Spot *s, Val tap) {
     }
     at = ll_add(g, at, ll_mul(g, place, ll_n(g, v->c.stride[1 + i])));
   }
-  Val zeros = ll_gepc(g, g->i8, g->scratch, zeros_offset(v));
-  return ll_sel(g, inside, ll_gep(g, ll_mem(g, v->p.a_dtype), x, at), zeros);
+  return ll_sel(g, inside, ll_gep(g, ll_mem(g, v->p.a_dtype), x, at), zeros_at(v));
 }
 
-/* Where the taps of kc positions from k0 on lie. */
+/* Where the taps of the positions of kc units from k0 on lie. */
 static void make_table(Conv *v, Val x, Val k0, Val kc) {
   Gen *g = v->p.g;
-  Val table = table_of(v, k0);
-  Loop k = ll_loop(g, ll_n(g, 0), kc, 1);
-  Spot s = conv_spot(v, ll_add(g, k0, k.i));
+  Val table = table_of(v, k0), pair = ll_n(g, v->p.c.pair);
+  Loop k = ll_loop(g, ll_n(g, 0), ll_mul(g, kc, pair), 1);
+  Val row = ll_add(g, ll_mul(g, k0, pair), k.i);
+  Spot s = conv_spot(v, row);
   Loop tap = ll_loop(g, ll_n(g, 0), ll_n(g, conv_taps(&v->c.w)), 1);
-  Val at = ll_add(g, ll_mul(g, tap.i, ll_n(g, v->p.kblock)), k.i);
-  ll_store(g, place_of(v, x, &s, tap.i), ll_gep(g, g->i64, table, at), NULL);
+  Val at = ll_add(g, ll_mul(g, tap.i, ll_n(g, block_places(v))), k.i);
+  Val place = place_of(v, x, &s, tap.i);
+  if (v->p.K % v->p.c.pair) /* the second of the last pair is none */
+    place = ll_sel(g, ll_icmp(g, LLVMIntSLT, row, ll_n(g, v->p.K)), place, zeros_at(v));
+  ll_store(g, place, ll_gep(g, g->i64, table, at), NULL);
   ll_loop_end(g, &tap);
   ll_loop_end(g, &k);
 }
@@ -78,8 +91,7 @@ void conv_bring_places(Product *p, const Tile *t) {
     product_later(p, b, later, product_calls(p, t));
   }
   Loop z = ll_loop(g, ll_n(g, 0), ll_n(g, bytes), 32);
-  ll_store(g, LLVMConstNull(ll_vec(g->i8, 32)),
-           ll_gep(g, g->i8, ll_gepc(g, g->i8, g->scratch, zeros_offset(v)), z.i), NULL);
+  ll_store(g, LLVMConstNull(ll_vec(g->i8, 32)), ll_gep(g, g->i8, zeros_at(v), z.i), NULL);
   ll_loop_end(g, &z);
   if (tables(v) == 1) {
     make_table(v, t->a, t->k0, t->kc);
@@ -92,8 +104,9 @@ void conv_bring_places(Product *p, const Tile *t) {
   make_table(v, t->a, after, ll_umin(g, ll_n(g, p->kblock), ll_sub(g, ll_n(g, p->units), after)));
 }
 
-/* Rows [i, i + vl) of a panel whose rows lie at `from`. rows: there are only so many; where none is
- * left, the last one, which nobody uses. NULL: more follow in memory. */
+/* Rows [i, i + vl) of a panel whose rows lie at `from`, as compute dtype elements. rows: there are
+ * only so many; where none is left, the last one, which nobody uses. NULL: more follow in memory.
+ */
 static Val rows_at(Product *p, Val from, int64_t i, Val rows) {
   Gen *g = p->g;
   Val at = ll_n(g, i), count = NULL;
@@ -102,18 +115,24 @@ static Val rows_at(Product *p, Val from, int64_t i, Val rows) {
     count = ll_umin(g, ll_sub(g, rows, at), ll_n(g, p->c.vl));
   }
   at = ll_gep(g, ll_mem(g, p->a_dtype), from, at);
-  return micro_units(g, &p->c, p->a_dtype, p->c.vl, at, count);
+  return micro_elements(g, &p->c, p->a_dtype, p->c.vl, at, count);
 }
 
 /* Channels from `first` on of the places, all k of the block, to `to`. */
 static void copy_rows(Product *p, const Tile *t, Val places, Val first, Val rows, Val to) {
   Gen *g = p->g;
   Loop k = ll_loop(g, ll_n(g, 0), t->kc, 1);
-  Val from = ll_load(g, g->ptr, 1, ll_gep(g, g->i64, places, k.i), NULL);
-  from = ll_gep(g, ll_mem(g, p->a_dtype), from, first);
-  Val out = ll_gep(g, p->c.unit, to, ll_mul(g, k.i, ll_n(g, p->micro.ks)));
-  for (int64_t i = 0; i < p->micro.ks; i += p->c.vl)
-    ll_store(g, rows_at(p, from, i, rows), ll_gepc(g, p->c.unit, out, i), NULL);
+  Val from[2], out = ll_gep(g, p->c.unit, to, ll_mul(g, k.i, ll_n(g, p->micro.ks)));
+  for (int i = 0; i < p->c.pair; i++) {
+    Val at = ll_gepc(g, g->i64, places, i);
+    at = ll_gep(g, g->i64, at, ll_mul(g, k.i, ll_n(g, p->c.pair)));
+    from[i] = ll_gep(g, ll_mem(g, p->a_dtype), ll_load(g, g->ptr, 1, at, NULL), first);
+  }
+  for (int64_t i = 0; i < p->micro.ks; i += p->c.vl) {
+    Val second = p->c.pair > 1 ? rows_at(p, from[1], i, rows) : NULL;
+    Val units = micro_interleave(g, &p->c, rows_at(p, from[0], i, rows), second);
+    ll_store(g, units, ll_gepc(g, p->c.unit, out, i), NULL);
+  }
   ll_loop_end(g, &k);
 }
 
@@ -121,7 +140,7 @@ static void bring_panel(Product *p, const Tile *t, Val panel, Val to) {
   Conv *v = (Conv *)p;
   Gen *g = p->g;
   Val tap = ll_udiv(g, panel, p->split.period), in = ll_urem(g, panel, p->split.period);
-  Val places = ll_gep(g, g->i64, table_of(v, t->k0), ll_mul(g, tap, ll_n(g, p->kblock)));
+  Val places = ll_gep(g, g->i64, table_of(v, t->k0), ll_mul(g, tap, ll_n(g, block_places(v))));
   Val first = split_start(g, &p->split, in),
       end = split_start(g, &p->split, ll_add(g, in, ll_n(g, 1)));
   /* Whole vectors, where more channels follow: storage dtypes that a level cannot mask are slow. */
@@ -148,18 +167,18 @@ static Val panel_after(Product *p, const Tile *t, Val panel, Val *bytes) {
   Val table = table_of(v, t->k0);
   if (tables(v) == 2)
     table = ll_sel(g, ll_or(g, more, t->last), table, table_of(v, ll_add(g, t->k0, t->kc)));
-  return ll_gep(g, g->i64, table, ll_mul(g, tap, ll_n(g, p->kblock)));
+  return ll_gep(g, g->i64, table, ll_mul(g, tap, ll_n(g, block_places(v))));
 }
 
 bool conv_plan_panels(Conv *v) {
   Product *p = &v->p;
   int64_t taps = conv_taps(&v->c.w), ch = v->c.channels;
-  if (ch < LEAST_ROWS || p->c.pair != 1)
+  if (ch < LEAST_ROWS)
     return false;
-  int64_t most = TABLE_BYTES / 8 / taps,
+  int64_t most = TABLE_BYTES / 8 / taps / p->c.pair,
           b = B_BYTES / (round_up(p->N, p->c.cols) * p->c.unit_bytes);
   most = most < b ? most : b;
-  most = most < POSITIONS ? most : POSITIONS;
+  most = most < UNITS ? most : UNITS;
   if (most < LEAST_ROWS * 8)
     return false;
   p->image.period = ch;

@@ -676,10 +676,14 @@ Val micro_pairs(Gen *g, const Compute *c, Val elements) {
   return c->pair == 1 ? elements : recast(g, elements, c->unit, ll_lanes(elements) / 2);
 }
 
+Val micro_elements(Gen *g, const Compute *c, DType dt, int n, Val at, Val count) {
+  if (dt == c->in)
+    return ll_load(g, ll_mem(g, dt), n, at, count);
+  return micro_convert(g, c, ll_get(g, dt, n, at, count));
+}
+
 Val micro_units(Gen *g, const Compute *c, DType dt, int n, Val at, Val count) {
-  Val v = dt == c->in ? ll_load(g, ll_mem(g, dt), n * c->pair, at, count)
-                      : micro_convert(g, c, ll_get(g, dt, n * c->pair, at, count));
-  return micro_pairs(g, c, v);
+  return micro_pairs(g, c, micro_elements(g, c, dt, n * c->pair, at, count));
 }
 
 Val micro_interleave(Gen *g, const Compute *c, Val first, Val second) {

@@ -106,6 +106,9 @@ void micro_panel(Gen *g, const Split *s, Micro m, Val panel, Val a, Val b, Val c
 /* Transposes an n x n matrix of 4- or 8-byte elements held in n vectors of n lanes, in place. */
 void micro_transpose(Gen *g, Val *row, int n);
 
+/* n elements at `at`, in the storage dtype dt, as compute dtype elements [N1]. count: of them are
+ * there, or NULL; those behind are zero. */
+Val micro_elements(Gen *g, const Compute *c, DType dt, int n, Val at, Val count);
 /* n units of consecutive k at `at`, in the storage dtype dt, converted to units [N1]. count: valid
  * elements, or NULL; units behind are zero. */
 Val micro_units(Gen *g, const Compute *c, DType dt, int n, Val at, Val count);

@@ -701,9 +701,9 @@ Val product_raw_after(Product *p, const Tile *t, Val *bytes) {
   Ty mem = ll_mem(g, dt);
   Val k1 = ll_add(g, t->k0, t->kc), left = ll_sub(g, ll_n(g, p->units), k1);
   Val kc = ll_umin(g, ll_n(g, p->kblock), left);
-  *bytes = ll_mul(g, kc, ll_n(g, p->b_ks * (int64_t)dtype_bytes(dt)));
+  *bytes = ll_mul(g, kc, ll_n(g, p->c.pair * p->b_ks * (int64_t)dtype_bytes(dt)));
   Val first = ll_gepc(g, mem, ll_arg_ptr(g, gen_in_slot(p->group, 1)), p->body->in[1].offset);
-  return ll_gep(g, mem, first, ll_mul(g, k1, ll_n(g, p->b_ks)));
+  return ll_gep(g, mem, first, ll_mul(g, k1, ll_n(g, p->c.pair * p->b_ks)));
 }
 
 Next product_next_later(Product *p, const Tile *t, Val panel, Val j, Val b) {
@@ -839,7 +839,7 @@ static bool multiply_columns(Product *p, const Tile *t, Val panel, Val a) {
     return ok;
   }
   Val call = ll_sub(g, j.i, t->group0), bytes;
-  If first = ll_if(g, ll_icmp(g, LLVMIntSLT, call, ll_n(g, unroll)));
+  If first = ll_if(g, ll_icmp(g, LLVMIntSLT, call, ll_n(g, unroll * p->c.pair)));
   Val after = p->panel_after(p, t, panel, &bytes);
   m->places = ll_gep(g, g->ptr, after, ll_mul(g, call, ll_udiv(g, t->kc, unroll)));
   m->places_at = bytes;
