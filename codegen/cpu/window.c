@@ -5,7 +5,10 @@
 
 #include <stdlib.h>
 
-enum { MOST_VECTORS = 4 };
+enum {
+  MOST_VECTORS = 4,
+  MOST_ENTRIES = 9, /* of a place, without loops */
+};
 
 typedef struct {
   Gen *g;
@@ -15,6 +18,8 @@ typedef struct {
   WindowTables t;
   Val start[CONV_AXES], index[CONV_AXES], tap[CONV_AXES], weight[CONV_AXES]; /* globals */
   bool weighs; /* some weight is not 1 */
+  int64_t each[CONV_AXES]; /* entries of every place, or -1: they differ */
+  bool unrolled;           /* they are few, and as many everywhere */
   DType dt, reg;
   int lanes;
   /* of the place being computed */
@@ -31,12 +36,21 @@ static Val global(Gen *g, Ty elem, Val *item, int64_t n, const char *name) {
   return v;
 }
 
+/* Entries of every place of an axis, or -1. */
+static int64_t entries_each(const WindowAxis *a) {
+  for (int64_t k = 0; k < a->to; k++)
+    if (a->start[k + 1] - a->start[k] != a->start[1])
+      return -1;
+  return a->start[1];
+}
+
 static bool make_tables(Window *w) {
   Gen *g = w->g;
   int64_t tap_step = 1;
   for (int i = w->t.nd - 1; i >= 0; i--) {
     const WindowAxis *a = &w->t.axis[i];
     int64_t n = a->start[a->to], most = n > a->to ? n : a->to;
+    w->each[i] = entries_each(a);
     Val *item = calloc((size_t)most + 1, sizeof *item);
     if (!item)
       return gen_fail(g, "out of memory");
@@ -57,6 +71,10 @@ static bool make_tables(Window *w) {
     tap_step *= w->t.kernel[i];
     free(item);
   }
+  int64_t all = 1;
+  for (int i = 0; i < w->t.nd; i++)
+    all = w->each[i] < 0 || all > MOST_ENTRIES ? MOST_ENTRIES + 1 : all * w->each[i];
+  w->unrolled = all <= MOST_ENTRIES;
   return true;
 }
 
@@ -108,17 +126,30 @@ static void take(Window *w, Block *b, Val at, Val tap, Val weight) {
   }
 }
 
+static void entries(Window *w, Block *b, int axis, Val at, Val tap, Val weight);
+
+/* Entry e of the axis, and all of the axes inside. */
+static void entry_of(Window *w, Block *b, int axis, Val e, Val at, Val tap, Val weight) {
+  Gen *g = w->g;
+  Val place = ll_add(g, at, entry(w, w->index[axis], g->i64, e));
+  Val number = ll_add(g, tap, entry(w, w->tap[axis], g->i32, e));
+  Val part = entry(w, w->weight[axis], ll_reg(g, w->reg), e);
+  entries(w, b, axis + 1, place, number, axis ? ll_fmul(g, weight, part) : part);
+}
+
 static void entries(Window *w, Block *b, int axis, Val at, Val tap, Val weight) {
   Gen *g = w->g;
   if (axis == w->t.nd) {
     take(w, b, at, tap, weight);
     return;
   }
+  if (w->unrolled) {
+    for (int64_t i = 0; i < w->each[axis]; i++)
+      entry_of(w, b, axis, ll_add(g, w->from[axis], ll_n(g, i)), at, tap, weight);
+    return;
+  }
   Loop e = ll_loop(g, w->from[axis], w->to[axis], 1);
-  Val place = ll_add(g, at, entry(w, w->index[axis], g->i64, e.i));
-  Val number = ll_add(g, tap, entry(w, w->tap[axis], g->i32, e.i));
-  Val part = entry(w, w->weight[axis], ll_reg(g, w->reg), e.i);
-  entries(w, b, axis + 1, place, number, axis ? ll_fmul(g, weight, part) : part);
+  entry_of(w, b, axis, e.i, at, tap, weight);
   ll_loop_end(g, &e);
 }
 
