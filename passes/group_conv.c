@@ -40,9 +40,17 @@ static View *matrix(Fuse *F, View *v, int64_t rows, int64_t columns) {
   return w;
 }
 
-/* Target caps say what products are made in; factors of 16 bits may stay as they are. */
-static DType conv_dtype(const TargetCaps *c, DType a, DType b) {
-  return c->half_tiles && a == b && dtype_is_half(a) ? a : target_product_dtype(c, a, b);
+/* Target caps say what products are made in; factors of 16 bits may stay as they are. Pairs of bf16
+ * along few taps of an odd number of channels would be gathered one by one, which takes longer than
+ * multiplying twice as much where windows lie: they are decoded to f32, exactly. */
+static DType conv_dtype(const TargetCaps *c, DType a, DType b, const ConvWindow *w,
+                        int64_t channels) {
+  enum { FEW = 64 };
+  if (c->half_tiles && a == b && dtype_is_half(a))
+    return a;
+  DType compute = target_product_dtype(c, a, b);
+  bool few = conv_taps(w) * channels <= FEW && channels % 2 != 0;
+  return compute == MPCC_BF16 && few ? MPCC_F32 : compute;
 }
 
 /* One node over [rows of the product, columns]; `at` of operand 0 numbers the rows. b: [N, K],
@@ -189,7 +197,7 @@ void group_conv_gather(Fuse *F, const Op *op) {
   }
   const Type *y = op->out[0]->type, *wt = op->in[1]->type;
   View *x = gathered(F, operand(F, 0)), *w = operand(F, 1);
-  DType compute = conv_dtype(F->o->caps, x->dt, w->dt);
+  DType compute = conv_dtype(F->o->caps, x->dt, w->dt, &window, wt->dim[wt->rank - 1]);
   w = matrix(F, w, wt->dim[0], type_elems(wt) / wt->dim[0]);
   int s;
   Node *n = conv_node(F, &window, x, w, compute, type_elems(y) / y->dim[y->rank - 1], false, &s);

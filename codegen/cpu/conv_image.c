@@ -18,6 +18,7 @@ enum {
   K_UNITS = 1536,           /* k in one block, at most */
   MOST_GROUPS = 7,          /* pointers the micro-kernel has registers for */
   LEAST_ROWS = 14,          /* products of fewer are made otherwise */
+  LEAST_RUN = 4,            /* rows of a run: fewer make low panels */
   POSITIONS = 512,          /* of a k block of weight gradients, at most */
   LEAST_POSITIONS = 192,    /* fewer: sums would be added to too often */
   COLUMN_BYTES = 384 << 10, /* image of such a block */
@@ -460,7 +461,7 @@ bool conv_plan_columns(Conv *v) {
     return false;
   bool merged = w->dilation[1] == 1 && v->image.pixel == ch;
   p->image.period = merged ? w->kernel[1] * ch : ch;
-  if (p->image.period < LEAST_ROWS / 2 || !plan_lines(v)) {
+  if (p->image.period < LEAST_RUN || !plan_lines(v)) {
     p->image = (ProductImage){0};
     p->kblock = p->kblocks = 0;
     return false;
