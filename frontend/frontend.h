@@ -26,7 +26,8 @@ struct Yaml {
   } u;
 };
 /* Whole document. Anchors expand (shared nodes, at most 100 000 nodes seen through aliases); merge
- * keys, duplicate keys, several documents and nesting deeper than 200 are errors. */
+ * keys, several documents and nesting deeper than 200 are errors. So is a key given twice, but its
+ * first value stands and the tree is returned with MPCC_OK: the caller looks at diag_errors. */
 Status yaml_parse(Arena *a, StrTable *s, Diag *d, uint32_t file, const char *text, size_t len,
                   Yaml **out);
 Yaml *yaml_get(const Yaml *map, const char *key); /* NULL when absent */

@@ -238,14 +238,17 @@ static Tree parse_list(Parser *p, const yaml_event_t *open, int depth) {
   }
 }
 
+/* Whether the pair becomes part of the map. */
 static bool check_key(Parser *p, const Yaml *map, const Yaml *key) {
   if (key->kind != YAML_SCALAR) {
+    p->failed = true;
     diag_error(p->d, key->loc, 108, "a key must be a word");
     if (key->kind == YAML_MAP)
       diag_hint(p->d, "'{{...}}' is not an expression; write $name or $(...)");
     return false;
   }
   if (!key->quoted && !strcmp(key->text, "<<")) {
+    p->failed = true;
     diag_error(p->d, key->loc, 103, "merge keys are not part of the spec language");
     diag_hint(p->d, "repeat the keys, or use blocks, params or extends");
     return false;
@@ -254,7 +257,7 @@ static bool check_key(Parser *p, const Yaml *map, const Yaml *key) {
     if (map->u.pair[i].key->text == key->text) {
       diag_error(p->d, key->loc, 101, "key '%s' is given twice", key->text);
       diag_note(p->d, map->u.pair[i].key->loc, "first given here");
-      return false;
+      return false; /* the first one stands, so that the file's other errors are found too */
     }
   return true;
 }
@@ -282,10 +285,8 @@ static Tree parse_map(Parser *p, const yaml_event_t *open, int depth) {
       return (Tree){0};
     t.nodes += key.nodes + value.nodes;
     t.height = value.height + 1 > t.height ? value.height + 1 : t.height;
-    if (!check_key(p, y, key.node)) {
-      p->failed = true;
+    if (!check_key(p, y, key.node))
       continue;
-    }
     YamlPair *v = grow(p->a, y->u.pair, y->n, &cap, sizeof *v);
     if (!v)
       return (Tree){0};
