@@ -46,15 +46,23 @@ struct F16 {
 /* Codes of 8 bits: exact in bf16, so decoded on their way into a tile; read as they lie they are
  * a byte each. */
 struct Decoded : BF16 {};
+/* v as the code nearest to it reads, what get(put(v)) gives but for the sign of 0: what is added and
+ * taken away has its last place where the format has its own; NaN stays. */
+template <int MBITS, int BIAS> FN float round_fp8(float v, float largest) {
+  v = max_(min_(v, largest), -largest);
+  const u32 exponent = max(__float_as_uint(v) & 0x7f800000u, (u32)(128 - BIAS) << 23);
+  const float magic = __uint_as_float((exponent + ((u32)(23 - MBITS) << 23)) | 0x400000u);
+  return sub_(add_(v, magic), magic);
+}
 struct E4M3 {
   u8 code;
   FN float get(u32 v) { return get_e4m3((u8)v); }
-  FN float round(float v) { return get_e4m3(put_e4m3(v)); }
+  FN float round(float v) { return round_fp8<3, 7>(v, 448.0f); }
 };
 struct E5M2 {
   u8 code;
   FN float get(u32 v) { return get_e5m2((u8)v); }
-  FN float round(float v) { return get_e5m2(put_e5m2(v)); }
+  FN float round(float v) { return round_fp8<2, 15>(v, 57344.0f); }
 };
 
 /* FP32 words of which the low 13 bits are zero. Fragments of mma.sync.m16n8k8: A register q has row
