@@ -113,7 +113,7 @@ static void choose_mode(Product *p) {
 /* k in blocks of equal length, whole vectors when there are several. All rows of a raw B's product
  * stay in the second-level cache. */
 static void choose_blocks(Product *p) {
-  enum { ROWS_BYTES = 512 << 10 };
+  enum { ROWS_BYTES = 768 << 10 };
   int64_t bytes = p->once ? ROWS_BYTES / p->M : PRODUCT_K_BYTES;
   int64_t most = (bytes < PRODUCT_K_BYTES ? bytes : PRODUCT_K_BYTES) / p->c.unit_bytes;
   p->kblocks = ceil_div(p->units, most);
