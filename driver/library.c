@@ -1,5 +1,5 @@
 /* --emit=lib: a program as a library for a C host: the image and libmpcc_rt in one file, put
- * together by cc (and ar). --emit=c-header has the names. */
+ * together by cc (and ar). --emit=obj: the image alone. --emit=c-header has the names. */
 #include <ctype.h>
 #include <errno.h>
 #include <jansson.h>
@@ -91,20 +91,21 @@ static int make_static(Files *f, int verbose) {
   return code ? code : run_command(archive, verbose);
 }
 
-int link_library(const char *path, const void *image, size_t bytes, int verbose) {
+static int make_object(Files *f, int verbose) {
+  char *argv[] = {"cc", "-c", "-o", f->linked, f->text, NULL};
+  return run_command(argv, verbose);
+}
+
+/* Runs `make` on the image's files; the result gets its name when all is well. */
+static int make_file(const char *path, const void *image, size_t bytes, int verbose,
+                     int (*make)(Files *f, int verbose)) {
   Files f;
-  size_t len = strlen(path);
-  if (!strcmp(path, "-")) {
-    fputs("mpcc: error: a library is a file: use -o NAME.a or -o NAME.so\n", stderr);
-    return 2;
-  }
   int code = prepare(&f, path, image, bytes);
   if (!f.dir[0])
     return code;
-  bool shared = len > 3 && !strcmp(path + len - 3, ".so");
   unlink(f.linked); /* ar adds to what is there */
   if (!code)
-    code = shared ? make_shared(&f, verbose) : make_static(&f, verbose);
+    code = make(&f, verbose);
   if (!code && rename(f.linked, path)) {
     fprintf(stderr, "mpcc: error: cannot write '%s': %s\n", path, strerror(errno));
     code = 4;
@@ -116,4 +117,22 @@ int link_library(const char *path, const void *image, size_t bytes, int verbose)
   unlink(f.object);
   rmdir(f.dir);
   return code;
+}
+
+int link_library(const char *path, const void *image, size_t bytes, int verbose) {
+  size_t len = strlen(path);
+  if (!strcmp(path, "-")) {
+    fputs("mpcc: error: a library is a file: use -o NAME.a or -o NAME.so\n", stderr);
+    return 2;
+  }
+  bool shared = len > 3 && !strcmp(path + len - 3, ".so");
+  return make_file(path, image, bytes, verbose, shared ? make_shared : make_static);
+}
+
+int link_object(const char *path, const void *image, size_t bytes, int verbose) {
+  if (!strcmp(path, "-")) {
+    fputs("mpcc: error: an object is a file: use -o NAME.o\n", stderr);
+    return 2;
+  }
+  return make_file(path, image, bytes, verbose, make_object);
 }

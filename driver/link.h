@@ -18,6 +18,8 @@ int check_writable(const char *path);
 int write_program(const char *path, const void *image, size_t bytes);
 /* library.c. FILE.so: a shared library of the image and libmpcc_rt; else a static one. By cc (and ar). */
 int link_library(const char *path, const void *image, size_t bytes, int verbose);
+/* library.c. The image alone as an ELF object, for hosts that link libmpcc_rt themselves. By cc. */
+int link_object(const char *path, const void *image, size_t bytes, int verbose);
 /* A program linked by cc from the installed or built libmpcc_rt; 0 or an exit code. */
 int link_with_cc(const char *path, const void *image, size_t bytes, int verbose);
 

@@ -88,7 +88,7 @@ typedef struct {
 
 static const Kind kinds[] = {
     {"exe", MPCC_OUT_IMAGE, ""},          {"image", MPCC_OUT_IMAGE, ".mpcimg"},
-    {"obj", MPCC_OUT_OBJECT, ".o"},       {"asm", MPCC_OUT_ASM, ".s"},
+    {"obj", MPCC_OUT_IMAGE, ".o"},        {"asm", MPCC_OUT_ASM, ".s"},
     {"llvm-ir", MPCC_OUT_LLVM_IR, ".ll"}, {"cuda", MPCC_OUT_CUDA, ".cu"},
     {"ptx", MPCC_OUT_PTX, ".ptx"},        {"cubin", MPCC_OUT_CUBIN, ".cubin"},
     {"ir", MPCC_OUT_IR, ".mpir"},         {"plan", MPCC_OUT_PLAN, ".plan"},
@@ -100,6 +100,19 @@ static const Kind *kind_named(const char *emit) {
   while (strcmp(k->emit, emit))
     k++;
   return k;
+}
+
+static int write_kind(const Args *a, const Kind *kind, const char *path, const void *out,
+                      size_t bytes) {
+  if (!strcmp(kind->emit, "obj"))
+    return link_object(path, out, bytes, a->verbose);
+  if (!strcmp(kind->emit, "lib"))
+    return link_library(path, out, bytes, a->verbose);
+  if (strcmp(kind->emit, "exe"))
+    return write_file(path, out, bytes, 0);
+  if (a->link)
+    return link_with_cc(path, out, bytes, a->verbose);
+  return write_program(path, out, bytes);
 }
 
 static int write_result(const Args *a, const char *input, const Kind *kind, const void *out,
@@ -114,13 +127,7 @@ static int write_result(const Args *a, const char *input, const Kind *kind, cons
     fprintf(stderr, "mpcc: error: output '%s' is the input; use -o\n", path);
     return 2;
   }
-  if (!strcmp(kind->emit, "lib"))
-    return link_library(path, out, bytes, a->verbose);
-  if (strcmp(kind->emit, "exe"))
-    return write_file(path, out, bytes, 0);
-  if (a->link)
-    return link_with_cc(path, out, bytes, a->verbose);
-  return write_program(path, out, bytes);
+  return write_kind(a, kind, path, out, bytes);
 }
 
 /* OUTPUT.mpir, .ll, .s, .o: what the program was made of, for the first level. The session is one
@@ -141,7 +148,7 @@ static int save_temps(const Args *a, const char *input, const char *text, size_t
     code = exit_code(mpcc_compile(s, input, text, len, kind->kind, &out, &bytes));
     snprintf(path, sizeof path, "%s%s", base, kind->suffix);
     if (!code)
-      code = write_file(path, out, bytes, 0);
+      code = write_kind(a, kind, path, out, bytes);
     free(out);
   }
   mpcc_session_destroy(s);

@@ -71,7 +71,7 @@ void mpcc_session_destroy(mpcc_session *s);
 typedef enum {
   MPCC_OUT_IMAGE,    /* program image (abi.h) */
   MPCC_OUT_IR,       /* text of the module after the last pass run */
-  MPCC_OUT_OBJECT, MPCC_OUT_ASM, MPCC_OUT_LLVM_IR, /* kernels of the first level; text: of cpu */
+  MPCC_OUT_OBJECT, MPCC_OUT_ASM, MPCC_OUT_LLVM_IR, /* kernels of the first level; object: MpccArchive; text: of cpu */
   MPCC_OUT_CUDA, MPCC_OUT_PTX, MPCC_OUT_CUBIN,     /* the same on target cuda */
   MPCC_OUT_PLAN,     /* explain text */
   MPCC_OUT_DOT, MPCC_OUT_SVG, /* the forward pass as a picture, coloured by dtype */

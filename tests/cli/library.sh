@@ -1,4 +1,4 @@
-# A program as a library: a C host trains with the static and with the shared one, to the same numbers.
+# A program as a library or object: a C host trains with each of them, to the same numbers.
 . "$(dirname "$0")/lib.sh"
 include=$here/../../include
 tiny="$here/tiny.yaml -march=native --set trainer.max_epochs=40 --set optimizer.lr=5e-3"
@@ -9,10 +9,15 @@ for precision in 32-true transformer-engine; do
   cc -std=gnu17 -Wall -Wextra -Werror -I . -I "$include" "$here/host.c" -o static libtiny.a \
     -ljansson -lz -ldeflate -lpthread -lm || fail "the host does not link with libtiny.a"
   cc -std=gnu17 -I . -I "$include" "$here/host.c" -o shared ./libtiny.so || fail "nor with libtiny.so"
+  expect 0 '' "$mpcc" $tiny --precision $precision --emit=obj -o tiny.o
+  cc -std=gnu17 -I . -I "$include" "$here/host.c" -o object tiny.o "${mpcc%/*}/libmpcc_rt.a" \
+    -ljansson -lz -ldeflate -lpthread -lm || fail "nor with tiny.o and libmpcc_rt"
   expect 0 '' ./static weights.safetensors
   cp out.txt static.txt
-  expect 0 '' ./shared
-  cmp out.txt static.txt || fail "static and shared library train differently"
+  for other in shared object; do
+    expect 0 '' ./$other
+    cmp out.txt static.txt || fail "static library and $other train differently"
+  done
   [ "$(cut -d' ' -f3 static.txt)" -ge 12 ] || { fail "$precision: not learnt"; cat static.txt; }
 done
 expect 0 'test: loss' "$mpcc" run $tiny --weights weights.safetensors --validate --precision 32-true
@@ -31,4 +36,5 @@ expect 4 'temporary folder' env TMPDIR=/nowhere "$mpcc" $tiny --emit=lib -o none
 expect 4 'temporary folder' env TMPDIR=/nowhere "$mpcc" $tiny --link=cc -o none
 ls | grep -q linking && fail "temporary files stay"
 expect 2 'a library is a file' "$mpcc" $tiny --emit=lib -o -
+expect 2 'an object is a file' "$mpcc" $tiny --emit=obj -o -
 finish
