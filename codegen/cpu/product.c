@@ -76,7 +76,8 @@ enum {
   A_BYTES = 384 << 10, /* copy of A: a part of the second-level cache, which may be shared */
   SUM_BYTES = 320 << 10, /* sums that wait there */
   FAR_BYTES = 768 << 10, /* a packed B beyond this does not stay there */
-  DIRECT_COLS = 512,     /* fewer columns do not pay for a copy of A, */
+  DIRECT_COLS = 512,     /* fewer columns do not pay for a copy of A (none do where AVX-512 reads
+                          * each element once, not once per vector), */
   DIRECT_ROWS = 800,     /* nor do fewer rows: threads would copy the same ones */
 };
 
@@ -105,8 +106,9 @@ static void choose_mode(Product *p) {
   bool units = p->a_dtype == p->c.in && p->K % p->c.pair == 0 && p->a_rs % p->c.pair == 0;
   int64_t bytes = p->a_rs * (int64_t)dtype_bytes(p->a_dtype);
   bool spread = !stride_is_bad(bytes) || p->M <= FEW_ROWS;
-  if (units && p->a_ks == 1 && p->a_rs >= 0 && spread &&
-      (p->N < DIRECT_COLS || p->M < DIRECT_ROWS || p->mode == A_ROWS))
+  bool once = p->g->level->avx512 && !p->g->level->folds;
+  bool few = p->N < DIRECT_COLS || p->M < DIRECT_ROWS || once;
+  if (units && p->a_ks == 1 && p->a_rs >= 0 && spread && (few || p->mode == A_ROWS))
     p->mode = A_DIRECT;
 }
 
@@ -292,6 +294,9 @@ static void choose_prefetch(Product *p) {
     p->next = next_part;
   }
   p->micro.next_lines = p->next ? lines : 0;
+  int64_t calls = ceil_div(p->c.cols * p->c.unit_bytes * micro_unrolled(&p->micro), 64);
+  if (p->next == next_part && lines == 1 && calls < p->tile_panels && product_after_calls(p) > 0)
+    p->b_calls = calls;
 }
 
 /* All of B stays in the nearest cache: panels of rows are gone through once. */
@@ -628,8 +633,19 @@ static Next next_part(Product *p, const Tile *t, Val panel, Val j, Val b) {
   Val turns = ll_udiv(g, t->kc, micro_unrolled(&p->micro));
   Val part = ll_mul(g, turns, ll_n(g, 64 * micro_lines(&p->micro)));
   Val whole = ll_mul(g, t->kc, ll_n(g, p->c.cols * p->c.unit_bytes));
-  Val at = ll_umin(g, ll_mul(g, ll_sub(g, panel, t->panel0), part), ll_sub(g, whole, part));
-  return (Next){ll_gep(g, g->i8, next, at), NULL};
+  Val call = ll_sub(g, panel, t->panel0);
+  Val at = ll_umin(g, ll_mul(g, call, part), ll_sub(g, whole, part));
+  at = ll_gep(g, g->i8, next, at);
+  if (!p->b_calls)
+    return (Next){at, NULL};
+  /* Of the calls that B does not need, the last: what is fetched too early does not stay. */
+  Val spare = ll_sub(g, ll_sub(g, t->panel1, t->panel0), ll_n(g, p->b_calls));
+  Val left = ll_mul(g, ll_sub(g, t->group1, j), spare);
+  left = ll_sub(g, left, ll_sub(g, call, ll_n(g, p->b_calls)));
+  Val mine = ll_and(g, ll_icmp(g, LLVMIntSGE, call, ll_n(g, p->b_calls)),
+                    ll_icmp(g, LLVMIntSLE, left, ll_n(g, product_after_calls(p))));
+  Next after = product_after(p, t, ll_sub(g, left, ll_n(g, 1)));
+  return (Next){ll_sel(g, mine, after.at, at), ll_sel(g, mine, after.step, ll_n(g, 64))};
 }
 
 static void zeros(Product *p, Val to, int64_t n) {

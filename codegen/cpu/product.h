@@ -89,6 +89,8 @@ struct Product {
   ProductImage image; /* of these modes */
   Micro micro;
   ProductNext *next; /* with micro.next_lines, or product_next_later */
+  int64_t b_calls; /* so many calls of a tile's panels fetch the next panel of B, the others what the
+                    * row tile after copies; 0: all fetch B */
   bool comes_later;  /* the kind fetches what tiles or k blocks after read where nothing else is */
   ProductLater later;
   Split split;       /* rows into micro panels */
@@ -146,6 +148,10 @@ typedef void ProductBring(Product *p, const Tile *t);
 bool product_emit(Product *p, Val a, ProductBring *bring);
 /* A panel of a raw B at `from`, `left` columns of it at most, for the k block of t, to scratch. */
 void product_pack(Product *p, const Tile *t, Val from, Val to, int64_t left);
+/* Calls that fetch the rows which the tile after copies, 0 when they cannot, and what each fetches.
+ */
+int64_t product_after_calls(const Product *p);
+Next product_after(Product *p, const Tile *t, Val call);
 ProductBring product_bring; /* A_DIRECT, A_ROWS, A_INTERLEAVED, A_COLUMNS */
 
 #endif

@@ -203,3 +203,25 @@ void product_bring(Product *p, const Tile *t) {
   else if (p->mode == A_INTERLEAVED)
     interleave_rows(p, t);
 }
+
+/* k between lines that a call fetches. */
+static int64_t after_step(const Product *p) {
+  return (int64_t)micro_unrolled(&p->micro) * p->c.pair;
+}
+
+int64_t product_after_calls(const Product *p) {
+  if (p->mode != A_COLUMNS || p->kblocks > 1 || p->batches)
+    return 0;
+  int64_t lines = ceil_div(p->tile_rows * (int64_t)dtype_bytes(p->a_dtype), 64) + 1;
+  return lines * after_step(p);
+}
+
+/* A call has one line of every so many k, each in a turn of its innermost loop. */
+Next product_after(Product *p, const Tile *t, Val call) {
+  Gen *g = p->g;
+  int64_t step = after_step(p), bytes = p->a_ks * (int64_t)dtype_bytes(p->a_dtype);
+  Val first = a_element(p, t->a, t->row1, ll_n(g, 0));
+  Val k = ll_mul(g, ll_urem(g, call, step), ll_n(g, bytes));
+  Val line = ll_mul(g, ll_udiv(g, call, step), ll_n(g, 64));
+  return (Next){ll_gep(g, g->i8, first, ll_add(g, k, line)), ll_n(g, step * bytes)};
+}
