@@ -120,13 +120,28 @@ static void explain_head(const Compilation *c, Text *out) {
 
 /* ---- rules in force -------------------------------------------------------------------------- */
 
-/* Choices of the spec that change numbers, where they are not the default. */
+/* Whether some op is there because of the key: its reason begins with it. */
+static bool has_reason(const Module *m, const char *key) {
+  size_t len = strlen(key);
+  for (int i = 0; i < m->nfunc; i++)
+    for (int k = 0; k < m->func[i]->nop; k++) {
+      const char *why = m->func[i]->op[k]->why;
+      if (why && !strncmp(why, key, len) && why[len] == ':')
+        return true;
+    }
+  return false;
+}
+
+/* Choices of the spec that change numbers, where they are not the default. idle: what is said where
+ * no op of the model comes from the choice. */
 static void explain_choices(const Module *m, Text *out) {
   static const struct {
-    const char *key, *otherwise, *rule, *text;
+    const char *key, *otherwise, *rule, *text, *idle;
   } choices[] = {
-      {"float32_matmul", "highest", "N3 ", "FP32 products round their operands"},
-      {"float32_conv", "highest", "N3 ", "FP32 convolutions round their operands"},
+      {"float32_matmul", "highest", "N3 ", "FP32 products round their operands",
+       "idle: no product here is FP32"},
+      {"float32_conv", "highest", "N3 ", "FP32 convolutions round their operands",
+       "idle: no convolution here is FP32"},
       {"residual", "promote", "N4 ", "residual sums"},
       {"region_transforms", "", "N4 ", "float inputs leave the transforms in"},
       {"region_optimizer", "", "N12", "moments"},
@@ -134,9 +149,10 @@ static void explain_choices(const Module *m, Text *out) {
   };
   for (size_t i = 0; i < sizeof choices / sizeof *choices; i++) {
     const char *word = module_str(m, choices[i].key, choices[i].otherwise);
+    const char *idle = choices[i].idle;
     if (strcmp(word, choices[i].otherwise))
       text_printf(out, "  %s %s: %s (%s)\n", choices[i].rule, choices[i].key, word,
-                  choices[i].text);
+                  idle && !has_reason(m, choices[i].key) ? idle : choices[i].text);
   }
 }
 

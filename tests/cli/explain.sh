@@ -24,6 +24,8 @@ grep -q 'about as fast' none.txt || fail "32-true is not as fast as itself"
 for text in 'policy cuda-2025-12' 'N3  float32_matmul: high' 'N12 update_rounding: kahan'; do
   grep -qF "$text" choices.txt || fail "explain does not say '$text'"
 done
+"$mpcc" explain "$here/tiny.yaml" --precision 64-true --set precision.float32_matmul=high >idle.txt
+grep -q 'float32_matmul: high (idle: no product here is FP32)' idle.txt || fail "a rule that takes nothing is called in force"
 # Every cast has its reason, also where the spec casts by hand and the logged sums have 64 bits.
 sed 's/{name: head, Linear: 16}/&\n    - {type: to, dtype: float64}/; s/logits: head/logits: wide/
   s/{type: to,/{name: wide, type: to,/' "$here/tiny.yaml" >wide.yaml
