@@ -438,10 +438,13 @@ static void check_monitor(const Check *c, const Val *root, const char *path) {
     diag_hint(c->d, near ? "did you mean '%s'?" : "there is '%s'", near ? near : known[n - 1]);
     return;
   }
-  const Val *val = val_get(root, "data.val");
-  if (!strncmp(v->s, "val/", 4) && val && val->kind == VAL_NULL) {
+  const Val *val = val_get(root, "data.val"), *limit = val_get(root, "trainer.limit_val_batches");
+  const bool none = limit && ((limit->kind == VAL_INT && limit->i == 0) ||
+                              (limit->kind == VAL_FLOAT && limit->f == 0));
+  if (!strncmp(v->s, "val/", 4) && (none || (val && val->kind == VAL_NULL))) {
     diag_error(c->d, loc, 342, "'%s' needs validation data", v->s);
-    diag_hint(c->d, "give data.val, like {from: train, fraction: 0.1}");
+    diag_hint(c->d, none ? "trainer.limit_val_batches is 0"
+                         : "give data.val, like {from: train, fraction: 0.1}");
   }
 }
 

@@ -269,7 +269,7 @@ static mpcc_status evaluate_all(const Program *p, mprt_program *rt) {
   static const char *const splits[] = {"val", "test"};
   mpcc_status st = MPCC_OK;
   for (int i = 0; i < 2 && st == MPCC_OK; i++)
-    if (mprt_has_split(rt, splits[i]))
+    if (mprt_evaluates(rt, splits[i]))
       st = evaluate(p, rt, splits[i], NULL);
   return st;
 }
@@ -318,7 +318,7 @@ static mpcc_status act(const Program *p, mprt_program *rt, const Args *a, Report
     st = profile(rt, a->number[PO_PROFILE], output(p));
   if (st == MPCC_OK && !stay)
     st = mprt_fit(rt);
-  if (st == MPCC_OK && !stay && mprt_has_split(rt, "test"))
+  if (st == MPCC_OK && !stay && mprt_evaluates(rt, "test"))
     st = evaluate(p, rt, "test", report);
   return st;
 }

@@ -15,6 +15,15 @@ bool mprt__overfits(const mprt_program *p) {
   return json_is_number(v) && json_number_value(v) > 0;
 }
 
+bool mprt_evaluates(const mprt_program *p, const char *split) {
+  char key[64];
+  snprintf(key, sizeof key, "trainer.limit_%s_batches", split);
+  const json_t *v = mprt__json_get(p->spec, key);
+  const bool off = json_is_number(v) && json_number_value(v) == 0;
+  return mprt_has_split(p, split) &&
+         (!off || mprt__json_int(p->spec, "trainer.fast_dev_run", 0) > 0);
+}
+
 int64_t mprt__limited_batches(const mprt_program *p, const char *split, int64_t batches) {
   char key[64];
   snprintf(key, sizeof key, "trainer.limit_%s_batches", split);
@@ -82,14 +91,19 @@ Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split,
 }
 
 mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, mprt_metric *metric) {
-  mprt__dataset *d;
-  *loss = NAN;
+  mprt__dataset *d = NULL;
+  double mean = NAN;
+  if (mprt_has_split(p, split) && !mprt_evaluates(p, split))
+    return mprt__fail(&p->cb, MPCC_ERR_DATA, "trainer.limit_%s_batches is 0: %s is not evaluated",
+                      split, split);
   Status st = mprt__data_open(p, split, &d);
   if (st == MPCC_OK)
-    st = mprt__evaluate_data(p, d, split, loss);
+    st = mprt__evaluate_data(p, d, split, &mean);
   for (int i = 0; st == MPCC_OK && metric && i < p->metrics.n; i++)
     metric[i] = p->metrics.value[i];
   mprt__data_close(d);
+  if (loss)
+    *loss = mean;
   return st;
 }
 

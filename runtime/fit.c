@@ -461,7 +461,7 @@ static Status loop(Fit *f) {
 static Status begin(Fit *f) {
   mprt_program *p = f->p;
   Status st = mprt__data_open(p, "train", &f->train);
-  if (st == MPCC_OK && mprt_has_split(p, "val"))
+  if (st == MPCC_OK && mprt_evaluates(p, "val"))
     st = mprt__data_open(p, "val", &f->val);
   if (st != MPCC_OK)
     return st;

@@ -152,11 +152,13 @@ mpcc_status mprt_resume(mprt_program *p, const char *dir);
 mpcc_status mprt_fit(mprt_program *p);
 /* Mean loss and metrics over a split of the spec's data, with the weights as they are. loss may be NULL;
  * metric: room for mprt_metric_count() of them, or NULL; matrices live until the next evaluation.
- * errors: ERR_FILE, ERR_DATA (no such split), ERR_INPUT (the image has no eval_step) */
+ * errors: ERR_FILE, ERR_DATA (no such split, or limited to 0 batches), ERR_INPUT (the image has no eval_step) */
 int mprt_metric_count(const mprt_program *p);
 mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, mprt_metric *metric);
 /* Whether the spec has data for the split. */
 bool mprt_has_split(const mprt_program *p, const char *split);
+/* Whether training evaluates val or test: there is data, and limit_SPLIT_batches is not 0. */
+bool mprt_evaluates(const mprt_program *p, const char *split);
 /* Predictions of the split (or the file given by --data) as .npy, [samples, ...]: f64 in 64-true,
  * else f32. errors: ERR_FILE, ERR_DATA, ERR_INPUT (the image has no predict) */
 mpcc_status mprt_predict(mprt_program *p, const char *split, const char *npy_path);

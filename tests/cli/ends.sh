@@ -16,6 +16,16 @@ for time in 12:00:00 00:24:00:00 00:00:60:00 1.5 -1 00:00:00:00:00 true; do
   expect 1 "'max_time' takes a text DD:HH:MM:SS, or whole seconds" "$mpcc" check spec.yaml --set "trainer.max_time=$time"
 done
 
+# limits of zero batches: nothing is evaluated, and nothing can watch it
+expect 0 '' run --out blind --max-steps 9 --set trainer.limit_val_batches=0 --set trainer.limit_test_batches=0.0 \
+  --set trainer.val_check_interval=4
+grep -qE 'val|test' out.txt && fail "evaluates although no batch may be used"
+grep -qE '"(val|test)' blind/metrics.jsonl && fail "evaluation in metrics.jsonl"
+expect 0 'val  step 2' run --out dry --set trainer.fast_dev_run=2 --set trainer.limit_val_batches=0
+expect 1 'trainer.limit_val_batches is 0' run --out no --set trainer.limit_val_batches=0 \
+  --set 'early_stopping={monitor: val/loss, mode: min, patience: 1}'
+expect 1 'number >= 0' run --out no --set trainer.limit_val_batches=-1
+
 # a rate of zero learns nothing: stopped at the first evaluation that is no better, unless told to wait
 stops() {
   expect 0 'early stopping at step' run --out "$1" --set optimizer.lr=0 --set scheduler=null \

@@ -54,6 +54,8 @@ int main(int argc, char **argv) {
   printf("%.6f %.6f %d\n", first, loss, right(p));
   if (argc > 1 && mprt_save_weights(p, argv[1], MPCC_F32))
     return 5;
+  if (mprt_evaluate(p, "val", NULL, NULL)) /* who needs the error alone takes no number */
+    return 6;
   mprt_close(p);
   return !(loss < 0.5 * first);
 }
