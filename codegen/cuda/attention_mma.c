@@ -22,10 +22,6 @@ typedef struct {
   int warps, tile;
 } Tiles;
 
-static bool is_code(DType dt) {
-  return dt == MPCC_E4M3 || dt == MPCC_E5M2;
-}
-
 /* q, k and v are alike; so are o and what comes out, in 16 bits. */
 bool cuda_attention_on_tiles(const Op *group) {
   const int q = group->nin >= 6 && !strcmp(op_str(group, "kind", ""), "attention_grad") ? 3 : 0;
@@ -33,12 +29,12 @@ bool cuda_attention_on_tiles(const Op *group) {
     return false;
   const DType dt = group->out[0]->type->dt, from = group->in[q]->type->dt;
   bool same = dt == MPCC_BF16 || dt == MPCC_F16;
-  same = same && (op_attr(group, "p_dtype") ? is_code(from) : from == dt);
+  same = same && (op_attr(group, "p_dtype") ? dtype_is_fp8(from) : from == dt);
   for (int k = q; k < q + 3; k++)
     same = same && group->in[k]->type->dt == from;
   if (q) /* its gradient may be codes of the other format */
     same = same && group->in[1]->type->dt == dt &&
-           (is_code(from) ? is_code(group->in[0]->type->dt) : group->in[0]->type->dt == dt);
+           (dtype_is_fp8(from) ? dtype_is_fp8(group->in[0]->type->dt) : group->in[0]->type->dt == dt);
   for (int k = 0; k < group->nout; k++)
     same = same && (group->out[k]->type->dt == dt || (!q && k == 1));
   return same && group->body->dim[3] <= 256;
