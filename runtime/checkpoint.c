@@ -1,12 +1,12 @@
 /* Checkpoint folders.
  *
  *   model.safetensors      parameters and running statistics, in save_dtype
- *   optimizer.safetensors  every other state tensor; `master.NAME` where save_dtype is not a
- * parameter's state.json             where training was: counters, seed, data cursor, spec; hashes
- * of the two DONE                   hash of state.json; written last
+ *   optimizer.safetensors  every other state tensor; `master.NAME` where save_dtype is not a parameter's
+ *   state.json             where training was: counters, seed, data cursor, spec; hashes of the two
+ *   DONE                   hash of state.json; written last
  *
- * A folder is written under another name, synced and renamed; what has no DONE, or does not match
- * its hashes, is no checkpoint. So whatever happens while one is written, those before it stay
+ * A folder is written under another name, synced and renamed when DONE is in it; what has no DONE, or does
+ * not match its hashes, is no checkpoint. So whatever happens while one is written, those before it stay
  * good. */
 #include <dirent.h>
 #include <errno.h>
@@ -216,33 +216,23 @@ static Status write_folder(const mprt_program *p, const char *dir) {
   if (s == MPCC_OK)
     s = write_state(p, dir);
   if (s == MPCC_OK)
-    s = mprt__dir_sync(dir, &p->cb);
+    s = write_done(p, dir);
   free(model);
   free(optimizer);
   return s;
 }
 
-/* Puts the finished folder in place of `dir`. A new name: rename, then DONE. A name in use: DONE,
- * then the two folders change places in one step, so that there is a complete one at all times. */
+/* Puts the finished folder in place of `dir`: a rename, or, where the name is in use, an exchange of the
+ * two. Either is one step, and DONE is inside already: nobody ever sees a folder with half of a DONE. */
 static Status install(const mprt_program *p, const char *temporary, const char *dir,
                       const char *parent) {
   struct stat st;
   bool replace = lstat(dir, &st) == 0;
-  Status s = replace ? write_done(p, temporary) : MPCC_OK;
-  if (s != MPCC_OK)
-    return s;
   if (renameat2(AT_FDCWD, temporary, AT_FDCWD, dir, replace ? RENAME_EXCHANGE : 0) != 0)
     return mprt__fail(&p->cb, MPCC_ERR_FILE, "cannot rename %s to %s: %s", temporary, dir,
                       strerror(errno));
-  if (replace) {
+  if (replace)
     (void)mprt__dir_remove(temporary); /* the old one; a later save removes what is left */
-  } else {
-    s = write_done(p, dir);
-    if (s != MPCC_OK) {
-      (void)mprt__dir_remove(dir);
-      return s;
-    }
-  }
   return mprt__dir_sync(parent, &p->cb);
 }
 

@@ -1,7 +1,9 @@
 /* Weights and checkpoints: what is saved comes back byte for byte; what is incomplete, damaged or
  * of another program is refused in words; a full disk leaves the old checkpoint good. */
 #include <signal.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "mpcc/num.h"
@@ -264,6 +266,58 @@ START_TEST(full_disk_leaves_the_old_one_good) {
 }
 END_TEST
 
+/* Saves p as `path` in a child that is killed at the n-th entry to or exit from the kernel; whether
+ * it lived. */
+static bool saves_until(mprt_program *p, const char *path, int n) {
+  int status;
+  pid_t child = fork();
+  ck_assert_int_ge(child, 0);
+  if (child == 0) {
+    if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0 || raise(SIGSTOP) != 0)
+      _exit(1);
+    _exit(mprt_save_checkpoint(p, path) == MPCC_OK ? 0 : 2);
+  }
+  ck_assert_int_eq(waitpid(child, &status, 0), child);
+  while (WIFSTOPPED(status) && n-- > 0) {
+    ck_assert_int_eq((int)ptrace(PTRACE_SYSCALL, child, NULL, NULL), 0);
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+  }
+  if (WIFSTOPPED(status)) {
+    kill(child, SIGKILL);
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    return false;
+  }
+  ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  return true;
+}
+
+/* Killed anywhere in a save, under a new name (i = 0) and under one in use (1): what resuming finds
+ * is whole, the state before or the one saved. */
+START_TEST(killed_anywhere_leaves_a_good_one) {
+  LrOptions o = {0};
+  mprt_program *before = trained(o, 10), *p = trained(o, 15), *q = open_program(o);
+  int n = 0;
+  for (bool lived = false; !lived; n++) {
+    char command[120];
+    snprintf(command, sizeof command, "rm -rf %s && mkdir %s", dir, dir);
+    ck_assert_int_eq(system(command), 0);
+    ck_assert_int_eq(mprt_save_checkpoint(before, step), MPCC_OK);
+    lived = saves_until(p, _i == 0 ? other : step, n);
+    test_log_clear(&words);
+    char *newest = mprt__checkpoint_newest(dir);
+    ck_assert_ptr_nonnull(newest);
+    ck_assert_msg(mprt_resume(q, newest) == MPCC_OK, "killed at %d: %s", n, words.text);
+    free(newest);
+    int64_t taken = mprt__get_int(q, "count.taken", 0);
+    ck_assert(taken == 15 || (taken == 10 && !lived));
+  }
+  ck_assert_int_gt(n, 40);
+  mprt_close(before);
+  mprt_close(p);
+  mprt_close(q);
+}
+END_TEST
+
 START_TEST(links_and_newest) {
   LrOptions o = {0};
   mprt_program *p = trained(o, 1);
@@ -433,6 +487,7 @@ int main(void) {
   tcase_add_test(t, another_precision_starts_its_scaler_anew);
   tcase_add_test(t, narrow_save_dtype_keeps_masters);
   tcase_add_test(t, full_disk_leaves_the_old_one_good);
+  tcase_add_loop_test(t, killed_anywhere_leaves_a_good_one, 0, 2);
   tcase_add_test(t, links_and_newest);
   tcase_add_test(t, weights_in_every_float_format);
   tcase_add_test(t, weights_that_do_not_fit);
