@@ -24,7 +24,6 @@
 #include "runtime/fit.h"
 #include "runtime/rt.h"
 
-
 static char *hash_text(const uint64_t hash[2]) {
   return mprt__format("%016" PRIx64 "%016" PRIx64, hash[0], hash[1]);
 }

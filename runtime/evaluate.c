@@ -53,6 +53,13 @@ static Status split_loader(mprt_program *p, mprt__dataset *d, const char *split,
   return mprt__loader_create(p, &o, out);
 }
 
+Status mprt__asked_to_stop(mprt_program *p) {
+  const int said = p->cb.stop ? p->cb.stop(p->cb.user) : 0;
+  if (said > p->stop)
+    p->stop = said;
+  return p->stop == 0 ? MPCC_OK : p->stop == 2 ? MPCC_ERR_REQUEUE : MPCC_ERR_INTERRUPTED;
+}
+
 Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split, double *loss) {
   const MpccFunction *f = mprt__function(p, "eval_step");
   if (!f)
@@ -79,10 +86,14 @@ Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split,
     mprt__metrics_add(p, false);
     if (st == MPCC_OK)
       st = mprt__device_status(p);
+    if (st == MPCC_OK)
+      st = mprt__asked_to_stop(p);
   }
   mprt__loader_destroy(l);
-  if (st == MPCC_OK)
-    st = mprt__ema_swap(p, "val");
+  if (st == MPCC_OK || p->stop) {
+    const Status back = mprt__ema_swap(p, "val");
+    st = st == MPCC_OK ? back : st;
+  }
   *loss = loss_sum / weight_sum;
   if (isnan(*loss))
     *loss = NAN; /* the sign of a NaN says nothing and is printed */
@@ -93,12 +104,15 @@ Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split,
 mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, mprt_metric *metric) {
   mprt__dataset *d = NULL;
   double mean = NAN;
+  p->stop = 0;
   if (mprt_has_split(p, split) && !mprt_evaluates(p, split))
     return mprt__fail(&p->cb, MPCC_ERR_DATA, "trainer.limit_%s_batches is 0: %s is not evaluated",
                       split, split);
   Status st = mprt__data_open(p, split, &d);
   if (st == MPCC_OK)
     st = mprt__evaluate_data(p, d, split, &mean);
+  if (p->stop)
+    mprt__log(&p->cb, MPRT_LOG_INFO, "stopped before all of %s was evaluated", split);
   for (int i = 0; st == MPCC_OK && metric && i < p->metrics.n; i++)
     metric[i] = p->metrics.value[i];
   mprt__data_close(d);
@@ -151,9 +165,15 @@ static Status predict_all(mprt_program *p, mprt__loader *l, int64_t output, mprt
     if (st == MPCC_OK)
       st = mprt__device_status(p);
     mprt__writer_put(w, values, (size_t)(valid * row) * dtype_bytes(dt));
+    if (st == MPCC_OK)
+      st = mprt__asked_to_stop(p);
   }
   free(values);
-  return st == MPCC_OK ? mprt__ema_swap(p, "export") : st;
+  if (st == MPCC_OK || p->stop) {
+    const Status back = mprt__ema_swap(p, "export");
+    st = st == MPCC_OK ? back : st;
+  }
+  return st;
 }
 
 mpcc_status mprt_predict(mprt_program *p, const char *split, const char *npy_path) {
@@ -162,6 +182,7 @@ mpcc_status mprt_predict(mprt_program *p, const char *split, const char *npy_pat
     return mprt__fail(&p->cb, MPCC_ERR_INPUT, "the program has no predict function");
   mprt__dataset *d;
   Status st = mprt__data_open(p, split, &d);
+  p->stop = 0;
   if (st != MPCC_OK)
     return st;
   mprt__loader *l = NULL;
@@ -172,6 +193,8 @@ mpcc_status mprt_predict(mprt_program *p, const char *split, const char *npy_pat
     mprt__writer_open(&w, temporary ? temporary : "");
     npy_header(&w, d->nsample, &p->tensor[output]);
     st = predict_all(p, l, output, &w);
+    if (p->stop)
+      mprt__log(&p->cb, MPRT_LOG_INFO, "stopped: %s is not written", npy_path);
     int error = mprt__writer_close(&w);
     if (st == MPCC_OK && (error || rename(temporary, npy_path)))
       st = mprt__fail(&p->cb, MPCC_ERR_FILE, "cannot write %s: %s", npy_path,

@@ -285,7 +285,8 @@ static void not_training(Fit *f, double begin) {
   f->window_start += spent;
 }
 
-static Status evaluate(Fit *f) {
+/* *value: of checkpoint.monitor; NaN: not measured. */
+static Status evaluate(Fit *f, double *value) {
   mprt_program *p = f->p;
   if (!f->val && !mprt__overfits(p))
     return MPCC_OK;
@@ -300,16 +301,16 @@ static Status evaluate(Fit *f) {
   if (plateau)
     mprt__plateau_step(p, monitored(p, plateau, r.loss));
   if (json_is_object(stopping)) {
-    double value = monitored(p, stopping, r.loss);
-    const char *why = mprt__early_stop(p, value);
+    const double watched = monitored(p, stopping, r.loss);
+    const char *why = mprt__early_stop(p, watched);
     f->stop = why != NULL && f->step >= f->facts.min_steps;
     if (why)
       mprt__log(&p->cb, MPRT_LOG_INFO, "early stopping %s step %lld: %s (%.6g) %s",
                 f->stop ? "at" : "waits for min_steps or min_epochs at", (long long)f->step,
-                mprt__json_string(stopping, "monitor", "val/loss"), value, why);
+                mprt__json_string(stopping, "monitor", "val/loss"), watched, why);
   }
-  double value = monitored(p, mprt__json_get(p->spec, "checkpoint"), r.loss);
-  return mprt__keep_wants(p, value, f->step) ? save(f, value) : MPCC_OK;
+  *value = monitored(p, mprt__json_get(p->spec, "checkpoint"), r.loss);
+  return MPCC_OK;
 }
 
 /* Steps between evaluations inside an epoch; 0: only at its end. val_check_interval is a share of
@@ -338,18 +339,22 @@ static Status write_sample(Fit *f) {
   return st;
 }
 
+/* What is due behind a step. Evaluation comes first: where cb.stop ends it, nothing was told yet, and all
+ * of this is done again after resuming. */
 static Status after_step(Fit *f) {
   mprt_program *p = f->p;
   int64_t every = check_interval(f);
   int64_t every_epochs = mprt__json_int(p->spec, "trainer.check_val_every_n_epoch", 1);
   int64_t save_every = mprt__json_int(p->spec, "checkpoint.every_n_train_steps", 0);
   bool epoch_check = f->epoch_over && every_epochs > 0 && (f->epoch + 1) % every_epochs == 0;
-  Status st = MPCC_OK;
-  st = mprt__trace_write(f->trace, p, f->out_dir);
+  double value = NAN;
+  Status st = mprt__trace_write(f->trace, p, f->out_dir);
+  if (st == MPCC_OK && (every ? f->step % every == 0 : epoch_check))
+    st = evaluate(f, &value);
   if (st == MPCC_OK)
     st = write_sample(f);
-  if (st == MPCC_OK && (every ? f->step % every == 0 : epoch_check))
-    st = evaluate(f);
+  if (st == MPCC_OK && mprt__keep_wants(p, value, f->step))
+    st = save(f, value);
   /* What non-finite steps follow may be broken already: it does not replace an older checkpoint. */
   bool doubtful = f->bad > 0 && !f->facts.has_scaler;
   bool wanted = mprt__json_int(p->spec, "checkpoint.save_top_k", 1) != 0 ||
@@ -418,6 +423,20 @@ static Status make_up(Fit *f) {
   return st;
 }
 
+/* Ended by cb.stop, behind a step or in what follows it: a checkpoint from which that is made up for. */
+static Status stopped(Fit *f, Status st) {
+  mprt_program *p = f->p;
+  if (p->stop == 3)
+    return st;
+  p->cursor.due = true;
+  f->saved_step = -1; /* one of this step may be there, but says that nothing is due */
+  const Status saved = save(f, NAN);
+  if (saved == MPCC_OK)
+    mprt__log(&p->cb, MPRT_LOG_INFO, "stopped after step %lld, saved in %s; --resume goes on",
+              (long long)f->step, f->out_dir);
+  return saved == MPCC_OK ? st : saved;
+}
+
 static Status loop(Fit *f) {
   mprt_program *p = f->p;
   Status st = make_up(f);
@@ -435,24 +454,17 @@ static Status loop(Fit *f) {
     st = check_finite(f, &r);
     if (st != MPCC_OK)
       return st;
-    int stop = p->cb.stop ? p->cb.stop(p->cb.user) : 0;
-    if (stop == 3)
-      return MPCC_ERR_INTERRUPTED;
-    if (stop) {
-      p->cursor.due = true;
-      st = save(f, NAN);
-      if (st == MPCC_OK)
-        mprt__log(&p->cb, MPRT_LOG_INFO, "stopped after step %lld, saved in %s; --resume goes on",
-                  (long long)f->step, f->out_dir);
-      return st != MPCC_OK ? st : stop == 2 ? MPCC_ERR_REQUEUE : MPCC_ERR_INTERRUPTED;
-    }
-    st = after_step(f);
+    st = mprt__asked_to_stop(p);
+    if (st == MPCC_OK)
+      st = after_step(f);
     if (st == MPCC_OK && f->facts.max_seconds >= 0 &&
         mprt__seconds() - f->begun >= (double)f->facts.max_seconds) {
       mprt__log(&p->cb, MPRT_LOG_INFO, "max_time is over after step %lld", (long long)f->step);
       f->stop = true;
     }
   }
+  if (p->stop)
+    return stopped(f, st);
   if (st == MPCC_OK && mprt__json_bool(p->spec, "checkpoint.save_last", true))
     st = save(f, NAN);
   return st;
@@ -516,6 +528,7 @@ static Status export_all(Fit *f) {
 
 mpcc_status mprt_fit(mprt_program *p) {
   Fit f = {.p = p, .lock = -1};
+  p->stop = 0;
   Status st = begin(&f);
   if (st == MPCC_OK) {
     f.begun = f.started = f.window_start = mprt__seconds();

@@ -92,6 +92,8 @@ bool mprt__overfits(const mprt_program *p);
 int64_t mprt__limited_batches(const mprt_program *p, const char *split, int64_t batches);
 /* Mean loss over a whole split; p->metrics holds its metrics. */
 Status mprt__evaluate_data(mprt_program *p, mprt__dataset *d, const char *split, double *loss);
+/* Asks cb.stop: OK to go on, else ERR_INTERRUPTED or ERR_REQUEUE; p->stop is what it said. */
+Status mprt__asked_to_stop(mprt_program *p);
 
 /* ---- metrics.c ---- */
 Status mprt__metrics_open(mprt_program *p); /* nothing when open. errors: ERR_NOMEM */

@@ -166,6 +166,7 @@ struct mprt_program {
   bool initialized; /* the state holds values: init ran */
   mprt__cursor cursor;
   mprt__patience plateau, stopping;
+  int stop; /* the strongest word of cb.stop in this call: it may say it once */
   struct {
     int n;
     mprt__kept *item;

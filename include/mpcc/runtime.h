@@ -65,8 +65,8 @@ typedef struct {
   /* Any may be NULL. Called on the thread that called mprt_fit. */
   void (*log)(void *user, mprt_log_level level, const char *text);
   void (*event)(void *user, const mprt_event *e);
-  /* Polled between steps: 0 go on, 1 finish the step and checkpoint (Ctrl-C), 2 the same for
-   * SIGTERM/SIGUSR1 (requeue), 3 stop at once. */
+  /* Polled between steps and between batches of an evaluation, which is then dropped: 0 go on, 1 finish
+   * the step and checkpoint (Ctrl-C), 2 the same for SIGTERM/SIGUSR1 (requeue), 3 stop at once. */
   int (*stop)(void *user);
   void *user;
 } mprt_callbacks;
