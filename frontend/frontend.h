@@ -230,8 +230,8 @@ Val *model_value(const Check *c, const Model *m);
 void model_check_used(const Check *c, Model *m);
 /* Node of an output, layer or input name; NULL when there is none. */
 Node *model_find(const Model *m, const char *name);
-/* Hint with the nearest names of layers. */
-void model_suggest(const Check *c, const Model *m, const char *name);
+/* Hint with the nearest names of outputs, layers and inputs; whether there is one. */
+bool model_suggest(const Check *c, const Model *m, const char *name);
 
 /* ---- init.c: initialisers ---- */
 

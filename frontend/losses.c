@@ -72,6 +72,13 @@ Val *sources_read(const Check *c, const Yaml *y, Val *v, const char *section, So
   return out->n == map->n ? map : NULL;
 }
 
+static void unknown_source(const Check *c, const Model *m, const Source *s) {
+  diag_error(c->d, s->loc, 221, "no output or layer is named '%s'", s->name);
+  if (!model_suggest(c, m, s->name) && m->noutput == 1)
+    diag_hint(c->d, "the model's output is '%s': inputs: {input: %s}", m->output_name[0],
+              m->output_name[0]);
+}
+
 /* Layers, outputs and model inputs come first; another name is a data field's, but for the operand
  * that is trained. */
 bool sources_resolve(const Check *c, Model *m, Sources *s, bool expr) {
@@ -84,13 +91,11 @@ bool sources_resolve(const Check *c, Model *m, Sources *s, bool expr) {
       from->node->used = true;
     if (from->node || expr || i > 0)
       continue;
-    diag_error(c->d, from->loc, 221, "no output or layer is named '%s'", from->name);
-    model_suggest(c, m, from->name);
+    unknown_source(c, m, from);
     ok = false;
   }
   if (ok && !any) {
-    diag_error(c->d, s->from[0].loc, 221, "no output or layer is named '%s'", s->from[0].name);
-    model_suggest(c, m, s->from[0].name);
+    unknown_source(c, m, &s->from[0]);
     ok = false;
   }
   return ok;

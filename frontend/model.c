@@ -240,11 +240,13 @@ Node *model_find(const Model *m, const char *name) {
   return NULL;
 }
 
-void model_suggest(const Check *c, const Model *m, const char *name) {
+bool model_suggest(const Check *c, const Model *m, const char *name) {
   size_t n = 0;
-  const char **known = ARENA_ARRAY(c->a, const char *, m->nnode + m->ninput + 1);
+  const char **known = ARENA_ARRAY(c->a, const char *, m->nnode + m->ninput + m->noutput + 1);
   if (arena_failed(c->a))
-    return;
+    return false;
+  for (int i = 0; i < m->noutput; i++)
+    known[n++] = m->output_name[i];
   for (int i = 0; i < m->nnode; i++)
     known[n++] = m->node[i]->name;
   for (int i = 0; i < m->ninput; i++)
@@ -252,6 +254,7 @@ void model_suggest(const Check *c, const Model *m, const char *name) {
   const char *near = diag_suggest(name, known, n);
   if (near)
     diag_hint(c->d, "did you mean '%s'?", near);
+  return near != NULL;
 }
 
 static void expand_outputs(Expand *e, const Val *outputs) {
