@@ -183,7 +183,8 @@ Status mprt__clear_state(mprt_program *p) {
 
 Status mprt__refresh(mprt_program *p) {
   const MpccFunction *f = mprt__function(p, "refresh");
-  return f ? mprt__run(p, f, NULL, NULL) : MPCC_OK;
+  const Status s = p->cuda ? mprt__cuda_choose(p, p->cuda) : MPCC_OK;
+  return s == MPCC_OK && f ? mprt__run(p, f, NULL, NULL) : s;
 }
 
 void mprt__set_seed(mprt_program *p, int64_t seed) {

@@ -30,6 +30,10 @@ Status mprt__cuda_status(const mprt__cuda *g);
 json_t *mprt__cuda_algorithms(const mprt_program *p, const mprt__cuda *g);
 /* Takes those of a checkpoint where device, library and product are the same. */
 void mprt__cuda_recall(const mprt_program *p, mprt__cuda *g, const json_t *algorithms);
+/* Times what the library offers for every product that no checkpoint has chosen for. Not later than
+ * here is known whether there is a checkpoint: before the first step, which waits for nothing. errors:
+ * ERR_RUN, ERR_NOMEM */
+Status mprt__cuda_choose(const mprt_program *p, mprt__cuda *g);
 /* mprt__run on the device; returns before it is done. clock: hears what each command took, NULL:
  * nobody asks; with one the commands run one after the other, to the same bits, and it returns when
  * they are done. */

@@ -1,7 +1,8 @@
-/* Matrix products through cuBLASLt. Plans (descriptor, layouts, algorithm) are made when a program
- * is opened, one per distinct product: the library offers algorithms, the fastest on this device is
- * taken among those that give the same bits as its first offer and split no sum, so that what is
- * taken changes no result. Splitting K with atomic sums is not asked for.
+/* Matrix products through cuBLASLt. Plans (descriptor, layouts, offers of algorithms) are made when a
+ * program is opened, one per distinct product. When its state is there, what the checkpoint says is
+ * taken; for the others the offers are timed, and the fastest on this device is taken among those
+ * that give the same bits as the first and split no sum, so that what is taken changes no result.
+ * Splitting K with atomic sums is not asked for.
  *
  * Row-major D = A B is, in the library's column order, D^T = B^T A^T: its first factor is our B. */
 #include <stdio.h>
@@ -26,6 +27,9 @@ typedef struct {
   uint32_t align[4]; /* of D, A, B, and the bias */
   cublasLtMatmulDesc_t desc;
   cublasLtMatrixLayout_t first, second, result;
+  cublasLtMatmulHeuristicResult_t offer[OFFERS];
+  int offers;
+  bool chosen; /* algo is, by timing or by a checkpoint */
   cublasLtMatmulAlgo_t algo;
   size_t workspace;
 } Plan;
@@ -37,6 +41,7 @@ struct mprt__products {
   Plan *plan;
   uint32_t nplan;
   uint32_t *of_command; /* index of the plan, per command of the program */
+  bool chosen;          /* every plan is */
 };
 
 typedef struct {
@@ -224,7 +229,7 @@ static Status multiply(const mprt_program *p, mprt__cuda *g, Plan *plan, const O
 /* ---- choosing an algorithm
  * ----------------------------------------------------------------------- */
 
-/* Memory to try algorithms in, for the time of opening a program. */
+/* Memory to try algorithms in, for as long as that takes. */
 typedef struct {
   CUdeviceptr operand[MPCC_PRODUCT_OPERANDS];
   uint64_t bytes[MPCC_PRODUCT_OPERANDS];
@@ -330,8 +335,8 @@ static Status try_offer(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial 
 
 /* Takes the fastest of those that give the bits of the first. An offer behind it that the library
  * then refuses is none; the first must work, since another has other bits. */
-static Status choose(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t,
-                     const cublasLtMatmulHeuristicResult_t *offer, int count) {
+static Status choose(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t) {
+  const cublasLtMatmulHeuristicResult_t *offer = plan->offer;
   Operands o;
   uint64_t bytes[MPCC_PRODUCT_OPERANDS];
   float best = 0, ms;
@@ -353,7 +358,7 @@ static Status choose(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t,
   if (s == MPCC_OK)
     s = set_operands(p, g, plan, &o);
   const uint64_t compared = bytes[0] < COMPARED ? bytes[0] : COMPARED;
-  for (int i = 0; s == MPCC_OK && i < count; i++) {
+  for (int i = 0; s == MPCC_OK && i < plan->offers; i++) {
     /* parts of k need workspace; a 16-bit result may hide that their sums have another order */
     if (i && (offer[0].workspaceSize || offer[i].workspaceSize))
       continue;
@@ -369,14 +374,39 @@ static Status choose(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t,
   return s;
 }
 
-static Status ask(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t) {
+static bool is_open(const Plan *plan) {
+  return !plan->chosen && plan->offers > 1;
+}
+
+Status mprt__cuda_choose(const mprt_program *p, mprt__cuda *g) {
+  mprt__products *x = g->products;
+  Status s = g->failure;
+  Trial t;
+  bool any = false;
+  if (s != MPCC_OK || !x || x->chosen)
+    return s;
+  CUDA_TRY(g->api.cuCtxSetCurrent(g->context), "cannot use the device");
+  for (uint32_t i = 0; i < x->nplan; i++)
+    any |= is_open(&x->plan[i]);
+  const bool room = any && trial_open(g, &t);
+  for (uint32_t i = 0; s == MPCC_OK && i < x->nplan; i++) {
+    if (room && is_open(&x->plan[i]))
+      s = choose(p, g, &x->plan[i], &t);
+    x->plan[i].chosen = s == MPCC_OK;
+  }
+  if (room)
+    trial_close(g, &t);
+  x->chosen = s == MPCC_OK;
+  return s;
+}
+
+/* What the library offers for a described plan. */
+static Status ask(const mprt_program *p, mprt__cuda *g, Plan *plan) {
   mprt__products *x = g->products;
   cublasLtMatmulPreference_t like = NULL;
-  cublasLtMatmulHeuristicResult_t offer[OFFERS];
   const uint64_t workspace = WORKSPACE;
   const uint32_t reductions =
       CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-  int count = 0;
   TRY_LT(x->api.cublasLtMatmulPreferenceCreate(&like), "cannot plan a product");
   cublasStatus_t r = x->api.cublasLtMatmulPreferenceSetAttribute(
       like, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
@@ -391,10 +421,10 @@ static Status ask(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t) {
                                                     sizeof plan->align[0]);
   if (!r)
     r = x->api.cublasLtMatmulAlgoGetHeuristic(x->handle, plan->desc, plan->first, plan->second,
-                                              plan->result, plan->result, like, OFFERS, offer,
-                                              &count);
+                                              plan->result, plan->result, like, OFFERS, plan->offer,
+                                              &plan->offers);
   x->api.cublasLtMatmulPreferenceDestroy(like);
-  if (r || count < 1) {
+  if (r || plan->offers < 1) {
     char what[160];
     snprintf(what, sizeof what, "no way to multiply %lld x %lld by %lld x %lld (%s, %s to %s)",
              (long long)plan->m.rows, (long long)plan->m.k, (long long)plan->m.k,
@@ -402,9 +432,9 @@ static Status ask(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t) {
              dtype_text((DType)plan->m.b_dtype), dtype_text((DType)plan->m.d_dtype));
     return library_failed(p, g, r ? r : CUBLAS_STATUS_NOT_SUPPORTED, what);
   }
-  plan->algo = offer[0].algo;
-  plan->workspace = offer[0].workspaceSize;
-  return t->want && count > 1 ? choose(p, g, plan, t, offer, count) : MPCC_OK;
+  plan->algo = plan->offer[0].algo;
+  plan->workspace = plan->offer[0].workspaceSize;
+  return MPCC_OK;
 }
 
 /* ---- the program's products
@@ -438,21 +468,18 @@ static void collect(const mprt_program *p, mprt__cuda *g) {
 
 static Status make_plans(const mprt_program *p, mprt__cuda *g) {
   mprt__products *x = g->products;
-  Trial t;
-  trial_open(g, &t);
   Status s = MPCC_OK;
   for (uint32_t i = 0; s == MPCC_OK && i < x->nplan; i++) {
     s = describe(p, g, &x->plan[i]);
     /* the alignment of addresses in the descriptor is part of the question */
     Operands o = {{0}};
     for (int k = 3; k < MPCC_PRODUCT_OPERANDS; k++)
-      o.operand[k] = t.operand[k] ? t.operand[k] : x->workspace;
+      o.operand[k] = x->workspace;
     if (s == MPCC_OK)
       s = set_operands(p, g, &x->plan[i], &o);
     if (s == MPCC_OK)
-      s = ask(p, g, &x->plan[i], &t);
+      s = ask(p, g, &x->plan[i]);
   }
-  trial_close(g, &t);
   return s;
 }
 
@@ -511,6 +538,9 @@ Status mprt__cuda_product(const mprt_program *p, mprt__cuda *g, const MpccComman
 Status mprt__cuda_multiply(const mprt_program *p, mprt__cuda *g, const MpccProduct *m,
                            const CUdeviceptr *operand) {
   mprt__products *x = g->products;
+  const Status s = mprt__cuda_choose(p, g);
+  if (s != MPCC_OK)
+    return s;
   for (uint32_t k = 0; x && k < x->nplan; k++) {
     Plan *plan = &x->plan[k];
     Operands o = {{0}};
@@ -549,6 +579,8 @@ json_t *mprt__cuda_algorithms(const mprt_program *p, const mprt__cuda *g) {
   char *name = library_name(g), key[200], hex[2 * sizeof(cublasLtMatmulAlgo_t) + 1];
   json_t *plans = json_object();
   for (uint32_t i = 0; i < x->nplan; i++) {
+    if (!x->plan[i].chosen)
+      continue;
     const uint8_t *bytes = (const uint8_t *)&x->plan[i].algo;
     for (size_t k = 0; k < sizeof x->plan[i].algo; k++)
       snprintf(hex + 2 * k, 3, "%02x", bytes[k]);
@@ -584,9 +616,11 @@ void mprt__cuda_recall(const mprt_program *p, mprt__cuda *g, const json_t *algor
   char *name = library_name(g), key[200];
   const char *before = mprt__json_string(algorithms, "library", "");
   if (name && strcmp(name, before)) {
-    mprt__log(&p->cb, MPRT_LOG_WARNING,
-              "the checkpoint was written with %s, this is %s: results may differ in rounding",
-              before, name);
+    mprt__log(
+        &p->cb, MPRT_LOG_WARNING,
+        "the checkpoint was written with %s, this is %s: products are timed anew, results may "
+        "differ in rounding",
+        before, name);
     free(name);
     return;
   }
@@ -602,6 +636,7 @@ void mprt__cuda_recall(const mprt_program *p, mprt__cuda *g, const json_t *algor
       continue;
     x->plan[i].algo = algo;
     x->plan[i].workspace = (size_t)workspace;
+    x->plan[i].chosen = true;
   }
   mprt__cuda_forget_graphs(p, g);
 }

@@ -1,9 +1,10 @@
 /* Products by cuBLASLt beside kernels of mpcc's own: the same training within the rounding between
  * a product and what follows it; codes of 8 bits as they are and, on sm_80, decoded; the same bits
  * whatever algorithm timing takes; an offer that is refused when it is tried ends nothing while
- * another works. */
+ * another works; what a checkpoint says is taken without timing. */
 #include <unistd.h>
 
+#include "runtime/cuda/device.h"
 #include "tests/cuda/program.h"
 
 enum { STEPS = 3 };
@@ -76,7 +77,7 @@ END_TEST
  */
 static const struct {
   const char *refused;
-  bool opens;
+  bool starts;
 } refusals[] = {
     {"cublasLtMatmul:1:15", false}, /* the first */
     {"cublasLtMatmul:3:15", false},
@@ -85,7 +86,6 @@ static const struct {
 };
 
 START_TEST(an_offer_is_refused) {
-  mpcc_status s = MPCC_OK;
   size_t bytes;
   double loss[STEPS], want[STEPS];
   void *image = compile_for("sm_90", "tests/cli/tiny.yaml", "32-true", NULL, false, false, &bytes);
@@ -94,11 +94,11 @@ START_TEST(an_offer_is_refused) {
   mprt_options_default(&o);
   o.device = "cuda";
   mprt_program *p = NULL, *plain;
-  s = mprt_open(image, bytes, &o, NULL, &p);
+  ck_assert_int_eq(mprt_open(image, bytes, &o, NULL, &p), MPCC_OK);
+  const mpcc_status s = mprt_init(p);
   unsetenv("EMU_FAIL");
-  ck_assert_int_eq(s == MPCC_OK, refusals[_i].opens);
-  if (refusals[_i].opens) {
-    ck_assert_int_eq(mprt_init(p), MPCC_OK);
+  ck_assert_int_eq(s == MPCC_OK, refusals[_i].starts);
+  if (refusals[_i].starts) {
     plain = open_on(image, bytes, "cuda", false);
     train(plain, want);
     train(p, loss);
@@ -110,9 +110,146 @@ START_TEST(an_offer_is_refused) {
 }
 END_TEST
 
+/* ---- checkpoints ----------------------------------------------------------------------------- */
+
+static char dir[] = "/tmp/products-XXXXXX", checkpoint[64], calls[64];
+
+/* Times that the stand-in was asked for since the last time. */
+static int timings(void) {
+  char line[200];
+  int n = 0;
+  FILE *f = fopen(calls, "r");
+  while (f && fgets(line, sizeof line, f))
+    n += !strncmp(line, "cuEventElapsedTime", 18);
+  if (f)
+    fclose(f);
+  unlink(calls);
+  return n;
+}
+
+static void step(mprt_program *p) {
+  feed(p, 1);
+  mprt__schedule_fill(p, 1, 100, 100);
+  ck_assert_int_eq(mprt_run(p, "train_step"), MPCC_OK);
+}
+
+/* The plans as a checkpoint has them, after a step. */
+static char *plans_of(mprt_program *p) {
+  step(p);
+  json_t *all = mprt__cuda_algorithms(p, p->cuda);
+  char *text = json_dumps(json_object_get(all, "plans"), JSON_SORT_KEYS);
+  ck_assert(text && strlen(text) > 200);
+  json_decref(all);
+  return text;
+}
+
+/* The checkpoint's plans are of another library, or it lacks one. */
+static void change_checkpoint(const mprt_program *p, bool library) {
+  char path[100], *done;
+  snprintf(path, sizeof path, "%s/state.json", checkpoint);
+  json_t *state = json_load_file(path, 0, NULL), *products = json_object_get(state, "products");
+  ck_assert(products != NULL);
+  json_t *plans = json_object_get(products, "plans");
+  if (library)
+    json_object_set_new(products, "library", json_string("cuBLASLt 1, another device"));
+  else
+    json_object_del(plans, json_object_iter_key(json_object_iter(plans)));
+  ck_assert_int_eq(json_dump_file(state, path, 0), 0);
+  json_decref(state);
+  ck_assert_int_eq(mprt__checkpoint_done(p, checkpoint, &done), MPCC_OK);
+  snprintf(path, sizeof path, "%s/DONE", checkpoint);
+  ck_assert_int_eq(mprt__file_write(path, done, strlen(done), NULL), MPCC_OK);
+  free(done);
+}
+
+static void count_warnings(void *user, mprt_log_level level, const char *text) {
+  *(int *)user += level == MPRT_LOG_WARNING && strstr(text, "products are timed anew");
+}
+
+/* Where algorithm `fastest` is. */
+static mprt_program *start(const void *image, size_t bytes, const char *fastest) {
+  setenv("EMU_FASTEST", fastest, 1);
+  mprt_program *p = open_on(image, bytes, "cuda", false);
+  unsetenv("EMU_FASTEST");
+  return p;
+}
+
+static mprt_program *resume(const void *image, size_t bytes, const char *fastest, int *warnings) {
+  mprt_options o;
+  mprt_options_default(&o);
+  o.device = "cuda";
+  *warnings = 0;
+  mprt_callbacks cb = {.log = count_warnings, .user = warnings};
+  mprt_program *p = NULL;
+  ck_assert_int_eq(mprt_open(image, bytes, &o, &cb, &p), MPCC_OK);
+  setenv("EMU_FASTEST", fastest, 1);
+  ck_assert_int_eq(mprt_resume(p, checkpoint), MPCC_OK);
+  unsetenv("EMU_FASTEST");
+  return p;
+}
+
+START_TEST(stored_plans_are_taken) {
+  size_t bytes;
+  int warnings;
+  void *image = compile_for("sm_90", "tests/cli/tiny.yaml", "32-true", NULL, false, false, &bytes);
+  ck_assert(mkdtemp(dir) != NULL);
+  snprintf(checkpoint, sizeof checkpoint, "%s/checkpoint", dir);
+  snprintf(calls, sizeof calls, "%s/calls", dir);
+  setenv("EMU_LOG", calls, 1);
+
+  mprt_program *first = start(image, bytes, "1");
+  char *stored = plans_of(first);
+  const int all = timings();
+  ck_assert_int_gt(all, 0);
+  ck_assert_int_eq(mprt_save_checkpoint(first, checkpoint), MPCC_OK);
+  mprt_program *other = start(image, bytes, "0");
+  char *timed = plans_of(other);
+  ck_assert_int_eq(timings(), all);
+  ck_assert_str_ne(timed, stored); /* so that what follows can fail */
+
+  mprt_program *p = resume(image, bytes, "0", &warnings);
+  char *taken = plans_of(p);
+  ck_assert_int_eq(timings(), 0);
+  ck_assert_str_eq(taken, stored);
+  ck_assert_int_eq(warnings, 0);
+  step(first);
+  same_state(p, first);
+  mprt_close(p);
+  free(taken);
+
+  change_checkpoint(first, false);
+  p = resume(image, bytes, "1", &warnings);
+  taken = plans_of(p);
+  const int one = timings();
+  ck_assert_msg(one > 0 && one < all, "%d of %d timings for one product", one, all);
+  ck_assert_str_eq(taken, stored);
+  mprt_close(p);
+  free(taken);
+
+  change_checkpoint(first, true);
+  p = resume(image, bytes, "0", &warnings);
+  taken = plans_of(p);
+  ck_assert_int_eq(timings(), all);
+  ck_assert_str_eq(taken, timed);
+  ck_assert_int_eq(warnings, 1);
+  mprt_close(p);
+  free(taken);
+
+  unsetenv("EMU_LOG");
+  char remove[100];
+  snprintf(remove, sizeof remove, "rm -rf %s", dir);
+  ck_assert_int_eq(system(remove), 0);
+  mprt_close(first);
+  mprt_close(other);
+  free(stored);
+  free(timed);
+  free(image);
+}
+END_TEST
+
 int main(void) {
-  const int code = run_cases("products", library_beside_own, (int)(sizeof cases / sizeof *cases));
-  return code ? code
-              : run_cases("refusals", an_offer_is_refused,
-                          (int)(sizeof refusals / sizeof *refusals));
+  int code = run_cases("products", library_beside_own, (int)(sizeof cases / sizeof *cases));
+  if (!code)
+    code = run_cases("refusals", an_offer_is_refused, (int)(sizeof refusals / sizeof *refusals));
+  return code ? code : run_cases("checkpoints", stored_plans_are_taken, 1);
 }

@@ -77,10 +77,11 @@ size_t lt_workspace(int algo);
 #undef CUDA_SYM
 #undef LT_SYM
 
-/* Of the stand-in libcuda. */
+/* Of the stand-in libcuda. time_us: virtual, of the device. */
 typedef CUresult (*LibraryWork)(const void *args);
 uint8_t *emu_library_access(const char *who, uint64_t address, uint64_t bytes, bool write);
 int emu_library_call(const char *name); /* EMU_LOG, EMU_FAIL */
-CUresult emu_library_put(CUstream s, LibraryWork run, const void *args, size_t bytes);
+CUresult emu_library_put(CUstream s, LibraryWork run, const void *args, size_t bytes,
+                         double time_us);
 
 #endif

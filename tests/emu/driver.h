@@ -34,6 +34,7 @@ typedef struct Work {
   CUevent event;
   uint64_t recording; /* of the event: this one is made, or waited for */
   LibraryWork library;
+  double time_us; /* of the library's work */
   CUgraphExec exec;
   uint32_t *needs; /* graph nodes: indices of earlier ones; owned */
   uint32_t n_needs, n_args;
@@ -164,8 +165,8 @@ void memory_free_pinned(void);
 /* For library stand-ins: host bytes of device memory; NULL with the finding reported. */
 __attribute__((visibility("default"))) uint8_t *
 emu_library_access(const char *who, uint64_t address, uint64_t bytes, bool write);
-__attribute__((visibility("default"))) CUresult emu_library_put(CUstream s, LibraryWork run,
-                                                                const void *args, size_t bytes);
+__attribute__((visibility("default"))) CUresult
+emu_library_put(CUstream s, LibraryWork run, const void *args, size_t bytes, double time_us);
 /* Kernels launched and instructions of single threads run so far. */
 /* Enters a call of the library: EMU_LOG, and the error that EMU_FAIL wants of it; 0: none. */
 __attribute__((visibility("default"))) int emu_library_call(const char *name);

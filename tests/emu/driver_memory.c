@@ -261,11 +261,12 @@ uint8_t *emu_library_access(const char *who, uint64_t address, uint64_t bytes, b
   return a->host + offset;
 }
 
-CUresult emu_library_put(CUstream s, LibraryWork run, const void *args, size_t bytes) {
+CUresult emu_library_put(CUstream s, LibraryWork run, const void *args, size_t bytes,
+                         double time_us) {
   ENTER(NEEDS_CONTEXT);
   if (!stream_known(s))
     return driver_leave(CUDA_ERROR_INVALID_HANDLE);
-  Work w = {.kind = WORK_LIBRARY, .library = run, .n_args = (uint32_t)bytes};
+  Work w = {.kind = WORK_LIBRARY, .library = run, .n_args = (uint32_t)bytes, .time_us = time_us};
   w.args = emu_alloc(bytes);
   memcpy(w.args, args, bytes);
   return driver_leave(stream_put(stream_of(s), &w));
