@@ -70,14 +70,15 @@ bool conv_group(const Op *op, ConvGroup *g) {
   *g = (ConvGroup){.batch = op_int(op, "batch", 0),
                    .channels = op_int(op, "channels", 0),
                    .wgrad = op_int(op, "wgrad", 0) != 0,
-                   .depth = op_int(op, "depth", 0) != 0};
+                   .depth = op_int(op, "depth", 0) != 0,
+                   .parts = op_int(op, "parts", 1)};
   if (!conv_window(op, &g->w) || g->batch < 1 || g->channels < 1 || !x || x->kind != AT_INTS ||
       x->u.ints.n != g->w.nd || !strides || strides->kind != AT_INTS ||
       strides->u.ints.n != g->w.nd + 1)
     return false;
   const Attr *factor = op_attr(op, "factor");
   const bool lies = g->wgrad || g->depth;
-  if ((g->wgrad && g->depth) ||
+  if (g->parts < 1 || g->batch % g->parts || (g->parts > 1 && !(g->wgrad && g->depth)) ||
       (lies && (!factor || factor->kind != AT_INTS || factor->u.ints.n != 2)))
     return false;
   for (int i = 0; i < 2 && lies; i++)

@@ -238,7 +238,11 @@ static double accumulate_conv(const Call *c, const ConvGroup *g, int64_t row, in
   double sum = 0;
   for (int64_t t = 0; t < k; t++) {
     const Access *f = &b->in[1];
-    if (g->wgrad)
+    if (g->wgrad && g->depth) {
+      const int64_t window = m / g->columns * k + t, tap = m % g->columns;
+      sum += num_round(conv_group_at(g, x, window, tap * g->channels + col), compute) *
+             num_round(c->in[1][f->offset + window * g->factor[0] + col * g->factor[1]], compute);
+    } else if (g->wgrad)
       sum += num_round(conv_group_at(g, x, t, m), compute) *
              num_round(c->in[1][f->offset + t * g->factor[0] + col * g->factor[1]], compute);
     else if (g->depth)

@@ -554,7 +554,7 @@ bool conv_reads(const ConvWindow *w, const int64_t *in, int64_t position, int64_
 
 /* A `conv` group (docs/groups.md): its first operand as a matrix of batch * positions rows and
  * taps * channels columns; `depth`: of as many columns as there are taps, another matrix for each
- * channel. */
+ * channel. With `wgrad` and `depth` the batch is in `parts`, whose sums are rows of their own. */
 typedef struct {
   ConvWindow w;
   int64_t batch, channels;
@@ -562,7 +562,9 @@ typedef struct {
   int64_t stride[1 + CONV_AXES]; /* elements between samples and along each axis; channels are dense */
   int64_t rows, columns;
   bool wgrad; /* the matrix is the transposed factor: its columns are the product's rows */
-  bool depth; /* column c of the product is channel c by itself: k counts taps */
+  bool depth; /* column c of the product is channel c by itself: k counts taps, or positions of a
+                 part */
+  int64_t parts;     /* 1 but for depth and wgrad: row (part, tap) */
   int64_t factor[2]; /* wgrad, depth: of operand 1, between k, between columns */
 } ConvGroup;
 /* False when attributes are missing or wrong. */

@@ -300,8 +300,8 @@ static void check_conv(Verify *v) {
     verify_broken(v, "a convolution has two factors, one column dimension and a window");
     return;
   }
-  int64_t rows = g.wgrad ? g.columns : g.rows;
-  if (k != (g.wgrad ? g.rows : g.columns) || product_of(b->dim, b->ndim - 1) != rows) {
+  int64_t rows = g.wgrad ? g.columns * g.parts : g.rows;
+  if (k != (g.wgrad ? g.rows / g.parts : g.columns) || product_of(b->dim, b->ndim - 1) != rows) {
     verify_broken(v, "rows and k are not those of the window");
     return;
   }
@@ -323,7 +323,7 @@ static void check_conv(Verify *v) {
   reach_check(v, r, v->op->in[0]->type, "operand", 0);
   if (g.wgrad || g.depth) {
     Reach f = reach_start(b->in[1].offset);
-    reach_add(&f, g.factor[0], k);
+    reach_add(&f, g.factor[0], k * g.parts);
     reach_add(&f, g.factor[1], b->dim[b->ndim - 1]);
     reach_check(v, f, v->op->in[1]->type, "operand", 1);
   } else if (!packed_fits(v->op->in[1]->type, b->dim[b->ndim - 1], k) || b->in[1].offset)

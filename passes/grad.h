@@ -81,6 +81,9 @@ void grad_op(Grad *g, const Op *op);
 /* Operand i and result i of the forward op, where the backward is built. */
 Value *grad_forward(Grad *g, const Op *op, int i);
 Value *grad_result(Grad *g, const Op *op, int i);
+/* Positions [start, end) along dim of what a depthwise convolution makes, as one that makes no
+ * others; NULL: x is none. */
+Value *grad_depthwise_part(Grad *g, Value *x, int dim, int64_t start, int64_t end);
 Value *grad_rows(Grad *g, Value *x); /* [..., C] as [R, C] */
 Value *grad_shaped(Grad *g, Value *x, const Type *t);
 Value *grad_row_sum(Grad *g, Value *x); /* over the last axis, which stays as 1; f32 or wider */

@@ -291,8 +291,9 @@ void grad_slice(Grad *g, const Op *op, Value *const *dy) {
 
 void grad_unslice(Grad *g, const Op *op, Value *const *dy) {
   int dim = (int)op_int(op, "dim", 0);
-  int64_t start = op_int(op, "start", 0);
-  grad_give(g, op, 0, build_slice(g->b, dy[0], dim, start, start + op->in[0]->type->dim[dim]));
+  int64_t start = op_int(op, "start", 0), end = start + op->in[0]->type->dim[dim];
+  Value *part = grad_depthwise_part(g, dy[0], dim, start, end);
+  grad_give(g, op, 0, part ? part : build_slice(g->b, dy[0], dim, start, end));
 }
 
 void grad_cat(Grad *g, const Op *op, Value *const *dy) {

@@ -234,6 +234,26 @@ static void grad_depthwise(Grad *g, const Op *op, const ConvWindow *w, Value *dy
     grad_give(g, op, 2, grad_rows(g, dy));
 }
 
+/* The gradient of an image is wanted without its padding. */
+Value *grad_depthwise_part(Grad *g, Value *dx, int dim, int64_t start, int64_t end) {
+  const Op *op = dx->def;
+  const int axis = dim - 1;
+  ConvWindow w;
+  Attr attr[8];
+  if (op->code != OP_conv_gather || op_int(op, "groups", 1) == 1 || !conv_window(op, &w) ||
+      axis < 0 || axis >= w.nd || op->nattr > 8)
+    return NULL;
+  w.size[axis] = end - start;
+  w.padding[axis] -= start * w.stride[axis];
+  for (int i = 0; i < op->nattr; i++) {
+    const char *key = op->attr[i].key;
+    attr[i] = !strcmp(key, "positions") ? attr_ints(g->b, key, w.nd, w.size)
+              : !strcmp(key, "padding") ? attr_ints(g->b, key, w.nd, w.padding)
+                                        : op->attr[i];
+  }
+  return build_op(g->b, OP_conv_gather, op->nin, op->in, op->nattr, attr)->out[0];
+}
+
 /* dx gathers dy through the turned window. dw sums x (gathered) times dy over positions; where the
  * window spreads x instead (up > 1, transposed convolutions) dy is the gathered one. */
 void grad_conv_gather(Grad *g, const Op *op, Value *const *dy) {

@@ -1,7 +1,8 @@
 /* Lowering of channels-last convolutions: products whose first operand is gathered by the kernel,
  * so no matrix of patches ever lies in memory (docs/groups.md, kind conv). Depthwise ones
- * (attribute `groups`) multiply no matrices: they are kernels of their own where the target has
- * such, else rows of statements over shifted views of x. */
+ * (attribute `groups`) multiply no matrices: they and their gradients are kernels of their own
+ * where the target has such (`depth_windows` of its caps), else rows of statements over shifted
+ * views of x. */
 #include "passes/fuse.h"
 
 void group_conv(Fuse *F, const Op *op) {
@@ -115,16 +116,45 @@ static void depth_gather(Fuse *F, const Op *op, const ConvWindow *w) {
   set_result_buf(F, 0, node_store(F, node, sum, y->dt, ~0u));
 }
 
-/* What v is a zero-padded copy of; w is then the window over that. */
+/* What v has with zeros between neighbours of one axis; NULL: it is no such copy. A slice of it may
+ * have ended the zeros behind the last earlier. */
+static const Value *unspread(const Value *v, const ConvWindow *w, int64_t *axis, int64_t *up) {
+  const bool cut = v->def->code == OP_slice && op_int(v->def, "start", 0) == 0;
+  const Value *whole = cut ? v->def->in[0] : v;
+  const Op *join = whole->def, *open = join->code == OP_reshape ? join->in[0]->def : NULL;
+  const Op *split = open && open->code == OP_unslice ? open->in[0]->def : NULL;
+  if (!split || split->code != OP_reshape || op_int(open, "start", 0) != 0)
+    return NULL;
+  const Value *from = split->in[0];
+  const Type *few = from->type, *apart = open->in[0]->type, *many = whole->type;
+  const int64_t dim = op_int(open, "dim", 0) - 1;
+  *axis = dim - 1;
+  *up = op_int(open, "size", 1);
+  if (few->rank != many->rank || apart->rank != few->rank + 1 || *axis < 0 || *axis >= w->nd ||
+      apart->dim[dim + 1] != 1)
+    return NULL;
+  for (int i = 0; i < few->rank; i++)
+    if (few->dim[i] * (i == dim ? *up : 1) != many->dim[i] ||
+        apart->dim[i + (i > dim)] != few->dim[i] || (i != dim && v->type->dim[i] != many->dim[i]))
+      return NULL;
+  return v->type->dim[dim] > (few->dim[dim] - 1) * *up ? from : NULL;
+}
+
+/* What v is a copy of, with zeros around and between; w is then the window over that. */
 static const Value *unpadded(const Value *v, ConvWindow *w) {
-  while (v->def->code == OP_unslice) {
-    const int64_t axis = op_int(v->def, "dim", 0) - 1;
-    if (axis < 0 || axis >= w->nd)
-      break;
-    w->padding[axis] += op_int(v->def, "start", 0);
+  for (int64_t axis, up;;) {
+    const Value *few = unspread(v, w, &axis, &up);
+    if (few) {
+      w->up[axis] *= up;
+      v = few;
+      continue;
+    }
+    axis = op_int(v->def, "dim", 0) - 1;
+    if (v->def->code != OP_unslice || axis < 0 || axis >= w->nd)
+      return v;
+    w->padding[axis] += op_int(v->def, "start", 0) * w->up[axis];
     v = v->def->in[0];
   }
-  return v;
 }
 
 /* The same as one kernel, which finds out itself what lies outside of x. */
@@ -150,6 +180,64 @@ static void depth_conv(Fuse *F, const Op *op, const ConvWindow *window) {
   if (op->nin > 2)
     s = node_op2(F, n, PR_ADD, s, node_load_as(F, n, operand(F, 2), node_reg(n, s)));
   set_result_buf(F, 0, node_store(F, n, s, y->dt, ~0u));
+}
+
+/* The gradient of weights [T, C] as one kernel, which makes a sum of each of so many parts of the
+ * batch that its blocks keep a device busy, and one that adds those. */
+static void depth_conv_wgrad(Fuse *F, const Op *op, const ConvWindow *window) {
+  enum { MOST_PARTS = 64, BLOCK_SUMS = 256, BLOCK = 256 };
+  const Type *dw = op->out[0]->type;
+  ConvWindow w = *window;
+  View *x = gathered(F, view_of(F, unpadded(op->in[0], &w))), *dy = operand(F, 1), *v, *r;
+  const int64_t channels = dw->dim[0], taps = conv_taps(&w), batch = x->dim[0];
+  const int64_t places = conv_positions(&w), cols = taps * channels;
+  dy = matrix(F, dy, batch * places, channels);
+  if (fuse_failed(F))
+    return;
+  int64_t parts = 1;
+  for (int64_t n = 2; n <= batch && n <= MOST_PARTS; n++)
+    if (batch % n == 0 && parts * cols < (int64_t)F->o->caps->partials * BLOCK_SUMS)
+      parts = n;
+  const DType compute = reg_join(x->dt, dy->dt) == MPCC_F64 ? MPCC_F64 : MPCC_F32;
+  const int64_t dim[2] = {parts * taps, channels};
+  const Access at = {.offset = x->at.offset, .stride = {1}};
+  int s;
+  Node *n =
+      product_node(F, NODE_CONV, 2, dim, x->buf, &at, dy->buf, compute, batch / parts * places, &s);
+  if (!fuse_failed(F))
+    n->in[1].at.offset = dy->at.offset;
+  node_attr_b(F, n, "depth", true);
+  node_attr_i(F, n, "parts", parts);
+  node_attr(F, n, attr_ints(F->b, "factor", 2, dy->at.stride));
+  window_attrs(F, n, &w, x, true);
+  v = view_whole(F, node_store(F, n, s, parts > 1 ? compute : dw->dt, ~0u));
+  if (parts > 1) {
+    int64_t block = BLOCK;
+    while (block > 32 && cols % block)
+      block--;
+    block = cols % block ? cols : block;
+    View part = *v;
+    part.rank = 3;
+    const int64_t each[3] = {cols / block, parts, block}, step[3] = {block, cols, 1};
+    for (int i = 0; i < 3; i++) {
+      part.dim[i] = each[i];
+      part.at.stride[i] = step[i];
+    }
+    Node *sum = node_rigid(F, 3, each, 1);
+    v = view_whole(F, node_panel_sums(F, sum, node_load_as(F, sum, &part, compute),
+                                      type_get(builder_types(F->b), dw->dt, 1, &cols), parts));
+  }
+  if (fuse_failed(F))
+    return;
+  int64_t kept[MAX_DIMS], back[MAX_DIMS] = {w.nd};
+  for (int i = 0; i < w.nd; i++) {
+    kept[i] = w.kernel[i];
+    back[1 + i] = i;
+  }
+  kept[w.nd] = channels;
+  view_reshaped(F, v, w.nd + 1, kept, &v);
+  view_reshaped(F, view_permuted(F, v, back), dw->rank, dw->dim, &r);
+  set_result(F, 0, r);
 }
 
 /* Rows are positions, columns taps and channels: [K..., C] is one sum over the rows. */
@@ -214,7 +302,7 @@ void group_conv_wgrad(Fuse *F, const Op *op) {
     return;
   }
   if (op_int(op, "groups", 1) != 1) {
-    depth_wgrad(F, op, &window);
+    (F->o->caps->depth_windows ? depth_conv_wgrad : depth_wgrad)(F, op, &window);
     return;
   }
   const Type *dw = op->out[0]->type, *dt = op->in[1]->type;

@@ -1,7 +1,12 @@
-/* cuda_depth: convolutions of each channel by itself. A thread has a strip of neighbouring places of
- * the last axis and up to two neighbouring channels; of each line of taps it holds the weights, and
- * reads every element of the image once for all places of the strip. Taps are added in their order,
- * whatever the strip. */
+/* cuda_depth: convolutions of each channel by itself. A thread has a strip of neighbouring places
+ * of the last axis and up to two neighbouring channels; of each line of taps it holds the weights,
+ * and reads every element of the image once for all places of the strip. Taps are added in their
+ * order, whatever the strip. The gradient of an image is the same, with an image that is spread.
+ *
+ * Of the gradient of weights a block has some channels and some taps of one line, its threads
+ * strips of places, one after the other: a thread holds the strip of dy, reads every element of the
+ * image once, and keeps a sum for each of the taps. The sums of the threads are added at the end,
+ * in their order. */
 #include <stdio.h>
 
 #include "codegen/cuda/gen.h"
@@ -9,6 +14,8 @@
 enum {
   THREADS = 256,
   UNROLLED = 16, /* taps of a line that are held in registers */
+  LANES = 16,    /* neighbouring channels, or pairs of them, of a block of weight gradients */
+  HELD = 8,      /* most taps, and most places of a strip, of a thread of those */
 };
 
 typedef struct {
@@ -21,6 +28,7 @@ typedef struct {
   int strip, width;   /* places and channels of a thread */
   int last;           /* axis along which strips lie */
   int64_t step, dist; /* along it: between places, between taps */
+  int64_t up;         /* along it: the image's elements are so far apart */
   bool unrolled;
 } Depth;
 
@@ -38,11 +46,17 @@ static bool is_strip(const Depth *d, int n) {
   return true;
 }
 
+/* Which elements of a spread image a strip meets is known beforehand. */
+static bool is_known(const Depth *d, int strip) {
+  return strip * d->step % d->up == 0;
+}
+
 static int strip_of(const Depth *d) {
   static const int lengths[] = {4, 7, 5, 6, 3, 2};
-  for (size_t i = 0; d->unrolled && i < sizeof lengths / sizeof *lengths; i++)
-    if (is_strip(d, lengths[i]))
-      return lengths[i];
+  for (int known = 1; known >= 0; known--)
+    for (size_t i = 0; d->unrolled && i < sizeof lengths / sizeof *lengths; i++)
+      if (is_strip(d, lengths[i]) && is_known(d, lengths[i]) >= known)
+        return lengths[i];
   return 1;
 }
 
@@ -69,7 +83,7 @@ static bool hangs_over(const Depth *d, int axis) {
   const ConvWindow *w = &d->c.w;
   const int64_t far = (w->kernel[axis] - 1) * w->dilation[axis], low = far < 0 ? far : 0;
   const int64_t most = (w->size[axis] - 1) * w->stride[axis] + (far > 0 ? far : 0);
-  return low < w->padding[axis] || most - w->padding[axis] >= d->c.x[axis];
+  return low < w->padding[axis] || most - w->padding[axis] >= d->c.x[axis] * w->up[axis];
 }
 
 /* Whether operands and results lie where whole lines of a thread can be moved at once. */
@@ -107,6 +121,25 @@ static void put_places(const Depth *d, int64_t threads) {
   text_printf(t, "%s acc[%d][%d] = {};\n", d->type, d->strip, d->width);
 }
 
+/* Ends the turn of a loop where place at<i> of an axis lies outside of the image, or between its
+ * elements. */
+static void put_inside(const Depth *d, int i, bool over) {
+  const int64_t up = d->c.w.up[i];
+  Text *t = &d->g->out;
+  if (over)
+    text_printf(t, "if ((u32)at%d >= %lldu)\ncontinue;\n", i, (long long)(d->c.x[i] * up));
+  if (up > 1)
+    text_printf(t, "if (at%d %% %lld)\ncontinue;\n", i, (long long)up);
+}
+
+/* "at<i>", as a number of the image's elements. */
+static void put_at(const Depth *d, int i) {
+  if (d->c.w.up[i] > 1)
+    text_printf(&d->g->out, "(at%d / %lld)", i, (long long)d->c.w.up[i]);
+  else
+    text_printf(&d->g->out, "at%d", i);
+}
+
 /* Opens the loops over the taps of all axes but the last: `line` of the image, `tap` the number of
  * the line's first tap. */
 static void put_lines(const Depth *d) {
@@ -116,13 +149,16 @@ static void put_lines(const Depth *d) {
     text_printf(t, "#pragma unroll 1\nfor (int t%d = 0; t%d < %lld; t%d++) {\n", i, i,
                 (long long)w->kernel[i], i);
     text_printf(t, "const int at%d = first%d + t%d * %lld;\n", i, i, i, (long long)w->dilation[i]);
-    if (hangs_over(d, i))
-      text_printf(t, "if ((u32)at%d >= %lldu)\ncontinue;\n", i, (long long)d->c.x[i]);
+    put_inside(d, i, hangs_over(d, i));
   }
-  text_printf(t, "const %s *line = image + (s64)first%d * %lldll", storage(d, 0), d->last,
-              (long long)d->c.stride[1 + d->last]);
-  for (int i = 0; i < d->last; i++)
-    text_printf(t, " + (s64)at%d * %lldll", i, (long long)d->c.stride[1 + i]);
+  text_printf(t, "const %s *line = image", storage(d, 0));
+  if (d->up == 1)
+    text_printf(t, " + (s64)first%d * %lldll", d->last, (long long)d->c.stride[1 + d->last]);
+  for (int i = 0; i < d->last; i++) {
+    text_puts(t, " + (s64)");
+    put_at(d, i);
+    text_printf(t, " * %lldll", (long long)d->c.stride[1 + i]);
+  }
   text_puts(t, ";\nconst int tap = 0");
   int64_t below = w->kernel[d->last];
   for (int i = d->last; i-- > 0; below *= w->kernel[i])
@@ -130,15 +166,22 @@ static void put_lines(const Depth *d) {
   text_puts(t, ";\n");
 }
 
-/* "x<name>", the elements at `from` of the last axis, or zero. */
-static void put_element(const Depth *d, const char *name, const char *from) {
+/* "x", the elements at `from` of the last axis, or zero; meets: of a spread image it is one. */
+static void put_element(const Depth *d, const char *from, bool over, bool meets) {
+  const long long stride = d->c.stride[1 + d->last], up = d->up;
   Text *t = &d->g->out;
-  text_printf(t, "%s x%s[%d] = {};\n", storage(d, 0), name, d->width);
-  if (hangs_over(d, d->last))
+  text_printf(t, "%s x[%d] = {};\n", storage(d, 0), d->width);
+  if (over)
     text_printf(t, "if ((u32)(first%d + (%s)) < %lldu)\n", d->last, from,
-                (long long)d->c.x[d->last]);
-  text_printf(t, "get_line<%d>(x%s, line + (s64)(%s) * %lldll, wide_i0);\n", d->width, name, from,
-              (long long)d->c.stride[1 + d->last]);
+                (long long)d->c.x[d->last] * up);
+  if (!meets)
+    text_printf(t, "if ((first%d + (%s)) %% %lld == 0)\n", d->last, from, up);
+  if (up > 1)
+    text_printf(t, "get_line<%d>(x, line + (s64)((first%d + (%s)) / %lld) * %lldll, wide_i0);\n",
+                d->width, d->last, from, up, stride);
+  else
+    text_printf(t, "get_line<%d>(x, line + (s64)(%s) * %lldll, wide_i0);\n", d->width, from,
+                stride);
 }
 
 static void put_weights(const Depth *d, const char *name, const char *tap) {
@@ -149,27 +192,27 @@ static void put_weights(const Depth *d, const char *name, const char *tap) {
               d->width, name, tap, (long long)d->c.factor[0], (long long)d->c.factor[1]);
 }
 
-static void put_sum(const Depth *d, int place, const char *x, const char *w) {
+/* acc[sum] += x w<name> */
+static void put_sum(const Depth *d, int sum, const char *name) {
   Text *t = &d->g->out;
   for (int k = 0; k < d->width; k++)
-    text_printf(t, "acc[%d][%d] = fma_((%s)get_%s(x%s[%d]), (%s)get_%s(w%s[%d]), acc[%d][%d]);\n",
-                place, k, d->type, format(d, 0), x, k, d->type, format(d, 1), w, k, place, k);
+    text_printf(t, "acc[%d][%d] = fma_((%s)get_%s(x[%d]), (%s)get_%s(w%s[%d]), acc[%d][%d]);\n",
+                sum, k, d->type, format(d, 0), k, d->type, format(d, 1), name, k, sum, k);
 }
 
-/* All taps of a line: element j of the window of the strip is tap k of place r when
- * j = r step + k dist. In the order of the taps of each place. */
-static void put_unrolled(const Depth *d) {
-  const int taps = (int)d->c.w.kernel[d->last];
+/* Reads what so many taps of a line meet in the window of the strip: element j is tap k of place r
+ * when j = r step + k dist. In the order of the taps of each place; of_taps: sums are of taps and
+ * factors of places, else the other way round. */
+static void put_elements(const Depth *d, int taps, bool over, bool of_taps) {
   const int64_t far = (taps - 1) * d->dist, most = (d->strip - 1) * d->step;
   const int64_t low = far < 0 ? far : 0, high = most + (far > 0 ? far : 0);
-  char name[24], tap[24];
-  for (int k = 0; k < taps; k++) {
-    snprintf(name, sizeof name, "%d", k);
-    put_weights(d, name, name);
-  }
+  const bool known = is_known(d, d->strip);
+  char name[24];
   for (int64_t n = 0; n <= high - low; n++) {
     const int64_t j = d->dist > 0 ? low + n : high - n;
     bool read = false;
+    if (known && (j - d->c.w.padding[d->last]) % d->up)
+      continue;
     for (int r = 0; r < d->strip; r++) {
       const int64_t rest = j - r * d->step, k = rest / d->dist;
       if (rest % d->dist || k < 0 || k >= taps)
@@ -177,15 +220,25 @@ static void put_unrolled(const Depth *d) {
       if (!read) {
         snprintf(name, sizeof name, "%lld", (long long)j);
         text_puts(&d->g->out, "{\n");
-        put_element(d, "", name);
+        put_element(d, name, over, known);
       }
       read = true;
-      snprintf(tap, sizeof tap, "%lld", (long long)k);
-      put_sum(d, r, "", tap);
+      snprintf(name, sizeof name, "%lld", of_taps ? (long long)r : (long long)k);
+      put_sum(d, of_taps ? (int)k : r, name);
     }
     if (read)
       text_puts(&d->g->out, "}\n");
   }
+}
+
+static void put_unrolled(const Depth *d) {
+  const int taps = (int)d->c.w.kernel[d->last];
+  char name[24];
+  for (int k = 0; k < taps; k++) {
+    snprintf(name, sizeof name, "%d", k);
+    put_weights(d, name, name);
+  }
+  put_elements(d, taps, hangs_over(d, d->last), false);
 }
 
 static void put_loop(const Depth *d) {
@@ -194,8 +247,8 @@ static void put_loop(const Depth *d) {
               (long long)d->c.w.kernel[d->last]);
   snprintf(from, sizeof from, "k * %lld", (long long)d->dist);
   put_weights(d, "", "k");
-  put_element(d, "", from);
-  put_sum(d, 0, "", "");
+  put_element(d, from, hangs_over(d, d->last), is_known(d, 1));
+  put_sum(d, 0, "");
   text_puts(&d->g->out, "}\n");
 }
 
@@ -267,6 +320,152 @@ static bool put_statements(const Depth *d) {
   return true;
 }
 
+/* ---- the gradient of weights ----------------------------------------------------------------- */
+
+typedef struct {
+  int lanes, taps;          /* of a block: neighbouring channels by width, taps of a line */
+  int64_t blocks_c, groups; /* blocks for all channels; parts of a line of taps */
+  int64_t lines, strips;    /* of places: in a part of the batch; strips in a line */
+} Weights;
+
+/* So few strips that the last of a line is nearly whole. */
+static int strip_for(int64_t places) {
+  const int64_t strips = (places + HELD - 1) / HELD;
+  return (int)((places + strips - 1) / strips);
+}
+
+/* The block's channels, taps and part of the batch; the thread's channels, and the strip it begins
+ * with. */
+static void put_share(const Depth *d, const Weights *m) {
+  const ConvWindow *w = &d->c.w;
+  Text *t = &d->g->out;
+  text_printf(t, "const u32 lane = threadIdx.x %% %du, turn = threadIdx.x / %du;\n", m->lanes,
+              m->lanes);
+  text_printf(t, "u32 share = blockIdx.x / %lldu;\n", (long long)m->blocks_c);
+  text_printf(t, "const u32 block_c = blockIdx.x %% %lldu * %d, c0 = block_c + lane * %d;\n",
+              (long long)m->blocks_c, m->lanes * d->width, d->width);
+  text_printf(t, "const int tap0 = (int)(share %% %lldu) * %d;\nshare /= %lldu;\n",
+              (long long)m->groups, m->taps, (long long)m->groups);
+  for (int i = d->last; i-- > 0;)
+    text_printf(t, "const int t%d = (int)(share %% %lldu);\nshare /= %lldu;\n", i,
+                (long long)w->kernel[i], (long long)w->kernel[i]);
+  text_printf(t, "%s acc[%d][%d] = {};\n", d->type, m->taps, d->width);
+}
+
+/* w<r>: the strip of dy. */
+static void put_strip(const Depth *d, bool whole) {
+  Text *t = &d->g->out;
+  for (int r = 0; r < d->strip; r++) {
+    text_printf(t, "%s w%d[%d] = {};\n", storage(d, 1), r, d->width);
+    if (!whole)
+      text_printf(t, "if (place + %d < %lldu)\n", r, (long long)d->c.w.size[d->last]);
+    text_printf(t, "get_line<%d>(w%d, dy + %lldll, wide_i1);\n", d->width, r,
+                (long long)(r * d->c.factor[0]));
+  }
+}
+
+/* All strips of the thread. */
+static void put_strips(const Depth *d, const Weights *m) {
+  const ConvWindow *w = &d->c.w;
+  const int64_t places = w->size[d->last];
+  int64_t below = 1;
+  Text *t = &d->g->out;
+  text_printf(t, "#pragma unroll 1\nfor (u32 e = turn; c0 < %lldu && e < %lldu; e += %du) {\n",
+              (long long)d->c.channels, (long long)(m->lines * m->strips), THREADS / m->lanes);
+  text_printf(t, "const u32 line_ = share * %lldu + e / %lldu, place = e %% %lldu * %du;\n",
+              (long long)m->lines, (long long)m->strips, (long long)m->strips, d->strip);
+  for (int i = d->last; i-- > 0; below *= w->size[i]) {
+    text_printf(t, "const int at%d = (int)(line_ / %lldu %% %lldu) * %lld + t%d * %lld - %lld;\n",
+                i, (long long)below, (long long)w->size[i], (long long)w->stride[i], i,
+                (long long)w->dilation[i], (long long)w->padding[i]);
+    put_inside(d, i, hangs_over(d, i));
+  }
+  text_printf(t, "const int first%d = (int)place * %lld + tap0 * %lld - %lld;\n", d->last,
+              (long long)d->step, (long long)d->dist, (long long)w->padding[d->last]);
+  text_printf(t, "const %s *line = i0 + (s64)(line_ / %lldu) * %lldll + c0 + (s64)first%d * %lldll",
+              storage(d, 0), (long long)below, (long long)d->c.stride[0], d->last,
+              (long long)d->c.stride[1 + d->last]);
+  for (int i = 0; i < d->last; i++)
+    text_printf(t, " + (s64)at%d * %lldll", i, (long long)d->c.stride[1 + i]);
+  text_printf(
+      t, ";\nconst %s *dy = i1 + ((s64)line_ * %lldll + place) * %lldll + (s64)c0 * %lldll;\n",
+      storage(d, 1), (long long)places, (long long)d->c.factor[0], (long long)d->c.factor[1]);
+  const bool whole = places % d->strip == 0, all = w->kernel[d->last] % m->taps == 0;
+  put_strip(d, whole);
+  put_elements(d, m->taps, !whole || !all || hangs_over(d, d->last), true);
+  text_puts(t, "}\n");
+}
+
+/* Adds the sums of the threads, each of whose statements follow. */
+static bool put_together(const Depth *d, const Weights *m) {
+  const Body *b = d->b;
+  const CudaBody text = {d->g, d->group, NULL};
+  const int turns = THREADS / m->lanes, sums = m->taps * m->lanes * d->width, last = b->ndim - 1;
+  const int64_t taps = d->c.w.kernel[d->last];
+  Text *t = &d->g->out;
+  text_printf(t, "__shared__ %s sums[%d][%d];\n", d->type, turns, sums);
+  text_printf(t, "#pragma unroll\nfor (int k = 0; k < %d; k++) {\n", m->taps * d->width);
+  text_printf(t, "sums[turn][(k / %d * %d + lane) * %d + k %% %d] = acc[k / %d][k %% %d];\n}\n",
+              d->width, m->lanes, d->width, d->width, d->width, d->width);
+  text_printf(t, "__syncthreads();\nfor (u32 e = threadIdx.x; e < %du; e += %du) {\n", sums,
+              THREADS);
+  text_printf(t, "const u32 x%d = block_c + e %% %du, tap = tap0 + e / %du;\n", last,
+              m->lanes * d->width, m->lanes * d->width);
+  text_printf(t, "if (x%d >= %lldu || tap >= %lldu)\ncontinue;\n", last, (long long)d->c.channels,
+              (long long)taps);
+  text_printf(t,
+              "%s sum = sums[0][e];\nfor (int k = 1; k < %d; k++)\nsum = add_(sum, "
+              "sums[k][e]);\n",
+              d->type, turns);
+  text_puts(t, "const u32 row = ");
+  for (int i = 0; i < d->last; i++)
+    text_puts(t, "(");
+  text_puts(t, "share");
+  for (int i = 0; i < d->last; i++)
+    text_printf(t, " * %lldu + t%d)", (long long)d->c.w.kernel[i], i);
+  text_printf(t, " * %lldu + tap;\n", (long long)taps);
+  cuda_indices(b, 0, last, "row", t);
+  for (int i = 0; i < b->nstmt; i++) {
+    const Stmt *s = &b->stmt[i];
+    if (s->prim == PR_STORE) {
+      cuda_store(&text, i, 0, b->ndim, "", t);
+      continue;
+    }
+    text_printf(t, "const %s v%d = ", cuda_register(s->dt), i);
+    if (s->prim == PR_ACC)
+      text_puts(t, "sum");
+    else if (!cuda_expression(&text, i, t))
+      return false;
+    text_puts(t, ";\n");
+  }
+  text_puts(t, "}\n");
+  return true;
+}
+
+static bool depth_weights(Depth *d, const char *symbol) {
+  const ConvWindow *w = &d->c.w;
+  const int64_t taps = w->kernel[d->last];
+  Weights m = {.lanes = LANES, .groups = (taps + HELD - 1) / HELD};
+  int64_t outer = d->c.parts;
+  while (m.lanes / 2 >= d->lines)
+    m.lanes /= 2;
+  m.taps = (int)((taps + m.groups - 1) / m.groups);
+  m.blocks_c = (d->lines + m.lanes - 1) / m.lanes;
+  m.lines = d->c.rows / d->c.parts / w->size[d->last];
+  d->strip = strip_for(w->size[d->last]);
+  m.strips = (w->size[d->last] + d->strip - 1) / d->strip;
+  for (int i = 0; i < d->last; i++)
+    outer *= w->kernel[i];
+  d->g->blocks = m.blocks_c * m.groups * outer;
+  cuda_head(d->g, d->group, symbol);
+  put_alignments(d);
+  put_share(d, &m);
+  put_strips(d, &m);
+  const bool ok = put_together(d, &m);
+  text_puts(&d->g->out, "}\n");
+  return ok;
+}
+
 bool cuda_depth(CudaGen *g, const Op *group, const char *symbol) {
   Depth d = {.g = g, .group = group, .b = group->body};
   if (!conv_group(group, &d.c) || d.b->ndim < 1)
@@ -277,18 +476,21 @@ bool cuda_depth(CudaGen *g, const Op *group, const char *symbol) {
   d.last = d.c.w.nd - 1;
   d.step = d.c.w.stride[d.last];
   d.dist = d.c.w.dilation[d.last];
+  d.up = d.c.w.up[d.last];
   for (int i = 0; i < d.c.w.nd; i++)
-    if (d.c.w.up[i] != 1)
-      return cuda_unsupported(g, "depthwise convolutions that spread their image");
+    if (d.c.wgrad && d.c.w.up[i] != 1)
+      return cuda_unsupported(g, "gradients of weights over a spread image");
   d.unrolled = d.c.w.kernel[d.last] <= UNROLLED;
   d.strip = strip_of(&d);
   d.width = !wide && in_pairs(&d) ? 2 : 1;
   d.lines = d.c.channels / d.width;
+  g->threads = THREADS;
+  g->resident = CUDA_RESIDENT / THREADS;
   const int64_t threads = d.c.rows / d.strip * d.lines;
   if (threads >= INT32_MAX || d.c.rows >= INT32_MAX)
     return cuda_unsupported(g, "more than 2^31 places of a depthwise convolution");
-  g->threads = THREADS;
-  g->resident = CUDA_RESIDENT / THREADS;
+  if (d.c.wgrad)
+    return depth_weights(&d, symbol);
   g->blocks = (threads + THREADS - 1) / THREADS;
   cuda_head(g, group, symbol);
   put_alignments(&d);
