@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include <jansson.h>
+
 #include "mpcc/base.h"
 
 /* Why something failed, in words. */
@@ -17,15 +19,34 @@ typedef struct {
 Status convert_fail(ConvertError *e, Status st, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* ---- pretoken.c: texts to words ---- */
+/* ---- unicode.c ---- */
 
 /* Code point at p < end and its bytes in *n; -1: not UTF-8. */
 int32_t utf8_next(const uint8_t *p, const uint8_t *end, int *n);
-bool unicode_is_space(uint32_t c);
-/* Length in bytes of the next piece of [p, end), which is UTF-8 and not empty, by the pattern of
- * GPT-2: 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ source: Radford
- * et al. 2019, encoder.py of the released code */
-size_t pretoken_gpt2(const uint8_t *p, const uint8_t *end);
+bool unicode_is_space(uint32_t c); /* White_Space */
+/* Letters, marks, decimal digits, connectors, joiners. source: Unicode's annex 18, \w */
+bool unicode_is_word(uint32_t c);
+typedef enum { FORM_NONE, FORM_NFC, FORM_NFD, FORM_NFKC, FORM_NFKD } NormalForm;
+bool normal_form_find(const char *name, NormalForm *out); /* false: no such form */
+/* UTF-8 text in a form that is not FORM_NONE; *out is the caller's, NULL after an error. errors:
+ * ERR_NOMEM, ERR_DATA (utf8proc's words) */
+Status unicode_normalize(NormalForm form, const uint8_t *p, size_t n, uint8_t **out,
+                         size_t *out_bytes, ConvertError *e);
+
+/* ---- pretokenizer.c: texts to words ---- */
+
+typedef struct Pretokenizer Pretokenizer;
+/* Reads a pre_tokenizer: ByteLevel, or a Sequence of Split and Digits that ends with ByteLevel; the
+ * bytes of words are not yet in ByteLevel's alphabet. Borrows nothing. errors: ERR_DATA (what is
+ * not supported, by its path), ERR_NOMEM; *out = NULL then */
+Status pretokenizer_create(const json_t *v, Pretokenizer **out, ConvertError *e);
+void pretokenizer_destroy(Pretokenizer *t); /* NULL is fine */
+/* Takes a word of n > 0 bytes; not MPCC_OK ends the run. */
+typedef Status WordFn(void *user, const uint8_t *word, size_t n, ConvertError *e);
+/* Words of a UTF-8 text in order. errors: those of `word`; ERR_DATA (a pattern gives up), ERR_NOMEM
+ */
+Status pretokenizer_run(const Pretokenizer *t, const uint8_t *text, size_t n, WordFn *word,
+                        void *user, ConvertError *e);
 
 /* ---- tokenizer.c ---- */
 

@@ -1,10 +1,9 @@
 /* Byte-level BPE (Sennrich et al. 2016; over bytes: Radford et al. 2019) from a tokenizer.json:
- * added tokens are cut out first, the rest is split into words, the bytes of a word are symbols,
- * and pairs of symbols are merged in the order of the merge list. */
+ * added tokens are cut out of the text, the rest is normalized, added tokens of normalized text are
+ * cut out of that, the rest is split into words, the bytes of a word are symbols, and pairs of
+ * symbols are merged in the order of the merge list. */
 #include <stdlib.h>
 #include <string.h>
-
-#include <jansson.h>
 
 #include "convert/convert.h"
 
@@ -92,17 +91,21 @@ typedef struct {
   size_t len;
   uint32_t id;
   bool single_word, lstrip, rstrip;
+  bool normalized; /* is looked for in the normalized text */
 } Added;
 
 struct Tokenizer {
   Words vocab;
+  size_t longest; /* bytes of a word of the vocabulary */
   uint32_t size;
   Merge *merge; /* hash table */
   size_t merge_cap;
   int64_t byte[256]; /* token of a byte, -1: none */
   int nadded;
   Added *added; /* longest first */
-  bool prefix_space, use_regex, ignore_merges;
+  NormalForm form;
+  Pretokenizer *pretokenizer;
+  bool ignore_merges;
   Words cache; /* word: tokens at cached.id[value ...], count of them */
   Tokens cached;
 };
@@ -180,6 +183,7 @@ static Status read_vocab(Tokenizer *t, const json_t *vocab, ConvertError *e) {
     if (!w)
       return no_memory(e);
     w->value = (uint32_t)json_integer_value(v);
+    t->longest = len > t->longest ? len : t->longest;
     if (w->value >= t->size)
       t->size = w->value + 1;
   }
@@ -256,32 +260,44 @@ static int longest_first(const void *a, const void *b) {
   return x->len != y->len ? (x->len > y->len ? -1 : 1) : strcmp(x->content, y->content);
 }
 
+static Status read_one_added(Tokenizer *t, const json_t *v, size_t i, ConvertError *e) {
+  const json_t *id = json_object_get(v, "id"), *normalized = json_object_get(v, "normalized");
+  const char *content = json_string_value(json_object_get(v, "content"));
+  if (!content || !*content || !json_is_integer(id) || json_integer_value(id) < 0 ||
+      json_integer_value(id) >= MAX_TOKEN)
+    return convert_fail(e, MPCC_ERR_DATA, "added_tokens: entry %zu has no content and id", i);
+  Added *a = &t->added[t->nadded++];
+  *a = (Added){.id = (uint32_t)json_integer_value(id),
+               .single_word = json_is_true(json_object_get(v, "single_word")),
+               .lstrip = json_is_true(json_object_get(v, "lstrip")),
+               .rstrip = json_is_true(json_object_get(v, "rstrip"))};
+  a->normalized =
+      normalized ? json_is_true(normalized) : !json_is_true(json_object_get(v, "special"));
+  if (a->id >= t->size)
+    t->size = a->id + 1;
+  uint8_t *form = NULL;
+  a->len = strlen(content);
+  if (a->normalized && t->form != FORM_NONE) {
+    Status st = unicode_normalize(t->form, (const uint8_t *)content, a->len, &form, &a->len, e);
+    if (st != MPCC_OK)
+      return st;
+  }
+  a->content = strndup(form ? (char *)form : content, a->len);
+  free(form);
+  return a->content ? MPCC_OK : no_memory(e);
+}
+
 static Status read_added(Tokenizer *t, const json_t *list, ConvertError *e) {
   size_t n = json_array_size(list);
+  Status st = MPCC_OK;
   t->added = calloc(n + 1, sizeof *t->added);
   if (!t->added)
     return no_memory(e);
-  for (size_t i = 0; i < n; i++) {
-    const json_t *v = json_array_get(list, i), *id = json_object_get(v, "id");
-    const char *content = json_string_value(json_object_get(v, "content"));
-    if (!content || !*content || !json_is_integer(id) || json_integer_value(id) < 0 ||
-        json_integer_value(id) >= MAX_TOKEN)
-      return convert_fail(e, MPCC_ERR_DATA, "added_tokens: entry %zu has no content and id", i);
-    Added *a = &t->added[t->nadded];
-    *a = (Added){.content = strdup(content),
-                 .len = strlen(content),
-                 .id = (uint32_t)json_integer_value(id),
-                 .single_word = json_is_true(json_object_get(v, "single_word")),
-                 .lstrip = json_is_true(json_object_get(v, "lstrip")),
-                 .rstrip = json_is_true(json_object_get(v, "rstrip"))};
-    if (!a->content)
-      return no_memory(e);
-    t->nadded++;
-    if (a->id >= t->size)
-      t->size = a->id + 1;
-  }
-  qsort(t->added, (size_t)t->nadded, sizeof *t->added, longest_first);
-  return MPCC_OK;
+  for (size_t i = 0; st == MPCC_OK && i < n; i++)
+    st = read_one_added(t, json_array_get(list, i), i, e);
+  if (st == MPCC_OK)
+    qsort(t->added, (size_t)t->nadded, sizeof *t->added, longest_first);
+  return st;
 }
 
 static bool is_unset(const json_t *v) {
@@ -289,14 +305,18 @@ static bool is_unset(const json_t *v) {
   return !v || json_is_null(v) || (s && !*s);
 }
 
-static Status read_pretokenizer(Tokenizer *t, const json_t *v, ConvertError *e) {
+/* A normal form, or a Sequence of no more than one. */
+static Status read_normalizer(Tokenizer *t, const json_t *v, ConvertError *e) {
   const char *type = json_string_value(json_object_get(v, "type"));
-  if (!type || strcmp(type, "ByteLevel"))
+  const json_t *list = json_object_get(v, "normalizers");
+  if (is_unset(v))
+    return MPCC_OK;
+  if (type && !strcmp(type, "Sequence") && json_array_size(list) < 2)
+    return json_array_size(list) ? read_normalizer(t, json_array_get(list, 0), e) : MPCC_OK;
+  if (!type || !normal_form_find(type, &t->form))
     return convert_fail(e, MPCC_ERR_DATA,
-                        "pre_tokenizer of type %s is not supported yet; ByteLevel is",
+                        "normalizer of type %s is not supported yet; NFC, NFD, NFKC and NFKD are",
                         type ? type : "null");
-  t->prefix_space = !json_is_false(json_object_get(v, "add_prefix_space"));
-  t->use_regex = !json_is_false(json_object_get(v, "use_regex"));
   return MPCC_OK;
 }
 
@@ -330,10 +350,10 @@ Status tokenizer_create(const char *json, size_t bytes, Tokenizer **out, Convert
   }
   Tokenizer *t = calloc(1, sizeof *t);
   Status st = t ? MPCC_OK : no_memory(e);
-  if (st == MPCC_OK && !is_unset(json_object_get(root, "normalizer")))
-    st = convert_fail(e, MPCC_ERR_DATA, "a normalizer is not supported yet");
   if (st == MPCC_OK)
-    st = read_pretokenizer(t, json_object_get(root, "pre_tokenizer"), e);
+    st = read_normalizer(t, json_object_get(root, "normalizer"), e);
+  if (st == MPCC_OK)
+    st = pretokenizer_create(json_object_get(root, "pre_tokenizer"), &t->pretokenizer, e);
   if (st == MPCC_OK)
     st = read_model(t, json_object_get(root, "model"), e);
   if (st == MPCC_OK)
@@ -353,6 +373,7 @@ void tokenizer_destroy(Tokenizer *t) {
     free(t->added[i].content);
   free(t->added);
   free(t->merge);
+  pretokenizer_destroy(t->pretokenizer);
   words_fini(&t->vocab);
   words_fini(&t->cache);
   tokens_fini(&t->cached);
@@ -474,15 +495,18 @@ static Status merge_word(Tokenizer *t, const uint8_t *word, size_t n, Tokens *ou
   return st;
 }
 
-/* The token of a whole word in the byte alphabet; -1: none. */
+/* The token of a whole word in the byte alphabet; -1: none, -2: out of memory. */
 static int64_t whole_word(const Tokenizer *t, const uint8_t *word, size_t n) {
-  char text[2 * MAX_CACHED_BYTES];
   size_t len = 0;
-  if (n > MAX_CACHED_BYTES)
+  if (n > t->longest)
     return -1;
+  char *text = malloc(2 * n);
+  if (!text)
+    return -2;
   for (size_t i = 0; i < n; i++)
     len += (size_t)put_utf8(text + len, byte_char(word[i]));
   const Word *w = words_get(&t->vocab, text, len);
+  free(text);
   return w ? (int64_t)w->value : -1;
 }
 
@@ -498,6 +522,8 @@ static Status encode_word(Tokenizer *t, const uint8_t *word, size_t n, Tokens *o
   size_t before = out->n;
   int64_t whole = t->ignore_merges ? whole_word(t, word, n) : -1;
   Status st = MPCC_OK;
+  if (whole == -2)
+    return no_memory(e);
   if (whole >= 0)
     st = tokens_add(out, (uint32_t)whole) ? MPCC_OK : no_memory(e);
   else
@@ -518,47 +544,37 @@ static Status encode_word(Tokenizer *t, const uint8_t *word, size_t n, Tokens *o
 
 /* ---- a text ---- */
 
-/* Text between added tokens. */
-static Status encode_plain(Tokenizer *t, const uint8_t *p, const uint8_t *end, Tokens *out,
-                           ConvertError *e) {
-  Status st = MPCC_OK;
-  uint8_t *copy = NULL;
-  if (p == end)
-    return MPCC_OK;
-  if (t->prefix_space && *p != ' ') {
-    size_t len = (size_t)(end - p);
-    copy = malloc(len + 1);
-    if (!copy)
-      return no_memory(e);
-    copy[0] = ' ';
-    memcpy(copy + 1, p, len);
-    p = copy;
-    end = copy + 1 + len;
-  }
-  while (st == MPCC_OK && p < end) {
-    size_t len = t->use_regex ? pretoken_gpt2(p, end) : (size_t)(end - p);
-    st = encode_word(t, p, len, out, e);
-    p += len;
-  }
-  free(copy);
-  return st;
+typedef struct {
+  Tokenizer *t;
+  Tokens *out;
+} Encoding;
+
+static Status word_tokens(void *user, const uint8_t *word, size_t n, ConvertError *e) {
+  const Encoding *x = user;
+  return encode_word(x->t, word, n, x->out, e);
 }
 
 static bool is_word_at(const uint8_t *p, const uint8_t *end) {
-  return p < end && (*p >= 0x80 || *p == '_' || (*p >= '0' && *p <= '9') ||
-                     ((*p | 32) >= 'a' && (*p | 32) <= 'z'));
+  int n;
+  return p < end && unicode_is_word((uint32_t)utf8_next(p, end, &n));
 }
 
-/* The longest added token at p; NULL: none. */
-static const Added *added_at(const Tokenizer *t, const uint8_t *begin, const uint8_t *p,
+static bool is_word_before(const uint8_t *begin, const uint8_t *p, const uint8_t *end) {
+  const uint8_t *q = p;
+  do
+    q -= q > begin;
+  while (q > begin && *q >> 6 == 2);
+  return p > begin && is_word_at(q, end);
+}
+
+/* The longest added token at p of those that normalized or raw text is searched for; NULL: none. */
+static const Added *added_at(const Tokenizer *t, bool normalized, const uint8_t *p,
                              const uint8_t *end) {
   for (int i = 0; i < t->nadded; i++) {
     const Added *a = &t->added[i];
-    if ((size_t)(end - p) < a->len || memcmp(p, a->content, a->len))
-      continue;
-    if (a->single_word && ((p > begin && is_word_at(p - 1, end)) || is_word_at(p + a->len, end)))
-      continue;
-    return a;
+    if (a->normalized == normalized && (size_t)(end - p) >= a->len &&
+        !memcmp(p, a->content, a->len))
+      return a;
   }
   return NULL;
 }
@@ -593,25 +609,54 @@ static Status check_utf8(const uint8_t *text, size_t bytes, ConvertError *e) {
   return MPCC_OK;
 }
 
-Status tokenizer_encode(Tokenizer *t, const uint8_t *text, size_t bytes, Tokens *out,
-                        ConvertError *e) {
-  const uint8_t *end = text + bytes, *from = text;
+/* Tokens of text between added ones that raw text was searched for. */
+static Status encode_normalized(Encoding *x, const uint8_t *p, size_t n, ConvertError *e);
+
+/* Added tokens of one kind, and what lies between them. */
+static Status encode_around(Encoding *x, bool normalized, const uint8_t *text, size_t bytes,
+                            ConvertError *e) {
+  const Tokenizer *t = x->t;
+  const uint8_t *end = text + bytes, *from = text, *p = text;
   bool starts[256] = {false};
-  Status st = check_utf8(text, bytes, e);
+  Status st = MPCC_OK;
   for (int i = 0; i < t->nadded; i++)
-    starts[(uint8_t)t->added[i].content[0]] = true;
-  for (const uint8_t *p = text; st == MPCC_OK && p < end;) {
-    const Added *a = starts[*p] ? added_at(t, text, p, end) : NULL;
-    if (!a) {
-      p++;
+    starts[(uint8_t)t->added[i].content[0]] |= t->added[i].normalized == normalized;
+  while (st == MPCC_OK && from < end) {
+    const Added *a = NULL;
+    for (; p < end && !a; p += !a)
+      a = starts[*p] ? added_at(t, normalized, p, end) : NULL;
+    if (a && a->single_word && (is_word_before(text, p, end) || is_word_at(p + a->len, end))) {
+      p += a->len;
       continue;
     }
-    const uint8_t *stop = a->lstrip ? back_over_spaces(from, p) : p;
-    st = encode_plain(t, from, stop, out, e);
-    if (st == MPCC_OK && !tokens_add(out, a->id))
+    const uint8_t *stop = a && a->lstrip ? back_over_spaces(from, p) : p;
+    if (stop > from && normalized)
+      st = pretokenizer_run(t->pretokenizer, from, (size_t)(stop - from), word_tokens, x, e);
+    else if (stop > from)
+      st = encode_normalized(x, from, (size_t)(stop - from), e);
+    if (a && st == MPCC_OK && !tokens_add(x->out, a->id))
       st = no_memory(e);
-    p += a->len;
-    from = p = a->rstrip ? over_spaces(p, end) : p;
+    p += a ? a->len : 0;
+    from = p = a && a->rstrip ? over_spaces(p, end) : p;
   }
-  return st == MPCC_OK ? encode_plain(t, from, end, out, e) : st;
+  return st;
+}
+
+static Status encode_normalized(Encoding *x, const uint8_t *p, size_t n, ConvertError *e) {
+  uint8_t *form;
+  size_t bytes;
+  if (x->t->form == FORM_NONE)
+    return encode_around(x, true, p, n, e);
+  Status st = unicode_normalize(x->t->form, p, n, &form, &bytes, e);
+  if (st == MPCC_OK)
+    st = encode_around(x, true, form, bytes, e);
+  free(form);
+  return st;
+}
+
+Status tokenizer_encode(Tokenizer *t, const uint8_t *text, size_t bytes, Tokens *out,
+                        ConvertError *e) {
+  Encoding x = {t, out};
+  Status st = check_utf8(text, bytes, e);
+  return st == MPCC_OK ? encode_around(&x, false, text, bytes, e) : st;
 }

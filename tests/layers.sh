@@ -30,7 +30,7 @@ check codegen "$ir|codegen/[a-z_]+\.h|codegen/(cpu|cuda)/[a-z_]+\.(h|def)|dlfcn\
 check runtime "$leaf|mpcc/runtime\.h|runtime/.*\.(h|def)|jansson\.h|zlib\.h|libdeflate\.h|jpeglib\.h|jerror\.h|png\.h|dlfcn\.h"
 check lib "$ir|mpcc/mpcc\.h|(frontend|passes|codegen|lib)/[a-z_]+\.(h|def)"
 check report "$leaf|mpcc/runtime\.h|report/[a-z_]+\.h|jansson\.h"
-check convert "$leaf|convert/[a-z_]+\.(h|def)|jansson\.h"
+check convert "$leaf|convert/[a-z_]+\.(h|def)|jansson\.h|pcre2\.h|utf8proc\.h"
 check driver "$leaf|mpcc/(mpcc|runtime)\.h|(driver|report|runner|convert)/[a-z_]+\.h|jansson\.h"
 check runner "$leaf|mpcc/runtime\.h|(report|runner)/[a-z_]+\.h"
 
@@ -49,6 +49,8 @@ only dlfcn.h '(runtime|codegen)/cuda/[a-z_]+\.c'
 only zlib.h 'runtime/.*\.c'
 only jpeglib.h 'runtime/codec/jpeg\.c'
 only png.h 'runtime/codec/png\.c'
+only pcre2.h 'convert/pretokenizer\.c'
+only utf8proc.h 'convert/unicode\.c'
 only libdeflate.h 'runtime/data/[a-z]+\.c'
 
 found=$(grep -rnE '\b(printf|puts|putchar|perror|exit|_exit|abort|signal|sigaction)\(|\bf(printf|puts|putc)\((stdout|stderr)' \

@@ -67,7 +67,7 @@ START_TEST(as_hugging_face) {
     json_decref(text);
     count++;
   }
-  ck_assert_int_ge(count, 70);
+  ck_assert_int_ge(count, 170);
   tokenizer_destroy(t);
   free(line);
   free(ids);
@@ -89,7 +89,7 @@ START_TEST(words) {
   refused("[]", "not an object");
   refused("{\"a\": 1,\n \"a\": 2}", "line 2");
   refused("{}", "pre_tokenizer of type null");
-  refused("{\"normalizer\": {\"type\": \"NFC\"}}", "a normalizer is not supported yet");
+  refused("{\"normalizer\": {\"type\": \"Lowercase\"}}", "type Lowercase is not supported yet");
   refused("{\"pre_tokenizer\": {\"type\": \"Metaspace\"}}", "type Metaspace is not supported yet");
   refused("{" PRE "}", "has no model");
   refused("{" PRE ", \"model\": {\"type\": \"Unigram\"}}", "type Unigram is not supported yet");
@@ -112,6 +112,75 @@ START_TEST(words) {
   ck_assert_msg(strstr(e.text, "no token for byte 0x20") != NULL, "%s", e.text);
   ck_assert_int_eq(tokenizer_encode(t, (const uint8_t *)"a\xc3", 2, &out, &e), MPCC_ERR_DATA);
   ck_assert_msg(strstr(e.text, "byte 1 (0xc3) is not UTF-8") != NULL, "%s", e.text);
+  tokens_fini(&out);
+  tokenizer_destroy(t);
+}
+END_TEST
+
+/* The message for a Sequence of these steps. */
+static void steps_refused(const char *steps, const char *want) {
+  char json[400];
+  snprintf(json, sizeof json,
+           "{\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [%s]}}", steps);
+  refused(json, want);
+}
+
+static void pattern_refused(const char *pattern, const char *want) {
+  char steps[300];
+  json_t *text = json_string(pattern);
+  char *quoted = json_dumps(text, JSON_ENCODE_ANY);
+  snprintf(steps, sizeof steps,
+           "{\"type\": \"Split\", \"behavior\": \"Isolated\", \"pattern\": {\"Regex\": %s}}, {}",
+           quoted);
+  steps_refused(steps, want);
+  free(quoted);
+  json_decref(text);
+}
+
+START_TEST(pretokenizers) {
+#define LAST ", {\"type\": \"ByteLevel\"}"
+  steps_refused("", "the Sequence is empty");
+  steps_refused("{\"type\": \"ByteLevel\"}" LAST, "pretokenizers[0] of type ByteLevel");
+  steps_refused("{\"type\": \"Digits\"}", "pretokenizers[0] of type Digits");
+  steps_refused("{\"type\": \"Split\"}" LAST, "neither a Regex nor a String");
+  steps_refused("{\"type\": \"Split\", \"pattern\": {\"String\": \"a\"}, "
+                "\"behavior\": \"MergedWithNext\"}" LAST,
+                "pretokenizers[0]: behavior MergedWithNext is not supported yet");
+  pattern_refused("ab\\w", "pretokenizers[0]: '\\w' at byte 2 of the pattern 'ab\\w'");
+  pattern_refused("\\p{N}{1,3}+", "'{1,3}+' at byte 5");
+  pattern_refused("a{,3}", "'{' at byte 1");
+  pattern_refused("[a[b]]", "'[' at byte 2");
+  pattern_refused("[a&&b]", "'&&' at byte 2");
+  pattern_refused("[]a]", "'[]' at byte 0");
+  pattern_refused("(?<x>a)", "'(?<' at byte 0");
+  pattern_refused("(*UTF)a", "'(*' at byte 0");
+  pattern_refused("a$", "'$' at byte 1");
+  pattern_refused("[\\S]", "'\\S' at byte 1");
+  pattern_refused("\\p{x", "'\\p' at byte 0");
+  pattern_refused("a\\", "'\\' at byte 1");
+  pattern_refused("\\p{Nope}", "is not supported: unknown property");
+  pattern_refused("(a", "is not supported: missing closing parenthesis");
+  pattern_refused("[a", "is not supported: missing terminating ]");
+  pattern_refused("a", "pretokenizers[1] of type null"); /* the pattern is fine */
+}
+END_TEST
+
+/* A pattern that tries for ever is given up in words. */
+START_TEST(pattern_gives_up) {
+  const char *json =
+      "{\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": "
+      "\"Split\", \"behavior\": \"Isolated\", \"pattern\": {\"Regex\": "
+      "\"(?:[ab]|[ac])+[de]f\"}}" LAST "]}, \"model\": {\"type\": \"BPE\", \"vocab\": "
+      "{\"a\": 0}, \"merges\": []}}";
+  Tokenizer *t;
+  Tokens out = {0};
+  ConvertError e;
+  char text[65];
+  ck_assert_msg(tokenizer_create(json, strlen(json), &t, &e) == MPCC_OK, "%s", e.text);
+  memset(text, 'a', sizeof text);
+  text[63] = 'f'; /* without it the library sees at once that there is no match */
+  ck_assert_int_eq(tokenizer_encode(t, (uint8_t *)text, 64, &out, &e), MPCC_ERR_DATA);
+  ck_assert_msg(strstr(e.text, "match limit exceeded") != NULL, "%s", e.text);
   tokens_fini(&out);
   tokenizer_destroy(t);
 }
@@ -143,6 +212,8 @@ int main(void) {
   tcase_set_timeout(tc, 60);
   tcase_add_test(tc, as_hugging_face);
   tcase_add_test(tc, words);
+  tcase_add_test(tc, pretokenizers);
+  tcase_add_test(tc, pattern_gives_up);
   tcase_add_test(tc, long_words);
   suite_add_tcase(s, tc);
   return check_run(s);

@@ -4,7 +4,7 @@ tokenizer.want: texts and the tokens that Hugging Face's tokenizers finds in the
 with the package tokenizers. A line of the result: name of the variant, the text as JSON, tokens."""
 import json
 
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 t = Tokenizer(models.BPE())
 t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -50,8 +50,50 @@ texts = [
     "don't 'quote' \"double\" ''", "a" * 600, "=+-*/ @@@ !?!? ---- ....", "\r\n\r\n x\r\n", "under_score __init__ a_1",
     open("/usr/share/common-licenses/BSD").read(),
 ]
+
+# Tokenizers as newer models have them. Their merges are learnt from texts that are not cut, and so join
+# pieces wherever a wrong cut leaves them in one.
+texts += [
+    "I'LL SAY it'S we'VE THEY'rE '\u017f 'K", "1234567 1,234.5678 \u0661\u0662\u0663\u0664 \u2163\u00bd\u00b2 \uff11\uff12\uff13\uff14",
+    "a\n\nb  \n  c\r\n\r\n\td   \n\n\n  ", "x \u180e \u180ey \u200b z\x85\u2028w\x1cv", "say:\n(\"quoted\")...\n\n//#!/\r\n?!",
+    "cafe\u0301 caf\u00e9 \u1112\u1161\u11ab\ud55c A\u030a\u212b\ufb01 e\u0323\u0302\n\u0301x \u0928\u093c\u0929",
+    "camelCase HTTPServer iPhone \u01c5\u02b0 \u6771\u4eac\u30bf\u30ef\u30fc2024\u5e74", "w\u00f6rt wo\u0308rt sw\u00f6rt w\u00f6rt\u3002 <tok>w\u00f6rt",
+]
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+
+def split(pattern, behavior="isolated", invert=False):
+    return pre_tokenizers.Split(Regex(pattern), behavior, invert)
+
+
+uncut = Tokenizer(models.BPE())
+uncut.pre_tokenizer = byte_level
+uncut.train_from_iterator([t.replace("a" * 100, "") for t in texts] * 2,
+                          trainers.BpeTrainer(vocab_size=600, special_tokens=["<|endoftext|>"],
+                                              initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+uncut.add_tokens([AddedToken("w\u00f6rt", single_word=True, normalized=True)])
+uncut.add_special_tokens(["<tok>"])
+
+
+def as_model(name, steps, normalizer=None, ignore_merges=False):
+    v = Tokenizer.from_str(uncut.to_str())
+    v.model.ignore_merges = ignore_merges
+    v.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    if normalizer:
+        v.normalizer = normalizer
+    v.save(f"{name}.json", pretty=False)
+
+
+as_model("llama3", [split(WORDS % r"\p{N}{1,3}"), byte_level], ignore_merges=True)
+as_model("qwen2", [split(WORDS % r"\p{N}"), byte_level], normalizers.NFC())
+as_model("steps", [split(r"[^\s\u3040-\u30ff]+|\s*[\r\n]+", "removed", True), pre_tokenizers.Split("...", "removed"),
+                   pre_tokenizers.Digits(individual_digits=True), split(r"[\p{Lu}\p{Lt}]?[\p{Ll}\p{Han}]+"),
+                   pre_tokenizers.ByteLevel(add_prefix_space=True)],
+         normalizers.Sequence([normalizers.NFKC()]))
+
 with open("tokenizer.want", "w") as f:
-    for name in "tokenizer", "strip", "words":
+    for name in "tokenizer", "strip", "words", "llama3", "qwen2", "steps":
         tok = Tokenizer.from_file(f"{name}.json")
         for text in texts:
             ids = tok.encode(text, add_special_tokens=False).ids
