@@ -265,6 +265,9 @@ static void compare_beside(Check *c, const Together *t, int k, const Tensor *x, 
   inst_name(c->i, name);
   if (other)
     tally_add(t->tally, x->type->dt, got, other, type_elems(x->type), name);
+  if (other)
+    tally_truth(t->tally, x->type->dt, got, other, eval_tensor(c->v.rounded, x),
+                type_elems(x->type));
   c->failed |= !other;
   free(other);
 }

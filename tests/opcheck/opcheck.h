@@ -146,11 +146,15 @@ void batch_fini(Batch *b);
 
 typedef struct {
   long elements, unequal; /* of 16- and 8-bit values */
+  long off, other_off;    /* of them this run's, the other's, are not the interpreter's */
   double worst; /* of wider ones: largest distance by the largest magnitude of its tensor */
   char where[NAME_MAX_BYTES];
 } Tally;
 /* n elements of format dt, of `name`. */
 void tally_add(Tally *t, DType dt, const double *a, const double *b, int64_t n, const char *name);
+/* The same codes beside those of the interpreter, whose sums are FP64. */
+void tally_truth(Tally *t, DType dt, const double *a, const double *b, const double *truth,
+                 int64_t n);
 
 /* Results written down in one run (`to`), to be compared with in another (`from`). */
 typedef struct {

@@ -7,6 +7,14 @@
 #include "mpcc/num.h"
 #include "opcheck.h"
 
+void tally_truth(Tally *t, DType dt, const double *a, const double *b, const double *truth,
+                 int64_t n) {
+  for (int64_t k = 0; dtype_is_float(dt) && dtype_bytes(dt) <= 2 && k < n; k++) {
+    t->off += a[k] != truth[k] && !(isnan(a[k]) && isnan(truth[k]));
+    t->other_off += b[k] != truth[k] && !(isnan(b[k]) && isnan(truth[k]));
+  }
+}
+
 void tally_add(Tally *t, DType dt, const double *a, const double *b, int64_t n, const char *name) {
   double most = 0, worst = 0;
   const bool codes = dtype_is_float(dt) && dtype_bytes(dt) <= 2;
