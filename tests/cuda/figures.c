@@ -48,13 +48,19 @@ static const Case more[] = {
 /* Registers of a thread, by kind. A multiprocessor has 65536: at 64 a thread 1024 threads are
  * resident, half of the most there can be, which hides the latency of kernels bound by memory;
  * kernels bound by arithmetic do with 256 threads (16 KiB registers each: 255 is the most a thread
- * can have). */
-static int budget(const char *kind) {
+ * can have). An f64 is two registers, and 512 threads have as many bytes of them under way. */
+static int budget(const Op *op) {
   static const char *const arithmetic[] = {"product", "conv", "attention", "attention_grad"};
+  const char *kind = op_str(op, "kind", "");
+  bool wide = false;
   for (size_t i = 0; i < sizeof arithmetic / sizeof *arithmetic; i++)
     if (!strcmp(kind, arithmetic[i]))
       return 255;
-  return 64;
+  for (int i = 0; i < op->nin; i++)
+    wide = wide || op->in[i]->type->dt == MPCC_F64;
+  for (int i = 0; i < op->nout; i++)
+    wide = wide || op->out[i]->type->dt == MPCC_F64;
+  return wide ? 128 : 64;
 }
 
 static void on_message(void *user, const mpcc_message *m) {
@@ -109,9 +115,28 @@ static uint64_t form_of(const Op *op) {
   return hash[0];
 }
 
-static void add_kernels(const KernelTable *t) {
+/* Kernels of one text are one, whatever their groups are called. */
+static uint64_t text_of(const char *level, const Kernel *of) {
+  Kernel k = *of;
+  char error[256];
+  void *text = NULL;
+  size_t bytes = 0;
+  uint64_t hash[2] = {of->hash};
+  int at = 0;
+  k.symbol = "kernel";
+  if (target_cuda.compile(level, &k, 1, 2, "cuda", error, &at, &text, &bytes) == MPCC_OK) {
+    MpccHash h;
+    mpcc_hash_init(&h);
+    mpcc_hash_add(&h, text, bytes);
+    mpcc_hash_finish(&h, hash);
+  }
+  free(text);
+  return hash[0];
+}
+
+static void add_kernels(const char *level, const KernelTable *t) {
   for (int i = 0; i < t->n; i++) {
-    const uint64_t f = every ? t->kernel[i].hash : form_of(t->kernel[i].group);
+    const uint64_t f = every ? text_of(level, &t->kernel[i]) : form_of(t->kernel[i].group);
     bool known = false;
     for (int k = 0; !known && k < nkernel; k++)
       known = form[k] == f;
@@ -151,7 +176,7 @@ static void plan(const char *level, const Case *of) {
   }
   ck_assert_int_eq(s, MPCC_OK);
   ck_assert_int_eq(compilation_plan(&x->c, &t), MPCC_OK);
-  add_kernels(&t);
+  add_kernels(level, &t);
 }
 
 static int is_spec(const struct dirent *e) {
@@ -195,9 +220,9 @@ START_TEST(no_spills) {
   const char *of = "";
   for (int i = 0; i < nkernel; i++) {
     const Kernel *k = &kernel[i];
-    const char *label = op_str(k->group, "label", ""), *kind = op_str(k->group, "kind", "");
+    const char *label = op_str(k->group, "label", "");
     ck_assert_msg(k->registers > 0, "%s (%s): no figures", k->symbol, label);
-    const bool wide = k->registers > budget(kind);
+    const bool wide = k->registers > budget(k->group);
     if (k->spill_bytes || wide || k->registers * k->threads > 65536) {
       printf("%s %s (%s): %d registers, %d threads, %d bytes in memory\n", level, k->symbol, label,
              k->registers, k->threads, k->spill_bytes);
