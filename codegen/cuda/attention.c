@@ -218,7 +218,8 @@ static bool init(Attention *a, CudaGen *g, const Op *group, int q) {
   a->per_lane = (int)((a->width + LANES - 1) / LANES);
   const int64_t row_bytes = (a->width + 1) * (*a->type == 'd' ? 8 : 4);
   a->tile = LANES;
-  while (a->tile > 2 && (2 * a->tile + 2 * WARPS) * row_bytes > SHARED_BYTES)
+  while (a->tile > 2 &&
+         (2 * a->tile + 2 * WARPS) * row_bytes + LANES * (int)sizeof(double) > SHARED_BYTES)
     a->tile /= 2;
   if (a->width > 256)
     return cuda_unsupported(g, "heads of %lld elements are not supported, 256 at most",
@@ -414,6 +415,17 @@ static void put_dq(const Attention *a) {
   text_puts(t, "}\n");
 }
 
+/* deltas: of each query of the tile the sum of do o, a query a warp. */
+static void put_deltas(const Attention *a) {
+  Text *t = &a->g->out;
+  text_printf(t, "for (u32 s = warp; s < TILE; s += %du) {\nT part = 0;\nif (first + s < %lldu)\n",
+              WARPS, (long long)a->queries);
+  text_puts(t, "for (u32 d = lane; d < WIDTH; d += 32u)\npart = fma_(tile_b[s][d], ");
+  put_get(a, 1, "first + s", "d");
+  text_puts(t, ", part);\npart = over_lanes<Sum, 32>(part);\nif (lane == 0)\ndeltas[s] = part;\n}\n"
+               "__syncthreads();\n");
+}
+
 /* dk and dv of a key: sums over queries of dS q and P do, of all heads that read it. */
 static void put_dk_dv(const Attention *a) {
   Text *t = &a->g->out;
@@ -424,12 +436,10 @@ static void put_dk_dv(const Attention *a) {
   text_printf(t, "for (u32 h = hk * %lldu; h < (hk + 1) * %lldu; h++) {\n", (long long)a->sharing,
               (long long)a->sharing);
   put_loop(a, a->queries, "tile_a", 3, "tile_b", 0);
+  put_deltas(a);
   text_printf(t, "const bool exists = other < %lldu;\n", (long long)a->queries);
   put_seen(a, "have && lane < TILE && exists", false);
-  text_puts(t, "T delta = 0;\nif (exists)\nfor (u32 d = 0; d < WIDTH; d++)\ndelta = "
-               "fma_(tile_b[there][d], ");
-  put_get(a, 1, "other", "d");
-  text_puts(t, ", delta);\nconst T norm = exists ? ");
+  text_puts(t, "const T delta = deltas[there], norm = exists ? ");
   put_get(a, 2, "other", NULL);
   text_puts(t, " : 0;\n");
   put_pair(a, "tile_a[there]", "row_a[warp]", "tile_b[there]", "row_b[warp]", "other", "row",
@@ -469,6 +479,7 @@ bool cuda_attention_grad(CudaGen *g, const Op *group, const char *symbol) {
   put_shared(&a, "row_b", WARPS);
   put_shared(&a, "tile_a", a.tile);
   put_shared(&a, "tile_b", a.tile);
+  text_printf(t, "__shared__ %s deltas[%d];\n", a.type, a.tile);
   put_units(&a, 4);
   if (a.codes) /* of codes of dS; and how many units of v's scale the sum of do o is */
     text_printf(t, "const T ds_unit = s_do * s_v * (T)%a, per_v = min_(1 / s_v, (T)%a);\n",
