@@ -336,11 +336,76 @@ Val ll_encode(Gen *g, DType dt, Val v) {
   return dt == MPCC_E2M1 ? encode_e2m1(g, v) : ll_trunc(g, fp8_codes(g, dt, v), g->i8);
 }
 
+/* A format of 8 bits as round_code needs it. */
+typedef struct {
+  double top;  /* largest number */
+  int least;   /* exponent field, as an f32, of the smallest normal number */
+  int mbits;   /* of a mantissa */
+  int64_t nan; /* bits, as an f32, of what NaN becomes */
+} CodeFormat;
+
+static CodeFormat code_format(DType dt) {
+  if (dt == MPCC_E2M1)
+    return (CodeFormat){6, 127, 1, 0x40c00000}; /* 6: there is no NaN */
+  bool wide = dt == MPCC_E5M2;
+  return (CodeFormat){fp8_top(dt), fp8_least(dt), wide ? 2 : 3, wide ? 0x7fe00000 : 0x7fc00000};
+}
+
+/* x in [-top, top], wrong for NaN. */
+static Val clamped(Gen *g, Val x, double top) {
+  Ty t = LLVMTypeOf(x);
+  if (g->level->avx512 && ll_lanes(x) == 16) { /* vrangeps: less magnitude, sign of x */
+    Val args[] = {x,
+                  ll_f(t, top),
+                  LLVMConstInt(g->i32, 0x2, 0),
+                  x,
+                  LLVMConstInt(g->i16, 0xffff, 0),
+                  LLVMConstInt(g->i32, 4, 0)};
+    return ll_call(g, "llvm.x86.avx512.mask.range.ps.512", NULL, 6, args);
+  }
+  return ll_fextreme(g, ll_fextreme(g, x, ll_f(t, top), true), ll_f(t, -top), false);
+}
+
+/* decode(encode(x)) without the code: adding and taking away 1.5 * 2^(23 - mbits) times the power
+ * of two at or below |x|, or below the smallest normal number, rounds to the format's last place
+ * there, whatever the sign; ties go to even because that number is an even multiple of the last
+ * place. */
+static Val round_code(Gen *g, const CodeFormat *f, Val x) {
+  Val v = clamped(g, x, f->top), b = ll_bits(g, x, g->i32);
+  Ty t = LLVMTypeOf(b), of = LLVMTypeOf(x);
+  Val power = ll_or(g, ll_and(g, ll_bits(g, v, g->i32), ll_i(t, 0x7f800000)), ll_i(t, 0x400000));
+  Val least = ll_bits(g, ll_i(t, ((int64_t)f->least << 23) + 0x400000), g->f32);
+  power = ll_fextreme(g, ll_bits(g, power, g->f32), least, false);
+  double far = ldexp(1, 23 - f->mbits);
+  Val sum = ll_fma(g, power, ll_f(of, far), v);
+  Val r = ll_bits(g, ll_fma(g, power, ll_f(of, -far), sum), g->i32);
+  r = ll_or(g, r, ll_and(g, b, ll_i(t, 0x80000000))); /* -0 */
+  r = ll_sel(g, ll_fcmp(g, LLVMRealUNO, x, x), ll_i(t, f->nan), r);
+  return ll_bits(g, r, g->f32);
+}
+
+#define ROUND(name, dt)                                                                            \
+  static Val name(Gen *g, Val x) {                                                                 \
+    CodeFormat f = code_format(dt);                                                                \
+    return round_code(g, &f, x);                                                                   \
+  }
+ROUND(round_e4m3, MPCC_E4M3)
+ROUND(round_e5m2, MPCC_E5M2)
+ROUND(round_e2m1, MPCC_E2M1)
+#undef ROUND
+
 Val ll_round(Gen *g, DType dt, Val v) {
   bool wide = ll_elem(v) == g->f64;
   if (dt == MPCC_F64 || (dt == MPCC_F32 && !wide))
     return ll_fence(g, v);
-  Val r = ll_decode(g, dt, ll_encode(g, dt, v));
+  Val r;
+  if (dtype_is_code(dt))
+    r = ll_by_parts(g, wide ? round_odd(g, v) : v, 16,
+                    dt == MPCC_E4M3   ? round_e4m3
+                    : dt == MPCC_E5M2 ? round_e5m2
+                                      : round_e2m1);
+  else
+    r = ll_decode(g, dt, ll_encode(g, dt, v));
   return wide ? ll_fext(g, r, g->f64) : r;
 }
 
