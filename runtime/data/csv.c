@@ -2,6 +2,7 @@
  * several: names separated by newlines, or a pattern, make one vector per row. */
 #include <errno.h>
 #include <fnmatch.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,17 +61,20 @@ static bool next_cell(Csv *c) {
   return true;
 }
 
-/* A number without spaces around; nothing else strtod takes (hex, inf, nan). */
-static bool read_number(char *text, double *out) {
+/* Why the text is no number, NULL: it is one. Nothing else that strtod takes (hex, inf, nan), and
+ * no number beyond doubles, which would be read as infinite. */
+static const char *read_number(char *text, double *out) {
   char *end;
   text += strspn(text, " \t");
   size_t n = strlen(text);
   while (n && strchr(" \t", text[n - 1]))
     text[--n] = 0;
-  if (!n || strspn(text, "0123456789+-.eE") != n || !strpbrk(text, "0123456789"))
-    return false;
+  if (!n)
+    return "is empty";
+  if (strspn(text, "0123456789+-.eE") != n || !strpbrk(text, "0123456789"))
+    return "is not a number";
   *out = strtod(text, &end);
-  return !*end;
+  return *end ? "is not a number" : isinf(*out) ? "is too large a number" : NULL;
 }
 
 /* ---- the header row ---- */
@@ -149,8 +153,7 @@ static const char *read_row(Csv *c, Rows *r, int *column) {
   do {
     if (!next_cell(c))
       return *column = -2, "a quote is never closed";
-    if (i < r->ncolumn && r->use[i] && !why && !read_number(c->cell, &r->row[i])) {
-      why = *c->cell ? "is not a number" : "is empty";
+    if (i < r->ncolumn && r->use[i] && !why && (why = read_number(c->cell, &r->row[i]))) {
       snprintf(r->bad, sizeof r->bad, "%.60s", c->cell);
       *column = i;
     }

@@ -136,11 +136,7 @@ static Status read_dictionary(Text t, const char *where, Header *h, const mprt_c
                       "%s: elements of type '%s' cannot be read; integers, floats of 2 to 8 bytes "
                       "and booleans can",
                       where, descr);
-  if (h->fortran && h->rank > 1)
-    return mprt__fail(cb, MPCC_ERR_DATA,
-                      "%s: is in Fortran order; save it with "
-                      "numpy.ascontiguousarray",
-                      where);
+  h->fortran = h->fortran && h->rank > 1;
   return MPCC_OK;
 }
 
@@ -176,9 +172,9 @@ static bool is_channels_last(const Header *h) {
          first != 1 && first != 3 && first != 4;
 }
 
-/* Adds the array at [offset, offset + bytes) of the newest block to field `name`. */
-static Status add_array(mprt__arrays *a, const char *name, const Header *h, uint64_t offset,
-                        uint64_t bytes, const char *where, const mprt_callbacks *cb) {
+/* Checks that the shape is possible and that `bytes` hold it. stride: bytes of a sample */
+static Status check_shape(const Header *h, uint64_t bytes, const char *where, uint64_t *stride_out,
+                          const mprt_callbacks *cb) {
   uint64_t stride = (uint64_t)mprt__store_bytes(h->store), total;
   if (!h->rank)
     return mprt__fail(cb, MPCC_ERR_DATA,
@@ -193,6 +189,54 @@ static Status add_array(mprt__arrays *a, const char *name, const Header *h, uint
     return mprt__fail(cb, MPCC_ERR_DATA,
                       "%s: truncated: its shape needs %lld x %llu bytes, it has %llu", where,
                       (long long)h->dim[0], (unsigned long long)stride, (unsigned long long)bytes);
+  *stride_out = stride;
+  return MPCC_OK;
+}
+
+/* Elements in Fortran order at `from`, the first axis fastest, to C order. */
+static void to_c_order(const Header *h, const uint8_t *from, uint64_t elems, uint8_t *to) {
+  uint64_t size = (uint64_t)mprt__store_bytes(h->store), step[MPCC_MAX_RANK + 1] = {size}, at = 0;
+  int64_t index[MPCC_MAX_RANK + 1] = {0};
+  for (int k = 1; k < h->rank; k++)
+    step[k] = step[k - 1] * (uint64_t)h->dim[k - 1];
+  for (uint64_t i = 0; i < elems; i++) {
+    memcpy(to + i * size, from + at, size);
+    for (int k = h->rank - 1; k >= 0; k--) {
+      at += step[k];
+      if (++index[k] < h->dim[k])
+        break;
+      at -= step[k] * (uint64_t)h->dim[k];
+      index[k] = 0;
+    }
+  }
+}
+
+/* Puts the elements at *begin of *memory in C order, in memory of their own, and frees the old;
+ * frees it after an error too. */
+static Status reorder(const Header *h, uint8_t **memory, uint64_t *begin, uint64_t *bytes,
+                      const char *where, const mprt_callbacks *cb) {
+  uint64_t stride;
+  uint8_t *old = *memory;
+  *memory = NULL;
+  Status st = check_shape(h, *bytes, where, &stride, cb);
+  uint64_t total = st == MPCC_OK ? stride * (uint64_t)h->dim[0] : 0;
+  if (st == MPCC_OK && !(*memory = malloc(total + 1)))
+    st = mprt__nomem(cb, where);
+  if (st == MPCC_OK)
+    to_c_order(h, old + *begin, total / (uint64_t)mprt__store_bytes(h->store), *memory);
+  free(old);
+  *begin = 0;
+  *bytes = total;
+  return st;
+}
+
+/* Adds the array at [offset, offset + bytes) of the newest block to field `name`. */
+static Status add_array(mprt__arrays *a, const char *name, const Header *h, uint64_t offset,
+                        uint64_t bytes, const char *where, const mprt_callbacks *cb) {
+  uint64_t stride;
+  Status st = check_shape(h, bytes, where, &stride, cb);
+  if (st != MPCC_OK)
+    return st;
   bool planes = is_channels_last(h);
   int64_t chw[3] = {h->dim[3], h->dim[1], h->dim[2]};
   const int64_t *dim = planes ? chw : h->dim + 1;
@@ -240,8 +284,21 @@ static Status add_npy(mprt__arrays *a, const char *name, const char *path,
     mprt__file_close(&file);
     return st;
   }
-  st = mprt__arrays_block(a, NULL, file, cb);
-  return st == MPCC_OK ? add_array(a, name, &h, begin, bytes - begin, path, cb) : st;
+  bytes -= begin;
+  uint8_t *memory = NULL;
+  if (h.fortran) { /* samples do not lie together in the file: into memory with all of it */
+    size_t whole;
+    mprt__file_close(&file);
+    file = (mprt__file){.fd = -1};
+    st = mprt__file_whole(path, cb, &memory, &whole);
+    bytes = st == MPCC_OK && whole > begin ? whole - begin : 0;
+    if (st == MPCC_OK)
+      st = reorder(&h, &memory, &begin, &bytes, path, cb);
+    if (st != MPCC_OK)
+      return st;
+  }
+  st = mprt__arrays_block(a, memory, file, cb);
+  return st == MPCC_OK ? add_array(a, name, &h, begin, bytes, path, cb) : st;
 }
 
 Status mprt__npy_open(const mprt__data_source *s, mprt__dataset **out) {
@@ -443,8 +500,12 @@ static Status add_entry(mprt__arrays *a, const Archive *z, const Entry *e, const
     free(memory);
     return st;
   }
-  st = mprt__arrays_block(a, memory, (mprt__file){.fd = -1}, cb);
-  return st == MPCC_OK ? add_array(a, name, &h, elems, e->size - elems, where, cb) : st;
+  uint64_t bytes = e->size - elems;
+  if (h.fortran)
+    st = reorder(&h, &memory, &elems, &bytes, where, cb);
+  if (st == MPCC_OK)
+    st = mprt__arrays_block(a, memory, (mprt__file){.fd = -1}, cb);
+  return st == MPCC_OK ? add_array(a, name, &h, elems, bytes, where, cb) : st;
 }
 
 /* Whether some input wants the array; names may be patterns. */

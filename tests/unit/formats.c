@@ -211,6 +211,7 @@ START_TEST(words) {
   REFUSED("a,b\n1,x\n", "csv", csv, "file:2: column 'b' is not a number: 'x'");
   REFUSED("a,b\n\"1\n2\",3\n1,\n", "csv", csv, "file:2: column 'a' is not a number");
   REFUSED("a,b\n1,2\n1,\n", "csv", csv, "file:3: column 'b' is empty");
+  REFUSED("a,b\n1,-1e400\n", "csv", csv, "file:2: column 'b' is too large a number: '-1e400'");
   REFUSED("a,b\n1,0x10\n", "csv", csv, "is not a number");
   REFUSED("a,b\n1,\"2\n", "csv", csv, "a quote is never closed");
   REFUSED("a,b\n", "csv", csv, "no samples");
@@ -221,7 +222,7 @@ START_TEST(words) {
   REFUSED("\x93NUMPY\x01\0\x3a\0{'descr': '<c8', 'fortran_order': False, 'shape': (3,), }\n   ",
           "npy", "{\"files\": {\"x\": \"file\"}}", "'<c8' cannot be read");
   REFUSED("\x93NUMPY\x01\0\x3a\0{'descr': '<f4', 'fortran_order': True, 'shape': (3,1), }\n   ",
-          "npy", "{\"files\": {\"x\": \"file\"}}", "Fortran order");
+          "npy", "{\"files\": {\"x\": \"file\"}}", "truncated");
   REFUSED("\x93NUMPY\x01\0\x3a\0{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }\n", "npy",
           "{\"files\": {\"x\": \"file\"}}", "truncated");
   REFUSED("abc", "tokens-bin", "{\"path\": \"file\", \"sequence_length\": 4, \"header\": \"none\"}",

@@ -100,5 +100,15 @@ with open("text.txt", "w") as f:
     f.write("Zwei Wörter, and some more: 0123456789.\n")
 want("text", {"path": "text.txt", "sequence_length": 8}, windows([np.fromfile("text.txt", np.uint8)], 8))
 
+columns = {"x": np.asfortranarray(np.arange(24, dtype=">i2").reshape(4, 3, 2)),
+           "y": np.asfortranarray(np.arange(8, dtype=np.float32).reshape(4, 2)),
+           "z": np.asfortranarray(np.arange(4 * 5 * 6 * 3, dtype=np.uint8).reshape(4, 5, 6, 3))}
+for name in columns:
+    np.save(f"fortran_{name}.npy", columns[name])
+np.savez_compressed("fortran.npz", **columns)
+arrays = {"x": columns["x"], "y": columns["y"], "z": planes(columns["z"])}
+want("npy", {"files": {name: f"fortran_{name}.npy" for name in columns}}, arrays)
+want("npz", {"path": "fortran.npz"}, arrays)
+
 with open("readers.want", "w") as f:
     f.write("\n".join(out) + "\n")
