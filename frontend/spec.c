@@ -331,6 +331,10 @@ static void check_limits(const Check *c, Val *trainer) {
   if (interval && interval->kind == VAL_FLOAT && interval->f > 1)
     diag_error(c->d, interval->loc, 202,
                "'val_check_interval' is a share of an epoch up to 1.0 or a whole number of steps");
+  const Val *epochs = val_get(trainer, "check_val_every_n_epoch");
+  if (epochs && epochs->kind == VAL_NULL && interval && interval->kind != VAL_INT)
+    diag_error(c->d, epochs->loc, 202,
+               "'check_val_every_n_epoch: null' needs a whole number as val_check_interval");
   static const char *const keys[] = {"limit_train_batches", "limit_val_batches",
                                      "limit_test_batches", "overfit_batches"};
   for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {

@@ -37,6 +37,9 @@ stops steps 8 '--set trainer.min_steps=7'
 grep -q 'early stopping waits for min_steps or min_epochs at step 4:' err.txt || fail "does not say that it waits"
 stops epochs 14 '--set trainer.min_epochs=1'
 
+expect 1 "needs a whole number as val_check_interval" "$mpcc" check spec.yaml --set trainer.check_val_every_n_epoch=null
+expect 0 'val  step 9' run --out over --max-steps 9 --set trainer.check_val_every_n_epoch=null --set trainer.val_check_interval=9
+
 expect 10 "step 2 is not finite" run --out nan --set trainer.gradient_clip_val=null --set scheduler=null \
   --set trainer.detect_anomaly=true --set optimizer.lr=1e30 --max-steps 40
 finish
