@@ -52,12 +52,20 @@ static Group *pack_group(const Sizes *z, Pass p, DType dt, int64_t packed) {
 
 static Group *conv_group_of(const Shape *s, Pass p, DType dt, Sizes *z, int64_t packed,
                             int64_t image) {
-  Group *t = group_new("conv", 2, (int64_t[]){z->rows, z->columns}, 1);
+  /* Rows of weight gradients are [taps, C]. Their result is turned into [O, C, taps] by another kernel, in
+   * few elements it is written so (passes/group_conv.c). */
+  enum { FEW = 1 << 10, LEAST = 32 };
+  const int64_t taps = p == WGRAD ? z->rows / s->c : 1, o = z->columns;
+  const Access forward = {0, {o, 1}}, turned = {0, {1, taps, taps * s->c}};
+  const Access apart = {0, {o, taps * o, 1}}, whole = {0, {s->c * o, o, 1}};
+  const Access wgrad = z->rows * o <= FEW ? turned : s->c >= LEAST ? apart : whole;
+  Group *t = p == WGRAD ? group_new("conv", 3, (int64_t[]){taps, s->c, o}, 1)
+                        : group_new("conv", 2, (int64_t[]){z->rows, o}, 1);
   static const char *const keys[] = {"positions", "kernel", "stride", "padding",
                                      "dilation",  "up",     "x"};
-  group_in(t, dt, image, (Access){0, {1, 0}});
+  group_in(t, dt, image, p == WGRAD ? (Access){0, {s->c, 1, 0}} : (Access){0, {1, 0}});
   group_in(t, dt, p == WGRAD ? z->columns * z->k : packed, (Access){0});
-  group_out(t, p == WGRAD ? MPCC_F32 : dt, z->rows * z->columns, (Access){0, {z->columns, 1}});
+  group_out(t, p == WGRAD ? MPCC_F32 : dt, z->rows * o, p == WGRAD ? wgrad : forward);
   group_int(t, "k", z->k);
   group_dtype(t, "compute", dt);
   group_int(t, "batch", s->batch);

@@ -56,6 +56,17 @@ static int64_t row_length(int64_t n) {
   return n;
 }
 
+/* Has a result, or an operand, whose neighbours in memory are elements of neighbouring rows. */
+static bool turned(const Node *n, int nrow) {
+  for (int i = 0; i < n->nout + n->nin; i++) {
+    const Access *at = i < n->nout ? &n->out[i].at : &n->in[i - n->nout].at;
+    if (nrow > 0 && at->stride[nrow - 1] == 1 && at->stride[n->ndim - 1] > 1 &&
+        (i >= n->nout || !n->out[i].part))
+      return true;
+  }
+  return false;
+}
+
 /* A row and a column dimension at least. */
 static void choose_columns(Fuse *F, Node *n) {
   if (n->ndim == MAX_DIMS && n->rigid && (n->ncol == 0 || n->ncol == n->ndim)) {
@@ -80,7 +91,8 @@ static void choose_columns(Fuse *F, Node *n) {
   if (n->ndim == 0)
     insert_dim(n, 0, 0);
   int64_t last = n->dim[n->ndim - 1], row = row_length(last);
-  if (row < last && n->ndim < MAX_DIMS)
+  /* Rows that turn stay beside the columns: blocks of both are transposed. */
+  if (row < last && n->ndim < MAX_DIMS && !turned(n, n->ndim - 1))
     insert_dim(n, n->ndim - 1, row);
   else if (n->ndim == 1)
     insert_dim(n, 0, 0);
@@ -98,17 +110,6 @@ static bool varies(const Node *n, const Access *at, int first, int end) {
   for (int d = first; d < end; d++)
     if (at->stride[d] && n->dim[d] > 1)
       return true;
-  return false;
-}
-
-/* Has a result, or an operand, whose neighbours in memory are elements of neighbouring rows. */
-static bool turned(const Node *n, int nrow) {
-  for (int i = 0; i < n->nout + n->nin; i++) {
-    const Access *at = i < n->nout ? &n->out[i].at : &n->in[i - n->nout].at;
-    if (nrow > 0 && at->stride[nrow - 1] == 1 && at->stride[n->ndim - 1] > 1 &&
-        (i >= n->nout || !n->out[i].part))
-      return true;
-  }
   return false;
 }
 

@@ -27,6 +27,10 @@ struct Buf {
                 */
 };
 
+/* A product writes so many elements to a line of memory each; with `turned_apart` a kernel of its own turns
+ * more. */
+enum { FUSE_SCATTERED = 1 << 10 };
+
 /* Extent of a dimension that runs over the partial results of another node, whose number of panels
  * is not known before that node is emitted. Never split, equal to itself alone. */
 #define DIM_PANELS (-7)

@@ -54,14 +54,17 @@ static DType conv_dtype(const TargetCaps *c, DType a, DType b, const ConvWindow 
   return compute == MPCC_BF16 && few ? MPCC_F32 : compute;
 }
 
-/* One node over [rows of the product, columns]; `at` of operand 0 numbers the rows. b: [N, K],
- * which is packed; of weight gradients [K, N], as it lies. */
+/* One node over [rows of the product, columns], the rows of weight gradients [taps, C]; `at` of operand
+ * 0 numbers them. b: [N, K], which is packed; of weight gradients [K, N], as it lies. */
 static Node *conv_node(Fuse *F, const ConvWindow *w, View *x, View *b, DType compute, int64_t rows,
                        bool wgrad, int *acc) {
-  const int64_t dim[2] = {rows, b->dim[wgrad]};
-  Access at = {.offset = x->at.offset, .stride = {1}};
+  const int64_t inner = wgrad ? x->dim[x->rank - 1] : rows;
+  const int64_t dim[3] = {rows / inner, inner, b->dim[wgrad]};
+  const Access one = {.offset = x->at.offset, .stride = {1}};
+  const Access two = {.offset = x->at.offset, .stride = {inner, 1}};
   Buf *factor = wgrad ? b->buf : product_packed(F, b, compute);
-  Node *n = product_node(F, NODE_CONV, 2, dim, x->buf, &at, factor, compute, b->dim[!wgrad], acc);
+  Node *n = product_node(F, NODE_CONV, 2 + wgrad, dim + !wgrad, x->buf, wgrad ? &two : &one, factor,
+                         compute, b->dim[!wgrad], acc);
   if (wgrad) {
     if (!fuse_failed(F))
       n->in[1].at.offset = b->at.offset;
@@ -294,7 +297,8 @@ void group_conv_gather(Fuse *F, const Op *op) {
   set_result_buf(F, 0, node_store(F, n, s, y->dt, ~0u));
 }
 
-/* The product is made as [taps, C, O]: rows are what the gathered operand has contiguous. */
+/* The product's rows are [taps, C], what the gathered operand has contiguous. Its result [C, taps, O] is but
+ * two dimensions swapped away from [O, C, taps], which users see, where a kernel of its own turns it. */
 void group_conv_wgrad(Fuse *F, const Op *op) {
   ConvWindow window;
   if (!conv_window(op, &window)) {
@@ -308,18 +312,25 @@ void group_conv_wgrad(Fuse *F, const Op *op) {
   const Type *dw = op->out[0]->type, *dt = op->in[1]->type;
   View *x = gathered(F, operand(F, 0)), *dy = operand(F, 1);
   DType compute = target_product_dtype(F->o->caps, x->dt, dy->dt);
+  enum { LEAST = 32 }; /* channels: fewer make low panels of rows of one tap */
   int64_t outs = dw->dim[0], rows = type_elems(dw) / outs, back[MAX_DIMS];
   dy = matrix(F, dy, type_elems(dt) / outs, outs);
   int s;
   Node *n = conv_node(F, &window, x, dy, compute, rows, true, &s);
-  View *v = view_whole(F, node_store(F, n, s, dw->dt, ~0u)), *r;
+  const int last = dw->rank - 1;
+  const bool apart = F->o->caps->turned_apart && rows * outs > FUSE_SCATTERED && dw->dim[last] >= LEAST;
+  const int64_t taps = rows / dw->dim[last];
+  const Access at = {.stride = {apart ? outs : rows / taps * outs, apart ? taps * outs : outs, 1}};
   int64_t dim[MAX_DIMS];
-  for (int i = 1; i < dw->rank; i++)
-    dim[i - 1] = dw->dim[i];
-  dim[dw->rank - 1] = outs;
-  back[0] = dw->rank - 1;
-  for (int i = 1; i < dw->rank; i++)
-    back[i] = i - 1;
-  view_reshaped(F, v, dw->rank, dim, &r);
-  set_result(F, 0, view_permuted(F, r, back));
+  dim[apart ? 0 : last - 1] = dw->dim[last];
+  dim[last] = outs;
+  back[0] = last;
+  back[last] = apart ? 0 : last - 1;
+  for (int i = 1; i < last; i++) {
+    back[i] = apart ? i : i - 1;
+    dim[back[i]] = dw->dim[i];
+  }
+  const Type *made = type_get(builder_types(F->b), dw->dt, dw->rank, dim);
+  View *v = view_whole(F, node_store_at(F, n, s, made, &at));
+  set_result(F, 0, view_permuted(F, v, back));
 }

@@ -405,6 +405,24 @@ static bool has_reduction(const Node *n) {
   return false;
 }
 
+/* Whether c would write neighbouring columns of product p apart, each to a line of memory of its own, and
+ * so many that a copy takes less: it transposes blocks in registers. */
+static bool scatters(const Node *p, const Node *c, const Common *r, int nr) {
+  int64_t column = INT64_MAX, elems = 1;
+  int last = 0;
+  for (int i = 0; i < nr; i++) {
+    elems *= r[i].ext;
+    if (r[i].p == p->ndim - 1 && r[i].pmult < column) {
+      column = r[i].pmult;
+      last = i;
+    }
+  }
+  bool apart = false;
+  for (int k = 0; k < c->nout && r[last].c >= 0; k++)
+    apart |= c->out[k].at.stride[r[last].c] * r[last].cmult > 1;
+  return apart && elems > FUSE_SCATTERED;
+}
+
 /* p, the producer of operand k of c, into c. */
 static bool merge_producer(Fuse *F, Node *p, Node *c, int k) {
   const Buf *b = c->in[k].buf;
@@ -418,6 +436,8 @@ static bool merge_producer(Fuse *F, Node *p, Node *c, int k) {
     return false;
   if (!common_space(p, &o->at, c, &c->in[k].at, r, &nr) || nr > MAX_DIMS ||
       !agree(p, c, r, nr, false, &ncol))
+    return false;
+  if (F->o->caps->turned_apart && node_is_product(p) && scatters(p, c, r, nr))
     return false;
   if (graph_reaches(F, p, c, true))
     return false;

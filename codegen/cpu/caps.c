@@ -50,6 +50,7 @@ Status cpu_caps(const char *level, TargetCaps *out) {
   out->k_pair_bf16 = 2;
   out->rounding_packs = true;
   out->raw_factors = true;
+  out->turned_apart = true;
   out->raw_rows = l->avx512 ? 320 : 0; /* of one tile: each panel is packed once */
   out->panel_bytes_rows = 64 << 10;
   return MPCC_OK;

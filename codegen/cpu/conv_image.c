@@ -459,7 +459,10 @@ bool conv_plan_columns(Conv *v) {
   int64_t ch = v->c.channels;
   if (!make_image(v) || p->M < LEAST_ROWS)
     return false;
-  bool merged = w->dilation[1] == 1 && v->image.pixel == ch;
+  /* Rows of several taps have no one stride in a result that is made in place. */
+  const Access *out = &p->body->out[0];
+  bool apart = out->stride[product_row_dims(p)] == 1 && product_row_stride(p, out) < 0;
+  bool merged = w->dilation[1] == 1 && v->image.pixel == ch && !apart;
   p->image.period = merged ? w->kernel[1] * ch : ch;
   if (p->image.period < LEAST_RUN || !plan_lines(v)) {
     p->image = (ProductImage){0};

@@ -63,6 +63,12 @@ int64_t product_row_stride(const Product *p, const Access *a) {
   return stride;
 }
 
+int64_t product_panel_stride(const Product *p, const Access *a) {
+  const int last = product_row_dims(p) - 1;
+  const int64_t stride = product_row_stride(p, a);
+  return stride < 0 && p->image.period == p->body->dim[last] ? a->stride[last] : stride;
+}
+
 /* ---- sizes ----------------------------------------------------------------------------------- */
 
 enum {
@@ -350,7 +356,7 @@ static void choose_direct(Product *p) {
   if (p->row_at && !p->zero && p->mode != A_IMAGE)
     return;
   const Access *out = &b->out[b->stmt[1].ref];
-  int64_t stride = product_row_stride(p, out);
+  int64_t stride = product_panel_stride(p, out);
   p->direct = b->stmt[1].ref == 0 && gen_out_dtype(p->group, 0) == p->c.acc &&
               out->stride[product_row_dims(p)] == 1 && stride >= p->N && p->N % p->width == 0;
   if (!p->direct)
@@ -679,7 +685,7 @@ static Val sums_of_panel(Product *p, const Tile *t, Val panel, Val j) {
     Val at = ll_add(g, ll_mul(g, j, ll_n(g, p->width)), ll_n(g, out->offset));
     at = ll_add(g, at, product_batch(p, out));
     if (!p->row_at && !p->zero)
-      at = ll_add(g, at, ll_mul(g, row, ll_n(g, p->micro.cs)));
+      at = ll_add(g, at, product_row(p, out, row));
     return ll_gep(g, p->c.sum, ll_arg_ptr(g, 0), at);
   }
   Val sums = ll_gepc(g, g->i8, g->scratch, p->c_offset);

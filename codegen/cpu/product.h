@@ -128,6 +128,8 @@ struct Tile {
 
 /* The one stride that steps access a from row to row, or -1. */
 int64_t product_row_stride(const Product *p, const Access *a);
+/* The same within each micro panel, which may not go beyond the last row dimension (image.period). */
+int64_t product_panel_stride(const Product *p, const Access *a);
 /* Sizes from M, N, K, units, c and mode, which the caller has set: panels, tiles, k blocks,
  * scratch. Sets g->ntiles and g->scratch_bytes. */
 void product_plan(Product *p);
