@@ -6,7 +6,7 @@
  * run it does not know, and until it has taken one it reads nothing that belongs to a run. So
  * nobody waits for workers that did not come: the run is over when the tiles are.
  *
- * Waiting, for work and for the end, is a bounded spin and then a futex. */
+ * Waiting, for work and for the end, is bounded spinning and then a futex. */
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
@@ -23,9 +23,10 @@
 
 #include "runtime/rt.h"
 
-/* About 20 us of pauses: longer than the gap between two kernels of a step, shorter than a time
- * slice that another process could use. */
-enum { SPINS = 600, CACHE_LINE = 64, MXCSR_DEFAULT = 0x1f80 };
+/* About 20 us of pauses, longer than the gap between two kernels of a step; then yields, some 200 us of
+ * them, longer than threads end a large kernel apart: to be woken takes 30 to 60 us of the next one. Who
+ * yields leaves the processor to others that want it. */
+enum { PAUSES = 600, YIELDS = 400, CACHE_LINE = 64, MXCSR_DEFAULT = 0x1f80 };
 
 typedef struct {
   _Alignas(CACHE_LINE) _Atomic uint64_t word; /* run << 32 | next tile of this share */
@@ -57,6 +58,15 @@ static void futex_wait(_Atomic uint32_t *word, uint32_t value) {
 
 static void futex_wake(_Atomic uint32_t *word, int count) {
   syscall(SYS_futex, (uint32_t *)word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
+}
+
+/* One turn of spinning; false when there were enough. */
+static bool spin(int *turn) {
+  if (*turn < PAUSES)
+    _mm_pause();
+  else
+    sched_yield();
+  return ++*turn < PAUSES + YIELDS;
 }
 
 /* End of worker w's share; its begin is the end of the share before. */
@@ -103,11 +113,11 @@ static void work(mprt__pool *pool, int me, uint32_t run) {
 /* Waits until the newest run is not `seen`; returns its number. */
 static uint32_t await_run(mprt__pool *pool, uint32_t seen) {
   uint32_t run;
-  for (int i = 0; i < SPINS; i++) {
+  int turn = 0;
+  do {
     if ((run = atomic_load_explicit(&pool->run, memory_order_acquire)) != seen)
       return run;
-    _mm_pause();
-  }
+  } while (spin(&turn));
   /* Both sides are sequentially consistent: either the caller sees a sleeper and wakes it, or the
    * sleeper sees the new run. */
   atomic_fetch_add(&pool->sleepers, 1);
@@ -213,11 +223,11 @@ static uint32_t publish(mprt__pool *pool, uint32_t ntiles) {
 
 static void await_end(mprt__pool *pool) {
   uint32_t left;
-  for (int i = 0; i < SPINS; i++) {
+  int turn = 0;
+  do {
     if (atomic_load_explicit(&pool->remaining, memory_order_acquire) == 0)
       return;
-    _mm_pause();
-  }
+  } while (spin(&turn));
   atomic_store(&pool->caller_sleeps, 1);
   while ((left = atomic_load(&pool->remaining)) != 0)
     futex_wait(&pool->remaining, left);
