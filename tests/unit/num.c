@@ -303,7 +303,7 @@ END_TEST
 int main(void) {
   Suite *s = suite_create("num");
   TCase *t = tcase_create("num");
-  tcase_set_timeout(t, 60);
+  tcase_set_timeout(t, 300);
   tcase_add_test(t, codes_decode_and_round_trip);
   tcase_add_test(t, nan_keeps_payload_quieted);
   tcase_add_test(t, edges);
