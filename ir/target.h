@@ -22,7 +22,7 @@ typedef struct {
   int raw_rows;         /* products of at most so many rows take a parameter as it lies, rounding to bf16 */
   bool half_tiles;      /* convolutions multiply two bf16 or two f16 factors as they are */
   bool depth_windows;   /* depthwise convolutions are kernels of kind conv */
-  bool turned_apart;    /* a product's result whose columns are to lie apart is turned by a kernel of its own */
+  bool turned_apart;    /* a convolution's result whose columns are to lie apart is turned by a kernel of its own */
   bool joined_grads;    /* gradients of attention are written where their concatenation is wanted */
   bool tf32;            /* products of FP32 factors that are TF32 already say so: attr tf32 */
   int panel_bytes_rows; /* rows kernels: aim of bytes touched by one panel */

@@ -27,7 +27,7 @@ struct Buf {
                 */
 };
 
-/* A product writes so many elements to a line of memory each; with `turned_apart` a kernel of its own turns
+/* A convolution writes so many elements to a line of memory each; with `turned_apart` a kernel of its own turns
  * more. */
 enum { FUSE_SCATTERED = 1 << 10 };
 

@@ -405,7 +405,7 @@ static bool has_reduction(const Node *n) {
   return false;
 }
 
-/* Whether c would write neighbouring columns of product p apart, each to a line of memory of its own, and
+/* Whether c would write neighbouring columns of convolution p apart, each to a line of memory of its own, and
  * so many that a copy takes less: it transposes blocks in registers. */
 static bool scatters(const Node *p, const Node *c, const Common *r, int nr) {
   int64_t column = INT64_MAX, elems = 1;
@@ -437,7 +437,7 @@ static bool merge_producer(Fuse *F, Node *p, Node *c, int k) {
   if (!common_space(p, &o->at, c, &c->in[k].at, r, &nr) || nr > MAX_DIMS ||
       !agree(p, c, r, nr, false, &ncol))
     return false;
-  if (F->o->caps->turned_apart && node_is_product(p) && scatters(p, c, r, nr))
+  if (F->o->caps->turned_apart && p->kind == NODE_CONV && scatters(p, c, r, nr))
     return false;
   if (graph_reaches(F, p, c, true))
     return false;
