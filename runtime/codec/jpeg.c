@@ -45,11 +45,25 @@ static bool is_bomb(const struct jpeg_decompress_struct *c, size_t bytes) {
   return pixels > (1u << 22) && pixels / 1024 > bytes;
 }
 
+/* n pixels of four colours, which files hold inverted, to three in place. source: Pillow's conversion of
+ * CMYK to RGB: K - round((255 - C) K / 255) of the inverted ones. */
+static void cmyk_to_rgb(uint8_t *row, JDIMENSION n) {
+  for (JDIMENSION i = 0; i < n; i++) {
+    const int key = row[4 * i + 3];
+    for (int k = 0; k < 3; k++) {
+      const int product = (255 - row[4 * i + k]) * key + 128;
+      row[3 * i + k] = (uint8_t)(key - (((product >> 8) + product) >> 8));
+    }
+  }
+}
+
 static void read_rows(struct jpeg_decompress_struct *c, mprt_image *image, uint8_t *row) {
   while (c->output_scanline < c->output_height) {
     int64_t y = c->output_scanline;
     JSAMPROW rows[1] = {row};
     jpeg_read_scanlines(c, rows, 1);
+    if (c->out_color_space == JCS_CMYK)
+      cmyk_to_rgb(row, c->output_width);
     mprt__image_row(image, y, row);
   }
 }
@@ -76,13 +90,10 @@ bool mprt__decode_jpeg(const uint8_t *data, size_t bytes, mprt_image *image) {
     jpeg_destroy_decompress(&c);
     return false;
   }
-  bool ok = c.jpeg_color_space != JCS_CMYK && c.jpeg_color_space != JCS_YCCK;
-  if (!ok)
-    snprintf(image->message, sizeof image->message,
-             "has CMYK colours, which are not supported yet");
-  c.out_color_space = JCS_RGB;
+  const bool four = c.jpeg_color_space == JCS_CMYK || c.jpeg_color_space == JCS_YCCK;
+  c.out_color_space = four ? JCS_CMYK : JCS_RGB;
   uint8_t *row =
-      ok ? mprt__image_room(image, c.image_height, c.image_width, 3 * c.image_width) : NULL;
+      mprt__image_room(image, c.image_height, c.image_width, (four ? 4 : 3) * c.image_width);
   if (row) {
     jpeg_start_decompress(&c);
     read_rows(&c, image, row);

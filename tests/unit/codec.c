@@ -13,8 +13,8 @@
 #define IMAGES SOURCE_DIR "/tests/data/images"
 
 static const char *const files[] = {"j420.jpg",   "j444.jpg",  "jprogressive.jpg", "jgrey.jpeg",
-                                    "prgb.png",   "pgrey.png", "pbits.png",        "ppalette.png",
-                                    "palpha.png", "p16.png",   "pinterlaced.png"};
+                                    "jcmyk.jpg",  "prgb.png",  "pgrey.png",        "pbits.png",
+                                    "ppalette.png", "palpha.png", "p16.png", "pinterlaced.png"};
 enum { NFILES = sizeof files / sizeof *files };
 
 static size_t read_file(const char *name, uint8_t *to, size_t cap) {
