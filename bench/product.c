@@ -95,6 +95,8 @@ static Round one_round(const Case *c, const CpuLevel *l, const Run *pack, const 
   for (int i = 0; i < TRIES; i++) {
     long before = preemptions();
     r = (Round){peak_rate(peak_of(l, c->compute), threads), bare ? peak_rate(bare, threads) : 0};
+    if (threads > 1) /* wakes the pool, as it is between the kernels of a step */
+      launch(multiply, args, pool);
     for (int k = 0; k < repeat; k++) {
       r.pack += c->batches ? 0 : launch(pack, pack_args, pool);
       r.multiply += launch(multiply, args, pool);
