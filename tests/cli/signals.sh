@@ -67,22 +67,26 @@ rows ended >b.txt
 cmp -s c.txt b.txt || { fail "metrics.jsonl after stopping behind an epoch differs"; diff c.txt b.txt | head -5; }
 
 # ---- stopped in an evaluation: it is dropped, and made up for; so are predictions ---------------------------
+# SIGTERM to $pid as soon as a command succeeds; its exit code in $got
+terminated_when() {
+  tries=0
+  until "$@" || [ $tries -ge 1000 ]; do
+    tries=$((tries + 1))
+    sleep 0.01
+  done
+  kill -TERM "$pid"
+  set +e
+  wait "$pid"
+  got=$?
+  set -e
+}
 "$mpcc" "$here/tiny.yaml" -march=native --precision 32-true -o evaluates --set trainer.max_epochs=2 \
   --set trainer.log_every_n_steps=1 --set trainer.limit_train_batches=1 --set data.val.samples=300000 \
   --set 'ema={decay: 0.5, use_for: [val, export]}'
 ./evaluates --quiet --threads 1 --out at_once >/dev/null
 ./evaluates --quiet --threads 1 --out dropped >/dev/null 2>err.txt &
 pid=$!
-tries=0
-while ! grep -qs '^{"step":1,' dropped/metrics.jsonl && [ $tries -lt 1000 ]; do
-  tries=$((tries + 1))
-  sleep 0.01
-done
-kill -TERM $pid
-set +e
-wait $pid
-got=$?
-set -e
+terminated_when grep -qs '^{"step":1,' dropped/metrics.jsonl
 [ "$got" = 75 ] || { fail "SIGTERM in an evaluation: exit $got instead of 75"; cat err.txt; }
 [ "$(grep -c '"split":"val"' dropped/metrics.jsonl)" = 0 ] || fail "the evaluation was not dropped"
 [ -e dropped/checkpoints/step-00000001/DONE ] || fail "SIGTERM in an evaluation leaves no checkpoint"
@@ -97,16 +101,7 @@ for file in model optimizer; do
 done
 ./evaluates --quiet --threads 1 --out at_once --resume --split val --predict p.npy >/dev/null 2>err.txt &
 pid=$!
-tries=0
-while [ ! -e p.npy.part ] && [ $tries -lt 1000 ]; do
-  tries=$((tries + 1))
-  sleep 0.01
-done
-kill -TERM $pid
-set +e
-wait $pid
-got=$?
-set -e
+terminated_when [ -e p.npy.part ]
 [ "$got" = 75 ] && [ ! -e p.npy ] && [ ! -e p.npy.part ] || { fail "SIGTERM while predicting: exit $got"; ls p.npy*; cat err.txt; }
 
 # ---- killed: rows behind the checkpoint are cut on resuming ---------------------------------------------
