@@ -114,6 +114,7 @@ static Status pass_case(const Case *c, const char *name, const TargetCaps *targe
   caps.bf16_dot |= option(c, "bf16_dot");
   caps.library_fp8 |= option(c, "library_fp8");
   caps.rounding_packs |= option(c, "rounding_packs");
+  caps.turned_apart |= option(c, "turned_apart");
   PassOpts o = {.caps = &caps,
                 .strict = option(c, "strict"),
                 .opt_level = 2,
