@@ -56,7 +56,7 @@ static void measure(const Case *c, const char *level, int threads, int rounds) {
   double rate[2][MAX_ROUNDS], ratio[2][MAX_ROUNDS], peaks[MAX_ROUNDS];
   Peak *peak = peak_of(cpu_level(level), MPCC_F32);
   for (int i = -1; i < rounds; i++) {
-    double top = peak_rate(peak, threads);
+    double top = peak_rate(peak, pool);
     for (int k = 0; k < 2; k++) {
       int repeat = (int)(2e8 / flop[k]) + 1;
       double s = 0;

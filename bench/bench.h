@@ -5,7 +5,7 @@
 #define MPCC_BENCH_H
 
 #include <immintrin.h>
-#include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
 
@@ -149,48 +149,54 @@ static inline BenchPool *pool_for(int threads, const Run *a, const Run *b) {
   return pool;
 }
 
-/* Wall seconds (one thread: its own) from when all threads stand ready until the last has done
- * job(user, thread, threads). */
+/* Wall seconds (one thread: its own) from when all threads of the pool stand ready until the last
+ * has done job(user, thread, threads). What is compared runs on the threads of one pool, so that
+ * nothing is measured on new threads or on woken ones: those may share a processor for milliseconds
+ * until the kernel has spread them. */
 typedef void Job(void *user, int thread, int threads);
 typedef struct {
   Job *job;
   void *user;
-  int thread, threads;
-  _Atomic int *ready; /* threads that are */
-  double start, end;
+  int threads;
+  _Atomic bool apart;           /* no two threads on one processor */
+  _Atomic int cpu[MAX_THREADS]; /* 1 + the one a thread is on; 0: not there yet */
+  _Atomic int ready;            /* threads that are */
+  double start[MAX_THREADS], end[MAX_THREADS];
 } JobWork;
 
-/* Threads that are new, or a pool's that still wait for work, may share a processor for milliseconds until
- * the kernel has spread them: they are busy that long first. */
-static inline void *job_main(void *user) {
-  enum { SPREAD_MS = 12 };
-  JobWork *w = user;
-  const double begin = work_clock(w->threads);
-  while (w->threads > 1 && work_clock(w->threads) - begin < 1e-3 * SPREAD_MS)
-    ;
-  atomic_fetch_add(w->ready, 1);
-  while (atomic_load(w->ready) < w->threads)
-    ;
-  w->start = work_clock(w->threads);
-  w->job(w->user, w->thread, w->threads);
-  w->end = work_clock(w->threads);
-  return NULL;
+static inline bool job_is_apart(JobWork *w) {
+  for (int i = 0; i < w->threads; i++)
+    for (int j = 0; j <= i; j++)
+      if (!w->cpu[i] || (i != j && w->cpu[i] == w->cpu[j]))
+        return false;
+  return true;
 }
 
-static inline double job_seconds(int threads, Job *job, void *user) {
-  pthread_t thread[MAX_THREADS];
-  JobWork w[MAX_THREADS];
-  _Atomic int ready = 0;
-  for (int i = 0; i < threads; i++)
-    w[i] = (JobWork){job, user, i, threads, &ready, 0, 0};
-  for (int i = 1; i < threads; i++)
-    run_check(!pthread_create(&thread[i], NULL, job_main, &w[i]), "no thread");
-  job_main(&w[0]);
-  double start = w[0].start, end = w[0].end;
-  for (int i = 1; i < threads; i++) {
-    pthread_join(thread[i], NULL);
-    start = w[i].start < start ? w[i].start : start;
-    end = w[i].end > end ? w[i].end : end;
+/* A tile a thread: nobody is done with one before all have one. */
+static inline void job_tile(const MpccArg *args, int64_t thread, int64_t end, void *scratch) {
+  enum { SPREAD_MS = 50 };
+  (void)end, (void)scratch;
+  JobWork *w = args[0].p;
+  for (double begin = work_clock(w->threads); !w->apart && w->threads > 1;) {
+    w->cpu[thread] = 1 + sched_getcpu();
+    if (job_is_apart(w) || work_clock(w->threads) - begin > 1e-3 * SPREAD_MS)
+      w->apart = true;
+  }
+  w->ready++;
+  while (w->ready < w->threads)
+    ;
+  w->start[thread] = work_clock(w->threads);
+  w->job(w->user, (int)thread, w->threads);
+  w->end[thread] = work_clock(w->threads);
+}
+
+static inline double job_seconds(BenchPool *pool, Job *job, void *user) {
+  JobWork w = {.job = job, .user = user, .threads = bench_pool_threads(pool)};
+  bench_pool_run(pool, job_tile, &(MpccArg){.p = &w}, w.threads);
+  double start = w.start[0], end = w.end[0];
+  for (int i = 1; i < w.threads; i++) {
+    start = w.start[i] < start ? w.start[i] : start;
+    end = w.end[i] > end ? w.end[i] : end;
   }
   return end - start;
 }
@@ -207,10 +213,10 @@ static inline void peak_job(void *user, int thread, int threads) {
 }
 
 /* Operations a second of all threads together. */
-static inline double peak_rate(Peak *peak, int threads) {
+static inline double peak_rate(Peak *peak, BenchPool *pool) {
   PeakJob p = {.peak = peak};
-  double s = job_seconds(threads, peak_job, &p), flop = 0;
-  for (int i = 0; i < threads; i++)
+  double s = job_seconds(pool, peak_job, &p), flop = 0;
+  for (int i = 0; i < bench_pool_threads(pool); i++)
     flop += p.flop[i];
   return flop / s;
 }

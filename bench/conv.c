@@ -135,7 +135,7 @@ static double measure(const Shape *s, Pass p, DType dt, const char *level, int t
   *flop = 2.0 * (double)f.rows * (double)f.columns * (double)f.k;
   Peak *peak = peak_of(l, dt);
   for (int r = -1; r < rounds; r++) {
-    double top = peak_rate(peak, threads);
+    double top = peak_rate(peak, pool);
     double pack = p == WGRAD ? 0 : launch(&pr, pack_args, pool),
            time = pack + launch(&cr, args, pool);
     if (r < 0)

@@ -89,14 +89,11 @@ typedef struct {
 static Round one_round(const Case *c, const CpuLevel *l, const Run *pack, const Run *multiply,
                        MpccArg *pack_args, MpccArg *args, BenchPool *pool, int repeat) {
   enum { TRIES = 5 };
-  int threads = bench_pool_threads(pool);
   Peak *bare = bare_of(l, c->compute);
   Round r;
   for (int i = 0; i < TRIES; i++) {
     long before = preemptions();
-    r = (Round){peak_rate(peak_of(l, c->compute), threads), bare ? peak_rate(bare, threads) : 0};
-    if (threads > 1) /* wakes the pool, as it is between the kernels of a step */
-      launch(multiply, args, pool);
+    r = (Round){peak_rate(peak_of(l, c->compute), pool), bare ? peak_rate(bare, pool) : 0};
     for (int k = 0; k < repeat; k++) {
       r.pack += c->batches ? 0 : launch(pack, pack_args, pool);
       r.multiply += launch(multiply, args, pool);

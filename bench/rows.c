@@ -352,6 +352,7 @@ static Group *exp_group(DType dt) {
 
 typedef struct {
   const char *level;
+  BenchPool *pool; /* its threads bring scratch of their own */
   int threads, rounds;
   int64_t kilobytes;
   Kernels exp[2]; /* the exponentials of f32, of bf16 */
@@ -420,10 +421,10 @@ static void measure(Bench *m, size_t c) {
   copy.turns = w.turns = bytes < MIN_BYTES ? (int)(MIN_BYTES / bytes) : 1;
   double elems = (double)b.rows * (double)cols, exps = (double)EXP_ELEMS * EXP_TURNS * m->threads;
   for (int i = -1; i < m->rounds; i++) {
-    double copied = job_seconds(m->threads, copy_job, &copy) / copy.turns;
-    double ran = job_seconds(m->threads, kernel_job, &w) / w.turns;
-    double ours = job_seconds(m->threads, exp_job, (void *)exp);
-    double theirs = exp->library ? job_seconds(m->threads, library_job, (void *)exp) : INFINITY;
+    double copied = job_seconds(m->pool, copy_job, &copy) / copy.turns;
+    double ran = job_seconds(m->pool, kernel_job, &w) / w.turns;
+    double ours = job_seconds(m->pool, exp_job, (void *)exp);
+    double theirs = exp->library ? job_seconds(m->pool, library_job, (void *)exp) : INFINITY;
     if (i < 0)
       continue;
     rate[i] = (double)bytes / ran;
@@ -498,6 +499,8 @@ int main(int argc, char **argv) {
   if (!level || m.threads < 1 || m.threads > MAX_THREADS || m.rounds < 1 || m.rounds > MAX_ROUNDS ||
       cols < 1 || m.kilobytes * 1024 / cols / 8 < 1)
     usage(*argv);
+  m.pool = bench_pool_create(m.threads, 0);
+  run_check(m.pool != NULL, "no pool");
   Run r[2];
   void *scratch[2][MAX_THREADS];
   for (int i = 0; i < 2; i++)
@@ -512,5 +515,6 @@ int main(int argc, char **argv) {
       measure(&m, c);
   for (int i = 0; i < 2; i++)
     exp_free(&m.exp[i], &r[i], m.threads);
+  bench_pool_destroy(m.pool);
   return 0;
 }
