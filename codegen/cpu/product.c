@@ -79,17 +79,31 @@ enum {
   MOST_ONCE = 512,     /* rows of a tile, where B is packed for all */
   MOST_SEEN = 64,      /* and where they are windows of an image */
   FEW_ROWS = 8,        /* not worth interleaving */
-  A_BYTES = 384 << 10, /* copy of A: a part of the second-level cache, which may be shared */
+  PAGE = 4096,
+  NEAR_ROWS = 7,         /* of one set of the first-level cache, beside lines of B */
+  A_BYTES = 384 << 10,   /* copy of A: a part of the second-level cache, which may be shared */
   SUM_BYTES = 320 << 10, /* sums that wait there */
-  FAR_BYTES = 768 << 10, /* a packed B beyond this does not stay there */
   DIRECT_COLS = 512,     /* fewer columns do not pay for a copy of A (none do where AVX-512 reads
                           * each element once, not once per vector), */
   DIRECT_ROWS = 800,     /* nor do fewer rows: threads would copy the same ones */
 };
 
+/* Where few rows read a column of a raw B, it is not worth copying. */
+static bool worth_no_copy(const Product *p) {
+  enum { FEW = 64 };
+  return p->raw && p->M <= FEW && p->b_ns == 1 && p->c.pair == 1 &&
+         gen_in_dtype(p->group, 1) == p->c.in;
+}
+
 /* Rows far apart by a multiple of a page share one set of the first-level cache. */
-static bool stride_is_bad(int64_t bytes) {
-  return bytes % 4096 == 0;
+static bool rows_share_set(const Product *p) {
+  return p->a_rs * (int64_t)dtype_bytes(p->a_dtype) % PAGE == 0 && p->M > FEW_ROWS;
+}
+
+/* And those of a B in place would share it, too. */
+static bool few_stay_near(const Product *p) {
+  return p->g->level->avx512 && !p->g->level->folds &&
+         !(worth_no_copy(p) && p->b_ks * p->c.unit_bytes % PAGE == 0);
 }
 
 /* Rows of neighbours in k become neighbours in memory: needs whole vectors of k. */
@@ -110,11 +124,10 @@ static void choose_mode(Product *p) {
     p->mode = can_interleave(p) ? A_INTERLEAVED : A_ROWS;
   /* In place when elements are units already and no later k reads beyond a row. */
   bool units = p->a_dtype == p->c.in && p->K % p->c.pair == 0 && p->a_rs % p->c.pair == 0;
-  int64_t bytes = p->a_rs * (int64_t)dtype_bytes(p->a_dtype);
-  bool spread = !stride_is_bad(bytes) || p->M <= FEW_ROWS;
   bool once = p->g->level->avx512 && !p->g->level->folds;
   bool few = p->N < DIRECT_COLS || p->M < DIRECT_ROWS || once;
-  if (units && p->a_ks == 1 && p->a_rs >= 0 && spread && (few || p->mode == A_ROWS))
+  if (units && p->a_ks == 1 && p->a_rs >= 0 && (few_stay_near(p) || !rows_share_set(p)) &&
+      (few || p->mode == A_ROWS))
     p->mode = A_DIRECT;
 }
 
@@ -127,6 +140,13 @@ static void choose_blocks(Product *p) {
   p->kblocks = ceil_div(p->units, most);
   p->kblock = p->kblocks == 1 ? p->units : round_up(ceil_div(p->units, p->kblocks), p->c.vl);
   p->kblocks = ceil_div(p->units, p->kblock);
+}
+
+/* Rows of a micro panel: as many as registers allow, but no more than stay near where they share a
+ * set. */
+static int most_rows(const Product *p, int nv) {
+  int rows = micro_rows(p->g, nv);
+  return p->mode == A_DIRECT && rows_share_set(p) && rows > NEAR_ROWS ? NEAR_ROWS : rows;
 }
 
 /* Few rows: a micro-kernel as wide as registers allow, to have enough sums in flight. */
@@ -148,7 +168,7 @@ static void choose_micro(Product *p) {
   else if (p->image.period)
     p->split = split_periods(p->image.period, p->M / p->image.period, micro_rows(g, nv));
   else
-    p->split = split_rows(p->M, micro_rows(g, nv));
+    p->split = split_rows(p->M, most_rows(p, nv));
   p->width = (int64_t)nv * p->c.vl;
   p->micro = (Micro){.c = p->c,
                      .nv = nv,
@@ -158,10 +178,6 @@ static void choose_micro(Product *p) {
                      .add = p->kblocks > 1};
   if (p->group_panels > 1)
     p->micro.bp = p->b_units * p->c.cols;
-}
-
-static int64_t group_bytes(const Product *p, int64_t k) {
-  return p->group_panels * p->c.cols * p->c.unit_bytes * k;
 }
 
 /* Cycles, roughly, until the rows of a tile are there. */
@@ -277,76 +293,6 @@ static void choose_tiles(Product *p) {
   p->tile_groups = p->merged == p->col_tiles ? p->ngroup : p->merged * groups;
 }
 
-static ProductNext next_part, next_result, next_raw;
-
-/* Panels of a raw B that lie one after the other in memory. */
-static bool raw_in_a_row(const Product *p) {
-  return p->once && p->kblocks == 1 && p->b_ks == 1 && p->b_ns == p->K;
-}
-
-/* A panel of B that is not in the second-level cache is fetched while the one before is used. Where
- * B is near, the rows after are when nothing else would. */
-static void choose_prefetch(Product *p) {
-  int64_t bytes = p->ngroup * group_bytes(p, p->units);
-  int lines = (int)ceil_div(4, p->tile_panels);
-  if (p->raw) {
-    p->next = raw_in_a_row(p) ? next_raw : NULL;
-    lines = 0;
-  } else if (p->group_panels == 1 && p->image.next && !p->image.apart && bytes <= FAR_BYTES) {
-    int64_t rows = p->split.hi * p->image.walk.rs * p->c.unit_bytes;
-    p->next = p->image.next;
-    lines = (int)ceil_div(2 * rows, 64 * p->units);
-  } else if (p->group_panels == 1 && (bytes > FAR_BYTES || p->row_tiles <= 4)) {
-    p->next = next_part;
-  }
-  p->micro.next_lines = p->next ? lines : 0;
-  int64_t calls = ceil_div(p->c.cols * p->c.unit_bytes * micro_unrolled(&p->micro), 64);
-  if (p->next == next_part && lines == 1 && calls < p->tile_panels && product_after_calls(p) > 0)
-    p->b_calls = calls;
-}
-
-/* All of B stays in the nearest cache: panels of rows are gone through once. */
-static bool rows_first(const Product *p) {
-  enum { NEAR_BYTES = 32 << 10 };
-  return p->mode == A_IMAGE && p->kblocks == 1 &&
-         p->ngroup * group_bytes(p, p->units) <= NEAR_BYTES;
-}
-
-/* Lines of a row that each call fetches of the panel after: its share of them. */
-static int64_t lines_each(const Product *p) {
-  return ceil_div(ceil_div(p->units * p->c.unit_bytes, 64), p->ngroup);
-}
-
-/* Rows of windows that lie apart are fetched group by group. */
-static void choose_wayside(Product *p) {
-  Micro *m = &p->micro;
-  int64_t lines = lines_each(p);
-  if (p->next || !p->image.next || !rows_first(p) || !micro_has_way(m, m->group * lines))
-    return;
-  p->next = p->image.next;
-  for (int i = 0; i < m->group; i++)
-    for (int64_t l = 0; l < lines; l++)
-      m->way.fetch[m->way.nfetch++] = i * m->rs * p->c.unit_bytes + l * 64;
-}
-
-/* Lines of the result a panel ahead, which the panel's calls share. */
-static int64_t result_lines(const Product *p) {
-  return ceil_div(p->split.hi * p->N * p->c.unit_bytes, 64 * p->ngroup);
-}
-
-/* Where k is short and rows of the result are written as a whole, memory keeps up when the lines of
- * the panel after are asked for all the time: those of a call's own would come too late. */
-static void choose_result(Product *p) {
-  Micro *m = &p->micro;
-  int64_t unroll = micro_unrolled(m), turn = ceil_div(result_lines(p) * unroll, p->units);
-  if (p->next || !p->direct || p->row_at || p->direct_stride != p->N || !rows_first(p) ||
-      p->units < unroll || turn > 2 * unroll)
-    return;
-  p->next = next_result;
-  m->next_lines = (int)(unroll > 2 ? ceil_div(2 * turn, unroll) : turn);
-  m->ahead = false;
-}
-
 /* A body that only stores the sums as they are lets the micro-kernel write them in place, where
  * columns come in whole panels and rows are a constant stride apart, or groups of them are. */
 static void choose_direct(Product *p) {
@@ -366,13 +312,8 @@ static void choose_direct(Product *p) {
   p->micro.ahead = !p->zero;
 }
 
-/* Where few rows read a column of B, it is not worth copying. */
 static void choose_raw(Product *p) {
-  enum { FEW = 64 };
-  if (!p->raw)
-    return;
-  p->in_place = p->M <= FEW && p->b_ns == 1 && p->N % p->width == 0 && p->c.pair == 1 &&
-                gen_in_dtype(p->group, 1) == p->c.in;
+  p->in_place = worth_no_copy(p) && p->N % p->width == 0;
   if (p->in_place)
     p->micro.bs = p->b_ks;
 }
@@ -432,13 +373,9 @@ void product_plan(Product *p) {
   choose_micro(p);
   choose_direct(p);
   choose_tiles(p);
-  choose_prefetch(p);
   choose_raw(p);
   choose_scratch(p);
-  choose_wayside(p);
-  choose_result(p);
-  if (!p->next && p->comes_later)
-    p->next = product_next_later;
+  product_choose_next(p);
   p->g->ntiles = p->row_tiles * p->col_tiles;
 }
 
@@ -627,33 +564,6 @@ static Val a_of_panel(Product *p, const Tile *t, Val panel) {
   return ll_gep(g, p->c.unit, g->scratch, at);
 }
 
-/* What group j of B is followed by, from the part on that this call fetches. */
-static Next next_part(Product *p, const Tile *t, Val panel, Val j, Val b) {
-  Gen *g = p->g;
-  Val packed = ll_arg_ptr(g, gen_in_slot(p->group, 1));
-  Val start = ll_add(g, ll_mul(g, t->group0, ll_n(g, p->b_units * p->c.cols)),
-                     ll_mul(g, t->b1, ll_n(g, p->c.cols)));
-  Val more = ll_icmp(g, LLVMIntSLT, ll_add(g, j, ll_n(g, 1)), t->group1);
-  Val next = ll_sel(g, more, ll_gepc(g, p->c.unit, b, p->b_units * p->c.cols),
-                    ll_gep(g, p->c.unit, packed, start));
-  Val turns = ll_udiv(g, t->kc, micro_unrolled(&p->micro));
-  Val part = ll_mul(g, turns, ll_n(g, 64 * micro_lines(&p->micro)));
-  Val whole = ll_mul(g, t->kc, ll_n(g, p->c.cols * p->c.unit_bytes));
-  Val call = ll_sub(g, panel, t->panel0);
-  Val at = ll_umin(g, ll_mul(g, call, part), ll_sub(g, whole, part));
-  at = ll_gep(g, g->i8, next, at);
-  if (!p->b_calls)
-    return (Next){at, NULL};
-  /* Of the calls that B does not need, the last: what is fetched too early does not stay. */
-  Val spare = ll_sub(g, ll_sub(g, t->panel1, t->panel0), ll_n(g, p->b_calls));
-  Val left = ll_mul(g, ll_sub(g, t->group1, j), spare);
-  left = ll_sub(g, left, ll_sub(g, call, ll_n(g, p->b_calls)));
-  Val mine = ll_and(g, ll_icmp(g, LLVMIntSGE, call, ll_n(g, p->b_calls)),
-                    ll_icmp(g, LLVMIntSLE, left, ll_n(g, product_after_calls(p))));
-  Next after = product_after(p, t, ll_sub(g, left, ll_n(g, 1)));
-  return (Next){ll_sel(g, mine, after.at, at), ll_sel(g, mine, after.step, ll_n(g, 64))};
-}
-
 static void zeros(Product *p, Val to, int64_t n) {
   Gen *g = p->g;
   Loop i = ll_loop(g, ll_n(g, 0), ll_n(g, n), p->c.vl);
@@ -694,80 +604,6 @@ static Val sums_of_panel(Product *p, const Tile *t, Val panel, Val j) {
   Val stripe = ll_mul(g, ll_sub(g, j, t->group0), ll_n(g, p->tile_rows));
   Val at = ll_mul(g, ll_add(g, stripe, ll_sub(g, row, t->row0)), ll_n(g, p->micro.cs));
   return ll_gep(g, p->c.sum, sums, at);
-}
-
-Val product_calls(Product *p, const Tile *t) {
-  Gen *g = p->g;
-  return ll_mul(g, ll_sub(g, t->group1, t->group0), ll_sub(g, t->panel1, t->panel0));
-}
-
-void product_later_begin(Product *p, const Tile *t) {
-  p->later = (ProductLater){.turns = ll_udiv(p->g, t->kc, micro_unrolled(&p->micro))};
-}
-
-/* More than a line each turn does not come anyway: the processor's own prefetching brings the rest.
- */
-void product_later(Product *p, Val at, Val bytes, Val calls) {
-  Gen *g = p->g;
-  ProductLater *l = &p->later;
-  Val one = ll_n(g, 1), some = ll_sel(g, ll_icmp(g, LLVMIntSGT, calls, one), calls, one);
-  Val each = LLVMBuildUDiv(g->b, bytes, ll_mul(g, some, l->turns), "");
-  l->at[l->n] = at;
-  l->calls[l->n] = calls;
-  l->step[l->n++] = ll_umin(g, ll_add(g, each, one), ll_n(g, 64));
-}
-
-Val product_raw_after(Product *p, const Tile *t, Val *bytes) {
-  Gen *g = p->g;
-  DType dt = gen_in_dtype(p->group, 1);
-  Ty mem = ll_mem(g, dt);
-  Val k1 = ll_add(g, t->k0, t->kc), left = ll_sub(g, ll_n(g, p->units), k1);
-  Val kc = ll_umin(g, ll_n(g, p->kblock), left);
-  *bytes = ll_mul(g, kc, ll_n(g, p->c.pair * p->b_ks * (int64_t)dtype_bytes(dt)));
-  Val first = ll_gepc(g, mem, ll_arg_ptr(g, gen_in_slot(p->group, 1)), p->body->in[1].offset);
-  return ll_gep(g, mem, first, ll_mul(g, k1, ll_n(g, p->c.pair * p->b_ks)));
-}
-
-Next product_next_later(Product *p, const Tile *t, Val panel, Val j, Val b) {
-  (void)b;
-  Gen *g = p->g;
-  const ProductLater *l = &p->later;
-  Val column = ll_mul(g, ll_sub(g, j, t->group0), ll_sub(g, t->panel1, t->panel0));
-  Val call = ll_add(g, column, ll_sub(g, panel, t->panel0)), at = l->at[0], step = l->step[0];
-  if (p->mode == A_IMAGE && p->kblocks > 1)
-    call = ll_add(g, call, ll_mul(g, ll_udiv(g, t->k0, p->kblock), product_calls(p, t)));
-  if (l->n == 2) {
-    Val second = ll_icmp(g, LLVMIntSGE, call, l->calls[0]);
-    call = ll_sel(g, second, ll_sub(g, call, l->calls[0]), call);
-    at = ll_sel(g, second, l->at[1], at);
-    step = ll_sel(g, second, l->step[1], step);
-  }
-  return (Next){ll_gep(g, g->i8, at, ll_mul(g, call, ll_mul(g, step, l->turns))), step};
-}
-
-/* The part of the raw panel after j that this call fetches to the second-level cache. */
-static Next next_raw(Product *p, const Tile *t, Val panel, Val j, Val b) {
-  (void)b;
-  Gen *g = p->g;
-  int64_t turns = ceil_div(p->units, micro_unrolled(&p->micro));
-  int64_t bytes = p->width * p->K * (int64_t)dtype_bytes(gen_in_dtype(p->group, 1));
-  int64_t step = ceil_div(bytes, turns * p->split.n);
-  Val from = ll_gepc(g, ll_mem(g, gen_in_dtype(p->group, 1)),
-                     ll_arg_ptr(g, gen_in_slot(p->group, 1)), p->body->in[1].offset);
-  Val at = ll_add(g, ll_mul(g, ll_add(g, j, ll_n(g, 1)), ll_n(g, bytes)),
-                  ll_mul(g, ll_sub(g, panel, t->panel0), ll_n(g, step * turns)));
-  return (Next){ll_gep(g, g->i8, from, at), ll_n(g, step)};
-}
-
-/* The part of the result's rows in the panel after that this call fetches. */
-static Next next_result(Product *p, const Tile *t, Val panel, Val j, Val b) {
-  (void)b;
-  Gen *g = p->g;
-  Val row = split_start(g, &p->split, ll_add(g, panel, ll_n(g, 1)));
-  Val at = ll_add(g, ll_mul(g, row, ll_n(g, p->direct_stride)), ll_n(g, p->body->out[0].offset));
-  Val from = ll_gep(g, p->c.sum, ll_arg_ptr(g, 0), at);
-  Val call = ll_sub(g, j, t->group0);
-  return (Next){ll_gep(g, g->i8, from, ll_mul(g, call, ll_n(g, 64 * result_lines(p)))), NULL};
 }
 
 /* The micro-kernel of a panel of rows and panel j of B, which is at b. */
@@ -917,7 +753,7 @@ static bool multiply_block(Product *p, const Tile *t) {
   Gen *g = p->g;
   if (p->mode == A_PANELS)
     return multiply_panels(p, t);
-  if (rows_first(p))
+  if (product_rows_first(p))
     return multiply_rows(p, t);
   Loop j = ll_loop(g, t->group0, t->group1, 1);
   Val b = p->raw ? raw_panel(p, t, j.i) : packed_block(p, t, j.i);

@@ -138,6 +138,10 @@ static inline int product_row_dims(const Product *p) {
 }
 /* Elements of access a to row m (flat, row-major over the row dimensions), without offset. */
 Val product_row(Product *p, const Access *a, Val m);
+/* Sets p->next and what it needs, where a call has anything to fetch: last of all choices. */
+void product_choose_next(Product *p);
+/* All of B stays in the nearest cache: panels of rows are gone through once. */
+bool product_rows_first(const Product *p);
 /* What is fetched later, where next is product_next_later: planned anew for each k block. */
 ProductNext product_next_later;
 Val product_calls(Product *p, const Tile *t); /* of micro-kernels in the k block */
