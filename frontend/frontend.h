@@ -496,6 +496,9 @@ Status spec_parse(Arena *a, StrTable *s, Diag *d, const SpecSource *src, Spec **
 void spec_resolve(const Spec *s, bool with_origin, Text *out);
 /* The same as JSON with the YAML's keys (image meta "spec": all the runtime knows of the spec). */
 void spec_json(const Spec *s, Text *out);
+/* Where the keys stand that can only be judged beside the data, as JSON: {PATH:
+ * "file:line:column"}; s may be NULL. */
+void spec_places(const Spec *s, Text *out);
 const char *spec_name(const Spec *s);
 
 /* ---- batch.c: samples of a step ---- */

@@ -329,8 +329,9 @@ static void check_cycle(const Check *c, const Val *root, bool *cycles) {
 static void check_limits(const Check *c, Val *trainer) {
   const Val *interval = val_get(trainer, "val_check_interval");
   if (interval && interval->kind == VAL_FLOAT && interval->f > 1)
-    diag_error(c->d, interval->loc, 202,
-               "'val_check_interval' is a share of an epoch up to 1.0 or a whole number of steps");
+    diag_error(
+        c->d, interval->loc, 202,
+        "'val_check_interval' is a share of an epoch up to 1.0 or a whole number of batches");
   const Val *epochs = val_get(trainer, "check_val_every_n_epoch");
   if (epochs && epochs->kind == VAL_NULL && interval && interval->kind != VAL_INT)
     diag_error(c->d, epochs->loc, 202,
@@ -614,6 +615,28 @@ void spec_resolve(const Spec *s, bool with_origin, Text *out) {
 
 void spec_json(const Spec *s, Text *out) {
   val_json(s->root, out);
+}
+
+void spec_places(const Spec *s, Text *out) {
+  static const char *const keys[] = {"trainer.val_check_interval"};
+  const char *comma = "";
+  text_puts(out, "{");
+  for (size_t i = 0; s && i < sizeof keys / sizeof *keys; i++) {
+    const Val *v = val_get(s->root, keys[i]);
+    const char *file = v ? diag_file_name(s->c.d, v->loc.file) : NULL;
+    if (!file || !v->loc.line)
+      continue;
+    Text at = {0};
+    text_printf(&at, "%s:%u:%u", file, v->loc.line, v->loc.col);
+    text_puts(out, comma);
+    text_json(out, keys[i]);
+    text_puts(out, ":");
+    text_json(out, at.data ? at.data : "");
+    out->failed |= at.failed;
+    text_fini(&at);
+    comma = ",";
+  }
+  text_puts(out, "}");
 }
 
 const char *spec_name(const Spec *s) {

@@ -242,6 +242,8 @@ static void meta_json(Compilation *c, const char *level, const KernelTable *kern
     spec_json(c->spec, out);
   else
     text_puts(out, "null");
+  text_puts(out, ",\"places\":");
+  spec_places(c->spec, out);
   Text yaml = {0}, plan = {0};
   text_puts(&plan, c->plan.data ? c->plan.data : "");
   explain_planned(c, kernels, &plan);

@@ -313,17 +313,45 @@ static Status evaluate(Fit *f, double *value) {
   return MPCC_OK;
 }
 
-/* Steps between evaluations inside an epoch; 0: only at its end. val_check_interval is a share of
- * the epoch when it is a fraction, a number of steps when it is an integer, as in Lightning. */
-static int64_t check_interval(Fit *f) {
-  const json_t *v = mprt__json_get(f->p->spec, "trainer.val_check_interval");
-  if (json_is_integer(v) && json_integer_value(v) > 0)
-    return json_integer_value(v);
-  double share = json_is_number(v) ? json_number_value(v) : 1.0;
-  if (share <= 0 || share >= 1)
-    return 0;
-  int64_t n = (int64_t)(share * (double)f->facts.steps_per_epoch);
-  return n > 0 ? n : 1;
+/* When validation is due, as in Lightning: val_check_interval is a share of the epoch's batches
+ * when it is a fraction, else a number of batches of the epoch, or (check_val_every_n_epoch: null)
+ * of all. errors: ERR_INPUT, an epoch has fewer batches */
+static Status settle_checks(Fit *f) {
+  mprt_program *p = f->p;
+  mprt__run_facts *r = &f->facts;
+  static const char key[] = "trainer.val_check_interval";
+  const json_t *v = mprt__json_get(p->spec, key);
+  const bool over_epochs = json_is_null(mprt__json_get(p->spec, "trainer.check_val_every_n_epoch"));
+  r->check_batches = r->batches;
+  r->check_epochs = 1;
+  if (mprt__json_int(p->spec, "trainer.fast_dev_run", 0) > 0)
+    return MPCC_OK;
+  r->check_epochs = over_epochs ? 0 : mprt__json_int(p->spec, "trainer.check_val_every_n_epoch", 1);
+  if (json_is_integer(v))
+    r->check_batches = json_integer_value(v);
+  else if (json_is_real(v))
+    r->check_batches = (int64_t)(json_real_value(v) * (double)r->batches);
+  if (r->check_batches < 1)
+    r->check_batches = 1;
+  if (over_epochs || r->check_batches <= r->batches || (!f->val && !mprt__overfits(p)))
+    return MPCC_OK;
+  const char *at = json_string_value(json_object_get(json_object_get(p->meta, "places"), key));
+  return mprt__fail(
+      &p->cb, MPCC_ERR_INPUT,
+      "%s: val_check_interval is %lld batches, an epoch has %lld: at most so many, or "
+      "check_val_every_n_epoch: null, which counts over the ends of epochs",
+      at ? at : key, (long long)r->check_batches, (long long)r->batches);
+}
+
+/* Whether one of the newest step's batches is one that validation follows. */
+static bool check_due(const Fit *f) {
+  const mprt__run_facts *r = &f->facts;
+  int64_t after = f->epoch_over ? r->batches : f->sample / r->batch;
+  int64_t before = after > 0 ? (after - 1) / r->accumulate * r->accumulate : 0;
+  if (r->check_epochs > 0 && (f->epoch + 1) % r->check_epochs != 0)
+    return false;
+  const int64_t earlier = r->check_epochs > 0 ? 0 : f->epoch * r->batches;
+  return (earlier + after) / r->check_batches != (earlier + before) / r->check_batches;
 }
 
 static Status write_sample(Fit *f) {
@@ -343,13 +371,10 @@ static Status write_sample(Fit *f) {
  * of this is done again after resuming. */
 static Status after_step(Fit *f) {
   mprt_program *p = f->p;
-  int64_t every = check_interval(f);
-  int64_t every_epochs = mprt__json_int(p->spec, "trainer.check_val_every_n_epoch", 1);
   int64_t save_every = mprt__json_int(p->spec, "checkpoint.every_n_train_steps", 0);
-  bool epoch_check = f->epoch_over && every_epochs > 0 && (f->epoch + 1) % every_epochs == 0;
   double value = NAN;
   Status st = mprt__trace_write(f->trace, p, f->out_dir);
-  if (st == MPCC_OK && (every ? f->step % every == 0 : epoch_check))
+  if (st == MPCC_OK && check_due(f))
     st = evaluate(f, &value);
   if (st == MPCC_OK)
     st = write_sample(f);
@@ -478,6 +503,7 @@ static Status begin(Fit *f) {
   if (st != MPCC_OK)
     return st;
   settle_facts(f);
+  st = settle_checks(f);
   f->step = mprt__get_int(p, "count.taken", 0) + mprt__get_int(p, "count.skipped", 0);
   f->first_step = f->step;
   f->skipped = mprt__get_int(p, "count.skipped", 0);
@@ -485,7 +511,8 @@ static Status begin(Fit *f) {
   f->epoch = p->cursor.epoch;
   f->sample = p->cursor.sample;
   mprt__fit_recall(p);
-  st = mprt__metrics_open(p);
+  if (st == MPCC_OK)
+    st = mprt__metrics_open(p);
   if (st == MPCC_OK)
     st = mprt__instrument_create(p, &f->instrument);
   if (st == MPCC_OK)

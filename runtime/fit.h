@@ -12,6 +12,8 @@ typedef struct {
   int64_t batch, accumulate;
   int64_t batches;         /* of an epoch, after limit_train_batches */
   int64_t steps_per_epoch; /* optimizer steps */
+  int64_t check_batches;   /* batches from one validation to the next */
+  int64_t check_epochs;    /* in every n-th epoch; 0: batches are counted over the ends of epochs */
   int64_t spec_steps;      /* the spec's own end: schedules are counted to it */
   int64_t last_step;       /* where this run stops: --max-steps and --max-epochs move it */
   int64_t epochs;          /* 0: max_steps rules */

@@ -623,7 +623,7 @@ class TorchWalk(Walk):
         self.batch = min(batch, self.n)
         while self.n % self.batch == 1:
             self.batch -= 1
-        trainer = {"max_steps": r.randint(3, 6), "log_every_n_steps": 1, "val_check_interval": 2}
+        trainer = {"max_steps": r.randint(3, 6), "log_every_n_steps": 1, "val_check_interval": 2, "check_val_every_n_epoch": None}
         if self.maybe(0.3):
             trainer["gradient_clip_val"] = self.number(0.05, 1)
             trainer.update(self.some(gradient_clip_algorithm=self.pick("norm", *[] if self.complex else ["value"])))

@@ -35,10 +35,52 @@ stops() {
 stops plain 4 ''
 stops steps 8 '--set trainer.min_steps=7'
 grep -q 'early stopping waits for min_steps or min_epochs at step 4:' err.txt || fail "does not say that it waits"
-stops epochs 14 '--set trainer.min_epochs=1'
+stops epochs 15 '--set trainer.min_epochs=1'
 
+# validation within epochs of 13 batches: an integer counts batches of the epoch, not optimizer steps; over
+# its end where check_val_every_n_epoch is null; with accumulation behind the step that has the batch
+checks() { # checks OUT STEPS OPTION...: the steps that a validation follows
+  out=$1 steps=$2
+  shift 2
+  expect 0 '' "$mpcc" run spec.yaml --quiet --out "$out" --set trainer.max_epochs=2 "$@"
+  found=$(sed -n 's/.*"step":\([0-9]*\),.*"split":"val".*/\1/p' "$out/metrics.jsonl" | tr '\n' ' ')
+  [ "$found" = "$steps${steps:+ }" ] || fail "$out: validates behind steps $found, not $steps"
+}
+checks within '5 10 18 23' --set trainer.val_check_interval=5
+checks all '13 26' --set trainer.val_check_interval=13
+checks share '6 12 19 25' --set trainer.val_check_interval=0.5
+checks second '18 23' --set trainer.val_check_interval=5 --set trainer.check_val_every_n_epoch=2
+checks over '9 18' --set trainer.val_check_interval=9 --set trainer.check_val_every_n_epoch=null
+checks longer '20' --set trainer.val_check_interval=20 --set trainer.check_val_every_n_epoch=null
+checks summed '2 3 6 7' --set trainer.val_check_interval=5 --set trainer.accumulate_grad_batches=4
+checks summed-over '2 3 5 6 7' --set trainer.val_check_interval=5 --set trainer.accumulate_grad_batches=4 \
+  --set trainer.check_val_every_n_epoch=null --set trainer.max_epochs=3 --max-steps 8
+checks dev '5' --set trainer.val_check_interval=20 --set trainer.fast_dev_run=5
+checks blind-too '' --set trainer.val_check_interval=20 --set trainer.limit_val_batches=0
+echo 'trainer: {max_epochs: 2, val_check_interval: 14}' >part.yaml
+sed '/^trainer:/d' spec.yaml >long.yaml
+cat part.yaml >>long.yaml
+at=$(grep -n '^trainer' long.yaml | cut -d: -f1)
+expect 1 "long.yaml:$at:46: val_check_interval is 14 batches, an epoch has 13" "$mpcc" run long.yaml --out no
+expect 1 "long.yaml:$at:46: val_check_interval is 14 batches, an epoch has 6" "$mpcc" run long.yaml --out no \
+  --set trainer.limit_train_batches=6
+expect 0 '' "$mpcc" run long.yaml --out fits --set data.val=null
 expect 1 "needs a whole number as val_check_interval" "$mpcc" check spec.yaml --set trainer.check_val_every_n_epoch=null
-expect 0 'val  step 9' run --out over --max-steps 9 --set trainer.check_val_every_n_epoch=null --set trainer.val_check_interval=9
+
+# in two parts, ended within an epoch, between two validations: the same rows
+for every in '5 1' '9 null'; do
+  set -- --set trainer.val_check_interval="${every% *}" --set trainer.check_val_every_n_epoch="${every#* }" \
+    --set trainer.accumulate_grad_batches=2 --set trainer.max_epochs=3
+  rm -rf one two
+  expect 0 '' "$mpcc" run spec.yaml --quiet --out one "$@"
+  expect 0 '' "$mpcc" run spec.yaml --quiet --out two "$@" --max-steps 10
+  expect 0 '' "$mpcc" run spec.yaml --quiet --out two "$@" --resume
+  for run in one two; do
+    grep '"split":"val"' $run/metrics.jsonl >$run.rows
+  done
+  [ -s one.rows ] || fail "no validation"
+  cmp one.rows two.rows || fail "other validations in two parts"
+done
 
 expect 10 "step 2 is not finite" run --out nan --set trainer.gradient_clip_val=null --set scheduler=null \
   --set trainer.detect_anomaly=true --set optimizer.lr=1e30 --max-steps 40
