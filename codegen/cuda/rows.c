@@ -87,6 +87,13 @@ static bool only_gathers(const Body *b) {
   return has_column_sums(b) && b->nstmt <= FEW;
 }
 
+static bool has_doubles(const Body *b) {
+  for (int i = 0; i < b->nstmt; i++)
+    if (b->stmt[i].dt == MPCC_F64)
+      return true;
+  return false;
+}
+
 static bool has_random(const Body *b) {
   for (int i = 0; i < b->nstmt; i++)
     if (b->stmt[i].prim == PR_RAND)
@@ -102,11 +109,14 @@ static int columns_at_once(const Body *b) {
   return passes && has_column_sums(b) && has_random(b) ? 2 : passes ? 4 : 8;
 }
 
-/* Threads of a row: a power of two, each with four columns or as many as it takes at a time. */
+/* Threads of a row: a power of two, each with four columns or as many as it takes at a time.
+ * Doubles are two registers: two columns, and half of the threads. */
 static int threads_of_row(const Rows *r) {
-  const int least = columns_at_once(r->b) < 4 ? 2 : 4, each = r->width > least ? r->width : least;
+  const bool twice = has_doubles(r->b);
+  const int least = rows_held(r->b, r->op, twice || columns_at_once(r->b) < 4 ? 2 : 4);
+  const int each = r->width > least ? r->width : least, most = twice ? WIDEST / 2 : WIDEST;
   const int64_t threads = power_of_two_from((r->cols + each - 1) / each);
-  return threads > WIDEST ? WIDEST : (int)threads;
+  return threads > most ? most : (int)threads;
 }
 
 static bool lay_out(Rows *r) {

@@ -28,6 +28,9 @@ typedef struct {
 /* How many neighbouring columns a thread takes at a time, so that it reads and writes up to 16
  * bytes in one access: `most` (a power of two), or a half, quarter ... of it. */
 int rows_width(const Body *b, const Op *op, int64_t cols, int most);
+/* For how many columns at most, `most` or a half, quarter ... of it, a thread has registers for all
+ * that it reads and writes. */
+int rows_held(const Body *b, const Op *op, int most);
 /* The body with rows and columns exchanged when it only copies elements that lie transposed, so
  * that they are read as they lie and written through shared memory; false when it stays as it is.
  */

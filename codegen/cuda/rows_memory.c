@@ -28,6 +28,16 @@ static bool of_elements(const Body *b, const Stmt *s) {
          (s->prim == PR_STORE && b->stmt[s->arg[0]].level == LV_ELEM);
 }
 
+int rows_held(const Body *b, const Op *op, int most) {
+  int each = 0, columns = most;
+  for (int i = 0; i < b->nstmt; i++)
+    if (of_elements(b, &b->stmt[i]))
+      each += dtype_bytes(dtype_of(op, &b->stmt[i])) > 4 ? 2 : 1;
+  while (columns > 1 && each * columns > MOST_HELD)
+    columns /= 2;
+  return columns;
+}
+
 int rows_width(const Body *b, const Op *op, int64_t cols, int most) {
   for (int width = most; width > 1; width /= 2) {
     int held = 0;
