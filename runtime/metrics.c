@@ -34,11 +34,12 @@ static double score(double tp, double fp, double fn, double a, double b) {
   return all > 0 ? tp / all : 0;
 }
 
-/* micro: of the sums over classes; macro: mean over the classes that occur, in target or prediction
- */
+/* micro: of the sums over classes; macro: mean over the classes that occur, in target or
+ * prediction; weighted: mean over the classes, each as often as it is a target. */
 static double averaged(const mprt_program *p, const mprt__metric *m, double a, double b) {
-  double total = 0, tp_all = 0, fp_all = 0, fn_all = 0;
-  int64_t present = 0;
+  const char *average = mprt__attr_string(p, m->tensor, "average");
+  const bool weighted = average && !strcmp(average, "weighted");
+  double total = 0, weights = 0, tp_all = 0, fp_all = 0, fn_all = 0;
   for (int64_t c = 0; c < m->n; c++) {
     double tp = m->sum[c * m->n + c], fp = -tp, fn = -tp;
     for (int64_t k = 0; k < m->n; k++) {
@@ -48,12 +49,12 @@ static double averaged(const mprt_program *p, const mprt__metric *m, double a, d
     tp_all += tp;
     fp_all += fp;
     fn_all += fn;
-    present += tp + fp + fn > 0;
-    total += score(tp, fp, fn, a, b);
+    const double weight = weighted ? tp + fn : tp + fp + fn > 0;
+    weights += weight;
+    total += weight * score(tp, fp, fn, a, b);
   }
-  const char *average = mprt__attr_string(p, m->tensor, "average");
-  if (average && !strcmp(average, "macro"))
-    return present ? total / (double)present : 0;
+  if (average && (weighted || !strcmp(average, "macro")))
+    return weights > 0 ? total / weights : 0;
   return score(tp_all, fp_all, fn_all, a, b);
 }
 

@@ -566,4 +566,7 @@ def metric(m, x, target, ignore):
     if m.get("average", "micro") == "micro":
         return (hit.sum() / len(y)).item()
     value = {"Precision": hit / said, "Recall": hit / seen, "F1Score": 2 * hit / (said + seen)}[kind]
-    return value.nan_to_num(0)[(seen + said) > 0].mean().item()
+    value = value.nan_to_num(0)
+    if m["average"] == "weighted":
+        return ((value * seen).sum() / len(y)).item()
+    return value[(seen + said) > 0].mean().item()

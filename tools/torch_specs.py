@@ -558,7 +558,7 @@ class TorchWalk(Walk):
             t, ignore, c = self.classes
             inputs = {"input": "logits", "target": t}
             for m in r.sample([{"type": "Accuracy"}, {"type": "Accuracy", "top_k": r.randint(1, c)},
-                               {"type": self.pick("Precision", "Recall", "F1Score"), "average": self.pick("micro", "macro")},
+                               {"type": self.pick("Precision", "Recall", "F1Score"), "average": self.pick("micro", "macro", "weighted")},
                                {"type": "Perplexity"}], 2):
                 self.metrics.append({**m, "name": self.name(), "inputs": inputs, "ignore_index": ignore})
         elif self.points:

@@ -131,6 +131,68 @@ static mprt_program *metrics_program(float *data) {
   return p;
 }
 
+static void close_metrics(mprt_program *p) {
+  for (int i = 0; i < TENSORS; i++)
+    json_decref(p->attrs[i]);
+  free(p->attrs);
+  free(p->by_name);
+  free(p->flat);
+  free((void *)p->tensor);
+  free(p);
+}
+
+/* Counts by target (row) and prediction (column), and what scikit-learn's
+ * precision_recall_fscore_support and torchmetrics (to its FP32) say of them: precision, recall and
+ * F1, micro, macro and weighted. */
+static const struct {
+  const char *what;
+  float count[9];
+  double value[3][3];
+} averages[] = {{"all classes",
+                 {5, 2, 1, 1, 7, 3, 4, 0, 9},
+                 {{0.65625, 0.65625, 0.65625},
+                  {0.65669515669515666, 0.65122377622377614, 0.64928774928774924},
+                  {0.67361111111111116, 0.65625, 0.66076388888888893}}},
+                {"a class that occurs nowhere",
+                 {4, 1, 0, 2, 3, 0, 0, 0, 0},
+                 {{0.7, 0.7, 0.7},
+                  {0.70833333333333326, 0.7, 0.69696969696969702},
+                  {0.70833333333333326, 0.7, 0.69696969696969702}}},
+                {"never predicted",
+                 {3, 0, 1, 2, 0, 5, 0, 0, 6},
+                 {{0.52941176470588236, 0.52941176470588236, 0.52941176470588236},
+                  {0.3666666666666667, 0.58333333333333337, 0.44444444444444442},
+                  {0.31764705882352945, 0.52941176470588236, 0.39215686274509798}}},
+                {"never a target",
+                 {2, 1, 0, 0, 0, 0, 3, 4, 5},
+                 {{0.46666666666666667, 0.46666666666666667, 0.46666666666666667},
+                  {0.46666666666666662, 0.3611111111111111, 0.36274509803921573},
+                  {0.88, 0.46666666666666667, 0.57058823529411762}}},
+                {"one class", {0, 0, 0, 0, 8, 0, 0, 0, 0}, {{1, 1, 1}, {1, 1, 1}, {1, 1, 1}}},
+                {"nothing right", {0, 3, 1, 2, 0, 2, 1, 1, 0}, {{0}}},
+                {"no targets", {0}, {{0}}}};
+
+START_TEST(metrics_averaged) {
+  static const char *const words[] = {"micro", "macro", "weighted"};
+  float batch[11] = {0};
+  mprt_program *p = metrics_program(batch);
+  ck_assert_int_eq(mprt__metrics_open(p), MPCC_OK);
+  memcpy(batch, averages[_i].count, sizeof averages[_i].count);
+  for (int w = 0; w < 3; w++) {
+    for (int i = 1; i < 4; i++)
+      json_object_set_new(p->attrs[i], "average", json_string(words[w]));
+    mprt__metrics_clear(p);
+    mprt__metrics_add(p, false);
+    mprt__metrics_settle(p, false);
+    for (int i = 0; i < 3; i++)
+      ck_assert_msg(fabs(p->metrics.value[1 + i].value - averages[_i].value[w][i]) < 1e-15,
+                    "%s, %s: %.17g", averages[_i].what, words[w], p->metrics.value[1 + i].value);
+  }
+  mprt__metrics_close(p);
+  close_metrics(p);
+}
+END_TEST
+
 START_TEST(metrics_by_hand) {
   float batch[11] = {4, 1, 0, 2, 3, 0, 0, 0, 0, 2, 4};
   mprt_program *p = metrics_program(batch);
@@ -156,13 +218,7 @@ START_TEST(metrics_by_hand) {
   mprt__metrics_settle(p, true); /* training writes none of them */
   ck_assert(isnan(v[7].value));
   mprt__metrics_close(p);
-  for (int i = 0; i < TENSORS; i++)
-    json_decref(p->attrs[i]);
-  free(p->attrs);
-  free(p->by_name);
-  free(p->flat);
-  free((void *)p->tensor);
-  free(p);
+  close_metrics(p);
 }
 END_TEST
 
@@ -172,6 +228,7 @@ int main(void) {
   tcase_add_loop_test(tc, training_stops_early, 0, sizeof stops / sizeof *stops);
   tcase_add_test(tc, patience_survives_a_resume);
   tcase_add_test(tc, metrics_by_hand);
+  tcase_add_loop_test(tc, metrics_averaged, 0, sizeof averages / sizeof *averages);
   suite_add_tcase(s, tc);
   return check_run(s);
 }
