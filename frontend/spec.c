@@ -126,9 +126,10 @@ static void read_transforms(const Check *c, const Yaml *data, Val *out) {
 }
 
 static void check_transforms(const Check *c, const Val *list, const Model *m) {
-  int64_t channels = m && m->ninput && m->input[0]->shape && m->input[0]->shape->n == 3
-                         ? m->input[0]->shape->item[0]->i
-                         : 0;
+  const Val *shape = m && m->ninput ? m->input[0]->shape : NULL;
+  const bool vector = shape && shape->n == 1 && m->ninput == 1 &&
+                      !strcmp(val_get_str(m->input[0]->args, "dtype", "float32"), "float32");
+  int64_t channels = shape && (shape->n == 3 || vector) ? shape->item[0]->i : 0;
   for (int i = 0; list && list->kind == VAL_LIST && i < list->n; i++) {
     const Val *t = list->item[i], *mean = val_get(t, "mean"), *std = val_get(t, "std");
     const Val *size = val_get(t, "size"), *pad = val_get(t, "padding");
@@ -141,8 +142,8 @@ static void check_transforms(const Check *c, const Val *list, const Model *m) {
     if (mean->n != std->n)
       diag_error(c->d, std->loc, 343, "'mean' has %d elements, 'std' has %d", mean->n, std->n);
     else if (channels && mean->n != 1 && mean->n != channels)
-      diag_error(c->d, mean->loc, 343, "Normalize has %d channels, the input has %lld", mean->n,
-                 (long long)channels);
+      diag_error(c->d, mean->loc, 343, "Normalize has %d %s, the input has %lld", mean->n,
+                 vector ? "numbers" : "channels", (long long)channels);
   }
 }
 

@@ -50,8 +50,35 @@ static const json_t *transforms_of(const mprt_program *p, const char *split) {
                         strcmp(split, "train") ? "data.transforms.eval" : "data.transforms.train");
 }
 
+/* The field of the data as the tensor takes it: columns fill an image row by row. */
+static mprt__field taken(const mprt__field *f, const MpccTensor *t) {
+  mprt__field as = *f;
+  int64_t elems = t->rank == 4 ? t->dim[1] * t->dim[2] * t->dim[3] : 0;
+  if (f->columns && elems == f->elems) {
+    as.columns = false;
+    as.rank = 3;
+    memcpy(as.dim, t->dim + 1, 3 * sizeof *as.dim);
+  }
+  return as;
+}
+
+/* Whether some input is an image: transforms are its then, and not those of numbers beside it. */
+static bool has_image(const mprt_program *p, const mprt__dataset *d) {
+  for (uint32_t i = 0; i < p->ntensor; i++) {
+    const MpccTensor *t = &p->tensor[i];
+    const char *field = t->role == ROLE_INPUT ? mprt__attr_string(p, i, "field") : NULL;
+    const int f = field ? find_field(d, field) : -1;
+    if (f < 0)
+      continue;
+    const mprt__field as = taken(&d->field[f], t);
+    if (mprt__is_image(&as, (DType)t->dtype, mprt__attr_int(p, i, "target", 0)))
+      return true;
+  }
+  return false;
+}
+
 static Status bind_one(mprt_program *p, const mprt__dataset *d, const char *split, int64_t batch,
-                       int64_t i, mprt__binding *b) {
+                       int64_t i, bool images, mprt__binding *b) {
   const MpccTensor *t = &p->tensor[i];
   const char *name = mprt__string(p, t->name), *field = mprt__attr_string(p, i, "field");
   if (!field)
@@ -67,11 +94,12 @@ static Status bind_one(mprt_program *p, const mprt__dataset *d, const char *spli
   if (!t->rank || t->dim[0] != batch)
     return mprt__fail(&p->cb, MPCC_ERR_INPUT, "input %s has no batch of %lld samples", name,
                       (long long)batch);
-  const mprt__field *source = &d->field[f];
+  const mprt__field source = taken(&d->field[f], t);
   *b = (mprt__binding){.tensor = i, .field = f, .elems = mprt__tensor_elems(t) / batch};
   mprt__field seen;
-  Status st = mprt__transform_create(&p->cb, transforms_of(p, split), source, (DType)t->dtype,
-                                     mprt__attr_int(p, i, "target", 0), &b->transform, &seen);
+  Status st =
+      mprt__transform_create(&p->cb, transforms_of(p, split), &source, (DType)t->dtype,
+                             mprt__attr_int(p, i, "target", 0), !images, &b->transform, &seen);
   if (st != MPCC_OK)
     return st;
   for (int k = 0; k < seen.rank; k++)
@@ -95,38 +123,43 @@ static Status bind_one(mprt_program *p, const mprt__dataset *d, const char *spli
   return MPCC_OK;
 }
 
-/* Transforms are for images: a list that nothing takes is told, ToTensor (the default) aside. */
+/* A list that nothing takes is told, ToTensor (the default) aside. */
 static Status check_transforms(mprt_program *p, const char *split, const mprt__binding *b, int n) {
   const json_t *list = transforms_of(p, split), *v;
   const char *type = NULL;
+  bool of_images = false;
   size_t k;
   json_array_foreach(list, k, v) {
     const char *word = json_is_string(v) ? json_string_value(v) : mprt__json_string(v, "type", "");
-    type = !type && strcmp(word, "ToTensor") ? word : type;
+    if (!of_images && strcmp(word, "ToTensor")) {
+      type = word;
+      of_images = mprt__transform_is_of_images(word);
+    }
   }
   for (int i = 0; type && i < n; i++)
-    if (mprt__transform_image(b[i].transform))
+    if (mprt__transform_applies(b[i].transform))
       return MPCC_OK;
   if (!type)
     return MPCC_OK;
   return mprt__fail(
       &p->cb, MPCC_ERR_DATA,
-      "data.%s: transform %s finds no image; images are bytes [H, W] or [C, H, W] and "
+      "data.%s: transform %s finds no image%s; images are bytes [H, W] or [C, H, W] and "
       "floats [C, H, W] that the model reads as floats",
-      split, type);
+      split, type, of_images ? "" : " and no vector of numbers");
 }
 
 Status mprt__bind(mprt_program *p, const mprt__dataset *d, const char *split, int64_t batch,
                   mprt__binding *b, int *n) {
   Status st = MPCC_OK;
   *n = 0;
+  const bool images = has_image(p, d);
   for (uint32_t i = 0; st == MPCC_OK && i < p->ntensor; i++) {
     if (p->tensor[i].role != ROLE_INPUT)
       continue;
     if (*n == MPRT__MAX_FIELDS)
       return mprt__fail(&p->cb, MPCC_ERR_INPUT, "more than %d inputs", MPRT__MAX_FIELDS);
     b[*n].transform = NULL;
-    st = bind_one(p, d, split, batch, i, &b[(*n)++]);
+    st = bind_one(p, d, split, batch, i, images, &b[(*n)++]);
   }
   return st == MPCC_OK ? check_transforms(p, split, b, *n) : st;
 }

@@ -132,13 +132,18 @@ typedef struct {
 } mprt__transform_work;
 void mprt__transform_work_fini(mprt__transform_work *w);
 /* list: array of transforms of the spec, or NULL: ToTensor; they apply to images: u8 fields of rank
- * 2 and 3, float fields of rank 3 that are inputs of the model, no targets of its loss. seen: the
- * field as it comes out; sizes that differ by sample are 0. errors: ERR_DATA, ERR_NOMEM, *out =
- * NULL then */
+ * 2 and 3, float fields of rank 3 that are inputs of the model, no targets of its loss; vectors: a
+ * list of ToTensor and Normalize to float inputs of rank 0 and 1 as well, each number a channel.
+ * seen: the field as it comes out; sizes that differ by sample are 0. errors: ERR_DATA, ERR_NOMEM,
+ * *out = NULL then */
 Status mprt__transform_create(const mprt_callbacks *cb, const json_t *list, const mprt__field *f,
-                              DType to, bool target, mprt__transform **out, mprt__field *seen);
+                              DType to, bool target, bool vectors, mprt__transform **out,
+                              mprt__field *seen);
+bool mprt__is_image(const mprt__field *f, DType to, bool target); /* as above */
+/* Whether the transform of that type knows places and sizes: not ToTensor and Normalize. */
+bool mprt__transform_is_of_images(const char *type);
 /* Whether the list applies to the field. */
-bool mprt__transform_image(const mprt__transform *t);
+bool mprt__transform_applies(const mprt__transform *t);
 /* Shape that every sample must have where `seen` has sizes of 0. */
 void mprt__transform_expect(mprt__transform *t, int rank, const int64_t *dim);
 void mprt__transform_destroy(mprt__transform *t); /* NULL is fine */

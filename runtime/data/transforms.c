@@ -16,7 +16,7 @@
 #include "runtime/data/data.h"
 #include "runtime/data/resample.h"
 
-enum { MAX_STEPS = 32, MAX_CHANNELS = 64, MAX_SIDE = 1 << 15 };
+enum { MAX_STEPS = 32, MAX_SIDE = 1 << 15 };
 
 typedef struct Step Step;
 /* A step changes the sizes and planes of an image. */
@@ -52,15 +52,16 @@ struct Step {
   bool antialias, grow;
   double p, fill;
   double scale[2], ratio[2];
-  int nvalue;
-  double mean[MAX_CHANNELS], std[MAX_CHANNELS];
+  int64_t nvalue;
+  double *mean, *std; /* Normalize: nvalue numbers each; 1: of all channels */
 };
 
 struct mprt__transform {
   DType from, to;
   bool image;       /* the list applies to the field */
+  bool vector;      /* what it has of ToTensor and Normalize does, a channel for each number */
   mprt__field seen; /* what comes out; sizes of 0 are not known */
-  int64_t channels;
+  int64_t channels, size[2]; /* as read; size 0: of each sample */
   int nstep;
   Step step[MAX_STEPS]; /* those before the table; all when there is none */
   uint8_t *table;       /* [channels][256] of target elements; NULL: plain conversion */
@@ -331,10 +332,12 @@ static bool make_floats(Run *run) {
 }
 
 static float map_f32(const Step *s, int64_t c, float v) {
+  c = c < s->nvalue ? c : 0;
   return s->nvalue ? (v - (float)s->mean[c]) / (float)s->std[c] : v / 255.0f;
 }
 
 static double map_f64(const Step *s, int64_t c, double v) {
+  c = c < s->nvalue ? c : 0;
   return s->nvalue ? (v - s->mean[c]) / s->std[c] : v / 255.0;
 }
 
@@ -427,13 +430,18 @@ static Status parse_normalize(Step *s, const json_t *v, const mprt_callbacks *cb
   const json_t *mean = json_object_get(v, "mean"), *std = json_object_get(v, "std");
   size_t n = json_is_array(mean) ? json_array_size(mean) : 1;
   size_t m = json_is_array(std) ? json_array_size(std) : 1;
-  s->nvalue = n > m ? (int)n : (int)m;
-  if (n < 1 || m < 1 || (n != m && n != 1 && m != 1) || s->nvalue > MAX_CHANNELS)
+  const size_t most = n > m ? n : m;
+  if (n < 1 || m < 1 || (n != m && n != 1 && m != 1))
     return mprt__fail(cb, MPCC_ERR_DATA, "transform Normalize: mean and std need as many numbers");
-  for (int i = 0; i < MAX_CHANNELS; i++) {
-    s->mean[i] = item(mean, n == 1 ? 0 : (size_t)i, 0);
-    s->std[i] = item(std, m == 1 ? 0 : (size_t)i, 1);
+  s->mean = malloc(most * sizeof *s->mean);
+  s->std = malloc(most * sizeof *s->std);
+  if (!s->mean || !s->std)
+    return mprt__nomem(cb, "transforms");
+  for (size_t i = 0; i < most; i++) {
+    s->mean[i] = item(mean, n == 1 ? 0 : i, 0);
+    s->std[i] = item(std, m == 1 ? 0 : i, 1);
   }
+  s->nvalue = (int64_t)most;
   return MPCC_OK;
 }
 
@@ -487,7 +495,7 @@ static Status parse_list(mprt__transform *t, const json_t *list, const mprt_call
     if (st == MPCC_OK && s->nvalue > 1 && t->channels && s->nvalue != t->channels)
       st = mprt__fail(cb, MPCC_ERR_DATA, "transform Normalize: mean and std need 1 or %lld numbers",
                       (long long)t->channels);
-    if (st == MPCC_OK)
+    if (st == MPCC_OK && t->image)
       step_sizes(s, &t->seen);
     t->nstep -= t->from != MPCC_U8 && is_to_tensor(s);
   }
@@ -523,16 +531,37 @@ static Status make_table(mprt__transform *t, const mprt_callbacks *cb) {
   return MPCC_OK;
 }
 
-/* Bytes of rank 2 and 3, and floats of rank 3 that are no targets. */
-static bool is_image(const mprt__transform *t, const mprt__field *f, bool target) {
-  if (!dtype_is_float(t->to) || t->channels > MAX_CHANNELS)
+bool mprt__is_image(const mprt__field *f, DType to, bool target) {
+  if (!dtype_is_float(to))
     return false;
   return f->dtype == MPCC_U8 ? f->rank == 2 || f->rank == 3
                              : dtype_is_float(f->dtype) && f->rank == 3 && !f->columns && !target;
 }
 
+bool mprt__transform_is_of_images(const char *type) {
+  for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+    if (!strcmp(kinds[i].type, type))
+      return kinds[i].geometry;
+  return true;
+}
+
+/* Numbers in a row that are no targets, and a list that has to do with them. */
+static bool is_vector(const json_t *list, const mprt__field *f, DType to, bool target) {
+  const json_t *v;
+  size_t i;
+  if (target || !dtype_is_float(to) || !dtype_is_float(f->dtype) || f->rank > 1)
+    return false;
+  json_array_foreach(list, i, v) {
+    if (mprt__transform_is_of_images(json_is_string(v) ? json_string_value(v)
+                                                       : mprt__json_string(v, "type", "")))
+      return false;
+  }
+  return true;
+}
+
 Status mprt__transform_create(const mprt_callbacks *cb, const json_t *list, const mprt__field *f,
-                              DType to, bool target, mprt__transform **out, mprt__field *seen) {
+                              DType to, bool target, bool vectors, mprt__transform **out,
+                              mprt__field *seen) {
   *out = NULL;
   *seen = *f;
   mprt__transform *t = calloc(1, sizeof *t);
@@ -541,10 +570,13 @@ Status mprt__transform_create(const mprt_callbacks *cb, const json_t *list, cons
   t->from = f->dtype;
   t->to = to;
   t->seen = *f;
-  t->channels = f->rank == 3 ? f->dim[0] : 1;
+  t->image = mprt__is_image(f, to, target);
+  t->vector = vectors && !t->image && is_vector(list, f, to, target);
+  t->channels = t->vector ? f->elems : f->rank == 3 ? f->dim[0] : 1;
+  for (int i = 0; i < 2 && f->elems; i++)
+    t->size[i] = t->image ? f->dim[f->rank - 2 + i] : 1;
   Status st = MPCC_OK;
-  t->image = is_image(t, f, target);
-  if (t->image) {
+  if (t->image || t->vector) {
     st = parse_list(t, list, cb);
     if (st == MPCC_OK && t->from == MPCC_U8)
       st = make_table(t, cb);
@@ -564,13 +596,17 @@ void mprt__transform_expect(mprt__transform *t, int rank, const int64_t *dim) {
 }
 
 void mprt__transform_destroy(mprt__transform *t) {
+  for (int i = 0; t && i < MAX_STEPS; i++) {
+    free(t->step[i].mean);
+    free(t->step[i].std);
+  }
   if (t)
     free(t->table);
   free(t);
 }
 
-bool mprt__transform_image(const mprt__transform *t) {
-  return t->image;
+bool mprt__transform_applies(const mprt__transform *t) {
+  return t->image || t->vector;
 }
 
 DType mprt__transform_dtype(const mprt__transform *t) {
@@ -635,7 +671,7 @@ bool mprt__transform_apply(const mprt__transform *t, mprt__transform_work *w, mp
       convert(from, t->from, f->elems, to, t->to);
     return true;
   }
-  const int64_t *size = f->elems ? f->dim + f->rank - 2 : r->size;
+  const int64_t *size = t->size[0] ? t->size : r->size;
   Run run = {.t = t,
              .work = w,
              .r = r,
@@ -646,7 +682,7 @@ bool mprt__transform_apply(const mprt__transform *t, mprt__transform_work *w, mp
   for (int i = 0; i < t->nstep; i++)
     if (!t->step[i].kind->apply(&t->step[i], &run))
       return false;
-  if (!fits(&run))
+  if (t->image && !fits(&run))
     return false;
   if (t->table)
     look_up(t, run.im.data, run.im.h * run.im.w, to);

@@ -145,6 +145,53 @@ sed 's/transforms: .*/transforms: [ToTensor, {type: Normalize, mean: 1.0, std: 2
 expect 4 'data.test: transform Normalize finds no image' "$mpcc" run -D x=real float.yaml --predict no.out --quiet
 expect 0 '' "$mpcc" run float.yaml --predict yes.out --quiet
 
+# ---- Normalize of tables ------------------------------------------------------------------------------
+printf 'a,b,c,d,y\n3,2,4,-4,1\n-1,10,3.5,4,2\n1,-6,2,5,3\n' >table.csv
+printf 'a,b,c,d,y\n1,0,2,-8,1\n-1,2,1,0,2\n0,-2,-2,1,3\n' >each.csv  # mean [1, 2, 3, 4], std [2, 4, 0.5, 1]
+printf 'a,b,c,d,y\n1,0,2,-6,1\n-3,8,1.5,2,2\n-1,-8,0,3,3\n' >all.csv # mean 2, std 1: exact
+cat >vector.yaml <<'EOF'
+mpcc: 1
+name: vector
+params: {table: each}
+model:
+  inputs: {x: {shape: [4, 1, 1]}}
+  outputs: {same: x2}
+  layers: [{name: x2, type: Identity}, Flatten, {name: fc, Linear: 1}]
+loss: {type: MSELoss, inputs: {input: fc, target: y}}
+data:
+  train: {format: csv, path: $table.csv}
+  test: {format: csv, path: $table.csv}
+  fields: {x: [a, b, c, d]}
+  loader: {batch_size: 2, shuffle: false}
+optimizer: {type: SGD, lr: 0.1}
+trainer: {max_steps: 2, log_every_n_steps: 1}
+EOF
+normalized() { # normalized READY NORMALIZE OPTION...: table.csv through Normalize is READY.csv
+  ready=$1 normalize=$2
+  shift 2
+  rm -rf want got
+  expect 0 '' "$mpcc" run vector.yaml -D table=$ready --out want --quiet "$@"
+  expect 0 '' "$mpcc" run vector.yaml -D table=$ready --predict want.out --quiet "$@"
+  sed "s/^data:/&\n  transforms: [ToTensor, {type: Normalize, $normalize}]/" vector.yaml >scaled.yaml
+  expect 0 '' "$mpcc" run scaled.yaml -D table=table --out got --quiet "$@"
+  expect 0 '' "$mpcc" run scaled.yaml -D table=table --predict got.out --quiet "$@"
+  cmp -s want.out got.out || fail "$normalize gives other inputs than $ready.csv"
+  losses want >want.txt # of targets that nothing changes
+  [ -s want.txt ] && losses got | cmp - want.txt || fail "$normalize trains otherwise than $ready.csv"
+}
+vector='--set model.inputs.x.shape=[4]' square='--set model.inputs.x.shape=[2,2]'
+normalized each 'mean: [1, 2, 3, 4], std: [2, 4, 0.5, 1]' $vector
+normalized each 'mean: [1, 2, 3, 4], std: [2, 4, 0.5, 1]' $square
+normalized each 'mean: [1, 2, 3, 4], std: [2, 4, 0.5, 1]'
+normalized all 'mean: 2, std: 1' $vector
+normalized all 'mean: [2], std: [1]' --set model.inputs.x.shape=[1,2,2]
+normalized all 'mean: [2, 2], std: [1, 1]' --set model.inputs.x.shape=[2,2,1]
+sed 's/^data:/&\n  transforms: [{type: Normalize, mean: [1, 2], std: [1, 1]}]/' vector.yaml >scaled.yaml
+expect 1 'scaled.yaml:10:39: error: Normalize has 2 numbers, the input has 4' "$mpcc" check scaled.yaml $vector
+expect 4 'mean and std need 1 or 4 numbers' "$mpcc" run scaled.yaml $square --out no
+sed 's/^data:/&\n  transforms: [{Resize: 4}, {type: Normalize, mean: 1, std: 1}]/' vector.yaml >scaled.yaml
+expect 4 'transform Resize finds no image;' "$mpcc" run scaled.yaml $vector --out no
+
 # ---- tokens -------------------------------------------------------------------------------------------
 cat >tokens.yaml <<'EOF'
 mpcc: 1

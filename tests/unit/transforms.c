@@ -46,9 +46,10 @@ static void check_sample(const Case *given, bool floats, DType to, const char *l
   mprt_callbacks cb = {.log = test_log, .user = &log};
   mprt__transform *t;
   mprt__field seen;
-  ck_assert_msg(mprt__transform_create(&cb, c->list, &c->field, to, false, &t, &seen) == MPCC_OK,
+  ck_assert_msg(mprt__transform_create(&cb, c->list, &c->field, to, false, true, &t, &seen) ==
+                    MPCC_OK,
                 "%s: %s", c->line, log.text);
-  ck_assert(mprt__transform_image(t));
+  ck_assert(mprt__transform_applies(t));
   ck_assert_int_eq(seen.dim[0], c->field.dim[0]);
   ck_assert_msg(seen.dim[1] == h && seen.dim[2] == w, "%s: %d x %d, torchvision has %d x %d",
                 c->line, (int)seen.dim[1], (int)seen.dim[2], h, w);
@@ -132,7 +133,7 @@ static void apply(const char *list, int64_t h, int64_t w, int64_t want_h, int64_
   mprt__field f = {"image", MPCC_U8, 3, {1, 0, 0}, 0, false}, seen; /* sizes that differ */
   mprt__transform *t;
   strcpy(message, "");
-  if (mprt__transform_create(&cb, json, &f, MPCC_F32, false, &t, &seen) != MPCC_OK) {
+  if (mprt__transform_create(&cb, json, &f, MPCC_F32, false, true, &t, &seen) != MPCC_OK) {
     snprintf(message, 300, "%.290s", log.text);
   } else {
     uint8_t *image = calloc(1, (size_t)(h * w));
@@ -150,7 +151,7 @@ static void apply(const char *list, int64_t h, int64_t w, int64_t want_h, int64_
   json_decref(json);
 }
 
-/* What the list does to a field of other kinds: nothing. */
+/* Whether the list does something to fields of other kinds. */
 START_TEST(no_images) {
   static const struct {
     mprt__field field;
@@ -162,6 +163,10 @@ START_TEST(no_images) {
       {{"x", MPCC_I64, 3, {3, 2, 2}, 12, false}, false, false},
       {{"x", MPCC_U8, 2, {6, 2}, 12, false}, false, true},
       {{"x", MPCC_U8, 1, {12}, 12, false}, false, false},
+      {{"x", MPCC_F64, 1, {12}, 12, true}, false, true},
+      {{"x", MPCC_F64, 1, {12}, 12, true}, true, false},
+      {{"x", MPCC_F16, 0, {0}, 1, false}, false, true},
+      {{"x", MPCC_I64, 1, {12}, 12, false}, false, false},
   };
   TestLog log = {0};
   mprt_callbacks cb = {.log = test_log, .user = &log};
@@ -169,9 +174,9 @@ START_TEST(no_images) {
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     mprt__transform *t;
     mprt__field seen;
-    ck_assert(mprt__transform_create(&cb, list, &cases[i].field, MPCC_F32, cases[i].target, &t,
-                                     &seen) == MPCC_OK);
-    ck_assert_msg(mprt__transform_image(t) == cases[i].image, "case %zu", i);
+    ck_assert(mprt__transform_create(&cb, list, &cases[i].field, MPCC_F32, cases[i].target, true,
+                                     &t, &seen) == MPCC_OK);
+    ck_assert_msg(mprt__transform_applies(t) == cases[i].image, "case %zu", i);
     mprt__transform_destroy(t);
   }
   json_decref(list);
