@@ -333,7 +333,8 @@ static Status settle_checks(Fit *f) {
     r->check_batches = (int64_t)(json_real_value(v) * (double)r->batches);
   if (r->check_batches < 1)
     r->check_batches = 1;
-  if (over_epochs || r->check_batches <= r->batches || (!f->val && !mprt__overfits(p)))
+  if (over_epochs || r->check_batches <= r->batches || (!f->val && !mprt__overfits(p)) ||
+      !r->batches) /* less than one batch: the loader tells why */
     return MPCC_OK;
   const char *at = json_string_value(json_object_get(json_object_get(p->meta, "places"), key));
   return mprt__fail(
@@ -570,6 +571,8 @@ mpcc_status mprt_fit(mprt_program *p) {
       st = export_all(&f);
     Status told = mprt__instrument_report(f.instrument, p, f.out_dir);
     st = st == MPCC_OK ? told : st;
+    if (f.step == f.first_step && f.sample == 0 && f.epoch > 0)
+      f.epoch--; /* nothing was left to train: the newest step is of the epoch before */
     emit(&f, MPRT_EVENT_END, NULL, NULL, f.out_dir);
   }
   mprt__instrument_destroy(f.instrument);

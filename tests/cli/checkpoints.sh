@@ -27,6 +27,15 @@ expect 0 '' run --out two --resume --max-steps 21
 
 expect 0 'nothing is left to train: the checkpoint is of step 20, the run ends at 10' \
   ./prog --threads 1 --out full --resume --max-steps 10
+# what is measured then belongs to the newest step, at the end of an epoch and within one
+build ended --set trainer.max_epochs=2
+expect 0 '' ./ended --quiet --out ended.run
+grep '"split":"test"' ended.run/metrics.jsonl >test.row
+grep -q '^{"step":26,"epoch":1,' test.row || fail "the test row: $(cat test.row)"
+expect 0 'nothing is left' ./ended --out ended.run --resume
+grep '"split":"test"' ended.run/metrics.jsonl | tail -1 | cmp - test.row || fail "another row when nothing is left to train"
+expect 0 'nothing is left' ./prog --threads 1 --out full --resume --max-steps 10
+tail -1 full/metrics.jsonl | grep -q '^{"step":20,"epoch":1,"split":"test"' || fail "$(tail -1 full/metrics.jsonl)"
 
 # ---- damaged ----------------------------------------------------------------------------------------
 refused() { # WHAT: the checkpoint in ./bad is refused in one line naming it, and nothing is written

@@ -187,7 +187,7 @@ normalized all 'mean: 2, std: 1' $vector
 normalized all 'mean: [2], std: [1]' --set model.inputs.x.shape=[1,2,2]
 normalized all 'mean: [2, 2], std: [1, 1]' --set model.inputs.x.shape=[2,2,1]
 sed 's/^data:/&\n  transforms: [{type: Normalize, mean: [1, 2], std: [1, 1]}]/' vector.yaml >scaled.yaml
-expect 1 'scaled.yaml:10:39: error: Normalize has 2 numbers, the input has 4' "$mpcc" check scaled.yaml $vector
+expect 1 'scaled.yaml:10:40: error: Normalize has 2 numbers, the input has 4' "$mpcc" check scaled.yaml $vector
 expect 4 'mean and std need 1 or 4 numbers' "$mpcc" run scaled.yaml $square --out no
 sed 's/^data:/&\n  transforms: [{Resize: 4}, {type: Normalize, mean: 1, std: 1}]/' vector.yaml >scaled.yaml
 expect 4 'transform Resize finds no image;' "$mpcc" run scaled.yaml $vector --out no
