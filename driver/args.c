@@ -287,6 +287,19 @@ static int check_emit(Args *a) {
   return 0;
 }
 
+/* Commands that choose modes themselves would leave another one without effect. */
+static int check_modes(const Args *a) {
+  if (!a->options.precision)
+    return 0;
+  if (a->command == CMD_COMPARE)
+    return args_usage("mpcc compare takes --precisions=A,B, not --precision");
+  if (a->command == CMD_SENSITIVITY)
+    return args_usage("mpcc sensitivity tries every mode: --precision says nothing");
+  if (a->diff[0])
+    return args_usage("--diff=A,B has the modes: --precision says nothing beside it");
+  return 0;
+}
+
 int args_parse(Args *a, int argc, char **argv) {
   memset(a, 0, sizeof *a);
   a->color = -1;
@@ -329,6 +342,8 @@ int args_parse(Args *a, int argc, char **argv) {
       return bad;
   }
   bad = check_emit(a);
+  if (!bad)
+    bad = check_modes(a);
   if (bad)
     return bad;
   target_of_device(a);

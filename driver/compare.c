@@ -359,9 +359,13 @@ static int take_modes(char *list, Column *c, int *n) {
 static int compile_all(const Args *a, const mpcc_callbacks *cb, const char *input, const char *text,
                        size_t len, Column *c, int n) {
   int code = 0;
+  char *from = NULL;
+  if (a->precisions && asprintf(&from, "--precisions=%s", a->precisions) < 0)
+    return exit_code(MPCC_ERR_NOMEM);
   for (int k = 0; k < n && !code; k++) {
     mpcc_options o = a->options;
     o.precision = c[k].mode;
+    o.precision_from = from;
     mpcc_session *s = mpcc_session_create(&o, cb);
     double start = now_s();
     code = s ? exit_code(mpcc_compile(s, input, text, len, MPCC_OUT_IMAGE, &c[k].image,
@@ -370,6 +374,7 @@ static int compile_all(const Args *a, const mpcc_callbacks *cb, const char *inpu
     c[k].compile_s = now_s() - start;
     mpcc_session_destroy(s);
   }
+  free(from);
   return code;
 }
 

@@ -482,6 +482,7 @@ typedef struct SpecSource {
   const char *text;      /* file contents */
   size_t len;
   const char *precision; /* --precision, or NULL */
+  const char *precision_from; /* "--OPTION=A,B" that has it among others; NULL: --precision */
   const char *const *define; int ndefine; /* -D NAME=VALUE */
   const char *const *set; int nset;       /* --set PATH=VALUE */
   const char *const *include; int ninclude; /* -I */

@@ -504,6 +504,23 @@ static Val *option_value(const Check *c, const char *option, const char *text) {
   return val_str(c->a, str_c(c->s, text), ORIGIN_FILE, loc);
 }
 
+/* The mode of the command line, at its place in the option that has it, alone or among others. */
+static Val *option_mode(const Check *c, const SpecSource *src) {
+  const char *from = src->precision_from, *list = from ? strchr(from, '=') : NULL;
+  if (!src->precision || !list)
+    return src->precision ? option_value(c, "--precision", src->precision) : NULL;
+  Val *v = option_value(c, str_intern(c->s, from, (size_t)(list - from)), list + 1);
+  const size_t len = strlen(src->precision);
+  v->s = str_c(c->s, src->precision);
+  for (const char *at = list + 1; *at; at += strcspn(at, ","), at += *at == ',')
+    if (strcspn(at, ",") == len && !strncmp(at, src->precision, len)) {
+      v->loc.col = (uint32_t)(at - list);
+      v->loc.len = (uint32_t)len;
+      break;
+    }
+  return v;
+}
+
 static Str default_name(const Check *c, const char *path) {
   const char *slash = strrchr(path, '/');
   const char *base = slash ? slash + 1 : path, *dot = strrchr(base, '.');
@@ -558,8 +575,7 @@ static void check_all(Spec *s, const SpecSource *src, const Yaml *root) {
   }
   batch_settle(s);
   if (precision && precision->kind == VAL_MAP) {
-    s->idle = precision_check(
-        c, precision, src->precision ? option_value(c, "--precision", src->precision) : NULL);
+    s->idle = precision_check(c, precision, option_mode(c, src));
     const char *mode = val_get_str(precision, "mode", "");
     bool masters = !strcmp(val_get_str(precision, "master_weights", ""), "float32");
     const Loc where = optimizer ? optimizer->loc : (Loc){0};

@@ -145,6 +145,7 @@ Status compilation_spec(Compilation *c, const char *path, const char *text, size
                     .text = text,
                     .len = len,
                     .precision = c->o->precision,
+                    .precision_from = c->o->precision_from,
                     .define = c->o->define,
                     .ndefine = c->o->ndefine,
                     .set = c->o->set,

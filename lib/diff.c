@@ -188,13 +188,15 @@ mpcc_status mpcc_explain_diff(mpcc_session *s, const char *path, const char *tex
   *out = NULL;
   *bytes = 0;
   Side side[2] = {{.mode = mode_a}, {.mode = mode_b}};
-  Text t = {0};
-  Status st = MPCC_OK;
+  Text t = {0}, from = {0};
+  text_printf(&from, "--diff=%s,%s", mode_a, mode_b);
+  Status st = from.failed ? MPCC_ERR_NOMEM : MPCC_OK;
   int begun = 0;
   for (; begun < 2 && st == MPCC_OK; begun++) {
     st = compilation_begin_mode(&side[begun].c, s, side[begun].mode);
     if (st != MPCC_OK)
       break;
+    side[begun].c.own.precision_from = from.data;
     st = compilation_front(&side[begun].c, path, text, len);
     if (st == MPCC_OK)
       st = look(&side[begun]);
@@ -211,6 +213,7 @@ mpcc_status mpcc_explain_diff(mpcc_session *s, const char *path, const char *tex
     st = compilation_end(&side[i].c, s, st);
     text_fini(&side[i].forward);
   }
+  text_fini(&from);
   if (st == MPCC_OK) {
     *out = t.data;
     *bytes = t.len;

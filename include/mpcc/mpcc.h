@@ -34,6 +34,8 @@ typedef struct {
 /* Zero-initialise, then set what is wanted; strings are borrowed during the call. */
 typedef struct {
   const char *precision;            /* --precision */
+  const char *precision_from;       /* for messages, the option that has it among others:
+                                       "--precisions=A,B"; NULL: --precision */
   const char *const *define, *const *set, *const *include;
   int ndefine, nset, ninclude;
   const char *const *warning;       /* "NAME", "no-NAME", "error" */

@@ -22,7 +22,12 @@ grep -q "test loss *$want" table.txt || fail "another test loss than a run of it
 expect 0 'bf16-mixed: diverged at step 4' "$mpcc" compare "$spec" --precisions=bf16-mixed \
   --set trainer.gradient_clip_val=null --set optimizer.lr=1e30 --out wild
 # Nothing trains when a word is wrong.
-expect 1 "bf17" "$mpcc" compare "$spec" --precisions=32-true,bf17 --out never
+expect 1 "--precisions:1:9: error: unknown precision 'bf17'" "$mpcc" compare "$spec" --precisions=32-true,bf17 --out never
+grep -q '^      |         ^~~~ ' err.txt || fail "no caret under bf17: $(cat err.txt)"
+expect 1 "--diff:1:12: error: unknown precision 'bf17'" "$mpcc" explain "$spec" --diff bf16-mixed,bf17
+expect 2 'takes --precisions=A,B, not --precision' "$mpcc" compare "$spec" --precision=16-mixed
+expect 2 'sensitivity tries every mode' "$mpcc" sensitivity "$spec" --precision=16-mixed
+expect 2 'has the modes' "$mpcc" explain "$spec" --diff=32-true,16-mixed --precision=16-mixed
 [ ! -e never ] || fail "trained before all modes were known"
 expect 2 'names no mode' "$mpcc" compare "$spec" --precisions=,
 expect 2 'belongs to mpcc compare' "$mpcc" run "$spec" --precisions=32-true,bf16-mixed
