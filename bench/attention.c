@@ -17,14 +17,19 @@ static Access rows_of(const Case *c, int64_t row, int64_t offset) {
 }
 
 /* Operands lie as in a model: q, k, v side by side in one projection. */
-static Group *attention_group(const Case *c, bool grad) {
+/* As programs for that level have it. */
+static DType compute_of(const Case *c, const char *level) {
+  return c->dt == MPCC_F64 || (c->dt == MPCC_BF16 && cpu_level(level)->bf16) ? c->dt : MPCC_F32;
+}
+
+static Group *attention_group(const Case *c, const char *level, bool grad) {
   Group *t =
       group_new(grad ? "attention_grad" : "attention", 4, (int64_t[]){c->N, c->H, c->T, c->D}, 1);
   int64_t w = c->H * c->D, n = c->N * c->T * w;
   Access lse = {0, {c->H * c->T, c->T, 1, 0}};
   group_int(t, "keys", c->T);
   group_int(t, "causal", c->causal);
-  group_dtype(t, "compute", MPCC_F32);
+  group_dtype(t, "compute", compute_of(c, level));
   if (grad) {
     group_in(t, c->dt, n, rows_of(c, w, 0));
     group_in(t, c->dt, n, rows_of(c, w, 0));
@@ -42,7 +47,7 @@ static Group *attention_group(const Case *c, bool grad) {
 }
 
 static void measure(const Case *c, const char *level, int threads, int rounds) {
-  Group *g[2] = {attention_group(c, false), attention_group(c, true)};
+  Group *g[2] = {attention_group(c, level, false), attention_group(c, level, true)};
   Run r[2] = {run_compile(g[0], level), run_compile(g[1], level)};
   int64_t n = c->N * c->H * c->T * c->D;
   void *x = tensor(c->dt, 3 * n), *o = tensor(c->dt, n), *lse = tensor(MPCC_F32, n / c->D);

@@ -8,8 +8,8 @@ typedef struct {
 } Space;
 
 static Space space(Attn *a) {
-  return (Space){attn_scratch(a, a->keys * a->ds),  attn_scratch(a, a->keys * a->ds),
-                 attn_scratch(a, a->lanes * a->ds), attn_scratch(a, a->width * a->qs),
+  return (Space){attn_scratch(a, a->keys * a->ss),  attn_scratch(a, a->keys * a->ds),
+                 attn_scratch(a, a->lanes * a->ss), attn_scratch(a, a->swidth * a->qs),
                  attn_scratch(a, a->keys * a->qs),  attn_scratch(a, a->queries * a->ds),
                  attn_scratch(a, a->lanes)};
 }
@@ -100,7 +100,7 @@ static void attend(Attn *a, const Space *w, const Head *x, Val block) {
   Val count = ll_umin(g, ll_n(g, a->queries), ll_sub(g, ll_n(g, a->T), q0));
   Val limit = attn_limit(a, q0, count), even = attn_round_up(a, limit, 2);
   Val lanes = attn_lanes(a, count);
-  attn_read(a, &x->q, &x->o, q0, count, lanes, w->q);
+  attn_read_units(a, &x->q, &x->o, q0, count, lanes, w->q);
   attn_transpose(a, w->q, lanes, w->qt);
   attn_scores(a, w->k, w->qt, w->scores, lanes, limit, q0);
   attn_mask(a, w->scores, x->n, x->h, q0, count, limit);
@@ -139,7 +139,7 @@ bool cpu_attention(Gen *g, const Op *group) {
     seen = attn_limit(&a, ll_mul(g, block0, ll_n(g, a.queries)), ll_n(g, a.queries));
   }
   Val even = attn_round_up(&a, seen, 2);
-  attn_read(&a, &x.k, NULL, zero, seen, even, w.k);
+  attn_read_units(&a, &x.k, NULL, zero, seen, even, w.k);
   attn_read(&a, &x.v, NULL, zero, seen, even, w.v);
   Loop block = ll_loop(g, block0, block1, 1);
   attend(&a, &w, &x, block.i);

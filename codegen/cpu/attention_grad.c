@@ -12,15 +12,22 @@
 enum { IN_DO, IN_O, IN_LSE, IN_Q, IN_K, IN_V };
 
 typedef struct {
-  Val k, v, q, dout, qt, doutt, p, ds, dk, dv, dq, shift, norm;
+  Val k, q, dout;     /* of products with P and dS */
+  Val ku, v, qu, dou; /* units of products that make scores, which may be the same */
+  Val qt, doutt, p, ds, dk, dv, dq, shift, norm;
 } Space;
 
 static Space space(Attn *a) {
-  int64_t by_key = a->keys * a->ds, by_lane = a->lanes * a->ds, turned = a->width * a->qs;
-  return (Space){.k = attn_scratch(a, by_key),
-                 .v = attn_scratch(a, by_key),
-                 .q = attn_scratch(a, by_lane),
-                 .dout = attn_scratch(a, by_lane),
+  int64_t by_key = a->keys * a->ds, by_lane = a->lanes * a->ds, turned = a->swidth * a->qs;
+  const Val k = attn_scratch(a, by_key), q = attn_scratch(a, by_lane),
+            dout = attn_scratch(a, by_lane);
+  return (Space){.k = k,
+                 .q = q,
+                 .dout = dout,
+                 .ku = a->pairs ? attn_scratch(a, a->keys * a->ss) : k,
+                 .v = attn_scratch(a, a->keys * a->ss),
+                 .qu = a->pairs ? attn_scratch(a, a->lanes * a->ss) : q,
+                 .dou = a->pairs ? attn_scratch(a, a->lanes * a->ss) : dout,
                  .qt = attn_scratch(a, turned),
                  .doutt = attn_scratch(a, turned),
                  .p = attn_scratch(a, a->keys * a->qs),
@@ -149,12 +156,16 @@ static void grad_block(Attn *a, const Space *w, const Block *b, const Heads *q, 
   Gen *g = a->g;
   attn_read(a, q, dq, b->q0, b->count, b->lanes, w->q);
   attn_read(a, dout, &b->o, b->q0, b->count, b->lanes, w->dout);
-  attn_transpose(a, w->q, b->lanes, w->qt);
-  attn_transpose(a, w->dout, b->lanes, w->doutt);
+  if (a->pairs) {
+    attn_read_units(a, q, NULL, b->q0, b->count, b->lanes, w->qu);
+    attn_read_units(a, dout, NULL, b->q0, b->count, b->lanes, w->dou);
+  }
+  attn_transpose(a, w->qu, b->lanes, w->qt);
+  attn_transpose(a, w->dou, b->lanes, w->doutt);
   row_sums(a, w, b);
   if (!too_coarse(a, b))
     read_norms(a, w, b);
-  attn_scores(a, w->k, w->qt, w->p, b->lanes, b->limit, b->q0);
+  attn_scores(a, w->ku, w->qt, w->p, b->lanes, b->limit, b->q0);
   attn_mask(a, w->p, b->n, b->h, b->q0, b->count, b->limit);
   attn_scores(a, w->v, w->doutt, w->ds, b->lanes, b->limit, b->q0);
   Loop v = ll_loop(g, ll_n(g, 0), b->count, a->c.vl);
@@ -197,7 +208,9 @@ bool cpu_attention_grad(Gen *g, const Op *group) {
   Heads k = attn_in(&a, IN_K, n, h0), v = attn_in(&a, IN_V, n, h0);
   Heads dk = attn_out(&a, 1, n, group_of), dv = attn_out(&a, 2, n, group_of);
   attn_read(&a, &k, &dk, zero, keys, ll_n(g, a.keys), w.k);
-  attn_read(&a, &v, &dv, zero, keys, ll_n(g, a.keys), w.v);
+  attn_read_units(&a, &v, &dv, zero, keys, ll_n(g, a.keys), w.v);
+  if (a.pairs)
+    attn_read_units(&a, &k, NULL, zero, keys, ll_n(g, a.keys), w.ku);
   if (attn_summed(&a)) {
     clear(&a, w.dk, a.keys * a.ds);
     clear(&a, w.dv, a.keys * a.ds);

@@ -43,6 +43,23 @@ static int64_t row_elems(const Attn *a, int64_t elems) {
   return (ceil_div(elems, line) | 1) * line;
 }
 
+/* Whether operand k is bf16 whose pairs along D lie side by side. */
+static bool has_pairs(const Attn *a, int k) {
+  return gen_in_dtype(a->group, k) == MPCC_BF16 && a->body->in[k].stride[3] == 1;
+}
+
+/* Products that make scores: k rows by q columns; in the gradient (q not the first operand) v by
+ * do, too. */
+static bool plan_scores(Attn *a, int q) {
+  a->pairs = micro_dtype(a->group) == MPCC_BF16 && !a->codes && a->D % 2 == 0 && has_pairs(a, q) &&
+             has_pairs(a, q + 1) && (q == 0 || (has_pairs(a, 0) && has_pairs(a, q + 2)));
+  a->sunits = a->pairs ? a->D / 2 : a->D;
+  a->swidth = a->pairs ? round_up(a->sunits, a->c.vl) : a->width;
+  a->ss = row_elems(a, a->swidth);
+  a->sc = a->c;
+  return !a->pairs || micro_compute(a->g, MPCC_BF16, &a->sc);
+}
+
 static bool plan_random(Attn *a) {
   a->dropout = a->dropout_p > 0;
   if (!a->dropout)
@@ -90,7 +107,7 @@ bool attn_plan(Attn *a, Gen *g, const Op *group, int q) {
               .round = MPCC_DTYPE_COUNT};
   if (b->ndim != 4 || group->nin < q + 3)
     return gen_fail(g, "attention over %d dimensions", b->ndim);
-  /* Half precision operands are multiplied as f32: exact products. */
+  /* Half precision operands are multiplied as f32, exact products, but for pairs. */
   bool wide = micro_dtype(group) == MPCC_F64;
   if (!micro_compute(g, wide ? MPCC_F64 : MPCC_F32, &a->c))
     return false;
@@ -119,7 +136,7 @@ bool attn_plan(Attn *a, Gen *g, const Op *group, int q) {
   a->key_rows = split_rows(a->S, micro_rows(g, a->lanes_nv));
   a->key_wide = split_rows(a->S, micro_rows(g, a->width_nv));
   a->query_rows = split_rows(a->queries, micro_rows(g, a->width_nv));
-  return plan_random(a) && plan_codes(a);
+  return plan_random(a) && plan_codes(a) && plan_scores(a, q);
 }
 
 Val attn_scratch(Attn *a, int64_t elems) {
@@ -227,6 +244,39 @@ void attn_read(Attn *a, const Heads *x, const Heads *later, Val from, Val count,
   ll_loop_end(g, &p);
 }
 
+/* Units [u, u + valid) of a row of pairs, up to a vector; zero behind. */
+static void copy_pairs(Attn *a, Val row, Val to, Val u, int64_t valid) {
+  Gen *g = a->g;
+  Val count = valid < a->sc.vl ? ll_n(g, valid) : NULL;
+  Val v = ll_load(g, a->sc.unit, a->sc.vl, ll_gep(g, a->sc.unit, row, u), count);
+  if (count)
+    v = ll_sel(g, ll_mask(g, a->sc.vl, count), v, LLVMConstNull(LLVMTypeOf(v)));
+  ll_store(g, v, ll_gep(g, a->sc.unit, to, u), NULL);
+}
+
+void attn_read_units(Attn *a, const Heads *x, const Heads *later, Val from, Val count, Val padded,
+                     Val to) {
+  Gen *g = a->g;
+  if (!a->pairs) {
+    attn_read(a, x, later, from, count, padded, to);
+    return;
+  }
+  Loop r = ll_loop(g, ll_n(g, 0), count, 1);
+  Val number = ll_add(g, from, r.i), row = row_address(a, x, number);
+  prefetch_row(a, x, ll_add(g, number, ll_n(g, ROWS_AHEAD)));
+  if (later)
+    prefetch_row(a, later, number);
+  Val out = ll_gep(g, a->sc.unit, to, ll_mul(g, r.i, ll_n(g, a->ss)));
+  for (int64_t u = 0; u < a->swidth; u += a->sc.vl)
+    copy_pairs(a, row, out, ll_n(g, u), a->sunits - u);
+  ll_loop_end(g, &r);
+  Loop p = ll_loop(g, count, padded, 1);
+  Val rest = ll_gep(g, a->sc.unit, to, ll_mul(g, p.i, ll_n(g, a->ss)));
+  for (int64_t u = 0; u < a->swidth; u += a->sc.vl)
+    ll_store(g, LLVMConstNull(ll_vec(a->sc.unit, a->sc.vl)), ll_gepc(g, a->sc.unit, rest, u), NULL);
+  ll_loop_end(g, &p);
+}
+
 static void write_vector(Attn *a, const Heads *x, Val row, Val d, int64_t valid, Val v) {
   Gen *g = a->g;
   Val count = valid < a->c.vl ? ll_n(g, valid) : NULL;
@@ -271,7 +321,7 @@ static void transpose_block(Attn *a, Val from, Val to) {
   if (fn) {
     Val row[MAX_VL], src = LLVMGetParam(fn, 0), dst = LLVMGetParam(fn, 1);
     for (int i = 0; i < vl; i++)
-      row[i] = ll_load(g, a->c.sum, vl, ll_gepc(g, a->c.sum, src, i * a->ds), NULL);
+      row[i] = ll_load(g, a->c.sum, vl, ll_gepc(g, a->c.sum, src, i * a->ss), NULL);
     micro_transpose(g, row, vl);
     for (int i = 0; i < vl; i++)
       ll_store(g, row[i], ll_gepc(g, a->c.sum, dst, i * a->qs), NULL);
@@ -284,8 +334,8 @@ static void transpose_block(Attn *a, Val from, Val to) {
 void attn_transpose(Attn *a, Val from, Val lanes, Val to) {
   Gen *g = a->g;
   Loop q = ll_loop(g, ll_n(g, 0), lanes, a->c.vl);
-  Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, a->width), a->c.vl);
-  Val at = ll_add(g, ll_mul(g, q.i, ll_n(g, a->ds)), d.i);
+  Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, a->swidth), a->c.vl);
+  Val at = ll_add(g, ll_mul(g, q.i, ll_n(g, a->ss)), d.i);
   Val out = ll_add(g, ll_mul(g, d.i, ll_n(g, a->qs)), q.i);
   transpose_block(a, ll_gep(g, a->c.sum, from, at), ll_gep(g, a->c.sum, to, out));
   ll_loop_end(g, &d);
@@ -356,14 +406,14 @@ static void multiply(Attn *a, const Product *p) {
 }
 
 void attn_scores(Attn *a, Val rows, Val packed, Val out, Val lanes, Val limit, Val q0) {
-  Micro m = {.c = a->c,
+  Micro m = {.c = a->sc,
              .nv = a->lanes_nv,
-             .rs = a->ds,
+             .rs = a->ss,
              .ks = 1,
              .bs = a->qs,
              .cs = a->qs,
-             .odd = a->D % 2 != 0};
-  Val kc = ll_n(a->g, a->D);
+             .odd = a->sunits % 2 != 0};
+  Val kc = ll_n(a->g, a->sunits);
   Product p = {&a->key_rows, m, lanes, rows, packed, out, kc, NULL, limit, CUT_KEY_ROWS, q0};
   multiply(a, &p);
 }

@@ -19,6 +19,8 @@ typedef struct {
   bool causal, dropout;
   double scale, dropout_p;
   DType round; /* P is rounded to it; MPCC_DTYPE_COUNT: not */
+  bool pairs;  /* of bf16: q k^T and do v^T multiply them as they are, the other products f32 copies
+                */
   bool codes;  /* q, k, v, do are codes, P and dS become codes [N14] */
   DType p_format, ds_format;
   double p_scale, ds_scale;
@@ -32,6 +34,9 @@ typedef struct {
   int64_t keys;             /* S, padded to even */
   int64_t width;            /* D, padded to whole vectors */
   int64_t ds, qs;           /* elements between rows of [.][width] and of [.][lanes] arrays */
+  Compute sc;               /* of the products that make scores: their operands' units along D, */
+  int64_t sunits, swidth;   /* how many there are, padded to whole vectors, */
+  int64_t ss;               /* and between rows of [.][swidth] arrays */
   int lanes_nv, width_nv;   /* vectors a micro-kernel covers */
   Split key_rows;           /* keys as rows, with lanes_nv */
   Split key_wide;           /* keys as rows, with width_nv */
@@ -57,18 +62,21 @@ Heads attn_out(Attn *a, int k, Val n, Val h);
  * so are rows [count, padded). The same rows of `later` (NULL: none) are prefetched. */
 void attn_read(Attn *a, const Heads *x, const Heads *later, Val from, Val count, Val padded,
                Val to);
+/* The same as units of the products that make scores, into to[.][ss]. */
+void attn_read_units(Attn *a, const Heads *x, const Heads *later, Val from, Val count, Val padded,
+                     Val to);
 /* Sum of the products of a row of x and with[width]. */
 Val attn_dot(Attn *a, const Heads *x, Val row, Val with);
 /* The first count rows of from[.][ds], times row_scale[row] and factor unless they are NULL, to
  * rows from `first`. */
 void attn_write(Attn *a, const Heads *x, Val first, Val count, Val from, Val row_scale, Val factor);
-/* to[width][qs] = transpose of the first `lanes` rows of from[.][ds]. */
+/* to[swidth][qs] = transpose of the first `lanes` rows of from[.][ss]. */
 void attn_transpose(Attn *a, Val from, Val lanes, Val to);
 /* The products of a block of queries that starts at q0. When causal, what no query of a part sees
  * may be left out: scores behind attn_vector_limit are not written, and must be zero for the other
  * two. */
-/* out[key][query] = sum over d of rows[key][d] packed[d][query], for keys < limit, queries < lanes.
- */
+/* out[key][query] = sum over d of rows[key][d] packed[d][query] (in units), for keys < limit,
+ * queries < lanes. */
 void attn_scores(Attn *a, Val rows, Val packed, Val out, Val lanes, Val limit, Val q0);
 /* out[query][d] = sum over keys < limit (an even number) of p[key][query] rows[key][d]. */
 void attn_by_query(Attn *a, Val p, Val rows, Val out, Val count, Val limit, Val q0);
