@@ -4,13 +4,14 @@
 #include "codegen/cpu/attn.h"
 
 typedef struct {
-  Val k, v, q, qt, scores, o, inverse; /* scratch */
+  Val k, q, qt; /* in scratch: units of the product that makes scores, */
+  Val v, scores, o, inverse;
 } Space;
 
 static Space space(Attn *a) {
-  return (Space){attn_scratch(a, a->keys * a->ss),  attn_scratch(a, a->keys * a->ds),
-                 attn_scratch(a, a->lanes * a->ss), attn_scratch(a, a->swidth * a->qs),
-                 attn_scratch(a, a->keys * a->qs),  attn_scratch(a, a->queries * a->ds),
+  return (Space){attn_scratch(a, a->keys * a->ss),   attn_scratch(a, a->lanes * a->ss),
+                 attn_scratch(a, a->swidth * a->qs), attn_scratch(a, a->keys * a->ds),
+                 attn_scratch(a, a->keys * a->qs),   attn_scratch(a, a->queries * a->ds),
                  attn_scratch(a, a->lanes)};
 }
 

@@ -19,8 +19,7 @@ typedef struct {
   bool causal, dropout;
   double scale, dropout_p;
   DType round; /* P is rounded to it; MPCC_DTYPE_COUNT: not */
-  bool pairs;  /* of bf16: q k^T and do v^T multiply them as they are, the other products f32 copies
-                */
+  bool pairs; /* of bf16 as they are: factors of q k^T and do v^T; other products take f32 copies */
   bool codes;  /* q, k, v, do are codes, P and dS become codes [N14] */
   DType p_format, ds_format;
   double p_scale, ds_scale;
