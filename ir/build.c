@@ -262,12 +262,15 @@ void build_module_attr(Builder *b, Attr attr) {
 
 /* ---- tensors --------------------------------------------------------------------------------- */
 
-/* A type with at least one element whose bytes fit an int64_t, ranks being in range. */
+/* Elements of a value: 4 TiB in FP32, more than a machine has. All that is computed from sizes, of
+ * tiles and of bytes, stays far from its ends. */
+#define MAX_ELEMS (INT64_C(1) << 40)
+
+/* A type with at least one element and not too many, ranks being in range. */
 static bool type_fits(const Type *ty) {
-  int64_t bytes = 8;
+  int64_t elems = 1;
   for (int i = 0; i < ty->rank; i++)
-    if (ty->dim[i] < 1 || __builtin_mul_overflow(bytes, ty->dim[i], &bytes) ||
-        bytes > INT64_MAX / 2)
+    if (ty->dim[i] < 1 || __builtin_mul_overflow(elems, ty->dim[i], &elems) || elems > MAX_ELEMS)
       return false;
   return true;
 }

@@ -73,7 +73,9 @@ static bool is_bool(const Parser *p, int stmt) {
 }
 
 static int number(Parser *p, int x) {
-  return !p->failed && is_bool(p, x) ? fail(p, "needs a number, got a comparison") : x;
+  return !p->failed && is_bool(p, x)
+             ? fail(p, "needs a number, got a comparison (cvt(...) is 1 or 0)")
+             : x;
 }
 
 static int truth(Parser *p, int x) {
