@@ -417,7 +417,8 @@ static void check_trainer(const Check *c, const Val *root, const Yaml *yaml) {
   if (t->origin == ORIGIN_IMPLIED) /* has unknown keys: one of them may be the end */
     return;
   const Val *epochs = val_get(t, "max_epochs"), *steps = val_get(t, "max_steps");
-  if (is_null(val_get(t, "max_time")) && epochs && steps && epochs->kind == VAL_NULL &&
+  const bool dev_run = val_get_int(t, "fast_dev_run", 0) > 0;
+  if (!dev_run && is_null(val_get(t, "max_time")) && epochs && steps && epochs->kind == VAL_NULL &&
       steps->kind == VAL_NULL && epochs->origin != ORIGIN_IMPLIED &&
       steps->origin != ORIGIN_IMPLIED) {
     diag_error(c->d, t->loc.file ? t->loc : loc, 109, "'trainer' says no end");

@@ -58,14 +58,22 @@ static void settle_facts(Fit *f) {
   r->steps_per_epoch = (r->batches + r->accumulate - 1) / r->accumulate;
   int64_t spec_steps = mprt__json_int(p->spec, "trainer.max_steps", -1);
   int64_t spec_epochs = mprt__json_int(p->spec, "trainer.max_epochs", -1);
-  if (spec_steps < 0 && spec_epochs < 0)
-    spec_epochs = 1000; /* Lightning's default */
+  const bool open_end = spec_steps < 0 && spec_epochs < 0;
+  if (open_end)
+    spec_epochs = 1000; /* Lightning's default; schedules are counted to it */
   int64_t by_epochs = spec_epochs >= 0 ? in_steps(r, spec_epochs) : INT64_MAX;
   r->spec_steps = spec_steps >= 0 ? least(spec_steps, by_epochs) : by_epochs;
   r->epochs = spec_steps >= 0 && spec_epochs < 0 ? 0 : spec_epochs;
   r->last_step = r->spec_steps;
-  if (mprt__json_int(p->spec, "trainer.fast_dev_run", 0) > 0)
+  r->max_seconds = mprt__json_int(p->spec, "trainer.max_time", -1);
+  if (open_end && r->max_seconds >= 0) {
+    r->epochs = 0; /* the time alone ends it */
+    r->last_step = INT64_MAX;
+  }
+  if (mprt__json_int(p->spec, "trainer.fast_dev_run", 0) > 0) {
+    r->epochs = 1;
     r->last_step = least(r->last_step, r->steps_per_epoch);
+  }
   if (p->options.max_steps >= 0 || p->options.max_epochs >= 0) {
     int64_t steps = p->options.max_steps >= 0 ? p->options.max_steps : INT64_MAX;
     int64_t epochs = p->options.max_epochs >= 0 ? in_steps(r, p->options.max_epochs) : INT64_MAX;
@@ -76,7 +84,6 @@ static void settle_facts(Fit *f) {
   int64_t min_steps = mprt__json_int(p->spec, "trainer.min_steps", 0);
   int64_t min_epochs = in_steps(r, mprt__json_int(p->spec, "trainer.min_epochs", 0));
   r->min_steps = min_steps > min_epochs ? min_steps : min_epochs;
-  r->max_seconds = mprt__json_int(p->spec, "trainer.max_time", -1);
   r->log_every = p->options.log_every > 0
                      ? p->options.log_every
                      : mprt__json_int(p->spec, "trainer.log_every_n_steps", 50);
@@ -120,7 +127,9 @@ static void emit(Fit *f, mprt_event_kind kind, const mprt__step_result *r, const
                   .metric = p->metrics.value,
                   .samples_per_s = window > 0 ? (double)f->window_samples / window : 0,
                   .data_wait = window > 0 ? f->window_wait / window : 0,
-                  .eta_s = done > 0 ? (now - f->started) / (double)done * (double)left : -1,
+                  .eta_s = done > 0 && f->facts.last_step < INT64_MAX
+                               ? (now - f->started) / (double)done * (double)left
+                               : -1,
                   .memory_bytes = allocated_bytes(p),
                   .split = split,
                   .path = kind == MPRT_EVENT_SAMPLE ? NULL : path,

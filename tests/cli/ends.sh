@@ -12,6 +12,28 @@ expect 0 '' run --quiet --out whole --max-steps $((steps + 3))
 cmp part/checkpoints/last/model.safetensors whole/checkpoints/last/model.safetensors || fail "other weights"
 expect 0 '' "$mpcc" check spec.yaml --set trainer.max_epochs=null --set trainer.max_time=00:12:00:00
 "$mpcc" resolve spec.yaml --set trainer.max_time=01:02:03:04 | grep -q 'max_time: 93784' || fail "other seconds"
+# the time alone ends it, however many epochs that is; fast_dev_run is an end too
+cat >open.yaml <<'EOF'
+mpcc: 1
+name: open
+model:
+  inputs: {image: {shape: [1, 8, 8]}}
+  layers: [Flatten, {Linear: 4}]
+loss: CrossEntropyLoss
+data:
+  train: {format: synthetic, shape: [1, 8, 8], classes: 4, samples: 4}
+  loader: {batch_size: 4}
+optimizer: {type: SGD, lr: 0.1}
+trainer: {max_time: 00:00:00:02, log_every_n_steps: 1000}
+checkpoint: {save_top_k: 0, save_last: false}
+EOF
+expect 0 'max_time is over after step' "$mpcc" run open.yaml --out open
+[ "$(sed -n 's/.*max_time is over after step \([0-9]*\).*/\1/p' err.txt)" -gt 1000 ] || fail "ends with the epochs: $(tail -1 err.txt)"
+grep -q ETA out.txt && fail "tells when an open run will end: $(grep ETA out.txt | head -1)"
+expect 0 'epoch 1/1  step 2/2' "$mpcc" run spec.yaml --out dev-alone --set trainer.max_epochs=null --set trainer.fast_dev_run=2 \
+  --set trainer.log_every_n_steps=1
+expect 1 "'trainer' says no end" "$mpcc" check spec.yaml --set trainer.max_epochs=null --set trainer.fast_dev_run=false
+
 for time in 12:00:00 00:24:00:00 00:00:60:00 1.5 -1 00:00:00:00:00 true; do
   expect 1 "'max_time' takes a text DD:HH:MM:SS, or whole seconds" "$mpcc" check spec.yaml --set "trainer.max_time=$time"
 done
