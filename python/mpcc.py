@@ -43,7 +43,7 @@ class _CompilerOptions(Structure):
         ("cache_dir", c_char_p), ("no_cache", c_bool), ("print_before", c_char_p), ("print_after", c_char_p),
         ("stop_after", c_char_p), ("time_passes", c_bool), ("check_passes", c_bool), ("no_reuse", c_bool),
         ("memory_bytes", c_uint64), ("instrument", c_char_p), ("host_level_only", c_bool),
-        ("all_functions", c_bool)]
+        ("all_functions", c_bool), ("precision_from", c_char_p)]
 
 
 class _Metric(Structure):

@@ -34,8 +34,6 @@ typedef struct {
 /* Zero-initialise, then set what is wanted; strings are borrowed during the call. */
 typedef struct {
   const char *precision;            /* --precision */
-  const char *precision_from;       /* for messages, the option that has it among others:
-                                       "--precisions=A,B"; NULL: --precision */
   const char *const *define, *const *set, *const *include;
   int ndefine, nset, ninclude;
   const char *const *warning;       /* "NAME", "no-NAME", "error" */
@@ -62,6 +60,8 @@ typedef struct {
   const char *instrument;           /* --instrument: written into images; NULL: nothing */
   bool host_level_only;             /* mpcc run */
   bool all_functions;               /* micro-batches also where no training loop calls them */
+  const char *precision_from;       /* for messages, the option that has it among others:
+                                       "--precisions=A,B"; NULL: --precision */
 } mpcc_options;
 
 /* A session copies the options and keeps the callbacks; it serves one thread at a time, several sessions
