@@ -150,38 +150,36 @@ static inline BenchPool *pool_for(int threads, const Run *a, const Run *b) {
 }
 
 /* Wall seconds (one thread: its own) from when all threads of the pool stand ready until the last
- * has done job(user, thread, threads). What is compared runs on the threads of one pool, so that
- * nothing is measured on new threads or on woken ones: those may share a processor for milliseconds
- * until the kernel has spread them. */
+ * has done job(user, thread, threads). What is compared runs on the threads of one pool, each on a
+ * processor of its own from its first job on: kernels let new threads, and woken ones, share one
+ * for milliseconds or longer. */
 typedef void Job(void *user, int thread, int threads);
 typedef struct {
   Job *job;
   void *user;
   int threads;
-  _Atomic bool apart;           /* no two threads on one processor */
-  _Atomic int cpu[MAX_THREADS]; /* 1 + the one a thread is on; 0: not there yet */
-  _Atomic int ready;            /* threads that are */
+  cpu_set_t cpus;    /* that this program may use */
+  _Atomic int ready; /* threads that are */
   double start[MAX_THREADS], end[MAX_THREADS];
 } JobWork;
 
-static inline bool job_is_apart(JobWork *w) {
-  for (int i = 0; i < w->threads; i++)
-    for (int j = 0; j <= i; j++)
-      if (!w->cpu[i] || (i != j && w->cpu[i] == w->cpu[j]))
-        return false;
-  return true;
+/* The thread stays on the processor of its number among those there are. */
+static inline void job_pin(const JobWork *w, int thread) {
+  int cpu = 0, left = thread % CPU_COUNT(&w->cpus);
+  while (!CPU_ISSET(cpu, &w->cpus) || left-- > 0)
+    cpu++;
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(cpu, &one);
+  sched_setaffinity(0, sizeof one, &one);
 }
 
 /* A tile a thread: nobody is done with one before all have one. */
 static inline void job_tile(const MpccArg *args, int64_t thread, int64_t end, void *scratch) {
-  enum { SPREAD_MS = 50 };
   (void)end, (void)scratch;
   JobWork *w = args[0].p;
-  for (double begin = work_clock(w->threads); !w->apart && w->threads > 1;) {
-    w->cpu[thread] = 1 + sched_getcpu();
-    if (job_is_apart(w) || work_clock(w->threads) - begin > 1e-3 * SPREAD_MS)
-      w->apart = true;
-  }
+  if (w->threads > 1)
+    job_pin(w, (int)thread);
   w->ready++;
   while (w->ready < w->threads)
     ;
@@ -191,7 +189,11 @@ static inline void job_tile(const MpccArg *args, int64_t thread, int64_t end, vo
 }
 
 static inline double job_seconds(BenchPool *pool, Job *job, void *user) {
+  static cpu_set_t cpus; /* before any thread was pinned */
   JobWork w = {.job = job, .user = user, .threads = bench_pool_threads(pool)};
+  if (!CPU_COUNT(&cpus))
+    run_check(!sched_getaffinity(0, sizeof cpus, &cpus), "no processors");
+  w.cpus = cpus;
   bench_pool_run(pool, job_tile, &(MpccArg){.p = &w}, w.threads);
   double start = w.start[0], end = w.end[0];
   for (int i = 1; i < w.threads; i++) {
