@@ -213,7 +213,15 @@ static void prefetch_row(Attn *a, const Heads *x, Val row) {
     ll_prefetch(g, ll_gepc(g, g->i8, at, b));
 }
 
-enum { ROWS_AHEAD = 8 };
+/* Row `number` of x, about to be read: one some way ahead, and the same of `later`, are fetched. */
+static Val next_row(Attn *a, const Heads *x, const Heads *later, Val number) {
+  enum { ROWS_AHEAD = 8 };
+  Val row = row_address(a, x, number);
+  prefetch_row(a, x, ll_add(a->g, number, ll_n(a->g, ROWS_AHEAD)));
+  if (later)
+    prefetch_row(a, later, number);
+  return row;
+}
 
 void attn_read(Attn *a, const Heads *x, const Heads *later, Val from, Val count, Val padded,
                Val to) {
@@ -221,10 +229,7 @@ void attn_read(Attn *a, const Heads *x, const Heads *later, Val from, Val count,
   int64_t whole = a->D / a->c.vl * a->c.vl;
   Val zero = LLVMConstNull(ll_vec(a->c.sum, a->c.vl));
   Loop r = ll_loop(g, ll_n(g, 0), count, 1);
-  Val number = ll_add(g, from, r.i), row = row_address(a, x, number);
-  prefetch_row(a, x, ll_add(g, number, ll_n(g, ROWS_AHEAD)));
-  if (later)
-    prefetch_row(a, later, number);
+  Val row = next_row(a, x, later, ll_add(g, from, r.i));
   Val out = ll_gep(g, a->c.sum, to, ll_mul(g, r.i, ll_n(g, a->ds)));
   if (whole) {
     Loop d = ll_loop(g, ll_n(g, 0), ll_n(g, whole), a->c.vl);
@@ -262,10 +267,7 @@ void attn_read_units(Attn *a, const Heads *x, const Heads *later, Val from, Val 
     return;
   }
   Loop r = ll_loop(g, ll_n(g, 0), count, 1);
-  Val number = ll_add(g, from, r.i), row = row_address(a, x, number);
-  prefetch_row(a, x, ll_add(g, number, ll_n(g, ROWS_AHEAD)));
-  if (later)
-    prefetch_row(a, later, number);
+  Val row = next_row(a, x, later, ll_add(g, from, r.i));
   Val out = ll_gep(g, a->sc.unit, to, ll_mul(g, r.i, ll_n(g, a->ss)));
   for (int64_t u = 0; u < a->swidth; u += a->sc.vl)
     copy_pairs(a, row, out, ll_n(g, u), a->sunits - u);
