@@ -341,7 +341,8 @@ static const struct {
 };
 
 /* torch.nn.functional.interpolate: `size`, or floor(size * scale_factor) with that factor's inverse
- * as the step. */
+ * as the step. An axis that keeps its size is copied whatever its factor where torch's CPU kernels copy
+ * it in every memory format: linear rules, and nearest on two axes. */
 static Value *interpolate(Lower *lo, const Node *n, Value *const *in) {
   static const char *const factor[] = {"scale_0", "scale_1", "scale_2"};
   Builder *b = lo->b;
@@ -375,7 +376,9 @@ static Value *interpolate(Lower *lo, const Node *n, Value *const *in) {
     out[i] = has_size ? v->i : (int64_t)floor((double)in_size * v->f);
     if (out[i] < 1)
       return lay_misfit(lo, n, v->loc, 0, in, "makes nothing of %lld", (long long)in_size);
-    if (has_scale && !val_get_bool(n->args, "recompute_scale_factor", false))
+    bool copied = out[i] == in_size && (strcmp(interpolations[how].rule, "linear") == 0 ||
+                                        (strcmp(mode, "nearest") == 0 && nd == 2));
+    if (has_scale && !copied && !val_get_bool(n->args, "recompute_scale_factor", false))
       at[k++] = attr_f(b, factor[i], v->f);
   }
   at[k++] = attr_s(b, "rule", interpolations[how].rule);

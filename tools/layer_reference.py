@@ -102,6 +102,11 @@ one("{name: y, type: Upsample, scale_factor: 1.5, mode: bicubic, align_corners: 
     lambda x: F.interpolate(x, scale_factor=1.5, mode="bicubic", align_corners=True))
 one("{name: y, type: interpolate, scale_factor: 1.7, mode: bicubic}", (2, 3, 4, 5),
     lambda x: F.interpolate(x, scale_factor=1.7, mode="bicubic"))
+# an axis that keeps its size is copied, not spaced by its factor
+one("{name: y, type: Upsample, scale_factor: [1.3, 1.15], mode: bilinear}", (2, 3, 4, 5),
+    lambda x: F.interpolate(x, scale_factor=(1.3, 1.15), mode="bilinear"))
+one("{name: y, type: Upsample, scale_factor: [1.2, 1.3], mode: nearest}", (2, 3, 4, 5),
+    lambda x: F.interpolate(x, scale_factor=(1.2, 1.3), mode="nearest"))
 one("{name: y, type: interpolate, size: [3, 7], mode: area}", (2, 3, 4, 5), lambda x: F.interpolate(x, (3, 7), mode="area"))
 one("{name: y, type: interpolate, size: 7, mode: nearest-exact}", (2, 3, 5), lambda x: F.interpolate(x, 7, mode="nearest-exact"))
 one("{name: y, type: interpolate, size: [2, 3, 9], mode: trilinear}", (2, 3, 4, 5, 4),

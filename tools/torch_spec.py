@@ -398,9 +398,10 @@ def resized(v, kw):
     y = F.interpolate(v[0], **kw)
     if v[0].dim() == 3 and y.shape == v[0].shape and kw.get("mode", "nearest") == "nearest" and kw.get("scale_factor"):
         raise ValueError("torch 2.15 has another gradient here than its forward says")
-    twice = any(b in (a, 2 * a) for a, b in zip(v[0].shape[2:], y.shape[2:]))
-    if kw.get("mode", "nearest") == "nearest" and kw.get("scale_factor") not in (None, 1.0, 2.0) and twice:
-        raise ValueError("channels last, torch 2.15 copies what becomes as large or twice as large, else it follows the factor")
+    kept = (2,) if v[0].dim() == 4 else (1, 2)
+    formats = any(b == k * a for a, b in zip(v[0].shape[2:], y.shape[2:]) for k in kept)
+    if kw.get("mode", "nearest") == "nearest" and kw.get("scale_factor") not in (None, 1.0, 2.0) and formats:
+        raise ValueError("torch 2.15 copies these axes or follows their factor as the memory format says")
     return y
 
 

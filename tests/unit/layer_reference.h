@@ -211,6 +211,16 @@ static const struct {
      {
       {"grad.x", 1.4969148234479648},
      }},
+    {"{name: x, type: Parameter, shape: [2, 3, 4, 5]}, {name: y, type: Upsample, scale_factor: [1.3, 1.15], mode: bilinear}",
+     1.2662485827397805, 1.2662485827397805,
+     {
+      {"grad.x", 0.24802297525727957},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 4, 5]}, {name: y, type: Upsample, scale_factor: [1.2, 1.3], mode: nearest}",
+     6.2994937130801274, 6.2994937130801274,
+     {
+      {"grad.x", -1.4712111065757423},
+     }},
     {"{name: x, type: Parameter, shape: [2, 3, 4, 5]}, {name: y, type: interpolate, size: [3, 7], mode: area}",
      10.731989289431846, 10.731989289431846,
      {
