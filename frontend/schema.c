@@ -446,8 +446,11 @@ static void mark_default(Val *v) {
       mark_default(v->item[i]);
 }
 
-static Val *default_value(const Check *c, const SchemaRow *row, const char *where) {
-  const Yaml *y = row->type != KT_RAW && row->type != KT_LATER ? schema_otherwise(c, row) : NULL;
+/* loc: of the section without the key, where what its default lacks is told. */
+static Val *default_value(const Check *c, const SchemaRow *row, Loc loc, const char *where) {
+  Yaml *y = row->type != KT_RAW && row->type != KT_LATER ? schema_otherwise(c, row) : NULL;
+  if (y)
+    y->loc = loc;
   Val *v = y ? check_value(c, row, y, where) : NULL;
   if (!v)
     v = val_new(c->a, VAL_NULL, ORIGIN_DEFAULT, (Loc){0});
@@ -512,7 +515,7 @@ Val *check_section(const Check *c, const char *section, const char *shared, cons
     if (given) {
       v = check_value(c, row, given, where);
     } else if (row->otherwise) {
-      v = default_value(c, row, where);
+      v = default_value(c, row, loc, where);
     } else if (!unknown) {
       diag_error(c->d, loc, 109, "key '%s' is missing in %s", row->key, where);
       diag_hint(c->d, "%s: %s", row->key, row->doc);

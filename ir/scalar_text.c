@@ -176,12 +176,18 @@ static int parse_call(Parser *p, const char *name, size_t len) {
   const DType dt = dtype_from_text(word);
   const bool is_round = dt < MPCC_DTYPE_COUNT && dtype_is_float(dt);
   if (!is_prim && !is_row && !is_round) {
-    p->p = name;
-    return fail(p, "unknown function");
+    diag_error(p->d, p->loc, CODE_EXPRESSION, "unknown function '%.*s'", (int)len, name);
+    diag_hint(p->d, "functions of an expression work element by element, as abs, max and gelu do");
+    p->failed = true;
+    return 0;
   }
   const int want = is_prim ? prim_args(prim) : is_row ? op_info(op)->nin : 1;
-  if (n != want)
-    return fail(p, "wrong number of arguments");
+  if (n != want) {
+    diag_error(p->d, p->loc, CODE_EXPRESSION, "'%s' takes %d argument%s, not %d", word, want,
+               want == 1 ? "" : "s", n);
+    p->failed = true;
+    return 0;
+  }
   for (int i = 0; i < n; i++)
     if (prim == PR_CVT)
       truth(p, arg[i]);

@@ -453,12 +453,12 @@ static Status emit_functions(Step *s) {
 }
 
 /* Largest weight_sum of one micro-batch; 0: there is no loss. */
-static int64_t loss_capacity(const Module *m) {
+static const Op *loss_seed(const Module *m) {
   const Func *f = module_func(m, "train_forward");
   for (int i = 0; f && i < f->nop; i++)
     if (f->op[i]->code == OP_loss_seed)
-      return op_int(f->op[i], "capacity", 1);
-  return 0;
+      return f->op[i];
+  return NULL;
 }
 
 Status pass_step(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
@@ -471,11 +471,12 @@ Status pass_step(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   s.rounding_packs = o->caps && o->caps->rounding_packs;
   s.turned_codes = o->caps && o->caps->library_fp8;
   s.micro = s.accumulate > 1 || !o->called_only;
-  s.capacity = loss_capacity(in) * s.accumulate;
-  if (!s.capacity || !module_func(in, "init")) {
+  const Op *seed = loss_seed(in);
+  if (!seed || !module_func(in, "init")) {
     diag_error(d, (Loc){0}, 594, "step needs functions init and train_forward with a loss");
     return MPCC_ERR_INTERNAL;
   }
+  s.capacity = op_int(seed, "capacity", 1) * s.accumulate;
   bool wide = s.accumulate > 1 && !s.mode.lightning;
   s.accum = wide ? s.mode.math : s.mode.grad;
   s.scratch = arena_create();
@@ -486,7 +487,7 @@ Status pass_step(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   collect_groups(&s);
   st = arena_failed(s.scratch) ? MPCC_ERR_NOMEM : optim_named(&s);
   if (st == MPCC_OK && !s.ngroup) {
-    diag_error(d, (Loc){0}, 197, "no parameter is trained: the loss depends on none");
+    diag_error(d, seed->loc, 197, "no parameter is trained: the loss depends on none");
     st = MPCC_ERR_INPUT;
   }
   if (st == MPCC_OK)
