@@ -134,8 +134,7 @@ static void emit(Fit *f, mprt_event_kind kind, const mprt__step_result *r, const
                   .split = split,
                   .path = kind == MPRT_EVENT_SAMPLE ? NULL : path,
                   .text = kind == MPRT_EVENT_SAMPLE ? path : NULL};
-  e.lr = mprt__schedule_lr(p, 0, e.taken > 0 ? e.taken - 1 : 0, f->facts.spec_steps,
-                           f->facts.steps_per_epoch);
+  e.lr = mprt__schedule_lr(p, 0, e.taken - 1, f->facts.spec_steps, f->facts.steps_per_epoch);
   e.logged = kind == MPRT_EVENT_STEP &&
              (f->step % f->facts.log_every == 0 || f->step == f->facts.last_step);
   p->cb.event(p->cb.user, &e);

@@ -32,7 +32,7 @@ typedef struct {
 } mprt__step_result;
 
 /* ---- schedule.c ---- */
-/* Learning rate of parameter group `group` for the step after `taken` taken ones. */
+/* Learning rate of parameter group `group` for the step after `taken` taken ones (-1: the first's). */
 double mprt__schedule_lr(const mprt_program *p, int group, int64_t taken, int64_t total_steps,
                          int64_t steps_per_epoch);
 /* Momentum (beta1) of every group in that step, where the schedule moves it (attr cycle_momentum). */

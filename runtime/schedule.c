@@ -184,14 +184,15 @@ static double momentum_at(const json_t *s, int64_t t, int64_t total) {
   return cycle(s, t, total, (double[]){high, mprt__json_double(s, "base_momentum", 0.85), high, high});
 }
 
-/* Steps or epochs since the beginning, and until the end, as the scheduler counts. */
-static int64_t scheduler_time(const json_t *s, int64_t taken, int64_t steps_per_epoch,
-                              int64_t *total) {
+/* Steps or epochs since the beginning, and until the end, as the scheduler counts. An epoch has its
+ * steps, whether they were taken or left out. */
+static int64_t scheduler_time(const mprt_program *p, const json_t *s, int64_t taken,
+                              int64_t steps_per_epoch, int64_t *total) {
   bool by_epoch = !strcmp(mprt__json_string(s, "interval", "step"), "epoch");
   if (!by_epoch || steps_per_epoch <= 0)
-    return taken;
+    return taken > 0 ? taken : 0;
   *total = (*total + steps_per_epoch - 1) / steps_per_epoch;
-  return taken / steps_per_epoch;
+  return (taken + mprt__get_int(p, "count.skipped", 0)) / steps_per_epoch;
 }
 
 double mprt__schedule_lr(const mprt_program *p, int group, int64_t taken, int64_t total_steps,
@@ -205,14 +206,14 @@ double mprt__schedule_lr(const mprt_program *p, int group, int64_t taken, int64_
     return base;
   if (mprt__plateau(p))
     return mprt__plateau_lr(p, base);
-  int64_t t = scheduler_time(s, taken, steps_per_epoch, &total_steps);
+  int64_t t = scheduler_time(p, s, taken, steps_per_epoch, &total_steps);
   return rate_at(s, base, t, total_steps);
 }
 
 double mprt__schedule_momentum(const mprt_program *p, int64_t taken, int64_t total_steps,
                                int64_t steps_per_epoch) {
   const json_t *s = mprt__json_get(p->spec, "scheduler");
-  int64_t t = scheduler_time(s, taken, steps_per_epoch, &total_steps);
+  int64_t t = scheduler_time(p, s, taken, steps_per_epoch, &total_steps);
   return momentum_at(s, t, total_steps);
 }
 

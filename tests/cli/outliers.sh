@@ -29,6 +29,11 @@ expect 0 '' run --out part --resume
 cmp whole/checkpoints/last/model.safetensors part/checkpoints/last/model.safetensors || fail "other weights"
 cmp whole/checkpoints/last/optimizer.safetensors part/checkpoints/last/optimizer.safetensors ||
   fail "other statistics"
+# an epoch ends where it ends, whatever was taken of it
+run --out stairs --set 'scheduler={type: StepLR, step_size: 1, gamma: 0.5, interval: epoch}' 2>err.txt ||
+  fail "does not train under a scheduler of epochs"
+grep -q '"step":200,.*"lr":0.001,' stairs/metrics.jsonl && grep -q '"step":201,.*"lr":0.0005,' stairs/metrics.jsonl ||
+  fail "the rate falls elsewhere than at the end of the epoch"
 expect 0 "has no 'outlier.count': it starts anew" "$mpcc" run spec.yaml --out plain2 \
   --resume=plain/checkpoints/last --max-steps 390 --log-every 1
 expect 1 'neither loss_zscore nor grad_norm_zscore' "$mpcc" check spec.yaml --set 'trainer.skip_outliers={}'
