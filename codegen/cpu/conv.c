@@ -459,10 +459,12 @@ static void plan_runs(Conv *v) {
     v->merged = false;
     v->run = v->c.channels;
   }
-  if (v->run > most || v->run % p->c.pair != 0)
+  if (v->run > most)
     return;
   int64_t runs = p->K / v->run, blocks = ceil_div(runs, most / v->run);
-  p->kblock = ceil_div(runs, blocks) * v->run / p->c.pair;
+  if (blocks > 1 && v->run % p->c.pair != 0)
+    return;
+  p->kblock = ceil_div(ceil_div(runs, blocks) * v->run, p->c.pair);
   p->kblocks = ceil_div(p->units, p->kblock);
   v->whole_runs = true;
 }
@@ -566,9 +568,12 @@ bool cpu_conv(Gen *g, const Op *group) {
   } else if (conv_plan_image(&v)) {
     p->mode = A_IMAGE;
   } else {
-    plan_runs(&v);
     p->mode = A_GATHER;
-    bring = bring_rows;
+    bring = conv_bring_windows;
+    if (!conv_plan_windows(&v)) {
+      plan_runs(&v);
+      bring = bring_rows;
+    }
   }
   product_plan(p);
   return product_emit(p, x, bring);

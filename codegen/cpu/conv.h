@@ -9,6 +9,7 @@
 typedef struct {
   bool copied;                 /* it lies in scratch, with zeros around it; else in place */
   bool pairs;                  /* there beside each pixel that of the next position */
+  int64_t unit;                /* elements of a unit: those of the product's, or one */
   int64_t origin[2];           /* the lowest place that is read */
   int64_t span[2];             /* places from the first to the last tap of a window */
   int64_t lines, wide;         /* of a sample; pixels of a line */
@@ -54,6 +55,8 @@ void conv_copy_vector(Conv *v, Val to, Val from, Val at, Val count);
 bool conv_plan_image(Conv *v);
 bool conv_plan_columns(Conv *v); /* weight gradients */
 ProductBring conv_bring_image;
+bool conv_plan_windows(Conv *v); /* odd channels: rows are put together from the image */
+ProductBring conv_bring_windows;
 
 /* conv_panel.c: weight gradients whose panels of rows are copied one by one; as above. */
 bool conv_plan_panels(Conv *v);

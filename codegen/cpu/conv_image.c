@@ -30,16 +30,18 @@ static int64_t absolute(int64_t v) {
   return v < 0 ? -v : v;
 }
 
-/* False when it is no image of whole units with two axes. */
-static bool make_image(Conv *v) {
+/* In units of so many elements, fewer than the product's only where the image is no operand. False
+ * when it is no image of whole units with two axes. */
+static bool make_image(Conv *v, int64_t unit) {
   const ConvWindow *w = &v->c.w;
   ConvImage *m = &v->image;
   int64_t pair = v->p.c.pair, tap[2];
   bool pairs = v->c.wgrad && pair > 1; /* of positions */
   if (w->nd != 2 || product_row_stride(&v->p, &v->p.body->in[0]) != 1 ||
-      (pairs ? w->size[1] : v->c.channels) % pair)
+      (pairs ? w->size[1] : v->c.channels) % unit)
     return false;
-  *m = (ConvImage){.pairs = pairs, .copied = pairs || v->p.a_dtype != v->p.c.in};
+  *m = (ConvImage){
+      .pairs = pairs, .unit = unit, .copied = pairs || unit < pair || v->p.a_dtype != v->p.c.in};
   for (int i = 0; i < 2; i++) {
     int64_t reach = (w->kernel[i] - 1) * w->dilation[i];
     if (w->up[i] != 1)
@@ -50,13 +52,13 @@ static bool make_image(Conv *v) {
     int64_t places = (w->size[i] - 1) * w->stride[i] + m->span[i];
     *(i ? &m->wide : &m->lines) = places;
     m->copied |= m->origin[i] < 0 || m->origin[i] + places > v->c.x[i];
-    m->copied |= v->c.stride[1 + i] % pair != 0;
+    m->copied |= v->c.stride[1 + i] % unit != 0;
   }
-  m->copied |= v->c.stride[0] % pair != 0;
+  m->copied |= v->c.stride[0] % unit != 0;
   m->wide -= pairs ? w->stride[1] : 0; /* the last position begins no pair */
-  m->pixel = pairs ? v->c.channels : (m->copied ? v->c.channels : v->c.stride[2]) / pair;
-  m->line = m->copied ? m->wide * m->pixel : v->c.stride[1] / pair;
-  m->sample = m->copied ? m->lines * m->line : v->c.stride[0] / pair;
+  m->pixel = pairs ? v->c.channels : (m->copied ? v->c.channels : v->c.stride[2]) / unit;
+  m->line = m->copied ? m->wide * m->pixel : v->c.stride[1] / unit;
+  m->sample = m->copied ? m->lines * m->line : v->c.stride[0] / unit;
   m->tap = tap[0] * m->line + tap[1] * m->pixel;
   return true;
 }
@@ -71,7 +73,7 @@ static int64_t lines_bytes(const Conv *v, int64_t positions) {
   int64_t edges = (positions + w->size[0] - 2) / w->size[0]; /* from sample to sample */
   int64_t more = m->span[0] > w->stride[0] ? m->span[0] - w->stride[0] : 0;
   int64_t lines = (positions - 1) * w->stride[0] + m->span[0] + edges * more;
-  return (lines < all ? lines : all) * m->line * v->p.c.unit_bytes;
+  return (lines < all ? lines : all) * m->line * m->unit * (int64_t)dtype_bytes(v->p.c.in);
 }
 
 static int64_t image_bytes(const Product *p, int64_t rows) {
@@ -222,7 +224,7 @@ static void copy_line(Conv *v, Val x, Val line, Val to) {
   else
     pad_line(v, from, to);
   ll_else(g, &inside);
-  copy(v, to, NULL, m->line * v->p.c.pair);
+  copy(v, to, NULL, m->line * m->unit);
   ll_endif(g, &inside);
 }
 
@@ -231,9 +233,10 @@ static void copy_lines(Conv *v, const Tile *t, Val row0, Val row1) {
   Gen *g = v->p.g;
   const ConvImage *m = &v->image;
   Val first = line_of(v, row0), end = ll_add(g, line_of(v, row1), ll_n(g, m->span[0]));
+  Val image = ll_gepc(g, g->i8, g->scratch, v->p.source_offset);
   Loop l = ll_loop(g, first, end, 1);
-  Val at = ll_mul(g, ll_sub(g, l.i, first), ll_n(g, m->line));
-  copy_line(v, t->a, l.i, ll_gep(g, v->p.c.unit, g->scratch, at));
+  Val at = ll_mul(g, ll_sub(g, l.i, first), ll_n(g, m->line * m->unit));
+  copy_line(v, t->a, l.i, conv_element(v, image, at));
   ll_loop_end(g, &l);
 }
 
@@ -363,7 +366,7 @@ static int best_group(const Conv *v) {
 bool conv_plan_image(Conv *v) {
   Product *p = &v->p;
   const ConvWindow *w = &v->c.w;
-  if (!make_image(v) || p->M < LEAST_ROWS || image_bytes(p, LEAST_ROWS) > COLUMN_BYTES)
+  if (!make_image(v, p->c.pair) || p->M < LEAST_ROWS || image_bytes(p, LEAST_ROWS) > COLUMN_BYTES)
     return false;
   const ConvImage *m = &v->image;
   int group = best_group(v);
@@ -397,6 +400,92 @@ bool conv_plan_image(Conv *v) {
   if (conv_taps(w) == 1 && !m->copied)
     p->image.next = p->image.apart ? next_lines : next_windows;
   p->comes_later = m->copied;
+  return true;
+}
+
+/* ---- windows of odd channels ----------------------------------------------------------------- */
+
+/* Pairs of these begin in one run and end in the next, so rows must be put together. Those of few
+ * channels are some vectors, into which runs are loaded at their place: a row is stored once. */
+
+enum { ROW_LOADS = 48 }; /* at most */
+
+/* Runs that vector i of a row reads: [*first, result). */
+static int64_t runs_of(const Conv *v, int64_t i, int64_t *first) {
+  int64_t end = (i + 1) * conv_lanes(v), k = v->p.K;
+  *first = i * conv_lanes(v) / v->run;
+  return ceil_div(end < k ? end : k, v->run);
+}
+
+static int64_t row_vectors(const Conv *v) {
+  return ceil_div(v->p.K, conv_lanes(v));
+}
+
+/* Elements from a window's lowest place to run r. */
+static int64_t run_offset(const Conv *v, int64_t r) {
+  const ConvWindow *w = &v->c.w;
+  const ConvImage *m = &v->image;
+  int64_t at = m->tap;
+  if (!v->merged) {
+    at += r % w->kernel[1] * w->dilation[1] * m->pixel;
+    r /= w->kernel[1];
+  }
+  return at + r * w->dilation[0] * m->line;
+}
+
+static void put_row(Conv *v, Val window, Val to) {
+  Gen *g = v->p.g;
+  const int64_t lanes = conv_lanes(v);
+  for (int64_t i = 0, r; i < row_vectors(v); i++) {
+    Val x = LLVMConstNull(ll_vec(ll_mem(g, v->p.c.in), conv_lanes(v)));
+    for (int64_t end = runs_of(v, i, &r); r < end; r++) {
+      int64_t from = r * v->run - i * lanes, after = from + v->run; /* lanes */
+      Val at = ll_gepc(g, ll_mem(g, v->p.c.in), window, run_offset(v, r) - from);
+      x = ll_load_into(g, x, at, (int)(from < 0 ? 0 : from), (int)(after < lanes ? after : lanes));
+    }
+    ll_store(g, x, conv_element(v, to, ll_n(g, i * lanes)), NULL);
+  }
+}
+
+void conv_bring_windows(Product *p, const Tile *t) {
+  Conv *v = (Conv *)p;
+  Gen *g = p->g;
+  const ConvImage *m = &v->image;
+  int64_t size = v->c.w.size[1];
+  Val last = ll_sub(g, t->row1, ll_n(g, 1)), first = line_of(v, t->row0);
+  if (p->next == product_next_later)
+    later_tile(p, t);
+  copy_lines(v, t, t->row0, last);
+  Val image = ll_gepc(g, g->i8, g->scratch, p->source_offset);
+  Val line1 = ll_add(g, ll_udiv(g, last, size), ll_n(g, 1));
+  Loop l = ll_loop(g, ll_udiv(g, t->row0, size), line1, 1);
+  Val row = ll_mul(g, l.i, ll_n(g, size)); /* of the line's first position */
+  Val below = ll_icmp(g, LLVMIntSLT, row, t->row0);
+  Val x0 = ll_sel(g, below, ll_sub(g, t->row0, row), ll_n(g, 0));
+  Val x1 = ll_umin(g, ll_sub(g, t->row1, row), ll_n(g, size));
+  Val line = ll_mul(g, ll_sub(g, line_of(v, row), first), ll_n(g, m->line));
+  Val to = ll_mul(g, ll_sub(g, row, t->row0), ll_n(g, p->micro.rs));
+  Loop x = ll_loop(g, x0, x1, 1);
+  Val window = ll_add(g, line, ll_mul(g, x.i, ll_n(g, v->c.w.stride[1] * m->pixel)));
+  Val out = ll_add(g, to, ll_mul(g, x.i, ll_n(g, p->micro.rs)));
+  put_row(v, conv_element(v, image, window), ll_gep(g, p->c.unit, g->scratch, out));
+  ll_loop_end(g, &x);
+  ll_loop_end(g, &l);
+}
+
+bool conv_plan_windows(Conv *v) {
+  Product *p = &v->p;
+  int64_t loads = 0, first;
+  if (p->c.pair == 1 || !make_image(v, 1) || image_bytes(p, LEAST_ROWS) > COLUMN_BYTES)
+    return false;
+  for (int64_t i = 0; i < row_vectors(v) && loads <= ROW_LOADS; i++)
+    loads += runs_of(v, i, &first) - first;
+  if (loads > ROW_LOADS)
+    return false;
+  p->kblock = p->units;
+  p->kblocks = 1;
+  p->source_bytes = image_bytes;
+  p->comes_later = true;
   return true;
 }
 
@@ -457,7 +546,7 @@ bool conv_plan_columns(Conv *v) {
   Product *p = &v->p;
   const ConvWindow *w = &v->c.w;
   int64_t ch = v->c.channels;
-  if (!make_image(v) || p->M < LEAST_ROWS)
+  if (!make_image(v, p->c.pair) || p->M < LEAST_ROWS)
     return false;
   /* Rows of several taps have no one stride in a result that is made in place. */
   const Access *out = &p->body->out[0];

@@ -461,6 +461,18 @@ Val ll_load(Gen *g, Ty elem, int lanes, Val at, Val count) {
   return load1(g, vec, buf, bytes);
 }
 
+Val ll_load_into(Gen *g, Val v, Val at, int from, int end) {
+  Ty elem = ll_elem(v);
+  int lanes = ll_lanes(v);
+  if (from == 0 && end == lanes)
+    return load1(g, LLVMTypeOf(v), at, elem_bytes(elem));
+  Val i = ll_iota(g->i32, lanes), first = ll_i(ll_vec(g->i32, lanes), from),
+      after = ll_i(ll_vec(g->i32, lanes), end);
+  Val mask = ll_and(g, ll_icmp(g, LLVMIntUGE, i, first), ll_icmp(g, LLVMIntULT, i, after));
+  Val args[] = {at, LLVMConstInt(g->i32, elem_bytes(elem), 0), mask, v};
+  return masked(g, "llvm.masked.load", LLVMTypeOf(v), 4, args);
+}
+
 void ll_store(Gen *g, Val v, Val at, Val count) {
   Ty elem = ll_elem(v);
   unsigned bytes = elem_bytes(elem);

@@ -116,6 +116,9 @@ Val ll_gep(Gen *g, Ty elem, Val base, Val index);
 Val ll_gepc(Gen *g, Ty elem, Val base, int64_t index);
 Val ll_load(Gen *g, Ty elem, int lanes, Val at, Val count);
 void ll_store(Gen *g, Val v, Val at, Val count);
+/* v, but lanes [from, end) are those of the vector at `at`, of which nothing else is touched.
+ * Levels with AVX-512. */
+Val ll_load_into(Gen *g, Val v, Val at, int from, int end);
 /* Elements `stride` elements (i64) apart. Loads give an arbitrary valid element behind count. */
 Val ll_load_strided(Gen *g, Ty elem, int lanes, Val at, Val stride, Val count);
 void ll_store_strided(Gen *g, Val v, Val at, Val stride, Val count);

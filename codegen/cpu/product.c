@@ -329,6 +329,10 @@ static void choose_scratch(Product *p) {
     m->rs = (ceil_div(round_up(p->kblock, p->c.vl), line) | 1) * line;
     m->ks = 1;
     units = p->tile_rows * m->rs;
+    if (p->source_bytes) {
+      p->source_offset = units * p->c.unit_bytes;
+      units += ceil_div(p->source_bytes(p, p->tile_rows), p->c.unit_bytes);
+    }
   } else if (p->image.bytes) {
     const Micro *walk = &p->image.walk;
     m->rs = walk->rs;
@@ -482,12 +486,18 @@ static void prefetch_row(Product *p, Lanes *s, Val row, Val n0) {
 
 /* Columns [n0, n0 + width) of one row. */
 static bool finish_row(Product *p, Lanes *s, Val row, Val sums, Val n0) {
+  enum { FEW_STATEMENTS = 4 }; /* without a loop */
   Gen *g = p->g;
   at_row(p, s, row);
+  bool ok = true;
+  if (p->N % p->width == 0 && p->body->nstmt <= FEW_STATEMENTS) {
+    for (int64_t n = 0; n < p->width && ok; n += p->c.vl)
+      ok = at_vector(p, s, ll_gepc(g, p->c.sum, sums, n), ll_add(g, n0, ll_n(g, n)), NULL);
+    return ok;
+  }
   Val end = ll_add(g, n0, ll_n(g, p->width));
   Val whole = ll_n(g, p->N / p->c.vl * p->c.vl);
   Val stop = ll_umin(g, end, whole);
-  bool ok = true;
   if (p->N >= p->c.vl) {
     Loop n = ll_loop(g, n0, stop, p->c.vl);
     ok = at_vector(p, s, ll_gep(g, p->c.sum, sums, ll_sub(g, n.i, n0)), n.i, NULL);

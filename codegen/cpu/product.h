@@ -104,6 +104,9 @@ struct Product {
   int64_t tile_panels, tile_rows, tile_groups; /* largest of merged tiles */
   int64_t a_panel;                             /* A_COLUMNS, A_INTERLEAVED: units between panels */
   int64_t a_offset; /* A_PANELS: bytes, the panel in scratch; what its copying needs is before */
+  /* A_GATHER: bytes that bringing so many rows needs behind them, and where; NULL: none. */
+  int64_t (*source_bytes)(const Product *p, int64_t rows);
+  int64_t source_offset;
   /* What is written once beside a panel of rows, before its first columns; NULL: nothing. */
   void (*beside)(Product *p, Val panel);
   /* A_PANELS: brings a micro panel for the k block to `to`. */
