@@ -316,9 +316,12 @@ static mpcc_status act(const Program *p, mprt_program *rt, const Args *a, Report
     st = export_weights(rt, a);
   if (st == MPCC_OK && a->given[PO_PROFILE])
     st = profile(rt, a->number[PO_PROFILE], output(p));
+  const bool tests = !stay && mprt_evaluates(rt, "test");
+  if (st == MPCC_OK && tests)
+    st = mprt_check_data(rt, "test");
   if (st == MPCC_OK && !stay)
     st = mprt_fit(rt);
-  if (st == MPCC_OK && !stay && mprt_evaluates(rt, "test"))
+  if (st == MPCC_OK && tests)
     st = evaluate(p, rt, "test", report);
   return st;
 }

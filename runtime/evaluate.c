@@ -121,6 +121,18 @@ mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, mprt
   return st;
 }
 
+mpcc_status mprt_check_data(mprt_program *p, const char *split) {
+  mprt__binding binding[MPRT__MAX_FIELDS];
+  mprt__dataset *d = NULL;
+  int n = 0;
+  Status st = mprt__data_open(p, split, &d);
+  if (st == MPCC_OK)
+    st = mprt__bind(p, d, split, batch_of(p), binding, &n);
+  mprt__unbind(binding, n);
+  mprt__data_close(d);
+  return st;
+}
+
 /* ---- predictions ----------------------------------------------------------------------------- */
 
 /* Of predictions in a file: FP32 holds those of 16 bits exactly, and NumPy has no bf16. */

@@ -524,10 +524,6 @@ static Status begin(Fit *f) {
     st = mprt__metrics_open(p);
   if (st == MPCC_OK)
     st = mprt__instrument_create(p, &f->instrument);
-  if (st == MPCC_OK)
-    st = mprt__run_folder(p, f->step, &f->out_dir, &f->lock);
-  if (st == MPCC_OK)
-    st = mprt__keep_recall(p, json_object_get(p->fit_state, "checkpoints"), f->out_dir, f->step);
   mprt__loader_options o = {
       .data = f->train,
       .split = "train",
@@ -542,6 +538,12 @@ static Status begin(Fit *f) {
       .prefetch = (int)mprt__json_int(p->spec, "data.loader.prefetch_factor", 2)};
   if (st == MPCC_OK)
     st = mprt__loader_create(p, &o, &f->loader);
+  if (st == MPCC_OK && f->val)
+    st = mprt_check_data(p, "val");
+  if (st == MPCC_OK) /* nothing in the folder changes for a run that cannot begin */
+    st = mprt__run_folder(p, f->step, &f->out_dir, &f->lock);
+  if (st == MPCC_OK)
+    st = mprt__keep_recall(p, json_object_get(p->fit_state, "checkpoints"), f->out_dir, f->step);
   return st;
 }
 

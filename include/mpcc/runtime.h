@@ -159,6 +159,9 @@ mpcc_status mprt_evaluate(mprt_program *p, const char *split, double *loss, mprt
 bool mprt_has_split(const mprt_program *p, const char *split);
 /* Whether training evaluates val or test: there is data, and limit_SPLIT_batches is not 0. */
 bool mprt_evaluates(const mprt_program *p, const char *split);
+/* Whether the split's data is there and fits the model, by its names and shapes: what would end a later
+ * mprt_evaluate is known before training. errors: ERR_FILE, ERR_DATA */
+mpcc_status mprt_check_data(mprt_program *p, const char *split);
 /* Predictions of the split (or the file given by --data) as .npy, [samples, ...]: f64 in 64-true,
  * else f32. errors: ERR_FILE, ERR_DATA, ERR_INPUT (the image has no predict) */
 mpcc_status mprt_predict(mprt_program *p, const char *split, const char *npy_path);

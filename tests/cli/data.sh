@@ -107,6 +107,19 @@ expect 4 'data.train has 3 samples, fewer than one batch of 4' ./dropping --quie
 
 # ---- --data -----------------------------------------------------------------------------------------
 good
+# what validation and the test will read is looked at before training, and no run folder changes before
+good
+"$mpcc" small.yaml -march=native --set 'data.test={format: idx, images: test_images, labels: labels}' -o tested
+images 8 2 2 >test_images
+expect 0 '' ./tested --quiet --out kept
+cp -r kept copy
+images 8 2 3 >test_images
+expect 4 "data.test: 'image' has shape" ./tested --quiet --out kept
+rm test_images
+expect 4 'cannot read test_images' ./tested --quiet --out kept
+expect 4 'cannot read nowhere/' ./tested --quiet --out kept --data nowhere
+diff -r kept copy || fail "a run that did not begin changed the folder"
+
 expect 2 "the spec has no data.trian" run --data trian=x
 expect 2 "data.train has no file 'lables'" run --data train.lables=labels
 expect 2 'data.val is a part of data.train' run --data val=folder
