@@ -6,6 +6,7 @@
  * summed over batches by those who run the module. Accuracy is counted in training too. */
 #include "frontend/frontend.h"
 
+#include <math.h>
 #include <stdio.h>
 
 typedef struct {
@@ -36,6 +37,15 @@ static const LossTerm *loss_like(const Spec *s, bool classes) {
   return NULL;
 }
 
+/* Two classes, told apart by one logit. */
+static bool is_binary(const MetricTerm *t) {
+  return !strcmp(val_get_str(t->v, "task", ""), "binary");
+}
+
+static bool has_classes(const MetricTerm *t) {
+  return t->kind->classes && !is_binary(t);
+}
+
 static bool read_term(Spec *s, const Yaml *y, MetricTerm *t, Val **out) {
   const Check *c = &s->c;
   Val *v = *out = check_variant(c, "metric", "type", y, "metric");
@@ -47,7 +57,7 @@ static bool read_term(Spec *s, const Yaml *y, MetricTerm *t, Val **out) {
     return false;
   t->name = val_get_str(v, "name", str_c(c->s, t->kind->name));
   val_set(c->a, v, str_c(c->s, "name"), val_str(c->a, t->name, ORIGIN_IMPLIED, v->loc));
-  const LossTerm *like = loss_like(s, t->kind->classes);
+  const LossTerm *like = loss_like(s, has_classes(t));
   bool given = y->kind == YAML_MAP && yaml_get(y, "inputs");
   if (given || !like || !strcmp(t->kind->type, "expr"))
     return sources_read(c, y, v, "loss inputs", &t->in) != NULL;
@@ -97,6 +107,52 @@ void metrics_resolve(Spec *s) {
   }
 }
 
+/* ---- of one logit ---- */
+
+static bool binary_operands(Lowering *w, Value **in) {
+  const Val *k = val_get(w->term->v, "top_k");
+  if (k && k->i > 1) {
+    diag_error(builder_diag(w->lo->b), k->loc, 202, "top_k has no meaning for two classes");
+    w->lo->failed = true;
+  }
+  return !w->lo->failed && pointwise_operands(w->lo, &w->term->in, true, in);
+}
+
+/* Elements for which `text` holds, of logits a, which predict 1 above x, and targets b. */
+static Value *binary_count(Lowering *w, Value *const *in, const char *text) {
+  char body[256], left_out[48] = "";
+  double threshold = val_get_float(w->term->v, "threshold", 0.5);
+  if (val_get(w->term->v, "ignore_index")->kind == VAL_INT)
+    snprintf(left_out, sizeof left_out, " && b != %lld",
+             (long long)val_get_int(w->term->v, "ignore_index", 0));
+  snprintf(body, sizeof body, "x = %.17g, (%s)%s ? 1 : 0", log(threshold / (1 - threshold)), text,
+           left_out);
+  return masked_sum(w->lo, loss_formula(w->lo, body, 2, in), w->valid);
+}
+
+static Value *binary_accuracy(Lowering *w) {
+  Value *in[8];
+  if (!binary_operands(w, in))
+    return NULL;
+  w->count = binary_count(w, in, "0 < 1");
+  return binary_count(w, in, "a > x && b > 0.5 || !(a > x) && !(b > 0.5)");
+}
+
+/* [2, 2]: targets by row, predictions by column */
+static Value *binary_confusion(Lowering *w) {
+  static const char *const cell[] = {"!(a > x) && !(b > 0.5)", "a > x && !(b > 0.5)",
+                                     "!(a > x) && b > 0.5", "a > x && b > 0.5"};
+  Builder *b = w->lo->b;
+  Value *in[8], *sum[4];
+  const int64_t one = 1, dim[2] = {2, 2};
+  if (!binary_operands(w, in))
+    return NULL;
+  for (int i = 0; i < 4; i++)
+    sum[i] = build_reshape(b, binary_count(w, in, cell[i]), 1, &one);
+  const Attr axis = attr_i(b, "dim", 0);
+  return build_reshape(b, build_op(b, OP_cat, 4, sum, 1, &axis)->out[0], 2, dim);
+}
+
 /* ---- classifying ---- */
 
 static int64_t ignored(const Lowering *w) {
@@ -115,6 +171,8 @@ static bool class_operands(Lowering *w, Value **in) {
 
 static Value *accuracy(Lowering *w) {
   Value *in[3];
+  if (is_binary(w->term))
+    return binary_accuracy(w);
   if (!class_operands(w, in))
     return NULL;
   Builder *b = w->lo->b;
@@ -147,6 +205,8 @@ static Value *log_likelihood(Lowering *w) {
 /* [C, C]: targets by row, predictions by column */
 static Value *confusion(Lowering *w) {
   Value *in[3];
+  if (is_binary(w->term))
+    return binary_confusion(w);
   if (!class_operands(w, in))
     return NULL;
   Builder *b = w->lo->b;
@@ -227,7 +287,7 @@ static bool same_sources(const Sources *a, const Sources *b) {
 static bool counted_by_loss(const Lowering *w) {
   const Spec *s = w->lo->spec;
   const LossTerm *t = &s->loss[0];
-  return s->nloss == 1 && w->term->kind->classes && loss_has_classes(t) &&
+  return s->nloss == 1 && has_classes(w->term) && loss_has_classes(t) &&
          same_sources(&t->in, &w->term->in) &&
          !strcmp(val_get_str(t->v, "reduction", "mean"), "mean") && !loss_has_weights(t) &&
          val_get_int(t->v, "ignore_index", -100) == ignored(w);
@@ -264,8 +324,9 @@ static void build_metric(Lowering *w) {
   build_tensor_attr(b, m, attr_s(b, "metric", t->kind->value));
   build_tensor_attr(b, m, attr_s(b, "count", count));
   build_tensor_attr(b, m, attr_b(b, "training", t->kind->training));
-  if (val_get_str(t->v, "average", NULL))
-    build_tensor_attr(b, m, attr_s(b, "average", val_get_str(t->v, "average", "")));
+  const char *average = val_get_str(t->v, "average", NULL);
+  if (average)
+    build_tensor_attr(b, m, attr_s(b, "average", is_binary(t) ? "binary" : average));
   if (val_get(t->v, "bytes_per_token"))
     build_tensor_attr(b, m, attr_f(b, "bytes", val_get_float(t->v, "bytes_per_token", 1)));
 }

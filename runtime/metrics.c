@@ -35,10 +35,12 @@ static double score(double tp, double fp, double fn, double a, double b) {
 }
 
 /* micro: of the sums over classes; macro: mean over the classes that occur, in target or
- * prediction; weighted: mean over the classes, each as often as it is a target. */
+ * prediction; weighted: mean over the classes, each as often as it is a target; binary: of class 1. */
 static double averaged(const mprt_program *p, const mprt__metric *m, double a, double b) {
   const char *average = mprt__attr_string(p, m->tensor, "average");
   const bool weighted = average && !strcmp(average, "weighted");
+  if (average && !strcmp(average, "binary"))
+    return score(m->sum[3], m->sum[1], m->sum[2], a, b);
   double total = 0, weights = 0, tp_all = 0, fp_all = 0, fn_all = 0;
   for (int64_t c = 0; c < m->n; c++) {
     double tp = m->sum[c * m->n + c], fp = -tp, fn = -tp;

@@ -554,6 +554,14 @@ def metric(m, x, target, ignore):
     if kind in ("MeanSquaredError", "MeanAbsoluteError"):
         d = x - target
         return ((d * d) if kind == "MeanSquaredError" else d.abs()).mean().item()
+    if m.get("task") == "binary":
+        keep = target != ignore if ignore is not None else target == target
+        p, t = torch.sigmoid(x)[keep] > m.get("threshold", 0.5), target[keep] > 0.5
+        if kind == "Accuracy":
+            return (p == t).double().mean().item()
+        tp, fp, fn = ((p & t).sum().item(), (p & ~t).sum().item(), (~p & t).sum().item())
+        all = {"Precision": tp + fp, "Recall": tp + fn, "F1Score": tp + (fp + fn) / 2}[kind]
+        return tp / all if all else 0.0
     x, y = class_rows(x, target.long())
     x, y = x[y != ignore], y[y != ignore]
     if kind == "Accuracy":

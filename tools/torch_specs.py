@@ -562,8 +562,11 @@ class TorchWalk(Walk):
                                {"type": "Perplexity"}], 2):
                 self.metrics.append({**m, "name": self.name(), "inputs": inputs, "ignore_index": ignore})
         elif self.points:
-            self.metrics.append({"type": self.pick("MeanSquaredError", "MeanAbsoluteError"), "name": self.name(),
-                                 "inputs": {"input": "logits", "target": self.points}})
+            kinds = [{"type": "MeanSquaredError"}, {"type": "MeanAbsoluteError"}]
+            if self.mode == "64-true":  # which side of a threshold is a matter of the last bit
+                kinds += [{"type": t, "task": "binary", **self.some(threshold=self.number(0.2, 0.8))}
+                          for t in ("Accuracy", "Precision", "Recall", "F1Score")]
+            self.metrics.append({**self.pick(*kinds), "name": self.name(), "inputs": {"input": "logits", "target": self.points}})
         return self.text(flow(self.inputs)[1:-1], None, flow(terms[0] if len(terms) == 1 else terms), r.choice([4, 5, 8]))
 
     # ---- training ----

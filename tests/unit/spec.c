@@ -52,7 +52,7 @@ START_TEST(json_has_every_key_with_its_default) {
   HAS(j, "\"optimizer\": {\"type\": \"SGD\", \"lr\": 0.1, \"weight_decay\": 0.0");
   HAS(j, "\"scheduler\": null");
   HAS(j, "\"metrics\": [{\"type\": \"Accuracy\", \"name\": \"acc\", \"inputs\": {\"input\": "
-         "\"logits\", \"target\": \"label\"}, \"task\": \"multiclass\", \"ignore_index\": null, "
+         "\"logits\", \"target\": \"label\"}, \"task\": \"multiclass\", \"ignore_index\": null, \"threshold\": 0.5, "
          "\"top_k\": 1");
   HAS(j,
       "\"loss\": {\"type\": \"CrossEntropyLoss\", \"inputs\": {\"input\": \"logits\", "
