@@ -533,6 +533,7 @@ static bool finish_panel(Product *p, Val panel, Val group, Val sums) {
   Val row0 = split_start(g, &p->split, panel);
   Val row1 = split_start(g, &p->split, ll_add(g, panel, ll_n(g, 1)));
   Val n0 = ll_mul(g, group, ll_n(g, p->width));
+  g->may_branch = true; /* one row's code */
   Loop r = ll_loop(g, row0, row1, 1);
   bool ok = true;
   if (sums) {
@@ -542,6 +543,7 @@ static bool finish_panel(Product *p, Val panel, Val group, Val sums) {
     prefetch_row(p, &s, r.i, n0);
   }
   ll_loop_end(g, &r);
+  g->may_branch = false;
   free(memory);
   return ok;
 }
