@@ -259,7 +259,8 @@ Value *lay_matmul_complex(Lower *lo, const Node *n, Pair a, Pair b, LayerFn *rea
 enum { FFT_LONG = 2048 };
 
 /* cos (part 0) or sign * sin (part 1) of 2 pi j k / n, times scale: [n, length] in FP64, which the
- * mode rounds once. j k is exact and reduced to half a turn before it meets pi. */
+ * mode rounds once. j k is exact and reduced to half a turn before it meets pi; zeros of the
+ * function are exact, and with them what cancels (imaginary parts at half the sampling rate). */
 static Value *turns(Lower *lo, const Node *n, int64_t size, int64_t length, int part,
                     double scale) {
   Builder *b = lo->b;
@@ -274,8 +275,9 @@ static Value *turns(Lower *lo, const Node *n, int64_t size, int64_t length, int 
           b, "body",
           str_fmt(builder_strings(b),
                   "t0 = a * b, t1 = t0 - floor(t0 / %.17g) * %.17g, t2 = t1 > %.17g ? t1 - %.17g "
-                  ": t1, %.17g * %s(t2 * %.17g)",
-                  s, s, s / 2, s, scale, part ? "sin" : "cos", 2 * M_PI / s)),
+                  ": t1, %s == %.17g ? 0 : %.17g * %s(t2 * %.17g)",
+                  s, s, s / 2, s, part ? "2 * t2" : "4 * abs(t2)", s, scale, part ? "sin" : "cos",
+                  2 * M_PI / s)),
       attr_dt(b, "dtype", MPCC_F64)};
   Value *table = lay_emit1(lo, n, OP_expr, 2, at, 2, attr);
   Attr to[] = {attr_dt(b, "to", MPCC_F32), attr_b(b, "table", true)};

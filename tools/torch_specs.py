@@ -632,6 +632,8 @@ class TorchWalk(Walk):
             trainer.update(self.some(gradient_clip_algorithm=self.pick("norm", *[] if self.complex else ["value"])))
         if self.maybe(0.3) and not self.drops:  # which numbers a micro-batch draws is not told
             trainer["accumulate_grad_batches"] = r.randint(2, 3)
+        if self.maybe(0.3):
+            trainer.update(self.some(limit_train_batches=self.pick(1, 2, 3, 0.5), limit_val_batches=self.pick(1, 2, 0.4)))
         optimizer = self.optimizer()
         moved = optimizer["type"] in ("Adam", "AdamW") or optimizer["type"] == "SGD" and optimizer.get("momentum", 0) > 0
         if any(set(g) & {"betas", "momentum"} for g in optimizer.get("param_groups", [])):
