@@ -452,7 +452,7 @@ static Status emit_functions(Step *s) {
   return st;
 }
 
-/* Largest weight_sum of one micro-batch; 0: there is no loss. */
+/* Where training begins to differentiate; NULL: there is no loss. */
 static const Op *loss_seed(const Module *m) {
   const Func *f = module_func(m, "train_forward");
   for (int i = 0; f && i < f->nop; i++)

@@ -189,10 +189,12 @@ static double momentum_at(const json_t *s, int64_t t, int64_t total) {
 static int64_t scheduler_time(const mprt_program *p, const json_t *s, int64_t taken,
                               int64_t steps_per_epoch, int64_t *total) {
   bool by_epoch = !strcmp(mprt__json_string(s, "interval", "step"), "epoch");
-  if (!by_epoch || steps_per_epoch <= 0)
-    return taken > 0 ? taken : 0;
-  *total = (*total + steps_per_epoch - 1) / steps_per_epoch;
-  return (taken + mprt__get_int(p, "count.skipped", 0)) / steps_per_epoch;
+  int64_t t = taken;
+  if (by_epoch && steps_per_epoch > 0) {
+    *total = (*total + steps_per_epoch - 1) / steps_per_epoch;
+    t = (taken + mprt__get_int(p, "count.skipped", 0)) / steps_per_epoch;
+  }
+  return t > 0 ? t : 0;
 }
 
 double mprt__schedule_lr(const mprt_program *p, int group, int64_t taken, int64_t total_steps,

@@ -102,6 +102,9 @@ one("{name: y, type: Upsample, scale_factor: 1.5, mode: bicubic, align_corners: 
     lambda x: F.interpolate(x, scale_factor=1.5, mode="bicubic", align_corners=True))
 one("{name: y, type: interpolate, scale_factor: 1.7, mode: bicubic}", (2, 3, 4, 5),
     lambda x: F.interpolate(x, scale_factor=1.7, mode="bicubic"))
+# what cancels is zero: at no frequency and at half the sampling rate
+one("{name: f, type: fft, dim: 1, inputs: [x]}, {name: i, type: imag}, {name: y, expr: 'a == 0 ? b : 2 * b', inputs: {a: i, b: x}}", (2, 8),
+    lambda x: torch.where(torch.fft.fft(x, dim=1).imag == 0, x, 2 * x))
 # an axis that keeps its size is copied, not spaced by its factor
 one("{name: y, type: Upsample, scale_factor: [1.3, 1.15], mode: bilinear}", (2, 3, 4, 5),
     lambda x: F.interpolate(x, scale_factor=(1.3, 1.15), mode="bilinear"))

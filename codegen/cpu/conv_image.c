@@ -437,7 +437,7 @@ static void put_row(Conv *v, Val window, Val to) {
   Gen *g = v->p.g;
   const int64_t lanes = conv_lanes(v);
   for (int64_t i = 0, r; i < row_vectors(v); i++) {
-    Val x = LLVMConstNull(ll_vec(ll_mem(g, v->p.c.in), conv_lanes(v)));
+    Val x = LLVMConstNull(ll_vec(ll_mem(g, v->p.c.in), (int)lanes));
     for (int64_t end = runs_of(v, i, &r); r < end; r++) {
       int64_t from = r * v->run - i * lanes, after = from + v->run; /* lanes */
       Val at = ll_gepc(g, ll_mem(g, v->p.c.in), window, run_offset(v, r) - from);

@@ -106,7 +106,6 @@ expect 0 '' run # one batch that is not full
 expect 4 'data.train has 3 samples, fewer than one batch of 4' ./dropping --quiet --out run
 
 # ---- --data -----------------------------------------------------------------------------------------
-good
 # what validation and the test will read is looked at before training, and no run folder changes before
 good
 "$mpcc" small.yaml -march=native --set 'data.test={format: idx, images: test_images, labels: labels}' -o tested
@@ -118,6 +117,9 @@ expect 4 "data.test: 'image' has shape" ./tested --quiet --out kept
 rm test_images
 expect 4 'cannot read test_images' ./tested --quiet --out kept
 expect 4 'cannot read nowhere/' ./tested --quiet --out kept --data nowhere
+"$mpcc" small.yaml -march=native --set 'data.val={format: idx, images: val_images, labels: labels}' -o validated
+images 8 2 3 >val_images
+expect 4 "data.val: 'image' has shape" ./validated --quiet --out kept
 diff -r kept copy || fail "a run that did not begin changed the folder"
 
 expect 2 "the spec has no data.trian" run --data trian=x

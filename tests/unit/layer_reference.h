@@ -211,6 +211,11 @@ static const struct {
      {
       {"grad.x", 1.4969148234479648},
      }},
+    {"{name: x, type: Parameter, shape: [2, 8]}, {name: f, type: fft, dim: 1, inputs: [x]}, {name: i, type: imag}, {name: y, expr: 'a == 0 ? b : 2 * b', inputs: {a: i, b: x}}",
+     12.400273053619708, 12.400273053619708,
+     {
+      {"grad.x", -5.5431122324229225},
+     }},
     {"{name: x, type: Parameter, shape: [2, 3, 4, 5]}, {name: y, type: Upsample, scale_factor: [1.3, 1.15], mode: bilinear}",
      1.2662485827397805, 1.2662485827397805,
      {

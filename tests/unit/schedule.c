@@ -95,6 +95,8 @@ START_TEST(by_epoch) {
   for (int64_t t = 0; t < 7 * 30; t++)
     ck_assert_double_eq_tol(mprt__schedule_lr(p, 0, t, 7 * STEPS, 7), schedules[1].want[t / 7],
                             1e-14);
+  for (int64_t epoch = 1; epoch < 4; epoch++) /* no step is taken yet: the first's */
+    ck_assert_double_eq_tol(mprt__schedule_lr(p, 0, -1, STEPS, epoch), schedules[1].want[0], 1e-14);
   close_program(p);
 }
 END_TEST
