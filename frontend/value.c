@@ -208,15 +208,19 @@ static bool plain_ok(const char *s) {
   return s[strlen(s) - 1] != ' ';
 }
 
-static void put_yaml_str(const char *s, Text *out) {
-  Text dollars = {0};
-  for (const char *p = s; *p; p++) /* expressions are done: a dollar is a dollar */
-    text_puts(&dollars, *p == '$' ? "$$" : (char[]){*p, 0});
-  s = dollars.data ? dollars.data : "";
+static void put_word(const char *s, Text *out) {
   if (plain_ok(s))
     text_puts(out, s);
   else
     text_json(out, s);
+}
+
+/* A value's string: expressions are done, a dollar is a dollar. Keys have none. */
+static void put_yaml_str(const char *s, Text *out) {
+  Text dollars = {0};
+  for (const char *p = s; *p; p++)
+    text_puts(&dollars, *p == '$' ? "$$" : (char[]){*p, 0});
+  put_word(dollars.data ? dollars.data : "", out);
   out->failed |= dollars.failed;
   text_fini(&dollars);
 }
@@ -257,7 +261,7 @@ static void put_flow(const Val *v, Text *out) {
   for (int i = 0; i < v->n; i++) {
     text_puts(out, i ? ", " : "");
     if (v->kind == VAL_MAP) {
-      put_yaml_str(v->key[i], out);
+      put_word(v->key[i], out);
       text_puts(out, ": ");
     }
     put_flow(v->item[i], out);
@@ -284,7 +288,7 @@ static void put_block(const Val *v, const Diag *files, int indent, Text *out) {
     if (!behind_dash)
       text_printf(out, "%*s", indent, "");
     if (v->kind == VAL_MAP) {
-      put_yaml_str(v->key[i], out);
+      put_word(v->key[i], out);
       text_puts(out, ":");
     } else {
       text_puts(out, "-");
