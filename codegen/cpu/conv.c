@@ -348,15 +348,16 @@ static void plan_phase(Conv *v) {
 static void zeros_beside(Product *p, Val panel) {
   Conv *v = (Conv *)p;
   Gen *g = p->g;
-  Val zero = LLVMConstNull(ll_vec(p->c.sum, p->c.vl));
+  int lanes = p->c.vl * p->c.unit_bytes / micro_result_bytes(&p->micro);
+  Ty elem = micro_result(g, &p->micro);
+  Val zero = LLVMConstNull(ll_vec(elem, lanes));
   Val end = split_start(g, &p->split, ll_add(g, panel, ll_n(g, 1)));
   Loop m = ll_loop(g, split_start(g, &p->split, panel), end, 1);
   Val row = ll_mul(g, phase_row(p, m.i), ll_n(g, p->direct_stride));
-  Val to = ll_gep(g, p->c.sum, ll_gepc(g, p->c.sum, ll_arg_ptr(g, 0), p->body->out[0].offset), row);
-  Loop n = ll_loop(g, ll_n(g, 0), ll_n(g, p->N), p->c.vl);
+  Val to = ll_gep(g, elem, ll_gepc(g, elem, ll_arg_ptr(g, 0), p->body->out[0].offset), row);
+  Loop n = ll_loop(g, ll_n(g, 0), ll_n(g, p->N), lanes);
   for (int i = 0; i < v->nbeside; i++)
-    ll_store(g, zero,
-             ll_gep(g, p->c.sum, to, ll_add(g, n.i, ll_n(g, v->beside[i] * p->direct_stride))),
+    ll_store(g, zero, ll_gep(g, elem, to, ll_add(g, n.i, ll_n(g, v->beside[i] * p->direct_stride))),
              NULL);
   ll_loop_end(g, &n);
   ll_loop_end(g, &m);
@@ -383,7 +384,8 @@ static void plan_beside(Conv *v) {
   Product *p = &v->p;
   Micro *m = &p->micro;
   const Access *out = &p->body->out[0];
-  bool lines = (out->offset | p->direct_stride | p->width) * p->c.unit_bytes % 64 == 0;
+  bool lines =
+      (out->offset | p->direct_stride | p->width) * micro_result_bytes(&p->micro) % 64 == 0;
   if (!lines || p->kblocks > 1 || !micro_has_way(m, (int64_t)m->group * v->nbeside)) {
     p->beside = zeros_beside;
     return;

@@ -581,8 +581,9 @@ static void row_offsets(Conv *v, const Tile *t) {
   Val row = p->micro.way.nfetch ? ll_umin(g, l.i, ll_n(g, p->M - group)) : l.i;
   ll_store(g, window_offset(v, row, first), ll_gep(g, g->i64, offsets, i), NULL);
   if (p->direct && p->row_at)
-    ll_store(g, ll_mul(g, p->row_at(p, l.i), ll_n(g, p->direct_stride * p->c.unit_bytes)),
-             ll_gep(g, g->i64, sums, i), NULL);
+    ll_store(
+        g, ll_mul(g, p->row_at(p, l.i), ll_n(g, p->direct_stride * micro_result_bytes(&p->micro))),
+        ll_gep(g, g->i64, sums, i), NULL);
   ll_loop_end(g, &l);
 }
 

@@ -40,6 +40,14 @@ bool micro_compute(Gen *g, DType compute, Compute *out) {
   return true;
 }
 
+Ty micro_result(const Gen *g, const Micro *m) {
+  return m->narrow ? g->i16 : m->c.sum;
+}
+
+int micro_result_bytes(const Micro *m) {
+  return m->narrow ? 2 : m->c.unit_bytes;
+}
+
 int micro_rows(const Gen *g, int nv) {
   int registers = g->level->avx512 ? 32 : 16;
   int rows = (registers - 2 - nv) / nv;
@@ -334,6 +342,11 @@ static void turns_end(Gen *g, const Micro *m, Val fn, Turns *t, int64_t step, St
   LLVMPositionBuilderAtEnd(g->b, done);
 }
 
+/* Vectors of sums that make one of C. */
+static int vectors_of(const Micro *m) {
+  return m->narrow ? 2 : 1;
+}
+
 /* The share of C that turn `turn` of the outermost loop asks for; behind the last row or group what
  * is there is asked for. */
 static void ask_share(Gen *g, const Micro *m, const Given *call, Val turn) {
@@ -345,10 +358,10 @@ static void ask_share(Gen *g, const Micro *m, const Given *call, Val turn) {
     if (m->c_rows)
       at = ll_gep(g, g->i8, at, ll_load(g, g->i64, 1, ll_gep(g, g->i64, call->c_rows, i), NULL));
     else
-      at = ll_gep(g, m->c.sum, at, ll_mul(g, i, ll_n(g, m->cs)));
+      at = ll_gep(g, micro_result(g, m), at, ll_mul(g, i, ll_n(g, m->cs)));
     for (int l = 0; l < lines; l++)
-      for (int j = 0; j < m->nv; j++)
-        ll_prefetch_store(g, ll_gepc(g, m->c.sum, at, l * m->cs + (int64_t)j * m->c.vl));
+      for (int j = 0; j < m->nv; j += vectors_of(m))
+        ll_prefetch_store(g, ll_gepc(g, micro_result(g, m), at, l * m->cs + (int64_t)j * m->c.vl));
   }
 }
 
@@ -405,8 +418,8 @@ static int64_t wayside(Gen *g, const Micro *m, const Given *call, State *s) {
     for (; fetched * k < (u + 1) * w->nfetch; fetched++)
       ll_prefetch(g, ll_gepc(g, g->i8, from, w->fetch[fetched]));
     for (; cleared * k < (u + 1) * w->nclear; cleared++)
-      for (int j = 0; j < m->nv; j++)
-        ll_store_past(g, zero, ll_gepc(g, m->c.sum, to, w->clear[cleared] + j * m->c.vl));
+      for (int j = 0; j < m->nv; j += vectors_of(m))
+        ll_store_past(g, zero, ll_gepc(g, micro_result(g, m), to, w->clear[cleared] + j * m->c.vl));
     step(g, m, s, (int)u);
   }
   advance(g, m, s, k * m->ks, k * m->bs);
@@ -429,7 +442,7 @@ static Place c_place(Gen *g, const Micro *m, Val c, Val rows) {
 
 static Val c_address(Gen *g, const Micro *m, const Place *p, int i, int j) {
   int64_t in = i % p->group * m->cs + (int64_t)j * m->c.vl;
-  return ll_gepc(g, m->c.sum, p->at[i / p->group], in);
+  return ll_gepc(g, micro_result(g, m), p->at[i / p->group], in);
 }
 
 /* Sums before the first k: zero, or what is there already when the call says so. */
@@ -450,7 +463,7 @@ static void first_sums(Gen *g, const Micro *m, Val fn, const Place *c, State *s)
     LLVMPositionBuilderAtEnd(g->b, none);
   }
   for (int i = 0; m->ahead && m->ahead_turns <= 1 && i < m->mr; i++)
-    for (int j = 0; j < m->nv; j++)
+    for (int j = 0; j < m->nv; j += vectors_of(m))
       ll_prefetch_store(g, c_address(g, m, c, i, j));
   if (m->add) {
     LLVMBuildBr(g->b, start);
@@ -464,6 +477,15 @@ static void first_sums(Gen *g, const Micro *m, Val fn, const Place *c, State *s)
         LLVMAddIncoming(s->sum[i][j], &loaded[i][j], &load, 1);
       }
     }
+}
+
+/* Vector j of row i, with narrow and the one after it: dot products leave no subnormal number,
+ * which the instruction would take for zero. */
+static Val result(Gen *g, const Micro *m, const State *s, int i, int j) {
+  if (!m->narrow)
+    return s->sum[i][j];
+  Val arg[] = {s->sum[i][j + 1], s->sum[i][j]};
+  return ll_call(g, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", NULL, 2, arg);
 }
 
 static void micro_body(Gen *g, const Micro *m, Val fn) {
@@ -488,18 +510,18 @@ static void micro_body(Gen *g, const Micro *m, Val fn) {
     nest(g, m, &call, m->nloop, &s);
   place = c_place(g, m, call.c, m->c_rows ? ll_opaque(g, call.c_rows) : NULL);
   for (int i = 0; i < m->mr; i++)
-    for (int j = 0; j < m->nv; j++)
-      ll_store(g, s.sum[i][j], c_address(g, m, &place, i, j), NULL);
+    for (int j = 0; j < m->nv; j += vectors_of(m))
+      ll_store(g, result(g, m, &s, i, j), c_address(g, m, &place, i, j), NULL);
 }
 
 /* Micro-kernels of a module are told apart by everything that makes their code. */
 static void micro_name(const Micro *m, char *name, size_t size) {
-  int n = snprintf(name, size, "micro_%s_%dx%d_a%lld_%lld_b%lld_%lld_c%lld%s%s_t%d_p%d%s_g%d%s%s",
-                   dtype_text(m->c.in), m->mr, m->nv, (long long)m->rs, (long long)m->ks,
-                   (long long)m->bs, (long long)m->bp, (long long)m->cs, m->odd ? "_odd" : "",
-                   m->add ? "_add" : "", m->ahead ? 1 + (int)m->ahead_turns : 0,
-                   m->next ? m->next_lines : 0, m->next_step ? "_step" : "", m->group,
-                   m->c_rows ? "s" : "", m->places ? "_places" : "");
+  int n = snprintf(
+      name, size, "micro_%s_%dx%d_a%lld_%lld_b%lld_%lld_c%lld%s%s%s_t%d_p%d%s_g%d%s%s",
+      dtype_text(m->c.in), m->mr, m->nv, (long long)m->rs, (long long)m->ks, (long long)m->bs,
+      (long long)m->bp, (long long)m->cs, m->narrow ? "n" : "", m->odd ? "_odd" : "",
+      m->add ? "_add" : "", m->ahead ? 1 + (int)m->ahead_turns : 0, m->next ? m->next_lines : 0,
+      m->next_step ? "_step" : "", m->group, m->c_rows ? "s" : "", m->places ? "_places" : "");
   if (m->nloop || has_way(m))
     n += snprintf(name + n, size - (size_t)n, "_r%lld", (long long)m->run);
   for (int i = 0; i < m->nloop; i++)

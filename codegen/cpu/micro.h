@@ -35,15 +35,15 @@ enum { MICRO_LOOPS = 3, MICRO_WAYSIDE = 16 };
  * multiplications until memory has caught up. Only without loops; run is k.
  *
  * fetch: lines of the rows after, in bytes behind `next` plus the entry of `rows` that is as many
- * groups on as the kernel has. clear: zeros as wide as a row of C, written past the caches, in sums
- * behind the group's place in C; with c_rows, places and widths whole cache lines. */
+ * groups on as the kernel has. clear: zeros as wide as a row of C, written past the caches, in
+ * elements behind the group's place in C; with c_rows, places and widths whole cache lines. */
 typedef struct {
   int nfetch, nclear;
   int64_t fetch[MICRO_WAYSIDE], clear[MICRO_WAYSIDE];
 } MicroWayside;
 
 /* C[i][j] (+)= sum over k < kc of A[i][k] B[k][j] for mr rows and nv vectors of columns. Strides
- * count units of A and B and sums of C.
+ * count units of A and B and elements of C.
  *
  * With loops, k is the nest of them: `run` k one after the other inside, kc turns outside.
  * With `group` > 0 only so many rows are rs apart: row i is at a + rows[i / group] bytes +
@@ -62,6 +62,7 @@ typedef struct {
   int64_t bs;     /* B: between k */
   int64_t bp;     /* B: between pairs of vectors (one packed panel and the next); 0: consecutive */
   int64_t cs;     /* C: between rows */
+  bool narrow;    /* C is bf16, rounded from sums of bf16 products; nv is even, add is not */
   bool odd;       /* kc may be odd */
   bool ahead;     /* C is asked for before the first k */
   /* More than 1: instead a share of C in each of so many turns of the outermost loop: a burst stops
@@ -77,6 +78,9 @@ typedef struct {
   Val places, places_at;
 } Micro;
 
+/* Element type of C, and its bytes. */
+Ty micro_result(const Gen *g, const Micro *m);
+int micro_result_bytes(const Micro *m);
 /* Largest mr that keeps nv vectors of sums per row in registers. */
 int micro_rows(const Gen *g, int nv);
 /* k of a turn of the innermost loop, and cache lines it prefetches. */

@@ -302,11 +302,14 @@ static void choose_direct(Product *p) {
   if (p->row_at && !p->zero && p->mode != A_IMAGE)
     return;
   const Access *out = &b->out[b->stmt[1].ref];
+  DType dt = gen_out_dtype(p->group, 0);
   int64_t stride = product_panel_stride(p, out);
-  p->direct = b->stmt[1].ref == 0 && gen_out_dtype(p->group, 0) == p->c.acc &&
+  bool narrow = dt == MPCC_BF16 && p->c.in == MPCC_BF16 && p->micro.nv % 2 == 0 && p->kblocks == 1;
+  p->direct = b->stmt[1].ref == 0 && (dt == p->c.acc || narrow) &&
               out->stride[product_row_dims(p)] == 1 && stride >= p->N && p->N % p->width == 0;
   if (!p->direct)
     return;
+  p->micro.narrow = narrow;
   p->direct_stride = stride;
   p->micro.cs = p->row_at ? p->row_step * stride : stride;
   p->micro.ahead = !p->zero;
@@ -576,10 +579,13 @@ static Val a_of_panel(Product *p, const Tile *t, Val panel) {
   return ll_gep(g, p->c.unit, g->scratch, at);
 }
 
+/* n elements of C, whole vectors. */
 static void zeros(Product *p, Val to, int64_t n) {
   Gen *g = p->g;
-  Loop i = ll_loop(g, ll_n(g, 0), ll_n(g, n), p->c.vl);
-  ll_store(g, LLVMConstNull(ll_vec(p->c.sum, p->c.vl)), ll_gep(g, p->c.sum, to, i.i), NULL);
+  int bytes = micro_result_bytes(&p->micro), lanes = p->c.vl * p->c.unit_bytes / bytes;
+  Ty elem = micro_result(g, &p->micro);
+  Loop i = ll_loop(g, ll_n(g, 0), ll_n(g, n), lanes);
+  ll_store(g, LLVMConstNull(ll_vec(elem, lanes)), ll_gep(g, elem, to, i.i), NULL);
   ll_loop_end(g, &i);
 }
 
@@ -593,7 +599,8 @@ static void zero_sums(Product *p, Val panel, Val sums) {
   Val end = split_start(g, &p->split, ll_add(g, panel, ll_n(g, 1)));
   Loop m = ll_loop(g, split_start(g, &p->split, panel), end, 1);
   Val row = p->row_at ? p->row_at(p, m.i) : m.i;
-  zeros(p, ll_gep(g, p->c.sum, sums, ll_mul(g, row, ll_n(g, p->direct_stride))), p->width);
+  Val to = ll_gep(g, micro_result(g, &p->micro), sums, ll_mul(g, row, ll_n(g, p->direct_stride)));
+  zeros(p, to, p->width);
   ll_loop_end(g, &m);
 }
 
@@ -608,7 +615,7 @@ static Val sums_of_panel(Product *p, const Tile *t, Val panel, Val j) {
     at = ll_add(g, at, product_batch(p, out));
     if (!p->row_at && !p->zero)
       at = ll_add(g, at, product_row(p, out, row));
-    return ll_gep(g, p->c.sum, ll_arg_ptr(g, 0), at);
+    return ll_gep(g, micro_result(g, &p->micro), ll_arg_ptr(g, 0), at);
   }
   Val sums = ll_gepc(g, g->i8, g->scratch, p->c_offset);
   if (p->kblocks == 1)

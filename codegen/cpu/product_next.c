@@ -122,7 +122,7 @@ static Next next_raw(Product *p, const Tile *t, Val panel, Val j, Val b) {
 
 /* Lines of the result a panel ahead, which the panel's calls share. */
 static int64_t result_lines(const Product *p) {
-  return ceil_div(p->split.hi * p->N * p->c.unit_bytes, 64 * p->ngroup);
+  return ceil_div(p->split.hi * p->N * micro_result_bytes(&p->micro), 64 * p->ngroup);
 }
 
 /* The part of the result's rows in the panel after that this call fetches. */
@@ -131,7 +131,7 @@ static Next next_result(Product *p, const Tile *t, Val panel, Val j, Val b) {
   Gen *g = p->g;
   Val row = split_start(g, &p->split, ll_add(g, panel, ll_n(g, 1)));
   Val at = ll_add(g, ll_mul(g, row, ll_n(g, p->direct_stride)), ll_n(g, p->body->out[0].offset));
-  Val from = ll_gep(g, p->c.sum, ll_arg_ptr(g, 0), at);
+  Val from = ll_gep(g, micro_result(g, &p->micro), ll_arg_ptr(g, 0), at);
   Val call = ll_sub(g, j, t->group0);
   return (Next){ll_gep(g, g->i8, from, ll_mul(g, call, ll_n(g, 64 * result_lines(p)))), NULL};
 }
