@@ -4,14 +4,15 @@
  * first channel there, or zeros in scratch where the tap hangs over the edge or falls between the
  * inputs that a window spreads. A micro panel is some channels of one tap: one vector load and
  * store for each k bring it into [k][rows] in the nearest cache, where it is multiplied by all of
- * B's columns; of pairs in k, vectors of two positions are interleaved. Works for any number of
- * axes, strides and storage dtypes. */
+ * B's columns; of pairs in k, vectors of two positions are interleaved. All channels are brought
+ * together where they are few. Works for any number of axes, strides and storage dtypes. */
 #include "codegen/cpu/conv.h"
 
 enum {
   LEAST_ROWS = 8,          /* of a tap: fewer make low panels */
   UNITS = 512,             /* of a k block, at most */
   TABLE_BYTES = 128 << 10, /* of places, at most */
+  TAP_BYTES = 128 << 10,   /* of all channels of a tap: as small a part */
   B_BYTES = 768 << 10,     /* of a k block of B: a part of the second-level cache */
 };
 
@@ -136,11 +137,30 @@ static void copy_rows(Product *p, const Tile *t, Val places, Val first, Val rows
   ll_loop_end(g, &k);
 }
 
-static void bring_panel(Product *p, const Tile *t, Val panel, Val to) {
+/* Where the panel's tap lies. */
+static Val places_of(Conv *v, const Tile *t, Val panel) {
+  Gen *g = v->p.g;
+  Val tap = ll_udiv(g, panel, v->p.split.period);
+  return ll_gep(g, g->i64, table_of(v, t->k0), ll_mul(g, tap, ll_n(g, block_places(v))));
+}
+
+/* All channels of the panel's tap, with the first panel of it in the tile. */
+static Val bring_tap(Product *p, const Tile *t, Val panel, Val to) {
   Conv *v = (Conv *)p;
   Gen *g = p->g;
-  Val tap = ll_udiv(g, panel, p->split.period), in = ll_urem(g, panel, p->split.period);
-  Val places = ll_gep(g, g->i64, table_of(v, t->k0), ll_mul(g, tap, ll_n(g, block_places(v))));
+  Val in = ll_urem(g, panel, p->split.period);
+  Val first =
+      ll_or(g, ll_icmp(g, LLVMIntEQ, in, ll_n(g, 0)), ll_icmp(g, LLVMIntEQ, panel, t->panel0));
+  If once = ll_if(g, first);
+  copy_rows(p, t, places_of(v, t, panel), ll_n(g, 0), NULL, to);
+  ll_endif(g, &once);
+  return ll_gep(g, p->c.unit, to, split_start(g, &p->split, in));
+}
+
+static Val bring_panel(Product *p, const Tile *t, Val panel, Val to) {
+  Conv *v = (Conv *)p;
+  Gen *g = p->g;
+  Val places = places_of(v, t, panel), in = ll_urem(g, panel, p->split.period);
   Val first = split_start(g, &p->split, in),
       end = split_start(g, &p->split, ll_add(g, in, ll_n(g, 1)));
   /* Whole vectors, where more channels follow: storage dtypes that a level cannot mask are slow. */
@@ -150,16 +170,17 @@ static void bring_panel(Product *p, const Tile *t, Val panel, Val to) {
   ll_else(g, &more);
   copy_rows(p, t, places, first, ll_sub(g, end, first), to);
   ll_endif(g, &more);
+  return to;
 }
 
 /* The panel after: of the same tap, of the next, or for windows of one tap the first in the k block
- * after. */
+ * after; where taps are brought whole, these channels of the next. */
 static Val panel_after(Product *p, const Tile *t, Val panel, Val *bytes) {
   Conv *v = (Conv *)p;
   Gen *g = p->g;
-  Val after = ll_add(g, panel, ll_n(g, 1));
+  Val after = ll_add(g, panel, ll_n(g, p->panel_ks ? p->split.period : 1));
   Val more = ll_icmp(g, LLVMIntSLT, after, t->panel1);
-  after = ll_sel(g, more, after, t->panel0);
+  after = ll_sel(g, more, after, p->panel_ks ? ll_urem(g, panel, p->split.period) : t->panel0);
   Val tap = ll_udiv(g, after, p->split.period), in = ll_urem(g, after, p->split.period);
   Val end = split_start(g, &p->split, ll_add(g, in, ll_n(g, 1)));
   int64_t size = (int64_t)dtype_bytes(p->a_dtype);
@@ -187,6 +208,10 @@ bool conv_plan_panels(Conv *v) {
   p->kblocks = ceil_div(p->units, p->kblock);
   p->a_offset = round_up(zeros_offset(v) + ch * (int64_t)dtype_bytes(p->a_dtype) + 64, 64);
   p->bring_panel = bring_panel;
+  if (ch % p->c.vl == 0 && ch * p->kblock * p->c.unit_bytes <= TAP_BYTES) {
+    p->panel_ks = ch;
+    p->bring_panel = bring_tap;
+  }
   p->panel_after = panel_after;
   /* More sums than that push out what is fetched before it is used. */
   p->comes_later = p->kblocks > 1 && p->M * p->N * p->c.unit_bytes <= B_BYTES;

@@ -355,7 +355,7 @@ static void choose_scratch(Product *p) {
     units = p->kblock * m->ks;
   } else if (p->mode == A_PANELS) {
     m->rs = 1;
-    m->ks = round_up(p->split.hi, p->c.vl);
+    m->ks = p->panel_ks ? p->panel_ks : round_up(p->split.hi, p->c.vl);
     units = p->a_offset / p->c.unit_bytes + p->kblock * m->ks;
   } else {
     m->rs = 1;
@@ -738,9 +738,9 @@ static bool multiply_panels(Product *p, const Tile *t) {
     raw_panel(p, t, pack.i);
     ll_loop_end(g, &pack);
   }
-  Val a = ll_gepc(g, g->i8, g->scratch, p->a_offset);
+  Val to = ll_gepc(g, g->i8, g->scratch, p->a_offset);
   Loop i = ll_loop(g, t->panel0, t->panel1, 1);
-  p->bring_panel(p, t, i.i, a);
+  Val a = p->bring_panel(p, t, i.i, to);
   bool ok = multiply_columns(p, t, i.i, a);
   ll_loop_end(g, &i);
   return ok;

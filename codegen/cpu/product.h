@@ -109,8 +109,9 @@ struct Product {
   int64_t source_offset;
   /* What is written once beside a panel of rows, before its first columns; NULL: nothing. */
   void (*beside)(Product *p, Val panel);
-  /* A_PANELS: brings a micro panel for the k block to `to`. */
-  void (*bring_panel)(Product *p, const Tile *t, Val panel, Val to);
+  /* A_PANELS: brings a micro panel for the k block to `to`, or with it those after; where it is. */
+  Val (*bring_panel)(Product *p, const Tile *t, Val panel, Val to);
+  int64_t panel_ks; /* units between k there; 0: as many as a panel has rows */
   /* Where the rows of the panel after are, which nobody has fetched: pointers, one for each k, and
    * bytes behind them. NULL: they are near. */
   Val (*panel_after)(Product *p, const Tile *t, Val panel, Val *bytes);

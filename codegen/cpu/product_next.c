@@ -42,8 +42,8 @@ void product_later_begin(Product *p, const Tile *t) {
   p->later = (ProductLater){.turns = ll_udiv(p->g, t->kc, micro_unrolled(&p->micro))};
 }
 
-/* More than a line each turn does not come anyway: the processor's own prefetching brings the rest.
- */
+/* A line each turn, and its neighbour, which the processor brings by itself: more than two do not
+ * come anyway. */
 void product_later(Product *p, Val at, Val bytes, Val calls) {
   Gen *g = p->g;
   ProductLater *l = &p->later;
@@ -51,7 +51,7 @@ void product_later(Product *p, Val at, Val bytes, Val calls) {
   Val each = LLVMBuildUDiv(g->b, bytes, ll_mul(g, some, l->turns), "");
   l->at[l->n] = at;
   l->calls[l->n] = calls;
-  l->step[l->n++] = ll_umin(g, ll_add(g, each, one), ll_n(g, 64));
+  l->step[l->n++] = ll_umin(g, ll_add(g, each, one), ll_n(g, 128));
 }
 
 Val product_raw_after(Product *p, const Tile *t, Val *bytes) {
