@@ -50,6 +50,11 @@ Value *lay_batch_back(Lower *lo, const Node *n, Value *y);
 Value *lay_param(Lower *lo, const Node *n, const char *tensor, int rank, const int64_t *dim,
                  Init otherwise);
 
+/* ---- layers_conv.c ---- */
+
+/* Whether operand 0 is [N, C, S...] as a SPACED layer wants it; false after a diagnostic. */
+bool lay_spaced(Lower *lo, const Node *n, Value *const *in);
+
 /* ---- layers_pointwise.c ---- */
 
 /* Exchanges axis `at` with the last; the same again puts them back. */

@@ -19,7 +19,7 @@ static const char *axes_text(int nd) {
   return text[nd - 1];
 }
 
-static bool wants_space(Lower *lo, const Node *n, Value *const *in) {
+bool lay_spaced(Lower *lo, const Node *n, Value *const *in) {
   const int nd = lay_space(n);
   if (in[0]->type->rank == 2 + nd)
     return true;
@@ -145,7 +145,7 @@ static Value *convolve(Lower *lo, const Node *n, const Space *s, bool transposed
 
 Value *layer_Conv(Lower *lo, const Node *n, Value *const *in) {
   Space s = window_of(n);
-  if (!wants_space(lo, n, in))
+  if (!lay_spaced(lo, n, in))
     return NULL;
   int64_t c = in[0]->type->dim[1], o = lay_int(n, "out_channels");
   if (!lay_agrees(lo, n, "in_channels", c, in) || !groups_divide(lo, n, c, o, in))
@@ -165,7 +165,7 @@ Value *layer_Conv(Lower *lo, const Node *n, Value *const *in) {
 
 Value *layer_ConvTranspose(Lower *lo, const Node *n, Value *const *in) {
   Space s = window_of(n);
-  if (!wants_space(lo, n, in))
+  if (!lay_spaced(lo, n, in))
     return NULL;
   int64_t c = in[0]->type->dim[1], o = lay_int(n, "out_channels");
   if (!lay_agrees(lo, n, "in_channels", c, in) || !groups_divide(lo, n, c, o, in))
@@ -206,7 +206,7 @@ static int pool_window(Lower *lo, const Node *n, Value *const *in, Attr *at) {
   const Space s = window_of(n);
   const int64_t *size = in[0]->type->dim + 2;
   int64_t out[AXES];
-  if (!wants_space(lo, n, in))
+  if (!lay_spaced(lo, n, in))
     return 0;
   for (int i = 0; i < nd; i++) {
     int64_t window = s.dilation[i] * (s.kernel[i] - 1) + 1;
@@ -254,7 +254,7 @@ Value *layer_AvgPool(Lower *lo, const Node *n, Value *const *in) {
 /* output_size of an adaptive pool; NULL after a diagnostic, else the sizes of the input's axes. */
 static const int64_t *adaptive(Lower *lo, const Node *n, Value *const *in, int64_t *out) {
   const int nd = lay_space(n);
-  if (!wants_space(lo, n, in))
+  if (!lay_spaced(lo, n, in))
     return NULL;
   const int64_t *size = in[0]->type->dim + 2;
   for (int i = 0; i < nd; i++)

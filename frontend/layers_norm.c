@@ -196,11 +196,11 @@ static void track_samples(Lower *lo, const Node *n, const Op *norm, Tensor *cons
 
 /* torch.nn.functional.instance_norm is no op of autocast's lists: it stays in the input's format.
  */
-Value *layer_InstanceNorm2d(Lower *lo, const Node *n, Value *const *in) {
+Value *layer_InstanceNorm(Lower *lo, const Node *n, Value *const *in) {
+  if (!lay_spaced(lo, n, in))
+    return NULL;
   const Type *x = in[0]->type;
-  if (x->rank != 4)
-    return lay_misfit(lo, n, n->loc, 0, in, "works on [N, C, H, W]");
-  int64_t c = x->dim[1], places = x->dim[2] * x->dim[3];
+  int64_t c = x->dim[1], places = type_elems(x) / (x->dim[0] * c);
   bool tracks = val_get_bool(n->args, "track_running_stats", false);
   bool affine = val_get_bool(n->args, "affine", false);
   Tensor *state[3] = {NULL};

@@ -32,11 +32,22 @@ static Value *drop_whole(Lower *lo, const Node *n, Value *const *in, double p, i
   return lay_emit1(lo, n, OP_expr, 2, args, 1, &text);
 }
 
-/* Whole channels of [N, C, S...]. */
-Value *layer_Dropout2d(Lower *lo, const Node *n, Value *const *in) {
+static Value *drop_channels(Lower *lo, const Node *n, Value *const *in) {
   if (in[0]->type->rank < 3)
     return lay_misfit(lo, n, n->loc, 0, in, "works on [N, C, S...]");
   return drop_whole(lo, n, in, val_get_float(n->args, "p", 0.5), 2);
+}
+
+Value *layer_Dropout1d(Lower *lo, const Node *n, Value *const *in) {
+  return drop_channels(lo, n, in);
+}
+
+Value *layer_Dropout2d(Lower *lo, const Node *n, Value *const *in) {
+  return drop_channels(lo, n, in);
+}
+
+Value *layer_Dropout3d(Lower *lo, const Node *n, Value *const *in) {
+  return drop_channels(lo, n, in);
 }
 
 /* Whole samples, or the whole batch (Huang et al. 2016; torchvision.ops). */

@@ -1,5 +1,5 @@
-/* Recurrent layers: LSTM, GRU, ConvLSTM. A layer is one scan per direction; the products of its
- * input with weight_ih need no loop and are made of all time steps at once, in front of it.
+/* Recurrent layers: RNN, LSTM, GRU, ConvLSTM. A layer is one scan per direction; the products of
+ * its input with weight_ih need no loop and are made of all time steps at once, in front of it.
  *
  * Names, arguments, gate order, equations and initial values are torch.nn's; time is axis 1, behind
  * the batch, unless batch_first: false is said. States enter and leave as [N, layers * directions,
@@ -107,11 +107,19 @@ static Value *gru_cell(Lower *lo, const Node *n, Value *x, Value *y, Value *h, i
   return binary(lo, n, OP_add, binary(lo, n, OP_mul, binary(lo, n, OP_sub, h, m), z), m);
 }
 
-/* ---- LSTM and GRU ---- */
+/* ---- RNN, LSTM and GRU ---- */
+
+/* A cell: gates, and whether it has a second state. */
+typedef struct {
+  int64_t gates;
+  bool lstm;
+  OpCode simple; /* of one gate: h' = simple(x + h), Elman 1990 */
+} Cell;
 
 typedef struct {
-  bool lstm, bias, bidirectional;
-  int64_t hidden, width, layers, gates, batch, length; /* width: of h */
+  Cell cell;
+  bool bias, bidirectional;
+  int64_t hidden, width, layers, batch, length;        /* width: of h */
   Value *h0, *c0;                                      /* given initial states, or NULL */
   Value *h_n[64], *c_n[64];
   int n;
@@ -133,7 +141,7 @@ typedef struct {
 static Weights weights_of(Lower *lo, const Node *n, const Recurrent *r, int64_t k, int64_t layer,
                           bool reverse) {
   static const char *const name[5] = {"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"};
-  const int64_t rows = r->gates * r->hidden;
+  const int64_t rows = r->cell.gates * r->hidden;
   const int64_t dim[5][2] = {{rows, k}, {rows, r->width}, {rows}, {rows}, {r->width, r->hidden}};
   Value *v[5] = {NULL};
   for (int i = 0; i < 5; i++) {
@@ -149,26 +157,27 @@ static Weights weights_of(Lower *lo, const Node *n, const Recurrent *r, int64_t 
 
 /* The body: operands h, (c,) the input's share of the gates, weight_hh (, bias_hh, weight_hr). */
 static void cell_body(Lower *lo, const Node *n, const Recurrent *r, const Weights *w) {
-  const int64_t rows = r->gates * r->hidden;
+  const int64_t rows = r->cell.gates * r->hidden;
   const int64_t h_dim[2] = {r->batch, r->width}, c_dim[2] = {r->batch, r->hidden};
   const int64_t x_dim[2] = {r->batch, rows}, w_dim[2] = {rows, r->width};
   const int64_t p_dim[2] = {r->width, r->hidden};
   int at = 0;
   Value *h = loop_in(lo, n, at++, LOOP_CARRIED, 2, h_dim);
-  Value *c = r->lstm ? loop_in(lo, n, at++, LOOP_CARRIED, 2, c_dim) : NULL;
+  Value *c = r->cell.lstm ? loop_in(lo, n, at++, LOOP_CARRIED, 2, c_dim) : NULL;
   Value *x = loop_in(lo, n, at++, LOOP_STACKED, 2, x_dim);
   Value *hh = loop_in(lo, n, at++, LOOP_CAPTURED, 2, w_dim);
   Value *b = w->bhh ? loop_in(lo, n, at++, LOOP_CAPTURED, 1, &rows) : NULL;
   Value *y = product(lo, n, h, hh, b), *next = NULL;
-  if (r->lstm) {
+  if (r->cell.lstm) {
     y = lstm_cell(lo, n, binary(lo, n, OP_add, x, y), c, r->hidden, NULL, &next);
     if (w->hr)
       y = product(lo, n, y, loop_in(lo, n, at, LOOP_CAPTURED, 2, p_dim), NULL);
   } else {
-    y = gru_cell(lo, n, x, y, h, r->hidden);
+    y = r->cell.gates == 1 ? unary(lo, n, r->cell.simple, binary(lo, n, OP_add, x, y))
+                           : gru_cell(lo, n, x, y, h, r->hidden);
   }
   next_state(lo, n, 0, y, slots_of(lo, r->length, true));
-  if (r->lstm)
+  if (r->cell.lstm)
     next_state(lo, n, 1, next, slots_of(lo, r->length, false));
 }
 
@@ -187,7 +196,7 @@ static Value *direction(Lower *lo, const Node *n, Recurrent *r, Value *x, int64_
   Value *in[8];
   int nin = 0;
   in[nin++] = initial(lo, r, r->h0, r->width);
-  if (r->lstm)
+  if (r->cell.lstm)
     in[nin++] = initial(lo, r, r->c0, r->hidden);
   in[nin++] = build_permute(b, product(lo, n, x, w.ih, w.bih), swap_time);
   in[nin++] = w.hh;
@@ -204,7 +213,7 @@ static Value *direction(Lower *lo, const Node *n, Recurrent *r, Value *x, int64_
   if (builder_failed(b))
     return NULL;
   r->h_n[r->n] = last_of(lo, scan, 0);
-  r->c_n[r->n] = r->lstm ? last_of(lo, scan, 1) : NULL;
+  r->c_n[r->n] = r->cell.lstm ? last_of(lo, scan, 1) : NULL;
   r->n++;
   return build_permute(b, sequence_of(lo, scan, 0), swap_time);
 }
@@ -246,14 +255,13 @@ static bool state_fits(Lower *lo, const Node *n, const Recurrent *r, Value *cons
 static bool recurrent_args(Lower *lo, const Node *n, Value *const *in, Recurrent *r) {
   const Type *x = in[0]->type;
   r->hidden = lay_int(n, "hidden_size");
-  r->width = r->lstm && lay_int(n, "proj_size") ? lay_int(n, "proj_size") : r->hidden;
+  r->width = r->cell.lstm && lay_int(n, "proj_size") ? lay_int(n, "proj_size") : r->hidden;
   r->layers = val_get_int(n->args, "num_layers", 1);
-  r->gates = r->lstm ? 4 : 3;
   r->bias = val_get_bool(n->args, "bias", true);
   r->bidirectional = val_get_bool(n->args, "bidirectional", false);
   r->batch = x->dim[0];
   r->length = x->dim[1];
-  if (r->width > r->hidden || (r->width == r->hidden && r->lstm && lay_int(n, "proj_size"))) {
+  if (r->width > r->hidden || (r->width == r->hidden && r->cell.lstm && lay_int(n, "proj_size"))) {
     lay_error(lo, lay_loc(n, "proj_size"), 204,
               "'%s' has proj_size %lld, which must be below hidden_size %lld", n->name,
               (long long)r->width, (long long)r->hidden);
@@ -274,8 +282,8 @@ static bool recurrent_args(Lower *lo, const Node *n, Value *const *in, Recurrent
          (!r->c0 || state_fits(lo, n, r, in, 2, r->hidden));
 }
 
-static Value *recurrent(Lower *lo, const Node *n, Value *const *given, bool lstm) {
-  Recurrent r = {.lstm = lstm};
+static Value *recurrent(Lower *lo, const Node *n, Value *const *given, Cell cell) {
+  Recurrent r = {.cell = cell};
   const char *output = val_get_str(n->args, "output", "sequence");
   Value *in[3];
   for (int i = 0; i < n->nin; i++)
@@ -301,11 +309,16 @@ static Value *recurrent(Lower *lo, const Node *n, Value *const *given, bool lstm
 }
 
 Value *layer_LSTM(Lower *lo, const Node *n, Value *const *in) {
-  return recurrent(lo, n, in, true);
+  return recurrent(lo, n, in, (Cell){.gates = 4, .lstm = true});
 }
 
 Value *layer_GRU(Lower *lo, const Node *n, Value *const *in) {
-  return recurrent(lo, n, in, false);
+  return recurrent(lo, n, in, (Cell){.gates = 3});
+}
+
+Value *layer_RNN(Lower *lo, const Node *n, Value *const *in) {
+  bool relu = !strcmp(val_get_str(n->args, "nonlinearity", "tanh"), "relu");
+  return recurrent(lo, n, in, (Cell){.gates = 1, .simple = relu ? OP_relu : OP_tanh});
 }
 
 /* ---- ConvLSTM ---- */

@@ -115,6 +115,39 @@ Value *layer_max(Lower *lo, const Node *n, Value *const *in) {
   return build_reshape(lo->b, v, rank, dim);
 }
 
+/* [N, C r^2, H, W] as [N, C, H r, W r]: each r x r channels are the pixels of a square (Shi et al.
+ * 2016). */
+Value *layer_PixelShuffle(Lower *lo, const Node *n, Value *const *in) {
+  static const int64_t perm[] = {0, 1, 4, 2, 5, 3};
+  const int64_t r = lay_int(n, "upscale_factor"), *d = in[0]->type->dim;
+  if (in[0]->type->rank != 4)
+    return lay_misfit(lo, n, n->loc, 0, in, "works on [N, C, H, W]");
+  if (d[1] % (r * r))
+    return lay_misfit(lo, n, lay_loc(n, "upscale_factor"), 0, in,
+                      "makes squares of %lld channels, which do not divide %lld",
+                      (long long)(r * r), (long long)d[1]);
+  const int64_t c = d[1] / (r * r), apart[] = {d[0], c, r, r, d[2], d[3]};
+  const int64_t whole[] = {d[0], c, d[2] * r, d[3] * r};
+  Value *v = build_permute(lo->b, build_reshape(lo->b, in[0], 6, apart), perm);
+  return build_reshape(lo->b, v, 4, whole);
+}
+
+/* Its inverse: [N, C, H r, W r] as [N, C r^2, H, W]. */
+Value *layer_PixelUnshuffle(Lower *lo, const Node *n, Value *const *in) {
+  static const int64_t perm[] = {0, 1, 3, 5, 2, 4};
+  const int64_t r = lay_int(n, "downscale_factor"), *d = in[0]->type->dim;
+  if (in[0]->type->rank != 4)
+    return lay_misfit(lo, n, n->loc, 0, in, "works on [N, C, H, W]");
+  if (d[2] % r || d[3] % r)
+    return lay_misfit(lo, n, lay_loc(n, "downscale_factor"), 0, in,
+                      "takes squares of %lld pixels, which do not cut %lld x %lld evenly",
+                      (long long)r, (long long)d[2], (long long)d[3]);
+  const int64_t h = d[2] / r, w = d[3] / r, apart[] = {d[0], d[1], h, r, w, r};
+  const int64_t whole[] = {d[0], d[1] * r * r, h, w};
+  Value *v = build_permute(lo->b, build_reshape(lo->b, in[0], 6, apart), perm);
+  return build_reshape(lo->b, v, 4, whole);
+}
+
 /* What leaves an axis at one end comes in at the other. */
 Value *layer_roll(Lower *lo, const Node *n, Value *const *in) {
   const Val *shifts = val_get(n->args, "shifts"), *dims = val_get(n->args, "dims");

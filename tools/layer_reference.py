@@ -180,6 +180,31 @@ for name, shape, f in (
         ("AdaptiveMaxPool2d: [3, 4]", (2, 3, 5, 6), lambda x: F.adaptive_max_pool2d(x, (3, 4))),
         ("AdaptiveMaxPool2d: [2, 1]", (2, 3, 4, 5), lambda x: F.adaptive_max_pool2d(x, (2, 1)))):
     one("{name: y, %s}" % name, shape, f)
+one("{name: y, PixelShuffle: 2}", (2, 12, 2, 3), lambda x: F.pixel_shuffle(x, 2))
+one("{name: y, PixelUnshuffle: 3}", (2, 2, 6, 3), lambda x: F.pixel_unshuffle(x, 3))
+one("{name: d, Dropout1d: 0.5, training: false}, {name: y, Dropout3d: 0.5, training: false}", (2, 3, 2), lambda x: x)
+case("{name: y, InstanceNorm1d: 3}", {"x": (2, 3, 7)}, lambda t, train: F.instance_norm(t["x"]))
+case("{name: y, type: InstanceNorm3d, affine: true, track_running_stats: true}",
+     {"x": (2, 3, 2, 3, 4), "y.weight": (3,), "y.bias": (3,)},
+     lambda t, train: F.instance_norm(t["x"], t["y.running_mean"], t["y.running_var"], t["y.weight"], t["y.bias"], train, 0.1),
+     {"y.running_mean": torch.zeros(3, dtype=torch.float64), "y.running_var": torch.ones(3, dtype=torch.float64)})
+
+
+def elman(layers, bias, f):
+    """RNN of width 3, of tensors t."""
+    def run(t, train):
+        b = [t.get(f"y.bias_{k}_l{i}", torch.zeros(3).double()) for i in range(layers) for k in ("ih", "hh")]
+        w = [v for i in range(layers) for v in (t[f"y.weight_ih_l{i}"], t[f"y.weight_hh_l{i}"], *b[2 * i:2 * i + 2])]
+        return f(t["x"], torch.zeros(layers, 2, 3).double(), w, True, layers, 0.0, train, False, True)[0]
+    shapes = {"x": (2, 4, 2)}
+    for i in range(layers):
+        shapes.update({f"y.weight_ih_l{i}": (3, 3 if i else 2), f"y.weight_hh_l{i}": (3, 3)})
+        shapes.update({f"y.bias_{k}_l{i}": (3,) for k in ("ih", "hh") if bias})
+    return shapes, run
+
+
+case("{name: y, RNN: 3}", *elman(1, True, torch.rnn_tanh))
+case("{name: y, RNN: 3, num_layers: 2, nonlinearity: relu, bias: false}", *elman(2, False, torch.rnn_relu))
 # one layer used twice; statistics of evaluation while training
 case("{name: l, Linear: 3}, {name: y, Linear: 3, tie: l}", {"x": (2, 3), "l.weight": (3, 3), "l.bias": (3,)},
      lambda t, train: F.linear(F.linear(t["x"], t["l.weight"], t["l.bias"]), t["l.weight"], t["l.bias"]))

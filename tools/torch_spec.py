@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 # the argument that the short form {Linear: 4} gives
 FIRST = {"Linear": "out_features", "Embedding": "num_embeddings", "GroupNorm": "num_groups", "GELU": "approximate",
-         "Dropout": "p", "LSTM": "hidden_size", "GRU": "hidden_size", "AdaptiveAvgPool2d": "output_size",
+         "Dropout": "p", "LSTM": "hidden_size", "GRU": "hidden_size", "RNN": "hidden_size", "AdaptiveAvgPool2d": "output_size",
          "BatchNorm1d": "num_features", "BatchNorm2d": "num_features", "BatchNorm3d": "num_features",
-         "InstanceNorm2d": "num_features", "LayerNorm": "normalized_shape", "RMSNorm": "normalized_shape",
+         "PixelShuffle": "upscale_factor", "PixelUnshuffle": "downscale_factor", "LayerNorm": "normalized_shape", "RMSNorm": "normalized_shape",
          "LeakyReLU": "negative_slope", "PReLU": "num_parameters", "ELU": "alpha", "Softmax": "dim", "softmax": "dim",
-         "log_softmax": "dim", "expr": "expr", "Upsample": "size", "cat": "dim", "ConvLSTM": "out_channels", "Dropout2d": "p"}
+         "log_softmax": "dim", "expr": "expr", "Upsample": "size", "cat": "dim", "ConvLSTM": "out_channels"}
+FIRST.update({f"{t}{n}d": k for n in (1, 2, 3) for t, k in (("InstanceNorm", "num_features"), ("Dropout", "p"))})
 FIRST.update({f"Adaptive{t}Pool{n}d": "output_size" for n in (1, 2, 3) for t in ("Avg", "Max")})
 FIRST.update({f"{t}{n}d": k for n in (1, 2, 3) for t, k in
               (("Conv", "out_channels"), ("ConvTranspose", "out_channels"), ("MaxPool", "kernel_size"),
@@ -218,7 +219,7 @@ class Net:
         x = values[0]
         make = lambda f, *args, **kw: self.module(name, lambda: f(*args, **kw))(x)
         kw = {k: tuple(v) if isinstance(v, list) else v for k, v in a.items()}
-        if kind.startswith(("Conv", "Linear", "LSTM", "GRU")):
+        if kind.startswith(("Conv", "Linear", "LSTM", "GRU", "RNN")):
             kw.pop("in_channels", None)
         if kind.startswith("Conv"):
             return make(getattr(nn, kind), x.shape[1], **kw)
@@ -226,20 +227,20 @@ class Net:
             kw["dtype"] = torch.complex128
         if kind == "Linear":
             return make(nn.Linear, x.shape[-1], **kw)
-        if kind in ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "InstanceNorm2d"):
+        if kind.startswith(("BatchNorm", "InstanceNorm")):
             return make(getattr(nn, kind), **{"num_features": x.shape[1], **kw})
         if kind == "GroupNorm":
             return make(nn.GroupNorm, **{"num_channels": x.shape[1], **kw})
         if kind in ("LayerNorm", "RMSNorm"):
             kw.setdefault("normalized_shape", x.shape[-1])
             return make(getattr(nn, kind), **kw)
-        if kind in ("LSTM", "GRU"):
+        if kind in ("LSTM", "GRU", "RNN"):
             return self.recurrent(kind, name, kw, values)
-        if kind in ("Dropout", "Dropout2d", "StochasticDepth"):
+        if kind in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "StochasticDepth"):
             p = kw.get("p", 0.5)
             if not p or not self.training or self.evaluated:
                 return x
-            axes = {"Dropout": x.dim(), "Dropout2d": 2}.get(kind, 1)
+            axes = {"Dropout": x.dim(), "StochasticDepth": 1}.get(kind, 2)
             shape = list(x.shape[:axes]) if kw.get("mode") != "batch" else [1]
             keep = philox(self.seed, self.at, self.streams.get(name, 0), math.prod(shape)) >= p
             return x * keep.reshape(shape + [1] * (x.dim() - len(shape))).to(x.dtype) / (1 - p)
@@ -269,7 +270,7 @@ class Net:
         y, last = m(x, *((states if kind == "LSTM" else states[0]),) if states else ())
         if output == "sequence":
             return y
-        h = last if kind == "GRU" else last[0 if output == "h_n" else 1]
+        h = last if kind != "LSTM" else last[0 if output == "h_n" else 1]
         return turn(h)
 
     def multihead(self, name, kw, values, named):

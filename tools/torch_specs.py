@@ -113,7 +113,7 @@ class TorchWalk(Walk):
         self.drops = True
         p = self.number(0.1, 0.8)
         return self.pick({"Dropout": p}, {"type": "StochasticDepth", "p": p, **self.some(mode="batch")},
-                         *[{"type": "Dropout2d", "p": p}] * (self.x.dim() == 4))
+                         *[{"type": f"Dropout{self.x.dim() - 2}d", "p": p}] * (self.x.dim() > 2 and self.x.dim() < 6))
 
     def window(self, nd, low, high):
         return self.r.randint(low, high) if self.maybe() else [self.r.randint(low, high) for _ in range(nd)]
@@ -138,7 +138,7 @@ class TorchWalk(Walk):
     def norm(self):
         nd, shape = self.x.dim() - 2, list(self.x.shape)
         eps = self.pick(1e-5, 1e-3, self.number(0.01, 0.5))
-        kinds = ["LayerNorm", "RMSNorm"] + ["GroupNorm"] + [f"BatchNorm{max(nd, 1)}d"] * 2 + ["InstanceNorm2d"] * (nd == 2)
+        kinds = ["LayerNorm", "RMSNorm"] + ["GroupNorm"] + [f"BatchNorm{max(nd, 1)}d"] * 2 + [f"InstanceNorm{nd}d"] * (0 < nd < 4)
         kind, args = self.pick(*kinds), self.some(eps=eps)
         if kind in ("LayerNorm", "RMSNorm"):
             k = self.r.randint(1, len(shape) - 1)
@@ -210,6 +210,8 @@ class TorchWalk(Walk):
                                "erf(a)", "-a * 0.7 + a * a * 0.01", "floor(3 * a) * 0.3", "a > 0 ? a : 0.2 * a", "a + 0 * a")},
             {"type": "expr", "expr": "u > v ? u * 0.5 : v + 0.1", "inputs": {"u": self.last(), "v": self.last()}},
             {"type": "max", "dim": axis, **self.some(keepdim=self.maybe())},
+            *[{"type": "PixelShuffle", "upscale_factor": 2}] * (d == 4 and self.x.shape[1] % 4 == 0),
+            *[{"type": "PixelUnshuffle", "downscale_factor": 2}] * (d == 4 and self.x.shape[2] % 2 + self.x.shape[-1] % 2 == 0),
             {"type": "roll", "shifts": [self.r.randint(-3, 3)], "dims": [axis]},
             {"type": "expr", "expr": "u * 0.5 + v * tanh(u)", "inputs": {"u": self.last(), "v": self.last()}},
             {"type": self.pick("add", "sub", "mul"), "inputs": [self.last(), self.last()], **self.some(alpha=None)},
@@ -351,9 +353,11 @@ class TorchWalk(Walk):
         return {"name": n + "m", "type": "Parameter", "shape": [t, s], "init": {"normal": {"std": 1.0}}, "freeze": self.maybe()}
 
     def recurrent(self):
-        kind = self.pick("LSTM", "GRU")
+        kind = self.pick("LSTM", "GRU", "RNN")
         h = self.pick(3, 5, 8)
         args = self.some(num_layers=self.r.randint(1, 3), bias=self.maybe(), bidirectional=self.maybe())
+        if kind == "RNN":
+            args.update(self.some(nonlinearity=self.pick("tanh", "relu")))
         if kind == "LSTM":
             args.update(self.some(proj_size=self.r.randint(1, h - 1) if self.maybe(.4) else None))
         args.update(self.some(output=self.pick("sequence", "h_n", *["c_n"] * (kind == "LSTM"))))

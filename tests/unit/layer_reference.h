@@ -543,6 +543,53 @@ static const struct {
      {
       {"grad.x", 0.27122228420929706},
      }},
+    {"{name: x, type: Parameter, shape: [2, 12, 2, 3]}, {name: y, PixelShuffle: 2}",
+     9.6720801675846602, 9.6720801675846602,
+     {
+      {"grad.x", -6.790276656410521},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 2, 6, 3]}, {name: y, PixelUnshuffle: 3}",
+     3.2981663690954401, 3.2981663690954401,
+     {
+      {"grad.x", -2.0235528707057187},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 2]}, {name: d, Dropout1d: 0.5, training: false}, {name: y, Dropout3d: 0.5, training: false}",
+     6.3896323456763024, 6.3896323456763024,
+     {
+      {"grad.x", -2.5000793412381821},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 7]}, {name: y, InstanceNorm1d: 3}",
+     13.665427809645209, 13.665427809645209,
+     {
+      {"grad.x", 0.00060867599289864236},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 3, 2, 3, 4]}, {name: y, type: InstanceNorm3d, affine: true, track_running_stats: true}",
+     -66.644656491435512, -40.863420972680203,
+     {
+      {"grad.x", 0.00090712492773776946},
+      {"grad.y.weight", 32.698200551206924},
+      {"grad.y.bias", -2.6012169648533288},
+      {"y.running_mean", 0.0022358801704456047},
+      {"y.running_var", -0.87863948143108683},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 4, 2]}, {name: y, RNN: 3}",
+     1.610897101405615, 1.610897101405615,
+     {
+      {"grad.x", -2.0930572538286678},
+      {"grad.y.weight_ih_l0", -0.10134215412402053},
+      {"grad.y.weight_hh_l0", -1.5162714090166098},
+      {"grad.y.bias_ih_l0", -1.7746917057941174},
+      {"grad.y.bias_hh_l0", -0.24380519424510547},
+     }},
+    {"{name: x, type: Parameter, shape: [2, 4, 2]}, {name: y, RNN: 3, num_layers: 2, nonlinearity: relu, bias: false}",
+     -0.12091848213748324, -0.12091848213748324,
+     {
+      {"grad.x", 0.47578602089555905},
+      {"grad.y.weight_ih_l0", -0.087195854100592995},
+      {"grad.y.weight_hh_l0", 1.2432017328195453},
+      {"grad.y.weight_ih_l1", -0.91784214216863658},
+      {"grad.y.weight_hh_l1", 2.1246614729174609},
+     }},
     {"{name: x, type: Parameter, shape: [2, 3]}, {name: l, Linear: 3}, {name: y, Linear: 3, tie: l}",
      6.6903062198603243, 6.6903062198603243,
      {
