@@ -115,6 +115,21 @@ def resnet50(classes):
                          nn.Linear(2048, classes))
 
 
+class Lstm(nn.Module):
+    def __init__(self, vocab, w, layers):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(vocab, w), nn.Linear(w, vocab)
+        self.lstm = nn.LSTM(w, w, layers, batch_first=True)
+
+    def forward(self, x):
+        return self.head(self.lstm(self.embedding(x))[0])
+
+
+def torchvision_model(name, **args):
+    import torchvision
+    return getattr(torchvision.models, name)(**args)
+
+
 # name: model, a batch of `n` samples, weight decay
 MODELS = {
     "mlp": (mlp, lambda n: images(n, 1, 28, 10), 0.01),
@@ -122,6 +137,10 @@ MODELS = {
     "lenet": (lenet, lambda n: images(n, 1, 28, 10), 0.01),
     "resnet18": (resnet18, lambda n: images(n, 3, 32, 10), 0.01),
     "resnet50": (lambda: resnet50(1000), lambda n: images(n, 3, 224, 1000), 0.01),
+    "mobilenet-v2": (lambda: torchvision_model("mobilenet_v2", dropout=0.0), lambda n: images(n, 3, 224, 1000), 0.01),
+    "convnext-tiny": (lambda: torchvision_model("convnext_tiny", stochastic_depth_prob=0.0),
+                      lambda n: images(n, 3, 224, 1000), 0.01),
+    "lstm-text": (lambda: Lstm(256, 256, 2), lambda n: tokens(n, 128, 256), 0.01),
     "vit-ti": (lambda: Vit(224, 16, 192, 12, 3, 1000), lambda n: images(n, 3, 224, 1000), 0.05),
     "vit-l": (lambda: Vit(224, 16, 1024, 24, 16, 10), lambda n: images(n, 3, 224, 10), 0.05),
     "gpt2-nano": (lambda: Gpt(256, 256, 384, 6, 6), lambda n: tokens(n, 256, 256), 0.1),

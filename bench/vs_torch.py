@@ -13,15 +13,20 @@ import argparse, os, resource, statistics, subprocess, sys, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NO_CLIP = ["--set", "trainer.gradient_clip_val=null"]
+ADAMW = ["--set", "optimizer={type: AdamW, lr: 1e-3}"]
 # spec, its overrides, steps a round
 MODELS = {
     "mlp": ("bench/mlp.yaml", [], 100),
     "vit": ("bench/vit.yaml", [], 8),
     "lenet": ("specs/lenet5.yaml", [], 100),
-    "resnet18": ("specs/resnet18.yaml", ["--set", "optimizer={type: AdamW, lr: 1e-3}"], 2),
+    "resnet18": ("specs/resnet18.yaml", ADAMW, 2),
     "vit-ti": ("specs/vit-tiny.yaml",
                ["-D", "image_size=224", "-D", "patch=16", "-D", "batch=8", "-D", "num_classes=1000",
                 "--set", "model.expect.parameters=5717416"] + NO_CLIP, 4),
+    "resnet50": ("specs/resnet50.yaml", ["--set", "data.loader.batch_size=8"] + ADAMW, 1),
+    "mobilenet-v2": ("specs/mobilenet-v2.yaml", ["-D", "batch=8", "-D", "dropout=0.0"] + ADAMW, 2),
+    "convnext-tiny": ("specs/convnext-tiny.yaml", ["-D", "batch=4", "-D", "drop=0.0"] + NO_CLIP + ADAMW, 1),
+    "lstm-text": ("specs/lstm-text.yaml", NO_CLIP, 3),
     "gpt2-nano": ("specs/gpt2-nano.yaml", NO_CLIP, 3),
     "gpt2-124m": ("specs/gpt2-124m.yaml",
                   ["-D", "block_size=64", "--set", "model.expect.parameters=123702528",
@@ -52,7 +57,8 @@ def worker(model, precision, how, threads):
         tiny(torch.rand(8, 8)).sum().backward()
     torch.optim.AdamW(tiny.parameters(), fused=True).step()
     before = rss("VmRSS:")  # weights count, as they do for mpcc
-    batch = {"mlp": 128, "vit": 32, "lenet": 64, "resnet18": 32, "vit-ti": 8, "gpt2-nano": 8, "gpt2-124m": 4}
+    batch = {"mlp": 128, "vit": 32, "lenet": 64, "resnet18": 32, "resnet50": 8, "mobilenet-v2": 8, "convnext-tiny": 4,
+             "lstm-text": 32, "vit-ti": 8, "gpt2-nano": 8, "gpt2-124m": 4}
     make, data, decay = torch_models.MODELS[{"gpt2-124m": "gpt2-124m-64"}.get(model, model)]
     net, (x, y) = make(), data(batch[model])
     optimizer = torch_models.adamw(net, decay)
