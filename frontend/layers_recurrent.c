@@ -119,8 +119,8 @@ typedef struct {
 typedef struct {
   Cell cell;
   bool bias, bidirectional;
-  int64_t hidden, width, layers, batch, length;        /* width: of h */
-  Value *h0, *c0;                                      /* given initial states, or NULL */
+  int64_t hidden, width, layers, batch, length; /* width: of h */
+  Value *h0, *c0;                               /* given initial states, or NULL */
   Value *h_n[64], *c_n[64];
   int n;
 } Recurrent;

@@ -122,10 +122,10 @@ Value *layer_PixelShuffle(Lower *lo, const Node *n, Value *const *in) {
   const int64_t r = lay_int(n, "upscale_factor"), *d = in[0]->type->dim;
   if (in[0]->type->rank != 4)
     return lay_misfit(lo, n, n->loc, 0, in, "works on [N, C, H, W]");
-  if (d[1] % (r * r))
+  if (d[1] % r || d[1] / r % r)
     return lay_misfit(lo, n, lay_loc(n, "upscale_factor"), 0, in,
-                      "makes squares of %lld channels, which do not divide %lld",
-                      (long long)(r * r), (long long)d[1]);
+                      "makes squares of %lld x %lld channels, which do not divide %lld",
+                      (long long)r, (long long)r, (long long)d[1]);
   const int64_t c = d[1] / (r * r), apart[] = {d[0], c, r, r, d[2], d[3]};
   const int64_t whole[] = {d[0], c, d[2] * r, d[3] * r};
   Value *v = build_permute(lo->b, build_reshape(lo->b, in[0], 6, apart), perm);

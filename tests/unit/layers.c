@@ -269,6 +269,7 @@ static const struct {
     {"[2, 4]", "[{max: 0}]", -311},
     {"[8, 2, 3]", "[{PixelShuffle: 2}, {Conv2d: 1, kernel_size: [4, 6]}, Flatten]", 2 * 24 + 1},
     {"[6, 2, 3]", "[{PixelShuffle: 2}]", -311},
+    {"[6, 2, 3]", "[{PixelShuffle: 4294967296}]", -311},
     {"[8, 6]", "[{PixelShuffle: 2}]", -311},
     {"[1, 4, 6]", "[{PixelUnshuffle: 2}, {Conv2d: 1, kernel_size: [2, 3]}, Flatten]", 24 + 1},
     {"[1, 4, 5]", "[{PixelUnshuffle: 2}]", -311},
