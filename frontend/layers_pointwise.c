@@ -128,21 +128,13 @@ Value *layer_LeakyReLU(Lower *lo, const Node *n, Value *const *in) {
   return body(lo, n, in, "a > 0 ? a : %.17g * a", val_get_float(n->args, "negative_slope", 0.01));
 }
 
-/* Between two bounds; comparisons in this order let NaN pass and give 0 at the bounds, as torch. */
-static Value *clamped(Lower *lo, const Node *n, Value *const *in, double least, double most) {
-  return body(lo, n, in, "a <= %.17g ? %.17g : a >= %.17g ? %.17g : a", least, least, most, most);
-}
-
-Value *layer_ReLU6(Lower *lo, const Node *n, Value *const *in) {
-  return clamped(lo, n, in, 0, 6);
-}
-
 Value *layer_Hardtanh(Lower *lo, const Node *n, Value *const *in) {
   double least = val_get_float(n->args, "min_val", -1), most = val_get_float(n->args, "max_val", 1);
   if (least >= most)
     return lay_error(lo, lay_loc(n, "min_val"), 201, "min_val %g must be below max_val %g", least,
                      most);
-  return clamped(lo, n, in, least, most);
+  /* Comparisons in this order let NaN pass and give 0 at the bounds, as torch. */
+  return body(lo, n, in, "a <= %.17g ? %.17g : a >= %.17g ? %.17g : a", least, least, most, most);
 }
 
 Value *layer_Hardsigmoid(Lower *lo, const Node *n, Value *const *in) {

@@ -2,11 +2,11 @@
  * the body by each operand, times dy, as expressions again. */
 #include "passes/grad.h"
 
-enum { MAX_ARGS = 16 };
-static const char *const letters[MAX_ARGS + 1] = {"a", "b", "c", "d", "e", "f", "g", "h", "i",
-                                                  "j", "k", "l", "m", "n", "o", "p", "q"};
+enum { MAX_ARGS = 16, MAX_NAMES = MAX_ARGS + 2 }; /* operands, then upstream, then the result */
+static const char *const letters[MAX_NAMES] = {"a", "b", "c", "d", "e", "f", "g", "h", "i",
+                                               "j", "k", "l", "m", "n", "o", "p", "q", "r"};
 
-/* Derivative with respect to operand i as a body over (operands..., upstream last). */
+/* Derivative with respect to operand i as a body over (operands..., upstream, result). */
 static Scalar *derivative(Grad *g, const Op *op, int i, bool *times) {
   const char *given = op_info(op->code)->deriv;
   *times = !given;
@@ -21,20 +21,21 @@ static Scalar *derivative(Grad *g, const Op *op, int i, bool *times) {
     return NULL;
   size_t len = strcspn(text, ";");
   char *part = ARENA_ARRAY(g->scratch, char, len + 1);
-  const char *names[MAX_ARGS + 1];
+  const char *names[MAX_NAMES];
   if (arena_failed(g->scratch))
     return NULL;
   memcpy(part, text, len);
   for (int k = 0; k < op->nin; k++)
     names[k] = letters[k];
   names[op->nin] = "g";
+  names[op->nin + 1] = "y";
   Scalar *s = NULL;
-  scalar_parse(g->scratch, g->diag, op->loc, part, names, op->nin + 1, &s);
+  scalar_parse(g->scratch, g->diag, op->loc, part, names, op->nin + 2, &s);
   return s;
 }
 
 /* used[r]: argument r is read by what the result needs. */
-static void used_args(Grad *g, const Scalar *s, bool used[MAX_ARGS + 1]) {
+static void used_args(Grad *g, const Scalar *s, bool used[MAX_NAMES]) {
   bool *live = ARENA_ARRAY(g->scratch, bool, s->nstmt + 1);
   if (arena_failed(g->scratch))
     return;
@@ -70,18 +71,18 @@ static Scalar *times_upstream(Grad *g, const Scalar *s, int upstream) {
   return r;
 }
 
-/* The body over (operands..., upstream) as an expr over only those that it reads, so that no other
- * value is kept alive until the backward pass. */
+/* The body over (operands..., upstream, result) as an expr over only those that it reads, so that
+ * no other value is kept alive until the backward pass. */
 static Value *chain(Grad *g, const Op *op, const Scalar *s, Value *dy, DType dt) {
-  bool used[MAX_ARGS + 1] = {0};
-  const char *names[MAX_ARGS + 1] = {0};
-  Value *in[MAX_ARGS + 1];
+  bool used[MAX_NAMES] = {0};
+  const char *names[MAX_NAMES] = {0};
+  Value *in[MAX_NAMES];
   int n = 0;
   used_args(g, s, used);
-  for (int i = 0; i <= op->nin; i++) {
+  for (int i = 0; i < op->nin + 2; i++) {
     names[i] = letters[n];
     if (used[i])
-      in[n++] = i < op->nin ? grad_forward(g, op, i) : dy;
+      in[n++] = i < op->nin ? grad_forward(g, op, i) : i == op->nin ? dy : grad_result(g, op, 0);
   }
   Text t = {0};
   scalar_print(s, names, &t);

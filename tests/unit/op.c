@@ -6,7 +6,7 @@
 #include "tests/check_run.h"
 
 static const char *const abc[] = {"a", "b", "c"};
-static const char *const gabc[] = {"g", "a", "b", "c"};
+static const char *const gyabc[] = {"g", "y", "a", "b", "c"};
 
 START_TEST(names_are_unique_and_found) {
   for (int i = 0; i < OP_COUNT; i++) {
@@ -62,7 +62,7 @@ START_TEST(bodies_parse) {
       ck_assert_uint_lt(n, sizeof text);
       memcpy(text, p, n);
       text[n] = 0;
-      ck_assert_msg(!scalar_parse(a, d, (Loc){0}, text, gabc, o->nin + 1, &s), "%s: %s", o->name,
+      ck_assert_msg(!scalar_parse(a, d, (Loc){0}, text, gyabc, o->nin + 2, &s), "%s: %s", o->name,
                     text);
       p += n + (p[n] == ';');
     }
