@@ -73,6 +73,14 @@ Value *build_permute(Builder *b, Value *x, const int64_t *perm) {
   return build_op(b, OP_permute, 1, &x, 1, &at)->out[0];
 }
 
+Value *build_unpermute(Builder *b, Value *y, const Op *permute) {
+  const Attr *perm = op_attr(permute, "perm");
+  int64_t inverse[MAX_RANK];
+  for (int i = 0; i < perm->u.ints.n; i++)
+    inverse[perm->u.ints.v[i]] = i;
+  return build_permute(b, y, inverse);
+}
+
 Value *build_slice(Builder *b, Value *x, int dim, int64_t start, int64_t end) {
   const Attr at[] = {attr_i(b, "dim", dim), attr_i(b, "start", start), attr_i(b, "end", end)};
   return build_op(b, OP_slice, 1, &x, 3, at)->out[0];

@@ -508,6 +508,7 @@ Value *build_const(Builder *b, double v, DType dt); /* rank 0 */
 Value *build_filled(Builder *b, const Type *t, double v);
 Value *build_reshape(Builder *b, Value *x, int rank, const int64_t *dim);
 Value *build_permute(Builder *b, Value *x, const int64_t *perm);
+Value *build_unpermute(Builder *b, Value *y, const Op *permute); /* its operand's order again */
 Value *build_slice(Builder *b, Value *x, int dim, int64_t start, int64_t end);
 /* Sums x over broadcast dimensions so that it gets `like`'s shape; x itself when equal. */
 Value *build_sum_to(Builder *b, Value *x, const Type *like);

@@ -271,11 +271,7 @@ void grad_reshape(Grad *g, const Op *op, Value *const *dy) {
 }
 
 void grad_permute(Grad *g, const Op *op, Value *const *dy) {
-  const Attr *perm = op_attr(op, "perm");
-  int64_t inverse[MAX_RANK];
-  for (int i = 0; i < perm->u.ints.n; i++)
-    inverse[perm->u.ints.v[i]] = i;
-  grad_give(g, op, 0, build_permute(g->b, dy[0], inverse));
+  grad_give(g, op, 0, build_unpermute(g->b, dy[0], op));
 }
 
 /* grad_give sums over what was broadcast */

@@ -4,8 +4,10 @@
  * costs no memory and next to no time: a cheap pointwise op (cast, mask, arithmetic; no
  * transcendental) that backward uses pointwise only, of operands that live until then anyway
  * (state, or values that backward reads for their own sake). The copy carries attr recompute, so
- * that value numbering keeps both; fuse puts it into the kernels that use it. Everything else is
- * stored. Stage step to saved. The result does not change: the copy rounds as the original does. */
+ * that value numbering keeps both; fuse puts it into the kernels that use it. Where backward reads
+ * a value pointwise and, for its own sake, a copy with zeros around it (of a depthwise
+ * convolution), the copy's inside is read for both. Everything else is stored. Stage step to saved.
+ * The result does not change: the copy rounds as the original does. */
 #include <string.h>
 
 #include "passes/passes.h"
@@ -17,6 +19,7 @@ typedef struct {
   int loss;     /* index of the op that ends forward; nop when there is none */
   bool *wanted; /* by value id: backward reads it for its own sake */
   bool *again;  /* by value id: computed again */
+  const Op **held; /* by value id: the view or unslice of it that is stored, or held in turn */
 } Save;
 
 static bool is_backward(const Save *s, const Op *op) {
@@ -61,6 +64,7 @@ static void decide(Save *s, Arena *a) {
   Uses *uses = func_uses(f, a);
   s->wanted = ARENA_ARRAY(a, bool, f->nvalue + 1);
   s->again = ARENA_ARRAY(a, bool, f->nvalue + 1);
+  s->held = ARENA_ARRAY(a, const Op *, f->nvalue + 1);
   if (arena_failed(a))
     return;
   for (int i = 0; i < f->nop && i < s->loss; i++) {
@@ -77,6 +81,31 @@ static void decide(Save *s, Arena *a) {
       live &= s->wanted[op->in[k]->id] && !s->again[op->in[k]->id];
     s->again[op->out[0]->id] = live;
   }
+  for (int i = s->loss - 1; i >= 0; i--) {
+    const Op *op = f->op[i];
+    if (op->code != OP_unslice && op->code != OP_permute)
+      continue;
+    const Value *x = op->in[0], *y = op->out[0];
+    bool stored = op->code == OP_unslice && s->wanted[y->id];
+    if ((stored || s->held[y->id]) && !s->again[x->id] &&
+        s->wanted[x->id] == used_pointwise(s, &uses[x->id]))
+      s->held[x->id] = op;
+  }
+}
+
+/* The elements of v where the stored copy has them. */
+static Value *inside(const Save *s, Copier *c, const Value *v) {
+  const Op *op = s->held[v->id];
+  if (!op)
+    return copier_get(c, v);
+  Value *y = inside(s, c, op->out[0]);
+  build_at(c->b, op->loc, op->layer,
+           str_c(builder_strings(c->b), "save: inside of the padded copy"));
+  if (op->code == OP_permute)
+    return build_unpermute(c->b, y, op);
+  const int dim = (int)op_int(op, "dim", 0);
+  const int64_t start = op_int(op, "start", 0);
+  return build_slice(c->b, y, dim, start, start + v->type->dim[dim]);
 }
 
 /* A copy of op behind what has been built; its operands are forward values. */
@@ -107,10 +136,12 @@ static void save_func(Copier *c, const Func *f, Arena *a) {
     const Op *op = f->op[i];
     for (int k = 0; i > s.loss && k < op->nin; k++) {
       const Value *v = op->in[k];
-      if (!s.again[v->id] || v->def->nin > 8 || v->def->nattr > 14)
-        continue;
-      c->map[v->id] = compute_again(c, v->def);
+      if (s.again[v->id] && v->def->nin <= 8 && v->def->nattr <= 14)
+        c->map[v->id] = compute_again(c, v->def);
+      else if (s.held[v->id])
+        c->map[v->id] = inside(&s, c, v);
       s.again[v->id] = false; /* backward shares one copy */
+      s.held[v->id] = NULL;
     }
     copier_op(c, op);
   }
