@@ -232,6 +232,11 @@ static void verify_memories(Verify *v) {
         at[op->out[k]->id] = ++n;
     int from = op->code == OP_write ? at[op->in[0]->id] : 0;
     if (op->code == OP_write) {
+      const Tensor *t = op_attr(op, "tensor")->u.tensor;
+      v->op = op;
+      if (role_segment(t->role) == MPCC_SEG_WORK && root(t)->offset < f->work_bytes)
+        verify_broken(v, "tensor '%s' lies in the %lld bytes that this function works in", t->name,
+                      (long long)f->work_bytes);
       if (from) /* the tensor keeps it, or it is copied at the end */
         m[from - 1].last = INT_MAX;
       if (write_memory(f, op, from ? &m[from - 1] : NULL, &m[n]))

@@ -85,8 +85,30 @@ static int segment_of(Role r) {
   return segment[r];
 }
 
+static const Tensor *tensor_of(const Op *op) {
+  return op_attr(op, "tensor")->u.tensor;
+}
+
+/* Most bytes of a function, of all or of those that write a tensor in the work segment. */
+static int64_t most_work(const Module *m, bool writers) {
+  int64_t most = 0;
+  for (int i = 0; i < m->nfunc; i++) {
+    const Func *f = m->func[i];
+    bool counts = !writers;
+    for (int k = 0; k < f->nop && !counts; k++)
+      counts = f->op[k]->code == OP_write && segment_of(tensor_of(f->op[k])->role) == MPCC_SEG_WORK;
+    if (counts && f->work_bytes > most)
+      most = f->work_bytes;
+  }
+  return most;
+}
+
+/* Segment by segment in the order of the table; those in the work segment lie behind the bytes of
+ * the functions that write them and share the rest with all others. */
 static void place_tensors(Module *m) {
+  const int64_t all_work = most_work(m, false);
   memset(m->segment_bytes, 0, sizeof m->segment_bytes);
+  m->segment_bytes[MPCC_SEG_WORK] = most_work(m, true);
   for (int i = 0; i < m->ntensor; i++) {
     Tensor *t = m->tensor[i];
     if (t->base)
@@ -95,15 +117,13 @@ static void place_tensors(Module *m) {
     t->offset = *end;
     *end += round_up(type_bytes(t->type));
   }
+  if (m->segment_bytes[MPCC_SEG_WORK] < all_work)
+    m->segment_bytes[MPCC_SEG_WORK] = all_work;
   for (int i = 0; i < m->ntensor; i++) {
     Tensor *t = m->tensor[i];
     if (t->base)
       t->offset = t->base->offset + t->base_elem * (int64_t)dtype_bytes(t->type->dt);
   }
-}
-
-static const Tensor *tensor_of(const Op *op) {
-  return op_attr(op, "tensor")->u.tensor;
 }
 
 static bool overlap(const Tensor *a, const Tensor *b) {
@@ -588,17 +608,13 @@ Status pass_plan(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
   copier_init(&c, out, in);
   if (builder_failed(out))
     return MPCC_ERR_NOMEM;
-  Module *m = builder_module(out);
-  place_tensors(m);
-  int64_t work = 0;
   for (int i = 0; i < in->nfunc; i++) {
     Status s = plan_func(&c, in->func[i], in->ntensor, o);
     if (s != MPCC_OK)
       return s;
-    int64_t bytes = build_current(out)->work_bytes;
-    work = bytes > work ? bytes : work;
   }
-  m->segment_bytes[MPCC_SEG_WORK] = work;
-  build_module_attr(out, attr_i(out, "peak_bytes", work));
+  Module *m = builder_module(out);
+  place_tensors(m);
+  build_module_attr(out, attr_i(out, "peak_bytes", m->segment_bytes[MPCC_SEG_WORK]));
   return MPCC_OK;
 }

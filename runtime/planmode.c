@@ -83,7 +83,7 @@ static bool walk_command(mprt_program *p, const MpccCommand *c, uint64_t n, bool
                          uint8_t *live) {
   const MpccArgRef *a = &p->argref[c->first_arg];
   for (uint32_t i = 0; record && i < c->nargs; i++) {
-    if (a[i].segment != MPCC_SEG_WORK || a[i].stride)
+    if (a[i].segment != MPCC_SEG_WORK || a[i].stride || a[i].tensor_plus_1)
       continue;
     Range r = granules(&a[i], true);
     for (uint64_t g = r.begin, run; g < r.end; g = run + 1) {
@@ -96,7 +96,8 @@ static bool walk_command(mprt_program *p, const MpccCommand *c, uint64_t n, bool
   for (int pass = 0; pass < 2; pass++) { /* results first, so that an operand in place stays live */
     for (uint32_t i = 0; i < c->nargs; i++) {
       bool out = is_out(c, i);
-      if (a[i].segment != MPCC_SEG_WORK || out != (pass == 0) || (out && a[i].stride))
+      if (a[i].segment != MPCC_SEG_WORK || a[i].tensor_plus_1 || out != (pass == 0) ||
+          (out && a[i].stride))
         continue;
       MpccArgRef all = all_iterations(a[i], n);
       Range r = granules(&all, out);

@@ -190,7 +190,8 @@ bool mprt_tensor_at(mprt_program *p, int i, mprt_tensor *out);
 mpcc_status mprt_feed(mprt_program *p, const char *split, int64_t *valid);
 bool mprt_has_function(const mprt_program *p, const char *function);
 /* Runs one function of the image on the batch in the io tensors: "predict", "eval_step", "train_step" ...;
- * "refresh" after the host has written weights. errors: ERR_USAGE (no such function) */
+ * "refresh" after the host has written weights. What predict returns is there until the next function
+ * runs. errors: ERR_USAGE (no such function) */
 mpcc_status mprt_run(mprt_program *p, const char *function);
 /* Runs one kernel of the image by symbol over all its tiles, on buffers of the caller. bytes: of the
  * buffer behind each of n arguments, 0 where it is an integer; the first nout are results. On a GPU they

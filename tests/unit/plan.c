@@ -222,8 +222,9 @@ START_TEST(reuse_saves_bytes) {
   Module *q = planned(&w, step_text, true, &other);
   ck_assert_int_lt(p->segment_bytes[MPCC_SEG_WORK], q->segment_bytes[MPCC_SEG_WORK]);
   ck_assert_int_eq(module_int(p, "peak_bytes", -1), p->segment_bytes[MPCC_SEG_WORK]);
-  for (int i = 0; i < p->ntensor; i++)
-    ck_assert_int_eq(p->tensor[i]->offset, q->tensor[i]->offset);
+  for (int i = 0; i < p->ntensor; i++) /* outputs lie behind what functions work in */
+    if (p->tensor[i]->role != ROLE_OUTPUT)
+      ck_assert_int_eq(p->tensor[i]->offset, q->tensor[i]->offset);
   module_destroy(saved);
   module_destroy(other);
   module_destroy(p);

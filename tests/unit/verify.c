@@ -422,9 +422,9 @@ END_TEST
 
 /* Two halves made where the concatenation wants them; the second is read again afterwards. */
 static const char joined[] = "mpir 1 stage=planned\n"
-                             "segments state=0 derived=0 accum=0 work=256 io=192\n"
+                             "segments state=0 derived=0 accum=0 work=384 io=64\n"
                              "tensor @x : f32[16] role=input offset=0\n"
-                             "tensor @y : f32[32] role=output offset=64\n"
+                             "tensor @y : f32[32] role=output offset=256\n"
                              "func @f work=256 {\n"
                              "  %0:f32[16] = read {tensor=@x}\n"
                              "  %1:f32[16]@work+0 = group %0 {kind=\"rows\"} [\n"
@@ -473,6 +473,17 @@ START_TEST(pieces_of_a_concatenation) {
 }
 END_TEST
 
+/* Outputs share the work segment with all functions but those that write them. */
+START_TEST(outputs_behind_work) {
+  Session s = parse(joined);
+  ck_assert(s.m != NULL);
+  module_tensor(s.m, "y")->offset = 192;
+  ck_assert_int_eq(module_verify(s.m, s.diag), MPCC_ERR_INTERNAL);
+  ck_assert(says(s.diag, "'y' lies in the 256 bytes"));
+  end(&s);
+}
+END_TEST
+
 /* A swap of two tensors cannot be planned as two copies at the end. */
 START_TEST(swap_by_copies) {
   Session s = parse("mpir 1 stage=planned\n"
@@ -499,6 +510,7 @@ int main(void) {
   tcase_add_loop_test(t, texts_with_one_fault, 0, COUNT(texts));
   tcase_add_loop_test(t, plans_with_one_fault, 0, COUNT(plans));
   tcase_add_test(t, pieces_of_a_concatenation);
+  tcase_add_test(t, outputs_behind_work);
   tcase_add_test(t, swap_by_copies);
   suite_add_tcase(s, t);
   return check_run(s);
