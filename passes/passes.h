@@ -32,7 +32,7 @@
  * Parameters carry attr group=<k> and init=...; see docs/ir.md. */
 
 typedef struct {
-  const TargetCaps *caps;  /* step, fuse and plan read it; NULL before */
+  const TargetCaps *caps;  /* step, save, fuse and plan read it; NULL before */
   bool strict;             /* --numerics=strict [N10] */
   bool no_reuse;           /* plan mode for tests: every buffer its own bytes */
   int opt_level;

@@ -1,13 +1,15 @@
 /* save: values that the backward half of a step reads are stored or computed again.
  *
- * Backward begins behind the function's last loss. A forward value is computed again when that
- * costs no memory and next to no time: a cheap pointwise op (cast, mask, arithmetic; no
- * transcendental) that backward uses pointwise only, of operands that live until then anyway
- * (state, or values that backward reads for their own sake). The copy carries attr recompute, so
- * that value numbering keeps both; fuse puts it into the kernels that use it. Where backward reads
- * a value pointwise and, for its own sake, a copy with zeros around it (of a depthwise
- * convolution), the copy's inside is read for both. Everything else is stored. Stage step to saved.
- * The result does not change: the copy rounds as the original does. */
+ * Backward begins behind the function's last loss. A forward value is computed again when its
+ * operands live until then anyway (state, or values that backward reads for their own sake) and
+ *   - a cheap pointwise op (cast, mask, arithmetic; no transcendental) made it and backward uses it
+ *     pointwise only: no memory and next to no time, fuse puts it into the kernels that use it; or
+ *   - any pointwise op but a cast made it, GELU between two products say, and backward multiplies
+ * it: a kernel of 1 % of the step gives back a quarter of what a transformer block stores. The copy
+ * carries attr recompute, so that value numbering keeps both. Where backward reads a value
+ * pointwise and, for its own sake, a copy with zeros around it (of a depthwise convolution), the
+ * copy's inside is read for both. Everything else is stored. Stage step to saved. The result does
+ * not change: the copy rounds as the original does. */
 #include <string.h>
 
 #include "passes/passes.h"
@@ -16,6 +18,7 @@ enum { CHEAP_STMTS = 12 };
 
 typedef struct {
   const Func *f;
+  const PassOpts *o;
   int loss;     /* index of the op that ends forward; nop when there is none */
   bool *wanted; /* by value id: backward reads it for its own sake */
   bool *again;  /* by value id: computed again */
@@ -59,6 +62,22 @@ static bool read_by_backward(const Save *s, const Uses *u) {
   return false;
 }
 
+/* What the op read of v is what lies in memory: kernels that make v and read it in one go need not
+ * round in between [N10], and an epilogue of our own products does not. */
+static bool is_as_read(const Save *s, const Value *v) {
+  return dtype_bytes(v->type->dt) >= 4 || s->o->strict ||
+         (s->o->caps && s->o->caps->library_products && op_info(v->def->code)->kind == OK_PRODUCT);
+}
+
+/* Worth its own kernel in backward, for the memory of its result. */
+static bool is_worth_a_kernel(const Save *s, const Op *op, const Uses *u) {
+  bool same = op_info(op->code)->kind == OK_ELEM && op->code != OP_cast && op->nout == 1 &&
+              read_by_backward(s, u) && !used_pointwise(s, u);
+  for (int i = 0; same && i < op->nin; i++)
+    same = is_as_read(s, op->in[i]);
+  return same;
+}
+
 static void decide(Save *s, Arena *a) {
   const Func *f = s->f;
   Uses *uses = func_uses(f, a);
@@ -73,7 +92,8 @@ static void decide(Save *s, Arena *a) {
       int id = op->out[o]->id;
       s->wanted[id] = op->code == OP_read || op->code == OP_const || read_by_backward(s, &uses[id]);
     }
-    if (!is_cheap(op) || !used_pointwise(s, &uses[op->out[0]->id]))
+    const Uses *u = op->nout ? &uses[op->out[0]->id] : NULL;
+    if (!u || !((is_cheap(op) && used_pointwise(s, u)) || is_worth_a_kernel(s, op, u)))
       continue;
     /* Operands come first, so what is computed again itself is known: it does not live. */
     bool live = type_elems(op->out[0]->type) > 1;
@@ -123,8 +143,8 @@ static Value *compute_again(Copier *c, const Op *op) {
   return build_op(b, op->code, op->nin, in, n, attr)->out[0];
 }
 
-static void save_func(Copier *c, const Func *f, Arena *a) {
-  Save s = {.f = f, .loss = f->nop};
+static void save_func(Copier *c, const Func *f, const PassOpts *o, Arena *a) {
+  Save s = {.f = f, .o = o, .loss = f->nop};
   for (int i = 0; i < f->nop; i++)
     if (op_info(f->op[i]->code)->is_root)
       s.loss = i;
@@ -148,14 +168,14 @@ static void save_func(Copier *c, const Func *f, Arena *a) {
 }
 
 Status pass_save(const Module *in, const PassOpts *o, Builder *out, Diag *d) {
-  (void)o, (void)d;
+  (void)d;
   Copier c;
   copier_init(&c, out, in);
   for (int i = 0; i < in->nfunc; i++) {
     Arena *a = arena_create();
     if (!a)
       return MPCC_ERR_NOMEM;
-    save_func(&c, in->func[i], a);
+    save_func(&c, in->func[i], o, a);
     bool failed = arena_failed(a);
     arena_destroy(a);
     if (failed)

@@ -42,12 +42,22 @@ static const struct {
           "  %9:f32[], %10:f32[], %11:f32[8,16] = cross_entropy %8, %3, %5, %4\n"
           "  %12:f32[8,16] = mul %11, %7\n"
           "  write %9 {tensor=@loss}\n  write %12 {tensor=@dx}\n}\n"},
-    {"not_what_a_product_reads", 0,
-     HEAD "  %7:f32[8,16] = relu %0\n"
+    {"what_a_product_reads_by_a_kernel_of_its_own", 1,
+     HEAD "  %7:f32[8,16] = gelu %0\n"
           "  %8:f32[8,16] = mul %6, %7\n"
           "  %9:f32[], %10:f32[], %11:f32[8,16] = cross_entropy %8, %3, %5, %4\n"
           "  %12:f32[16,16] = matmul %11, %7 {ta=true, tb=false}\n"
           "  write %9 {tensor=@loss}\n  write %12 {tensor=@dw}\n}\n"},
+    {"not_what_read_an_operand_before_it_was_rounded", 0,
+     HEAD "  %7:bf16[8,16] = cast %6 {to=bf16}\n"
+          "  %8:bf16[8,16] = gelu %7\n"
+          "  %9:f32[8,16] = cast %8 {to=f32}\n"
+          "  %10:f32[], %11:f32[], %12:f32[8,16] = cross_entropy %9, %3, %5, %4\n"
+          "  %13:bf16[8,16] = cast %12 {to=bf16}\n"
+          "  %14:f32[16,16] = matmul %13, %8 {out=f32, ta=true, tb=false}\n"
+          "  %15:f32[8,16] = cast %7 {to=f32}\n"
+          "  %16:f32[8,16] = mul %12, %15\n"
+          "  write %10 {tensor=@loss}\n  write %14 {tensor=@dw}\n  write %16 {tensor=@dx}\n}\n"},
     {"one_copy_serves_all_of_backward_and_chains_are_cut_once", 1,
      HEAD "  %7:f32[8,16] = relu %0\n"
           "  %8:f32[8,16] = neg %7\n"
