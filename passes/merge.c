@@ -456,7 +456,10 @@ static bool one_element(const Node *n) {
 static bool merge_siblings(Fuse *F, Node *p, Node *c, const Buf *b) {
   Common r[MAX_COMMON];
   int nr, ncol;
-  if (p == c || !panels_fit(p, c) || p->recompute != c->recompute)
+  if (p == c || !panels_fit(p, c))
+    return false;
+  if ((p->recompute || c->recompute) &&
+      p->backward != c->backward) /* it would live as long again */
     return false;
   if (b->type->rank == 0 && !one_element(c))
     return false;
