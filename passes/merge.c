@@ -458,8 +458,8 @@ static bool merge_siblings(Fuse *F, Node *p, Node *c, const Buf *b) {
   int nr, ncol;
   if (p == c || !panels_fit(p, c))
     return false;
-  if ((p->recompute || c->recompute) &&
-      p->backward != c->backward) /* it would live as long again */
+  /* Beside a forward node, what is computed again would live as long as what it saves. */
+  if ((p->recompute || c->recompute) && p->backward != c->backward)
     return false;
   if (b->type->rank == 0 && !one_element(c))
     return false;

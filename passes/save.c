@@ -1,12 +1,16 @@
 /* save: values that the backward half of a step reads are stored or computed again.
  *
- * Backward begins behind the function's last loss. A forward value is computed again when its
- * operands live until then anyway (state, or values that backward reads for their own sake) and
- *   - a cheap pointwise op (cast, mask, arithmetic; no transcendental) made it and backward uses it
- *     pointwise only: no memory and next to no time, fuse puts it into the kernels that use it; or
- *   - any pointwise op but a cast made it, GELU between two products say, and backward multiplies
- * it: a kernel of 1 % of the step gives back a quarter of what a transformer block stores. The copy
- * carries attr recompute, so that value numbering keeps both. Where backward reads a value
+ * Backward begins behind the function's last loss. A forward value whose operands live until then
+ * anyway (state, or values that backward reads for their own sake) is computed again in two cases.
+ *
+ * A cheap pointwise op made it (cast, mask, arithmetic; no transcendental) and backward uses it
+ * pointwise only: no memory and next to no time, fuse puts it into the kernels that use it.
+ *
+ * Any pointwise op but a cast made it and backward multiplies it, as GELU between two products: one
+ * more result of the kernel that has GELU's own gradient, or a small kernel, gives back a quarter of
+ * what a transformer block stores.
+ *
+ * The copy carries attr recompute, so that value numbering keeps both. Where backward reads a value
  * pointwise and, for its own sake, a copy with zeros around it (of a depthwise convolution), the
  * copy's inside is read for both. Everything else is stored. Stage step to saved. The result does
  * not change: the copy rounds as the original does. */
