@@ -83,7 +83,7 @@ Status header_emit(Compilation *c, Text *out) {
               " * their mean loss; may be NULL. For specs with accumulate_grad_batches: 1. */\n"
               "static inline mpcc_status %s_train_step(mprt_program *p, int64_t samples, double *loss) {\n"
               "  return mprt_train_batch(p, samples, loss);\n}\n\n"
-              "/* Outputs for the batch in the inputs. */\n"
+              "/* Outputs for the batch in the inputs; they stay until the next function runs. */\n"
               "static inline mpcc_status %s_predict(mprt_program *p) {\n"
               "  return mprt_run(p, \"predict\");\n}\n\n"
               "#ifdef __cplusplus\n}\n#endif\n#endif\n",
