@@ -419,6 +419,24 @@ START_TEST(conventions_at_kinks) {
 }
 END_TEST
 
+/* torch: 0 at the bends, and the upstream gradient where the result is NaN. */
+START_TEST(relu_at_its_bends) {
+  static const double g = 2.5;
+  static const struct {
+    OpCode op;
+    double a, want;
+  } at[] = {{OP_relu, 0, 0},  {OP_relu, -0.0, 0}, {OP_relu, NAN, 2.5},  {OP_relu, 1e-30, 2.5},
+            {OP_relu6, 0, 0}, {OP_relu6, 6, 0},   {OP_relu6, NAN, 2.5}, {OP_relu6, 5.9, 2.5}};
+  for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
+    const OpInfo *info = op_info(at[i].op);
+    const double y = scalar_eval(parse_with(info->body, abc, 1), &at[i].a, false),
+                 up[] = {g, y, at[i].a};
+    const double got = scalar_eval(parse_with(info->deriv, gyabc, 3), up, false);
+    ck_assert_msg(got == at[i].want, "%s at %g: %g", info->name, at[i].a, got);
+  }
+}
+END_TEST
+
 START_TEST(derivatives_are_simplified) {
   static const struct {
     const char *text, *want;
@@ -540,6 +558,7 @@ int main(void) {
   tcase_add_test(t, derivatives_of_rows);
   tcase_add_test(t, given_derivatives);
   tcase_add_test(t, conventions_at_kinks);
+  tcase_add_test(t, relu_at_its_bends);
   tcase_add_test(t, derivatives_are_simplified);
   tcase_add_test(t, philox_known_answers);
   tcase_add_test(t, uniform_numbers);
