@@ -1,7 +1,8 @@
 # A program as a library or object: a C host trains with each of them, to the same numbers.
 . "$(dirname "$0")/lib.sh"
 include=$here/../../include
-tiny="$here/tiny.yaml -march=native --set trainer.max_epochs=40 --set optimizer.lr=5e-3"
+cp "$here/tiny.yaml" .
+tiny="tiny.yaml -march=native --set trainer.max_epochs=40 --set optimizer.lr=5e-3"
 for precision in 32-true transformer-engine; do
   expect 0 '' "$mpcc" $tiny --precision $precision --emit=c-header -o tiny.h
   expect 0 '' "$mpcc" $tiny --precision $precision --emit=lib -o libtiny.a

@@ -23,17 +23,16 @@ for spec in "$specs"/smoke/*.yaml; do
     continue
   fi
   case $name in
-  vit-*) data="-D data=$work/cifar" ;;
-  gpt2-124m) data="-D data=$work/tokens" ;;
-  tabular-mlp) data="-D csv=$work/iris.csv" ;;
-  *) data= ;;
+  vit-*) set -- -D "data=$work/cifar" ;;
+  gpt2-124m) set -- -D "data=$work/tokens" ;;
+  tabular-mlp) set -- -D "csv=$work/iris.csv" ;;
+  *) set -- ;;
   esac
   modes="32-true bf16-mixed 16-mixed transformer-engine"
   [ "$name" != fnet ] || modes="64-true $modes"
-  effort=
-  [ "$name" != mobilenet-v2 ] || effort=-O0 # seventeen shapes of convolutions to compile
+  [ "$name" != mobilenet-v2 ] || set -- -O0 # seventeen shapes of convolutions to compile
   for mode in $modes; do
-    "$mpcc" run "$spec" $data $effort --precision "$mode" --max-steps 2 --out "$name-$mode" >out.txt 2>err.txt ||
+    "$mpcc" run "$spec" "$@" --precision "$mode" --max-steps 2 --out "$name-$mode" >out.txt 2>err.txt ||
       { fail "$name $mode"; tail -3 err.txt; }
     grep -q 'loss [0-9]' out.txt err.txt || fail "$name $mode: no loss"
   done
