@@ -671,6 +671,11 @@ Op *build_op(Builder *b, OpCode code, int nin, Value *const *in, int nattr, cons
 }
 
 Value *build_expr(Builder *b, const char *text, DType dt, int nin, Value *const *in) {
+  return build_expr_attr(b, text, dt, nin, in, NULL);
+}
+
+Value *build_expr_attr(Builder *b, const char *text, DType dt, int nin, Value *const *in,
+                       const Attr *attr) {
   if (builder_failed(b))
     return b->dummy->out[0];
   /* The canonical text, so that equal expressions are equal attributes. */
@@ -684,9 +689,11 @@ Value *build_expr(Builder *b, const char *text, DType dt, int nin, Value *const 
     text_fini(&canonical);
     return fail_op(b, 1, MPCC_ERR_NOMEM)->out[0];
   }
-  const Attr at[] = {attr_s(b, "body", canonical.data), attr_dt(b, "dtype", dt)};
+  Attr at[3] = {attr_s(b, "body", canonical.data), attr_dt(b, "dtype", dt)};
   text_fini(&canonical);
-  return build_op(b, OP_expr, nin, in, 2, at)->out[0];
+  if (attr)
+    at[2] = *attr;
+  return build_op(b, OP_expr, nin, in, attr ? 3 : 2, at)->out[0];
 }
 
 /* ---- copying --------------------------------------------------------------------------------- */

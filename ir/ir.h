@@ -504,6 +504,9 @@ Value *build_cast(Builder *b, Value *x, DType dt); /* x itself when it has dt al
 /* Pointwise expression over the operands, in infix text with argument names a, b, c, ...; result
  * dtype dt, broadcast shape. */
 Value *build_expr(Builder *b, const char *text, DType dt, int nin, Value *const *in);
+/* The same with one attribute more (NULL: none). */
+Value *build_expr_attr(Builder *b, const char *text, DType dt, int nin, Value *const *in,
+                       const Attr *attr);
 Value *build_const(Builder *b, double v, DType dt); /* rank 0 */
 Value *build_filled(Builder *b, const Type *t, double v);
 Value *build_reshape(Builder *b, Value *x, int rank, const int64_t *dim);

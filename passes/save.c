@@ -6,9 +6,12 @@
  * A cheap pointwise op made it (cast, mask, arithmetic; no transcendental) and backward uses it
  * pointwise only: no memory and next to no time, fuse puts it into the kernels that use it.
  *
- * Any pointwise op but a cast made it and backward multiplies it, as GELU between two products: one
- * more result of the kernel that has GELU's own gradient, or a small kernel, gives back a quarter of
- * what a transformer block stores.
+ * Any pointwise op or a norm made it and backward multiplies it, as GELU or LayerNorm before a
+ * product: one more result of the kernel that has the gradient of GELU or of the norm, or a small
+ * kernel, gives back a third of what a transformer block stores. Of a norm, backward has the
+ * statistics.
+ *
+ * Its operands may be such copies in turn, a few ops deep: the norm in FP32 before the cast.
  *
  * The copy carries attr recompute, so that value numbering keeps both. Where backward reads a value
  * pointwise and, for its own sake, a copy with zeros around it (of a depthwise convolution), the
@@ -18,7 +21,13 @@
 
 #include "passes/passes.h"
 
-enum { CHEAP_STMTS = 12 };
+enum {
+  CHEAP_STMTS = 12,
+  MOST_STEPS = 4, /* ops between a copy and what lives */
+  NEVER = 1000,
+  MOST_IN = 8,
+  MOST_ATTR = 15
+};
 
 typedef struct {
   const Func *f;
@@ -26,6 +35,7 @@ typedef struct {
   int loss;     /* index of the op that ends forward; nop when there is none */
   bool *wanted; /* by value id: backward reads it for its own sake */
   bool *again;  /* by value id: computed again */
+  int *steps;   /* by value id: ops that give it in backward; 0: it lives, NEVER: it can not */
   const Op **held; /* by value id: the view or unslice of it that is stored, or held in turn */
 } Save;
 
@@ -66,20 +76,72 @@ static bool read_by_backward(const Save *s, const Uses *u) {
   return false;
 }
 
-/* What the op read of v is what lies in memory: kernels that make v and read it in one go need not
- * round in between [N10], and an epilogue of our own products does not. */
+/* What an op read of v is what lies in memory: kernels that make v and read it in one go need not
+ * round in between [N10], and an epilogue of our own products does not. Views and wider copies are
+ * as exact as what they show. */
 static bool is_as_read(const Save *s, const Value *v) {
-  return dtype_bytes(v->type->dt) >= 4 || s->o->strict ||
-         (s->o->caps && s->o->caps->library_products && op_info(v->def->code)->kind == OK_PRODUCT);
+  const Op *op = v->def;
+  const OpKind kind = op_info(op->code)->kind;
+  if (kind == OK_VIEW || (op->code == OP_cast && dtype_bytes(v->type->dt) >= 4))
+    return is_as_read(s, op->in[0]);
+  return dtype_bytes(v->type->dt) >= 4 || s->o->strict || op->code == OP_read ||
+         (s->o->caps && s->o->caps->library_products && kind == OK_PRODUCT);
+}
+
+/* Its first result in terms of operands and statistics, in the steps of group_<op>; NULL: no norm.
+ */
+static const char *norm_formula(const Op *op) {
+  static const char *const layer[] = {NULL, "(a - b) * c", "(a - b) * c * d",
+                                      "(a - b) * c * d + e"};
+  static const char *const rms[] = {NULL, "a * b", "a * b * c"};
+  return op->code == OP_layer_norm ? layer[op->nin] : op->code == OP_rms_norm ? rms[op->nin] : NULL;
+}
+
+/* Ops until backward has v to the bit, when each is computed again. */
+static int count_steps(const Save *s, const Value *v) {
+  const Op *op = v->def;
+  bool norm = v->out == 0 && norm_formula(op);
+  int n = 1;
+  if (!norm && (op_info(op->code)->kind != OK_ELEM || op->nout != 1 || op->nin > MOST_IN ||
+                op->nattr > MOST_ATTR))
+    return NEVER;
+  for (int i = 0; i < op->nin; i++)
+    n += is_as_read(s, op->in[i]) ? s->steps[op->in[i]->id] : NEVER;
+  for (int i = 1; i < op->nout; i++)
+    n += s->wanted[op->out[i]->id] ? 0 : NEVER;
+  return n < NEVER ? n : NEVER;
+}
+
+/* v and what it takes, as far as it does not live, or v alone of operands that do. */
+static bool is_all_cheap(const Save *s, const Value *v) {
+  bool cheap = is_cheap(v->def);
+  for (int i = 0; cheap && i < v->def->nin; i++) {
+    const Value *x = v->def->in[i];
+    cheap = !s->steps[x->id] || s->again[x->id] || is_all_cheap(s, x);
+  }
+  return cheap;
+}
+
+static bool has_live_operands(const Save *s, const Op *op) {
+  bool live = true;
+  for (int i = 0; i < op->nin; i++)
+    live &= !s->steps[op->in[i]->id];
+  return live;
 }
 
 /* Worth its own kernel in backward, for the memory of its result. */
-static bool is_worth_a_kernel(const Save *s, const Op *op, const Uses *u) {
-  bool same = op_info(op->code)->kind == OK_ELEM && op->code != OP_cast && op->nout == 1 &&
-              read_by_backward(s, u) && !used_pointwise(s, u);
-  for (int i = 0; same && i < op->nin; i++)
-    same = is_as_read(s, op->in[i]);
-  return same;
+static bool is_worth_a_kernel(const Save *s, const Value *v, const Uses *u) {
+  const Op *op = v->def;
+  return read_by_backward(s, u) && !used_pointwise(s, u) &&
+         !(op->code == OP_cast && op->in[0]->def->code == OP_read);
+}
+
+static void mark_again(Save *s, const Value *v) {
+  if (!s->steps[v->id] || s->again[v->id])
+    return;
+  s->again[v->id] = true;
+  for (int i = 0; i < v->def->nin; i++)
+    mark_again(s, v->def->in[i]);
 }
 
 static void decide(Save *s, Arena *a) {
@@ -87,6 +149,7 @@ static void decide(Save *s, Arena *a) {
   Uses *uses = func_uses(f, a);
   s->wanted = ARENA_ARRAY(a, bool, f->nvalue + 1);
   s->again = ARENA_ARRAY(a, bool, f->nvalue + 1);
+  s->steps = ARENA_ARRAY(a, int, f->nvalue + 1);
   s->held = ARENA_ARRAY(a, const Op *, f->nvalue + 1);
   if (arena_failed(a))
     return;
@@ -96,14 +159,19 @@ static void decide(Save *s, Arena *a) {
       int id = op->out[o]->id;
       s->wanted[id] = op->code == OP_read || op->code == OP_const || read_by_backward(s, &uses[id]);
     }
-    const Uses *u = op->nout ? &uses[op->out[0]->id] : NULL;
-    if (!u || !((is_cheap(op) && used_pointwise(s, u)) || is_worth_a_kernel(s, op, u)))
-      continue;
-    /* Operands come first, so what is computed again itself is known: it does not live. */
-    bool live = type_elems(op->out[0]->type) > 1;
-    for (int k = 0; k < op->nin; k++)
-      live &= s->wanted[op->in[k]->id] && !s->again[op->in[k]->id];
-    s->again[op->out[0]->id] = live;
+    for (int o = 0; o < op->nout; o++) {
+      const Value *v = op->out[o];
+      const Uses *u = &uses[v->id];
+      const bool few = (s->steps[v->id] = count_steps(s, v)) <= MOST_STEPS;
+      if (!s->wanted[v->id])
+        continue;
+      bool again = used_pointwise(s, u) ? (few || has_live_operands(s, op)) && is_all_cheap(s, v)
+                                        : few && is_worth_a_kernel(s, v, u);
+      if (again && type_elems(v->type) > 1)
+        mark_again(s, v);
+      else
+        s->steps[v->id] = 0;
+    }
   }
   for (int i = s->loss - 1; i >= 0; i--) {
     const Op *op = f->op[i];
@@ -132,19 +200,48 @@ static Value *inside(const Save *s, Copier *c, const Value *v) {
   return build_slice(c->b, y, dim, start, start + v->type->dim[dim]);
 }
 
-/* A copy of op behind what has been built; its operands are forward values. */
-static Value *compute_again(Copier *c, const Op *op) {
+/* y of a norm from x and its statistics, which lie in backward. */
+static Value *normalize_again(Copier *c, const Op *op) {
   Builder *b = c->b;
-  Value *in[8];
-  Attr attr[16];
-  int n = 0;
+  Value *in[5] = {copier_get(c, op->in[0])};
+  const Type *x = op->in[0]->type, *y = op->out[0]->type;
+  int n = 1;
+  for (int i = 1; i < op->nout; i++) {
+    const Type *rows = op->out[i]->type;
+    int64_t dim[MAX_RANK];
+    for (int k = 0; k < x->rank; k++)
+      dim[k] = k < rows->rank ? rows->dim[k] : 1;
+    in[n++] = build_reshape(b, copier_get(c, op->out[i]), x->rank, dim);
+  }
+  for (int i = 1; i < op->nin; i++)
+    in[n++] = copier_get(c, op->in[i]);
+  const Attr mark = attr_b(b, "recompute", true);
+  return build_expr_attr(b, norm_formula(op), y->dt, n, in, &mark);
+}
+
+/* A copy of op behind what has been built; its operands are forward values. */
+static Value *copy_again(Copier *c, const Op *op) {
+  Value *in[MOST_IN];
+  Attr attr[MOST_ATTR + 1];
   for (int i = 0; i < op->nin; i++)
     in[i] = copier_get(c, op->in[i]);
-  for (; n < op->nattr; n++)
-    attr[n] = op->attr[n];
-  attr[n++] = attr_b(b, "recompute", true);
-  build_at(b, op->loc, op->layer, str_c(builder_strings(b), "save: computed again"));
-  return build_op(b, op->code, op->nin, in, n, attr)->out[0];
+  for (int i = 0; i < op->nattr; i++)
+    attr[i] = op->attr[i];
+  attr[op->nattr] = attr_b(c->b, "recompute", true);
+  return build_op(c->b, op->code, op->nin, in, op->nattr + 1, attr)->out[0];
+}
+
+/* From here on c has a copy of v, and of what it takes, where they are computed again; backward
+ * shares them. */
+static void compute_again(Save *s, Copier *c, const Value *v) {
+  if (!s->again[v->id])
+    return;
+  s->again[v->id] = false;
+  const Op *op = v->def;
+  for (int i = 0; i < op->nin; i++)
+    compute_again(s, c, op->in[i]);
+  build_at(c->b, op->loc, op->layer, str_c(builder_strings(c->b), "save: computed again"));
+  c->map[v->id] = norm_formula(op) ? normalize_again(c, op) : copy_again(c, op);
 }
 
 static void save_func(Copier *c, const Func *f, const PassOpts *o, Arena *a) {
@@ -160,11 +257,10 @@ static void save_func(Copier *c, const Func *f, const PassOpts *o, Arena *a) {
     const Op *op = f->op[i];
     for (int k = 0; i > s.loss && k < op->nin; k++) {
       const Value *v = op->in[k];
-      if (s.again[v->id] && v->def->nin <= 8 && v->def->nattr <= 14)
-        c->map[v->id] = compute_again(c, v->def);
+      if (s.again[v->id])
+        compute_again(&s, c, v);
       else if (s.held[v->id])
         c->map[v->id] = inside(&s, c, v);
-      s.again[v->id] = false; /* backward shares one copy */
       s.held[v->id] = NULL;
     }
     copier_op(c, op);

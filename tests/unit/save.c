@@ -58,7 +58,7 @@ static const struct {
           "  %15:f32[8,16] = cast %7 {to=f32}\n"
           "  %16:f32[8,16] = mul %12, %15\n"
           "  write %10 {tensor=@loss}\n  write %14 {tensor=@dw}\n  write %16 {tensor=@dx}\n}\n"},
-    {"one_copy_serves_all_of_backward_and_chains_are_cut_once", 1,
+    {"one_copy_serves_all_of_backward_and_copies_come_of_copies", 2,
      HEAD "  %7:f32[8,16] = relu %0\n"
           "  %8:f32[8,16] = neg %7\n"
           "  %9:f32[8,16] = mul %6, %8\n"
@@ -67,6 +67,45 @@ static const struct {
           "  %14:f32[8,16] = mul %13, %8\n"
           "  %15:f32[8,16] = add %14, %7\n"
           "  write %10 {tensor=@loss}\n  write %15 {tensor=@dx}\n}\n"},
+    {"but_not_of_many", 4,
+     HEAD "  %7:f32[8,16] = relu %0\n"
+          "  %8:f32[8,16] = neg %7\n"
+          "  %9:f32[8,16] = relu %8\n"
+          "  %10:f32[8,16] = neg %9\n"
+          "  %11:f32[8,16] = relu %10\n"
+          "  %12:f32[8,16] = mul %6, %11\n"
+          "  %13:f32[], %14:f32[], %15:f32[8,16] = cross_entropy %12, %3, %5, %4\n"
+          "  %16:f32[8,16] = mul %15, %7\n"
+          "  %17:f32[8,16] = mul %16, %8\n"
+          "  %18:f32[8,16] = mul %17, %9\n"
+          "  %19:f32[8,16] = mul %18, %10\n"
+          "  %20:f32[8,16] = mul %19, %11\n"
+          "  write %13 {tensor=@loss}\n  write %20 {tensor=@dx}\n}\n"},
+    {"a_norm_before_a_product_with_its_cast", 2,
+     HEAD "  %7:f32[8,16], %8:f32[8], %9:f32[8] = layer_norm %6, %2 {axes=1, eps=1e-05}\n"
+          "  %10:bf16[8,16] = cast %7 {to=bf16}\n"
+          "  %11:f32[8,16] = cast %10 {to=f32}\n"
+          "  %12:f32[], %13:f32[], %14:f32[8,16] = cross_entropy %11, %3, %5, %4\n"
+          "  %15:bf16[8,16] = cast %14 {to=bf16}\n"
+          "  %16:f32[16,16] = matmul %15, %10 {out=f32, ta=true, tb=false}\n"
+          "  %17:f32[8,16], %18:f32[16], %19:f32[16] = layer_norm_grad %14, %6, %8, %9, %2 "
+          "{axes=1, eps=1e-05}\n"
+          "  write %12 {tensor=@loss}\n  write %16 {tensor=@dw}\n  write %17 {tensor=@dx}\n}\n"},
+    {"not_a_norm_whose_statistics_backward_lacks", 0,
+     HEAD "  %7:f32[8,16], %8:f32[8] = rms_norm %6, %2 {axes=1, eps=1e-05}\n"
+          "  %9:f32[], %10:f32[], %11:f32[8,16] = cross_entropy %7, %3, %5, %4\n"
+          "  %12:f32[16,16] = matmul %11, %7 {ta=true, tb=false}\n"
+          "  %13:f32[8,16] = mul %11, %6\n"
+          "  write %9 {tensor=@loss}\n  write %12 {tensor=@dw}\n  write %13 {tensor=@dx}\n}\n"},
+    {"not_a_norm_of_what_it_read_before_it_was_rounded", 0,
+     HEAD "  %7:bf16[8,16] = cast %6 {to=bf16}\n"
+          "  %8:f32[8,16] = cast %7 {to=f32}\n"
+          "  %9:f32[8,16], %10:f32[8], %11:f32[8] = layer_norm %8, %2 {axes=1, eps=1e-05}\n"
+          "  %12:f32[], %13:f32[], %14:f32[8,16] = cross_entropy %9, %3, %5, %4\n"
+          "  %15:f32[16,16] = matmul %14, %9 {ta=true, tb=false}\n"
+          "  %16:f32[8,16], %17:f32[16], %18:f32[16] = layer_norm_grad %14, %8, %10, %11, %2 "
+          "{axes=1, eps=1e-05}\n"
+          "  write %12 {tensor=@loss}\n  write %15 {tensor=@dw}\n  write %16 {tensor=@dx}\n}\n"},
 };
 
 START_TEST(decides) {
