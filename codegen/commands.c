@@ -186,6 +186,7 @@ MpccProduct codegen_product(const Op *op) {
                                : !strcmp(with, "alpha")       ? MPCC_WITH_ALPHA
                                : !strcmp(with, "scales")      ? MPCC_WITH_SCALES
                                : !strcmp(with, "scales_bias") ? MPCC_WITH_SCALES_BIAS
+                               : !strcmp(with, "sum")         ? MPCC_WITH_SUM
                                                               : MPCC_WITH_NONE,
                        .rows = b->dim[0],
                        .cols = b->dim[1],

@@ -315,7 +315,8 @@ static Status group_gemm(const Call *c) {
   /* which operand is added */
   const int bias = !strcmp(with, "bias") ? 2 : !strcmp(with, "scales_bias") ? 4 : 0;
   double factor = 1;
-  for (int i = 2; i < (bias ? bias : b->nin); i++)
+  const bool add = !strcmp(with, "sum");
+  for (int i = 2; i < (bias ? bias : b->nin) && !add; i++)
     factor *= c->in[i][b->in[i].offset];
   for (int64_t row = 0; row < b->dim[0]; row++)
     for (int64_t col = 0; col < b->dim[1]; col++) {
@@ -325,6 +326,8 @@ static Status group_gemm(const Call *c) {
       for (int64_t t = 0; t < k; t++)
         sum += x[t * b->in[0].stride[1]] * y[t * b->in[1].stride[0]];
       sum *= factor;
+      if (add)
+        sum += c->in[2][b->in[2].offset + row * b->in[2].stride[0] + col];
       if (bias)
         sum += c->in[bias][b->in[bias].offset + col * b->in[bias].stride[1]];
       c->out[0][b->out[0].offset + row * b->out[0].stride[0] + col * b->out[0].stride[1]] = sum;

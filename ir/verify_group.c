@@ -368,6 +368,9 @@ static void check_gemm(Verify *v) {
   for (int i = 2; i < b->nin; i++)
     in_bounds(v, i, 0, 2);
   out_bounds(v, 0, 0, 2);
+  if (!strcmp(with, "sum") && (b->in[2].stride[0] != b->dim[1] || b->in[2].stride[1] != 1 ||
+                               v->op->in[2]->type->dt != v->op->out[0]->type->dt))
+    verify_broken(v, "what gemm adds is dense and of the dtype of its result");
 }
 
 /* Operand over [N, H, length, D]. */

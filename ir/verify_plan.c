@@ -124,12 +124,14 @@ static bool find_memory(Verify *v, const Value *x, Memory *m) {
 }
 
 /* Group op `op` may write result x over operand y: every use of y by it has x's access, and is a
- * use element by element (all of `rows` but partial results, the epilogue of a product, the base of
- * `scatter`). */
+ * use element by element (all of `rows` but partial results, the epilogue of a product, what `gemm`
+ * adds, the base of `scatter`). */
 static bool in_place(const Op *op, const Memory *x, const Memory *y) {
   const char *kind = op_str(op, "kind", "");
   const Body *b = op->body;
-  bool behind = !strcmp(kind, "product") || !strcmp(kind, "conv") || !strcmp(kind, "scatter");
+  bool sum = !strcmp(kind, "gemm") && !strcmp(op_str(op, "with", ""), "sum");
+  bool behind =
+      !strcmp(kind, "product") || !strcmp(kind, "conv") || !strcmp(kind, "scatter") || sum;
   int first = !strcmp(kind, "rows") ? 0 : behind ? 2 : INT_MAX;
   if (op->code != OP_group || x->lo != y->lo || x->value->type->dt != y->value->type->dt)
     return false;

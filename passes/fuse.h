@@ -256,6 +256,9 @@ Node *product_node(Fuse *F, NodeKind kind, int ndim, const int64_t *dim, Buf *a,
 /* y + b [N] where y is what a library makes of codes, read here alone: it adds b before it rounds.
  * False: the op being lowered is no such sum. */
 bool product_takes_bias(Fuse *F, const Op *op);
+/* y + c where y is what a library makes in FP32 or wider, read here alone: it adds c to its sums,
+ * which rounds no more often. False: the op being lowered is no such sum. */
+bool product_takes_sum(Fuse *F, const Op *op);
 
 /* Whether the two factors of the op being lowered are FP32 that was rounded to TF32, and the target
  * multiplies that faster. */
@@ -301,6 +304,8 @@ void graph_update_users(Buf *b);
 void graph_sweep(Fuse *F);
 /* Topological order of the live nodes into F->order, positions into Node.pos. */
 void graph_order(Fuse *F);
+/* Leaves the dead out of the order, so that positions say how far apart nodes run. */
+void graph_close_ranks(Fuse *F);
 /* Puts the order right after node `gone` was merged into `stays`; lowest position that changed. */
 int graph_reorder(Fuse *F, const Node *gone, const Node *stays);
 /* Is there a way from p to c? direct: through another node only. */

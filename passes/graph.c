@@ -149,6 +149,18 @@ void graph_order(Fuse *F) {
     sort_window(F, 0, F->norder - 1);
 }
 
+void graph_close_ranks(Fuse *F) {
+  int n = 0;
+  for (int i = 0; i < F->norder; i++) {
+    Node *x = F->order[i];
+    if (x->dead)
+      continue;
+    x->pos = n;
+    F->order[n++] = x;
+  }
+  F->norder = n;
+}
+
 int graph_reorder(Fuse *F, const Node *gone, const Node *stays) {
   int lo = gone->pos < stays->pos ? gone->pos : stays->pos;
   int hi = gone->pos < stays->pos ? stays->pos : gone->pos;

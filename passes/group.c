@@ -59,7 +59,7 @@ void group_elem(Fuse *F, const Op *op) {
     F->view[op->out[0]->id] = operand(F, 0);
     return;
   }
-  if (product_takes_bias(F, op))
+  if (product_takes_bias(F, op) || product_takes_sum(F, op))
     return;
   DType reg = reg_join(ty->dt, MPCC_F32);
   if (reg_of(ty->dt) == MPCC_I64)
@@ -122,6 +122,26 @@ static View *stored(Fuse *F, int i) {
   return v->buf && v->dt == dt ? v : view_copied(F, v, dt);
 }
 
+static bool is_returned(const Fuse *F, const Value *v) {
+  bool returned = false;
+  for (int i = v->def->index + 1; i < F->f->nop; i++) {
+    const Op *op = F->f->op[i];
+    returned |= op->code == OP_write && op->in[0] == v &&
+                op_attr(op, "tensor")->u.tensor->role == ROLE_OUTPUT;
+  }
+  return returned;
+}
+
+/* Operand i of a concatenation. What predict returns has its bytes for as long as the function
+ * runs: a piece in a wider dtype is made right behind what it widens, which is gone then. */
+static View *piece(Fuse *F, int i) {
+  const Buf *narrow = operand(F, i)->buf;
+  View *v = stored(F, i);
+  if (narrow && narrow->def && v->buf != narrow && is_returned(F, F->op->out[0]))
+    v->buf->def->seq = narrow->def->seq;
+  return v;
+}
+
 static void move(Fuse *F, const Op *op, int64_t axis, const int64_t *starts, bool zero) {
   const Type *ty = op->out[0]->type;
   Node *n = node_create(F, NODE_MOVE, ty->rank, ty->dim);
@@ -129,7 +149,7 @@ static void move(Fuse *F, const Op *op, int64_t axis, const int64_t *starts, boo
   if (arena_failed(F->a))
     return;
   for (int i = 0; i < op->nin; i++) {
-    View *v = stored(F, i);
+    View *v = piece(F, i);
     sizes[i] = v->dim[axis];
     n->in = fuse_grow(F, n->in, n->nin, &n->cin, sizeof *n->in);
     if (F->status != MPCC_OK)

@@ -263,6 +263,31 @@ bool product_takes_bias(Fuse *F, const Op *op) {
   return false;
 }
 
+bool product_takes_sum(Fuse *F, const Op *op) {
+  const Type *ty = op->out[0]->type;
+  for (int i = 0; i < 2 && op->code == OP_add && dtype_bytes(ty->dt) >= 4; i++) {
+    const View *y = view_of(F, op->in[i]), *c = view_of(F, op->in[1 - i]);
+    Node *n = y->buf ? y->buf->def : NULL;
+    const Attr *with = n && n->kind == NODE_GEMM ? attr_find(n->attr, n->nattr, "with") : NULL;
+    if (!with || *with->u.s || !c->buf || y->dt != ty->dt || c->dt != ty->dt ||
+        !view_contiguous(y) || !view_contiguous(c) || y->at.offset ||
+        view_elems(y) != type_elems(y->buf->type) || view_elems(y) != type_elems(ty) ||
+        view_elems(c) != type_elems(ty) || !read_once(F, op->in[i]))
+      continue;
+    if (c->buf->def && c->buf->def->seq >= n->seq) /* made behind n, perhaps of what n makes */
+      continue;
+    const Access at = {.offset = c->at.offset, .stride = {n->dim[1], 1}};
+    node_in(F, n, c->buf, &at);
+    for (int k = 0; k < n->nattr; k++)
+      if (&n->attr[k] == with)
+        n->attr[k] = attr_s(F->b, "with", "sum");
+    n->label = str_fmt(builder_strings(F->b), "%s+add", n->label);
+    set_result(F, 0, (View *)y);
+    return true;
+  }
+  return false;
+}
+
 /* ---- ops ------------------------------------------------------------------------------------- */
 
 static void finish(Fuse *F, Node *n, int r) {

@@ -483,17 +483,41 @@ static bool merge_siblings(Fuse *F, Node *p, Node *c, const Buf *b) {
 /* Tries to merge n with another node; true when the graph changed. */
 typedef bool StepFn(Fuse *F, Node *n);
 
-static bool step_product(Fuse *F, Node *p) {
+/* c joins p's result with that of a product behind p, and nothing is rounded in between. */
+static bool waits_for_product(const Node *p, const Node *c) {
+  bool waits = false;
+  for (int k = 0; k < c->nin; k++) {
+    const Node *q = c->in[k].buf->def;
+    if (q && node_is_product(q) && dtype_bytes(c->in[k].buf->type->dt) < 4)
+      return false;
+    waits |= q && node_is_product(q) && q->pos > p->pos;
+  }
+  return waits;
+}
+
+static bool merge_product(Fuse *F, Node *p, bool last) {
   if (!node_is_product(p))
     return false;
   for (int r = 0; r < p->nout; r++)
     for (int u = 0; u < p->out[r].buf->nuser; u++) {
       Node *c = p->out[r].buf->user[u];
-      for (int k = 0; mergeable(c) && k < c->nin; k++)
+      if (!mergeable(c) || (last && waits_for_product(p, c)))
+        continue;
+      for (int k = 0; k < c->nin; k++)
         if (c->in[k].buf == p->out[r].buf && merge_producer(F, p, c, k))
           return true;
     }
   return false;
+}
+
+/* Of two products that are added, the one made last takes the sum: the other's factors need not
+ * live until then. */
+static bool step_last_product(Fuse *F, Node *p) {
+  return merge_product(F, p, true);
+}
+
+static bool step_product(Fuse *F, Node *p) {
+  return merge_product(F, p, false);
 }
 
 static bool step_rows(Fuse *F, Node *c) {
@@ -572,9 +596,11 @@ void merge_all(Fuse *F) {
     if (!F->node[i]->dead)
       node_simplify(F, F->node[i]);
   graph_order(F);
-  StepFn *const step[] = {step_product, step_rows, step_combines, step_siblings};
-  for (int s = 0; s < 4; s++)
+  StepFn *const step[] = {step_last_product, step_product, step_rows, step_combines, step_siblings};
+  for (size_t s = 0; s < sizeof step / sizeof *step; s++) {
+    graph_close_ranks(F);
     while (F->status == MPCC_OK && run_step(F, step[s]))
       ;
+  }
   graph_sweep(F);
 }

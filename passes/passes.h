@@ -36,6 +36,7 @@ typedef struct {
   bool strict;             /* --numerics=strict [N10] */
   bool no_reuse;           /* plan mode for tests: every buffer its own bytes */
   int opt_level;
+  int64_t logits_bytes; /* above so many, chunk takes a loss in parts; 0: 1 GiB */
   bool called_only; /* step leaves out what no training loop calls: micro-batches of steps of one */
   const char *no_fp8; /* on_unsupported: fallback, and this target has no units: fp8 leaves all
                        * products in the fallback dtype; NULL: it quantizes */

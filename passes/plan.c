@@ -142,7 +142,8 @@ static bool in_place(const Op *op, int o, const Value *x) {
   const char *kind = kind_of(op);
   if (op->code != OP_group)
     return false;
-  bool product = !strcmp(kind, "product") || !strcmp(kind, "conv");
+  bool sum = !strcmp(kind, "gemm") && !strcmp(op_str(op, "with", ""), "sum");
+  bool product = !strcmp(kind, "product") || !strcmp(kind, "conv") || sum;
   if (!strcmp(kind, "scatter"))
     return op->nin > 2 && op->in[2] == x && op->in[1] != x;
   if ((!product && strcmp(kind, "rows")) || x->type->dt != op->out[o]->type->dt ||

@@ -216,6 +216,12 @@ static bool matrix_fits(const MpccArgRef *a, DType d, int64_t n, int64_t step, i
          (uint64_t)bytes <= a->bytes;
 }
 
+static bool factors_fit(const MpccArgRef *a, const MpccProduct *m) {
+  return matrix_fits(&a[0], (DType)m->d_dtype, m->rows, m->cols, m->cols, 1) &&
+         matrix_fits(&a[1], (DType)m->a_dtype, m->rows, m->a_row, m->k, m->a_k) &&
+         matrix_fits(&a[2], (DType)m->b_dtype, m->k, m->b_k, m->cols, m->b_col);
+}
+
 static bool product_fits(const mprt_program *p, const MpccCommand *c) {
   const MpccArgRef *a = &p->argref[c->first_arg];
   int64_t ints[MPCC_PRODUCT_INTS];
@@ -229,19 +235,19 @@ static bool product_fits(const mprt_program *p, const MpccCommand *c) {
   for (int i = 0; i < MPCC_PRODUCT_INTS; i++)
     ints[i] = a[operands + (uint32_t)i].offset;
   memcpy(&m, ints, sizeof m);
-  if (m.with < 0 || m.with > MPCC_WITH_SCALES_BIAS || operands != mpcc_product_operands(m.with) ||
+  if (m.with < 0 || m.with >= MPCC_WITH_COUNT || operands != mpcc_product_operands(m.with) ||
       m.a_dtype < 0 || m.a_dtype >= MPCC_DTYPE_COUNT || m.b_dtype < 0 ||
       m.b_dtype >= MPCC_DTYPE_COUNT || m.d_dtype < 0 || m.d_dtype >= MPCC_DTYPE_COUNT ||
       m.tf32 < 0 || m.tf32 > 1)
     return false;
+  if (m.with == MPCC_WITH_SUM)
+    return matrix_fits(&a[3], (DType)m.d_dtype, m.rows, m.cols, m.cols, 1) && factors_fit(a, &m);
   for (uint32_t i = 3; i < operands; i++)
     if (a[i].bytes < (i == mpcc_product_bias(m.with)
                           ? (uint64_t)m.cols * dtype_bytes((DType)m.d_dtype)
                           : sizeof(float)))
       return false;
-  return matrix_fits(&a[0], (DType)m.d_dtype, m.rows, m.cols, m.cols, 1) &&
-         matrix_fits(&a[1], (DType)m.a_dtype, m.rows, m.a_row, m.k, m.a_k) &&
-         matrix_fits(&a[2], (DType)m.b_dtype, m.k, m.b_k, m.cols, m.b_col);
+  return factors_fit(a, &m);
 }
 
 /* What a command does with its arguments; its spans are checked. */

@@ -78,9 +78,18 @@ typedef struct {
 } MpccCommand;
 
 /* with: none; a vector added to every row; one f32 that sums are multiplied by; one for each
- * factor; those and then a vector. tf32: factors in FP32 have TF32 values. Strides and sizes in
- * elements; D is row-major and dense. dtypes: numbers of dtype.def. */
-enum { MPCC_WITH_NONE, MPCC_WITH_BIAS, MPCC_WITH_ALPHA, MPCC_WITH_SCALES, MPCC_WITH_SCALES_BIAS };
+ * factor; those and then a vector; a matrix of D's type, dense as D, that is added. tf32: factors
+ * in FP32 have TF32 values. Strides and sizes in elements; D is row-major and dense. dtypes:
+ * numbers of dtype.def. */
+enum {
+  MPCC_WITH_NONE,
+  MPCC_WITH_BIAS,
+  MPCC_WITH_ALPHA,
+  MPCC_WITH_SCALES,
+  MPCC_WITH_SCALES_BIAS,
+  MPCC_WITH_SUM,
+  MPCC_WITH_COUNT
+};
 typedef struct {
   int64_t with, rows, cols, k;
   int64_t a_row, a_k, b_k, b_col;

@@ -205,15 +205,19 @@ static cublasStatus_t put_product(mprt__cuda *g, Plan *plan, const Operands *o,
   const bool wide = plan->m.a_dtype == MPCC_F64, device = plan->m.with == MPCC_WITH_ALPHA;
   const void *alpha = wide ? (const void *)&one_wide : &one;
   const void *beta = wide ? (const void *)&zero_wide : &zero;
-  void *at[3], *room = workspace ? (void *)(uintptr_t)g->products->workspace : NULL;
-  for (int i = 0; i < 3; i++)
+  void *at[4], *room = workspace ? (void *)(uintptr_t)g->products->workspace : NULL;
+  for (int i = 0; i < 4; i++)
     at[i] = (void *)(uintptr_t)o->operand[i];
+  if (plan->m.with == MPCC_WITH_SUM)
+    beta = alpha;
+  else
+    at[3] = at[0];
   if (device) {
     alpha = (const void *)(uintptr_t)o->operand[3];
     beta = (const void *)(uintptr_t)(g->products->workspace + WORKSPACE);
   }
   return g->products->api.cublasLtMatmul(g->products->handle, plan->desc, alpha, at[2], plan->first,
-                                         at[1], plan->second, beta, at[0], plan->result, at[0],
+                                         at[1], plan->second, beta, at[3], plan->result, at[0],
                                          plan->result, algo, room, workspace, g->stream);
 }
 
@@ -248,6 +252,8 @@ static void bytes_of(const MpccProduct *m, uint64_t bytes[MPCC_PRODUCT_OPERANDS]
   for (uint32_t i = 3; i < MPCC_PRODUCT_OPERANDS; i++)
     bytes[i] = i == mpcc_product_bias(m->with) ? (uint64_t)m->cols * dtype_bytes((DType)m->d_dtype)
                                                : sizeof(float);
+  if (m->with == MPCC_WITH_SUM)
+    bytes[3] = bytes[0];
 }
 
 static void trial_close(mprt__cuda *g, Trial *t) {
@@ -344,6 +350,7 @@ static Status choose(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t)
   Status s = MPCC_OK;
   bytes_of(&plan->m, bytes);
   const int bias = (int)mpcc_product_bias(plan->m.with);
+  const int sum = plan->m.with == MPCC_WITH_SUM ? 3 : 0;
   for (int i = 0; i < MPCC_PRODUCT_OPERANDS; i++) {
     const uint32_t align = i < 3                    ? plan->align[i]
                            : i == (bias ? bias : 3) ? plan->align[3]
@@ -354,7 +361,8 @@ static Status choose(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t)
   if (s == MPCC_OK)
     s = fill_random(p, g, o.operand[2], bytes[2], (DType)plan->m.b_dtype);
   for (int i = 3; s == MPCC_OK && i < MPCC_PRODUCT_OPERANDS; i++)
-    s = fill_random(p, g, o.operand[i], bytes[i], i == bias ? (DType)plan->m.d_dtype : MPCC_F32);
+    s = fill_random(p, g, o.operand[i], bytes[i],
+                    i == bias || i == sum ? (DType)plan->m.d_dtype : MPCC_F32);
   if (s == MPCC_OK)
     s = set_operands(p, g, plan, &o);
   const uint64_t compared = bytes[0] < COMPARED ? bytes[0] : COMPARED;

@@ -281,7 +281,10 @@ static void check_own_step(const Case *c, const void *image, size_t bytes, int64
 START_TEST(commands_and_first_step) {
   const Case *c = &cases[_i];
   size_t bytes;
-  void *image = compile_for("sm_80", c->spec, c->mode, c->recipe, true, true, &bytes);
+  char recipe[80];
+  snprintf(recipe, sizeof recipe, "precision.recipe.name=%s", c->recipe ? c->recipe : "");
+  void *image =
+      compile_for("sm_80", c->spec, c->mode, c->recipe ? recipe : NULL, true, true, &bytes);
   mprt_program *cpu = open_on(image, bytes, "cpu", false),
                *gpu = open_on(image, bytes, "cuda", false);
   Tally t = {.spec = c->spec, .mode = c->recipe ? c->recipe : c->mode};

@@ -1,7 +1,8 @@
 /* Products by cuBLASLt beside kernels of mpcc's own: the same training within the rounding between
  * a product and what follows it; codes of 8 bits as they are and, on sm_80, decoded; the same bits
- * whatever algorithm timing takes; an offer that is refused when it is tried ends nothing while
- * another works; what a checkpoint says is taken without timing. */
+ * whatever algorithm timing takes; gradients of micro-batches are summed by the library; an offer
+ * that is refused when it is tried ends nothing while another works; what a checkpoint says is
+ * taken without timing. */
 #include <unistd.h>
 
 #include "runtime/cuda/device.h"
@@ -65,6 +66,67 @@ START_TEST(library_beside_own) {
                   "%s %s: loss %.9g at step %d, with kernels of its own %.9g", cases[_i].gpu, mode,
                   loss[i], i + 1, own_loss[i]);
   same_state(p, again);
+  mprt_close(own);
+  mprt_close(p);
+  mprt_close(again);
+  free(own_image);
+  free(image);
+}
+END_TEST
+
+/* Weight gradients of later micro-batches are added to the first's by the library, in place. */
+static int products_with_sums(const mprt_program *p) {
+  int n = 0;
+  for (uint32_t i = 0; i < p->ncommand; i++) {
+    const MpccCommand *c = &p->command[i];
+    const MpccArgRef *a = &p->argref[c->first_arg];
+    if (c->op == MPCC_CMD_PRODUCT && a[c->nargs - MPCC_PRODUCT_INTS].offset == MPCC_WITH_SUM) {
+      ck_assert(a[0].segment == a[3].segment && a[0].offset == a[3].offset);
+      n++;
+    }
+  }
+  return n;
+}
+
+static void train_of_two(mprt_program *p) {
+  static const char *const function[] = {"micro_first", "micro_next", "update_step"};
+  for (int i = 0; i < 3; i++) {
+    feed(p, (uint64_t)i);
+    ck_assert_int_eq(mprt_run(p, function[i]), MPCC_OK);
+  }
+}
+
+static const char *const sum_modes[] = {"64-true", "32-true", "bf16-mixed"};
+
+START_TEST(sums_are_the_library_s) {
+  size_t bytes, own_bytes;
+  const char *spec = "tests/cli/tiny.yaml", *set = "trainer.accumulate_grad_batches=2";
+  void *own_image = compile_for("sm_90", spec, sum_modes[_i], set, false, true, &own_bytes);
+  void *image = compile_for("sm_90", spec, sum_modes[_i], set, false, false, &bytes);
+  mprt_program *own = open_on(own_image, own_bytes, "cuda", false);
+  mprt_program *p = open_on(image, bytes, "cuda", false);
+  mprt_program *again = open_on(image, bytes, "cuda", true);
+  ck_assert_int_eq(products_with_sums(p), 6); /* convolution, q k v, out, two of the MLP, head */
+  train_of_two(own);
+  train_of_two(p);
+  train_of_two(again);
+  same_state(p, again);
+  for (uint32_t i = 0; i < p->ntensor; i++) {
+    const MpccTensor *t = &p->tensor[i];
+    if (t->role != ROLE_GRAD)
+      continue;
+    const uint8_t *x = mprt__tensor_look(p, i), *y = mprt__tensor_look(own, i);
+    double top = 0, apart = 0;
+    for (size_t k = 0; k < t->bytes / dtype_bytes((DType)t->dtype); k++) {
+      const double u = num_load(x + k * dtype_bytes((DType)t->dtype), (DType)t->dtype);
+      const double v = num_load(y + k * dtype_bytes((DType)t->dtype), (DType)t->dtype);
+      top = fmax(top, fabs(v));
+      apart = fmax(apart, fabs(u - v));
+    }
+    const double allowed = _i == 0 ? 1e-13 : _i == 1 ? 1e-5 : 0x1p-6;
+    ck_assert_msg(top > 0 && apart <= allowed * top, "%s: %s: %g apart, largest %g", sum_modes[_i],
+                  mprt__string(p, t->name), apart, top);
+  }
   mprt_close(own);
   mprt_close(p);
   mprt_close(again);
@@ -249,6 +311,8 @@ END_TEST
 
 int main(void) {
   int code = run_cases("products", library_beside_own, (int)(sizeof cases / sizeof *cases));
+  if (!code)
+    code = run_cases("sums", sums_are_the_library_s, (int)(sizeof sum_modes / sizeof *sum_modes));
   if (!code)
     code = run_cases("refusals", an_offer_is_refused, (int)(sizeof refusals / sizeof *refusals));
   return code ? code : run_cases("checkpoints", stored_plans_are_taken, 1);

@@ -41,13 +41,11 @@ static inline void on_log(void *user, mprt_log_level level, const char *text) {
 }
 
 /* Image of a spec of the source tree for a GPU of generation `gpu`, and for the CPU too; own:
- * products by kernels of its own, fused as on the CPU; recipe: of FP8 modes, NULL: the spec's.
- * malloc'ed. */
+ * products by kernels of its own, fused as on the CPU; set: as --set has it, NULL: none. malloc'ed.
+ */
 static inline void *compile_for(const char *gpu, const char *spec, const char *mode,
-                                const char *recipe, bool cpu, bool own, size_t *bytes) {
-  char path[400], name[80];
-  const char *const set[] = {name};
-  snprintf(name, sizeof name, "precision.recipe.name=%s", recipe ? recipe : "");
+                                const char *set, bool cpu, bool own, size_t *bytes) {
+  char path[400];
   snprintf(path, sizeof path, SOURCE_DIR "/%s", spec);
   FILE *f = fopen(path, "rb");
   ck_assert(f != NULL);
@@ -64,8 +62,8 @@ static inline void *compile_for(const char *gpu, const char *spec, const char *m
                     .arch = arch,
                     .narch = 1,
                     .own_products = own,
-                    .set = set,
-                    .nset = recipe ? 1 : 0,
+                    .set = &set,
+                    .nset = set ? 1 : 0,
                     .level = level,
                     .nlevel = 1,
                     .warning = warning,
