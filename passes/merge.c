@@ -12,7 +12,7 @@
 #include "passes/fuse.h"
 
 /* Kernels of more arguments or statements than this gain nothing. */
-enum { MAX_ARGS = 28, MAX_STMTS = 320, SIBLING_DISTANCE = 48 };
+enum { MAX_ARGS = 28, MAX_STMTS = 320, SIBLING_DISTANCE = 24 };
 
 static bool is_reduction(int prim) {
   return prim >= PR_RSUM && prim <= PR_AMIN;
