@@ -451,6 +451,16 @@ static bool one_element(const Node *n) {
   return true;
 }
 
+/* More than loops over rows lie between p and c. */
+static bool far_apart(const Fuse *F, const Node *p, const Node *c) {
+  for (int i = p->pos + 1; i < c->pos; i++) {
+    const Node *x = F->order[i];
+    if (!x->dead && x->kind != NODE_ROWS && x->kind != NODE_PACK)
+      return true;
+  }
+  return false;
+}
+
 /* p and c read b the same way and do not depend on each other. A scalar is no reason to share a
  * loop: all initialisers read the seed, and a kernel of dozens of them would grow with depth. */
 static bool merge_siblings(Fuse *F, Node *p, Node *c, const Buf *b) {
@@ -469,6 +479,9 @@ static bool merge_siblings(Fuse *F, Node *p, Node *c, const Buf *b) {
     c = t;
   }
   if (c->pos - p->pos > SIBLING_DISTANCE)
+    return false;
+  /* What is computed again may wait, but comes no earlier than it is needed. */
+  if (c->recompute && far_apart(F, p, c))
     return false;
   for (int i = 0; i < p->nin; i++)
     for (int k = 0; p->in[i].buf == b && k < c->nin; k++)

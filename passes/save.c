@@ -11,7 +11,9 @@
  * kernel, gives back a third of what a transformer block stores. Of a norm, backward has the
  * statistics.
  *
- * Its operands may be such copies in turn, a few ops deep: the norm in FP32 before the cast.
+ * Operands may be such copies in turn, a few ops deep: the norm in FP32 before the cast. And where
+ * one operand is a wider copy of a library's result in 16 bits, that is stored in place of what
+ * both make: the branch of a residual add in place of the sum.
  *
  * The copy carries attr recompute, so that value numbering keeps both. Where backward reads a value
  * pointwise and, for its own sake, a copy with zeros around it (of a depthwise convolution), the
@@ -112,6 +114,32 @@ static int count_steps(const Save *s, const Value *v) {
   return n < NEVER ? n : NEVER;
 }
 
+/* What can live in place of v = op(x in 16 bits, what lives anyway), as the branch of a residual
+ * add: x, in half the bytes. NULL: there is none. */
+static const Value *narrow_part(const Save *s, const Value *v) {
+  const Op *op = v->def;
+  const Value *x = NULL;
+  for (int i = 0; i < op->nin; i++) {
+    const Value *wide = op->in[i];
+    if (!s->steps[wide->id])
+      continue;
+    if (x || wide->def->code != OP_cast || !is_as_read(s, wide) ||
+        type_bytes(wide->def->in[0]->type) >= type_bytes(v->type))
+      return NULL;
+    x = wide->def->in[0];
+  }
+  return x;
+}
+
+static void keep_instead(Save *s, const Value *v, const Value *x) {
+  s->wanted[x->id] = true;
+  s->steps[x->id] = 0;
+  for (int i = 0; i < v->def->nin; i++)
+    if (s->steps[v->def->in[i]->id])
+      s->steps[v->def->in[i]->id] = 1; /* its cast */
+  s->steps[v->id] = 2;
+}
+
 /* v and what it takes, as far as it does not live, or v alone of operands that do. */
 static bool is_all_cheap(const Save *s, const Value *v) {
   bool cheap = is_cheap(v->def);
@@ -162,9 +190,15 @@ static void decide(Save *s, Arena *a) {
     for (int o = 0; o < op->nout; o++) {
       const Value *v = op->out[o];
       const Uses *u = &uses[v->id];
-      const bool few = (s->steps[v->id] = count_steps(s, v)) <= MOST_STEPS;
+      s->steps[v->id] = count_steps(s, v);
       if (!s->wanted[v->id])
         continue;
+      if (s->steps[v->id] >= NEVER && used_pointwise(s, u) && is_cheap(op)) {
+        const Value *x = narrow_part(s, v);
+        if (x)
+          keep_instead(s, v, x);
+      }
+      const bool few = s->steps[v->id] <= MOST_STEPS;
       bool again = used_pointwise(s, u) ? (few || has_live_operands(s, op)) && is_all_cheap(s, v)
                                         : few && is_worth_a_kernel(s, v, u);
       if (again && type_elems(v->type) > 1)

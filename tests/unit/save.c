@@ -18,10 +18,22 @@
   "  %5:f32[] = read {tensor=@seed}\n"                                                             \
   "  %6:f32[8,16] = linear %0, %1, %2\n"
 
+#define BRANCH                                                                                     \
+  HEAD "  %7:bf16[8,16] = cast %0 {to=bf16}\n"                                                     \
+       "  %8:bf16[16,16] = cast %1 {to=bf16}\n"                                                    \
+       "  %9:bf16[8,16] = linear %7, %8\n"                                                         \
+       "  %10:f32[8,16] = cast %9 {to=f32}\n"                                                      \
+       "  %11:f32[8,16] = add %6, %10\n"                                                           \
+       "  %12:f32[8,16], %13:f32[8], %14:f32[8] = layer_norm %11, %2 {axes=1, eps=1e-05}\n"        \
+       "  %15:f32[], %16:f32[], %17:f32[8,16] = cross_entropy %12, %3, %5, %4\n"                   \
+       "  %18:f32[8,16], %19:f32[16], %20:f32[16] = layer_norm_grad %17, %11, %13, %14, %2 "       \
+       "{axes=1, eps=1e-05}\n"
+
 static const struct {
   const char *name;
   int again;
   const char *text;
+  bool library; /* makes products */
 } cases[] = {
     {"a_mask_of_a_stored_value_is_computed_again", 1,
      HEAD "  %7:f32[8,16] = expr %6 {body=\"a > 0 ? 1 : 0\", dtype=f32}\n"
@@ -91,6 +103,15 @@ static const struct {
           "  %17:f32[8,16], %18:f32[16], %19:f32[16] = layer_norm_grad %14, %6, %8, %9, %2 "
           "{axes=1, eps=1e-05}\n"
           "  write %12 {tensor=@loss}\n  write %16 {tensor=@dw}\n  write %17 {tensor=@dx}\n}\n"},
+    {"the_branch_lives_in_place_of_the_sum", 2,
+     BRANCH "  %21:f32[8,16] = mul %18, %6\n"
+            "  write %15 {tensor=@loss}\n  write %21 {tensor=@dx}\n}\n",
+     true},
+    {"not_where_a_kernel_adds_it_before_it_is_rounded", 0,
+     BRANCH "  %21:f32[8,16] = mul %18, %6\n"
+            "  write %15 {tensor=@loss}\n  write %21 {tensor=@dx}\n}\n"},
+    {"not_where_the_rest_would_have_to_live_too", 0,
+     BRANCH "  write %15 {tensor=@loss}\n  write %18 {tensor=@dx}\n}\n", true},
     {"not_a_norm_whose_statistics_backward_lacks", 0,
      HEAD "  %7:f32[8,16], %8:f32[8] = rms_norm %6, %2 {axes=1, eps=1e-05}\n"
           "  %9:f32[], %10:f32[], %11:f32[8,16] = cross_entropy %7, %3, %5, %4\n"
@@ -111,7 +132,9 @@ static const struct {
 START_TEST(decides) {
   World w = world_create();
   Module *m = world_parse(&w, cases[_i].text);
-  PassOpts o = {0};
+  TargetCaps caps = test_caps;
+  caps.library_products = cases[_i].library;
+  PassOpts o = {.caps = &caps};
   Module *s = world_pass(&w, pass_save, STAGE_SAVED, m, o);
   int again = 0, loss = 0;
   for (int i = 0; i < s->func[0]->nop; i++) {
