@@ -21,6 +21,7 @@ struct Buf {
   int out;          /* which result of def */
   Value *value;     /* in the new function, once emitted */
   bool written;     /* ends in a tensor */
+  bool exact;       /* kernels that make and read it in one go round in between */
   int nuser, cuser; /* nodes that load it, each once (merge.c) */
   Node **user;
   Buf *master; /* of a cast parameter: what it is rounded from, element by element; packs read that

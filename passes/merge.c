@@ -241,7 +241,7 @@ static bool copy_stmts(Joiner *j, const Node *n, const Node *p, const int *pmap,
         DType dt = x->buf->type->dt;
         bool narrow = dtype_is_float(dt) && dt != MPCC_F32 && dt != MPCC_F64;
         bool code = narrow && dtype_bytes(dt) == 1; /* to quantize is to round: never left out */
-        if (code || (narrow && F->o->strict))
+        if (code || (narrow && (F->o->strict || x->buf->exact)))
           v = node_round(F, m, v, dt);
         j->map[s] = v;
         continue;

@@ -11,6 +11,9 @@
  * kernel, gives back a third of what a transformer block stores. Of a norm, backward has the
  * statistics.
  *
+ * What a norm copied so reads in 16 bits is marked `as_stored`: forward's kernel rounds it before
+ * the norm as memory does.
+ *
  * Operands may be such copies in turn, a few ops deep: the norm in FP32 before the cast. And where
  * one operand is a wider copy of a library's result in 16 bits, that is stored in place of what
  * both make: the branch of a residual add in place of the sum.
@@ -37,6 +40,7 @@ typedef struct {
   int loss;     /* index of the op that ends forward; nop when there is none */
   bool *wanted; /* by value id: backward reads it for its own sake */
   bool *again;  /* by value id: computed again */
+  bool *exact;  /* by value id: rounded before forward reads it, so that copies read the same */
   int *steps;   /* by value id: ops that give it in backward; 0: it lives, NEVER: it can not */
   const Op **held; /* by value id: the view or unslice of it that is stored, or held in turn */
 } Save;
@@ -99,16 +103,32 @@ static const char *norm_formula(const Op *op) {
   return op->code == OP_layer_norm ? layer[op->nin] : op->code == OP_rms_norm ? rms[op->nin] : NULL;
 }
 
+/* A pointwise op that can be copied. */
+static bool fits(const Op *op) {
+  return op_info(op->code)->kind == OK_ELEM && op->nout == 1 && op->nin <= MOST_IN &&
+         op->nattr <= MOST_ATTR;
+}
+
+/* The value in 16 bits that x, the operand of a norm, shows, when kernels can be told to round it
+ * first: sums of a residual stream. NULL: there is none. */
+static const Value *rounded_first(const Value *x) {
+  while (op_info(x->def->code)->kind == OK_VIEW)
+    x = x->def->in[0];
+  const bool half = dtype_is_float(x->type->dt) && dtype_bytes(x->type->dt) == 2;
+  return half && fits(x->def) ? x : NULL;
+}
+
 /* Ops until backward has v to the bit, when each is computed again. */
 static int count_steps(const Save *s, const Value *v) {
   const Op *op = v->def;
   bool norm = v->out == 0 && norm_formula(op);
   int n = 1;
-  if (!norm && (op_info(op->code)->kind != OK_ELEM || op->nout != 1 || op->nin > MOST_IN ||
-                op->nattr > MOST_ATTR))
+  if (!norm && !fits(op))
     return NEVER;
-  for (int i = 0; i < op->nin; i++)
-    n += is_as_read(s, op->in[i]) ? s->steps[op->in[i]->id] : NEVER;
+  for (int i = 0; i < op->nin; i++) {
+    const bool same = is_as_read(s, op->in[i]) || (norm && !i && rounded_first(op->in[i]));
+    n += same ? s->steps[op->in[i]->id] : NEVER;
+  }
   for (int i = 1; i < op->nout; i++)
     n += s->wanted[op->out[i]->id] ? 0 : NEVER;
   return n < NEVER ? n : NEVER;
@@ -168,6 +188,9 @@ static void mark_again(Save *s, const Value *v) {
   if (!s->steps[v->id] || s->again[v->id])
     return;
   s->again[v->id] = true;
+  const Value *x = v->def->in[0];
+  if (norm_formula(v->def) && !is_as_read(s, x))
+    s->exact[rounded_first(x)->id] = true;
   for (int i = 0; i < v->def->nin; i++)
     mark_again(s, v->def->in[i]);
 }
@@ -177,6 +200,7 @@ static void decide(Save *s, Arena *a) {
   Uses *uses = func_uses(f, a);
   s->wanted = ARENA_ARRAY(a, bool, f->nvalue + 1);
   s->again = ARENA_ARRAY(a, bool, f->nvalue + 1);
+  s->exact = ARENA_ARRAY(a, bool, f->nvalue + 1);
   s->steps = ARENA_ARRAY(a, int, f->nvalue + 1);
   s->held = ARENA_ARRAY(a, const Op *, f->nvalue + 1);
   if (arena_failed(a))
@@ -253,15 +277,15 @@ static Value *normalize_again(Copier *c, const Op *op) {
   return build_expr_attr(b, norm_formula(op), y->dt, n, in, &mark);
 }
 
-/* A copy of op behind what has been built; its operands are forward values. */
-static Value *copy_again(Copier *c, const Op *op) {
+/* A copy of op with one attribute more; its operands are forward values. */
+static Value *copy_marked(Copier *c, const Op *op, const char *mark) {
   Value *in[MOST_IN];
   Attr attr[MOST_ATTR + 1];
   for (int i = 0; i < op->nin; i++)
     in[i] = copier_get(c, op->in[i]);
   for (int i = 0; i < op->nattr; i++)
     attr[i] = op->attr[i];
-  attr[op->nattr] = attr_b(c->b, "recompute", true);
+  attr[op->nattr] = attr_b(c->b, mark, true);
   return build_op(c->b, op->code, op->nin, in, op->nattr + 1, attr)->out[0];
 }
 
@@ -275,7 +299,7 @@ static void compute_again(Save *s, Copier *c, const Value *v) {
   for (int i = 0; i < op->nin; i++)
     compute_again(s, c, op->in[i]);
   build_at(c->b, op->loc, op->layer, str_c(builder_strings(c->b), "save: computed again"));
-  c->map[v->id] = norm_formula(op) ? normalize_again(c, op) : copy_again(c, op);
+  c->map[v->id] = norm_formula(op) ? normalize_again(c, op) : copy_marked(c, op, "recompute");
 }
 
 static void save_func(Copier *c, const Func *f, const PassOpts *o, Arena *a) {
@@ -297,7 +321,12 @@ static void save_func(Copier *c, const Func *f, const PassOpts *o, Arena *a) {
         c->map[v->id] = inside(&s, c, v);
       s.held[v->id] = NULL;
     }
-    copier_op(c, op);
+    if (op->nout && s.exact[op->out[0]->id]) {
+      build_at(c->b, op->loc, op->layer, op->why);
+      c->map[op->out[0]->id] = copy_marked(c, op, "as_stored");
+    } else {
+      copier_op(c, op);
+    }
   }
 }
 

@@ -174,6 +174,8 @@ void set_result(Fuse *F, int i, View *v) {
     if (!view_reshaped(F, v, value->type->rank, value->type->dim, &w))
       fuse_error(F, F->op, "result %d cannot be seen in its shape", i);
   F->view[value->id] = w;
+  if (w->buf && w->buf->def && op_int(F->op, "as_stored", 0))
+    w->buf->exact = true;
 }
 
 void set_result_buf(Fuse *F, int i, Buf *b) {

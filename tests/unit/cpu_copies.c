@@ -52,6 +52,16 @@ static const struct {
           "  write %9 {tensor=@first}\n" LOSS
           "  %23:f32[37,67], %24:f32[67] = rms_norm_grad %22, %0, %7, %1 {axes=1, eps=1e-05}\n"
           "  write %23 {tensor=@dx}\n  write %9 {tensor=@again}\n}\n"},
+    {"layer_norm_of_a_sum_in_16_bits",
+     HEAD "tensor @first : bf16[37,67] role=output\ntensor @again : bf16[37,67] role=output\n" READ
+          "  %6:bf16[37,67] = cast %0 {to=bf16}\n"
+          "  %7:bf16[37,67] = mul %6, %6\n"
+          "  %8:bf16[37,67] = add %6, %7\n"
+          "  %9:bf16[37,67], %10:f32[37], %11:f32[37] = layer_norm %8 {axes=1, eps=1e-05}\n"
+          "  write %9 {tensor=@first}\n" LOSS "  %23:bf16[37,67] = cast %22 {to=bf16}\n"
+          "  %24:bf16[37,67] = layer_norm_grad %23, %8, %10, %11 {axes=1, eps=1e-05}\n"
+          "  %25:f32[37,67] = cast %24 {to=f32}\n"
+          "  write %25 {tensor=@dx}\n  write %9 {tensor=@again}\n}\n"},
     {"gelu",
      HEAD "tensor @first : f32[37,67] role=output\ntensor @again : f32[37,67] role=output\n" READ
           "  %6:f32[37,67] = gelu %0\n"

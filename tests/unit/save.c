@@ -118,6 +118,17 @@ static const struct {
           "  %12:f32[16,16] = matmul %11, %7 {ta=true, tb=false}\n"
           "  %13:f32[8,16] = mul %11, %6\n"
           "  write %9 {tensor=@loss}\n  write %12 {tensor=@dw}\n  write %13 {tensor=@dx}\n}\n"},
+    {"a_norm_of_a_sum_that_is_rounded_first", 1,
+     HEAD "  %7:bf16[8,16] = cast %6 {to=bf16}\n"
+          "  %8:bf16[8,16] = add %7, %7\n"
+          "  %9:bf16[8,16], %10:f32[8], %11:f32[8] = layer_norm %8 {axes=1, eps=1e-05}\n"
+          "  %12:f32[8,16] = cast %9 {to=f32}\n"
+          "  %13:f32[], %14:f32[], %15:f32[8,16] = cross_entropy %12, %3, %5, %4\n"
+          "  %16:bf16[8,16] = cast %15 {to=bf16}\n"
+          "  %17:f32[16,16] = matmul %16, %9 {out=f32, ta=true, tb=false}\n"
+          "  %18:bf16[8,16] = layer_norm_grad %16, %8, %10, %11 {axes=1, eps=1e-05}\n"
+          "  %19:f32[8,16] = cast %18 {to=f32}\n"
+          "  write %13 {tensor=@loss}\n  write %17 {tensor=@dw}\n  write %19 {tensor=@dx}\n}\n"},
     {"not_a_norm_of_what_it_read_before_it_was_rounded", 0,
      HEAD "  %7:bf16[8,16] = cast %6 {to=bf16}\n"
           "  %8:f32[8,16] = cast %7 {to=f32}\n"
