@@ -1,7 +1,7 @@
 /* save: values that the backward half of a step reads are stored or computed again.
  *
  * Backward begins behind the function's last loss. A forward value whose operands live until then
- * anyway (state, or values that backward reads for their own sake) is computed again in two cases.
+ * anyway (state, or values that backward reads for their own sake) is computed again in two cases:
  *
  * A cheap pointwise op made it (cast, mask, arithmetic; no transcendental) and backward uses it
  * pointwise only: no memory and next to no time, fuse puts it into the kernels that use it.
@@ -188,9 +188,8 @@ static void mark_again(Save *s, const Value *v) {
   if (!s->steps[v->id] || s->again[v->id])
     return;
   s->again[v->id] = true;
-  const Value *x = v->def->in[0];
-  if (norm_formula(v->def) && !is_as_read(s, x))
-    s->exact[rounded_first(x)->id] = true;
+  if (norm_formula(v->def) && !is_as_read(s, v->def->in[0]))
+    s->exact[rounded_first(v->def->in[0])->id] = true;
   for (int i = 0; i < v->def->nin; i++)
     mark_again(s, v->def->in[i]);
 }

@@ -3,14 +3,14 @@
   .section .rodata
   .global mpcc_cuda_prelude
 mpcc_cuda_prelude:
-  .incbin "prelude.cuh"
+  .incbin PRELUDE_FILE
   .byte 0
   .global mpcc_cuda_mma
 mpcc_cuda_mma:
-  .incbin "mma.cuh"
+  .incbin MMA_FILE
   .byte 0
   .global mpcc_cuda_attention
 mpcc_cuda_attention:
-  .incbin "attention.cuh"
+  .incbin ATTENTION_FILE
   .byte 0
   .section .note.GNU-stack, "", @progbits
