@@ -424,9 +424,10 @@ static Status ask(const mprt_program *p, mprt__cuda *g, Plan *plan) {
   static const int attribute[] = {
       CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
       CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES};
+  const int added = plan->m.with == MPCC_WITH_SUM ? 3 : 0; /* what C is: else D again */
   for (int i = 0; !r && i < 4; i++)
-    r = x->api.cublasLtMatmulPreferenceSetAttribute(like, attribute[i], &plan->align[i % 3],
-                                                    sizeof plan->align[0]);
+    r = x->api.cublasLtMatmulPreferenceSetAttribute(
+        like, attribute[i], &plan->align[i == 3 ? added : i], sizeof plan->align[0]);
   if (!r)
     r = x->api.cublasLtMatmulAlgoGetHeuristic(x->handle, plan->desc, plan->first, plan->second,
                                               plan->result, plan->result, like, OFFERS, plan->offer,

@@ -228,6 +228,21 @@ static uint64_t problem_key(const Problem *p) {
   return h * 1000003 + p->desc.epilogue * 4 + (uint64_t)(p->desc.trans_a * 2 + p->desc.trans_b);
 }
 
+/* An algorithm loads as wide as the alignment that was promised when it was asked for. */
+static uint64_t promise(cublasLtMatmulPreference_t p) {
+  return (uint64_t)p->align_a | (uint64_t)p->align_b << 16 | (uint64_t)p->align_c << 32 |
+         (uint64_t)p->align_d << 48;
+}
+static bool is_kept(uint64_t promised, const Problem *p) {
+  const uint64_t at[4] = {p->A, p->B, p->C, p->D};
+  for (int i = 0; i < 4; i++) {
+    const uint64_t bytes = promised >> (16 * i) & 0xffff;
+    if (bytes && at[i] % bytes)
+      return false;
+  }
+  return true;
+}
+
 static cublasStatus_t refuse(const Problem *p) {
   const char *why;
   const cublasStatus_t s = lt_check(p, &why);
@@ -267,6 +282,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     r->algo.data[0] = MAGIC;
     r->algo.data[1] = (uint64_t)i;
     r->algo.data[2] = problem_key(&p);
+    r->algo.data[3] = promise(preference);
     r->workspaceSize = lt_workspace(i);
     r->state = CUBLAS_STATUS_SUCCESS;
     r->wavesCount = 1.0f;
@@ -307,7 +323,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   if (algo) {
     if (algo->data[0] != MAGIC || algo->data[1] >= LT_ALGOS)
       return CUBLAS_STATUS_INVALID_VALUE;
-    if (algo->data[2] != problem_key(&p))
+    if (algo->data[2] != problem_key(&p) || !is_kept(algo->data[3], &p))
       return CUBLAS_STATUS_NOT_SUPPORTED;
     p.algo = (int)algo->data[1];
   }
