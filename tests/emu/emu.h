@@ -151,6 +151,7 @@ struct Insn {
   int32_t imm;
   uint32_t index;               /* in the kernel's code */
   uint32_t line;                /* of the PTX text */
+  const char *opcode;           /* in the module's text; not terminated */
   uint32_t loc;                 /* in Module.locs; 0: none */
   bool guard_not, is_signed;    /* is_signed: ld.param extends the sign */
   bool wide_address, wide_data; /* address register, data register of ld/st: 8 bytes a lane */
@@ -200,6 +201,7 @@ typedef struct {
 } AccessCount;
 typedef struct {
   AccessCount shared, global;
+  int64_t runs; /* by warps: how much more often than the instruction before */
 } InsnCounts;
 
 typedef struct Kernel {
@@ -221,7 +223,7 @@ typedef struct Kernel {
   uint8_t shared_granule;     /* bytes of the narrowest shared access, at most 16 */
   bool has_async;             /* uses cp.async */
   InsnCounts *counts_by_insn; /* with EMU_STATS; else NULL */
-  uint64_t launches, thread_insns;
+  uint64_t launches;
   uint32_t registers; /* declared, in 32-bit words a thread: an upper bound for attributes */
 } Kernel;
 
@@ -346,6 +348,17 @@ bool stats_wanted(void); /* EMU_STATS names a file */
 void stats_access(Warp *w, const Insn *in, bool shared, uint32_t bytes);
 void stats_shared(Warp *w, const Insn *in, const uint64_t *at, uint32_t mask, uint32_t bytes);
 void stats_global(Warp *w, const Insn *in, const uint64_t *at, uint32_t mask, uint32_t bytes);
+/* Cycles that the launches of a kernel keep parts of a multiprocessor busy, in those of a quarter
+ * of it, which issues one instruction a cycle. Counted from PTX, so near to the machine's own code.
+ */
+typedef struct {
+  uint64_t issue;   /* every instruction */
+  uint64_t special; /* exponentials, reciprocals */
+  uint64_t tensor;  /* mma.sync */
+  uint64_t shared;  /* wavefronts of shared memory and shuffles */
+  uint64_t memory;  /* sectors of device memory */
+} Busy;
+Busy stats_busy(const Kernel *k);
 void stats_report(const Module *m); /* appends a line for each kernel that ran */
 
 /* ---- shared.c ---- */

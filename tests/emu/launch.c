@@ -245,6 +245,15 @@ static bool wait_here(Warp *w, uint32_t g, uint32_t pc) {
   return true;
 }
 
+/* Instructions from..to have run once more; returns how many they are. */
+static uint64_t ran(const Warp *w, const Insn *from, const Insn *to) {
+  if (__builtin_expect(w->launch->counts_by_insn != NULL, 0)) {
+    w->launch->counts_by_insn[from->index].runs++;
+    w->launch->counts_by_insn[to->index + 1].runs--;
+  }
+  return (uint64_t)(to - from) + 1;
+}
+
 /* Runs w->groups[g] from its pc until it ends, splits, waits, or comes to pc `until` where another
  * group is. Returns false when it waits. */
 static bool run_group(Warp *w, uint32_t g, uint32_t until) {
@@ -277,7 +286,7 @@ static bool run_group(Warp *w, uint32_t g, uint32_t until) {
     } else if (in->kind == INSN_BRANCH) {
       const uint32_t take =
           in->guard == NO_SLOT ? mask : mask & predicate_lanes(w, in->guard, in->guard_not);
-      steps += (uint64_t)(in - start) + 1;
+      steps += ran(w, start, in);
       start = in + 1;
       if (in->target <= in->index && steps > w->launch->steps_left)
         too_long(w);
@@ -309,13 +318,13 @@ static bool run_group(Warp *w, uint32_t g, uint32_t until) {
     }
     if (in + 1 == end) {
       const uint32_t here = w->groups[g].mask;
-      steps += (uint64_t)(in - start) + 1;
+      steps += ran(w, start, in);
       w->groups[g] = w->groups[--w->n_groups];
       put_group(w, until, here);
       goto count;
     }
   }
-  steps += (uint64_t)(in - start) + 1;
+  steps += ran(w, start, in);
   if (!w->groups[g].mask)
     w->groups[g] = w->groups[--w->n_groups];
 count:
@@ -475,7 +484,7 @@ bool launch_run(Kernel *k, Memory *memory, const LaunchConfig *c, Report *report
   l->params = c->params;
   l->report = report;
   if (!k->counts_by_insn && stats_wanted())
-    k->counts_by_insn = emu_alloc(k->n_code * sizeof *k->counts_by_insn);
+    k->counts_by_insn = emu_alloc((k->n_code + 1) * sizeof *k->counts_by_insn);
   l->counts_by_insn = k->counts_by_insn;
   report->kind = FOUND_NOTHING;
   start(l, k, c);
@@ -486,7 +495,6 @@ bool launch_run(Kernel *k, Memory *memory, const LaunchConfig *c, Report *report
   if (ok)
     run_grid(l, c->seed, order);
   k->launches++;
-  k->thread_insns += l->counts.thread_insns;
   if (counts)
     *counts = l->counts;
   free(order);

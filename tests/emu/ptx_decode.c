@@ -652,6 +652,7 @@ static void instruction(Decoder *d, const Token *opcode, const uint32_t guard, b
   in->bytes = row->bytes & 0x7F;
   in->is_signed = (row->bytes & 0x80) != 0;
   in->line = opcode->line;
+  in->opcode = opcode->at;
   in->guard = guard;
   in->guard_not = guard_not;
   if (in->count * in->bytes > 16)
@@ -785,6 +786,7 @@ static void entry(Decoder *d) {
       k->code[i].target = l->index;
     }
   Insn *end = new_insn(d); /* falling off the end is ret */
+  end->opcode = "ret";
   end->kind = INSN_EXIT;
   end->line = d->lex.token.line;
   k->shared_bytes = (k->static_shared + 127) & ~127u;

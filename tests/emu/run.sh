@@ -36,7 +36,7 @@ expect 1 "first device: CUDA_ERROR_OUT_OF_MEMORY (2)" \
   "$run" --fail cuDevicePrimaryCtxRetain:1:2 "$probe"
 stats=$(mktemp)
 expect 0 "emulated sm_90" "$run" --stats "$stats" "$probe"
-grep -q "^kernel .*wavefronts .*sectors" "$stats" # a table without a kernel
+grep -q "^kernel .*memory .*issue .*sectors" "$stats" # a table without a kernel
 rm "$stats"
 expect 7 "" "$run" sh -c 'exit 7'
 expect 2 "emu-run \[OPTIONS\]" "$run"

@@ -1,6 +1,7 @@
-/* What accesses cost, counted when EMU_STATS names a file: the shared memory wavefronts of a warp's
- * request beside those it would need without bank conflicts, and the 32-byte sectors of device
- * memory beside those that its bytes would fill. One line a kernel, then its worst instructions.
+/* What kernels cost, counted when EMU_STATS names a file: how long they keep each part of an H200
+ * busy, the shared memory wavefronts of a warp's request beside those it would need without bank
+ * conflicts, and the 32-byte sectors of device memory beside those that its bytes would fill. One
+ * line a kernel, then its worst instructions.
  *
  * Shared memory has 32 banks of 4 bytes; a request is served in parts of 128 bytes: 32 lanes of 4
  * bytes, 16 of 8, 8 of 16; a part takes as many wavefronts as its busiest bank has different words.
@@ -100,6 +101,67 @@ void stats_access(Warp *w, const Insn *in, bool shared, uint32_t bytes) {
     stats_global(w, in, at, w->mask & ~in_shared, bytes);
 }
 
+/* ---- how long parts of a multiprocessor are busy ---- */
+
+/* Instructions of sm_90's own code for one of PTX, found by disassembling, and how long the unit of
+ * `special` or `tensor` has to do with it. The first prefix that fits; one instruction elsewhere.
+ * Special functions: four lanes a cycle and quarter, conversions of numbers sixteen (CUDA C++
+ * Programming Guide, "Arithmetic Instructions"). mma.sync: 62 % of the 989 TFLOP/s that wgmma has
+ * ("Dissecting the NVIDIA Hopper Architecture through Microbenchmarking", 2024). */
+typedef struct {
+  const char *prefix;
+  uint8_t issue, special, tensor;
+} Cost;
+
+static const Cost costs[] = {
+    {"ld.param", 0, 0, 0},       {"mov.", 0, 0, 0},         {"cvta.", 0, 0, 0},
+    {"cvt.u64.u32", 0, 0, 0},    {"cvt.u32.u64", 0, 0, 0},  {"cvt.u16.u32", 0, 0, 0},
+    {"cvt.u32.u16", 0, 0, 0},    {"cvt.s64.s32", 1, 0, 0},  {"cvt.rn.f32.u64", 9, 8, 0},
+    {"cvt.rn.f32.s64", 9, 8, 0}, {"cvt.f64", 1, 8, 0},      {"cvt.rn.f32.f64", 1, 8, 0},
+    {"cvt.f32.f16", 1, 0, 0},    {"cvt.", 1, 2, 0},         {"div.rn.f32", 11, 16, 0},
+    {"div.full.f32", 8, 8, 0},   {"div.rn.f64", 24, 8, 0},  {"div.", 20, 8, 0},
+    {"rem.", 22, 8, 0},          {"rcp.rn.f32", 8, 8, 0},   {"rcp.rn.f64", 18, 8, 0},
+    {"rcp.", 1, 8, 0},           {"sqrt.rn.f32", 10, 8, 0}, {"sqrt.rn.f64", 22, 8, 0},
+    {"ex2.approx.ftz", 1, 8, 0}, {"ex2.", 4, 8, 0},         {"rsqrt.", 1, 8, 0},
+    {"lg2.", 1, 8, 0},           {"sin.", 1, 8, 0},         {"cos.", 1, 8, 0},
+    {"mul.lo.s64", 4, 0, 0},     {"mul.lo.u64", 4, 0, 0},   {"mad.lo.s64", 4, 0, 0},
+    {"add.s64", 2, 0, 0},        {"sub.s64", 2, 0, 0},      {"shl.b64", 2, 0, 0},
+    {"shr.u64", 2, 0, 0},        {"shr.s64", 2, 0, 0},      {"and.b64", 2, 0, 0},
+    {"or.b64", 2, 0, 0},         {"xor.b64", 2, 0, 0},      {"selp.b64", 2, 0, 0},
+    {"add.f64", 2, 0, 0}, /* doubles: half as many lanes as there are of f32 */
+    {"add.rn.f64", 2, 0, 0},     {"sub.f64", 2, 0, 0},      {"sub.rn.f64", 2, 0, 0},
+    {"mul.f64", 2, 0, 0},        {"mul.rn.f64", 2, 0, 0},   {"fma.rn.f64", 2, 0, 0},
+    {"mma.sync", 1, 0, 6},
+};
+
+static const Cost *cost_of(const Insn *in) {
+  static const Cost one = {"", 1, 0, 0};
+  for (size_t i = 0; i < sizeof costs / sizeof *costs; i++)
+    if (!strncmp(in->opcode, costs[i].prefix, strlen(costs[i].prefix)))
+      return &costs[i];
+  return &one;
+}
+
+Busy stats_busy(const Kernel *k) {
+  /* 4.3 TB/s in cycles of 132 multiprocessors' quarters at 1.755 GHz: 6.9 a sector */
+  enum { QUARTERS = 4, MEMORY_TENTHS = 69 };
+  Busy b = {0};
+  uint64_t runs = 0, sectors = 0;
+  for (uint32_t i = 0; k->counts_by_insn && i < k->n_code; i++) {
+    const InsnCounts *c = &k->counts_by_insn[i];
+    const Insn *in = &k->code[i];
+    const Cost *cost = cost_of(in);
+    runs += (uint64_t)c->runs;
+    b.issue += runs * cost->issue;
+    b.special += runs * cost->special;
+    b.tensor += runs * cost->tensor;
+    b.shared += QUARTERS * (c->shared.units + (strncmp(in->opcode, "shfl", 4) ? 0 : runs));
+    sectors += c->global.units;
+  }
+  b.memory = sectors * MEMORY_TENTHS / 10;
+  return b;
+}
+
 /* ---- the report ---- */
 
 static double ratio(const AccessCount *c) {
@@ -135,11 +197,16 @@ static void report_kernel(FILE *f, const Kernel *k) {
     note(worst, i, true, &c->shared);
     note(worst, i, false, &c->global);
   }
-  fprintf(f, "%s launches %llu insns %llu shared %llu %llu %llu %.2f global %llu %llu %llu %.2f",
-          k->name, (unsigned long long)k->launches, (unsigned long long)k->thread_insns,
-          (unsigned long long)shared.requests, (unsigned long long)shared.units,
-          (unsigned long long)shared.ideal, ratio(&shared), (unsigned long long)global.requests,
-          (unsigned long long)global.units, (unsigned long long)global.ideal, ratio(&global));
+  const Busy b = stats_busy(k);
+  fprintf(f,
+          "%s launches %llu busy %llu %llu %llu %llu %llu shared %llu %llu %llu %.2f global %llu "
+          "%llu %llu %.2f",
+          k->name, (unsigned long long)k->launches, (unsigned long long)b.memory,
+          (unsigned long long)b.issue, (unsigned long long)b.special, (unsigned long long)b.tensor,
+          (unsigned long long)b.shared, (unsigned long long)shared.requests,
+          (unsigned long long)shared.units, (unsigned long long)shared.ideal, ratio(&shared),
+          (unsigned long long)global.requests, (unsigned long long)global.units,
+          (unsigned long long)global.ideal, ratio(&global));
   for (int i = 0; i < WORST && worst[i].excess; i++) {
     const Insn *in = &k->code[worst[i].insn];
     const InsnCounts *c = &k->counts_by_insn[worst[i].insn];

@@ -76,8 +76,42 @@ START_TEST(wavefronts_and_sectors) {
 }
 END_TEST
 
+/* Instructions are counted as often as each ran in a warp, by one lane of it or by all: here a loop
+ * that the first half of the lanes goes through 7 times, the others 3 times, in 2 warps of 2
+ * blocks. */
+START_TEST(busy) {
+  static const char text[] =
+      ".version 9.0\n.target sm_90\n.address_size 64\n.visible .entry k(.param .u64 p)\n{\n"
+      ".reg .pred %p1; .reg .b32 %r<9>; .reg .f32 %f<3>;\n"
+      "mov.u32 %r1, %laneid; mov.f32 %f1, 0f3F800000;\n"               /* nothing */
+      "setp.lt.u32 %p1, %r1, 16; selp.b32 %r2, 7, 3, %p1;\n"           /* 2 */
+      "LOOP: ex2.approx.ftz.f32 %f1, %f1; div.rn.f32 %f1, %f1, %f1;\n" /* 7 times 12 */
+      "sub.s32 %r2, %r2, 1; setp.ne.s32 %p1, %r2, 0; @%p1 bra LOOP;\n" /* 7 times 3 */
+      "shfl.sync.bfly.b32 %r3, %r1, 1, 31, -1; ret;\n}\n";             /* 2 */
+  char why[512];
+  Memory m = {0};
+  Module *module = ptx_load(text, &m, why);
+  ck_assert_msg(module != NULL, "%s", why);
+  const uint64_t p = 0;
+  const LaunchConfig c = {{2, 1, 1}, {64, 1, 1}, 0, (const uint8_t *)&p, 0};
+  Kernel *k = ptx_kernel(module, "k");
+  Report r;
+  setenv("EMU_STATS", "/dev/null", 1);
+  ck_assert(launch_run(k, &m, &c, &r, NULL));
+  unsetenv("EMU_STATS");
+  const Busy b = stats_busy(k);
+  ck_assert_uint_eq(b.issue, 4 * (2 + 7 * (12 + 3) + 2));
+  ck_assert_uint_eq(b.special, 4 * 7 * (8 + 16));
+  ck_assert_uint_eq(b.shared, 4 * 4);
+  ck_assert_uint_eq(b.tensor + b.memory, 0);
+  ptx_unload(module);
+  memory_fini(&m);
+}
+END_TEST
+
 int main(void) {
   TCase *t = tcase_create("stats");
+  tcase_add_test(t, busy);
   tcase_add_test(t, wavefronts_and_sectors);
   Suite *s = suite_create("emu/stats");
   suite_add_tcase(s, t);
