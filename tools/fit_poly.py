@@ -231,6 +231,12 @@ def main():
         s = z.sqrt()
         return (log1p(2 * s / (1 - s)) / s - 2) / z
 
+    def q_tanh(z):  # tanh(x) = x + x z q(z)
+        if z < tiny:
+            return -1 / D(3)
+        x = z.sqrt()
+        return (tanh(x) / x - 1) / z
+
     def q_erf(z):  # erf(x) = x + x q(x^2)
         if z < tiny:
             return 2 / PI.sqrt() - 1
@@ -297,6 +303,13 @@ def main():
             ),
             rounding,
         )
+    near = D("0.5625") ** 2
+    table(
+        "tanh_f32",
+        "tanh(x) = x + x^3 q(x^2), |x| <= 0.5625; relative",
+        remez(q_tanh, lambda z: z / (1 + z * q_tanh(z)), tiny, near, 4),
+        single,
+    )
     table(
         "log_f32",
         "log(1 + f) = f - f^2/2 + f^3 q(f), sqrt(1/2) <= 1 + f <= sqrt(2); relative",

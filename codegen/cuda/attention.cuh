@@ -25,9 +25,7 @@ template <class E> constexpr float natural_ = fine_<E> ? 1.0f : 0.69314718055994
 /* P goes on as P times this. */
 template <class E> constexpr float p_lift_ = E::narrow ? 4096.0f : 1.0f;
 template <class E> FN float power(float x) {
-  if (!fine_<E>)
-    return exp2_(x);
-  return x == -__int_as_float(0x7f800000) ? 0.0f : exp_(x);
+  return fine_<E> ? exp_(x) : exp2_(x);
 }
 
 /* What stands beside the operands in a kernel. */

@@ -1,6 +1,6 @@
-/* Device helpers in front of every CUDA program: number formats bit-equal to mpcc/num.h, elementary
- * functions with the reductions and polynomials of the CPU target (macros POLY_<name> are printed
- * before this text from codegen/coeff.h), reductions over lanes and blocks, Philox. No headers. */
+/* Device helpers in front of every CUDA program: number formats bit-equal to mpcc/num.h (of NaN, bf16
+ * has one code), elementary functions (macros POLY_<name> of their polynomials are printed before this
+ * text from codegen/coeff.h), reductions over lanes and blocks, Philox. No headers. */
 typedef long long s64; /* not i64: that is an operand, of kernels that have so many */
 typedef unsigned long long u64;
 typedef unsigned int u32;
@@ -33,10 +33,32 @@ FN s64 abs_(s64 a) { return a < 0 ? -a : a; }
 /* NaN if either is */
 template <class T> FN T max_(T a, T b) { return a != a ? a : b != b ? b : a > b ? a : b; }
 template <class T> FN T min_(T a, T b) { return a != a ? a : b != b ? b : a < b ? a : b; }
+FN float max_(float a, float b) {
+  float r;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+FN float min_(float a, float b) {
+  float r;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
 /* NaN is not finite: the comparison is false */
 FN bool isfinite_(float a) { return abs_(a) < __int_as_float(0x7f800000); }
 FN bool isfinite_(double a) { return abs_(a) < __longlong_as_double(0x7ff0000000000000ll); }
 FN bool isfinite_(s64) { return true; }
+/* within 2 units in the last place */
+FN float div_full(float a, float b) {
+  float r;
+  asm("div.full.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+/* By what a loop does not change, so that it has two products only: within 1.5 units. The power of two
+ * keeps the reciprocal a normal number. */
+FN float div_by_same(float a, float b) {
+  const float near = abs_(b) > 0x1p64f ? 0x1p-64f : abs_(b) < 0x1p-64f ? 0x1p64f : 1.0f;
+  return a * near * (1.0f / (b * near));
+}
 
 /* ---- number formats ---- */
 
@@ -72,9 +94,9 @@ FN float odd_(s64 x) { return __ll2float_rn(x); }
 FN float odd_(bool x) { return x ? 1.0f : 0.0f; }
 
 template <class T> FN u16 put_bf16(T t) {
-  u32 b = __float_as_uint(odd_(t));
-  u32 r = b + 0x7fffu + (b >> 16 & 1u);
-  return (u16)(((b & 0x7fffffffu) > 0x7f800000u ? b | 0x400000u : r) >> 16);
+  u16 h;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(odd_(t)));
+  return h;
 }
 template <class T> FN u16 put_f16(T t) {
   u16 h;
@@ -130,7 +152,10 @@ template <class T> FN float cvt_f32(T v) { return put_f32(v); }
 template <class T> FN double cvt_f64(T v) { return (double)v; }
 template <class T> FN bool cvt_b1(T v) { return v != (T)0; }
 
-/* ---- elementary functions: codegen/cpu/math.c in CUDA, the same operations in the same order ---- */
+/* ---- elementary functions ----
+ * Of doubles as codegen/cpu/math.c has them. Of floats with the approximations of the hardware, since
+ * what bounds kernels on a GPU is how many instructions they issue: 2^r within 2 units in the last
+ * place, 1 / x within 1 (PTX ISA, "Floating Point Instructions"). */
 
 struct F32 {
   typedef float T;
@@ -189,28 +214,52 @@ template <class T> FN T power2(typename Format_<T>::F::I n) {
 }
 template <class T> FN T exp_(T x) {
   typename Format_<T>::F::I n;
-  x = at_most(at_least(x, (T)(wide_<T> ? -746 : -104)), (T)(wide_<T> ? 710 : 89));
+  x = at_most(at_least(x, (T)-746), (T)710);
   T r = reduce_exp(x, &n), p = add_(expm1_poly(r), (T)1);
   return mul_(mul_(p, power2<T>(n >> 1)), power2<T>(n - (n >> 1)));
+}
+FN float exp2_approx(float x) {
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+FN float reciprocal_approx(float x) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+/* 2^n 2^r with x log2(e) = n + r, n an integer of -126 to 126: a multiply-add that saturates at 0 and 1
+ * keeps it in there, so that beyond r takes what is left to zero and infinity. The low bits of the
+ * second sum are n + 127. NaN is in r. */
+FN float exp_(float x) {
+  const float magic = 12582912.0f + 127.0f; /* 1.5 2^23: sums are rounded to integers */
+  float part;
+  asm("fma.rn.sat.f32 %0, %1, %2, %3;" : "=f"(part) : "f"(x), "f"(0x1.71547652b82fep0f / 252.0f), "f"(0.5f));
+  const float sum = fma_(part, 252.0f, magic - 126.0f), n = sub_(sum, magic);
+  const float r = fma_(x, 0x1.4ae0bf85ddf44p-26f, fma_(x, 0x1.715476p0f, -n));
+  return mul_(exp2_approx(r), __int_as_float(__float_as_int(sum) << 23));
 }
 /* tanh|x| = u / (u + 2), u = exp(2 |x|) - 1 */
 template <class T> FN T tanh_(T x) {
   typename Format_<T>::F::I n;
   T y = abs_(x);
-  y = at_most(add_(y, y), (T)(wide_<T> ? 44 : 20));
+  y = at_most(add_(y, y), (T)44);
   T r = reduce_exp(y, &n), s = power2<T>(n);
   T u = fma_(s, expm1_poly(r), sub_(s, (T)1));
   return with_sign_of(div_(u, add_(u, (T)2)), x);
 }
+/* 1 - 2 / (exp(2 |x|) + 1); near zero, where that cancels, a polynomial */
+FN float tanh_(float x) {
+  const float t = abs_(x), z = mul_(x, x);
+  const float large = fma_(reciprocal_approx(add_(exp_(add_(t, t)), 1.0f)), -2.0f, 1.0f);
+  return t > 0.5625f ? with_sign_of(large, x) : fma_(mul_(x, z), POLY_tanh_f32(z), x);
+}
 template <class T> FN T erf_(T x) {
   typedef typename Format_<T>::F F;
-  typename F::I n;
   const T split = (T)(wide_<T> ? 1.0 : 0.921875);
-  T t = abs_(x), small = fma_(t, F::erf_q(mul_(t, t)), t);
-  T q = F::erfc_q(sub_(at_most(t, (T)(wide_<T> ? 6 : 4)), split));
-  T r = reduce_exp(at_least(at_most(q, (T)0), (T)-60), &n);
-  T e = mul_(add_(expm1_poly(r), (T)1), power2<T>(n));
-  return with_sign_of(t > split ? sub_((T)1, e) : small, x);
+  T t = abs_(x), small = fma_(x, F::erf_q(mul_(x, x)), x);
+  T e = exp_(F::erfc_q(sub_(at_most(t, (T)(wide_<T> ? 6 : 4)), split)));
+  return t > split ? with_sign_of(sub_((T)1, e), x) : small;
 }
 
 FN float log_positive(float x) {
@@ -424,14 +473,10 @@ template <class Op, int GROUP, class T> FN T over_group(T v, T *room) {
   if (GROUP <= 32)
     return over_lanes<Op, GROUP>(v);
   v = over_lanes<Op, 32>(v);
-  const int warp = threadIdx.x / 32, first = threadIdx.x / GROUP * (GROUP / 32);
+  const int lane = threadIdx.x % 32, first = threadIdx.x / GROUP * (GROUP / 32);
   __syncthreads();
-  if (threadIdx.x % 32 == 0)
-    room[warp] = v;
+  if (lane == 0)
+    room[threadIdx.x / 32] = v;
   __syncthreads();
-  T all = room[first];
-#pragma unroll
-  for (int i = 1; i < GROUP / 32; i++)
-    all = Op::of(all, room[first + i]);
-  return all;
+  return over_lanes<Op, GROUP / 32>(room[first + lane % (GROUP / 32)]);
 }

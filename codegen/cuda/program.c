@@ -26,6 +26,7 @@ static void put_prelude(Text *t) {
   POLY(cos_f32);
   POLY(erf_f32);
   POLY(erfc_f32);
+  POLY(tanh_f32);
   POLY(log_f32);
   POLY(exp_f64);
   POLY(sin_f64);

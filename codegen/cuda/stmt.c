@@ -169,11 +169,35 @@ static bool needs_call(const CudaBody *b, const Stmt *s) {
   return (p >= PR_ADD && p <= PR_DIV) && (b->g->exact || (p == PR_DIV && s->dt == MPCC_I64));
 }
 
+/* Functions that are right to a few units in the last place. */
+static bool approximates(const Body *b) {
+  for (int i = 0; i < b->nstmt; i++) {
+    const Prim p = (Prim)b->stmt[i].prim;
+    if (p == PR_EXP || p == PR_LOG || p == PR_TANH || p == PR_ERF || p == PR_SIN || p == PR_COS)
+      return true;
+  }
+  return false;
+}
+
+/* Division that is rounded correctly is a dozen instructions and a branch: not beside such
+ * functions. */
+static const char *quotient(const CudaBody *b, const Stmt *s) {
+  const Body *body = b->group->body;
+  if (b->g->exact || s->dt != MPCC_F32 || s->level != LV_ELEM || !approximates(body))
+    return NULL;
+  const int of = body->stmt[s->arg[1]].level;
+  return of == LV_ROW || of == LV_ALL ? "div_by_same" : "div_full";
+}
+
 bool cuda_expression(const CudaBody *b, int i, Text *out) {
   const Stmt *s = &b->group->body->stmt[i];
   const Prim p = (Prim)s->prim;
   char name[24];
   snprintf(name, sizeof name, "%s_", prim_name(p));
+  if (p == PR_DIV && quotient(b, s)) {
+    call(b, s, quotient(b, s), out);
+    return true;
+  }
   switch (p) {
   case PR_CONST:
     constant(s, out);
@@ -203,6 +227,10 @@ bool cuda_expression(const CudaBody *b, int i, Text *out) {
     rounded(b, s, out);
     return true;
   case PR_CVT:
+    if (b->group->body->stmt[s->arg[0]].prim == PR_INDEX) { /* of 32 bits: one instruction */
+      text_printf(out, "(%s)x%d", cuda_register(s->dt), b->group->body->stmt[s->arg[0]].ref);
+      return true;
+    }
     snprintf(name, sizeof name, "cvt_%s", dtype_text((DType)s->dt));
     call(b, s, name, out);
     return true;

@@ -84,6 +84,11 @@ static inline float fma_directed(float a, float b, float c, int way) {
   return sum_directed((double)a * (double)b, (double)c, way); /* the product is exact */
 }
 
+/* To [0, 1]; NaN is +0 (PTX ISA, "fma"). */
+static inline float saturated(float a) {
+  return a != a || a < 0 ? 0 : a > 1 ? 1 : a;
+}
+
 /* ---- approximations ---- */
 
 /* 2^x: Taylor series of 2^f on [-1/2, 1/2], whose rest is below 2^-27, times a power of two in two

@@ -6,6 +6,7 @@
 #include "mpcc/num.h"
 #include "tests/check_run.h"
 #include "tests/kernel_run.h"
+#include "tests/ulp.h"
 
 /* ck_assert logs every call, which millions of values cannot afford. */
 #define EXPECT(cond, ...)                                                                          \
@@ -40,25 +41,6 @@ static void call(const Run *r, void *out, void *in) {
 }
 
 /* ---- bounds ---- */
-
-static double ulp_f32(double v) {
-  double a = fabs(v);
-  if (a < 0x1p-126)
-    return 0x1p-149;
-  int e;
-  frexp(a, &e);
-  return ldexp(1, e - 24);
-}
-
-static double error_f32(float got, double want) {
-  if (isnan(want))
-    return isnan(got) ? 0 : INFINITY;
-  if ((float)want == got)
-    return fabs(want) < INFINITY && isfinite(got) ? fabs(got - want) / ulp_f32(want) : 0;
-  if (!isfinite(got) || !isfinite((float)want))
-    return INFINITY;
-  return fabs((double)got - want) / ulp_f32(want);
-}
 
 static double error_f64(double got, long double want) {
   if (isnan(want))

@@ -287,6 +287,8 @@ static bool float_op(const Name *p, const Type t, const uint64_t in[4], uint64_t
     r = tanh(a);
   else
     return false;
+  if (has(p, "sat"))
+    r = isnan(r) || r < 0 ? 0 : r > 1 ? 1 : r;
   *out = f32 ? bits_f32(flush ? ftz((float)r) : (float)r) : num_f64_bits(r);
   return true;
 }
