@@ -196,6 +196,14 @@ template <class T> FN T with_sign_of(T m, T x) {
   return F::real(F::bits(m) | (F::bits(x) & sign));
 }
 
+/* t > split ? a : b: of two long floats too without the branch that the compiler would take */
+FN float above(float t, float split, float a, float b) {
+  float r;
+  asm("{\n.reg .pred p;\nsetp.gt.f32 p, %1, %2;\nselp.f32 %0, %3, %4, p;\n}" : "=f"(r) : "f"(t), "f"(split), "f"(a), "f"(b));
+  return r;
+}
+FN double above(double t, double split, double a, double b) { return t > split ? a : b; }
+
 /* x = n ln 2 + r: r is returned */
 template <class T> FN T reduce_exp(T x, typename Format_<T>::F::I *n) {
   typedef typename Format_<T>::F F;
@@ -252,14 +260,14 @@ template <class T> FN T tanh_(T x) {
 FN float tanh_(float x) {
   const float t = abs_(x), z = mul_(x, x);
   const float large = fma_(reciprocal_approx(add_(exp_(add_(t, t)), 1.0f)), -2.0f, 1.0f);
-  return t > 0.5625f ? with_sign_of(large, x) : fma_(mul_(x, z), POLY_tanh_f32(z), x);
+  return above(t, 0.5625f, with_sign_of(large, x), fma_(mul_(x, z), POLY_tanh_f32(z), x));
 }
 template <class T> FN T erf_(T x) {
   typedef typename Format_<T>::F F;
   const T split = (T)(wide_<T> ? 1.0 : 0.921875);
   T t = abs_(x), small = fma_(x, F::erf_q(mul_(x, x)), x);
   T e = exp_(F::erfc_q(sub_(at_most(t, (T)(wide_<T> ? 6 : 4)), split)));
-  return t > split ? with_sign_of(sub_((T)1, e), x) : small;
+  return above(t, split, with_sign_of(sub_((T)1, e), x), small);
 }
 
 FN float log_positive(float x) {
