@@ -175,6 +175,7 @@ Status mprt__cuda_wait(const mprt_program *p, mprt__cuda *g) {
 }
 
 Status mprt__cuda_clear(const mprt_program *p, mprt__cuda *g, int segment) {
+  CUDA_TRY(g->api.cuCtxSetCurrent(g->context), "cannot use the device");
   Status s = mprt__cuda_push(p, g);
   memset(g->fresh, 0, p->ntensor * sizeof *g->fresh);
   if (s == MPCC_OK && g->segment[segment])

@@ -18,9 +18,12 @@ enum {
   OFFERS = 8,
   ALIGNED = 256,
   REPEATS = 3,
+  MOST_AT_ONCE = 8,        /* small products are timed so many at a time */
   RANDOM_BYTES = 61 << 10, /* of the operands that algorithms are tried on: repeated */
   COMPARED = 4 << 20       /* bytes of D, at most, that are compared */
 };
+
+static const float TIMED_MS = 0.2f, CLEARLY_FASTER = 0.97f;
 
 typedef struct {
   MpccProduct m;
@@ -292,45 +295,104 @@ static bool trial_open(mprt__cuda *g, Trial *t) {
   return ok;
 }
 
-/* Numbers of [-1, 1) in a dtype, a block of them repeated. */
-static Status fill_random(const mprt_program *p, mprt__cuda *g, CUdeviceptr to, uint64_t bytes,
-                          DType d) {
-  uint64_t have = bytes < RANDOM_BYTES ? bytes : RANDOM_BYTES;
-  uint8_t *random = malloc(RANDOM_BYTES);
-  uint64_t state = 88172645463325252u;
-  if (!random)
-    return mprt__nomem(&p->cb, "products");
-  for (uint64_t i = 0; i + dtype_bytes(d) <= have; i += dtype_bytes(d)) {
-    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-    num_store(random + i, d, (double)(int64_t)state * 0x1p-63);
+/* Random numbers of [-scale, scale). */
+typedef struct {
+  DType dtype;
+  double scale;
+  int64_t row; /* > 0: in rows of so many: half of them, the same times `sign`, and zeros */
+  int64_t half;
+  double sign;
+} Numbers;
+
+static double random_number(uint64_t *state) {
+  *state ^= *state << 13, *state ^= *state >> 7, *state ^= *state << 17;
+  return (double)(int64_t)*state * 0x1p-63;
+}
+
+/* As many as RANDOM_BYTES hold, in whole rows, one at least. *have: bytes of them */
+static uint8_t *random_block(const Numbers *n, uint64_t bytes, uint64_t *have) {
+  const uint64_t size = dtype_bytes(n->dtype), row = n->row ? (uint64_t)n->row * size : size;
+  const uint64_t room = bytes < RANDOM_BYTES ? bytes : RANDOM_BYTES;
+  uint64_t state = 88172645463325252u, row_state = state;
+  *have = room < row ? row : room / row * row;
+  uint8_t *block = malloc(*have);
+  for (uint64_t i = 0; block && i < *have / size; i++) {
+    const int64_t k = n->row ? (int64_t)i % n->row : 0;
+    if (n->row && k == 0)
+      row_state = state;
+    if (n->row && k == n->half)
+      state = row_state;
+    const double v = n->row && k >= 2 * n->half ? 0 : n->scale * random_number(&state);
+    num_store(block + i * size, n->dtype, n->row && k < n->half ? v : v * n->sign);
   }
-  CUresult r = g->api.cuMemcpyHtoDAsync_v2(to, random, have, g->stream);
+  *have = *have < bytes ? *have : bytes;
+  return block;
+}
+
+/* Such numbers, a block of them repeated. */
+static Status fill(const mprt_program *p, mprt__cuda *g, CUdeviceptr to, uint64_t bytes,
+                   const Numbers *numbers) {
+  uint64_t have = 0;
+  uint8_t *block = bytes ? random_block(numbers, bytes, &have) : NULL;
+  if (!bytes)
+    return MPCC_OK;
+  if (!block)
+    return mprt__nomem(&p->cb, "products");
+  CUresult r = g->api.cuMemcpyHtoDAsync_v2(to, block, have, g->stream);
   for (uint64_t n; r == CUDA_SUCCESS && have < bytes; have += n) {
     n = have < bytes - have ? have : bytes - have;
     r = g->api.cuMemcpyDtoDAsync_v2(to + have, to, n, g->stream);
   }
   if (r == CUDA_SUCCESS)
     r = g->api.cuStreamSynchronize(g->stream);
-  free(random);
+  free(block);
   return r == CUDA_SUCCESS ? MPCC_OK : mprt__cuda_failed(p, g, r, "cannot try products");
 }
 
-/* Milliseconds of one offer, and the beginning of its result. *refused: the library does not do,
- * for these operands, what it offered. */
-static Status try_offer(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t,
-                        const Operands *o, const cublasLtMatmulHeuristicResult_t *offer,
-                        uint8_t *result, uint64_t bytes, float *best, cublasStatus_t *refused) {
-  *best = 0;
-  *refused = put_product(g, plan, o, &offer->algo, offer->workspaceSize);
-  for (int i = 0; !*refused && i < REPEATS; i++) {
-    float ms = 0;
-    CUDA_TRY(g->api.cuEventRecord(t->begin, g->stream), "cannot time a product");
-    *refused = put_product(g, plan, o, &offer->algo, offer->workspaceSize);
-    CUDA_TRY(g->api.cuEventRecord(t->end, g->stream), "cannot time a product");
-    CUDA_TRY(g->api.cuEventSynchronize(t->end), "cannot time a product");
-    CUDA_TRY(g->api.cuEventElapsedTime_v2(&ms, t->begin, t->end), "cannot time a product");
-    *best = i == 0 || ms < *best ? ms : *best;
+/* A factor of a product, of rows (or columns) `step` apart and k's `k_step` apart. The second half
+ * of k takes away what the first has added: what remains is what rounding makes of the order of
+ * sums, which a result of 16 bits would hide behind its own. */
+static Status fill_factor(const mprt_program *p, mprt__cuda *g, CUdeviceptr to, uint64_t bytes,
+                          int64_t dtype, int64_t k, int64_t step, int64_t k_step, double sign) {
+  const uint64_t size = dtype_bytes((DType)dtype);
+  const Numbers plain = {.dtype = (DType)dtype, .scale = 1, .sign = 1};
+  Numbers again = plain;
+  again.sign = sign;
+  if (k < 2)
+    return fill(p, g, to, bytes, &plain);
+  if (k_step == 1) {
+    again.row = step > k ? step : k;
+    again.half = k / 2;
+    return fill(p, g, to, bytes, &again);
   }
+  const uint64_t half = (uint64_t)(k / 2 * k_step) * size, rest = bytes - half;
+  CUDA_TRY(g->api.cuMemsetD8Async(to, 0, bytes, g->stream), "cannot try products");
+  const Status s = fill(p, g, to, half, &plain);
+  return s == MPCC_OK ? fill(p, g, to + half, half < rest ? half : rest, &again) : s;
+}
+
+static Status fill_operands(const mprt_program *p, mprt__cuda *g, const Plan *plan,
+                            const Operands *o, const uint64_t *bytes) {
+  const MpccProduct *m = &plan->m;
+  const int bias = (int)mpcc_product_bias(m->with), sum = m->with == MPCC_WITH_SUM ? 3 : 0;
+  Status s = fill_factor(p, g, o->operand[1], bytes[1], m->a_dtype, m->k, m->a_row, m->a_k, 1);
+  if (s == MPCC_OK)
+    s = fill_factor(p, g, o->operand[2], bytes[2], m->b_dtype, m->k, m->b_col, m->b_k, -1);
+  for (int i = 3; s == MPCC_OK && i < MPCC_PRODUCT_OPERANDS; i++) {
+    const bool added = i == bias || i == sum; /* as small as what is to be seen */
+    const Numbers n = {
+        .dtype = added ? (DType)m->d_dtype : MPCC_F32, .scale = added ? 0x1p-20 : 1, .sign = 1};
+    s = fill(p, g, o->operand[i], bytes[i], &n);
+  }
+  return s;
+}
+
+/* The product by one offer, and the beginning of its result. *refused: the library does not do, for
+ * these operands, what it offered. */
+static Status try_offer(const mprt_program *p, mprt__cuda *g, Plan *plan, const Operands *o,
+                        const cublasLtMatmulHeuristicResult_t *offer, uint8_t *result,
+                        uint64_t bytes, cublasStatus_t *refused) {
+  *refused = put_product(g, plan, o, &offer->algo, offer->workspaceSize);
   if (*refused)
     return MPCC_OK;
   CUDA_TRY(g->api.cuMemcpyDtoHAsync_v2(result, o->operand[0], bytes, g->stream),
@@ -339,47 +401,103 @@ static Status try_offer(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial 
   return MPCC_OK;
 }
 
-/* Takes the fastest of those that give the bits of the first. An offer behind it that the library
- * then refuses is none; the first must work, since another has other bits. */
+/* The product n times as a graph: how a step runs it, without the host. */
+static Status record(const mprt_program *p, mprt__cuda *g, Plan *plan, const Operands *o,
+                     const cublasLtMatmulHeuristicResult_t *offer, int n, CUgraphExec *out) {
+  CUgraph graph = NULL;
+  cublasStatus_t refused = CUBLAS_STATUS_SUCCESS;
+  CUDA_TRY(g->api.cuStreamBeginCapture_v2(g->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL),
+           "cannot time a product");
+  for (int i = 0; !refused && i < n; i++)
+    refused = put_product(g, plan, o, &offer->algo, offer->workspaceSize);
+  CUresult r = g->api.cuStreamEndCapture(g->stream, &graph);
+  if (!refused && r == CUDA_SUCCESS)
+    r = g->api.cuGraphInstantiateWithFlags(out, graph, 0);
+  if (graph)
+    g->api.cuGraphDestroy(graph);
+  if (refused)
+    return library_failed(p, g, refused, "cannot time a product");
+  return r == CUDA_SUCCESS ? MPCC_OK : mprt__cuda_failed(p, g, r, "cannot time a product");
+}
+
+/* Milliseconds of a graph. */
+static Status time_graph(const mprt_program *p, mprt__cuda *g, const Trial *t, CUgraphExec graph,
+                         float *ms) {
+  CUDA_TRY(g->api.cuEventRecord(t->begin, g->stream), "cannot time a product");
+  CUDA_TRY(g->api.cuGraphLaunch(graph, g->stream), "cannot time a product");
+  CUDA_TRY(g->api.cuEventRecord(t->end, g->stream), "cannot time a product");
+  CUDA_TRY(g->api.cuEventSynchronize(t->end), "cannot time a product");
+  CUDA_TRY(g->api.cuEventElapsedTime_v2(ms, t->begin, t->end), "cannot time a product");
+  return MPCC_OK;
+}
+
+/* Takes the fastest of the `same`, offers that give the bits of the first, which is one of them.
+ * One of the others must be clearly faster. They take turns, so that a clock that rises favours
+ * none. */
+static Status race(const mprt_program *p, mprt__cuda *g, Plan *plan, const Trial *t,
+                   const Operands *o, const bool same[OFFERS]) {
+  CUgraphExec graph[OFFERS] = {NULL};
+  float best[OFFERS] = {0}, ms = 0;
+  Status s = record(p, g, plan, o, &plan->offer[0], 1, &graph[0]);
+  for (int i = 0; s == MPCC_OK && i < 2; i++) /* the first time it is brought to the device */
+    s = time_graph(p, g, t, graph[0], &ms);
+  const int n = ms * MOST_AT_ONCE > TIMED_MS ? (int)(TIMED_MS / ms) + 1 : MOST_AT_ONCE;
+  if (graph[0])
+    g->api.cuGraphExecDestroy(graph[0]);
+  graph[0] = NULL;
+  for (int i = 0; s == MPCC_OK && i < plan->offers; i++)
+    if (same[i])
+      s = record(p, g, plan, o, &plan->offer[i], n, &graph[i]);
+  for (int r = 0; r < REPEATS; r++)
+    for (int i = 0; s == MPCC_OK && i < plan->offers; i++) {
+      if (!same[i])
+        continue;
+      s = time_graph(p, g, t, graph[i], &ms);
+      best[i] = r == 0 || ms < best[i] ? ms : best[i];
+    }
+  for (int i = 0; i < OFFERS; i++)
+    if (graph[i])
+      g->api.cuGraphExecDestroy(graph[i]);
+  int taken = 0;
+  for (int i = 1; s == MPCC_OK && i < plan->offers; i++)
+    if (same[i] && best[i] < CLEARLY_FASTER * best[0] && (!taken || best[i] < best[taken]))
+      taken = i;
+  plan->algo = plan->offer[taken].algo;
+  plan->workspace = plan->offer[taken].workspaceSize;
+  return s;
+}
+
+/* Compares and times the offers. One behind the first that the library then refuses is none; the
+ * first must work, since another has other bits. */
 static Status choose(const mprt_program *p, mprt__cuda *g, Plan *plan, Trial *t) {
   const cublasLtMatmulHeuristicResult_t *offer = plan->offer;
   Operands o;
   uint64_t bytes[MPCC_PRODUCT_OPERANDS];
-  float best = 0, ms;
+  bool same[OFFERS] = {true}, any = false;
   cublasStatus_t refused;
-  Status s = MPCC_OK;
   bytes_of(&plan->m, bytes);
   const int bias = (int)mpcc_product_bias(plan->m.with);
-  const int sum = plan->m.with == MPCC_WITH_SUM ? 3 : 0;
   for (int i = 0; i < MPCC_PRODUCT_OPERANDS; i++) {
     const uint32_t align = i < 3                    ? plan->align[i]
                            : i == (bias ? bias : 3) ? plan->align[3]
                                                     : ALIGNED;
     o.operand[i] = t->operand[i] + (align < ALIGNED ? align : 0);
   }
-  s = fill_random(p, g, o.operand[1], bytes[1], (DType)plan->m.a_dtype);
-  if (s == MPCC_OK)
-    s = fill_random(p, g, o.operand[2], bytes[2], (DType)plan->m.b_dtype);
-  for (int i = 3; s == MPCC_OK && i < MPCC_PRODUCT_OPERANDS; i++)
-    s = fill_random(p, g, o.operand[i], bytes[i],
-                    i == bias || i == sum ? (DType)plan->m.d_dtype : MPCC_F32);
+  Status s = fill_operands(p, g, plan, &o, bytes);
   if (s == MPCC_OK)
     s = set_operands(p, g, plan, &o);
   const uint64_t compared = bytes[0] < COMPARED ? bytes[0] : COMPARED;
   for (int i = 0; s == MPCC_OK && i < plan->offers; i++) {
-    /* parts of k need workspace; a 16-bit result may hide that their sums have another order */
-    if (i && (offer[0].workspaceSize || offer[i].workspaceSize))
+    /* parts of k need workspace, and are another order of sums */
+    if (i && (offer[0].workspaceSize || offer[i].workspaceSize || offer[i].state))
       continue;
-    s = try_offer(p, g, plan, t, &o, &offer[i], i ? t->got : t->want, compared, &ms, &refused);
+    s = try_offer(p, g, plan, &o, &offer[i], i ? t->got : t->want, compared, &refused);
     if (!i && refused)
       return library_failed(p, g, refused, "cannot try a product");
-    if (s != MPCC_OK || refused || (i && (ms >= best || memcmp(t->want, t->got, compared))))
-      continue;
-    best = ms;
-    plan->algo = offer[i].algo;
-    plan->workspace = offer[i].workspaceSize;
+    if (s == MPCC_OK && i)
+      any |= same[i] = !refused && !memcmp(t->want, t->got, compared);
   }
-  return s;
+  return s == MPCC_OK && any ? race(p, g, plan, t, &o, same) : s;
 }
 
 static bool is_open(const Plan *plan) {
@@ -647,5 +765,6 @@ void mprt__cuda_recall(const mprt_program *p, mprt__cuda *g, const json_t *algor
     x->plan[i].workspace = (size_t)workspace;
     x->plan[i].chosen = true;
   }
-  mprt__cuda_forget_graphs(p, g);
+  if (g->api.cuCtxSetCurrent(g->context) == CUDA_SUCCESS)
+    mprt__cuda_forget_graphs(p, g);
 }

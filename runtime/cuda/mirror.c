@@ -219,6 +219,7 @@ static bool comes_along(const mprt_program *p, uint32_t i, uint32_t asked) {
 Status mprt__cuda_share(const mprt_program *p, mprt__cuda *g, uint32_t tensor, bool write) {
   const MpccTensor *t = &p->tensor[tensor];
   if (!is_host_owned(t) && !is_dirty(g, tensor) && !g->fresh[tensor]) {
+    CUDA_TRY(g->api.cuCtxSetCurrent(g->context), "cannot use the device");
     Status s = mprt__cuda_push(p, g); /* what overlaps this tensor may be among it */
     for (uint32_t i = 0; s == MPCC_OK && i < p->ntensor; i++)
       if (comes_along(p, i, tensor) && !g->fresh[i])

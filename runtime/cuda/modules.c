@@ -65,7 +65,7 @@ static Status find_kernel(const mprt_program *p, mprt__cuda *g, uint32_t i) {
   CUDA_TRY(
       g->api.cuModuleGetFunction(&g->function[i], g->module[k->object], mprt__string(p, k->symbol)),
       "cannot find a kernel");
-  if (k->scratch_bytes > 48u << 10)
+  if (k->scratch_bytes) /* what is allowed without asking is less by the kernel's static memory */
     CUDA_TRY(g->api.cuFuncSetAttribute(g->function[i],
                                        CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                                        (int)k->scratch_bytes),

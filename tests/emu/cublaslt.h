@@ -67,9 +67,10 @@ int lt_bias_type(const Problem *p); /* of the bias, when the descriptor does not
 cublasStatus_t lt_check(const Problem *p, const char **why);
 CUresult lt_compute(const void *problem);
 
-enum { LT_ALGOS = 4 };
-/* Workspace of algorithm i: the last two split K, in a fixed order; the first two are one. */
+enum { LT_ALGOS = 5 };
+/* Workspace of algorithm i, and how many parts of K it adds, in a fixed order. */
 size_t lt_workspace(int algo);
+int lt_splits(int algo);
 
 #define CUDA_SYM(name, args)
 #define LT_SYM(result, name, args) __attribute__((visibility("default"))) result name args;

@@ -236,7 +236,7 @@ static void one_batch(Run *r, int batch, double *acc) {
          p->desc.trans_b != 0, r->b);
   if (r->failed)
     return;
-  const int splits = p->algo < 2 ? 1 : 2 * (p->algo - 1);
+  const int splits = lt_splits(p->algo);
   (a->type == CUDA_R_64F ? sums_f64 : sums_f32)(r, splits, acc);
   if (r->bgrad)
     memset(r->bgrad, 0, (p->m + 1) * sizeof *r->bgrad);

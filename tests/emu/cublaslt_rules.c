@@ -47,6 +47,11 @@ bool lt_is_fp8(int type) {
   return type == CUDA_R_8F_E4M3 || type == CUDA_R_8F_E5M2;
 }
 
+int lt_splits(int algo) {
+  static const int splits[LT_ALGOS] = {1, 1, 2, 4, 2};
+  return splits[algo];
+}
+
 size_t lt_workspace(int algo) {
   return algo == 2 ? 64 << 10 : algo == 3 ? 1 << 20 : 0;
 }

@@ -47,7 +47,8 @@ const char *launch_refused(const Kernel *k, const LaunchConfig *c) {
   if (launch_starved(k, c))
     return launch_starved(k, c);
   if (c->dynamic_shared > k->max_dynamic)
-    return "more dynamic shared memory than allowed; above 48 KiB only after cuFuncSetAttribute";
+    return "more dynamic shared memory than allowed; above 48 KiB, static too, only after "
+           "cuFuncSetAttribute";
   if (c->dynamic_shared + k->static_shared > MAX_SHARED)
     return "more shared memory than a block can have (232448 bytes)";
   return NULL;

@@ -771,7 +771,6 @@ static void entry(Decoder *d) {
   d->m->kernels[d->m->n_kernels++] = k;
   k->name = emu_copy_text(name.at, name.n);
   k->module = d->m;
-  k->max_dynamic = DEFAULT_SHARED;
   d->cap_code = d->cap_fixed = d->n_ranges = d->n_labels = d->loc = 0;
   const uint32_t outer_vars = d->m->n_vars;
   if (at(d, "("))
@@ -793,6 +792,7 @@ static void entry(Decoder *d) {
   if (k->static_shared > DEFAULT_SHARED)
     fail(d, "kernel %s has %u bytes of static shared memory, at most %d", k->name, k->static_shared,
          DEFAULT_SHARED);
+  k->max_dynamic = DEFAULT_SHARED - k->static_shared;
   while (d->m->n_vars > outer_vars) /* its own variables go out of scope */
     free(d->m->vars[--d->m->n_vars].name);
   d->k = NULL;

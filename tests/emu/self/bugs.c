@@ -227,6 +227,8 @@ START_TEST(launch_limits) {
       {".maxntid 64", 0, 0, {1, 1, 1}, {64, 1, 1}, 49153, "only after cuFuncSetAttribute"},
       {".maxntid 64", 0, 232448, {1, 1, 1}, {64, 1, 1}, 232448, NULL},
       {".maxntid 64", 0, 232448, {1, 1, 1}, {64, 1, 1}, 232449, "only after cuFuncSetAttribute"},
+      {".maxntid 64", 1024, 0, {1, 1, 1}, {64, 1, 1}, 48128, NULL},
+      {".maxntid 64", 1024, 0, {1, 1, 1}, {64, 1, 1}, 48129, "only after cuFuncSetAttribute"},
       {".maxntid 64", 1024, 232448, {1, 1, 1}, {64, 1, 1}, 231424, NULL},
       {".maxntid 64", 1024, 232448, {1, 1, 1}, {64, 1, 1}, 231425, "232448 bytes"},
   };
