@@ -1,7 +1,7 @@
 /* The product of cublasLtMatmul in plain arithmetic: operands become f32 (or f64), sums are f32
  * (f64) in the order of k, the epilogue is done on the sums, the result is rounded once. Column by
  * column every element read must have been written and every one written lies within its
- * allocation.
+ * allocation. With EMU_SHORT_SUMS=1 codes of 8 bits are summed as Hopper's tensor cores do.
  *
  *   acc = sum_k op(A) op(B)
  *   v   = alpha scale_A scale_B acc + beta C
@@ -103,6 +103,34 @@ static void unpack(Run *r, const struct cublasLtMatrixLayoutOpaque *l, uint64_t 
 TILE(tile_f32, float, __builtin_fmaf)
 TILE(tile_f64, double, __builtin_fma)
 
+/* As Hopper's tensor cores add products of 8-bit codes: 32 at a time with the sum so far, each cut
+ * 13 bits behind the leading one of the largest. Source: DeepSeek-V3 technical report,
+ * section 3.3.2
+ * ("around 14 bits"). */
+static float add_short(const float *a, const float *b, uint64_t n, float sum) {
+  double largest = fabs((double)sum), all = (double)sum;
+  for (uint64_t k = 0; k < n; k++) {
+    const double v = (double)a[k * MR] * (double)b[k];
+    largest = fmax(largest, fabs(v));
+    all += v;
+  }
+  if (all - all != 0 || largest == 0)
+    return (float)all; /* infinities, NaN; nothing to cut */
+  const double unit = ldexp(1, ilogb(largest) - 13);
+  double cut = trunc((double)sum / unit);
+  for (uint64_t k = 0; k < n; k++)
+    cut += trunc((double)a[k * MR] * (double)b[k] / unit);
+  return (float)(cut * unit);
+}
+
+static void tile_short(const float *a, const float *const b[NR], uint64_t from, uint64_t to,
+                       float s[NR][MR]) {
+  for (uint64_t k = from; k < to; k += 32)
+    for (int j = 0; j < NR; j++)
+      for (int i = 0; i < MR; i++)
+        s[j][i] = add_short(a + k * MR + i, b[j] + k, to - k < 32 ? to - k : 32, s[j][i]);
+}
+
 /* The sums of all elements, as doubles at acc[i + j m]; `splits` parts of K are added in order. */
 #define SUMS(name, T, tile)                                                                        \
   static void name(const Run *r, int splits, double *acc) {                                        \
@@ -137,6 +165,7 @@ TILE(tile_f64, double, __builtin_fma)
   }
 SUMS(sums_f32, float, tile_f32)
 SUMS(sums_f64, double, tile_f64)
+SUMS(sums_short, float, tile_short)
 
 /* GELU, tanh form: Hendrycks and Gimpel 2016, sec. 2. */
 static double gelu(double x) {
@@ -237,7 +266,8 @@ static void one_batch(Run *r, int batch, double *acc) {
   if (r->failed)
     return;
   const int splits = lt_splits(p->algo);
-  (a->type == CUDA_R_64F ? sums_f64 : sums_f32)(r, splits, acc);
+  const bool cut = lt_bytes((int)a->type) == 1 && emu_env("EMU_SHORT_SUMS", 0);
+  (a->type == CUDA_R_64F ? sums_f64 : cut ? sums_short : sums_f32)(r, splits, acc);
   if (r->bgrad)
     memset(r->bgrad, 0, (p->m + 1) * sizeof *r->bgrad);
   for (uint64_t j = 0; j < p->n && !r->failed; j++)

@@ -3,7 +3,8 @@
  * each one that fails. --quick: one instance of a case, --dtypes: one of each of its dtypes. A
  * level of the CUDA target runs them on a GPU (tools/emu-run: on the stand-in for one), beside the
  * CPU target; cache=DIR keeps what NVRTC compiled, pack=DIR writes programs for a machine without a
- * compiler, save=FILE writes the results down. */
+ * compiler, save=FILE writes the results down, --short-sums allows for tensor cores that keep 14
+ * bits of sums of 8-bit codes. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +29,8 @@ static bool read_arg(Args *a, const char *s) {
     a->bench |= s[2] == 'b';
   } else if (!strcmp(s, "--quick") || !strcmp(s, "--dtypes")) {
     a->few = s[2] == 'q' ? ONE_EACH : ONE_OF_A_DTYPE;
+  } else if (!strcmp(s, "--short-sums")) {
+    a->o.short_sums = true;
   } else if (!strncmp(s, "seed=", 5)) {
     a->o.seed = strtoull(s + 5, NULL, 10);
   } else if (!strncmp(s, "level=", 6)) {
@@ -109,7 +112,7 @@ int main(int argc, char **argv) {
       fprintf(stderr,
               "opcheck: '%s' is not understood\nopcheck [NAME [DTYPE]] [SHAPE] [data=KIND] "
               "[seed=N] [strict|fused] [level=LEVEL] [cache=DIR] [pack=DIR] [save=FILE] [--list] "
-              "[--quick|--dtypes] [--bench] [--support]\n",
+              "[--quick|--dtypes] [--short-sums] [--bench] [--support]\n",
               argv[i]);
       return 2;
     }

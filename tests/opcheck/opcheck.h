@@ -178,6 +178,7 @@ typedef struct {
   bool strict, fused;
   bool no_differences; /* gradients are not held against differences of the loss: only the
                         * interpreter is judged by that, no target */
+  bool short_sums;     /* the device's tensor cores keep 14 bits of sums of 8-bit codes */
   const char *cache, *pack; /* folders: compiled kernels; where programs are written; NULL: none */
   Saved *saved;             /* NULL: none */
 } Options;

@@ -2,9 +2,11 @@
  * GPU.
  *
  *   gpu_opcheck DIR [--device cuda:0] [--json FILE] [--save FILE] [--beside FILE] [--seconds N]
+ *               [--short-sums]
  *
  * --save writes the results down; --beside compares with those of another run, as that on the
- * interpreter of PTX: what it says of a GPU is then known. --seconds ends the run after so long. */
+ * interpreter of PTX: what it says of a GPU is then known. --seconds ends the run after so long;
+ * --short-sums allows for tensor cores that keep 14 bits of sums of 8-bit codes. */
 #include <glob.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +16,7 @@
 typedef struct {
   const char *folder, *device, *json, *save, *beside;
   double most_seconds;
+  bool short_sums;
 } Args;
 
 static bool read_args(Args *a, int argc, char **argv) {
@@ -34,6 +37,8 @@ static bool read_args(Args *a, int argc, char **argv) {
       if (++i == argc)
         return false;
       *options[k].to = argv[i];
+    } else if (!strcmp(argv[i], "--short-sums")) {
+      a->short_sums = true;
     } else if (*argv[i] == '-' || a->folder) {
       return false;
     } else {
@@ -76,7 +81,7 @@ int main(int argc, char **argv) {
   if (!read_args(&a, argc, argv)) {
     fprintf(stderr,
             "usage: gpu_opcheck DIR [--device cuda:N] [--json FILE] [--save FILE] [--beside FILE] "
-            "[--seconds N]\n");
+            "[--seconds N] [--short-sums]\n");
     return 2;
   }
   Saved saved;
@@ -88,6 +93,7 @@ int main(int argc, char **argv) {
                      .strict = true,
                      .fused = true,
                      .no_differences = true,
+                     .short_sums = a.short_sums,
                      .saved = a.save || a.beside ? &saved : NULL};
   char pattern[600];
   glob_t files;
