@@ -7,8 +7,7 @@
 
 #include "codegen/cuda/gen.h"
 
-/* What every device from sm_80 on can give a block. */
-enum { MOST_SHARED = 99 << 10, ROW_EXTRA = 16 /* line_ of mma.cuh */ };
+enum { ROW_EXTRA = 16 /* line_ of mma.cuh */ };
 
 typedef struct {
   CudaGen *g;
@@ -204,7 +203,7 @@ bool cuda_attention_tiles(CudaGen *g, const Op *group, const char *symbol) {
   g->threads = 32 * x.warps;
   g->blocks = x.b->dim[0] * x.heads * ((x.b->dim[2] + 16 * x.warps - 1) / (16 * x.warps));
   g->shared_bytes = (16 * x.warps + 4 * x.tile) * (2 * x.pad + ROW_EXTRA);
-  if (g->shared_bytes > MOST_SHARED)
+  if (g->shared_bytes > CUDA_SHARED)
     return cuda_fail(g, "attention with tiles that are too large");
   put_config(&x, group->nout > 1 ? &x.b->out[1] : NULL);
   put_rows(&x, "O", true, 0);
@@ -227,7 +226,7 @@ bool cuda_attention_grad_tiles(CudaGen *g, const Op *group, const char *symbol) 
   choose(&x, most, most, x.pad <= 128 ? 32 : 16);
   do
     g->shared_bytes = (2 * 16 * x.warps + 4 * x.tile) * (2 * x.pad + ROW_EXTRA) + 8 * x.tile;
-  while (g->shared_bytes > MOST_SHARED && x.warps-- > 1);
+  while (g->shared_bytes > CUDA_SHARED && x.warps-- > 1);
   g->threads = 32 * x.warps;
   g->blocks = x.b->dim[0] * x.heads * ((most + 16 * x.warps - 1) / (16 * x.warps));
   g->blocks_y = x.pad <= 128 ? 2 : 3;

@@ -6,9 +6,10 @@
 #include "codegen/codegen.h"
 
 enum {
-  CUDA_TILE = 64,       /* rows and columns of a product's tile; columns of a packed panel */
-  CUDA_TURNED = 16,     /* panels of kernels with transposed results: whole multiples of rows */
-  CUDA_RESIDENT = 1024, /* threads of a multiprocessor that hide latency: 64 registers each */
+  CUDA_TILE = 64,         /* rows and columns of a product's tile; columns of a packed panel */
+  CUDA_TURNED = 16,       /* panels of kernels with transposed results: whole multiples of rows */
+  CUDA_RESIDENT = 1024,   /* threads of a multiprocessor that hide latency: 64 registers each */
+  CUDA_SHARED = 99 << 10, /* bytes that every device from sm_80 on can give a block */
 };
 
 /* One kernel being written. */

@@ -6,10 +6,9 @@
 #include "codegen/cuda/rows.h"
 
 enum {
-  MOST_BYTES = 16,         /* of one access */
-  MOST_HELD = 48,          /* elements that a thread has read or will write */
-  PITCH_EXTRA = 4,         /* bytes between the columns of a tile: neighbours in different banks */
-  MOST_SHARED = 100 << 10, /* tiles of a block: two blocks fit a multiprocessor of sm_90 */
+  MOST_BYTES = 16, /* of one access */
+  MOST_HELD = 48,  /* elements that a thread has read or will write */
+  PITCH_EXTRA = 4, /* bytes between the columns of a tile: neighbours in different banks */
   LANES = 32
 };
 
@@ -115,7 +114,7 @@ void rows_plan_tiles(Rows *r) {
   for (int i = 0; i < r->b->nstmt; i++)
     if (rows_is_turned(r, i))
       bytes += tile_bytes(r, r->op->out[r->b->stmt[i].ref]->type->dt);
-  if (!bytes || bytes > MOST_SHARED || r->group * CUDA_TURNED < LANES) {
+  if (!bytes || bytes > CUDA_SHARED || r->group * CUDA_TURNED < LANES) {
     r->tile_rows = 0;
     return;
   }

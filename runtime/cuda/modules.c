@@ -50,9 +50,10 @@ static Status load_object(const mprt_program *p, mprt__cuda *g, Part object, CUm
   const int of = !strncmp(level, "sm_", 3) ? atoi(level + 3) : 0;
   if (!ptx.data || !ptx.bytes || ptx.data[ptx.bytes - 1] || !cubin.data)
     return damaged(p);
+  /* A driver older than the compiler may not know the cubin's format. */
   if (cubin.bytes && of / 10 == g->capability / 10 && of <= g->capability) {
     const CUresult r = g->api.cuModuleLoadData(out, cubin.data);
-    if (r != CUDA_ERROR_NO_BINARY_FOR_GPU)
+    if (r != CUDA_ERROR_NO_BINARY_FOR_GPU && r != CUDA_ERROR_INVALID_IMAGE)
       return r == CUDA_SUCCESS ? MPCC_OK : mprt__cuda_failed(p, g, r, "cannot load the kernels");
   }
   return load_ptx(p, g, ptx.data, out);
