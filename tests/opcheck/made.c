@@ -43,8 +43,20 @@ static Status build_all(World *w, Together *t, const Inst *list, int n, const Op
   return s == MPCC_OK && is_cuda_level(o->level) && !o->pack ? build_beside(w, t, ref, n) : s;
 }
 
-static void one_that_fails(World *w, const Inst *i, const Options *o, Status s, Score *score) {
-  if (s == MPCC_ERR_TARGET && is_cuda_level(o->level)) {
+/* Whether the target does not write the kernels of u; else what failed is its compiler, as where
+ * there is none. */
+static bool is_lacking(World *w, const Unit *u, const Options *o) {
+  Status s = MPCC_OK;
+  for (int strict = 0; strict < 2 && s == MPCC_OK; strict++) {
+    const BatchOpts b = {.level = o->level, .strict = strict};
+    s = batch_writes(w, &u, 1, &b);
+  }
+  return s == MPCC_ERR_TARGET;
+}
+
+static void one_that_fails(World *w, const Inst *i, const Unit *u, const Options *o, Status s,
+                           Score *score) {
+  if (s == MPCC_ERR_TARGET && is_cuda_level(o->level) && is_lacking(w, u, o)) {
     score->lacking++;
     return;
   }
@@ -70,7 +82,7 @@ void run_batch(const Inst *list, int n, const Options *o, Score *score) {
   if (s == MPCC_OK)
     judge_together(&w, t, list, o, score);
   else if (n == 1)
-    one_that_fails(&w, list, o, s, score);
+    one_that_fails(&w, list, &t->unit[0], o, s, score);
   together_fini(t);
   world_destroy(&w);
   free(t);
