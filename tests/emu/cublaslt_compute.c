@@ -104,9 +104,8 @@ TILE(tile_f32, float, __builtin_fmaf)
 TILE(tile_f64, double, __builtin_fma)
 
 /* As Hopper's tensor cores add products of 8-bit codes: 32 at a time with the sum so far, each cut
- * 13 bits behind the leading one of the largest. Source: DeepSeek-V3 technical report,
- * section 3.3.2
- * ("around 14 bits"). */
+ * 13 bits behind the leading one of the largest, "around 14 bits" (DeepSeek-V3 technical report,
+ * section 3.3.2). */
 static float add_short(const float *a, const float *b, uint64_t n, float sum) {
   double largest = fabs((double)sum), all = (double)sum;
   for (uint64_t k = 0; k < n; k++) {
@@ -266,7 +265,7 @@ static void one_batch(Run *r, int batch, double *acc) {
   if (r->failed)
     return;
   const int splits = lt_splits(p->algo);
-  const bool cut = lt_bytes((int)a->type) == 1 && emu_env("EMU_SHORT_SUMS", 0);
+  const bool cut = lt_is_fp8((int)a->type) && emu_env("EMU_SHORT_SUMS", 0);
   (a->type == CUDA_R_64F ? sums_f64 : cut ? sums_short : sums_f32)(r, splits, acc);
   if (r->bgrad)
     memset(r->bgrad, 0, (p->m + 1) * sizeof *r->bgrad);

@@ -314,13 +314,21 @@ static void compare(Check *c, const Together *t, int k) {
   }
 }
 
+/* Whether a tensor core multiplies codes: of other sizes, or with block scales, it sees what they
+ * decode to. */
+static bool multiplies_codes(const Op *op) {
+  if ((op->code != OP_qlinear && op->code != OP_qmatmul) || op_attr(op, "block"))
+    return false;
+  const int64_t *dim = op->in[1]->type->dim;
+  return dim[0] % 16 == 0 && dim[1] % 16 == 0;
+}
+
 /* What short sums may be off, by the magnitude of the products: a tensor core adds 32 of them at a
- * time and keeps 13 bits behind the leading one of the largest (DeepSeek-V3 technical
- * report, 3.3.2). Of codes with block scales the library sees what they decode to. */
+ * time and keeps 13 bits behind the leading one of the largest (DeepSeek-V3 technical report,
+ * section 3.3.2). */
 static double cut_of_sums(const Func *f) {
   for (int i = 0; i < f->nop; i++)
-    if ((f->op[i]->code == OP_qlinear || f->op[i]->code == OP_qmatmul) &&
-        !op_attr(f->op[i], "block"))
+    if (multiplies_codes(f->op[i]))
       return 32 * 0x1p-13;
   return 0;
 }
